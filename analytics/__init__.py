@@ -1,0 +1,1 @@
+"""Scores and detectors: functions of columns. No bus, no Ray, no clock."""

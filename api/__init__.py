@@ -1,0 +1,1 @@
+"""REST and live streams for people and programs."""

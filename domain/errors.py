@@ -1,0 +1,69 @@
+"""What can go wrong, in the platform's own words.
+
+Every error is one full sentence: what, with which value, what was expected. Edges map them once:
+`api/errors.py` to RFC 9457 problems, doors to their protocol's refusal, `cluster/cli.py` to an exit code.
+"""
+
+from __future__ import annotations
+
+
+class VitalgridError(Exception):
+    """Base of every error the platform raises on purpose. `code` is stable and machine-readable."""
+
+    code = "error"
+
+
+class InvalidInput(VitalgridError):
+    """The input cannot be accepted as it is; sending it again unchanged will fail again."""
+
+    code = "invalid-input"
+
+
+class NotFound(VitalgridError):
+    """The thing named does not exist, or is not visible to the caller."""
+
+    code = "not-found"
+
+
+class Conflict(VitalgridError):
+    """The request contradicts the present state (a stale version, a second patient on one monitor)."""
+
+    code = "conflict"
+
+
+class Unauthenticated(VitalgridError):
+    """No identity, or one that does not hold."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(VitalgridError):
+    """A known caller asked for something that is not theirs."""
+
+    code = "forbidden"
+
+
+class Unavailable(VitalgridError):
+    """A part of the platform does not answer now; the same request may succeed later."""
+
+    code = "unavailable"
+
+
+class IntegrityViolation(VitalgridError):
+    """Stored or received bytes are not what was written: a CRC, a sequence or a fencing epoch is wrong."""
+
+    code = "integrity-violation"
+
+
+class RejectedInput(InvalidInput):
+    """Input that a door refused and kept among the rejects.
+
+    `reason` is a stable code (`unknown-device`, `malformed-json`, `wrong-unit`, …); `detail` the sentence.
+    """
+
+    code = "rejected"
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail

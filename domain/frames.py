@@ -1,0 +1,118 @@
+"""Frames: many readings in one checksummed message.
+
+Layout, little endian: a fixed header, then one Arrow IPC record batch message (LZ4) of `readings.SCHEMA`.
+
+    magic "VGFR" | version u8 | kind u8 | header_bytes u16 | crc32 u32 | payload_bytes u32
+    | rows u32 | source u32 | sequence u64 | arrival_us i64
+
+`crc32` covers everything after itself, header and payload alike. Compatibility rule: a later version may lengthen
+the header (readers skip to `header_bytes`) and append columns to the schema under a higher `version`; a reader
+refuses a version it does not know, so writers are upgraded last. A frame of no rows is a tick: it carries time only.
+Clause 5.4b (one device-to-cloud package), 5.4c (error detection).
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+import pyarrow as pa
+
+from domain.errors import IntegrityViolation, RejectedInput
+from domain.readings import SCHEMA, ReadingBatch
+
+MAGIC: Final = b"VGFR"
+VERSION: Final = 1
+_HEADER: Final = struct.Struct("<4sBBHIIIIQq")
+_CRC_END: Final = 12  # the checksum covers all bytes after itself
+MAX_ROWS: Final = 100_000
+_OPTIONS: Final = pa.ipc.IpcWriteOptions(compression="lz4")
+_EOS_BYTES: Final = 8
+
+
+class FrameKind(IntEnum):
+    READINGS = 1
+    WAVEFORM = 2  # its schema comes with the waveform table
+
+
+@dataclass(frozen=True, slots=True)
+class FrameHeader:
+    """`source`: handle of the sender; `sequence`: its running frame number; `arrival_us`: when the Intake took it."""
+
+    source: int
+    sequence: int
+    arrival_us: int
+    rows: int
+    kind: FrameKind = FrameKind.READINGS
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    header: FrameHeader
+    readings: ReadingBatch
+
+
+def _schema_message_bytes() -> int:
+    sink = pa.BufferOutputStream()
+    pa.ipc.new_stream(sink, SCHEMA, options=_OPTIONS).close()
+    return int(sink.getvalue().size) - _EOS_BYTES
+
+
+_SCHEMA_BYTES: Final = _schema_message_bytes()  # pinned by VERSION, so it is not sent
+
+
+def encode_frame(readings: ReadingBatch, *, source: int, sequence: int, arrival_us: int) -> bytes:
+    """The bytes of one frame. Raises RejectedInput (`frame-too-large`) above MAX_ROWS rows."""
+    if len(readings) > MAX_ROWS:
+        raise RejectedInput("frame-too-large", f"frame holds {len(readings)} readings, at most {MAX_ROWS} are allowed")
+    payload = b""
+    if len(readings):
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, SCHEMA, options=_OPTIONS) as writer:
+            writer.write_batch(readings.to_arrow())
+        payload = memoryview(sink.getvalue())[_SCHEMA_BYTES:-_EOS_BYTES].tobytes()
+    header = _HEADER.pack(
+        MAGIC, VERSION, FrameKind.READINGS, _HEADER.size, 0, len(payload), len(readings), source, sequence, arrival_us
+    )
+    crc = zlib.crc32(payload, zlib.crc32(header[_CRC_END:]))
+    return header[: _CRC_END - 4] + crc.to_bytes(4, "little") + header[_CRC_END:] + payload
+
+
+def decode_header(data: bytes) -> FrameHeader:
+    """Check a frame's header and checksum without decoding its readings. Errors as `decode_frame`."""
+    return _checked(data)[0]
+
+
+def decode_frame(data: bytes) -> Frame:
+    """Decode one frame.
+
+    Raises RejectedInput (`malformed-frame`, `frame-version`) for what was never a frame of ours, and
+    IntegrityViolation where a frame was damaged on its way.
+    """
+    header, start = _checked(data)
+    if header.rows == 0:
+        return Frame(header, ReadingBatch.empty())
+    try:
+        batch = pa.ipc.read_record_batch(pa.py_buffer(memoryview(data)[start:]), SCHEMA)
+        batch.validate(full=True)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise RejectedInput("malformed-frame", f"frame payload is not an Arrow record batch: {error}") from error
+    if batch.num_rows != header.rows:
+        raise RejectedInput("malformed-frame", f"frame says {header.rows} rows and holds {batch.num_rows}")
+    return Frame(header, ReadingBatch.from_arrow(batch))
+
+
+def _checked(data: bytes) -> tuple[FrameHeader, int]:
+    if len(data) < _HEADER.size or data[:4] != MAGIC:
+        raise RejectedInput("malformed-frame", f"{len(data)} bytes starting {data[:4]!r} are no frame: expected {MAGIC!r}")
+    _, version, kind, header_bytes, crc, payload_bytes, rows, source, sequence, arrival_us = _HEADER.unpack_from(data)
+    if version != VERSION or kind != FrameKind.READINGS:
+        raise RejectedInput("frame-version", f"frame version {version}, kind {kind} is unknown here: expected {VERSION}, 1")
+    if header_bytes < _HEADER.size or header_bytes + payload_bytes != len(data) or rows > MAX_ROWS:
+        raise RejectedInput("malformed-frame", f"frame of {len(data)} bytes claims {header_bytes} + {payload_bytes}")
+    if zlib.crc32(memoryview(data)[_CRC_END:]) != crc:
+        raise IntegrityViolation(f"frame {sequence} of source {source} fails its checksum: it was damaged on the way")
+    return FrameHeader(source, sequence, arrival_us, rows), header_bytes

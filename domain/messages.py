@@ -1,0 +1,144 @@
+"""Messages: what is said to shards (control), to actors (tell/ask) and by them. JSON on the wire, by msgspec.
+
+Control messages travel in the readings stream, ordered with the readings of their shard, so that a replay decides
+alike. They are idempotent: applying one twice is applying it once. No names of people, ever: patients appear as
+opaque keys.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from domain.errors import RejectedInput
+
+
+class DevicesRegistered(msgspec.Struct, frozen=True, tag="devices-registered"):
+    """Columns of devices that exist from now on (parallel lists). `models` are thing model ids such as `monitor@1`."""
+
+    hospital_id: str
+    handles: list[int]
+    device_ids: list[str]
+    models: list[str]
+    ward_ids: list[str | None]
+    bed_ids: list[str | None]
+
+
+class PatientAdmitted(msgspec.Struct, frozen=True, tag="patient-admitted"):
+    """A patient's facts that rules need; sent again when they change. `handle` is the patient's own reading handle."""
+
+    hospital_id: str
+    patient_key: str
+    handle: int
+    age_years: float | None = None
+    pregnant: bool = False
+    spo2_scale: int = 1  # NEWS2 scale 2 only when prescribed
+    bed_id: str | None = None
+    ward_id: str | None = None
+    admitted_us: int = 0
+    discharged_us: int | None = None
+
+
+class AssociationSpan(msgspec.Struct, frozen=True):
+    """Device -> patient over [start_us, end_us); open while `end_us` is None."""
+
+    patient_handle: int
+    start_us: int
+    end_us: int | None = None
+
+
+class DeviceAssociated(msgspec.Struct, frozen=True, tag="device-associated"):
+    """All spans of one device, replacing what was known of it (so a correction is the same message)."""
+
+    hospital_id: str
+    handle: int
+    spans: list[AssociationSpan]
+    clock_uncertainty_us: int = 2_000_000
+
+
+class LimitsPreset(msgspec.Struct, frozen=True, tag="limits-preset"):
+    """Limits set for one patient and metric, in place of the normal range by age. None removes the preset.
+
+    `limits` is (very low, low, high, very high); None in a place is no limit there.
+    """
+
+    hospital_id: str
+    patient_handle: int
+    metric: str
+    limits: tuple[float | None, float | None, float | None, float | None] | None
+
+
+class MaintenanceSet(msgspec.Struct, frozen=True, tag="maintenance-set"):
+    """A device (`handle`) or a whole ward is under maintenance in [from_us, until_us): no alarms from it."""
+
+    hospital_id: str
+    from_us: int
+    until_us: int
+    handle: int = 0
+    ward_id: str | None = None
+
+
+Control = DevicesRegistered | PatientAdmitted | DeviceAssociated | LimitsPreset | MaintenanceSet
+
+
+class Reject(msgspec.Struct, frozen=True):
+    """A refused message, kept for repair: why, who sent it, by which door, and the bytes."""
+
+    reject_id: str
+    reason: str
+    detail: str
+    door: str
+    principal: str | None
+    hospital_id: str | None
+    received_us: int
+    payload: bytes
+    topic: str | None = None
+    resubmitted_as: str | None = None
+
+
+class TailQuery(msgspec.Struct, frozen=True):
+    """Rows beyond `after_sequence` of the shard's stream, with the given keys and times. Empty lists mean all."""
+
+    after_sequence: int
+    handles: list[int] = []
+    metrics: list[int] = []
+    from_us: int | None = None
+    until_us: int | None = None
+
+
+class DescribeActor(msgspec.Struct, frozen=True, tag="describe"):
+    """Ask: your present state, as JSON."""
+
+
+class ShardHeld(msgspec.Struct, frozen=True):
+    """One shard as its host reports it. Times are µs; `lag_messages` is what the stream holds beyond `applied`."""
+
+    shard: int
+    epoch: int
+    applied: int
+    committed: int
+    high_water_us: int
+    devices: int
+    channels: int
+
+
+class HostHeartbeat(msgspec.Struct, frozen=True):
+    """Said once a second by each host, from a thread that its turns cannot hold up."""
+
+    host: str
+    pid: int
+    at_us: int
+    shards: list[ShardHeld]
+
+
+_control_decoder: Final[msgspec.json.Decoder[Control]] = msgspec.json.Decoder(Control)
+encode: Final = msgspec.json.Encoder().encode
+
+
+def decode_control(data: bytes) -> Control:
+    """Decode a control message; raises RejectedInput (`malformed-control`) for anything else."""
+    try:
+        return _control_decoder.decode(data)
+    except msgspec.DecodeError as error:
+        raise RejectedInput("malformed-control", f"control message cannot be read: {error}") from error

@@ -1,0 +1,81 @@
+"""Ports: what one layer needs of another, as small protocols. Implementations live in `runtime/` and `actors/`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from domain.readings import ReadingBatch
+from domain.thing_models import ThingModel
+
+
+class Clock(Protocol):
+    """The only source of now. Injected, so that time can be stopped in tests."""
+
+    def now_us(self) -> int:
+        """UTC microseconds."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who is talking at a door. `handle` is its own; `model` is None for a gateway that carries other devices."""
+
+    name: str
+    handle: int
+    hospital_id: str
+    shard: int
+    model: ThingModel | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Proof that readings are kept: the stream position of the frame that carries them."""
+
+    shard: int
+    stream_sequence: int
+    readings: int
+
+
+class Identities(Protocol):
+    """Who holds a token, and which handles a principal may speak for."""
+
+    async def identify(self, token: str) -> Principal:
+        """The principal of `token`; raises Unauthenticated."""
+        ...
+
+    async def shards_of(self, principal: Principal, handles: NDArray[np.uint32]) -> NDArray[np.int16]:
+        """The shard of each handle; -1 where the handle is unknown or not of the principal's hospital."""
+        ...
+
+
+class Intake(Protocol):
+    """The one way in for readings, shared by all doors."""
+
+    async def submit(self, principal: Principal, readings: ReadingBatch) -> Receipt:
+        """Return once the readings are fsynced in the stream (one group commit serves many callers).
+
+        Raises RejectedInput when none of them can be taken (the whole batch is refused, nothing is stored), and
+        Unavailable when the stream does not answer or is full: the sender keeps its readings and tries again.
+        """
+        ...
+
+    def reject(self, *, door: str, principal: Principal | None, topic: str | None, payload: bytes,
+               reason: str, detail: str) -> Awaitable[None]:  # fmt: skip
+        """Keep a refused message with its reason; returns once it is stored."""
+        ...
+
+
+class Scorer(Protocol):
+    """A streaming detector over channels: columns in, scores out; no bus, no clock, no Ray."""
+
+    name: str
+    version: int
+
+    def score(self, rows: NDArray[np.intp], values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Score values of distinct channel rows, updating the state of those rows; NaN while still learning."""
+        ...

@@ -1,0 +1,66 @@
+"""Every NATS subject, stream and KV bucket of the platform, spelled once. Subjects reach logs: ids only, opaque ones."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from domain.ids import Address
+
+READINGS_STREAM: Final = "READINGS"  # frames and control messages, ordered by shard
+ALARMS_STREAM: Final = "ALARMS"  # what was notified, in order of arrival
+REJECTS_STREAM: Final = "REJECTS"  # refused messages with their reason
+HOSTS_BUCKET: Final = "hosts"  # KV: shard -> who holds it, under which epoch
+
+READINGS_SUBJECTS: Final = ("reading.*", "control.*")
+ALARMS_SUBJECTS: Final = ("alarm.>",)
+REJECTS_SUBJECTS: Final = ("reject.>",)
+
+
+def reading(shard: int) -> str:
+    """Frames of a shard."""
+    return f"reading.{shard}"
+
+
+def control(shard: int) -> str:
+    """Registrations, associations, presets: ordered with the shard's readings in the same stream."""
+    return f"control.{shard}"
+
+
+def alarm(hospital_id: str) -> str:
+    """Alarm events of a hospital; `hospital_id` is `sz.h012`, so `alarm.sz.>` is a whole region."""
+    return f"alarm.{hospital_id}"
+
+
+def reject(hospital_id: str | None) -> str:
+    """Refused messages, by hospital where it is known."""
+    return f"reject.{hospital_id or 'unknown'}"
+
+
+def actor(address: Address) -> str:
+    """An actor's mailbox."""
+    return f"actor.{address.kind}.{address.hospital_id}.{address.local_id}"
+
+
+def actors_of_hospital(hospital_id: str) -> str:
+    """All mailboxes of a hospital."""
+    return f"actor.*.{hospital_id}.>"
+
+
+def tail(shard: int) -> str:
+    """Request: rows of a shard that the lake may not hold yet (`messages.TailQuery` -> Arrow IPC)."""
+    return f"tail.{shard}"
+
+
+def host_control(host_name: str) -> str:
+    """Request: supervisor to one host."""
+    return f"host.{host_name}"
+
+
+HOST_HEARTBEATS: Final = "heartbeat.host.*"
+
+
+def host_heartbeat(host_name: str) -> str:
+    return f"heartbeat.host.{host_name}"
+
+
+DIRECTORY_CHANGED: Final = "directory.changed"  # core message: doors drop what they cached

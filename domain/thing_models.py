@@ -1,0 +1,107 @@
+"""Thing models: what a kind of device measures, how often, and which of its numbers mean *no measurement*.
+
+A model is versioned (`monitor@1`); a device names one when it registers. Sentinels are declared here, by model,
+never globally: a monitor's 0 breaths may be apnoea, while this arterial line's 0 means that nothing is connected.
+Clauses 5.4b, 6.1d, 8.2b. The models themselves are rows of `domain.thing_catalogue`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+
+from domain.errors import InvalidInput
+from domain.metrics import BY_ID, Metric, metric_of
+
+
+class Criticality(IntEnum):
+    """What depends on a device, the most critical first; orders overload and technical-alarm priority."""
+
+    VITAL = 0  # a patient's life signs or life support
+    THERAPY = 1
+    SUPPORT = 2
+    FACILITY = 3
+
+
+class Modality(IntEnum):
+    """How a channel delivers, which decides when silence means something."""
+
+    CONTINUOUS = 0  # stale after a few missed periods
+    INTERMITTENT = 1  # measured now and then (a cuff): stale only after its own long period
+    ON_EVENT = 2  # sent on change (a door): never stale
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelModel:
+    """One metric of a thing model.
+
+    instances: how many alike (pump channels, probes), numbered from 0; period_s: expected time between readings;
+    no_measurement: raw values, in the metric's unit, by which this kind of device says "nothing measured".
+    """
+
+    metric: str
+    period_s: float = 1.0
+    modality: Modality = Modality.CONTINUOUS
+    instances: int = 1
+    keys: tuple[str, ...] = ()  # further JSON keys that devices of this kind use for the metric
+    no_measurement: tuple[float, ...] = ()
+
+    @property
+    def stale_after_s(self) -> float:
+        """Silence longer than this, on arrival time, is a missing signal; infinite for on-event channels."""
+        if self.modality is Modality.ON_EVENT:
+            return float("inf")
+        return max(3 * self.period_s, 15.0) if self.modality is Modality.CONTINUOUS else 2.5 * self.period_s
+
+
+@dataclass(frozen=True)
+class ThingModel:
+    """A kind of device. `patient_bound`: its readings belong to the patient it is associated with."""
+
+    name: str
+    version: int
+    title_en: str
+    title_zh: str
+    criticality: Criticality
+    channels: tuple[ChannelModel, ...]
+    patient_bound: bool = False
+    mdc: int | None = None  # IEEE 11073 device type
+    events: tuple[str, ...] = ()
+    services: tuple[str, ...] = ()
+    calibration_interval_days: int | None = None
+    no_measurement: tuple[float, ...] = ()  # sentinels of every channel of this model
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}@{self.version}"
+
+    @cached_property
+    def by_key(self) -> dict[str, tuple[ChannelModel, int]]:
+        """JSON key -> (channel, instance). `infusion_rate` is instance 0, `infusion_rate.2` the third."""
+        keys: dict[str, tuple[ChannelModel, int]] = {}
+        for channel in self.channels:
+            for key in (channel.metric, *channel.keys):
+                keys[key] = (channel, 0)
+                keys.update({f"{key}.{i}": (channel, i) for i in range(channel.instances)})
+        return keys
+
+    @cached_property
+    def by_metric(self) -> dict[int, ChannelModel]:
+        return {metric_of(channel.metric).id: channel for channel in self.channels}
+
+    def sentinels_of(self, metric_id: int) -> tuple[float, ...]:
+        """Values that mean *no measurement* on this metric: the channel's own and the model's."""
+        channel = self.by_metric.get(metric_id)
+        return () if channel is None else (*channel.no_measurement, *self.no_measurement)
+
+    def metrics(self) -> tuple[Metric, ...]:
+        return tuple(BY_ID[metric_id] for metric_id in self.by_metric)
+
+
+def check_model(model: ThingModel) -> ThingModel:
+    """Return `model` when each metric exists and appears once; raises InvalidInput otherwise."""
+    ids = [metric_of(channel.metric).id for channel in model.channels]
+    if len(set(ids)) != len(ids):
+        raise InvalidInput(f"thing model {model.id} names a metric twice: use `instances` for several alike")
+    return model

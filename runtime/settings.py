@@ -1,0 +1,128 @@
+"""Settings: one frozen, typed tree. Defaults < `vitalgrid.toml` < environment (`VITALGRID_DOORS__MQTT_PORT=1884`).
+
+Every field carries its unit in its name and its meaning in its description; `docs/settings.md` is made from them.
+Only `cluster/` builds one; everybody else is handed plain values.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+_FROZEN = ConfigDict(frozen=True, extra="forbid")
+
+
+class ApiSettings(BaseModel):
+    model_config = _FROZEN
+    host: str = Field("127.0.0.1", description="Address the REST API listens on.")
+    port: Port = Field(8080, description="Port of the REST API; 0 takes a free one.")
+
+
+class DoorSettings(BaseModel):
+    model_config = _FROZEN
+    host: str = Field("127.0.0.1", description="Address the device doors listen on.")
+    mqtt_port: Port = Field(1883, description="Port of the MQTT door; 0 takes a free one.")
+    http_port: Port = Field(8081, description="Port of the HTTP door; 0 takes a free one.")
+    tls_cert_file: Path | None = Field(None, description="PEM certificate; with a key, both doors speak TLS only.")
+    tls_key_file: Path | None = Field(None, description="PEM private key of `tls_cert_file`.")
+    max_payload_bytes: int = Field(1_048_576, ge=1024, description="Largest message a door takes from a device.")
+    max_connections: int = Field(20_000, ge=1, description="MQTT connections at once; further ones are refused.")
+    max_in_flight: int = Field(
+        64, ge=1, description="Unacknowledged messages a connection may have before it is read no further."
+    )
+
+
+class IntakeSettings(BaseModel):
+    model_config = _FROZEN
+    gather_ms: float = Field(
+        4.0, ge=0, le=1000, description="Longest time readings wait for company before they are committed."
+    )
+    gather_readings: int = Field(
+        20_000, ge=1, le=100_000, description="Readings that are committed at once, without waiting on."
+    )
+    max_pending_readings: int = Field(2_000_000, ge=1, description="Readings in memory before senders are held back.")
+    ack_timeout_s: float = Field(
+        10.0, gt=0, description="Longest wait for the stream's acknowledgement before a sender is told to retry."
+    )
+
+
+class BusSettings(BaseModel):
+    model_config = _FROZEN
+    port: Port = Field(0, description="Port of the embedded nats-server on loopback; 0 takes a free one.")
+    max_stream_bytes: int = Field(20 * 2**30, ge=2**20, description="Largest size of the readings stream.")
+    stream_retention_h: float = Field(48.0, ge=1, description="How long the readings stream keeps what the lake has.")
+    duplicate_window_s: float = Field(7200.0, ge=120, description="How long the stream remembers message ids.")
+
+
+class HostSettings(BaseModel):
+    model_config = _FROZEN
+    count: int = Field(2, ge=1, le=64, description="Host processes (Ray actors) that share the shards.")
+    heartbeat_timeout_s: float = Field(5.0, gt=0, description="Silence after which a host's shards are given to others.")
+    turn_readings: int = Field(50_000, ge=1, description="Most readings a host handles in one turn.")
+    snapshot_interval_s: float = Field(15.0, gt=0, description="Time between state snapshots.")
+    live_horizon_s: float = Field(
+        60.0, gt=0, description="Readings older than this on arrival are late: stored, shown, never paged."
+    )
+
+
+class LakeSettings(BaseModel):
+    model_config = _FROZEN
+    flush_interval_s: float = Field(2.0, gt=0, description="Longest time between commits to the lake.")
+    flush_rows: int = Field(500_000, ge=1, description="Rows after which a commit does not wait for the interval.")
+    compaction_interval_s: float = Field(300.0, gt=0, description="Time between compactions of small files.")
+    retention_days: int = Field(3650, ge=1, description="Readings older than this are deleted from the lake.")
+
+
+class WebhookSettings(BaseModel):
+    model_config = _FROZEN
+    url: str | None = Field(None, description="Where each alarm event is POSTed; none: no webhook.")
+    secret: SecretStr | None = Field(None, description="Key of the webhook's HMAC-SHA256 signature (Standard Webhooks).")
+
+
+class Settings(BaseSettings):
+    """The whole tree. Unknown keys and bad values are errors, all reported at once."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix="VITALGRID_", env_nested_delimiter="__", toml_file="vitalgrid.toml"
+    )
+
+    region_id: str = Field(
+        "sz", pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$", description="Id of the region; the first part of hospital ids."
+    )
+    data_dir: Path = Field(Path("var"), description="Where everything the platform keeps lies.")
+    shards: int = Field(16, ge=1, le=1024, description="Shards of the region. Fixed for life: choose before the first start.")
+    database_url: SecretStr | None = Field(
+        None, description="SQLAlchemy URL of the business database; default SQLite in `data_dir`."
+    )
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least severe log level written.")
+    log_format: str = Field("text", pattern="^(text|json)$", description="Log lines for people or for machines.")
+    api: ApiSettings = ApiSettings()
+    doors: DoorSettings = DoorSettings()
+    intake: IntakeSettings = IntakeSettings()
+    bus: BusSettings = BusSettings()
+    hosts: HostSettings = HostSettings()
+    lake: LakeSettings = LakeSettings()
+    webhook: WebhookSettings = WebhookSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (pydantic's signature)
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments first, then the environment, then the file. Dotenv and secret files are not read."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @property
+    def sql_url(self) -> str:
+        """The SQLAlchemy URL in force. Holds a password perhaps: never log it."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{(self.data_dir / 'vitalgrid.db').resolve()}"
