@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from domain.errors import RejectedInput
+from domain.errors import InvalidInput, RejectedInput
 
 
 class DevicesRegistered(msgspec.Struct, frozen=True, tag="devices-registered"):
@@ -79,7 +79,17 @@ class MaintenanceSet(msgspec.Struct, frozen=True, tag="maintenance-set"):
     ward_id: str | None = None
 
 
-Control = DevicesRegistered | PatientAdmitted | DeviceAssociated | LimitsPreset | MaintenanceSet
+class DeviceEvent(msgspec.Struct, frozen=True, tag="device-event"):
+    """Something a device said or that happened to it (`offline`, `online`, `lead_off`, …). Texts travel here."""
+
+    hospital_id: str
+    handle: int
+    event: str
+    at_us: int
+    detail: str | None = None
+
+
+Control = DevicesRegistered | PatientAdmitted | DeviceAssociated | LimitsPreset | MaintenanceSet | DeviceEvent
 
 
 class Reject(msgspec.Struct, frozen=True):
@@ -97,8 +107,11 @@ class Reject(msgspec.Struct, frozen=True):
     resubmitted_as: str | None = None
 
 
-class TailQuery(msgspec.Struct, frozen=True):
-    """Rows beyond `after_sequence` of the shard's stream, with the given keys and times. Empty lists mean all."""
+class TailQuery(msgspec.Struct, frozen=True, tag="tail"):
+    """Ask a shard: rows beyond `after_sequence` of its stream, of these keys and times. Empty lists mean all.
+
+    Answer: Arrow table of the lake's columns.
+    """
 
     after_sequence: int
     handles: list[int] = []
@@ -107,8 +120,33 @@ class TailQuery(msgspec.Struct, frozen=True):
     until_us: int | None = None
 
 
+class LatestQuery(msgspec.Struct, frozen=True, tag="latest"):
+    """Ask a shard: the newest reading of each channel of these devices and metrics. Empty lists mean all.
+
+    Answer: Arrow table handle, instance, metric, time_us, arrival_us, value, quality, state (channel state name).
+    """
+
+    handles: list[int] = []
+    metrics: list[int] = []
+    hospital_id: str | None = None
+
+
+class FreshnessQuery(msgspec.Struct, frozen=True, tag="freshness"):
+    """Ask a shard: what each device delivered against what its model promises, over the last full minute.
+
+    Answer: Arrow table handle, expected_per_min, received_per_min, last_arrival_us, state (`live`, `stale`, `silent`,
+    `never`).
+    """
+
+    hospital_id: str | None = None
+    handles: list[int] = []
+
+
+ShardQuery = TailQuery | LatestQuery | FreshnessQuery
+
+
 class DescribeActor(msgspec.Struct, frozen=True, tag="describe"):
-    """Ask: your present state, as JSON."""
+    """Ask an actor: your present state, as a JSON object."""
 
 
 class ShardHeld(msgspec.Struct, frozen=True):
@@ -132,6 +170,7 @@ class HostHeartbeat(msgspec.Struct, frozen=True):
     shards: list[ShardHeld]
 
 
+_query_decoder: Final[msgspec.json.Decoder[ShardQuery]] = msgspec.json.Decoder(ShardQuery)
 _control_decoder: Final[msgspec.json.Decoder[Control]] = msgspec.json.Decoder(Control)
 encode: Final = msgspec.json.Encoder().encode
 
@@ -142,3 +181,11 @@ def decode_control(data: bytes) -> Control:
         return _control_decoder.decode(data)
     except msgspec.DecodeError as error:
         raise RejectedInput("malformed-control", f"control message cannot be read: {error}") from error
+
+
+def decode_query(data: bytes) -> ShardQuery:
+    """Decode a question to a shard; raises InvalidInput for anything else."""
+    try:
+        return _query_decoder.decode(data)
+    except msgspec.DecodeError as error:
+        raise InvalidInput(f"question to a shard cannot be read: {error}") from error

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from domain.messages import DeviceEvent
 from domain.readings import ReadingBatch
 from domain.thing_models import ThingModel
 
@@ -62,6 +63,10 @@ class Intake(Protocol):
         Raises RejectedInput when none of them can be taken (the whole batch is refused, nothing is stored), and
         Unavailable when the stream does not answer or is full: the sender keeps its readings and tries again.
         """
+        ...
+
+    async def tell_event(self, event: DeviceEvent, shard: int) -> None:
+        """Put a device's event into the stream; same guarantees as `submit`."""
         ...
 
     def reject(self, *, door: str, principal: Principal | None, topic: str | None, payload: bytes,

@@ -98,8 +98,7 @@ def is_usable(quality: QualityArray) -> NDArray[np.bool_]:
 
 def may_alarm(quality: QualityArray) -> NDArray[np.bool_]:
     """Where a reading may feed a clinical alarm: usable and real. Test and demo data never alarm."""
-    real: NDArray[np.bool_] = mode_of(quality) == Mode.REAL
-    return is_usable(quality) & real
+    return np.logical_and(is_usable(quality), mode_of(quality) == Mode.REAL)
 
 
 def with_validity(quality: QualityArray, validity: Validity) -> QualityArray:

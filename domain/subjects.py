@@ -46,9 +46,9 @@ def actors_of_hospital(hospital_id: str) -> str:
     return f"actor.*.{hospital_id}.>"
 
 
-def tail(shard: int) -> str:
-    """Request: rows of a shard that the lake may not hold yet (`messages.TailQuery` -> Arrow IPC)."""
-    return f"tail.{shard}"
+def shard(number: int) -> str:
+    """Questions to a shard (`messages.ShardQuery`), answered by the host that holds it."""
+    return f"shard.{number}"
 
 
 def host_control(host_name: str) -> str:
