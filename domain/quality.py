@@ -87,7 +87,8 @@ def origin_of(quality: QualityArray) -> NDArray[np.uint16]:
 
 def has_mark(quality: QualityArray, mark: Mark) -> NDArray[np.bool_]:
     """Where any of `mark` is set."""
-    return (quality & np.uint16(int(mark))) != 0
+    marked: NDArray[np.bool_] = (quality & np.uint16(int(mark))) != 0
+    return marked
 
 
 def is_usable(quality: QualityArray) -> NDArray[np.bool_]:
@@ -98,7 +99,8 @@ def is_usable(quality: QualityArray) -> NDArray[np.bool_]:
 
 def may_alarm(quality: QualityArray) -> NDArray[np.bool_]:
     """Where a reading may feed a clinical alarm: usable and real. Test and demo data never alarm."""
-    return np.logical_and(is_usable(quality), mode_of(quality) == Mode.REAL)
+    alarming: NDArray[np.bool_] = np.logical_and(is_usable(quality), mode_of(quality) == Mode.REAL)
+    return alarming
 
 
 def with_validity(quality: QualityArray, validity: Validity) -> QualityArray:
