@@ -1,0 +1,292 @@
+"""The bus: one NATS connection with the few verbs the platform needs.
+
+publish: into a stream, acknowledged after fsync. follow: a stream in order, exactly from a sequence, across
+reconnects. ask/answer: a question to whoever holds a subject. Subjects are spelled in `domain.subjects`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, Self
+
+import msgspec
+import nats
+import pyarrow as pa
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from nats.js import api
+from nats.js.errors import APIError, BadRequestError, NotFoundError
+
+from domain import errors, subjects
+from domain.errors import Unavailable, VitalgridError
+from runtime.follower import Follower, StreamMessage
+
+logger = logging.getLogger(__name__)
+
+_ERROR_HEADER: Final = "Vitalgrid-Error"
+_END_HEADER: Final = "Vitalgrid-End"
+_CHUNK_BYTES: Final = 4 * 2**20
+_ERRORS: Final = {
+    cls.code: cls
+    for cls in (errors.InvalidInput, errors.NotFound, errors.Conflict, errors.Forbidden, errors.Unavailable)
+}
+Handler = Callable[[bytes, str], Awaitable[bytes | pa.Table]]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    first_sequence: int
+    last_sequence: int
+    messages: int
+    size_bytes: int
+
+
+class _Ack(msgspec.Struct):
+    seq: int = 0
+    duplicate: bool = False
+    error: dict[str, object] | None = None
+
+
+_ack_decoder: Final = msgspec.json.Decoder(_Ack)
+
+
+class Bus:
+    """A connection to the bus. Make one with `Bus.connect`; it reconnects for ever until `close`."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._jetstream = client.jetstream(timeout=5.0)
+        self._answers: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    async def connect(cls, url: str, token: str, name: str) -> Self:
+        """Connect as `name` (shown by the server's monitoring). Raises Unavailable when nobody listens at `url`."""
+        try:
+            client = await nats.connect(
+                url,
+                token=token,
+                name=name,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=0.25,
+                ping_interval=5,
+                max_outstanding_pings=2,
+                connect_timeout=5,
+                allow_reconnect=True,
+                pending_size=64 * 2**20,
+                error_cb=_log_client_error,
+                disconnected_cb=_Transitions(name).down,
+                reconnected_cb=_Transitions(name).up,
+            )
+        except (NatsError, OSError, TimeoutError) as error:
+            raise Unavailable(f"the bus at {url} does not answer: {error}") from error
+        return cls(client)
+
+    @property
+    def is_connected(self) -> bool:
+        return bool(self._client.is_connected)
+
+    async def close(self) -> None:
+        """Send what is pending and disconnect."""
+        for task in self._answers:
+            task.cancel()
+        if self._client.is_connected:
+            await self._client.drain()
+        else:
+            await self._client.close()
+
+    async def publish(self, subject: str, payload: bytes, message_id: str) -> int:
+        """Store a message in the stream of `subject`; return its sequence once it is fsynced.
+
+        The stream keeps one message for each `message_id` within its duplicate window, so a retry with the same id
+        stores nothing twice and returns the first one's sequence. Raises Unavailable when the stream did not
+        acknowledge: the message may or may not be stored, and the caller retries with the same id.
+        """
+        try:
+            reply = await self._client.request(
+                subject, payload, timeout=5.0, headers={api.Header.MSG_ID.value: message_id}
+            )
+        except (NatsError, TimeoutError, OSError) as error:
+            raise Unavailable(f"no acknowledgement from the stream of {subject}: {type(error).__name__}") from error
+        ack = _ack_decoder.decode(reply.data)
+        if ack.error is not None:
+            raise Unavailable(f"the stream of {subject} refused a message: {ack.error.get('description')}")
+        return ack.seq
+
+    async def follow(
+        self,
+        stream: str,
+        wanted: list[str],
+        start_sequence: int,
+        on_message: Callable[[StreamMessage], None],
+    ) -> Follower:
+        """Deliver messages of `wanted` subjects in stream order from `start_sequence` on, each exactly once.
+
+        `on_message` runs on the event loop and must be quick. Stop with `await follower.stop()`; hold the flow with
+        `follower.pause()` and `resume()`.
+        """
+        follower = Follower(self._client, self._jetstream, stream, wanted, start_sequence, on_message)
+        await follower.start()
+        return follower
+
+    async def stream_state(self, stream: str) -> StreamState:
+        """First and last sequence and size of a stream. Raises Unavailable."""
+        try:
+            state = (await self._jetstream.stream_info(stream)).state
+        except (NatsError, TimeoutError, OSError) as error:
+            raise Unavailable(f"stream {stream} does not answer: {type(error).__name__}") from error
+        return StreamState(state.first_seq, state.last_seq, state.messages, state.bytes)
+
+    async def last_sequence(self, stream: str, subject: str) -> int:
+        """Sequence of the newest message of one subject; 0 when there is none. Raises Unavailable."""
+        try:
+            message = await self._jetstream.get_last_msg(stream, subject)
+        except NotFoundError:
+            return 0
+        except (NatsError, TimeoutError, OSError) as error:
+            raise Unavailable(f"stream {stream} does not answer: {type(error).__name__}") from error
+        return int(message.seq or 0)
+
+    async def get_message(self, stream: str, sequence: int) -> StreamMessage | None:
+        """One stored message, or None when there is none at that sequence. Raises Unavailable."""
+        try:
+            raw = await self._jetstream.get_msg(stream, sequence)
+        except (NotFoundError, BadRequestError):
+            return None
+        except (NatsError, TimeoutError, OSError) as error:
+            raise Unavailable(f"stream {stream} does not answer: {type(error).__name__}") from error
+        stored_us = round(raw.time.timestamp() * 1e6) if raw.time else 0
+        return StreamMessage(str(raw.subject), int(raw.seq or 0), raw.data or b"", stored_us)
+
+    async def ask(self, subject: str, payload: bytes, timeout_s: float = 2.0) -> bytes:
+        """One question, one answer. Raises Unavailable when nobody answers, else the error the answerer raised."""
+        parts = await self._ask(subject, payload, timeout_s)
+        return b"".join(parts)
+
+    async def ask_table(self, subject: str, payload: bytes, timeout_s: float = 5.0) -> pa.Table:
+        """One question answered by an Arrow table of any size. Errors as `ask`."""
+        parts = await self._ask(subject, payload, timeout_s)
+        return pa.ipc.open_stream(pa.py_buffer(b"".join(parts))).read_all()
+
+    async def _ask(self, subject: str, payload: bytes, timeout_s: float) -> list[bytes]:
+        inbox = self._client.new_inbox()
+        subscription = await self._client.subscribe(inbox, pending_bytes_limit=0)
+        parts: list[bytes] = []
+        try:
+            await self._client.publish(subject, payload, reply=inbox)
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    message = await subscription.next_msg(timeout=None)
+                    headers = message.headers or {}
+                    if headers.get("Status") == "503":
+                        raise Unavailable(f"nobody answers at {subject}")
+                    if _ERROR_HEADER in headers:
+                        raise _ERRORS.get(headers[_ERROR_HEADER], VitalgridError)(message.data.decode())
+                    parts.append(message.data)
+                    if _END_HEADER in headers:
+                        return parts
+        except TimeoutError:
+            raise Unavailable(f"no answer from {subject} within {timeout_s:g} s") from None
+        except NatsError as error:
+            raise Unavailable(f"cannot ask {subject}: {type(error).__name__}") from error
+        finally:
+            if not self._client.is_closed:
+                await subscription.unsubscribe()
+
+    async def answer(self, subject: str, handler: Handler) -> Callable[[], Awaitable[None]]:
+        """Answer questions on `subject` until the returned callable is awaited.
+
+        `handler` gets the payload and the exact subject; what it raises of `domain.errors` reaches the asker. Any
+        other exception is logged and told as unavailable.
+        """
+
+        async def receive(message: Msg) -> None:
+            task = asyncio.create_task(self._reply(message, handler))
+            self._answers.add(task)
+            task.add_done_callback(self._answers.discard)
+
+        subscription = await self._client.subscribe(subject, cb=receive)
+        return subscription.unsubscribe
+
+    async def _reply(self, message: Msg, handler: Handler) -> None:
+        try:
+            result = await handler(message.data, message.subject)
+        except VitalgridError as error:
+            await self._client.publish(message.reply, str(error).encode(), headers={_ERROR_HEADER: error.code})
+            return
+        except Exception:  # the asker gets an answer whatever a handler does; the trace is in the log
+            logger.exception("a question could not be answered", extra={"subject": message.subject})
+            sentence = b"the question met an unexpected error; it is in the log"
+            await self._client.publish(message.reply, sentence, headers={_ERROR_HEADER: Unavailable.code})
+            return
+        data = _ipc_bytes(result) if isinstance(result, pa.Table) else result
+        for start in range(0, max(len(data), 1), _CHUNK_BYTES):
+            is_last = start + _CHUNK_BYTES >= len(data)
+            headers = {_END_HEADER: "1"} if is_last else None
+            await self._client.publish(message.reply, data[start : start + _CHUNK_BYTES], headers=headers)
+
+    async def core_publish(self, subject: str, payload: bytes) -> None:
+        """Tell whoever listens now; kept nowhere."""
+        await self._client.publish(subject, payload)
+
+    async def core_subscribe(self, subject: str, callback: Callable[[bytes, str], None]) -> None:
+        """Call back for each message told on `subject` from now on."""
+
+        async def receive(message: Msg) -> None:
+            callback(message.data, message.subject)
+
+        await self._client.subscribe(subject, cb=receive)
+
+    async def ensure_streams(
+        self, *, max_stream_bytes: int, retention_s: float, duplicate_window_s: float, replicas: int = 1
+    ) -> None:
+        """Create the platform's streams, or bring their limits up to date. Idempotent."""
+        month_s = 30 * 86_400.0
+        for name, wanted, max_age_s in (
+            (subjects.READINGS_STREAM, subjects.READINGS_SUBJECTS, retention_s),
+            (subjects.ALARMS_STREAM, subjects.ALARMS_SUBJECTS, month_s),
+            (subjects.REJECTS_STREAM, subjects.REJECTS_SUBJECTS, month_s),
+        ):
+            config = api.StreamConfig(
+                name=name,
+                subjects=list(wanted),
+                storage=api.StorageType.FILE,
+                retention=api.RetentionPolicy.LIMITS,
+                discard=api.DiscardPolicy.NEW if name == subjects.READINGS_STREAM else api.DiscardPolicy.OLD,
+                max_bytes=max_stream_bytes,
+                max_age=max_age_s,
+                duplicate_window=min(duplicate_window_s, max_age_s),
+                num_replicas=replicas,
+                allow_direct=True,
+            )
+            try:
+                await self._jetstream.add_stream(config)
+            except APIError:
+                await self._jetstream.update_stream(config)
+
+
+def _ipc_bytes(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+async def _log_client_error(error: Exception) -> None:
+    logger.debug("bus client error: %s", type(error).__name__)
+
+
+class _Transitions:
+    """Says once that the bus is lost and once that it is back."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    async def down(self) -> None:
+        logger.warning("the bus connection is lost; reconnecting", extra={"connection": self._name})
+
+    async def up(self) -> None:
+        logger.warning("the bus connection is back", extra={"connection": self._name})

@@ -1,0 +1,39 @@
+"""Fixtures that every test may use: real servers, each isolated and on free ports."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from runtime.bus import Bus
+from runtime.nats_server import NatsServer
+
+TOKEN = "a-token-for-tests"
+
+
+@pytest.fixture
+async def nats_server(tmp_path: Path) -> AsyncIterator[NatsServer]:
+    """A real nats-server with the platform's streams, of this test alone."""
+    server = NatsServer(tmp_path / "nats", token=TOKEN)
+    await server.start()
+    bus = await Bus.connect(server.url, TOKEN, "fixture")
+    await bus.ensure_streams(max_stream_bytes=2**30, retention_s=86_400, duplicate_window_s=600)
+    await bus.close()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+def nats_url(nats_server: NatsServer) -> tuple[str, str]:
+    """(url, token) of `nats_server`."""
+    return nats_server.url, TOKEN
+
+
+@pytest.fixture
+async def bus(nats_url: tuple[str, str]) -> AsyncIterator[Bus]:
+    """A connection to `nats_server`."""
+    connected = await Bus.connect(*nats_url, "test")
+    yield connected
+    await connected.close()

@@ -1,0 +1,94 @@
+"""The bus against a real nats-server: kept, ordered, exactly once, across a kill -9 of the server."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pyarrow as pa
+import pytest
+
+from domain import subjects
+from domain.errors import NotFound, Unavailable
+from runtime.bus import Bus
+from runtime.nats_server import NatsServer
+
+pytestmark = pytest.mark.integration
+
+
+async def until(condition, deadline_s=10.0):  # a condition with a deadline
+    async with asyncio.timeout(deadline_s):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_a_message_id_is_stored_once(bus: Bus) -> None:
+    first = await bus.publish(subjects.reading(3), b"frame", "id-1")
+    again = await bus.publish(subjects.reading(3), b"frame", "id-1")
+    assert (first, again) == (1, 1)
+    assert (await bus.stream_state(subjects.READINGS_STREAM)).messages == 1
+
+
+async def test_a_subject_of_no_stream_is_unavailable(bus: Bus) -> None:
+    with pytest.raises(Unavailable, match=r"nowhere\.at\.all"):
+        await bus.publish("nowhere.at.all", b"", "id")
+
+
+async def test_follow_gives_the_wanted_subjects_in_order_from_a_sequence(bus: Bus) -> None:
+    for n in range(6):
+        await bus.publish(subjects.reading(n % 2), f"{n}".encode(), f"id-{n}")
+    seen = []
+    follower = await bus.follow(subjects.READINGS_STREAM, [subjects.reading(1), subjects.control(1)], 3, seen.append)
+    await bus.publish(subjects.control(1), b"control", "id-c")
+    await until(lambda: len(seen) == 3)
+    assert [(m.sequence, m.payload) for m in seen] == [(4, b"3"), (6, b"5"), (7, b"control")]
+    assert seen[0].stored_us > 1_700_000_000_000_000
+    await follower.stop()
+
+
+async def test_follow_goes_on_after_the_server_was_killed(bus: Bus, nats_server: NatsServer) -> None:
+    seen = []
+    follower = await bus.follow(subjects.READINGS_STREAM, [subjects.reading(0)], 1, seen.append)
+    await bus.publish(subjects.reading(0), b"before", "a")
+    await until(lambda: len(seen) == 1)
+    nats_server.kill()
+    await nats_server.start()
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await bus.publish(subjects.reading(0), b"after", "b")
+                break
+            except Unavailable:
+                await asyncio.sleep(0.05)
+    await until(lambda: len(seen) == 2, deadline_s=15)
+    assert [m.payload for m in seen] == [b"before", b"after"]
+    await follower.stop()
+
+
+async def test_a_paused_follower_is_sent_no_more_than_the_window(bus: Bus) -> None:
+    seen = []
+    follower = await bus.follow(subjects.READINGS_STREAM, [subjects.reading(0)], 1, seen.append)
+    follower.pause()
+    for n in range(40):
+        await bus.publish(subjects.reading(0), bytes(200_000), f"id-{n}")
+    held = len(seen)
+    follower.resume()
+    await until(lambda: len(seen) == 40)
+    assert held < 40
+    await follower.stop()
+
+
+async def test_ask_brings_the_answer_or_the_error_of_the_other_side(bus: Bus) -> None:
+    async def handler(payload: bytes, subject: str) -> bytes | pa.Table:
+        if payload == b"table":
+            return pa.table({"n": list(range(2_000_000))})
+        if payload == b"missing":
+            raise NotFound("device 'mon-7' is unknown here")
+        return payload.upper() + subject.encode()
+
+    await bus.answer("shard.5", handler)
+    assert await bus.ask("shard.5", b"hello ") == b"HELLO shard.5"
+    assert (await bus.ask_table("shard.5", b"table")).num_rows == 2_000_000
+    with pytest.raises(NotFound, match="mon-7"):
+        await bus.ask("shard.5", b"missing")
+    with pytest.raises(Unavailable, match=r"shard\.6"):
+        await bus.ask("shard.6", b"anyone")
