@@ -150,23 +150,28 @@ class DescribeActor(msgspec.Struct, frozen=True, tag="describe"):
 
 
 class ShardHeld(msgspec.Struct, frozen=True):
-    """One shard as its host reports it. Times are µs; `lag_messages` is what the stream holds beyond `applied`."""
+    """One shard as its host reports it. Sequences are the stream's; `lag` counts messages that wait beyond `applied`."""
 
     shard: int
     epoch: int
     applied: int
     committed: int
+    lag: int
     high_water_us: int
     devices: int
     channels: int
 
 
 class HostHeartbeat(msgspec.Struct, frozen=True):
-    """Said once a second by each host, from a thread that its turns cannot hold up."""
+    """Said once a second by each host, from a thread that its turns cannot hold up.
+
+    `loop_us`: when the host's event loop last moved, so that a host stuck in its own loop is seen too.
+    """
 
     host: str
     pid: int
     at_us: int
+    loop_us: int
     shards: list[ShardHeld]
 
 

@@ -1,4 +1,4 @@
-"""Every NATS subject, stream and KV bucket of the platform, spelled once. Subjects reach logs: ids only, opaque ones."""
+"""Every NATS subject and stream of the platform, spelled once. Subjects reach logs: ids only, opaque ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from domain.ids import Address
 READINGS_STREAM: Final = "READINGS"  # frames and control messages, ordered by shard
 ALARMS_STREAM: Final = "ALARMS"  # what was notified, in order of arrival
 REJECTS_STREAM: Final = "REJECTS"  # refused messages with their reason
-HOSTS_BUCKET: Final = "hosts"  # KV: shard -> who holds it, under which epoch
 
 READINGS_SUBJECTS: Final = ("reading.*", "control.*")
 ALARMS_SUBJECTS: Final = ("alarm.>",)
@@ -51,11 +50,6 @@ def shard(number: int) -> str:
     return f"shard.{number}"
 
 
-def host_control(host_name: str) -> str:
-    """Request: supervisor to one host."""
-    return f"host.{host_name}"
-
-
 HOST_HEARTBEATS: Final = "heartbeat.host.*"
 
 
@@ -64,3 +58,4 @@ def host_heartbeat(host_name: str) -> str:
 
 
 DIRECTORY_CHANGED: Final = "directory.changed"  # core message: doors drop what they cached
+SHARDS_HELD: Final = "shards.held"  # core message: the supervisor's view of all shards, every two seconds

@@ -1,0 +1,334 @@
+"""A host: some shards, their turns, and what follows from them. Asyncio, no Ray: `actors.shell` puts it in a process.
+
+Loop: wait for messages -> one bounded turn a shard -> publish alarms and refusals -> keep rows in the hot tail.
+Beside it, off the loop: commits to the lake with the stream position, then snapshots of what is committed.
+
+Failure policy. Bad input: to the rejects, with its reason. An unexpected exception in a turn: logged once with ids,
+the shard is restored from its snapshot and replayed, suspects taken one at a time; a message that breaks its turn
+twice is rejected and the host goes on. A lost shard (a higher epoch in the lake): dropped without another write.
+Delivery: every stream message takes effect once on state and lake; alarm events are published at least once under
+deterministic ids, so they are stored once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import pyarrow as pa
+from runtime.snapshots import SnapshotStore
+from runtime.tail import HotTail
+
+from actors.host_metrics import HostMetrics
+from actors.shard import ShardCell
+from actors.shard_runner import Refusal, ShardRunner
+from domain import subjects
+from domain.alarms import AlarmEvent
+from domain.errors import NotFound, Unavailable
+from domain.frames import encode_frame
+from domain.ids import ActorKind, Address
+from domain.messages import HostHeartbeat, Reject, TailQuery, decode_query, encode
+from domain.ports import Clock
+from domain.readings import ReadingBatch
+from runtime.bus import Bus
+from runtime.lake import Lake
+from runtime.lake_schema import Advance, Fenced, PositionMoved
+
+logger = logging.getLogger(__name__)
+
+_TICK_S: Final = 1.0
+_INBOX_BYTES: Final = 64 * 2**20  # a shard that lags further lets the stream hold the rest
+_RETRY_S: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class HostPolicy:
+    """How a host paces itself; see `runtime.settings.HostSettings` and `LakeSettings`."""
+
+    turn_readings: int = 50_000
+    flush_interval_s: float = 2.0
+    flush_rows: int = 500_000
+    snapshot_interval_s: float = 15.0
+    live_horizon_s: float = 60.0
+
+
+class Host:
+    """See module. `start`, then `acquire` and `release` shards, then `stop`."""
+
+    def __init__(
+        self, name: str, *, bus: Bus, lake: Lake, snapshots: SnapshotStore, clock: Clock, policy: HostPolicy, pid: int
+    ) -> None:
+        self.name = name
+        self._pid = pid
+        self._bus = bus
+        self._lake = lake
+        self._snapshots = snapshots
+        self._clock = clock
+        self._policy = policy
+        self._tail = HotTail()
+        self._runners: dict[int, ShardRunner] = {}
+        self._answering: dict[str, Callable[[], Awaitable[None]]] = {}
+        self._work = asyncio.Event()
+        self._flush = asyncio.Event()
+        self._committing = asyncio.Lock()
+        self._publishing: set[asyncio.Task[None]] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.loop_us = clock.now_us()
+        self.metrics = HostMetrics()
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        for loop in (self._turns, self._ticks, self._commits):
+            self._tasks.append(asyncio.create_task(loop(), name=f"{self.name}.{loop.__name__}"))
+
+    async def stop(self) -> None:
+        """Commit and snapshot what is held, then let go of everything."""
+        for shard in list(self._runners):
+            await self.release(shard)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def acquire(self, shard: int, epoch: int) -> None:
+        """Hold `shard` under `epoch`: fence former holders, restore, and follow its stream from there."""
+        await asyncio.to_thread(self._lake.claim, shard, epoch)
+        await self._restore(shard, epoch, {})
+        self._answering[subjects.shard(shard)] = await self._bus.answer(subjects.shard(shard), self._answer_shard)
+        logger.info("shard acquired", extra={"shard": shard, "epoch": epoch, "host": self.name})
+
+    async def release(self, shard: int) -> None:
+        """Stop following `shard`, commit and snapshot what it has applied, and forget it."""
+        runner = self._runners.get(shard)
+        if runner is None:
+            return
+        if runner.follower is not None:
+            await runner.follower.stop()
+        await self._commit(snapshot=True)
+        self._drop(runner)
+        for subject in [s for s in self._answering if s == subjects.shard(shard)]:
+            await self._answering.pop(subject)()
+
+    def heartbeat(self) -> HostHeartbeat:
+        """What the supervisor is told. Safe to call from another thread."""
+        return HostHeartbeat(
+            host=self.name, pid=self._pid, at_us=self._clock.now_us(), loop_us=self.loop_us,
+            shards=[runner.held() for runner in list(self._runners.values())],
+        )  # fmt: skip
+
+    # -- shards ----------------------------------------------------------------------------------------------------
+
+    async def _restore(self, shard: int, epoch: int, suspects: dict[int, int]) -> None:
+        cell = ShardCell(shard, live_horizon_us=round(self._policy.live_horizon_s * 1e6))
+        snapshot = await asyncio.to_thread(self._snapshots.load, shard)
+        applied = 0
+        if snapshot is not None:
+            cell.restore(snapshot.tables)
+            applied = snapshot.sequence
+        view = await asyncio.to_thread(self._lake.positions)
+        runner = ShardRunner(shard, epoch, cell, applied=applied, committed=view.positions.get(shard, 0), suspects=suspects)
+        runner.snapshot_us = self._clock.now_us()
+        self._runners[shard] = runner
+        for hospital_id in cell.hospital_ids():
+            await self._answer_hospital(hospital_id)
+
+        def receive(message: Any) -> None:
+            runner.receive(message)
+            if runner.inbox_bytes > _INBOX_BYTES and runner.follower is not None:
+                runner.follower.pause()
+            self._work.set()
+
+        wanted = [subjects.reading(shard), subjects.control(shard)]
+        runner.follower = await self._bus.follow(subjects.READINGS_STREAM, wanted, applied + 1, receive)
+
+    def _drop(self, runner: ShardRunner) -> None:
+        if self._runners.get(runner.shard) is runner:
+            del self._runners[runner.shard]
+        self._tail.forget(runner.shard)
+
+    async def _turns(self) -> None:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            for runner in list(self._runners.values()):
+                if runner.inbox:
+                    await self._turn(runner)
+                    await asyncio.sleep(0)  # questions and heartbeats get their turn between shards
+            self.loop_us = self._clock.now_us()
+
+    async def _turn(self, runner: ShardRunner) -> None:
+        started_us = self._clock.now_us()
+        try:
+            result = runner.turn(self._policy.turn_readings)
+        except Exception:  # the policy above: restore and replay, whatever it was
+            logger.exception("a turn broke", extra={"shard": runner.shard, "after_sequence": runner.applied})
+            runner.blame()
+            await self._replay(runner)
+            return
+        for sequence, table in result.rows:
+            self._tail.append(runner.shard, sequence, table)
+        for event in result.alarms:
+            self._spawn(self._notify(event))
+        for number, refusal in enumerate(result.refusals):
+            self._spawn(self._refuse(runner.shard, number, refusal))
+        if runner.segment_rows >= self._policy.flush_rows:
+            self._flush.set()
+        if runner.follower is not None and runner.inbox_bytes < _INBOX_BYTES // 2:
+            runner.follower.resume()
+        if runner.inbox:
+            self._work.set()
+        for hospital_id in runner.cell.hospital_ids():
+            await self._answer_hospital(hospital_id)
+        self.metrics.turn(result, started_us, self._clock.now_us(), runner.high_water_us)
+
+    async def _replay(self, runner: ShardRunner) -> None:
+        if runner.follower is not None:
+            await runner.follower.stop()
+        async with self._committing:
+            self._drop(runner)
+            await self._restore(runner.shard, runner.epoch, runner.suspects)
+
+    # -- what turns bring ------------------------------------------------------------------------------------------
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._publishing.add(task)
+        task.add_done_callback(self._publishing.discard)
+
+    async def _notify(self, event: AlarmEvent) -> None:
+        subject = subjects.alarm(event.subject.hospital_id)
+        await self._publish_until_kept(subject, msgspec.json.encode(event), event.event_id)
+
+    async def _refuse(self, shard: int, number: int, refusal: Refusal) -> None:
+        reject_id = f"host-{shard}-{refusal.sequence}-{number}"
+        reject = Reject(
+            reject_id=reject_id, reason=refusal.reason, detail=refusal.detail, door="host", principal=None,
+            hospital_id=None, received_us=self._clock.now_us(), payload=refusal.payload[:262_144], topic=refusal.subject,
+        )  # fmt: skip
+        await self._publish_until_kept(subjects.reject(None), encode(reject), reject_id)
+
+    async def _publish_until_kept(self, subject: str, payload: bytes, message_id: str) -> None:
+        while True:
+            try:
+                await self._bus.publish(subject, payload, message_id)
+                return
+            except Unavailable:
+                await asyncio.sleep(_RETRY_S)
+
+    async def _ticks(self) -> None:
+        """The holder of a shard writes the time into its stream, so that silence has a clock and replays decide alike."""
+        while True:
+            now_us = self._clock.now_us()
+            for runner in list(self._runners.values()):
+                if runner.cell.device_count:
+                    runner.ticks_sent += 1
+                    tick = encode_frame(ReadingBatch.empty(), source=0, sequence=0, arrival_us=now_us)
+                    message_id = f"tick-{runner.shard}-{runner.epoch}-{now_us}"
+                    self._spawn(self._tick(subjects.reading(runner.shard), tick, message_id))
+            await asyncio.sleep(_TICK_S)
+
+    async def _tick(self, subject: str, tick: bytes, message_id: str) -> None:
+        with contextlib.suppress(Unavailable):  # the next second brings the next one
+            await self._bus.publish(subject, tick, message_id)
+
+    # -- lake and snapshots ----------------------------------------------------------------------------------------
+
+    async def _commits(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._policy.flush_interval_s):
+                    await self._flush.wait()
+            self._flush.clear()
+            try:
+                await self._commit()
+            except Exception:  # a full or failing disk: nothing is lost, the stream holds it; try again
+                logger.exception("a commit to the lake failed", extra={"host": self.name})
+                await asyncio.sleep(_RETRY_S)
+
+    async def _commit(self, *, snapshot: bool = False) -> None:
+        """Commit each shard's rows with its position; then snapshot the shards whose snapshot is due."""
+        async with self._committing:
+            now_us = self._clock.now_us()
+            due_us = self._policy.snapshot_interval_s * 1e6
+            cuts = []
+            for runner in list(self._runners.values()):
+                is_due = snapshot or now_us - runner.snapshot_us >= due_us
+                tables = runner.cell.snapshot() if is_due else None
+                cuts.append((runner, runner.take_segment(), runner.applied, tables))
+            published = list(self._publishing)
+            await self._write([(runner, rows, applied) for runner, rows, applied, _ in cuts])
+            if published and any(tables is not None for *_, tables in cuts):
+                await asyncio.wait(published)  # a snapshot must not be ahead of what it made known
+            for runner, _, applied, tables in cuts:
+                if tables is not None and self._runners.get(runner.shard) is runner:
+                    await asyncio.to_thread(self._snapshots.save, runner.shard, runner.epoch, applied, tables)
+                    runner.snapshot_us = now_us
+
+    async def _write(self, cuts: list[tuple[ShardRunner, list[pa.Table], int]]) -> None:
+        cuts = [cut for cut in cuts if cut[1]]
+        if not cuts:
+            return
+        rows = pa.concat_tables([table for _, tables, _ in cuts for table in tables])
+        advances = {
+            runner.shard: Advance(runner.committed, max(applied, runner.committed), runner.epoch) for runner, _, applied in cuts
+        }
+        started_us = self._clock.now_us()
+        try:
+            await asyncio.to_thread(self._lake.commit, rows, advances)
+        except (Fenced, PositionMoved) as error:
+            await self._lose(error.shard, cuts)
+            return
+        except Exception:
+            for runner, tables, _ in cuts:  # back to the front, in order, for the next try
+                runner.segment[:0] = tables
+                runner.segment_rows += sum(table.num_rows for table in tables)
+            raise
+        for runner, _, applied in cuts:
+            runner.committed = max(applied, runner.committed)
+            self._tail.committed(runner.shard, runner.committed, self._clock.now_us())
+        self.metrics.commit(rows.num_rows, self._clock.now_us() - started_us)
+
+    async def _lose(self, shard: int, cuts: list[tuple[ShardRunner, list[pa.Table], int]]) -> None:
+        """Another host holds `shard` now. Drop it unwritten; the others' rows go back for the next commit."""
+        logger.warning("shard lost to another host", extra={"shard": shard, "host": self.name})
+        for runner, tables, _ in cuts:
+            if runner.shard != shard:
+                runner.segment[:0] = tables
+                runner.segment_rows += sum(table.num_rows for table in tables)
+                continue
+            if runner.follower is not None:
+                await runner.follower.stop()
+            self._drop(runner)
+
+    # -- questions -------------------------------------------------------------------------------------------------
+
+    async def _answer_shard(self, payload: bytes, subject: str) -> pa.Table:
+        shard = int(subject.rpartition(".")[2])
+        runner = self._runners.get(shard)
+        if runner is None:
+            raise Unavailable(f"shard {shard} is not held here any more")
+        query = decode_query(payload)
+        if isinstance(query, TailQuery):
+            return self._tail.query(shard, query)
+        return runner.cell.answer(query)
+
+    async def _answer_hospital(self, hospital_id: str) -> None:
+        subject = subjects.actors_of_hospital(hospital_id)
+        if subject not in self._answering:
+            self._answering[subject] = await self._bus.answer(subject, self._answer_actor)
+
+    async def _answer_actor(self, _payload: bytes, subject: str) -> bytes:
+        _, kind, region, hospital, local_id = subject.split(".", 4)
+        return msgspec.json.encode(self.ask(Address(ActorKind(kind), f"{region}.{hospital}", local_id)))
+
+    def ask(self, address: Address) -> dict[str, Any]:
+        """The state of an actor held here; raises NotFound for one that is not."""
+        for runner in self._runners.values():
+            if address.hospital_id in runner.cell.hospital_ids():
+                return runner.cell.describe(address)
+        raise NotFound(f"{address} is not held by {self.name}")

@@ -1,0 +1,233 @@
+"""One held shard: its cell, its place in the stream, and what it has not yet committed.
+
+The runner turns stream messages into turns of the cell. Runs of frames become one vectorised step; a control
+message or a tick ends the run, because it must be seen at its place. It does no I/O but decode: the host that owns
+it publishes, commits and snapshots.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from actors.shard import Effects, ShardCell
+from domain import subjects
+from domain.alarms import AlarmEvent
+from domain.errors import IntegrityViolation, RejectedInput
+from domain.frames import Frame, decode_frame
+from domain.messages import ShardHeld, decode_control
+from domain.readings import ReadingBatch
+from runtime.follower import Follower, StreamMessage
+from runtime.lake_schema import lake_rows
+
+logger = logging.getLogger(__name__)
+
+_POISON_TRIES: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A message or readings that a host could not use, with the stream position that names it."""
+
+    sequence: int
+    subject: str
+    reason: str
+    detail: str
+    payload: bytes
+
+
+@dataclass(slots=True)
+class TurnResult:
+    """What one turn brought: alarms to notify, rows to keep (by stream sequence), refusals, and counts."""
+
+    alarms: list[AlarmEvent] = field(default_factory=list)
+    rows: list[tuple[int, pa.Table]] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+    readings: int = 0
+    duplicates: int = 0
+
+
+class ShardRunner:
+    """See module. `applied`: sequence of the last message the cell has seen; `committed`: what the lake holds."""
+
+    def __init__(
+        self,
+        shard: int,
+        epoch: int,
+        cell: ShardCell,
+        *,
+        applied: int,
+        committed: int,
+        suspects: dict[int, int] | None = None,
+    ) -> None:
+        self.shard = shard
+        self.epoch = epoch
+        self.cell = cell
+        self.applied = applied
+        self.committed = committed
+        self.high_water_us = 0
+        self.inbox: deque[StreamMessage] = deque()
+        self.inbox_bytes = 0
+        self.segment: list[pa.Table] = []
+        self.segment_rows = 0
+        self.follower: Follower | None = None
+        self.ticks_sent = 0
+        self.snapshot_us = 0
+        self.suspects = suspects if suspects is not None else {}  # stream sequence -> times it broke a turn
+        self._in_hand: list[int] = []
+
+    def receive(self, message: StreamMessage) -> None:
+        self.inbox.append(message)
+        self.inbox_bytes += len(message.payload)
+
+    @property
+    def lag(self) -> int:
+        """Messages that wait here or in the stream."""
+        return len(self.inbox) + (self.follower.pending if self.follower else 0)
+
+    def held(self) -> ShardHeld:
+        return ShardHeld(
+            shard=self.shard, epoch=self.epoch, applied=self.applied, committed=self.committed, lag=self.lag,
+            high_water_us=self.high_water_us, devices=self.cell.device_count, channels=self.cell.channel_count,
+        )  # fmt: skip
+
+    def turn(self, most_readings: int) -> TurnResult:
+        """Take waiting messages, up to about `most_readings`, through the cell.
+
+        After an unexpected exception the cell may be half changed: the host calls `blame`, restores the shard from
+        its snapshot and hands the suspects on to the new runner.
+        """
+        result = TurnResult()
+        while self.inbox and result.readings < most_readings:
+            self._take_run(result, most_readings)
+        return result
+
+    def blame(self) -> None:
+        """Remember the messages in hand as suspects after a turn broke; from now on they are taken one at a time."""
+        for sequence in self._in_hand:
+            self.suspects[sequence] = self.suspects.get(sequence, 0) + 1
+
+    def _take_run(self, result: TurnResult, most_readings: int) -> None:
+        """Frames up to the next control message, tick or suspect; then that message alone."""
+        frames: list[tuple[int, Frame]] = []
+        rows = 0
+        while self.inbox and rows < most_readings:
+            message = self.inbox[0]
+            if message.sequence in self.suspects or message.subject != subjects.reading(self.shard):
+                break
+            frame = self._decode(message, result)
+            if frame is None:
+                self._done(message)
+                continue
+            if frame.header.rows == 0:
+                break
+            frames.append((message.sequence, frame))
+            rows += frame.header.rows
+            self.inbox.popleft()
+            self.inbox_bytes -= len(message.payload)
+        if frames:
+            self._step(frames, result)
+        elif self.inbox:
+            self._take_alone(self.inbox[0], result)
+
+    def _take_alone(self, message: StreamMessage, result: TurnResult) -> None:
+        self._in_hand = [message.sequence]
+        if self.suspects.get(message.sequence, 0) >= _POISON_TRIES:
+            detail = f"message {message.sequence} of shard {self.shard} broke {_POISON_TRIES} turns and is set aside"
+            result.refusals.append(Refusal(message.sequence, message.subject, "poison-message", detail, message.payload))
+        elif message.subject == subjects.control(self.shard):
+            self._apply_control(message, result)
+        else:
+            self._apply_frame_alone(message, result)
+        self.suspects.pop(message.sequence, None)
+        self._done(message)
+
+    def _apply_control(self, message: StreamMessage, result: TurnResult) -> None:
+        try:
+            control = decode_control(message.payload)
+        except RejectedInput as error:
+            result.refusals.append(Refusal(message.sequence, message.subject, error.reason, error.detail, message.payload))
+            return
+        self._absorb(message.sequence, self.cell.apply_control(control, message.stored_us), result)
+
+    def _apply_frame_alone(self, message: StreamMessage, result: TurnResult) -> None:
+        frame = self._decode(message, result)
+        if frame is None:
+            return
+        if frame.header.rows:
+            self._step([(message.sequence, frame)], result)
+        else:
+            self.high_water_us = max(self.high_water_us, frame.header.arrival_us)
+            self._absorb(message.sequence, self.cell.tick(frame.header.arrival_us), result)
+
+    def _decode(self, message: StreamMessage, result: TurnResult) -> Frame | None:
+        try:
+            return decode_frame(message.payload)
+        except RejectedInput as error:
+            reason, detail = error.reason, error.detail
+        except IntegrityViolation as error:
+            reason, detail = "damaged-frame", str(error)
+            logger.error("a stored frame is damaged", extra={"shard": self.shard, "sequence": message.sequence})
+        result.refusals.append(Refusal(message.sequence, message.subject, reason, detail, message.payload))
+        return None
+
+    def _step(self, frames: list[tuple[int, Frame]], result: TurnResult) -> None:
+        self._in_hand = [sequence for sequence, _ in frames]
+        batch = ReadingBatch.concat([frame.readings for _, frame in frames])
+        arrival_us = np.repeat(
+            np.array([frame.header.arrival_us for _, frame in frames], dtype=np.int64),
+            [frame.header.rows for _, frame in frames],
+        )
+        effects = self.cell.step(batch, arrival_us)
+        result.readings += len(batch)
+        last = frames[-1][0]
+        self.high_water_us = max(self.high_water_us, int(arrival_us.max()))
+        self._absorb(last, effects, result)
+        self.applied = last
+
+    def _absorb(self, sequence: int, effects: Effects, result: TurnResult) -> None:
+        result.alarms.extend(effects.alarms)
+        result.duplicates += effects.duplicates
+        for rows, reason, detail in effects.rejected:
+            payload = _readings_bytes(rows)
+            result.refusals.append(Refusal(sequence, subjects.reading(self.shard), reason, detail, payload))
+        for rows, arrival_us in (
+            (effects.stored, effects.stored_arrival_us),
+            (effects.derived, np.full(len(effects.derived), self.high_water_us, dtype=np.int64)),
+        ):
+            if len(rows):
+                self._keep(sequence, self._table(rows, arrival_us), result)
+
+    def _keep(self, sequence: int, table: pa.Table, result: TurnResult) -> None:
+        """Rows go to the lake once: a replay of what it already holds only rebuilds state."""
+        if sequence > self.committed:
+            result.rows.append((sequence, table))
+            self.segment.append(table)
+            self.segment_rows += table.num_rows
+
+    def _table(self, rows: ReadingBatch, arrival_us: NDArray[np.int64]) -> pa.Table:
+        return lake_rows(rows, arrival_us, self.cell.hospital_of(rows.handle))
+
+    def _done(self, message: StreamMessage) -> None:
+        self.applied = message.sequence
+        self.inbox.popleft()
+        self.inbox_bytes -= len(message.payload)
+
+    def take_segment(self) -> list[pa.Table]:
+        """Hand over the rows gathered since the last call."""
+        segment, self.segment, self.segment_rows = self.segment, [], 0
+        return segment
+
+
+def _readings_bytes(rows: ReadingBatch) -> bytes:
+    sink = pa.BufferOutputStream()
+    batch = rows.to_arrow()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return bytes(sink.getvalue())

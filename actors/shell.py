@@ -1,0 +1,112 @@
+"""The only Ray class of the platform: a process that hosts shards.
+
+Ray places, starts and restarts it; readings never pass through Ray. Its heartbeat comes from a thread of its own
+with its own connection, so that a long turn does not look like a death.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import ray
+from runtime.snapshots import SnapshotStore
+
+from actors.host import Host, HostPolicy
+from domain import subjects
+from domain.messages import encode
+from runtime.bus import Bus
+from runtime.clock import SystemClock
+from runtime.lake import Lake
+from runtime.log import configure_logging
+
+logger = logging.getLogger(__name__)
+
+_HEARTBEAT_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class HostConfig:
+    """Everything a host process is told at its start. `nats_token` is a secret: never logged."""
+
+    name: str
+    nats_url: str
+    nats_token: str = field(repr=False)
+    lake_dir: Path
+    snapshot_dir: Path
+    policy: HostPolicy
+    log_level: str = "INFO"
+    log_format: str = "text"
+    log_file: Path | None = None
+
+
+@ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0, max_concurrency=16)
+class HostShell:
+    """Hosts one `Host`. The supervisor replaces a dead shell by a new one; state comes from snapshots and the stream."""
+
+    def __init__(self, config: HostConfig) -> None:
+        configure_logging(config.log_level, config.log_format, config.log_file)
+        self._config = config
+        self._host: Host | None = None
+        self._heart: threading.Thread | None = None
+        self._stopping = threading.Event()
+
+    async def start(self) -> int:
+        """Connect, start the loops and the heartbeat; return the process id."""
+        config = self._config
+        clock = SystemClock()
+        bus = await Bus.connect(config.nats_url, config.nats_token, config.name)
+        self._bus = bus
+        self._host = Host(
+            config.name,
+            bus=bus,
+            lake=Lake(config.lake_dir),
+            snapshots=SnapshotStore(config.snapshot_dir),
+            clock=clock,
+            policy=config.policy,
+            pid=os.getpid(),
+        )
+        await self._host.start()
+        self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._heart.start()
+        return os.getpid()
+
+    async def acquire(self, shard: int, epoch: int) -> None:
+        await self._held().acquire(shard, epoch)
+
+    async def release(self, shard: int) -> None:
+        await self._held().release(shard)
+
+    async def metrics(self) -> dict[str, Any]:
+        """Counters of `HostMetrics`."""
+        return self._held().metrics.report()
+
+    async def stop(self) -> None:
+        """Commit, snapshot and disconnect. The process may be ended after this returns."""
+        await self._held().stop()
+        self._stopping.set()
+        if self._heart is not None:
+            await asyncio.to_thread(self._heart.join, 5.0)
+        await self._bus.close()
+
+    def _held(self) -> Host:
+        assert self._host is not None, "the supervisor starts a shell before it uses it"
+        return self._host
+
+    def _beat(self) -> None:
+        asyncio.run(self._beats())
+
+    async def _beats(self) -> None:
+        config, host = self._config, self._held()
+        bus = await Bus.connect(config.nats_url, config.nats_token, f"{config.name}-heartbeat")
+        while not self._stopping.is_set():
+            with contextlib.suppress(OSError):
+                await bus.core_publish(subjects.host_heartbeat(config.name), encode(host.heartbeat()))
+            await asyncio.to_thread(self._stopping.wait, _HEARTBEAT_S)
+        await bus.close()

@@ -1,0 +1,62 @@
+"""How commands and child processes find a running platform: `data_dir/run.json`, readable by its owner only."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from domain.errors import Unavailable
+
+_FILE: Final = "run.json"
+_ADMIN_TOKEN: Final = Path("secrets") / "admin-token"
+
+
+class Connection(msgspec.Struct, frozen=True):
+    """Where everything is. Holds the bus token: never logged, file mode 0600."""
+
+    pid: int
+    nats_url: str
+    nats_token: str
+    api_url: str = ""
+    mqtt_host: str = ""
+    mqtt_port: int = 0
+    http_port: int = 0
+    host_pids: dict[str, int] = {}
+    process_pids: dict[str, int] = {}
+
+    def save(self, data_dir: Path) -> None:
+        """Write atomically, so that a reader sees the old file or the new one."""
+        write_secret(data_dir / _FILE, msgspec.json.format(msgspec.json.encode(self)))
+
+    @classmethod
+    def load(cls, data_dir: Path) -> Connection:
+        """The connection of the platform running in `data_dir`; raises Unavailable when none runs."""
+        try:
+            connection = msgspec.json.decode((data_dir / _FILE).read_bytes(), type=cls)
+        except FileNotFoundError:
+            raise Unavailable(f"no platform runs in {data_dir}: start one with `vitalgrid up`") from None
+        if not Path(f"/proc/{connection.pid}").exists():
+            raise Unavailable(f"the platform of {data_dir} is not running any more: start it with `vitalgrid up`")
+        return connection
+
+
+def forget_connection(data_dir: Path) -> None:
+    (data_dir / _FILE).unlink(missing_ok=True)
+
+
+def write_secret(path: Path, content: bytes) -> None:
+    """Write `content` to `path` with mode 0600, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+    temporary.replace(path)
+
+
+def admin_token_file(data_dir: Path) -> Path:
+    """Where the first administrator's token is left for commands on this machine."""
+    return data_dir / _ADMIN_TOKEN

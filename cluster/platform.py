@@ -1,0 +1,201 @@
+"""The embedded topology: everything on this machine, started in order and stopped in reverse.
+
+bus -> store -> Ray -> supervisor and hosts restored -> doors and API open. Stopping drains the same way back:
+doors close and flush, hosts commit and snapshot, the bus ends last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import secrets
+from collections.abc import Callable
+from typing import IO
+
+from runtime.lake_upkeep import LakeUpkeep
+from runtime.sql.access import create_first_administrator
+from runtime.sql.engine import migrate, open_engine
+
+from actors.host import HostPolicy
+from actors.shell import HostConfig
+from cluster.connection import Connection, admin_token_file, forget_connection, write_secret
+from cluster.processes import ChildProcess
+from cluster.ray_hosts import launcher, start_ray, stop_ray
+from cluster.supervisor import Supervisor
+from domain import subjects
+from domain.errors import Conflict, VitalgridError
+from domain.messages import encode
+from runtime.bus import Bus
+from runtime.clock import SystemClock
+from runtime.lake import Lake
+from runtime.nats_server import NatsServer
+from runtime.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_METRICS_S = 2.0
+
+
+class Platform:
+    """See module. `start` and `stop` once each; `say` is told what happens, for people."""
+
+    def __init__(self, settings: Settings, say: Callable[[str], None] = lambda _: None) -> None:
+        self.settings = settings
+        self._say = say
+        self._data_dir = settings.data_dir.resolve()
+        self._log_dir = self._data_dir / "log"
+        self._bus_token = secrets.token_urlsafe(32)
+        self._nats = NatsServer(
+            self._data_dir / "nats", token=self._bus_token, port=settings.bus.port,
+            max_file_store_bytes=2 * settings.bus.max_stream_bytes + 2**30,
+        )  # fmt: skip
+        self._lock: IO[str] | None = None
+        self._bus: Bus | None = None
+        self.supervisor: Supervisor | None = None
+        self._children: dict[str, ChildProcess] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self.connection: Connection | None = None
+        self.first_token: str | None = None
+
+    async def start(self) -> Connection:
+        """Start everything; returns once readings are taken and questions answered.
+
+        Raises Conflict when another platform runs in the same data directory, Unavailable when a part does not start
+        (what had started is stopped again).
+        """
+        self._take_lock()
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+        assert self.connection is not None
+        return self.connection
+
+    async def _start(self) -> None:
+        settings = self.settings
+        self._say("starting the bus (nats-server, fsync on every message)")
+        await self._nats.start()
+        self._bus = await Bus.connect(self._nats.url, self._bus_token, "supervisor")
+        await self._bus.ensure_streams(
+            max_stream_bytes=settings.bus.max_stream_bytes,
+            retention_s=settings.bus.stream_retention_h * 3600,
+            duplicate_window_s=settings.bus.duplicate_window_s,
+        )
+        self._say("opening the stores (business database, lake)")
+        await asyncio.to_thread(self._open_stores)
+        lake = await asyncio.to_thread(Lake, self._data_dir / "lake" / "readings")
+        self._say(f"starting Ray and {settings.hosts.count} hosts for {settings.shards} shards")
+        await asyncio.to_thread(start_ray)
+        self.supervisor = Supervisor(
+            bus=self._bus, lake=lake, shards=settings.shards, host_count=settings.hosts.count,
+            heartbeat_timeout_s=settings.hosts.heartbeat_timeout_s, launch=launcher(self._host_config),
+        )  # fmt: skip
+        await self.supervisor.start()
+        self._remember()
+        self._say("opening the doors (MQTT, HTTP) and the API")
+        await asyncio.gather(*(self._start_child(name) for name in ("doors", "api")))
+        self._remember()
+        self._tasks = [
+            asyncio.create_task(self._keep_bus(), name="keep nats-server"),
+            asyncio.create_task(self._keep_remembering(), name="remember pids"),
+            asyncio.create_task(LakeUpkeep(lake, settings.lake, SystemClock()).run(), name="lake upkeep"),
+        ]
+
+    async def stop(self) -> None:
+        """Stop in reverse order. Safe to call after a failed start."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for name in ("doors", "api"):
+            if name in self._children:
+                await self._children[name].stop()
+        if self.supervisor is not None:
+            await self.supervisor.stop()
+        await asyncio.to_thread(stop_ray)
+        if self._bus is not None:
+            with contextlib.suppress(VitalgridError, OSError):
+                await self._bus.close()
+        await self._nats.stop()
+        forget_connection(self._data_dir)
+        if self._lock is not None:
+            self._lock.close()
+
+    def _take_lock(self) -> None:
+        self._data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = (self._data_dir / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            self._lock = None
+            raise Conflict(f"another platform runs in {self._data_dir}: stop it, or choose another --data-dir") from None
+
+    def _open_stores(self) -> None:
+        engine = open_engine(self.settings.sql_url)
+        try:
+            migrate(engine)
+            token = create_first_administrator(engine, now_us=SystemClock().now_us())
+        finally:
+            engine.dispose()
+        if token is not None:
+            self.first_token = token
+            write_secret(admin_token_file(self._data_dir), token.encode())
+
+    def _host_config(self, name: str) -> HostConfig:
+        settings = self.settings
+        return HostConfig(
+            name=name, nats_url=self._nats.url, nats_token=self._bus_token,
+            lake_dir=self._data_dir / "lake" / "readings", snapshot_dir=self._data_dir / "snapshots",
+            policy=HostPolicy(
+                turn_readings=settings.hosts.turn_readings, flush_interval_s=settings.lake.flush_interval_s,
+                flush_rows=settings.lake.flush_rows, snapshot_interval_s=settings.hosts.snapshot_interval_s,
+                live_horizon_s=settings.hosts.live_horizon_s,
+            ),
+            log_level=settings.log_level, log_format=settings.log_format, log_file=self._log_dir / "hosts.log",
+        )  # fmt: skip
+
+    async def _start_child(self, name: str) -> None:
+        environment = {"VITALGRID_DATA_DIR": str(self._data_dir)}
+        child = ChildProcess(f"cluster.{name}_process", environment, self._log_dir / f"{name}.log")
+        self._children[name] = child
+        told = await child.start()
+        ports = {"doors": ("mqtt_port", "http_port"), "api": ("port",)}[name]
+        child.pin({f"VITALGRID_{name.upper()}__{port.upper()}": str(told[port]) for port in ports})
+
+    def _remember(self) -> None:
+        """Write `run.json`: children read it to find the bus, commands to find everything."""
+        doors = self._children["doors"].told if "doors" in self._children else {}
+        api = self._children["api"].told if "api" in self._children else {}
+        pids = {name: child.pid for name, child in self._children.items()} | {"nats-server": self._nats.pid or 0}
+        assert self.supervisor is not None
+        self.connection = Connection(
+            pid=os.getpid(), nats_url=self._nats.url, nats_token=self._bus_token,
+            api_url=f"http://{self.settings.api.host}:{api['port']}" if api else "",
+            mqtt_host=self.settings.doors.host, mqtt_port=doors.get("mqtt_port", 0), http_port=doors.get("http_port", 0),
+            host_pids=self.supervisor.host_pids, process_pids=pids,
+        )  # fmt: skip
+        self.connection.save(self._data_dir)
+
+    async def _keep_remembering(self) -> None:
+        """Processes come and go: keep `run.json` true, and let the API know what hosts measure."""
+        while True:
+            await asyncio.sleep(_METRICS_S)
+            previous = self.connection
+            assert self.supervisor is not None and self._bus is not None
+            if previous is None or previous.host_pids != self.supervisor.host_pids:
+                self._remember()
+            with contextlib.suppress(OSError):
+                await self._bus.core_publish(subjects.SHARDS_HELD, encode(self.supervisor.shards_held()))
+
+    async def _keep_bus(self) -> None:
+        while True:
+            await asyncio.sleep(0.2)
+            if not self._nats.is_running():
+                logger.warning("nats-server ended and is started again")
+                with contextlib.suppress(VitalgridError):
+                    await self._nats.start()
+                    self._remember()

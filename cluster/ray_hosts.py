@@ -1,0 +1,93 @@
+"""Hosts as Ray actors: start Ray on this machine, launch shells, end them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before ray is imported: no telemetry leaves this machine
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # and it leaves accelerator variables alone
+
+import ray
+from ray.exceptions import RayError
+
+from actors.shell import HostConfig, HostShell
+
+_OBJECT_STORE_BYTES: Final = 80 * 2**20  # readings never pass through Ray
+_REPOSITORY: Final = Path(__file__).resolve().parent.parent
+
+
+def start_ray() -> None:
+    """Start a Ray of our own on loopback, without dashboard; its workers import this very code."""
+    paths = [str(_REPOSITORY), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in paths if path))
+    ray.init(
+        address="local",
+        num_cpus=os.cpu_count(),
+        include_dashboard=False,
+        object_store_memory=_OBJECT_STORE_BYTES,
+        log_to_driver=False,
+        logging_level="ERROR",
+        namespace="vitalgrid",
+        _node_ip_address="127.0.0.1",
+    )
+
+
+def stop_ray() -> None:
+    if ray.is_initialized():
+        ray.shutdown()
+
+
+@dataclass(slots=True)
+class RayHost:
+    """`cluster.supervisor.HostHandle` over a Ray actor."""
+
+    name: str
+    pid: int
+    actor: Any
+
+    async def acquire(self, shard: int, epoch: int) -> None:
+        await self.actor.acquire.remote(shard, epoch)
+
+    async def release(self, shard: int) -> None:
+        await self.actor.release.remote(shard)
+
+    async def metrics(self) -> dict[str, Any]:
+        return dict(await self.actor.metrics.remote())
+
+    async def stop(self) -> None:
+        await self.actor.stop.remote()
+
+    def is_alive(self) -> bool:
+        """Whether the process exists and is not a zombie."""
+        try:
+            state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return False
+        return state != "Z"
+
+    def kill(self) -> None:
+        """End the process for certain, also one that is stopped or stuck."""
+        with contextlib.suppress(RayError, ValueError):
+            ray.kill(self.actor, no_restart=True)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if self.is_alive():
+                os.kill(self.pid, signal.SIGKILL)
+
+
+def launcher(configure: Callable[[str], HostConfig]) -> Callable[[str], Any]:
+    """An async function that launches the host of a name, told what `configure` says."""
+
+    async def launch(name: str) -> RayHost:
+        actor = HostShell.options(name=name).remote(configure(name))
+        async with asyncio.timeout(60):
+            pid = await actor.start.remote()
+        return RayHost(name, pid, actor)
+
+    return launch
