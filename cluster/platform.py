@@ -185,7 +185,8 @@ class Platform:
         while True:
             await asyncio.sleep(_METRICS_S)
             previous = self.connection
-            assert self.supervisor is not None and self._bus is not None
+            assert self.supervisor is not None
+            assert self._bus is not None
             if previous is None or previous.host_pids != self.supervisor.host_pids:
                 self._remember()
             with contextlib.suppress(OSError):

@@ -11,14 +11,9 @@ from domain import subjects
 from domain.errors import NotFound, Unavailable
 from runtime.bus import Bus
 from runtime.nats_server import NatsServer
+from tests.waiting import until
 
 pytestmark = pytest.mark.integration
-
-
-async def until(condition, deadline_s=10.0):  # a condition with a deadline
-    async with asyncio.timeout(deadline_s):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def test_a_message_id_is_stored_once(bus: Bus) -> None:

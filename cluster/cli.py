@@ -1,0 +1,100 @@
+"""`vitalgrid`: the command line. Commands translate to calls; errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from cluster.doctor import doctor
+from cluster.fleet_commands import fleet
+from cluster.scenario_commands import scenario
+from domain.errors import VitalgridError
+from runtime.log import configure_logging
+from runtime.settings import Settings
+
+app = typer.Typer(
+    name="vitalgrid",
+    help="Regional medical IoT platform (T/GDIOT 009-2024): readings in, alarms and answers out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(scenario, name="scenario")
+app.add_typer(fleet, name="fleet")
+app.command("doctor")(doctor)
+
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where the platform keeps everything (default: var).")]
+_console = Console(stderr=True)
+
+
+@app.callback()
+def _root() -> None:
+    """Keep `vitalgrid --help` about the platform, not about one command."""
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    try:
+        typer.echo(metadata.version("vitalgrid"))
+    except metadata.PackageNotFoundError:
+        typer.echo("vitalgrid, run from its sources")
+
+
+@app.command()
+def up(data_dir: DataDir = None) -> None:
+    """Start the platform on this machine; stop it with Ctrl-C. Settings: vitalgrid.toml and VITALGRID_* variables."""
+    from cluster.up import run_platform  # noqa: PLC0415 (Ray is imported only by commands that need it)
+
+    asyncio.run(run_platform(load_settings(data_dir), _console))
+
+
+@app.command()
+def demo(
+    data_dir: DataDir = None,
+    scenario_name: Annotated[str, typer.Option("--scenario", help="The story to play.")] = "calm-district",
+    stay: Annotated[bool, typer.Option(help="Keep the platform up afterwards, until Ctrl-C.")] = True,
+    assign: Annotated[list[str] | None, typer.Option("--set", help="Override of the scenario, as key=value.")] = None,
+) -> None:
+    """Start the platform, play a scenario against it with a live view, show the verdicts, and stay up (`make run`)."""
+    from cluster.up import run_demo  # noqa: PLC0415
+
+    code = asyncio.run(run_demo(load_settings(data_dir), _console, scenario_name, assign or [], stay=stay))
+    raise typer.Exit(code)
+
+
+def load_settings(data_dir: Path | None) -> Settings:
+    """The settings in force; `--data-dir` wins over file and environment, for this process and its children."""
+    if data_dir is not None:
+        os.environ["VITALGRID_DATA_DIR"] = str(data_dir)
+    settings = Settings()
+    configure_logging(settings.log_level, settings.log_format, settings.data_dir / "log" / "up.log")
+    return settings
+
+
+def main() -> None:
+    """Entry point of the `vitalgrid` command. Exit codes: 0 done, 1 failed, 2 wrong use or settings."""
+    try:
+        app()
+    except ValidationError as error:
+        for problem in error.errors():
+            key = ".".join(map(str, problem["loc"]))
+            _console.print(f"[red]setting {key}[/red]: {problem['msg']} (given: {problem.get('input')!r})", highlight=False)
+        sys.exit(2)
+    except VitalgridError as error:
+        _console.print(f"[red]{error}[/red]", highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

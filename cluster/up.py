@@ -1,0 +1,95 @@
+"""`vitalgrid up` and `vitalgrid demo`: the platform in the foreground, with words for the person in front of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+import time
+
+from rich.console import Console
+
+from cluster.connection import Connection, admin_token_file
+from cluster.platform import Platform
+from domain.alarms import INTENDED_USE
+from runtime.settings import Settings
+
+
+async def run_platform(settings: Settings, console: Console) -> None:
+    """Start, tell where everything is, wait for Ctrl-C or SIGTERM, stop cleanly."""
+    asked = _asked_to_stop()
+    platform = await _started(settings, console)
+    try:
+        await asked.wait()
+    finally:
+        await _stopped(platform, console)
+
+
+async def run_demo(settings: Settings, console: Console, scenario: str, assign: list[str], *, stay: bool) -> int:
+    """Start, play `scenario` in a process of its own, then stay up. Returns the scenario's exit code."""
+    asked = _asked_to_stop()
+    platform = await _started(settings, console)
+    try:
+        code = await _play(settings, scenario, assign, asked)
+        if stay and not asked.is_set():
+            console.print(f"\nThe platform stays up at [bold]{_api(platform)}[/bold] until Ctrl-C.")
+            await asked.wait()
+        return code
+    finally:
+        await _stopped(platform, console)
+
+
+async def _play(settings: Settings, scenario: str, assign: list[str], asked: asyncio.Event) -> int:
+    options = [part for assignment in assign for part in ("--set", assignment)]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "cluster.cli", "scenario", "run", scenario, *options,
+        "--data-dir", str(settings.data_dir),
+    )  # fmt: skip
+    ended = asyncio.create_task(process.wait())
+    stop = asyncio.create_task(asked.wait())
+    await asyncio.wait({ended, stop}, return_when=asyncio.FIRST_COMPLETED)
+    stop.cancel()
+    if not ended.done():
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+    return await ended
+
+
+async def _started(settings: Settings, console: Console) -> Platform:
+    began = time.monotonic()
+    platform = Platform(settings, say=lambda text: console.print(f"  {text}", highlight=False))
+    console.print("[bold]Vitalgrid[/bold] is starting")
+    connection = await platform.start()
+    console.print(f"[bold green]ready[/bold green] after {time.monotonic() - began:.1f} s", highlight=False)
+    _introduce(platform, connection, settings, console)
+    return platform
+
+
+def _introduce(platform: Platform, connection: Connection, settings: Settings, console: Console) -> None:
+    console.print(f"  API        {connection.api_url}/api/v1   (docs: {connection.api_url}/docs)", highlight=False)
+    console.print(f"  MQTT door  {connection.mqtt_host}:{connection.mqtt_port}", highlight=False)
+    console.print(f"  HTTP door  http://{connection.mqtt_host}:{connection.http_port}", highlight=False)
+    console.print(f"  logs       {settings.data_dir / 'log'}", highlight=False)
+    if platform.first_token is not None:
+        console.print(f"  administrator token, shown this once: [bold]{platform.first_token}[/bold]", highlight=False)
+    console.print(f"  (this machine's commands read it from {admin_token_file(settings.data_dir)})", highlight=False)
+    console.print(f"  {INTENDED_USE}", style="yellow", highlight=False)
+
+
+async def _stopped(platform: Platform, console: Console) -> None:
+    console.print("stopping: doors, API, hosts (commit and snapshot), Ray, bus", highlight=False)
+    await platform.stop()
+    console.print("stopped", highlight=False)
+
+
+def _api(platform: Platform) -> str:
+    return platform.connection.api_url if platform.connection else ""
+
+
+def _asked_to_stop() -> asyncio.Event:
+    """Set by Ctrl-C or SIGTERM; a second Ctrl-C while stopping changes nothing."""
+    asked = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, asked.set)
+    return asked

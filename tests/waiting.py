@@ -1,0 +1,13 @@
+"""Wait on a condition with a deadline: the only way a test waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+
+async def until(condition: Callable[[], object], deadline_s: float = 10.0) -> None:
+    """Return once `condition()` is true; raises TimeoutError after `deadline_s`."""
+    async with asyncio.timeout(deadline_s):
+        while not condition():  # noqa: ASYNC110 (the condition is a plain function of the code under test)
+            await asyncio.sleep(0.005)
