@@ -1,0 +1,261 @@
+"""The telemetry lake: one Delta table of readings. Opening it, committing to it, its versions.
+
+Each commit carries, as application transactions of the same Delta commit, the stream position (`shard-<n>`) and the
+fencing epoch (`epoch-<n>`) of every shard it advances, so a reading is in the lake exactly once, whoever dies when.
+Clauses 7.4a, 7.4b, 9.3. Why it is built like this: docs/decisions/0005-lake-commit.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction
+
+from domain.errors import NotFound, Unavailable
+from runtime import lake_log
+from runtime.lake_files import DataFile, discard, write_days
+from runtime.lake_schema import (
+    PRUNING_COLUMNS,
+    ROWS,
+    TABLE_SCHEMA,
+    Advance,
+    Fenced,
+    LakeView,
+    PositionMoved,
+    ReadingCursor,
+    ReadingQuery,
+    lake_rows,
+    tail_rows,
+    to_stored,
+)
+
+__all__ = [
+    "ROWS", "Advance", "Fenced", "Lake", "LakeState", "LakeView", "PositionMoved", "ReadingCursor", "ReadingQuery",
+    "lake_rows", "tail_rows",
+]  # fmt: skip
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_EVERY: Final = 100  # versions
+LOG_RETENTION: Final = "interval 2 days"
+FILE_RETENTION_H: Final = 48  # how long a version can still be read after its files were compacted away
+COMMIT_ATTEMPTS: Final = 50
+_CONFIGURATION: Final = {
+    "delta.checkpointInterval": str(CHECKPOINT_EVERY),
+    "delta.logRetentionDuration": LOG_RETENTION,
+    "delta.deletedFileRetentionDuration": f"interval {FILE_RETENTION_H} hours",
+    "delta.dataSkippingStatsColumns": ",".join(PRUNING_COLUMNS),
+}
+_NO_HOOKS: Final = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
+_OLD_VERSIONS_KEPT: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class LakeState:
+    """One version, read once: its view, the number of its last upkeep, and its files.
+
+    `files`: path, size_bytes, rows, day, and `min.<column>`, `max.<column>` of PRUNING_COLUMNS.
+    """
+
+    view: LakeView
+    upkeep: int
+    files: pl.DataFrame
+
+
+class Lake:
+    """The `readings` table in a folder. Thread-safe; any number of processes may open the same folder.
+
+    Writers of different shards never disturb each other. Reads name a version, or take the newest.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the table in `path`, creating it if missing; sets aside what a power cut tore off the log's end."""
+        self.path = path
+        self._lock = threading.Lock()
+        self._table = _open(path)
+        self._log = lake_log.TransactionLog(path)
+        self._state: LakeState | None = None
+        self._old: dict[int, LakeState] = {}
+
+    # -- versions
+
+    def positions(self) -> LakeView:
+        """The newest version and how far it holds each shard."""
+        return self.state().view
+
+    def state(self, version: int | None = None) -> LakeState:
+        """The newest state, or that of `version`. Raises NotFound for a version that is not there or no longer readable."""
+        with self._lock:
+            if version is None:
+                return self._newest()
+            if self._state is not None and self._state.view.version == version:
+                return self._state
+            if version not in self._old:
+                self._old[version] = self._load_old(version)
+                if len(self._old) > _OLD_VERSIONS_KEPT:
+                    del self._old[min(self._old)]
+            return self._old[version]
+
+    def _newest(self) -> LakeState:
+        self._table.update_incremental()
+        if self._state is None or self._state.view.version != self._table.version():
+            self._state = _read_state(self._table, self._log)
+        return self._state
+
+    def _load_old(self, version: int) -> LakeState:
+        try:
+            return _read_state(DeltaTable(self.path, version=version), lake_log.TransactionLog(self.path))
+        except (TableNotFoundError, FileNotFoundError) as error:
+            raise NotFound(f"version {version} of the lake is not kept any more, or not written yet") from error
+
+    # -- commits
+
+    def commit(self, rows: pa.Table, advances: Mapping[int, Advance]) -> int:
+        """Add `rows` and advance the shards they came from, all or nothing; returns a version that holds them.
+
+        `rows` has the columns of `ROWS`; `advances` names every shard that rows came from. Durable on return.
+        Raises Fenced when a shard has a higher epoch in the lake, PositionMoved when the lake is not at
+        `from_sequence` (its `position` tells where it is), and Unavailable when other writers were faster
+        COMMIT_ATTEMPTS times; then nothing of the commit is in the lake. After any other error (a full disk) ask
+        `positions` before going on.
+        """
+        files = write_days(self.path, to_stored(rows))
+        try:
+            return self._compare_and_set([file.add_action(data_change=True) for file in files], dict(advances))
+        except (Fenced, PositionMoved, Unavailable):
+            if files and self._holds(files[0]):  # reported as failed, yet written: the position that moved was ours
+                return self.positions().version
+            discard(self.path, files)
+            raise
+
+    def claim(self, shard: int, epoch: int) -> int:
+        """Fence the shard for `epoch`: from now on no lower epoch can commit it. Returns its position.
+
+        Idempotent for the same epoch. Raises Fenced when a higher epoch holds it.
+        """
+        for _ in range(COMMIT_ATTEMPTS):
+            view = self.positions()
+            position = view.positions.get(shard, 0)
+            if view.epochs.get(shard) == epoch:
+                return position
+            try:
+                self._compare_and_set([], {shard: Advance(position, position, epoch)})
+            except PositionMoved:
+                continue  # its former host committed in between
+            return position
+        raise Unavailable(f"shard {shard} moved on {COMMIT_ATTEMPTS} times while it was claimed under epoch {epoch}")
+
+    def commit_upkeep(self, state: LakeState, actions: list[AddAction | RemoveAction]) -> bool:
+        """Commit upkeep prepared on `state`: the same rows in other files, or whole days gone.
+
+        False when other upkeep was committed since: Delta's log takes removes blindly, so two upkeeps from one state
+        could double or lose rows. Appends in between do no harm. For `lake_upkeep` only.
+        """
+        with self._lock:
+            before = self._newest()
+            if before.upkeep != state.upkeep or not self._try_commit(actions, [Transaction("upkeep", state.upkeep + 1)]):
+                return False
+            version = self._committed_after(before.view.version)
+        self._checkpoint_if_due(before.view.version, version)
+        return True
+
+    def checkpoint(self) -> None:
+        """Write the newest version as a checkpoint and delete log entries that are past LOG_RETENTION."""
+        table = DeltaTable(self.path)
+        table.create_checkpoint()
+        lake_log.sync_checkpoint(self.path, table.version())
+        table.cleanup_metadata()
+
+    def _compare_and_set(self, actions: list[AddAction | RemoveAction], advances: dict[int, Advance]) -> int:
+        transactions = [
+            Transaction(f"{kind}-{shard}", number)
+            for shard, advance in sorted(advances.items())
+            for kind, number in (("shard", advance.to_sequence), ("epoch", advance.epoch))
+        ]
+        for _ in range(COMMIT_ATTEMPTS):
+            with self._lock:
+                view = self._newest().view
+                _check(view, advances)
+                if not self._try_commit(actions, transactions):
+                    continue
+                version = self._committed_after(view.version)
+            self._checkpoint_if_due(view.version, version)
+            return version
+        raise Unavailable(f"other writers committed to the lake first, {COMMIT_ATTEMPTS} times")
+
+    def _try_commit(self, actions: list[AddAction | RemoveAction], transactions: list[Transaction]) -> bool:
+        """Commit on the very snapshot that was checked; False when somebody wrote one of the transactions since."""
+        try:
+            self._table.create_write_transaction(
+                actions,
+                mode="append",
+                schema=self._table.schema(),
+                partition_by=["day"],
+                commit_properties=CommitProperties(app_transactions=transactions),
+                post_commithook_properties=_NO_HOOKS,
+            )
+        except CommitFailedError:
+            return False
+        return True
+
+    def _committed_after(self, version: int) -> int:
+        """Make the log durable behind `version` and return the newest version, which holds what was just committed."""
+        newest = self._newest().view.version
+        for entry in range(version + 1, newest + 1):
+            lake_log.sync_entry(self.path, entry)
+        return newest
+
+    def _checkpoint_if_due(self, before: int, after: int) -> None:
+        if before // CHECKPOINT_EVERY == after // CHECKPOINT_EVERY:
+            return
+        try:
+            self.checkpoint()
+        except (DeltaError, OSError):  # the commit stands without it; the next one tries again
+            logger.warning("the lake's checkpoint could not be written", extra={"version": after}, exc_info=True)
+
+    def _holds(self, file: DataFile) -> bool:
+        return file.path in self.state().files["path"]
+
+
+def _open(path: Path) -> DeltaTable:
+    path.mkdir(parents=True, exist_ok=True)
+    with lake_log.repair_lock(path):  # one process repairs or creates, the others wait for it
+        lake_log.set_aside_torn_end(path)
+        try:
+            return DeltaTable(path)
+        except TableNotFoundError:
+            table = DeltaTable.create(path, TABLE_SCHEMA, partition_by=["day"], configuration=_CONFIGURATION, name="readings")
+            lake_log.sync_entry(path, table.version())
+            return table
+
+
+def _read_state(table: DeltaTable, log: lake_log.TransactionLog) -> LakeState:
+    transactions = log.as_of(table.version())
+    numbers: dict[str, dict[int, int]] = {"shard": {}, "epoch": {}}
+    for name, number in transactions.items():
+        kind, _, shard = name.partition("-")
+        if kind in numbers:
+            numbers[kind][int(shard)] = number
+    files = pl.DataFrame(table.get_add_actions(flatten=True)).rename({"num_records": "rows", "partition.day": "day"})
+    wanted = ["path", "size_bytes", "rows", "day", *(f"{end}.{name}" for end in ("min", "max") for name in PRUNING_COLUMNS)]
+    view = LakeView(table.version(), numbers["shard"], numbers["epoch"])
+    return LakeState(view, transactions.get("upkeep", 0), files.select(wanted))
+
+
+def _check(view: LakeView, advances: dict[int, Advance]) -> None:
+    for shard, advance in advances.items():
+        newer = view.epochs.get(shard, 0)
+        if newer > advance.epoch:
+            raise Fenced(shard, advance.epoch, newer)
+        position = view.positions.get(shard, 0)
+        if position != advance.from_sequence:
+            raise PositionMoved(shard, advance.from_sequence, position)

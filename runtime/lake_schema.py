@@ -1,0 +1,169 @@
+"""What the telemetry lake holds: columns, their stored types, and the questions one can put to it.
+
+In memory a row has the domain's types (`ROWS`); on disk Delta knows no unsigned integers, so each is stored in the
+next wider signed one (`STORED`) and cast back on read. The order of rows inside a file is `FILE_ORDER`; the order of
+rows in an answer is `ANSWER_ORDER`, a total order but for rows equal in every one of its columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from domain.errors import Conflict, IntegrityViolation, InvalidInput
+from domain.readings import SCHEMA, ReadingBatch
+
+ROWS: Final = pa.schema(
+    [
+        pa.field("hospital", pa.string(), nullable=False),
+        *[pa.field(f.name, f.type, nullable=f.name == "raw_value") for f in SCHEMA],
+        pa.field("arrival_us", pa.int64(), nullable=False),
+    ]
+)
+STREAM_SEQUENCE: Final = "stream_sequence"  # int64; beside the lake's columns in the hot tail
+TAIL_ROWS: Final = ROWS.append(pa.field(STREAM_SEQUENCE, pa.int64(), nullable=False))
+
+_WIDER: Final = {
+    pa.uint8(): pa.int16(), pa.uint16(): pa.int32(), pa.uint32(): pa.int64(), pa.uint64(): pa.int64(),
+}  # fmt: skip
+FILE_SCHEMA: Final = pa.schema([pa.field(f.name, _WIDER.get(f.type, f.type), f.nullable) for f in ROWS])
+TABLE_SCHEMA: Final = FILE_SCHEMA.append(pa.field("day", pa.date32(), nullable=False))
+
+POLARS_ROWS: Final[dict[str, pl.DataType | type[pl.DataType]]] = dict(pl.DataFrame(ROWS.empty_table()).schema)
+FILE_ORDER: Final = ("hospital", "handle", "metric", "time_us")
+ANSWER_ORDER: Final = ("handle", "metric", "instance", "time_us", "arrival_us", "source", "sequence", "value")
+PRUNING_COLUMNS: Final = ("hospital", "handle", "metric", "time_us")  # whose least and greatest each commit states
+
+
+class Fenced(IntegrityViolation):
+    """The shard was given to another host: a higher epoch is in the lake. The writer must stop writing this shard."""
+
+    code = "fenced"
+
+    def __init__(self, shard: int, epoch: int, newer_epoch: int) -> None:
+        super().__init__(f"shard {shard} is held under epoch {newer_epoch}; a commit under epoch {epoch} is refused")
+        self.shard, self.epoch, self.newer_epoch = shard, epoch, newer_epoch
+
+
+class PositionMoved(Conflict):
+    """The lake is not where the writer believes. `position` tells where it is: everything up to there is committed."""
+
+    code = "position-moved"
+
+    def __init__(self, shard: int, expected: int, position: int) -> None:
+        super().__init__(f"the lake holds shard {shard} up to stream sequence {position}, the commit expected {expected}")
+        self.shard, self.expected, self.position = shard, expected, position
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """A shard's step: the commit carries every row of its stream in (from_sequence, to_sequence], written under `epoch`."""
+
+    from_sequence: int
+    to_sequence: int
+    epoch: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.from_sequence <= self.to_sequence or self.epoch < 0:
+            raise InvalidInput(f"a shard goes from 0 <= from <= to under an epoch >= 0, not {self}")
+
+
+@dataclass(frozen=True, slots=True)
+class LakeView:
+    """One version of the lake. `positions`: shard -> stream sequence up to which it holds everything; 0 if not in it."""
+
+    version: int
+    positions: dict[int, int]
+    epochs: dict[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingCursor:
+    """Where a page ended: its last row's channel and time, and how many rows of that very channel and time were given."""
+
+    handle: int
+    metric: int
+    instance: int
+    time_us: int
+    given: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingQuery:
+    """Which readings: of these devices, metrics and hospitals (None: all), with from_us <= event time < until_us.
+
+    `value_above`/`value_below` are strict; with either, or with `usable_only`, readings that carry no measurement
+    (NaN, invalid, not available, …) are left out. Answers come in ANSWER_ORDER, or its reverse when `descending`,
+    at most `limit` rows, going on behind `after`.
+    """
+
+    handles: list[int] | None = None
+    metrics: list[int] | None = None
+    hospitals: list[str] | None = None
+    from_us: int | None = None
+    until_us: int | None = None
+    limit: int | None = None
+    descending: bool = False
+    value_above: float | None = None
+    value_below: float | None = None
+    usable_only: bool = False
+    after: ReadingCursor | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise InvalidInput(f"limit is {self.limit}, expected at least 1")
+        if self.from_us is not None and self.until_us is not None and self.from_us > self.until_us:
+            raise InvalidInput(f"the time range ends before it starts: from {self.from_us} until {self.until_us} (µs)")
+
+    def without_page(self) -> ReadingQuery:
+        """The same rows, not cut into pages."""
+        return replace(self, limit=None, after=None)
+
+
+def lake_rows(readings: ReadingBatch, hospital: Any, arrival_us: NDArray[np.int64]) -> pa.Table:
+    """Rows for the lake. `hospital`: ids, an Arrow (string or dictionary) or numpy array; `arrival_us`: one a row."""
+    columns = {"hospital": pa.array(hospital) if isinstance(hospital, np.ndarray) else hospital}
+    columns |= {name: pa.array(getattr(readings, name)) for name in SCHEMA.names}
+    return to_rows(pa.table(columns | {"arrival_us": pa.array(arrival_us, pa.int64())}))
+
+
+def tail_rows(readings: ReadingBatch, hospital: Any, arrival_us: NDArray[np.int64], sequence: NDArray[np.int64]) -> pa.Table:
+    """As `lake_rows`, with the stream sequence that each row came by."""
+    rows = lake_rows(readings, hospital, arrival_us)
+    return rows.append_column(TAIL_ROWS.field(STREAM_SEQUENCE), pa.array(sequence, pa.int64()))
+
+
+def to_rows(table: pa.Table) -> pa.Table:
+    """The columns of `ROWS`, in their order and types, of a table that has them among others; raises InvalidInput."""
+    missing = sorted(set(ROWS.names) - set(table.column_names))
+    if missing:
+        raise InvalidInput(f"rows for the lake lack the columns {missing}")
+    return table.select(ROWS.names).cast(ROWS)
+
+
+def to_stored(rows: pa.Table) -> pl.DataFrame:
+    """Rows as they are stored: signed, raw_value null where there is none, with `day`, in (day, FILE_ORDER) order."""
+    frame = pl.DataFrame(to_rows(rows)).with_columns(
+        pl.col("raw_value").fill_nan(None),
+        pl.col("sequence").reinterpret(signed=True),  # u64 keeps all its bits
+        pl.from_epoch("time_us", time_unit="us").dt.date().alias("day"),
+    )
+    hospitals = pl.Enum(frame["hospital"].unique().sort())  # ranks sort faster than texts
+    stored = pl.DataFrame(FILE_SCHEMA.empty_table()).schema
+    return (
+        frame.cast({name: dtype for name, dtype in stored.items() if name != "hospital"})
+        .with_columns(pl.col("hospital").cast(hospitals))
+        .sort("day", *FILE_ORDER, maintain_order=True)
+    )
+
+
+def from_stored(name: str) -> pl.Expr:
+    """The expression that gives column `name` its domain type back."""
+    if name == "sequence":
+        return pl.col(name).reinterpret(signed=False)
+    return pl.col(name).cast(POLARS_ROWS[name])

@@ -1,0 +1,210 @@
+"""The hot tail: rows that are applied but not yet, or only just, in the lake. One a host, all its shards in it.
+
+A reader takes one lake version, then asks the tail for what lies beyond that version's positions. Rows stay for a
+while after their commit, so that a reader whose version is a little old still finds them; where they are gone the
+answer's `complete_from` says so, and the reader takes a newer version. Nothing is ever missing silently.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from domain.errors import InvalidInput, NotFound
+from domain.messages import TailQuery
+from runtime.lake_schema import STREAM_SEQUENCE, TAIL_ROWS, to_rows
+
+KEEP_COMMITTED_US: Final = 60_000_000
+_SEGMENT_ROWS: Final = 65_536  # small appends are merged up to this many rows
+_SEGMENT_TABLES: Final = 64
+_COMPLETE_FROM: Final = b"vitalgrid.complete_from"
+_APPLIED: Final = b"vitalgrid.applied"
+
+
+@dataclass(frozen=True, slots=True)
+class TailExtent:
+    """What an answer covers: every row of the shard with complete_from < stream sequence <= applied."""
+
+    complete_from: int
+    applied: int
+
+    @classmethod
+    def of(cls, answer: pa.Table) -> TailExtent:
+        """Read from an answer of `HotTail.query`; raises InvalidInput for any other table."""
+        metadata = answer.schema.metadata or {}
+        if _COMPLETE_FROM not in metadata or _APPLIED not in metadata:
+            raise InvalidInput("the table is no answer of a hot tail: it does not say which sequences it covers")
+        return cls(int(metadata[_COMPLETE_FROM]), int(metadata[_APPLIED]))
+
+    def stamp(self, table: pa.Table) -> pa.Table:
+        """`table`, saying that it covers this."""
+        return table.replace_schema_metadata(
+            {_COMPLETE_FROM: str(self.complete_from).encode(), _APPLIED: str(self.applied).encode()}
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What the next lake commit of a shard carries: all its rows in (from_sequence, to_sequence]."""
+
+    from_sequence: int
+    to_sequence: int
+    rows: pa.Table
+
+
+@dataclass(slots=True)
+class _Segment:
+    """Rows in (first, last] by stream sequence."""
+
+    first: int
+    last: int
+    rows: int
+    tables: list[pa.Table]
+
+    def add(self, last: int, table: pa.Table) -> None:
+        self.last = last
+        self.rows += table.num_rows
+        if table.num_rows:
+            self.tables.append(table)
+
+    def is_full(self) -> bool:
+        return self.rows >= _SEGMENT_ROWS or len(self.tables) >= _SEGMENT_TABLES
+
+    def table(self) -> pa.Table:
+        """All rows, contiguous; merged once, then kept."""
+        if len(self.tables) != 1:
+            merged = pa.concat_tables(self.tables) if self.tables else TAIL_ROWS.empty_table()
+            self.tables = [merged.combine_chunks()]
+        return self.tables[0]
+
+
+@dataclass(slots=True)
+class _ShardTail:
+    complete_from: int
+    applied: int
+    committed: int
+    segments: list[_Segment] = field(default_factory=list)
+    commits: list[tuple[int, int]] = field(default_factory=list)  # (sequence, when), newest last
+
+    def open_segment(self) -> _Segment:
+        if not self.segments or self.segments[-1].is_full():
+            self.segments.append(_Segment(self.applied, self.applied, 0, []))
+        return self.segments[-1]
+
+    def beyond(self, sequence: int) -> list[pa.Table]:
+        """Tables that hold all rows beyond `sequence`, and some before it."""
+        return [segment.table() for segment in self.segments if segment.last > sequence and segment.rows]
+
+    def forget(self, sequence: int) -> None:
+        """Drop whole segments up to `sequence`."""
+        while self.segments and self.segments[0].last <= sequence:
+            self.complete_from = self.segments.pop(0).last
+
+
+class HotTail:
+    """Thread-safe. Times are the host's (stream arrival or system time): only their differences matter."""
+
+    def __init__(self, keep_committed_us: int = KEEP_COMMITTED_US) -> None:
+        self._keep_us = keep_committed_us
+        self._lock = threading.Lock()
+        self._shards: dict[int, _ShardTail] = {}
+
+    def hold(self, shard: int, position: int) -> None:
+        """Begin with a shard at the lake's `position`: the tail will hold everything behind it. Forgets what it held."""
+        with self._lock:
+            self._shards[shard] = _ShardTail(complete_from=position, applied=position, committed=position)
+
+    def release(self, shard: int) -> None:
+        """The shard was given away; its questions are answered NotFound from now on."""
+        with self._lock:
+            self._shards.pop(shard, None)
+
+    def append(self, shard: int, sequence: int, rows: pa.Table) -> None:
+        """Add the rows that the stream brought up to `sequence`; none (a tick) moves the tail's extent on alike.
+
+        `rows` has the columns of `TAIL_ROWS`; without `stream_sequence` all of them came by `sequence`. What is not
+        beyond what was applied before is left out, so a replay may start earlier than the tail.
+        Raises NotFound for a shard that is not held.
+        """
+        with self._lock:
+            tail = self._tail(shard)
+            if sequence <= tail.applied:
+                return
+            table = _tail_table(rows, sequence, tail.applied)
+            tail.open_segment().add(sequence, table)
+            tail.applied = sequence
+
+    def pending(self, shard: int) -> Pending:
+        """What is applied and not committed. Raises NotFound for a shard that is not held."""
+        with self._lock:
+            tail = self._tail(shard)
+            rows = _beyond(tail.beyond(tail.committed), tail.committed)
+            return Pending(tail.committed, tail.applied, rows)
+
+    def committed(self, shard: int, sequence: int, now_us: int) -> None:
+        """The lake holds the shard up to `sequence`; rows leave the tail `keep_committed_us` later."""
+        with self._lock:
+            tail = self._tail(shard)
+            tail.committed = max(tail.committed, sequence)
+            tail.commits.append((tail.committed, now_us))
+            old = [commit for commit in tail.commits if commit[1] <= now_us - self._keep_us]
+            if old:
+                tail.commits = tail.commits[len(old) :]
+                tail.forget(old[-1][0])
+
+    def query(self, shard: int, query: TailQuery) -> pa.Table:
+        """Rows of `TAIL_ROWS` beyond `query.after_sequence` that it asks for, in stream order.
+
+        The table says by `TailExtent` which sequences it covers: when `complete_from` is beyond `after_sequence`, rows
+        between them are in the lake only. Raises NotFound for a shard that is not held.
+        """
+        with self._lock:
+            tail = self._tail(shard)
+            extent = TailExtent(tail.complete_from, tail.applied)
+            tables = tail.beyond(query.after_sequence)
+        return extent.stamp(_beyond(tables, query.after_sequence, query))
+
+    def rows(self) -> int:
+        """Rows held, over all shards."""
+        with self._lock:
+            return sum(segment.rows for tail in self._shards.values() for segment in tail.segments)
+
+    def _tail(self, shard: int) -> _ShardTail:
+        if shard not in self._shards:
+            raise NotFound(f"shard {shard} is not held here: held are {sorted(self._shards)}")
+        return self._shards[shard]
+
+
+def _tail_table(rows: pa.Table, sequence: int, applied: int) -> pa.Table:
+    table = to_rows(rows)
+    if STREAM_SEQUENCE not in rows.column_names:
+        came_by = pa.repeat(pa.scalar(sequence, pa.int64()), len(rows))
+        return table.append_column(TAIL_ROWS.field(STREAM_SEQUENCE), came_by)
+    came_by = rows[STREAM_SEQUENCE].cast(pa.int64())
+    if len(rows) and pc.max(came_by).as_py() > sequence:
+        raise InvalidInput(f"rows of stream sequence {pc.max(came_by)} were appended as if they came by {sequence}")
+    table = table.append_column(TAIL_ROWS.field(STREAM_SEQUENCE), came_by)
+    return _beyond([table], applied)
+
+
+def _beyond(tables: list[pa.Table], sequence: int, query: TailQuery | None = None) -> pa.Table:
+    wanted = pc.field(STREAM_SEQUENCE) > sequence
+    if query is not None:
+        wanted = _asked_for(wanted, query)
+    return pa.concat_tables([TAIL_ROWS.empty_table(), *(table.filter(wanted) for table in tables)])
+
+
+def _asked_for(wanted: pc.Expression, query: TailQuery) -> pc.Expression:
+    for name in ("handle", "metric"):
+        keys: list[int] = getattr(query, f"{name}s")
+        if keys:
+            wanted &= pc.field(name).isin(pa.array(keys, TAIL_ROWS.field(name).type))
+    if query.from_us is not None:
+        wanted &= pc.field("time_us") >= query.from_us
+    if query.until_us is not None:
+        wanted &= pc.field("time_us") < query.until_us
+    return wanted
