@@ -125,16 +125,16 @@ class ReadingQuery:
         return replace(self, limit=None, after=None)
 
 
-def lake_rows(readings: ReadingBatch, hospital: Any, arrival_us: NDArray[np.int64]) -> pa.Table:
-    """Rows for the lake. `hospital`: ids, an Arrow (string or dictionary) or numpy array; `arrival_us`: one a row."""
+def lake_rows(readings: ReadingBatch, arrival_us: NDArray[np.int64], hospital: Any) -> pa.Table:
+    """Rows for the lake. `arrival_us`, `hospital`: one a row; hospital ids as an Arrow (string, dictionary) or numpy array."""
     columns = {"hospital": pa.array(hospital) if isinstance(hospital, np.ndarray) else hospital}
     columns |= {name: pa.array(getattr(readings, name)) for name in SCHEMA.names}
     return to_rows(pa.table(columns | {"arrival_us": pa.array(arrival_us, pa.int64())}))
 
 
-def tail_rows(readings: ReadingBatch, hospital: Any, arrival_us: NDArray[np.int64], sequence: NDArray[np.int64]) -> pa.Table:
+def tail_rows(readings: ReadingBatch, arrival_us: NDArray[np.int64], hospital: Any, sequence: NDArray[np.int64]) -> pa.Table:
     """As `lake_rows`, with the stream sequence that each row came by."""
-    rows = lake_rows(readings, hospital, arrival_us)
+    rows = lake_rows(readings, arrival_us, hospital)
     return rows.append_column(TAIL_ROWS.field(STREAM_SEQUENCE), pa.array(sequence, pa.int64()))
 
 

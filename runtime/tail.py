@@ -47,15 +47,6 @@ class TailExtent:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """What the next lake commit of a shard carries: all its rows in (from_sequence, to_sequence]."""
-
-    from_sequence: int
-    to_sequence: int
-    rows: pa.Table
-
-
 @dataclass(slots=True)
 class _Segment:
     """Rows in (first, last] by stream sequence."""
@@ -64,6 +55,7 @@ class _Segment:
     last: int
     rows: int
     tables: list[pa.Table]
+    is_sealed: bool = False  # nothing is added behind a commit, so that committed rows can leave
 
     def add(self, last: int, table: pa.Table) -> None:
         self.last = last
@@ -72,7 +64,7 @@ class _Segment:
             self.tables.append(table)
 
     def is_full(self) -> bool:
-        return self.rows >= _SEGMENT_ROWS or len(self.tables) >= _SEGMENT_TABLES
+        return self.is_sealed or self.rows >= _SEGMENT_ROWS or len(self.tables) >= _SEGMENT_TABLES
 
     def table(self) -> pa.Table:
         """All rows, contiguous; merged once, then kept."""
@@ -84,9 +76,9 @@ class _Segment:
 
 @dataclass(slots=True)
 class _ShardTail:
+    position: int  # where the shard was taken over
     complete_from: int
     applied: int
-    committed: int
     segments: list[_Segment] = field(default_factory=list)
     commits: list[tuple[int, int]] = field(default_factory=list)  # (sequence, when), newest last
 
@@ -99,7 +91,7 @@ class _ShardTail:
         """Tables that hold all rows beyond `sequence`, and some before it."""
         return [segment.table() for segment in self.segments if segment.last > sequence and segment.rows]
 
-    def forget(self, sequence: int) -> None:
+    def drop_until(self, sequence: int) -> None:
         """Drop whole segments up to `sequence`."""
         while self.segments and self.segments[0].last <= sequence:
             self.complete_from = self.segments.pop(0).last
@@ -116,45 +108,45 @@ class HotTail:
     def hold(self, shard: int, position: int) -> None:
         """Begin with a shard at the lake's `position`: the tail will hold everything behind it. Forgets what it held."""
         with self._lock:
-            self._shards[shard] = _ShardTail(complete_from=position, applied=position, committed=position)
+            self._shards[shard] = _ShardTail(position, position, position)
 
-    def release(self, shard: int) -> None:
-        """The shard was given away; its questions are answered NotFound from now on."""
+    def forget(self, shard: int) -> None:
+        """The shard is held here no more; its questions are answered NotFound from now on."""
         with self._lock:
             self._shards.pop(shard, None)
 
     def append(self, shard: int, sequence: int, rows: pa.Table) -> None:
-        """Add the rows that the stream brought up to `sequence`; none (a tick) moves the tail's extent on alike.
+        """Add rows that the stream brought by `sequence` (`TAIL_ROWS`, or `ROWS` if all came by `sequence`), in order.
 
-        `rows` has the columns of `TAIL_ROWS`; without `stream_sequence` all of them came by `sequence`. What is not
-        beyond what was applied before is left out, so a replay may start earlier than the tail.
-        Raises NotFound for a shard that is not held.
+        Several calls may name one sequence; none at all (a tick) moves the extent on. Rows that were in the lake when
+        the shard was taken over are left out, so a replay may start before that. Raises NotFound for a shard that is
+        not held, InvalidInput for a sequence before the last one.
         """
         with self._lock:
             tail = self._tail(shard)
-            if sequence <= tail.applied:
+            if sequence <= tail.position:
                 return
-            table = _tail_table(rows, sequence, tail.applied)
-            tail.open_segment().add(sequence, table)
+            if sequence < tail.applied:
+                raise InvalidInput(f"shard {shard} is at stream sequence {tail.applied}: rows of {sequence} come too late")
+            tail.open_segment().add(sequence, _tail_table(rows, sequence, tail.position))
             tail.applied = sequence
 
-    def pending(self, shard: int) -> Pending:
-        """What is applied and not committed. Raises NotFound for a shard that is not held."""
-        with self._lock:
-            tail = self._tail(shard)
-            rows = _beyond(tail.beyond(tail.committed), tail.committed)
-            return Pending(tail.committed, tail.applied, rows)
-
     def committed(self, shard: int, sequence: int, now_us: int) -> None:
-        """The lake holds the shard up to `sequence`; rows leave the tail `keep_committed_us` later."""
+        """The lake holds the shard up to `sequence`; rows leave the tail `keep_committed_us` later.
+
+        Nothing happens for a shard that is not held: it may have been given away while the commit was under way.
+        """
         with self._lock:
-            tail = self._tail(shard)
-            tail.committed = max(tail.committed, sequence)
-            tail.commits.append((tail.committed, now_us))
+            tail = self._shards.get(shard)
+            if tail is None:
+                return
+            tail.commits.append((sequence, now_us))
+            if tail.segments:
+                tail.segments[-1].is_sealed = True
             old = [commit for commit in tail.commits if commit[1] <= now_us - self._keep_us]
             if old:
                 tail.commits = tail.commits[len(old) :]
-                tail.forget(old[-1][0])
+                tail.drop_until(old[-1][0])
 
     def query(self, shard: int, query: TailQuery) -> pa.Table:
         """Rows of `TAIL_ROWS` beyond `query.after_sequence` that it asks for, in stream order.
@@ -175,11 +167,11 @@ class HotTail:
 
     def _tail(self, shard: int) -> _ShardTail:
         if shard not in self._shards:
-            raise NotFound(f"shard {shard} is not held here: held are {sorted(self._shards)}")
+            raise NotFound(f"shard {shard} is not held by this tail (`hold` begins): held are {sorted(self._shards)}")
         return self._shards[shard]
 
 
-def _tail_table(rows: pa.Table, sequence: int, applied: int) -> pa.Table:
+def _tail_table(rows: pa.Table, sequence: int, position: int) -> pa.Table:
     table = to_rows(rows)
     if STREAM_SEQUENCE not in rows.column_names:
         came_by = pa.repeat(pa.scalar(sequence, pa.int64()), len(rows))
@@ -188,7 +180,7 @@ def _tail_table(rows: pa.Table, sequence: int, applied: int) -> pa.Table:
     if len(rows) and pc.max(came_by).as_py() > sequence:
         raise InvalidInput(f"rows of stream sequence {pc.max(came_by)} were appended as if they came by {sequence}")
     table = table.append_column(TAIL_ROWS.field(STREAM_SEQUENCE), came_by)
-    return _beyond([table], applied)
+    return _beyond([table], position)
 
 
 def _beyond(tables: list[pa.Table], sequence: int, query: TailQuery | None = None) -> pa.Table:
