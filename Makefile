@@ -1,0 +1,97 @@
+# Vitalgrid: everything a person or CI does with this repository is a target here.
+# Needs: make and Python 3.11 or later. Everything else is installed into .venv by `make setup`.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -p tests.conformance_plugin
+ARGS ?=
+QUICK ?=
+
+# the first of these that is Python 3.11 or later, with the venv module; empty when there is none
+FIND_PYTHON = for p in $(PYTHON) python3.11 python3 python3.12 python3.13 python; do \
+	command -v "$$p" >/dev/null 2>&1 && \
+	"$$p" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && \
+	echo "$$p" && break; done || true
+
+.PHONY: help
+help: ## say what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(VENV)/.ready ## make .venv with the locked packages and the command vitalgrid
+	@echo "ready: $(BIN)/vitalgrid"
+
+$(VENV)/.made:
+	@python="$$($(FIND_PYTHON))"; \
+	if [ -z "$$python" ]; then \
+		echo "No Python 3.11, 3.12 or 3.13 with the modules venv and ensurepip was found." >&2; \
+		echo "On Debian: apt-get install python3 python3-venv. Or name one: make setup PYTHON=/path/to/python3.11" >&2; \
+		exit 1; fi; \
+	rm -rf $(VENV); \
+	"$$python" -m venv $(VENV)
+	@uv="$$(sed -n 's/^uv==\([0-9.]*\).*/uv==\1/p' requirements.lock)"; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$uv"
+	@touch $@
+
+$(VENV)/.ready: $(VENV)/.made requirements.lock pyproject.toml
+	@export VIRTUAL_ENV="$(CURDIR)/$(VENV)"; \
+	$(BIN)/uv pip sync --quiet --require-hashes requirements.lock; \
+	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: run
+run: setup ## show a district at work: server, doors, hosts, lake, API, 10 hospitals, real patients
+	@$(BIN)/vitalgrid demo $(ARGS)
+
+.PHONY: test
+test: setup test-tools ## run every test, real servers included (ARGS="-k news2" for some)
+	@$(PYTEST) -m "not postgres" $(ARGS)
+
+.PHONY: test-tools
+test-tools: # real clients that tests drive: Debian packages, installed when missing
+	@missing=""; \
+	command -v mosquitto_pub >/dev/null || missing="$$missing mosquitto-clients"; \
+	command -v curl >/dev/null || missing="$$missing curl"; \
+	if [ -n "$$missing" ]; then .ci/install-packages $$missing; fi
+
+.PHONY: test-postgres
+test-postgres: setup ## run the store tests on PostgreSQL (installed when missing)
+	@tests/postgres_server.sh $(PYTEST) -m postgres $(ARGS)
+
+.PHONY: check
+check: setup ## lint, format, types, import rules, documents
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_docs.py tests/test_architecture.py tests/test_packages.py
+
+.PHONY: bench
+bench: setup ## measure; QUICK=1 for a smoke run; results in build/bench
+	@mkdir -p build/bench; \
+	for file in benchmarks/bench_*.py; do \
+		echo "== $$file"; $(BIN)/python "$$file" $(if $(QUICK),--quick) $(ARGS); done
+
+.PHONY: conformance
+conformance: test ## run the tests and write docs/conformance.md from what they showed
+	@$(BIN)/python docs/generate.py conformance
+
+.PHONY: docs
+docs: setup ## write the pages that are made from code: settings, metrics
+	@$(BIN)/python docs/generate.py settings metrics
+
+.PHONY: lock
+lock: setup ## choose package versions anew and lock them with hashes
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-header \
+		--python-version 3.11 --group dev pyproject.toml -o requirements.lock
+
+.PHONY: clean
+clean: ## remove .venv, caches and results (what a platform keeps in var/ stays)
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

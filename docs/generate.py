@@ -1,0 +1,179 @@
+"""Writes the pages that are made from code and from test runs: `python docs/generate.py settings metrics conformance`.
+
+`settings_page` and `metrics_page` are pure, so a guard test compares them with what is committed. The conformance
+page is made from build/conformance.json, which `make test` writes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
+
+from domain.ages import AgeBand
+from domain.metrics import METRICS, Metric
+from runtime.settings import Settings
+
+DOCS: Final = Path(__file__).resolve().parent
+RESULT: Final = DOCS.parent / "build" / "conformance.json"
+PROFILE: Final = "embedded"
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A Markdown table; pipes in cells are escaped."""
+    lines = [[str(cell).replace("|", "\\|") for cell in row] for row in (head, *rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+# settings
+
+
+def settings_page() -> str:
+    """docs/settings.md: each setting with its key, default and meaning."""
+    parts = [
+        "# Settings\n",
+        "<!-- made by `make docs` from runtime/settings.py; do not edit -->\n",
+        "Read from `vitalgrid.toml` in the working directory, then from the environment, which wins: "
+        "`doors.mqtt_port` is `VITALGRID_DOORS__MQTT_PORT`. An unknown key or a bad value stops the start with all "
+        "problems named at once.\n",
+    ]
+    for title, keys in _sections(Settings):
+        rows = [(f"`{key}`", _default(field), field.description) for key, field in keys]
+        parts += [f"## {title}\n", table(("key", "default", "meaning"), rows)]
+    return "\n".join(parts)
+
+
+def _sections(model: type[BaseModel]) -> list[tuple[str, list[tuple[str, FieldInfo]]]]:
+    plain: list[tuple[str, FieldInfo]] = []
+    nested: list[tuple[str, list[tuple[str, FieldInfo]]]] = []
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            nested.append((name, [(f"{name}.{key}", inner) for key, inner in kind.model_fields.items()]))
+        else:
+            plain.append((name, field))
+    return [("platform", plain), *nested]
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.get_default(call_default_factory=True)
+    return "none" if value is None or isinstance(value, SecretStr) else f"`{value}`"
+
+
+# metrics
+
+
+def metrics_page() -> str:
+    """docs/metrics.md: the metric table."""
+    parts = [
+        "# Metrics\n",
+        "<!-- made by `make docs` from domain/metrics.py; do not edit -->\n",
+        "One table for the whole platform. Ids are on disk and on the wire and never change. MDC is ISO/IEEE "
+        "11073-10101, units are UCUM. Plausible ranges mark a reading, they never drop one.\n",
+    ]
+    for group in dict.fromkeys(metric.group for metric in METRICS):
+        rows = [_metric_row(metric) for metric in METRICS if metric.group == group]
+        head = ("id", "code", "English", "中文", "unit", "step", "plausible", "MDC", "LOINC")
+        parts += [f"## {group}\n", table(head, rows)]
+    return "\n".join(parts)
+
+
+def _metric_row(metric: Metric) -> tuple[object, ...]:
+    if metric.codes:
+        plausible = ", ".join(f"{number} {name}" for number, name in metric.codes)
+    else:
+        plausible = "; ".join([_range(*metric.plausible), *(
+            f"{AgeBand(band).name.lower()} {_range(low, high)}" for band, low, high in metric.plausible_by_age
+        )])  # fmt: skip
+    return (metric.id, f"`{metric.code}`", metric.name_en, metric.name_zh, f"`{metric.unit}`", f"{metric.precision:g}",
+            plausible, metric.mdc or "", metric.loinc or "")  # fmt: skip
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:g} to {high:g}"
+
+
+# conformance
+
+
+def conformance_page(outcomes: Mapping[str, Mapping[str, str]], profile: str = PROFILE) -> str:
+    """docs/conformance.md from a run's outcomes (clause -> test -> passed, failed, skipped)."""
+    catalogue = tomllib.loads((DOCS / "clauses.toml").read_text())
+    cannot = {fact["clause"]: fact["reason"] for fact in catalogue["cannot"] if fact["profile"] == profile}
+    states = {clause["id"]: state_of(clause, outcomes.get(clause["id"], {}), cannot) for clause in catalogue["clause"]}
+    words = [state for state, _ in states.values()]
+    parts = [
+        "# Conformance to T/GDIOT 009-2024\n",
+        "<!-- made by `make conformance` from the tests that ran; do not edit -->\n",
+        f"Profile: `{profile}`. *Partly*: the tests named here pass, and not everything the clause asks for is built "
+        "or shown yet. *Not met*: a test fails, or the profile cannot give it. The clauses are in English in "
+        "[clauses.toml](clauses.toml); the Chinese text of the standard is the authority.\n",
+        table(("met", "partly", "not met", "no test yet", "all"), [
+            (*(words.count(word) for word in ("met", "partly", "not met", "no test yet")), len(words))
+        ]),
+    ]  # fmt: skip
+    for chapter in dict.fromkeys(clause["chapter"] for clause in catalogue["clause"]):
+        rows = []
+        for clause in catalogue["clause"]:
+            if clause["chapter"] == chapter:
+                state, reason = states[clause["id"]]
+                shown = f"**{state}**" + (f": {reason}" if reason else "")
+                rows.append((clause["id"], clause["duty"], clause["asks"], _tests(outcomes.get(clause["id"], {})), shown))
+        parts += [f"## {chapter}\n", table(("clause", "duty", "asks for", "tests", "state"), rows)]
+    return "\n".join(parts)
+
+
+def state_of(clause: Mapping[str, Any], tests: Mapping[str, str], cannot: Mapping[str, str]) -> tuple[str, str]:
+    """(state, reason) of one clause. What the profile cannot give is not met, however many tests pass."""
+    failed = sum(outcome == "failed" for outcome in tests.values())
+    if failed:
+        return "not met", f"{failed} of {len(tests)} tests fail"
+    if clause["id"] in cannot:
+        return "not met", cannot[clause["id"]]
+    if not any(outcome == "passed" for outcome in tests.values()):
+        return "no test yet", f"{len(tests)} skipped" if tests else ""
+    return ("met", "") if clause.get("complete") else ("partly", clause.get("missing", ""))
+
+
+def _tests(tests: Mapping[str, str]) -> str:
+    by_file: dict[str, list[str]] = {}
+    for nodeid in sorted(tests):
+        path, _, name = nodeid.partition("::")
+        names = by_file.setdefault(path, [])
+        base = name.partition("[")[0]
+        if base not in names:
+            names.append(base)
+    return "<br>".join(f"`{path}`: {', '.join(names)}" for path, names in by_file.items())
+
+
+def _conformance_from_run() -> str:
+    if not RESULT.exists():
+        sys.exit(f"{RESULT.relative_to(DOCS.parent)} is not there: run `make test` first")
+    return conformance_page(json.loads(RESULT.read_text()))
+
+
+PAGES: Final[Mapping[str, Callable[[], str]]] = {
+    "settings": settings_page,
+    "metrics": metrics_page,
+    "conformance": _conformance_from_run,
+}
+
+
+def main(names: list[str]) -> None:
+    unknown = set(names) - set(PAGES)
+    if unknown or not names:
+        sys.exit(f"which page? expected some of {', '.join(PAGES)}")
+    for name in names:
+        (DOCS / f"{name}.md").write_text(PAGES[name]())
+        print(f"wrote docs/{name}.md")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

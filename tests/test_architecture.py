@@ -1,0 +1,123 @@
+"""Rules of the house that no linter knows: sizes, where time, chance, print and the environment may be touched."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from typing import Final
+
+import pytest
+
+from tests.source_tree import PACKAGES, ROOT, dotted, modules, name_of, nodes, tree_of
+
+MAX_MODULE_LINES: Final = 450
+MAX_FUNCTION_LINES: Final = 60
+
+# path or path:function -> why it may be longer
+SIZE_EXCEPTIONS: Final[dict[str, str]] = {}
+
+CLOCKS: Final = re.compile(r"(^|\.)(datetime\.(now|utcnow|today)|date\.today|time\.(time|time_ns))$")
+CHANCE: Final = re.compile(r"^(random|np\.random|numpy\.random)\.")
+CLOCK_HOMES: Final = {"runtime/clock.py"}
+CHANCE_HOMES: Final = {"sim/rng.py"}
+VAGUE_NAMES: Final = {"util", "utils", "helper", "helpers", "common", "manager", "misc", "base"}
+RAY_HOMES: Final = re.compile(r"^(actors/shell\.py|cluster/.*)$")
+
+
+def home(place: str) -> str:
+    return place.partition(":")[0]
+
+
+def test_modules_stay_small_enough_to_read():
+    long = {name_of(path): n for path in modules(*PACKAGES, "tests", "benchmarks", "docs")
+            if (n := path.read_text().count("\n")) > MAX_MODULE_LINES}  # fmt: skip
+    assert set(long) <= set(SIZE_EXCEPTIONS), f"over {MAX_MODULE_LINES} lines: {long}"
+
+
+def test_functions_stay_small_enough_to_read():
+    long = {}
+    for path in modules(*PACKAGES, "tests", "benchmarks", "docs"):
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and _code_lines(node) > MAX_FUNCTION_LINES:
+                long[f"{name_of(path)}:{node.name}"] = _code_lines(node)
+    assert set(long) <= set(SIZE_EXCEPTIONS), f"over {MAX_FUNCTION_LINES} lines: {long}"
+
+
+def _code_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    docstring = ast.get_docstring(node, clean=False)
+    return (node.end_lineno or node.lineno) - node.lineno + 1 - (docstring.count("\n") + 1 if docstring else 0)
+
+
+def test_the_time_of_day_is_asked_of_the_injected_clock():
+    uses = [place for place, node in nodes(*PACKAGES) if isinstance(node, ast.Attribute) and CLOCKS.search(dotted(node))]
+    imported = [place for place, node in nodes(*PACKAGES)
+                if isinstance(node, ast.ImportFrom) and node.module == "time"
+                and {alias.name for alias in node.names} & {"time", "time_ns"}]  # fmt: skip
+    assert [place for place in uses + imported if home(place) not in CLOCK_HOMES] == []
+
+
+def test_chance_comes_from_named_seeded_streams():
+    uses = [place for place, node in nodes(*PACKAGES)
+            if isinstance(node, ast.Attribute) and CHANCE.match(dotted(node))
+            and not dotted(node).endswith((".Generator", ".SeedSequence"))]  # fmt: skip
+    imported = [place for place, node in nodes(*PACKAGES)
+                if isinstance(node, ast.ImportFrom) and node.module in ("random", "numpy.random")]  # fmt: skip
+    assert [place for place in uses + imported if home(place) not in CHANCE_HOMES] == []
+
+
+def test_only_the_command_line_prints():
+    uses = [place for place, node in nodes(*PACKAGES) if isinstance(node, ast.Call) and dotted(node.func) == "print"]
+    assert [place for place in uses if not place.startswith("cluster/")] == []
+
+
+def test_only_the_composition_root_reads_the_environment():
+    uses = [place for place, node in nodes(*PACKAGES)
+            if (isinstance(node, ast.Attribute) and dotted(node) in ("os.environ", "os.getenv", "os.environb"))
+            or (isinstance(node, ast.Call) and dotted(node.func) in ("Settings", "Settings.load"))]  # fmt: skip
+    assert [place for place in uses if not place.startswith("cluster/")] == []
+
+
+def test_package_files_hold_names_and_no_logic():
+    allowed = (ast.Import, ast.ImportFrom)
+    for path in modules(*PACKAGES):
+        if path.name == "__init__.py":
+            rest = [node for node in tree_of(path).body if not isinstance(node, allowed)
+                    and not _is_docstring(node) and not _is_all(node)]  # fmt: skip
+            assert rest == [], f"{name_of(path)} holds logic"
+
+
+def _is_docstring(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _is_all(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Assign) and [dotted(target) for target in node.targets] == ["__all__"]
+
+
+def test_modules_are_named_for_what_they_are():
+    vague = [name_of(path) for path in modules(*PACKAGES) if path.stem in VAGUE_NAMES]
+    assert vague == []
+
+
+def test_no_top_level_package_hides_the_standard_library():
+    assert set(PACKAGES) & set(sys.stdlib_module_names) == set()
+
+
+def test_ray_is_known_to_the_shell_and_the_composition_root_alone():
+    imports = [place for place, node in nodes(*PACKAGES)
+               if (isinstance(node, ast.Import) and any(a.name.split(".")[0] == "ray" for a in node.names))
+               or (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "ray")]  # fmt: skip
+    assert [place for place in imports if not RAY_HOMES.match(home(place))] == []
+
+
+def test_nothing_is_left_for_later_in_the_code():
+    marks = re.compile(r"\b(TODO|FIXME|XXX)\b|NotImplementedError")
+    left = [f"{name_of(path)}:{number}" for path in modules(*PACKAGES)
+            for number, line in enumerate(path.read_text().splitlines(), 1) if marks.search(line)]  # fmt: skip
+    assert left == []
+
+
+@pytest.mark.parametrize("exception", sorted(SIZE_EXCEPTIONS) or ["pyproject.toml"])
+def test_size_exceptions_name_what_exists(exception):
+    assert (ROOT / home(exception)).exists()
