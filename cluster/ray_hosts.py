@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before ray is imported: no telemetry leaves this machine
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # and it leaves accelerator variables alone
+os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # what makes Ray listen on loopback only, on Linux too
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 import ray
 from ray.exceptions import RayError
@@ -24,7 +27,7 @@ _REPOSITORY: Final = Path(__file__).resolve().parent.parent
 
 
 def start_ray() -> None:
-    """Start a Ray of our own on loopback, without dashboard; its workers import this very code."""
+    """Start a Ray of our own, on loopback and with a token of its own, without dashboard; its workers import this very code."""
     paths = [str(_REPOSITORY), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in paths if path))
     ray.init(
@@ -35,7 +38,6 @@ def start_ray() -> None:
         log_to_driver=False,
         logging_level="ERROR",
         namespace="vitalgrid",
-        _node_ip_address="127.0.0.1",
     )
 
 

@@ -57,14 +57,16 @@ _ack_decoder: Final = msgspec.json.Decoder(_Ack)
 class Bus:
     """A connection to the bus. Make one with `Bus.connect`; it reconnects for ever until `close`."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, transitions: _Transitions) -> None:
         self._client = client
+        self._transitions = transitions
         self._jetstream = client.jetstream(timeout=5.0)
         self._answers: set[asyncio.Task[None]] = set()
 
     @classmethod
     async def connect(cls, url: str, token: str, name: str) -> Self:
         """Connect as `name` (shown by the server's monitoring). Raises Unavailable when nobody listens at `url`."""
+        transitions = _Transitions(name)
         try:
             client = await nats.connect(
                 url,
@@ -78,12 +80,12 @@ class Bus:
                 allow_reconnect=True,
                 pending_size=64 * 2**20,
                 error_cb=_log_client_error,
-                disconnected_cb=_Transitions(name).down,
-                reconnected_cb=_Transitions(name).up,
+                disconnected_cb=transitions.down,
+                reconnected_cb=transitions.up,
             )
         except (NatsError, OSError, TimeoutError) as error:
             raise Unavailable(f"the bus at {url} does not answer: {error}") from error
-        return cls(client)
+        return cls(client, transitions)
 
     @property
     def is_connected(self) -> bool:
@@ -91,6 +93,7 @@ class Bus:
 
     async def close(self) -> None:
         """Send what is pending and disconnect."""
+        self._transitions.is_closing = True
         for task in self._answers:
             task.cancel()
         if self._client.is_connected:
@@ -284,8 +287,11 @@ class _Transitions:
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self.is_closing = False
 
     async def down(self) -> None:
+        if self.is_closing:
+            return
         logger.warning("the bus connection is lost; reconnecting", extra={"connection": self._name})
 
     async def up(self) -> None:

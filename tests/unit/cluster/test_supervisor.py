@@ -1,0 +1,138 @@
+"""The supervisor's rounds, with hosts that are plain objects."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pytest
+
+from cluster.supervisor import Supervisor
+from domain.messages import HostHeartbeat, ShardHeld, encode
+from runtime.lake_schema import LakeView
+from tests.waiting import until
+
+
+@dataclass
+class FakeHost:
+    name: str
+    world: World
+    pid: int = 1
+    alive: bool = True
+    shards: dict[int, int] = field(default_factory=dict)
+
+    async def acquire(self, shard: int, epoch: int) -> None:
+        if self.name in self.world.refusing:
+            raise OSError("this host cannot restore")
+        assert epoch > self.world.epochs.get(shard, 0), "an epoch is granted once"
+        self.world.epochs[shard] = epoch
+        self.shards[shard] = epoch
+
+    async def release(self, shard: int) -> None:
+        self.shards.pop(shard)
+
+    async def metrics(self):
+        return {}
+
+    async def stop(self) -> None:
+        self.shards.clear()
+
+    def is_alive(self) -> bool:
+        return self.alive
+
+    def kill(self) -> None:
+        self.alive = False
+
+
+class World:
+    """Bus, lake and machine in one: what the supervisor touches."""
+
+    def __init__(self) -> None:
+        self.hosts: dict[str, FakeHost] = {}
+        self.epochs: dict[int, int] = {}
+        self.refusing: set[str] = set()
+        self.listener = None
+
+    async def core_subscribe(self, _subject, callback) -> None:
+        self.listener = callback
+
+    def positions(self) -> LakeView:
+        return LakeView(0, {}, dict(self.epochs))
+
+    async def launch(self, name: str) -> FakeHost:
+        self.hosts[name] = FakeHost(name, self)
+        return self.hosts[name]
+
+    def beat(self, name: str, *, at_us: int = 0, loop_us: int = 0, lag: int = 0) -> None:
+        held = [ShardHeld(s, e, 0, 0, lag, 0, 1, 1) for s, e in self.hosts[name].shards.items()]
+        self.listener(encode(HostHeartbeat(name, 1, at_us, loop_us, held)), "")
+
+
+@pytest.fixture
+async def world():
+    return World()
+
+
+async def supervise(world: World, *, hosts: int = 2, timeout_s: float = 5.0) -> Supervisor:
+    supervisor = Supervisor(
+        bus=world, lake=world, shards=16, host_count=hosts, heartbeat_timeout_s=timeout_s, launch=world.launch
+    )
+    await supervisor.start()
+    return supervisor
+
+
+def holders(world: World) -> Counter[int]:
+    return Counter(shard for host in world.hosts.values() if host.alive for shard in host.shards)
+
+
+async def test_every_shard_is_held_once_after_the_start(world: World) -> None:
+    supervisor = await supervise(world)
+    assert holders(world) == dict.fromkeys(range(16), 1)
+    await supervisor.stop()
+
+
+async def test_a_dead_host_is_replaced_and_its_shards_are_held_again_under_higher_epochs(world: World) -> None:
+    supervisor = await supervise(world)
+    lost = set(world.hosts["host-1"].shards)
+    world.hosts["host-1"].alive = False
+    await supervisor.reconcile()
+    assert holders(world) == dict.fromkeys(range(16), 1)
+    assert {shard: world.epochs[shard] for shard in lost} == dict.fromkeys(lost, 2)
+    await until(lambda: "host-3" in world.hosts)
+    await until(lambda: len(world.hosts["host-3"].shards) >= 4)
+    assert holders(world) == dict.fromkeys(range(16), 1)
+    assert supervisor.restarts == 1
+    await supervisor.stop()
+
+
+async def test_a_silent_host_is_ended_though_its_process_lives(world: World) -> None:
+    supervisor = await supervise(world, timeout_s=0.05)
+    await until(lambda: (world.beat("host-2") if "host-2" in world.hosts else None) or not world.hosts["host-1"].alive)
+    assert not world.hosts["host-1"].alive
+    await supervisor.stop()
+
+
+async def test_a_host_stuck_in_its_loop_is_ended_although_its_heart_beats(world: World) -> None:
+    supervisor = await supervise(world)
+    world.beat("host-1", at_us=100_000_000, loop_us=1, lag=5)
+    await supervisor.reconcile()
+    assert not world.hosts["host-1"].alive
+    await supervisor.stop()
+
+
+async def test_a_shard_that_could_not_be_granted_is_granted_elsewhere_in_time(world: World) -> None:
+    world.refusing = {"host-1"}
+    supervisor = await supervise(world)
+    assert len(holders(world)) == 8
+    world.refusing = set()
+    async with asyncio.timeout(5):
+        while len(holders(world)) < 16:
+            await supervisor.reconcile()
+    await supervisor.stop()
+
+
+async def test_stop_stops_every_host(world: World) -> None:
+    supervisor = await supervise(world)
+    await supervisor.stop()
+    assert not any(host.alive for host in world.hosts.values())
