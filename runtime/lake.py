@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,8 +21,9 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.transaction import AddAction, RemoveAction
 
 from domain.errors import NotFound, Unavailable
-from runtime import lake_log
+from runtime import lake_log, lake_queries
 from runtime.lake_files import DataFile, discard, write_days
+from runtime.lake_queries import CHANNEL, FLEET, HOUR_US, merged
 from runtime.lake_schema import (
     PRUNING_COLUMNS,
     ROWS,
@@ -83,6 +84,7 @@ class Lake:
         self._lock = threading.Lock()
         self._table = _open(path)
         self._log = lake_log.TransactionLog(path)
+        self._synced = self._table.version() - 2 * CHECKPOINT_EVERY  # entries up to here are known to be on disk
         self._state: LakeState | None = None
         self._old: dict[int, LakeState] = {}
 
@@ -114,8 +116,35 @@ class Lake:
     def _load_old(self, version: int) -> LakeState:
         try:
             return _read_state(DeltaTable(self.path, version=version), lake_log.TransactionLog(self.path))
-        except (TableNotFoundError, FileNotFoundError) as error:
+        except (DeltaError, OverflowError, FileNotFoundError) as error:
             raise NotFound(f"version {version} of the lake is not kept any more, or not written yet") from error
+
+    # -- questions
+
+    def read(self, query: ReadingQuery, version: int | None = None) -> pl.DataFrame:
+        """Readings (columns of `ROWS`) in ANSWER_ORDER; `raw_value` is null where no other unit was sent.
+
+        Repeats that ingest could only mark are given once. Raises NotFound for a version that is not kept any more.
+        """
+        return lake_queries.read(self.path, self.state(version).files, query)
+
+    def buckets(self, query: ReadingQuery, bucket_us: int, version: int | None = None) -> pl.DataFrame:
+        """Usable readings of each channel in buckets of `bucket_us`, aligned to 1970.
+
+        Columns handle, metric, instance, bucket_us (start), count, min, max, mean, last, last_time_us; in this order.
+        """
+        return merged([self.summary(query, CHANNEL, bucket_us, version=version)], CHANNEL)
+
+    def fleet(self, query: ReadingQuery, bucket_us: int = HOUR_US, version: int | None = None) -> pl.DataFrame:
+        """Usable real readings by hospital, metric and hour; columns as of `buckets`. Test and demo data do not count."""
+        return merged([self.summary(query, FLEET, bucket_us, real_only=True, version=version)], FLEET)
+
+    def summary(
+        self, query: ReadingQuery, keys: Sequence[str], bucket_us: int, *, real_only: bool = False, version: int | None = None
+    ) -> pl.DataFrame:
+        """The part of a summary that the lake holds (`lake_queries.summarise`), to be merged with the tail's."""
+        rows = lake_queries.rows(self.path, self.state(version).files, query.without_page())
+        return lake_queries.collect(lake_queries.summarise(rows, keys, bucket_us, real_only=real_only))
 
     # -- commits
 
@@ -154,7 +183,7 @@ class Lake:
             return position
         raise Unavailable(f"shard {shard} moved on {COMMIT_ATTEMPTS} times while it was claimed under epoch {epoch}")
 
-    def commit_upkeep(self, state: LakeState, actions: list[AddAction | RemoveAction]) -> bool:
+    def commit_upkeep(self, state: LakeState, actions: Sequence[AddAction | RemoveAction]) -> bool:
         """Commit upkeep prepared on `state`: the same rows in other files, or whole days gone.
 
         False when other upkeep was committed since: Delta's log takes removes blindly, so two upkeeps from one state
@@ -164,7 +193,7 @@ class Lake:
             before = self._newest()
             if before.upkeep != state.upkeep or not self._try_commit(actions, [Transaction("upkeep", state.upkeep + 1)]):
                 return False
-            version = self._committed_after(before.view.version)
+            version = self._after_commit()
         self._checkpoint_if_due(before.view.version, version)
         return True
 
@@ -175,7 +204,7 @@ class Lake:
         lake_log.sync_checkpoint(self.path, table.version())
         table.cleanup_metadata()
 
-    def _compare_and_set(self, actions: list[AddAction | RemoveAction], advances: dict[int, Advance]) -> int:
+    def _compare_and_set(self, actions: Sequence[AddAction | RemoveAction], advances: dict[int, Advance]) -> int:
         transactions = [
             Transaction(f"{kind}-{shard}", number)
             for shard, advance in sorted(advances.items())
@@ -187,16 +216,16 @@ class Lake:
                 _check(view, advances)
                 if not self._try_commit(actions, transactions):
                     continue
-                version = self._committed_after(view.version)
+                version = self._after_commit()
             self._checkpoint_if_due(view.version, version)
             return version
         raise Unavailable(f"other writers committed to the lake first, {COMMIT_ATTEMPTS} times")
 
-    def _try_commit(self, actions: list[AddAction | RemoveAction], transactions: list[Transaction]) -> bool:
+    def _try_commit(self, actions: Sequence[AddAction | RemoveAction], transactions: list[Transaction]) -> bool:
         """Commit on the very snapshot that was checked; False when somebody wrote one of the transactions since."""
         try:
             self._table.create_write_transaction(
-                actions,
+                list(actions),
                 mode="append",
                 schema=self._table.schema(),
                 partition_by=["day"],
@@ -207,11 +236,11 @@ class Lake:
             return False
         return True
 
-    def _committed_after(self, version: int) -> int:
-        """Make the log durable behind `version` and return the newest version, which holds what was just committed."""
+    def _after_commit(self) -> int:
+        """Bring the log to disk, others' entries too, and return the newest version: it holds what was just committed."""
         newest = self._newest().view.version
-        for entry in range(version + 1, newest + 1):
-            lake_log.sync_entry(self.path, entry)
+        lake_log.sync_entries(self.path, self._synced, newest)
+        self._synced = newest
         return newest
 
     def _checkpoint_if_due(self, before: int, after: int) -> None:
@@ -234,7 +263,7 @@ def _open(path: Path) -> DeltaTable:
             return DeltaTable(path)
         except TableNotFoundError:
             table = DeltaTable.create(path, TABLE_SCHEMA, partition_by=["day"], configuration=_CONFIGURATION, name="readings")
-            lake_log.sync_entry(path, table.version())
+            lake_log.sync_entries(path, -1, table.version())
             return table
 
 

@@ -7,12 +7,12 @@ them, since the stream still has what they carried, so they are put aside.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -70,10 +70,12 @@ class TransactionLog:
         return max(held), dict(rows.select("appId", "version").iter_rows())
 
 
-def sync_entry(table_path: Path, version: int) -> None:
-    """Bring the log entry of `version` to disk."""
+def sync_entries(table_path: Path, after: int, until: int) -> None:
+    """Bring the log entries in (after, until] to disk; those that a checkpoint replaced are skipped."""
     folder = table_path / "_delta_log"
-    fsync(folder / f"{version:020d}.json")
+    for version in range(after + 1, until + 1):
+        with contextlib.suppress(FileNotFoundError):
+            fsync(folder / f"{version:020d}.json")
     fsync(folder)
 
 
@@ -85,7 +87,7 @@ def sync_checkpoint(table_path: Path, version: int) -> None:
     fsync(folder)
 
 
-@contextmanager
+@contextlib.contextmanager
 def repair_lock(table_path: Path) -> Iterator[None]:
     """Held while a table is opened, so that no process takes another's first new entry for the torn one it replaced."""
     with (table_path / "_open.lock").open("w") as lock:
@@ -96,13 +98,14 @@ def repair_lock(table_path: Path) -> Iterator[None]:
 def set_aside_torn_end(table_path: Path) -> list[str]:
     """Put aside what a power cut left unreadable at the log's end, and name it in the log; the names are returned.
 
-    Only the newest entries can be torn. Writers link complete files into place, so a running writer's entry is never
+    From the first torn or missing entry on, all go: a commit is acknowledged only once every entry up to its own is on
+    disk. Writers link complete files into place, one version after the other, so a running writer's entry is never
     taken for a torn one. Call under `repair_lock`.
     """
     folder = table_path / "_delta_log"
     torn = [path for _, path in _numbered(folder, _CHECKPOINT) if not _is_readable_checkpoint(path)]
     pointer = folder / "_last_checkpoint"
-    if pointer.exists() and (not _is_json(pointer.read_text()) or torn):
+    if pointer.exists() and (not _is_json(pointer.read_bytes()) or torn):
         torn.append(pointer)
     torn += _torn_entries(folder)
     for path in torn:
@@ -112,11 +115,15 @@ def set_aside_torn_end(table_path: Path) -> list[str]:
 
 
 def _torn_entries(folder: Path) -> list[Path]:
-    entries = _numbered(folder, _ENTRY)
-    broken = len(entries)
-    while broken and not all(map(_is_json, entries[broken - 1][1].read_text().splitlines() or [""])):
-        broken -= 1
-    return [path for _, path in entries[broken:]]
+    """Entries from the first bad one on, looked for behind the newest readable checkpoint."""
+    checkpoints = [version for version, path in _numbered(folder, _CHECKPOINT) if _is_readable_checkpoint(path)]
+    start = max(checkpoints, default=-1) + 1
+    entries = [(version, path) for version, path in _numbered(folder, _ENTRY) if version >= start]
+    for expected, (version, path) in enumerate(entries, start):
+        earlier = folder / f"{expected:020d}.json"  # may have been linked while the folder was listed
+        if (version != expected and not earlier.exists()) or not all(map(_is_json, path.read_bytes().splitlines() or [b""])):
+            return [path for _, path in entries[expected - start :]]
+    return []
 
 
 def _numbered(folder: Path, pattern: re.Pattern[str]) -> list[tuple[int, Path]]:
@@ -124,7 +131,7 @@ def _numbered(folder: Path, pattern: re.Pattern[str]) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in found if match)
 
 
-def _is_json(text: str) -> bool:
+def _is_json(text: bytes) -> bool:
     try:
         json.loads(text)
     except ValueError:

@@ -37,7 +37,7 @@ TABLE_SCHEMA: Final = FILE_SCHEMA.append(pa.field("day", pa.date32(), nullable=F
 POLARS_ROWS: Final[dict[str, pl.DataType | type[pl.DataType]]] = dict(pl.DataFrame(ROWS.empty_table()).schema)
 FILE_ORDER: Final = ("hospital", "handle", "metric", "time_us")
 ANSWER_ORDER: Final = ("handle", "metric", "instance", "time_us", "arrival_us", "source", "sequence", "value")
-PRUNING_COLUMNS: Final = ("hospital", "handle", "metric", "time_us")  # whose least and greatest each commit states
+PRUNING_COLUMNS: Final = ("hospital", "handle", "metric", "time_us", "quality")  # whose least and greatest each commit states
 
 
 class Fenced(IntegrityViolation):

@@ -1,0 +1,201 @@
+"""Questions to readings: the lake's files of one version, or any frame of rows. Lazy, pruned, then collected.
+
+Pure of state: a query gets the files it may read. The frame functions (`matching`, `without_repeats`, `in_order`,
+`summarise`, `merged`) serve the lake and the hot tail alike, so that both together answer like one. Clauses 7.1a, 7.1b.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from domain.errors import NotFound
+from domain.quality import USABLE_VALIDITIES, Mark, Mode
+from runtime.lake_schema import ANSWER_ORDER, FILE_SCHEMA, POLARS_ROWS, ReadingCursor, ReadingQuery, from_stored
+
+CHANNEL: Final = ("handle", "metric", "instance")
+FLEET: Final = ("hospital", "metric")
+HOUR_US: Final = 3_600_000_000
+_STORED: Final = pl.DataFrame(FILE_SCHEMA.empty_table()).schema
+_REPEAT: Final = int(Mark.POSSIBLE_DUPLICATE)
+_SAME_READING: Final = ("handle", "instance", "metric", "time_us", "value", "source", "sequence")
+
+
+# -- the lake's files -------------------------------------------------------------------------------------------------
+
+
+def read(table_path: Path, files: pl.DataFrame, query: ReadingQuery) -> pl.DataFrame:
+    """Rows (`POLARS_ROWS`) that `query` asks for, in its order, at most its limit."""
+    return collect(in_order(rows(table_path, files, query), query))
+
+
+def rows(table_path: Path, files: pl.DataFrame, query: ReadingQuery) -> pl.LazyFrame:
+    """Rows that `query` asks for, in no order, not cut to its limit, each reading once.
+
+    Only files whose statistics allow a match are touched. Repeats can only be where marks are: those files are read
+    again for marked rows alone, which row group statistics make cheap.
+    """
+    files = prune(files, query)
+    parts = [matching(_scan(table_path, files["path"].to_list()), query)]
+    doubtful = files.filter(pl.col("max.quality") >= _REPEAT)["path"].to_list()
+    if doubtful:
+        marked = matching(_scan(table_path, doubtful), query).filter(_is_marked())
+        parts = [parts[0].filter(~_is_marked()), _first_of_each(marked)]
+    typed = [part.select(from_stored(name) for name in POLARS_ROWS) for part in parts]
+    return pl.concat(typed)
+
+
+def collect(frame: pl.LazyFrame) -> pl.DataFrame:
+    """Run a query. Raises NotFound when files of its version were deleted meanwhile (versions are kept for two days)."""
+    try:
+        return frame.collect(engine="streaming")
+    except FileNotFoundError as error:
+        raise NotFound("this version of the lake is not kept any more: its files were merged and deleted") from error
+
+
+def prune(files: pl.DataFrame, query: ReadingQuery) -> pl.DataFrame:
+    """The files that can hold rows for `query`, by their statistics."""
+    if query.from_us is not None:
+        files = files.filter(pl.col("max.time_us") >= query.from_us)
+    if query.until_us is not None:
+        files = files.filter(pl.col("min.time_us") < query.until_us)
+    first = query.after
+    for name, keys in (("handle", query.handles), ("metric", query.metrics), ("hospital", query.hospitals)):
+        if keys is not None:
+            files = files.filter(_meets(files, name, keys))
+    if first is not None:
+        beyond = pl.col("min.handle") <= first.handle if query.descending else pl.col("max.handle") >= first.handle
+        files = files.filter(beyond)
+    return files
+
+
+def _meets(files: pl.DataFrame, name: str, keys: Sequence[int] | Sequence[str]) -> pl.Series:
+    """Which files have one of `keys` between the least and the greatest `name` they hold."""
+    ordered = np.sort(np.asarray(keys, dtype=object if name == "hospital" else np.int64))
+    least, greatest = (files[f"{end}.{name}"].to_numpy() for end in ("min", "max"))
+    return pl.Series(np.searchsorted(ordered, greatest, side="right") > np.searchsorted(ordered, least, side="left"))
+
+
+def _scan(table_path: Path, paths: list[str]) -> pl.LazyFrame:
+    if not paths:
+        return pl.LazyFrame(schema=_STORED)
+    absolute = [str(table_path / path) for path in paths]
+    return pl.scan_parquet(absolute, schema=_STORED, glob=False, hive_partitioning=False, cache=False)
+
+
+# -- frames of rows ---------------------------------------------------------------------------------------------------
+
+
+def matching(frame: pl.LazyFrame, query: ReadingQuery) -> pl.LazyFrame:
+    """The rows of `frame`, stored or in the domain's types, that `query` asks for; order and limit are not its part."""
+    conditions = [
+        *_among("handle", query.handles), *_among("metric", query.metrics),
+        *([] if query.hospitals is None else [pl.col("hospital").is_in(query.hospitals)]),
+        *([] if query.from_us is None else [pl.col("time_us") >= query.from_us]),
+        *([] if query.until_us is None else [pl.col("time_us") < query.until_us]),
+        *([] if query.value_above is None else [pl.col("value") > query.value_above]),
+        *([] if query.value_below is None else [pl.col("value") < query.value_below]),
+    ]  # fmt: skip
+    if query.usable_only or query.value_above is not None or query.value_below is not None:
+        conditions += [pl.col("value").is_not_nan(), (pl.col("quality") & 0xF).is_in([int(v) for v in USABLE_VALIDITIES])]
+    return frame.filter(*conditions) if conditions else frame
+
+
+def without_repeats(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """Of marked repeats that are alike, keep the first to arrive. Rows that bear no such mark are never touched."""
+    return pl.concat([frame.filter(~_is_marked()), _first_of_each(frame.filter(_is_marked()))])
+
+
+def in_order(frame: pl.LazyFrame, query: ReadingQuery) -> pl.LazyFrame:
+    """Sorted in ANSWER_ORDER (or its reverse), going on behind the query's cursor, at most its limit."""
+    if query.after is not None:
+        frame = frame.filter(_from_cursor(query.after, descending=query.descending))
+    frame = frame.sort(ANSWER_ORDER, descending=query.descending, nulls_last=query.descending)
+    given = query.after.given if query.after is not None else 0
+    return frame.slice(given, query.limit) if given or query.limit is not None else frame
+
+
+def cursor_behind(page: pl.DataFrame, query: ReadingQuery) -> ReadingCursor | None:
+    """Where the page behind `page` (the answer to `query`) begins; None when there is none."""
+    if query.limit is None or len(page) < query.limit:
+        return None
+    last = page.select(*CHANNEL, "time_us").row(-1, named=True)
+    given = len(page.filter(*(pl.col(name) == value for name, value in last.items())))
+    if query.after is not None and given == len(page) and (*last.values(),) == _key_of(query.after):
+        given += query.after.given
+    return ReadingCursor(**last, given=given)
+
+
+def summarise(frame: pl.LazyFrame, keys: Sequence[str], bucket_us: int, *, real_only: bool = False) -> pl.LazyFrame:
+    """Usable readings by `keys` and time bucket: count, min, max, sum, last and when. Parts of a whole: see `merged`.
+
+    `real_only` leaves out test and demo data. Of several last values at one time the greatest counts.
+    """
+    usable = matching(frame, ReadingQuery(usable_only=True))
+    if real_only:
+        usable = usable.filter((pl.col("quality") & 0x30) == int(Mode.REAL))
+    start = ((pl.col("time_us") // bucket_us) * bucket_us).alias("bucket_us")
+    return usable.group_by(*keys, start).agg(
+        count=pl.len(),
+        min=pl.col("value").min(),
+        max=pl.col("value").max(),
+        sum=pl.col("value").sum(),
+        last_time_us=pl.col("time_us").max(),
+        last=pl.col("value").sort_by("time_us", "value").last(),
+    )
+
+
+def merged(parts: Sequence[pl.DataFrame], keys: Sequence[str]) -> pl.DataFrame:
+    """Summaries of disjoint rows as one, by `keys` and `bucket_us` in this order, with `mean` in place of `sum`."""
+    total = (
+        pl.concat(parts)
+        .group_by(*keys, "bucket_us")
+        .agg(
+            pl.col("count").sum(),
+            pl.col("min").min(),
+            pl.col("max").max(),
+            pl.col("sum").sum(),
+            pl.col("last_time_us").max(),
+            pl.col("last").sort_by("last_time_us", "last").last(),
+        )
+    )
+    mean = (pl.col("sum") / pl.col("count")).alias("mean")
+    return total.select(*keys, "bucket_us", "count", "min", "max", mean, "last", "last_time_us").sort(*keys, "bucket_us")
+
+
+def _among(name: str, keys: list[int] | None) -> list[pl.Expr]:
+    if keys is None:
+        return []
+    if not keys:
+        return [pl.lit(value=False)]
+    column = pl.col(name)
+    if len(keys) == 1:
+        return [column == keys[0]]
+    return [column.is_between(min(keys), max(keys)), column.is_in(pl.Series(keys, dtype=pl.Int64))]  # statistics prune by range
+
+
+def _is_marked() -> pl.Expr:
+    return (pl.col("quality") >= _REPEAT) & ((pl.col("quality") & _REPEAT) != 0)
+
+
+def _first_of_each(marked: pl.LazyFrame) -> pl.LazyFrame:
+    return marked.sort("arrival_us").unique(_SAME_READING, keep="first", maintain_order=True)
+
+
+def _key_of(cursor: ReadingCursor) -> tuple[int, int, int, int]:
+    return cursor.handle, cursor.metric, cursor.instance, cursor.time_us
+
+
+def _from_cursor(cursor: ReadingCursor, *, descending: bool) -> pl.Expr:
+    """Rows at or beyond the cursor's channel and time."""
+    reached = pl.lit(value=True)
+    for name, value in reversed(list(zip((*CHANNEL, "time_us"), _key_of(cursor), strict=True))):
+        column = pl.col(name)
+        beyond = column < value if descending else column > value
+        reached = beyond | ((column == value) & reached)
+    edge = pl.col("handle") <= cursor.handle if descending else pl.col("handle") >= cursor.handle
+    return edge & reached

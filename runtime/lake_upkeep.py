@@ -1,0 +1,155 @@
+"""Upkeep of the lake beside its writers: merging small files, retention, deleting what no version needs.
+
+Each function may be called at any time by any process and again; a second call right behind finds nothing to do.
+Upkeep is prepared on one state and committed compare-and-set against other upkeep (`Lake.commit_upkeep`); appends
+never conflict with it. Clauses 7.4b, 9.3h.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Final
+
+import polars as pl
+from deltalake import DeltaTable
+from deltalake.transaction import RemoveAction
+
+from domain.errors import IntegrityViolation
+from runtime.clock import SystemClock
+from runtime.lake import FILE_RETENTION_H, Lake, LakeState
+from runtime.lake_files import discard, write_file
+from runtime.lake_schema import FILE_ORDER
+
+logger = logging.getLogger(__name__)
+
+TARGET_ROWS: Final = 16_000_000  # a file this large is left alone
+CHUNK_ROWS: Final = 1_000_000  # merged and sorted in memory at once
+MIN_FILES: Final = 8  # before a day that still grows is merged
+_WORTH: Final = 4  # a file is merged with smaller ones that hold at least a quarter of its rows
+
+
+@dataclass(frozen=True, slots=True)
+class LakeStats:
+    """What the newest version holds."""
+
+    version: int
+    rows: int
+    files: int
+    size_bytes: int
+    first_day: date | None
+    last_day: date | None
+
+
+def stats(lake: Lake) -> LakeStats:
+    """Size of the lake, from its log alone."""
+    state = lake.state()
+    files = state.files
+    first, last = files.select(pl.col("day").min().alias("first"), pl.col("day").max().alias("last")).row(0)
+    return LakeStats(state.view.version, int(files["rows"].sum()), len(files), int(files["size_bytes"].sum()), first, last)
+
+
+def compact(lake: Lake, now_us: int, *, target_rows: int = TARGET_ROWS, min_files: int = MIN_FILES) -> int:
+    """Merge small files of a day into sorted bigger ones; returns how many files were merged away.
+
+    A day that still grows waits for `min_files` of them; in any day a file is merged only with smaller ones that
+    amount to something beside it, so each row is rewritten a few times only. Memory is bounded by CHUNK_ROWS, not by
+    the size of a file.
+    """
+    today = _day_of(now_us)
+    merged_away = 0
+    for day in lake.state().files["day"].unique().sort().to_list():
+        merged_away += _compact_day(lake, day, target_rows, min_files if day >= today else 2)
+    if merged_away:
+        logger.info("small files of the lake were merged", extra={"files": merged_away})
+    return merged_away
+
+
+def expire(lake: Lake, retention_days: int, now_us: int) -> int:
+    """Take out whole days that lie more than `retention_days` back; returns how many rows left.
+
+    The files are deleted by a later `vacuum`, once no kept version needs them.
+    """
+    oldest_kept = _day_of(now_us) - timedelta(days=retention_days)
+    state = lake.state()
+    gone = state.files.filter(pl.col("day") < oldest_kept)
+    if gone.is_empty() or not lake.commit_upkeep(state, _removes(gone, data_change=True)):
+        return 0
+    rows = int(gone["rows"].sum())
+    logger.info("days past their retention left the lake", extra={"rows": rows, "before_day": oldest_kept.isoformat()})
+    return rows
+
+
+def vacuum(lake: Lake, retention_h: int = FILE_RETENTION_H) -> int:
+    """Delete files that no version of the last `retention_h` hours needs, those of crashed commits too; returns how many.
+
+    Less than FILE_RETENTION_H endangers readers and writers that are at work.
+    """
+    deleted = DeltaTable(lake.path).vacuum(
+        retention_hours=retention_h,
+        dry_run=False,
+        enforce_retention_duration=retention_h >= FILE_RETENTION_H,
+        full=True,
+    )
+    lake.checkpoint()
+    return len(deleted)
+
+
+def _compact_day(lake: Lake, day: date, target_rows: int, min_files: int) -> int:
+    """Merge groups of files until none is worth it; each is a commit of its own."""
+    merged_away = 0
+    while True:
+        state = lake.state()
+        group = _group_to_merge(state.files.filter(pl.col("day") == day), target_rows, min_files)
+        if group is None or not _merge(lake, state, group):
+            return merged_away
+        merged_away += len(group)
+
+
+def _group_to_merge(files: pl.DataFrame, target_rows: int, min_files: int) -> pl.DataFrame | None:
+    """The smallest files, as many as are worth it: none is rewritten for the sake of much less than itself."""
+    total = pl.col("rows").cum_sum()
+    files = files.filter(pl.col("rows") < target_rows).sort("rows", "path")
+    worth = files.select((pl.col("rows") <= _WORTH * (total - pl.col("rows"))) & (total <= target_rows)).to_series()
+    last = worth.arg_true().max()
+    group = files.head(int(last) + 1) if isinstance(last, int) else files.clear()
+    return group if len(group) >= min_files else None
+
+
+def _merge(lake: Lake, state: LakeState, group: pl.DataFrame) -> bool:
+    paths = [str(lake.path / path) for path in group["path"]]
+    new = write_file(lake.path, group["day"][0].isoformat(), _sorted_chunks(paths))
+    if new.rows != group["rows"].sum():
+        discard(lake.path, [new])
+        raise IntegrityViolation(f"merging {len(group)} files of {group['rows'].sum()} rows gave {new.rows}")
+    if lake.commit_upkeep(state, [new.add_action(data_change=False), *_removes(group, data_change=False)]):
+        return True
+    discard(lake.path, [new])
+    return False
+
+
+def _sorted_chunks(paths: list[str]) -> Iterator[pl.DataFrame]:
+    """All rows of sorted files in FILE_ORDER, in pieces that fit in memory: one range of devices after the other."""
+    scan = pl.scan_parquet(paths, glob=False, hive_partitioning=False, cache=False)
+    key = ("hospital", "handle")
+    devices = scan.group_by(key).agg(rows=pl.len()).collect(engine="streaming").sort(key)
+    for piece in devices.with_columns(piece=pl.col("rows").cum_sum() // CHUNK_ROWS).partition_by("piece", maintain_order=True):
+        (first, least), (last, greatest) = piece.select(key).row(0), piece.select(key).row(-1)
+        wanted = scan.filter(
+            pl.col("hospital").is_between(pl.lit(first), pl.lit(last)),
+            (pl.col("hospital") > first) | (pl.col("handle") >= least),
+            (pl.col("hospital") < last) | (pl.col("handle") <= greatest),
+        )
+        yield wanted.sort(FILE_ORDER).collect(engine="streaming")
+
+
+def _removes(files: pl.DataFrame, *, data_change: bool) -> list[RemoveAction]:
+    now_ms = SystemClock().now_us() // 1000  # when a file may be deleted is the machine's business, not event time's
+    rows = files.select("path", "size_bytes", "day").iter_rows()
+    return [RemoveAction(path, data_change, now_ms, size, {"day": day.isoformat()}) for path, size, day in rows]
+
+
+def _day_of(time_us: int) -> date:
+    return datetime.fromtimestamp(time_us // 1_000_000, UTC).date()
