@@ -76,7 +76,7 @@ class SnapshotStore:
             )
         path = folder / f"{epoch:012d}-{sequence:020d}.snapshot"
         _write_durably(path, _encode(shard, epoch, sequence, tables))
-        for old in _newest_first(folder)[self._keep :]:
+        for old in (*_newest_first(folder)[self._keep :], *folder.glob("*.part")):  # .part: left by a crash
             old.unlink(missing_ok=True)
         return path
 
