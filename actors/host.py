@@ -21,8 +21,6 @@ from typing import Any, Final
 
 import msgspec
 import pyarrow as pa
-from runtime.snapshots import SnapshotStore
-from runtime.tail import HotTail
 
 from actors.host_metrics import HostMetrics
 from actors.shard import ShardCell
@@ -37,13 +35,16 @@ from domain.ports import Clock
 from domain.readings import ReadingBatch
 from runtime.bus import Bus
 from runtime.lake import Lake
-from runtime.lake_schema import Advance, Fenced, PositionMoved
+from runtime.lake_schema import ROWS, Advance, Fenced, PositionMoved
+from runtime.snapshots import SnapshotStore
+from runtime.tail import HotTail
 
 logger = logging.getLogger(__name__)
 
 _TICK_S: Final = 1.0
 _INBOX_BYTES: Final = 64 * 2**20  # a shard that lags further lets the stream hold the rest
 _RETRY_S: Final = 0.5
+_NO_ROWS: Final = ROWS.empty_table()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,7 @@ class Host:
         view = await asyncio.to_thread(self._lake.positions)
         runner = ShardRunner(shard, epoch, cell, applied=applied, committed=view.positions.get(shard, 0), suspects=suspects)
         runner.snapshot_us = self._clock.now_us()
+        self._tail.hold(shard, runner.committed)
         self._runners[shard] = runner
         for hospital_id in cell.hospital_ids():
             await self._answer_hospital(hospital_id)
@@ -172,6 +174,7 @@ class Host:
             return
         for sequence, table in result.rows:
             self._tail.append(runner.shard, sequence, table)
+        self._tail.append(runner.shard, runner.applied, _NO_ROWS)  # what brought no rows is covered too
         for event in result.alarms:
             self._spawn(self._notify(event))
         for number, refusal in enumerate(result.refusals):

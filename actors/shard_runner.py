@@ -121,6 +121,8 @@ class ShardRunner:
             message = self.inbox[0]
             if message.sequence in self.suspects or message.subject != subjects.reading(self.shard):
                 break
+            if frames and frames[-1][0] <= self.committed < message.sequence:
+                break  # a replay may not mix rows that the lake has with rows that it lacks
             frame = self._decode(message, result)
             if frame is None:
                 self._done(message)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import ray
-from runtime.snapshots import SnapshotStore
 
 from actors.host import Host, HostPolicy
 from domain import subjects
@@ -25,6 +24,7 @@ from runtime.bus import Bus
 from runtime.clock import SystemClock
 from runtime.lake import Lake
 from runtime.log import configure_logging
+from runtime.snapshots import SnapshotStore
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,6 @@ import secrets
 from collections.abc import Callable
 from typing import IO
 
-from runtime.lake_upkeep import LakeUpkeep
 from runtime.sql.access import create_first_administrator
 from runtime.sql.engine import migrate, open_engine
 
@@ -25,6 +24,7 @@ from cluster.connection import Connection, admin_token_file, forget_connection, 
 from cluster.processes import ChildProcess
 from cluster.ray_hosts import launcher, start_ray, stop_ray
 from cluster.supervisor import Supervisor
+from cluster.upkeep import keep_lake
 from domain import subjects
 from domain.errors import Conflict, VitalgridError
 from domain.messages import encode
@@ -102,7 +102,7 @@ class Platform:
         self._tasks = [
             asyncio.create_task(self._keep_bus(), name="keep nats-server"),
             asyncio.create_task(self._keep_remembering(), name="remember pids"),
-            asyncio.create_task(LakeUpkeep(lake, settings.lake, SystemClock()).run(), name="lake upkeep"),
+            asyncio.create_task(keep_lake(lake, settings.lake, SystemClock()), name="lake upkeep"),
         ]
 
     async def stop(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import secrets
 import signal
@@ -36,7 +37,7 @@ def start_ray() -> None:
         include_dashboard=False,
         object_store_memory=_OBJECT_STORE_BYTES,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
         namespace="vitalgrid",
     )
 
@@ -87,7 +88,8 @@ def launcher(configure: Callable[[str], HostConfig]) -> Callable[[str], Any]:
     """An async function that launches the host of a name, told what `configure` says."""
 
     async def launch(name: str) -> RayHost:
-        actor = HostShell.options(name=name).remote(configure(name))
+        placed = HostShell.options(name=name)  # type: ignore[attr-defined] # ray.remote made it an actor class
+        actor = placed.remote(configure(name))
         async with asyncio.timeout(60):
             pid = await actor.start.remote()
         return RayHost(name, pid, actor)

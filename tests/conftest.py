@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from runtime.bus import Bus
 from runtime.nats_server import NatsServer
+from tests.running_platform import RunningPlatform, start_platform
 
 TOKEN = "a-token-for-tests"
 
@@ -37,3 +38,11 @@ async def bus(nats_url: tuple[str, str]) -> AsyncIterator[Bus]:
     connected = await Bus.connect(*nats_url, "test")
     yield connected
     await connected.close()
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPlatform]:
+    """One platform for all tests that only use it; tests that break things start their own."""
+    running = start_platform(tmp_path_factory.mktemp("platform"))
+    yield running
+    running.stop()

@@ -1,0 +1,62 @@
+"""Serve an ASGI application inside a process of ours: our socket, our signals, our log."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import uvicorn
+
+_SHUTDOWN_S: Final = 5
+_HEADER_BYTES: Final = 16_384
+
+
+@contextlib.asynccontextmanager
+async def serving(app: Any, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """Serve `app` while the context is open; yields the port (a free one when `port` is 0).
+
+    The listening socket is bound at once, so the port is known before the first request. Raises OSError when it is
+    taken.
+    """
+    listener = _bind(host, port)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        loop="none",
+        http="httptools",
+        ws="none",
+        server_header=False,
+        timeout_graceful_shutdown=_SHUTDOWN_S,
+        h11_max_incomplete_event_size=_HEADER_BYTES,
+    )
+    config.load()
+    config.ssl = tls
+    server = uvicorn.Server(config)
+    # signals are handled by `cluster.processes.until_ended`, not by uvicorn
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
+    task = asyncio.create_task(server.serve(sockets=[listener]), name=f"serve {host}:{port}")
+    try:
+        while not server.started:
+            if task.done():
+                task.result()
+                raise OSError(f"the server at {host}:{port} did not start")
+            await asyncio.sleep(0.01)
+        yield listener.getsockname()[1]
+    finally:
+        server.should_exit = True
+        await task
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, port))
+    listener.listen(2048)
+    return listener

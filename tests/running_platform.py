@@ -1,0 +1,92 @@
+"""A whole platform for tests: `vitalgrid up` as its user starts it, in a process of its own, on free ports."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from cluster.connection import Connection, admin_token_file
+from domain.errors import Unavailable
+
+START_DEADLINE_S = 90.0
+STOP_DEADLINE_S = 60.0
+
+
+@dataclass
+class RunningPlatform:
+    """`connection` is read anew at each use, because processes come and go."""
+
+    data_dir: Path
+    process: subprocess.Popen[bytes]
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def connection(self) -> Connection:
+        return Connection.load(self.data_dir)
+
+    @property
+    def token(self) -> str:
+        return admin_token_file(self.data_dir).read_text()
+
+    def http(self, **options: Any) -> httpx.Client:
+        """A client of the REST API, signed in as the administrator."""
+        headers = {"Authorization": f"Bearer {self.token}", "X-Reason": "test"}
+        return httpx.Client(base_url=f"{self.connection.api_url}/api/v1", headers=headers, timeout=30, **options)
+
+    def log(self, name: str) -> str:
+        return (self.data_dir / "log" / name).read_text(errors="replace")
+
+    def stop(self) -> int:
+        """Ctrl-C, as a person would; returns the exit code."""
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(STOP_DEADLINE_S)
+
+
+def start_platform(data_dir: Path, **settings: str) -> RunningPlatform:
+    """Start `vitalgrid up` with `settings` as VITALGRID_* variables and return once it is ready."""
+    environment = {
+        "VITALGRID_API__PORT": "0", "VITALGRID_DOORS__MQTT_PORT": "0", "VITALGRID_DOORS__HTTP_PORT": "0",
+        "VITALGRID_SHARDS": "4", "VITALGRID_HOSTS__SNAPSHOT_INTERVAL_S": "2", "VITALGRID_LAKE__FLUSH_INTERVAL_S": "1",
+    } | {f"VITALGRID_{name}": value for name, value in settings.items()}  # fmt: skip
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with (data_dir / "up.out").open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cluster.cli", "up", "--data-dir", str(data_dir)],
+            env={**os.environ, **environment}, stdout=out, stderr=out, stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+    platform = RunningPlatform(data_dir, process, environment)
+    wait_until(lambda: _is_ready(platform), START_DEADLINE_S, lambda: (data_dir / "up.out").read_text()[-3000:])
+    return platform
+
+
+def _is_ready(platform: RunningPlatform) -> bool:
+    if platform.process.poll() is not None:
+        said = (platform.data_dir / "up.out").read_text()[-3000:]
+        raise AssertionError(f"the platform ended with {platform.process.returncode}: {said}")
+    return b"ready" in (platform.data_dir / "up.out").read_bytes()
+
+
+def wait_until(condition: Callable[[], Any], deadline_s: float, explain: Callable[[], object] = lambda: "") -> Any:
+    """The first true value of `condition`; fails with `explain()` after `deadline_s`. For tests without an event loop."""
+    deadline = time.monotonic() + deadline_s
+    while True:
+        try:
+            value = condition()
+        except (Unavailable, httpx.TransportError):
+            value = None
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {deadline_s:g} s; {explain()}")
+        asyncio.run(asyncio.sleep(0.05))
