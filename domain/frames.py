@@ -98,7 +98,7 @@ def decode_frame(data: bytes) -> Frame:
     try:
         batch = pa.ipc.read_record_batch(pa.py_buffer(memoryview(data)[start:]), SCHEMA)
         batch.validate(full=True)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, EOFError, OSError) as error:  # ArrowException: a claimed size may exceed memory
         raise RejectedInput("malformed-frame", f"frame payload is not an Arrow record batch: {error}") from error
     if batch.num_rows != header.rows:
         raise RejectedInput("malformed-frame", f"frame says {header.rows} rows and holds {batch.num_rows}")
