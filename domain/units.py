@@ -22,6 +22,7 @@ class Unit:
     factor: float
     offset: float = 0.0
     aliases: tuple[str, ...] = ()
+    metric: str | None = None  # mass to amount of substance depends on the substance: such a row is for one metric only
 
 
 UNITS: Final[tuple[Unit, ...]] = (
@@ -52,7 +53,7 @@ UNITS: Final[tuple[Unit, ...]] = (
     Unit(25, "cm", "cm", 1.0),
     Unit(26, "m", "cm", 100.0),
     Unit(27, "mmol/L", "mmol/L", 1.0),
-    Unit(28, "mg/dL", "mmol/L", 1 / 18.016),
+    Unit(28, "mg/dL", "mmol/L", 1 / 18.016, metric="glucose"),
     Unit(29, "W", "W", 1.0),
     Unit(30, "kW", "W", 1000.0),
     Unit(31, "kW.h", "kW.h", 1.0, aliases=("kWh",)),
@@ -70,15 +71,22 @@ UNITS: Final[tuple[Unit, ...]] = (
     Unit(43, "ug/m3", "ug/m3", 1.0, aliases=("µg/m3", "μg/m3")),
     Unit(44, "mV", "mV", 1.0),
     Unit(45, "{exposures}", "{count}", 1.0),
+    Unit(46, "mg/dL", "mmol/L", 1 / 9.008, metric="lactate"),
 )
 
-_BY_SPELLING: Final = {(spelling, unit.canonical): unit for unit in UNITS for spelling in (unit.ucum, *unit.aliases)}
+_BY_SPELLING: Final = {
+    (spelling, unit.canonical, unit.metric): unit for unit in UNITS for spelling in (unit.ucum, *unit.aliases)
+}
 _BY_CODE: Final = {unit.code: unit for unit in UNITS}
 
 
-def find_unit(spelling: str, canonical: str) -> Unit | None:
-    """The row that turns `spelling` into `canonical`, or None when the two are incompatible."""
-    return _BY_SPELLING.get((spelling.strip(), canonical))
+def find_unit(spelling: str, canonical: str, metric: str | None = None) -> Unit | None:
+    """The row that turns `spelling` into `canonical`, the unit of `metric`; None when the two are incompatible.
+
+    Without `metric`, rows that hold for one substance only (mg/dL of glucose) are not given.
+    """
+    text = spelling.strip()
+    return _BY_SPELLING.get((text, canonical, metric)) or _BY_SPELLING.get((text, canonical, None))
 
 
 def spelling_of(code: int) -> str | None:
@@ -87,6 +95,6 @@ def spelling_of(code: int) -> str | None:
     return unit.ucum if unit else None
 
 
-def accepted_units(canonical: str) -> tuple[str, ...]:
-    """The UCUM spellings that convert to `canonical`, for error messages."""
-    return tuple(unit.ucum for unit in UNITS if unit.canonical == canonical)
+def accepted_units(canonical: str, metric: str | None = None) -> tuple[str, ...]:
+    """The UCUM spellings that convert to `canonical` for `metric`, for error messages."""
+    return tuple(unit.ucum for unit in UNITS if unit.canonical == canonical and unit.metric in (None, metric))
