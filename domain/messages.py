@@ -184,7 +184,7 @@ def decode_control(data: bytes) -> Control:
     """Decode a control message; raises RejectedInput (`malformed-control`) for anything else."""
     try:
         return _control_decoder.decode(data)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RejectedInput("malformed-control", f"control message cannot be read: {error}") from error
 
 
@@ -192,5 +192,5 @@ def decode_query(data: bytes) -> ShardQuery:
     """Decode a question to a shard; raises InvalidInput for anything else."""
     try:
         return _query_decoder.decode(data)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(f"question to a shard cannot be read: {error}") from error
