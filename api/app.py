@@ -1,0 +1,68 @@
+"""The REST application: layers from the outside in are request log, authentication, gzip, routes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Final
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+
+from api import documentation, errors
+from api.auth import Authentication
+from api.errors import InternalError, ValidationFailed, problems
+from api.request_log import RequestLog
+from api.routing import ROUTERS
+from api.services import Backend, Lanes, Services
+from api.telemetry import Telemetry
+from domain.errors import Forbidden, Unauthenticated, Unavailable
+
+PREFIX: Final = "/api/v1"
+_GZIP_LEVEL: Final = 3
+_DESCRIPTION: Final = """
+Readings of medical devices in, alarms and answers out, for one region.
+
+* Every path needs `Authorization: Bearer <token>`; a browser may use Basic with the token as password.
+* Times are RFC 3339 with a zone; `tz` (IANA name) chooses the zone of the answer.
+* Lists are paged by `limit` and the opaque `cursor` of the `next` link.
+* Updates need `If-Match` with the ETag they were made on. `X-Reason` is recorded with each write.
+* Errors are RFC 9457 problems with a stable `code`.
+* Alarms are a secondary, information-only path: alarms at the bedside stay primary.
+"""
+
+
+def create_app(services: Services) -> FastAPI:
+    """The application over `services`. Its background tasks run while its lifespan is open."""
+    telemetry = Telemetry()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        backend = Backend(services, Lanes(), telemetry)
+        app.state.backend = backend
+        try:
+            yield
+        finally:
+            backend.lanes.close()
+
+    app = FastAPI(
+        title="Vitalgrid",
+        version="1",
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=documentation.OPENAPI_URL,
+        responses=problems(Unauthenticated, Forbidden, ValidationFailed, Unavailable, InternalError),
+        middleware=[
+            Middleware(RequestLog, telemetry=telemetry),
+            Middleware(Authentication, tokens=services.tokens),
+            Middleware(GZipMiddleware, minimum_size=1024, compresslevel=_GZIP_LEVEL),
+        ],
+    )
+    errors.install(app)
+    documentation.install(app)
+    for router in ROUTERS:
+        app.include_router(router, prefix=PREFIX)
+    return app

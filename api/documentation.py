@@ -1,0 +1,65 @@
+"""Interactive documentation that needs no network: the assets are served by us, and the pages name no other host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import fastapi_offline
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import HTMLResponse
+from fastapi.staticfiles import StaticFiles
+
+from api.errors import PROBLEM_SCHEMA
+
+_ASSETS_DIR: Final = Path(fastapi_offline.__file__).parent / "static"
+ASSETS_URL: Final = "/docs-assets"
+OPENAPI_URL: Final = "/openapi.json"
+_SECURITY_SCHEMES: Final[dict[str, Any]] = {
+    "token": {"type": "http", "scheme": "bearer", "description": "An API token."},
+    "basic": {"type": "http", "scheme": "basic", "description": "Any user name, the API token as password."},
+}
+
+
+def install(app: FastAPI) -> None:
+    """Serve /docs and /redoc from local assets, and complete the OpenAPI document."""
+    app.mount(ASSETS_URL, StaticFiles(directory=_ASSETS_DIR), name="docs-assets")
+    app.add_api_route("/docs", _swagger_page, include_in_schema=False)
+    app.add_api_route("/redoc", _redoc_page, include_in_schema=False)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+
+
+async def _swagger_page() -> HTMLResponse:
+    return get_swagger_ui_html(
+        openapi_url=OPENAPI_URL,
+        title="Vitalgrid API",
+        swagger_js_url=f"{ASSETS_URL}/swagger-ui-bundle.js",
+        swagger_css_url=f"{ASSETS_URL}/swagger-ui.css",
+        swagger_favicon_url=f"{ASSETS_URL}/favicon.png",
+        swagger_ui_parameters={"persistAuthorization": True, "docExpansion": "none"},
+    )
+
+
+async def _redoc_page() -> HTMLResponse:
+    return get_redoc_html(
+        openapi_url=OPENAPI_URL,
+        title="Vitalgrid API",
+        redoc_js_url=f"{ASSETS_URL}/redoc.standalone.js",
+        redoc_favicon_url=f"{ASSETS_URL}/favicon.png",
+        with_google_fonts=False,
+    )
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes, tags=app.openapi_tags
+        )
+        components = document.setdefault("components", {})
+        components.setdefault("schemas", {})["Problem"] = PROBLEM_SCHEMA
+        components["securitySchemes"] = _SECURITY_SCHEMES
+        document["security"] = [{"token": []}, {"basic": []}]
+        app.openapi_schema = document
+    return app.openapi_schema

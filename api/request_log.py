@@ -1,0 +1,50 @@
+"""The outermost layer: gives each request an id (answered as X-Request-Id) and measures it."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from typing import Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.errors import REQUEST_ID_KEY
+from api.telemetry import Telemetry
+
+_USABLE_ID: Final = re.compile(rb"[A-Za-z0-9._-]{8,64}\Z")
+
+
+class RequestLog:
+    """ASGI middleware. A caller's own X-Request-Id is kept when it is short and printable."""
+
+    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
+        self._app = app
+        self._telemetry = telemetry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = scope[REQUEST_ID_KEY] = _request_id(scope)
+        started = time.perf_counter()
+
+        async def observed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                seconds = time.perf_counter() - started
+                self._telemetry.requests.labels(scope["method"], _route_of(scope), str(message["status"])).observe(seconds)
+                headers = [(name, value) for name, value in message["headers"] if name.lower() != b"x-request-id"]
+                message["headers"] = [*headers, (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        await self._app(scope, receive, observed)
+
+
+def _request_id(scope: Scope) -> str:
+    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+    return given.decode() if _USABLE_ID.match(given) else uuid.uuid4().hex
+
+
+def _route_of(scope: Scope) -> str:
+    """The route's template, so that ids do not become labels; unmatched paths share one label."""
+    return str(getattr(scope.get("route"), "path", "unmatched"))

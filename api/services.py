@@ -1,0 +1,152 @@
+"""What the API stands on. `Services` are ports and plain values, wired in `cluster/`; `Backend` adds what one app owns."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Annotated, Final, ParamSpec, Protocol, TypeVar
+
+from fastapi import Depends, Request
+from sqlalchemy import Engine
+
+from api.auth import Tokens
+from api.telemetry import Telemetry
+from domain.errors import Unavailable
+from domain.ports import Clock, Intake
+from runtime.bus import Bus
+from runtime.lake import Lake
+from runtime.reading_store import ReadingStore
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_SQL_THREADS: Final = 4
+_CODEC_THREADS: Final = 2
+_LIGHT_QUERIES: Final = 4
+_HEAVY_QUERIES: Final = 1
+_HEAVY_WAITING: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookTarget:
+    """Where alarm events are POSTed. `secret` is the Standard Webhooks key: `whsec_` + base64, or any text."""
+
+    url: str
+    secret: str
+
+
+class ScenarioLauncher(Protocol):
+    """Starts a scenario run in a process of its own and tells how it goes."""
+
+    def list_scenarios(self) -> list[dict[str, object]]:
+        """Name, title, story and settable keys of each scenario there is."""
+        ...
+
+    async def start(self, name: str, settings: dict[str, str]) -> str:
+        """Start a run and return its id. Raises NotFound, InvalidInput, Conflict (one runs already)."""
+        ...
+
+    def progress(self, run_id: str) -> dict[str, object]:
+        """State of a run. Raises NotFound."""
+        ...
+
+    def list_runs(self) -> list[dict[str, object]]:
+        """Runs, the newest first."""
+        ...
+
+    def report(self, run_id: str, media: str) -> bytes:
+        """The report as `html` or `json`. Raises NotFound while there is none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Ports and values. `nudge_relay` wakes whoever publishes the outbox when a write has added to it."""
+
+    engine: Engine
+    bus: Bus
+    lake: Lake
+    readings: ReadingStore
+    intake: Intake
+    clock: Clock
+    tokens: Tokens
+    region_id: str
+    shards: int
+    webhook: WebhookTarget | None = None
+    scenarios: ScenarioLauncher | None = None
+    outbox_interval_s: float = 1.0
+
+
+class Lanes:
+    """Where blocking work runs, so that no kind of it can starve another or the event loop.
+
+    SQL has its own threads. Of questions to the readings a few light ones run at once, but heavy ones (searches,
+    aggregates of a region) one at a time: they queue among themselves, and past a bound the caller is told to wait.
+    """
+
+    def __init__(self) -> None:
+        self._sql = ThreadPoolExecutor(_SQL_THREADS, "api-sql")
+        self._codec = ThreadPoolExecutor(_CODEC_THREADS, "api-codec")
+        self._light = asyncio.Semaphore(_LIGHT_QUERIES)
+        self._heavy = asyncio.Semaphore(_HEAVY_QUERIES)
+        self._heavy_waiting = 0
+
+    async def sql(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run blocking database work in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._sql, lambda: work(*args, **kwargs))
+
+    async def codec(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run encoding or decoding of something large in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._codec, lambda: work(*args, **kwargs))
+
+    async def light(self, question: Awaitable[R]) -> R:
+        """Await a small question to the readings."""
+        async with self._light:
+            return await question
+
+    @contextlib.asynccontextmanager
+    async def heavy(self) -> AsyncIterator[None]:
+        """Hold the lane of heavy questions. Raises Unavailable when too many wait already."""
+        if self._heavy_waiting >= _HEAVY_WAITING:
+            raise Unavailable(f"{self._heavy_waiting} large queries wait already: try again in a moment")
+        self._heavy_waiting += 1
+        try:
+            async with self._heavy:
+                yield
+        finally:
+            self._heavy_waiting -= 1
+
+    def close(self) -> None:
+        self._sql.shutdown(wait=False, cancel_futures=True)
+        self._codec.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """Services with what this app owns: threads and counters."""
+
+    services: Services
+    lanes: Lanes
+    telemetry: Telemetry
+    relay_wanted: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def read(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run a database read."""
+        return await self.lanes.sql(work, *args, **kwargs)
+
+    async def write(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run a database write, then let the outbox relay look."""
+        try:
+            return await self.lanes.sql(work, *args, **kwargs)
+        finally:
+            self.relay_wanted.set()
+
+
+async def _backend(request: Request) -> Backend:
+    backend: Backend = request.app.state.backend
+    return backend
+
+
+Behind = Annotated[Backend, Depends(_backend)]

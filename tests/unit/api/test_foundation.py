@@ -1,0 +1,117 @@
+"""What holds for every path: no answer without a token, errors as problems, request ids, offline documentation."""
+
+from __future__ import annotations
+
+import re
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from tests.unit.api.conftest import TOKEN, client_of
+
+PATHS = (
+    "/", "/docs", "/redoc", "/openapi.json", "/docs-assets/swagger-ui.css", "/metrics", "/health", "/ready",
+    "/api/v1/metrics-table", "/api/v1/nowhere",
+)  # fmt: skip
+
+
+@pytest.mark.clause("5.4a")
+@pytest.mark.parametrize("path", PATHS)
+async def test_no_path_answers_without_a_token(plain_app: FastAPI, path: str) -> None:
+    async with client_of(plain_app, token=None) as client:
+        response = await client.get(path)
+    assert response.status_code == 401
+    assert response.headers["content-type"] == "application/problem+json"
+    assert "Bearer" in response.headers["www-authenticate"]
+    assert "Basic" in response.headers["www-authenticate"]
+    assert response.json()["code"] == "unauthenticated"
+
+
+@pytest.mark.clause("5.4a")
+@pytest.mark.parametrize("header", ["Bearer wrong", "Bearer", "Basic !!!", "Basic YTpi", "Digest x", TOKEN])
+async def test_a_wrong_credential_is_refused(plain_app: FastAPI, header: str) -> None:
+    async with client_of(plain_app, token=None) as client:
+        response = await client.get("/api/v1/metrics-table", headers={"Authorization": header})
+    assert response.status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/api/v1/metrics-table", "/docs"])
+async def test_the_token_works_as_a_basic_password(plain_app: FastAPI, path: str) -> None:
+    async with client_of(plain_app, token=None) as client:
+        response = await client.get(path, auth=httpx.BasicAuth("anyone", TOKEN))
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/api/v1/nowhere", 404, "not-found"),
+        ("DELETE", "/api/v1/metrics-table", 405, "method-not-allowed"),
+        ("GET", "/api/v1/thing-models/toaster", 404, "not-found"),
+        ("GET", "/api/v1/metrics-table?group=magic", 422, "validation"),
+    ],
+)
+async def test_errors_are_problems(plain_client: httpx.AsyncClient, method: str, path: str, status: int, code: str) -> None:
+    response = await plain_client.request(method, path)
+    problem = response.json()
+    assert response.status_code == problem["status"] == status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert problem["code"] == code
+    assert problem["detail"]
+    assert problem["request_id"] == response.headers["x-request-id"]
+
+
+async def test_a_defect_is_a_problem_that_tells_no_secrets(plain_app: FastAPI) -> None:
+    async def broken() -> None:
+        raise RuntimeError("secret detail")
+
+    plain_app.add_api_route("/broken", broken)
+    async with client_of(plain_app) as client:
+        response = await client.get("/broken", headers={"X-Request-Id": "trace-0001"})
+    assert response.status_code == 500
+    assert response.json()["code"] == "internal-error"
+    assert response.headers["x-request-id"] == "trace-0001"
+    assert "secret detail" not in response.text
+
+
+async def test_each_request_has_its_own_id(plain_client: httpx.AsyncClient) -> None:
+    ids = {(await plain_client.get("/api/v1/thing-models/monitor")).headers["x-request-id"] for _ in range(3)}
+    assert len(ids) == 3
+
+
+@pytest.mark.parametrize("page", ["/docs", "/redoc"])
+async def test_documentation_needs_no_network(plain_client: httpx.AsyncClient, page: str) -> None:
+    response = await plain_client.get(page)
+    assert response.status_code == 200
+    assert not re.findall(r"(?:https?:)?//[a-z0-9.-]+\.[a-z]{2,}", response.text)
+    for asset in re.findall(r'(?:src|href)="(/[^"]+)"', response.text):
+        assert (await plain_client.get(asset)).status_code == 200, asset
+
+
+async def test_openapi_names_problems_security_and_examples_on_every_body(plain_client: httpx.AsyncClient) -> None:
+    document = (await plain_client.get("/openapi.json")).json()
+    assert set(document["components"]["securitySchemes"]) == {"token", "basic"}
+    assert document["security"]
+    without = []
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            assert "application/problem+json" in operation["responses"]["401"]["content"], path
+            assert "HTTPValidationError" not in str(operation["responses"].get("422")), path
+            for media, content in operation.get("requestBody", {}).get("content", {}).items():
+                if not _has_example(content, document):
+                    without.append(f"{method} {path} {media}")
+    assert without == []
+
+
+def _has_example(content: dict, document: dict) -> bool:
+    schema = content.get("schema", {})
+    if "$ref" in schema:
+        schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    return any(key in holder for holder in (content, schema) for key in ("example", "examples"))
+
+
+async def test_big_answers_are_compressed_on_request(plain_client: httpx.AsyncClient) -> None:
+    response = await plain_client.get("/api/v1/metrics-table", headers={"Accept-Encoding": "gzip"})
+    assert response.headers["content-encoding"] == "gzip"
+    assert any(row["code"] == "heart_rate" for row in response.json())
