@@ -22,7 +22,7 @@ FLEET: Final = ("hospital", "metric")
 HOUR_US: Final = 3_600_000_000
 _STORED: Final = pl.DataFrame(FILE_SCHEMA.empty_table()).schema
 _REPEAT: Final = int(Mark.POSSIBLE_DUPLICATE)
-_SAME_READING: Final = ("handle", "instance", "metric", "time_us", "value", "source", "sequence")
+SAME_READING: Final = ("handle", "instance", "metric", "time_us", "value", "source", "sequence")
 
 
 # -- the lake's files -------------------------------------------------------------------------------------------------
@@ -43,8 +43,8 @@ def rows(table_path: Path, files: pl.DataFrame, query: ReadingQuery) -> pl.LazyF
     parts = [matching(_scan(table_path, files["path"].to_list()), query)]
     doubtful = files.filter(pl.col("max.quality") >= _REPEAT)["path"].to_list()
     if doubtful:
-        marked = matching(_scan(table_path, doubtful), query).filter(_is_marked())
-        parts = [parts[0].filter(~_is_marked()), _first_of_each(marked)]
+        marked = matching(_scan(table_path, doubtful), query).filter(is_marked())
+        parts = [parts[0].filter(~is_marked()), _first_of_each(marked)]
     typed = [part.select(from_stored(name) for name in POLARS_ROWS) for part in parts]
     return pl.concat(typed)
 
@@ -107,7 +107,7 @@ def matching(frame: pl.LazyFrame, query: ReadingQuery) -> pl.LazyFrame:
 
 def without_repeats(frame: pl.LazyFrame) -> pl.LazyFrame:
     """Of marked repeats that are alike, keep the first to arrive. Rows that bear no such mark are never touched."""
-    return pl.concat([frame.filter(~_is_marked()), _first_of_each(frame.filter(_is_marked()))])
+    return pl.concat([frame.filter(~is_marked()), _first_of_each(frame.filter(is_marked()))])
 
 
 def in_order(frame: pl.LazyFrame, query: ReadingQuery) -> pl.LazyFrame:
@@ -178,12 +178,13 @@ def _among(name: str, keys: list[int] | None) -> list[pl.Expr]:
     return [column.is_between(min(keys), max(keys)), column.is_in(pl.Series(keys, dtype=pl.Int64))]  # statistics prune by range
 
 
-def _is_marked() -> pl.Expr:
+def is_marked() -> pl.Expr:
+    """Where ingest marked a reading as the possible repeat of an earlier one."""
     return (pl.col("quality") >= _REPEAT) & ((pl.col("quality") & _REPEAT) != 0)
 
 
 def _first_of_each(marked: pl.LazyFrame) -> pl.LazyFrame:
-    return marked.sort("arrival_us").unique(_SAME_READING, keep="first", maintain_order=True)
+    return marked.sort("arrival_us").unique(SAME_READING, keep="first", maintain_order=True)
 
 
 def _key_of(cursor: ReadingCursor) -> tuple[int, int, int, int]:

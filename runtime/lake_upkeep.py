@@ -7,6 +7,7 @@ never conflict with it. Clauses 7.4b, 9.3h.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,19 +15,24 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 import polars as pl
+import pyarrow as pa
 from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 from deltalake.transaction import RemoveAction
 
-from domain.errors import IntegrityViolation
+from domain.errors import IntegrityViolation, VitalgridError
+from domain.ports import Clock
 from runtime.clock import SystemClock
 from runtime.lake import FILE_RETENTION_H, Lake, LakeState
 from runtime.lake_files import discard, write_file
 from runtime.lake_schema import FILE_ORDER
+from runtime.settings import LakeSettings
 
 logger = logging.getLogger(__name__)
 
 TARGET_ROWS: Final = 16_000_000  # a file this large is left alone
 CHUNK_ROWS: Final = 1_000_000  # merged and sorted in memory at once
+_VACUUM_EVERY_US: Final = 3_600_000_000
 MIN_FILES: Final = 8  # before a day that still grows is merged
 _WORTH: Final = 4  # a file is merged with smaller ones that hold at least a quarter of its rows
 
@@ -95,6 +101,37 @@ def vacuum(lake: Lake, retention_h: int = FILE_RETENTION_H) -> int:
     )
     lake.checkpoint()
     return len(deleted)
+
+
+class LakeUpkeep:
+    """The background task: merging and retention every `compaction_interval_s`, deletion once an hour.
+
+    One for a region is enough; more do no harm.
+    """
+
+    def __init__(self, lake: Lake, settings: LakeSettings, clock: Clock) -> None:
+        self._lake = lake
+        self._settings = settings
+        self._clock = clock
+        self._vacuum_due_us = 0
+
+    async def run(self) -> None:
+        """Until cancelled. What fails is logged and tried again the next time."""
+        while True:
+            await asyncio.sleep(self._settings.compaction_interval_s)
+            try:
+                await asyncio.to_thread(self.once)
+            except (VitalgridError, DeltaError, pl.exceptions.PolarsError, pa.ArrowException, OSError):
+                logger.exception("upkeep of the lake failed; its readers and writers go on without it")
+
+    def once(self) -> None:
+        """One round, in the calling thread."""
+        now_us = self._clock.now_us()
+        compact(self._lake, now_us)
+        expire(self._lake, self._settings.retention_days, now_us)
+        if now_us >= self._vacuum_due_us:
+            vacuum(self._lake)
+            self._vacuum_due_us = now_us + _VACUUM_EVERY_US
 
 
 def _compact_day(lake: Lake, day: date, target_rows: int, min_files: int) -> int:
