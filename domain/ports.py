@@ -57,8 +57,8 @@ class Identities(Protocol):
 class Intake(Protocol):
     """The one way in for readings, shared by all doors."""
 
-    async def submit(self, principal: Principal, readings: ReadingBatch) -> Receipt:
-        """Return once the readings are fsynced in the stream (one group commit serves many callers).
+    def submit(self, principal: Principal, readings: ReadingBatch) -> Awaitable[Receipt]:
+        """Done once the readings are fsynced in the stream (one group commit serves many callers).
 
         Raises RejectedInput when none of them can be taken (the whole batch is refused, nothing is stored), and
         Unavailable when the stream does not answer or is full: the sender keeps its readings and tries again.
@@ -72,6 +72,29 @@ class Intake(Protocol):
     def reject(self, *, door: str, principal: Principal | None, topic: str | None, payload: bytes,
                reason: str, detail: str) -> Awaitable[None]:  # fmt: skip
         """Keep a refused message with its reason; returns once it is stored."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A sender's idempotency key, taken for one body. `arrival_us` is the first attempt's; `receipt` its answer, if any."""
+
+    name: str
+    sequence: int
+    arrival_us: int
+    body: str
+    receipt: Receipt | None = None
+
+
+class OnceIntake(Intake, Protocol):
+    """An Intake that also knows requests by a key of the sender's, so that a repeated one is stored once."""
+
+    async def claim(self, principal: Principal, key: str, payload: bytes) -> Claim:
+        """Take `key` for this payload, or find it taken. Raises Conflict when it was taken for another payload."""
+        ...
+
+    async def submit_once(self, principal: Principal, readings: ReadingBatch, claim: Claim) -> Receipt:
+        """As `submit`; of all calls with one claim, the first stores and the others get its receipt."""
         ...
 
 

@@ -10,7 +10,7 @@ READINGS_STREAM: Final = "READINGS"  # frames and control messages, ordered by s
 ALARMS_STREAM: Final = "ALARMS"  # what was notified, in order of arrival
 REJECTS_STREAM: Final = "REJECTS"  # refused messages with their reason
 
-READINGS_SUBJECTS: Final = ("reading.*", "control.*")
+READINGS_SUBJECTS: Final = ("reading.*", "control.*", "once.*")
 ALARMS_SUBJECTS: Final = ("alarm.>",)
 REJECTS_SUBJECTS: Final = ("reject.>",)
 
@@ -23,6 +23,11 @@ def reading(shard: int) -> str:
 def control(shard: int) -> str:
     """Registrations, associations, presets: ordered with the shard's readings in the same stream."""
     return f"control.{shard}"
+
+
+def once(name: str) -> str:
+    """What became of a request with an idempotency key; `name` is a digest of its sender and key."""
+    return f"once.{name}"
 
 
 def alarm(hospital_id: str) -> str:
