@@ -1,0 +1,60 @@
+"""The formats of readings that doors take: one row a format, whichever door it comes through.
+
+A refused message is kept with its topic (or HTTP path); `format_of` finds the row that decodes it again after repair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from domain.errors import IntegrityViolation, NotFound, RejectedInput
+from domain.frames import decode_frame
+from domain.ports import Principal
+from domain.readings import ReadingBatch
+from gateways.checks import check_readings
+from gateways.readings_json import decode_readings
+from gateways.thingsboard import decode_telemetry
+
+Decode = Callable[[bytes, Principal, int], ReadingBatch]
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """`decode(payload, principal, arrival_us)` gives checked readings or raises RejectedInput; it keeps no state."""
+
+    name: str
+    media_type: str
+    topic: str
+    path: str
+    decode: Decode
+
+
+def decode_checked_frame(payload: bytes, principal: Principal, arrival_us: int) -> ReadingBatch:
+    """The readings of one binary frame. Raises RejectedInput, with `damaged-frame` where its checksum fails."""
+    try:
+        readings = decode_frame(payload).readings
+    except IntegrityViolation as error:
+        raise RejectedInput("damaged-frame", f"{error}; send it again") from None
+    if not len(readings):
+        raise RejectedInput("empty-message", "the frame holds no reading: expected one or more")
+    return check_readings(readings, principal, arrival_us)
+
+
+FORMATS: Final = (
+    Format("readings", "application/json", "v1/devices/me/readings", "/v1/readings", decode_readings),
+    Format("thingsboard", "application/json", "v1/devices/me/telemetry", "/api/v1/{token}/telemetry", decode_telemetry),
+    Format("frame", "application/vnd.vitalgrid.frame", "v1/devices/me/frames", "/v1/frames", decode_checked_frame),
+)
+BY_TOPIC: Final = {row.topic: row for row in FORMATS}
+BY_NAME: Final = {row.name: row for row in FORMATS}
+ERRORS_TOPIC: Final = "v1/devices/me/errors"
+
+
+def format_of(topic_or_path: str) -> Format:
+    """The format of an MQTT topic or HTTP path. Raises NotFound."""
+    for row in FORMATS:
+        if topic_or_path in (row.topic, row.path):
+            return row
+    raise NotFound(f"{topic_or_path!r} carries no readings: expected one of {', '.join(row.topic for row in FORMATS)}")

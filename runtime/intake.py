@@ -1,0 +1,359 @@
+"""The Intake: readings of all connections become few frames, and nobody is answered before the stream has them.
+
+Group commit. While nothing is on its way to the stream, a submission is committed at once, with all others of the
+same turn of the event loop: an idle door adds no delay. While a group is on its way, the next one gathers, for at most
+`gather_ms` or until `gather_readings`, or until the way is free; at most two groups are on their way, so when the
+stream slows down, groups grow instead of queues. One fsync then serves thousands of senders.
+
+A group is one frame for each shard it touches. A frame is published until it is acknowledged, always under the same
+message id, so that the stream keeps it once; after `ack_timeout_s` its senders are told Unavailable and repeat their
+readings themselves (the frame may have been stored: source and sequence then tell the repetition).
+Frames of one door are numbered by shard, from 1 at each start, so that a reader of a shard sees gaps; frames of keyed
+requests (`runtime.once`) have no number. Clauses 5.4c, 7.3, 8.1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import defaultdict, deque
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from domain import subjects
+from domain.errors import RejectedInput, Unavailable, VitalgridError
+from domain.frames import MAX_ROWS, encode_frame
+from domain.messages import DeviceEvent, Reject, encode
+from domain.ports import Claim, Clock, Identities, Principal, Receipt
+from domain.readings import NO_SEQUENCE, ReadingBatch
+from runtime.once import OnceLedger, RecordBus
+
+logger = logging.getLogger(__name__)
+
+MAX_REJECT_BYTES: Final = 65_536  # of a refused payload that are kept
+_GROUPS_ON_THEIR_WAY: Final = 2
+_FIRST_RETRY_S: Final = 0.05
+_LAST_RETRY_S: Final = 1.0
+_CONTROLS_AT_ONCE: Final = 32  # events and rejects on their way: a storm of them must not hold up readings
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeLimits:
+    """As `runtime.settings.IntakeSettings`."""
+
+    gather_ms: float = 4.0
+    gather_readings: int = 20_000
+    max_pending_readings: int = 2_000_000
+    ack_timeout_s: float = 10.0
+
+
+@dataclass(slots=True)
+class IntakeCounters:
+    """Running totals since the start; `held_readings` is a gauge."""
+
+    submissions: int = 0
+    readings: int = 0
+    frames: int = 0
+    groups: int = 0
+    retries: int = 0
+    unavailable: int = 0
+    rejects: int = 0
+    events: int = 0
+    held_readings: int = 0
+
+
+_Part = tuple[int, ReadingBatch]  # (shard, rows of one submission)
+
+
+class _Submission:
+    __slots__ = ("frames_left", "future", "parts", "rows")
+
+    def __init__(self, parts: list[_Part], future: asyncio.Future[Receipt]) -> None:
+        self.parts = parts
+        self.rows = sum(len(batch) for _, batch in parts)
+        self.future = future
+        self.frames_left = 0
+
+    def stored(self, receipt: Receipt) -> None:
+        self.frames_left -= 1
+        if not self.frames_left and not self.future.done():
+            self.future.set_result(Receipt(receipt.shard, receipt.stream_sequence, self.rows))
+
+    def failed(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+@dataclass(slots=True)
+class _Frame:
+    shard: int
+    sequence: int
+    arrival_us: int
+    parts: list[ReadingBatch] = field(default_factory=list)
+    submissions: list[_Submission] = field(default_factory=list)
+    rows: int = 0
+
+
+class StreamIntake:
+    """Implements `domain.ports.OnceIntake` over the bus. `source` is the door's own id, in every frame's header."""
+
+    def __init__(
+        self, bus: RecordBus, identities: Identities, clock: Clock, *, source: int, limits: IntakeLimits | None = None
+    ) -> None:
+        self._bus = bus
+        self._identities = identities
+        self._clock = clock
+        self._source = source
+        self._limits = limits or IntakeLimits()
+        self._ledger = OnceLedger(bus, clock)
+        self._boot = secrets.token_hex(6)  # a door that starts again never reuses a message id
+        self._sequences: defaultdict[int, int] = defaultdict(int)  # shard -> frames so far
+        self._messages = 0
+        self._last_arrival_us = 0
+        self._gathering: list[_Submission] = []
+        self._gathered_rows = 0
+        self._waiting: deque[_Submission] = deque()  # until there is room for them
+        self._on_their_way: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_due = False
+        self._is_called = False
+        self._is_closed = False
+        self._controls = asyncio.Semaphore(_CONTROLS_AT_ONCE)
+        self.counters = IntakeCounters()
+
+    # ---- what doors call
+
+    def submit(self, principal: Principal, readings: ReadingBatch) -> Awaitable[Receipt]:
+        """As `domain.ports.Intake.submit`; a device's own readings cost a future, no task."""
+        if principal.model is not None:
+            future = asyncio.get_running_loop().create_future()
+            error = _own_readings_error(principal, readings)
+            if error is not None:
+                future.set_exception(error)
+            else:
+                self._accept(_Submission([(principal.shard, readings)], future))
+            return future
+        return asyncio.ensure_future(self._submit_for_others(principal, readings))
+
+    async def claim(self, principal: Principal, key: str, payload: bytes) -> Claim:
+        """As `domain.ports.OnceIntake.claim`; see `runtime.once` for what is guaranteed."""
+        return await self._ledger.claim(principal, key, payload)
+
+    async def submit_once(self, principal: Principal, readings: ReadingBatch, claim: Claim) -> Receipt:
+        """As `domain.ports.OnceIntake.submit_once`. The request has frames of its own, outside the groups."""
+        if claim.receipt is not None:
+            return claim.receipt
+        receipt = None
+        for number, (shard, batch) in enumerate(await self._parts_of(principal, readings)):
+            for start in range(0, len(batch), MAX_ROWS):
+                rows = batch.take(slice(start, start + MAX_ROWS))
+                payload = encode_frame(rows, source=self._source, sequence=NO_SEQUENCE, arrival_us=self._arrival_us())
+                message_id = f"once-{claim.name}-{claim.sequence}-{number}-{start}"
+                sequence = await self._publish(subjects.reading(shard), payload, message_id)
+                receipt = Receipt(shard, sequence, len(readings))
+        assert receipt is not None
+        await self._ledger.settle(claim, receipt)
+        self._count(1, len(readings))
+        return receipt
+
+    async def tell_event(self, event: DeviceEvent, shard: int) -> None:
+        """As `domain.ports.Intake.tell_event`."""
+        async with self._controls:
+            await self._publish(subjects.control(shard), encode(event), self._message_id("event"))
+        self.counters.events += 1
+
+    async def reject(self, *, door: str, principal: Principal | None, topic: str | None, payload: bytes,
+                     reason: str, detail: str) -> None:  # fmt: skip
+        """As `domain.ports.Intake.reject`; of the payload at most MAX_REJECT_BYTES are kept, and the detail says so."""
+        if len(payload) > MAX_REJECT_BYTES:
+            detail = f"{detail} (kept: the first {MAX_REJECT_BYTES} of {len(payload)} bytes)"
+        hospital_id = principal.hospital_id if principal else None
+        reject_id = self._message_id("reject")
+        kept = Reject(reject_id, reason, detail, door, principal.name if principal else None, hospital_id,
+                      self._clock.now_us(), payload[:MAX_REJECT_BYTES], topic)  # fmt: skip
+        async with self._controls:
+            await self._publish(subjects.reject(hospital_id), encode(kept), reject_id)
+        self.counters.rejects += 1
+
+    async def close(self) -> None:
+        """Take no more, and return once all that was taken is stored or its senders were told otherwise."""
+        self._is_closed = True
+        while self._gathering or self._waiting or self._on_their_way:
+            if self._gathering and len(self._on_their_way) < _GROUPS_ON_THEIR_WAY:
+                self._commit()
+            await asyncio.wait(self._on_their_way)
+
+    # ---- gathering
+
+    async def _submit_for_others(self, principal: Principal, readings: ReadingBatch) -> Receipt:
+        parts = await self._parts_of(principal, readings)
+        future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        self._accept(_Submission(parts, future))
+        return await future
+
+    async def _parts_of(self, principal: Principal, readings: ReadingBatch) -> list[_Part]:
+        """The readings by shard. Raises RejectedInput when one is of a device that is not the principal's to speak for."""
+        if principal.model is not None or not len(readings):
+            error = _own_readings_error(principal, readings)
+            if error is not None:
+                raise error
+            return [(principal.shard, readings)]
+        shards = await self._identities.shards_of(principal, readings.handle)
+        unknown = shards < 0
+        if unknown.any():
+            handle = int(readings.handle[unknown.argmax()])
+            raise RejectedInput("unknown-device", f"device handle {handle} is not one of hospital {principal.hospital_id}")
+        if (shards == shards[0]).all():
+            return [(int(shards[0]), readings)]
+        return [(int(shard), readings.take(shards == shard)) for shard in np.unique(shards)]
+
+    def _accept(self, submission: _Submission) -> None:
+        if self._is_closed:
+            submission.failed(Unavailable("the door is closing: send again to another, or later"))
+        elif self._waiting or not self._has_room(submission):
+            self._waiting.append(submission)
+            asyncio.get_running_loop().call_later(self._limits.ack_timeout_s, self._give_up, submission)
+        else:
+            self._gather(submission)
+
+    def _has_room(self, submission: _Submission) -> bool:
+        held = self.counters.held_readings
+        return not held or held + submission.rows <= self._limits.max_pending_readings
+
+    def _give_up(self, submission: _Submission) -> None:
+        if submission in self._waiting:
+            self._waiting.remove(submission)
+            self.counters.unavailable += 1
+            submission.failed(Unavailable(f"{self.counters.held_readings} readings wait to be stored: send again later"))
+
+    def _gather(self, submission: _Submission) -> None:
+        self._gathering.append(submission)
+        self._gathered_rows += submission.rows
+        self.counters.held_readings += submission.rows
+        if not self._on_their_way:
+            if not self._is_called:
+                self._is_called = True
+                asyncio.get_running_loop().call_soon(self._commit_when_called)
+        elif self._gathered_rows >= self._limits.gather_readings:
+            self._on_timer()
+        elif self._timer is None and not self._is_due:
+            self._timer = asyncio.get_running_loop().call_later(self._limits.gather_ms / 1000, self._on_timer)
+
+    def _commit_when_called(self) -> None:
+        self._is_called = False
+        self._on_timer()
+
+    def _on_timer(self) -> None:
+        self._is_due = bool(self._gathering)
+        if self._is_due and len(self._on_their_way) < _GROUPS_ON_THEIR_WAY:
+            self._commit()
+
+    # ---- committing
+
+    def _commit(self) -> None:
+        """Send what has gathered on its way."""
+        group, rows = self._gathering, self._gathered_rows
+        self._gathering, self._gathered_rows, self._is_due = [], 0, False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        task = asyncio.create_task(self._store(self._frames_of(group)))
+        self._on_their_way.add(task)
+        task.add_done_callback(lambda done: self._arrived(done, rows))
+        self.counters.groups += 1
+
+    def _arrived(self, task: asyncio.Task[None], rows: int) -> None:
+        self._on_their_way.discard(task)
+        self.counters.held_readings -= rows
+        while self._waiting and self._has_room(self._waiting[0]):
+            self._gather(self._waiting.popleft())
+        if self._gathering and (self._is_due or not self._on_their_way):
+            self._commit()
+
+    def _frames_of(self, group: list[_Submission]) -> list[_Frame]:
+        arrival_us = self._arrival_us()
+        frames: list[_Frame] = []
+        open_frames: dict[int, _Frame] = {}
+        for submission in group:
+            for shard, batch in submission.parts:
+                for start in range(0, len(batch), MAX_ROWS):
+                    rows = batch if len(batch) <= MAX_ROWS else batch.take(slice(start, start + MAX_ROWS))
+                    frame = open_frames.get(shard)
+                    if frame is None or frame.rows + len(rows) > MAX_ROWS:
+                        self._sequences[shard] += 1
+                        frame = open_frames[shard] = _Frame(shard, self._sequences[shard], arrival_us)
+                        frames.append(frame)
+                    frame.parts.append(rows)
+                    frame.submissions.append(submission)
+                    frame.rows += len(rows)
+                    submission.frames_left += 1
+        return frames
+
+    async def _store(self, frames: list[_Frame]) -> None:
+        await asyncio.gather(*map(self._store_frame, frames))
+
+    async def _store_frame(self, frame: _Frame) -> None:
+        try:
+            payload = encode_frame(
+                ReadingBatch.concat(frame.parts), source=self._source, sequence=frame.sequence, arrival_us=frame.arrival_us
+            )
+            message_id = f"{self._source}-{self._boot}-{frame.shard}-{frame.sequence}"
+            sequence = await self._publish(subjects.reading(frame.shard), payload, message_id)
+        except Exception as error:  # whatever it is, no sender may wait for ever
+            if not isinstance(error, VitalgridError):
+                logger.exception("a frame could not be stored", extra={"shard": frame.shard, "sequence": frame.sequence})
+                error = Unavailable("the readings could not be stored: send them again")
+            for submission in frame.submissions:
+                submission.failed(error)
+            return
+        self._count(len(frame.submissions), frame.rows)
+        receipt = Receipt(frame.shard, sequence, frame.rows)
+        for submission in frame.submissions:
+            submission.stored(receipt)
+
+    async def _publish(self, subject: str, payload: bytes, message_id: str) -> int:
+        """Publish until acknowledged, under one message id. Raises Unavailable after the time allowed."""
+        deadline = asyncio.get_running_loop().time() + self._limits.ack_timeout_s
+        delay_s = _FIRST_RETRY_S
+        try:
+            async with asyncio.timeout_at(deadline):
+                while True:
+                    try:
+                        return await self._bus.publish(subject, payload, message_id)
+                    except Unavailable:
+                        self.counters.retries += 1
+                    await asyncio.sleep(delay_s)
+                    delay_s = min(2 * delay_s, _LAST_RETRY_S)
+        except TimeoutError:
+            self.counters.unavailable += 1
+            raise Unavailable(f"the stream did not acknowledge within {self._limits.ack_timeout_s:g} s: send again") from None
+
+    def _arrival_us(self) -> int:
+        """Now, never earlier than before: shards run their timers on it."""
+        self._last_arrival_us = max(self._last_arrival_us, self._clock.now_us())
+        return self._last_arrival_us
+
+    def _message_id(self, kind: str) -> str:
+        self._messages += 1
+        return f"{kind}-{self._source}-{self._boot}-{self._messages}"
+
+    def _count(self, submissions: int, readings: int) -> None:
+        self.counters.frames += 1
+        self.counters.submissions += submissions
+        self.counters.readings += readings
+
+
+def _own_readings_error(principal: Principal, readings: ReadingBatch) -> RejectedInput | None:
+    if not len(readings):
+        return RejectedInput("empty-message", "the message holds no reading: expected one or more")
+    foreign = readings.handle != principal.handle
+    if foreign.any():
+        handle = int(readings.handle[foreign.argmax()])
+        return RejectedInput(
+            "unknown-device", f"device handle {handle} is not the sender's own: only a gateway speaks for others"
+        )
+    return None
