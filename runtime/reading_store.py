@@ -117,7 +117,7 @@ class ReadingStore:
     ) -> Readings:
         asked = self._shards if shards is None else tuple(shards)
         answers = await asyncio.gather(*(self._ask_shard(shard, query) for shard in asked))
-        frames = [pl.DataFrame(answer).select(*schema).cast(dict(schema)) for answer in answers if answer is not None]
+        frames = [pl.DataFrame(answer).select(*schema).cast(schema) for answer in answers if answer is not None]
         silent = tuple(shard for shard, answer in zip(asked, answers, strict=True) if answer is None)
         return Readings(pl.concat([schema.to_frame(), *frames]).sort(order), None, silent)
 

@@ -68,11 +68,12 @@ def test_a_commit_carries_position_and_epoch_of_each_shard(lake: Lake) -> None:
     assert (view.version, view.positions, view.epochs) == (version, {3: 17, 5: 18}, {3: 2, 5: 4})
 
 
-def test_a_commit_that_expects_another_position_is_refused_and_leaves_nothing(lake: Lake) -> None:
+@pytest.mark.parametrize("expected", [0, 16, 18])
+def test_a_commit_that_expects_another_position_is_refused_and_leaves_nothing(lake: Lake, expected: int) -> None:
     lake.commit(sample_rows(10), {3: Advance(0, 17, 2)})
     files = data_files(lake)
-    with pytest.raises(PositionMoved, match="up to stream sequence 17, the commit expected 16") as refusal:
-        lake.commit(sample_rows(10, seed=1), {3: Advance(16, 20, 2)})
+    with pytest.raises(PositionMoved, match=f"up to stream sequence 17, the commit expected {expected}") as refusal:
+        lake.commit(sample_rows(10, seed=1), {3: Advance(expected, 20, 2)})
     assert (refusal.value.shard, refusal.value.position) == (3, 17)
     assert data_files(lake) == files
     assert len(lake.read(EVERYTHING)) == 10
