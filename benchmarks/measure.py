@@ -1,0 +1,53 @@
+"""What benchmark scripts share: how long, how to time, and one place for results.
+
+A benchmark is a script `bench_<subject>.py` that takes `--quick`, prints a table and writes build/bench/<subject>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+RESULTS = Path(__file__).resolve().parent.parent / "build" / "bench"
+QUICK_S, FULL_S = 0.05, 2.0
+
+
+def seconds_each(work: Callable[[], object], for_s: float) -> float:
+    """Median time of one call, over calls made for about `for_s` seconds after one to warm up."""
+    work()
+    times = []
+    until = time.perf_counter() + for_s
+    while not times or time.perf_counter() < until:
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return sorted(times)[len(times) // 2]
+
+
+class Bench:
+    """One script's figures. `seconds` is how long to measure each."""
+
+    def __init__(self, subject: str) -> None:
+        parser = argparse.ArgumentParser(description=f"Measure {subject}.")
+        parser.add_argument("--quick", action="store_true", help="a smoke run: figures mean little")
+        self.quick = parser.parse_args().quick
+        self.seconds = QUICK_S if self.quick else FULL_S
+        self.subject = subject
+        self._figures: list[dict[str, object]] = []
+
+    def note(self, name: str, value: float, unit: str) -> None:
+        """Print a figure and keep it."""
+        print(f"  {name:<44} {value:>14,.1f} {unit}")
+        self._figures.append({"name": name, "value": value, "unit": unit})
+
+    def finish(self) -> None:
+        """Write the figures with the machine they were measured on."""
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        machine = {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()}
+        result = {"subject": self.subject, "quick": self.quick, "machine": machine, "figures": self._figures}
+        (RESULTS / f"{self.subject}.json").write_text(json.dumps(result, indent=1) + "\n")

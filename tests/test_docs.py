@@ -1,0 +1,193 @@
+"""Documents say what the code does: commands exist, links hold, tables are those of the code, no machine leaks in."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import tomllib
+
+import pytest
+import typer.main
+from click import Group
+
+from tests.conformance_plugin import Collector, clause_ids
+from tests.source_tree import PACKAGES, ROOT, files, name_of, texts
+
+DOCS = ROOT / "docs"
+MARKDOWN = texts(".md")
+HAND_WRITTEN = [path for path in MARKDOWN if path.name not in ("conformance.md", "settings.md", "metrics.md")]
+GENERATE = runpy.run_path(str(DOCS / "generate.py"))
+
+every_page = pytest.mark.parametrize("page", MARKDOWN, ids=name_of)
+every_hand_written_page = pytest.mark.parametrize("page", HAND_WRITTEN, ids=name_of)
+
+FENCE = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`([^`\n]+)`")
+MAKE = re.compile(r"\bmake ([a-z][a-z-]*)\b")
+VITALGRID = re.compile(r"(?:^|[\s`/$(])vitalgrid ((?:[a-z][a-z-]*)(?: [a-z][a-z-]*)?)")
+ROUTE = re.compile(r"/api/v1(/[A-Za-z0-9_{}$./-]*)?")
+LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
+
+
+def code_of(page):
+    """Everything in a page that is set as code: fenced blocks and inline."""
+    text = page.read_text()
+    return "\n".join(FENCE.findall(text) + INLINE.findall(FENCE.sub("", text)))
+
+
+@every_hand_written_page
+def test_every_make_command_is_a_target(page):
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(MAKE.findall(code_of(page))) <= targets
+
+
+def test_the_readme_names_the_two_commands():
+    code = code_of(ROOT / "README.md")
+    assert "make run" in code
+    assert "make test" in code
+
+
+@pytest.fixture(scope="module")
+def command_line():
+    from cluster.cli import app  # noqa: PLC0415 (only here, so that the other guards need no platform)
+
+    return typer.main.get_command(app)
+
+
+@every_hand_written_page
+def test_every_vitalgrid_command_exists(page, command_line):
+    for words in VITALGRID.findall(code_of(page)):
+        first, _, second = words.partition(" ")
+        command = command_line.commands.get(first)
+        assert command is not None, f"vitalgrid {first}"
+        if isinstance(command, Group) and second:
+            assert second in command.commands, f"vitalgrid {words}"
+
+
+@pytest.fixture(scope="module")
+def routes():
+    from api.routing import ROUTERS  # noqa: PLC0415
+
+    return [re.sub(r"\{[^}]*\}", "[^/]+", route.path) for router in ROUTERS for route in router.routes]
+
+
+@every_hand_written_page
+def test_every_route_exists(page, routes):
+    for path in ROUTE.findall(code_of(page)):
+        if path.rstrip("/"):
+            assert any(re.fullmatch(route, path.rstrip("/.")) for route in routes), f"/api/v1{path}"
+
+
+@every_page
+def test_relative_links_lead_somewhere(page):
+    links = [link for link in LINK.findall(FENCE.sub("", page.read_text())) if "://" not in link]
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_settings_page_is_the_settings():
+    assert (DOCS / "settings.md").read_text() == GENERATE["settings_page"](), "run `make docs`"
+
+
+def test_the_metrics_page_is_the_metric_table():
+    assert (DOCS / "metrics.md").read_text() == GENERATE["metrics_page"](), "run `make docs`"
+
+
+def test_every_scenario_is_told():
+    page = (DOCS / "scenarios.md").read_text()
+    stories = [path.stem for path in files() if path.parent == ROOT / "scenarios" and path.suffix == ".toml"]
+    stories += [path.stem for path in files() if path.parent == ROOT / "scenarios" / "stories" and path.suffix == ".toml"]
+    assert len(stories) >= 5
+    assert [story for story in stories if story not in page] == []
+
+
+def test_every_decision_is_listed_and_has_its_four_parts():
+    listed = (DOCS / "decisions" / "README.md").read_text()
+    decisions = sorted((DOCS / "decisions").glob("0*.md"))
+    assert [path.name[:4] for path in decisions] == [f"{number:04}" for number in range(1, len(decisions) + 1)]
+    for path in decisions:
+        assert f"({path.name})" in listed
+        heads = re.findall(r"^## (.+)$", path.read_text(), re.MULTILINE)
+        assert heads == ["Context", "Decision", "Consequences", "The pain"], path.name
+
+
+def test_no_path_of_one_machine_is_in_any_file():
+    here = re.compile(r"/(work|farm|home/[a-z]+|root|Users/[A-Za-z]+)/")
+    leaks = [f"{name_of(path)}:{number}" for path in texts(
+        ".py", ".md", ".toml", ".sh", ".html", ".jinja", ".j2", ".sql", ".json", ".yaml", ".cfg", ".css", ".js", ".mako",
+    ) if path != ROOT / "tests" / "test_docs.py"
+        for number, line in enumerate(path.read_text().splitlines(), 1) if here.search(line)]  # fmt: skip
+    assert leaks == []
+
+
+def test_pages_we_serve_load_nothing_from_elsewhere():
+    outside = re.compile(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//|@import\s|url\(\s*["']?(?:https?:)?//""")
+    pages = [path for path in texts(".html", ".jinja", ".j2", ".css", ".js") if path.relative_to(ROOT).parts[0] in PACKAGES]
+    assert [name_of(path) for path in pages if outside.search(path.read_text())] == []
+
+
+# conformance
+
+
+@pytest.fixture
+def outcomes():
+    return {"6.3f": {"tests/a.py::one": "passed"}, "9.3d": {"tests/a.py::two": "passed"}, "5.4c": {
+        "tests/a.py::three": "passed", "tests/a.py::four": "failed"}, "7.3": {"tests/a.py::five": "skipped"}}  # fmt: skip
+
+
+def test_the_clauses_are_well_formed_and_whole():
+    catalogue = tomllib.loads((DOCS / "clauses.toml").read_text())
+    ids = clause_ids()
+    assert len(ids) == len(set(ids)) == 66
+    assert {clause["duty"] for clause in catalogue["clause"]} <= {"shall", "should", "supports", "allows", "may"}
+    assert {fact["clause"] for fact in catalogue["cannot"]} <= set(ids)
+
+
+def test_states_are_honest(outcomes):
+    cannot = {"9.3d": "one copy"}
+    state_of = GENERATE["state_of"]
+
+    def state(id_, **more):
+        return state_of({"id": id_, **more}, outcomes.get(id_, {}), cannot)[0]
+
+    assert state("6.3f") == "partly"
+    assert state("6.3f", complete=True) == "met"
+    assert state("9.3d", complete=True) == "not met"
+    assert state("5.4c", complete=True) == "not met"
+    assert state("7.3", complete=True) == "no test yet"
+    assert state("5.1", complete=True) == "no test yet"
+
+
+def test_the_page_has_every_clause_and_the_reason_where_the_profile_cannot(outcomes):
+    page = GENERATE["conformance_page"](outcomes)
+    assert [id_ for id_ in clause_ids() if f"| {id_} |" not in page] == []
+    assert "**not met**: one machine keeps one copy" in page
+    assert "**not met**: 1 of 2 tests fail" in page
+
+
+def test_the_committed_conformance_page_lists_every_clause():
+    page = (DOCS / "conformance.md").read_text()
+    assert [id_ for id_ in clause_ids() if f"| {id_} |" not in page] == []
+
+
+class FakeItem:
+    def __init__(self, nodeid, *ids):
+        self.nodeid = nodeid
+        self.marks = [pytest.mark.clause(*ids).mark]
+
+    def iter_markers(self, name):
+        return [mark for mark in self.marks if mark.name == name]
+
+
+def test_a_marker_of_an_unknown_clause_stops_the_run():
+    with pytest.raises(pytest.UsageError, match=r"test_x: '6\.3z'"):
+        Collector().take([FakeItem("test_x", "6.3z")])
+
+
+def test_the_worst_outcome_of_a_tests_phases_counts():
+    collector = Collector()
+    collector.take([FakeItem("test_x", "6.3f"), FakeItem("test_y", "6.3f", "9.2c")])
+    for outcome in ("passed", "failed", "passed"):
+        collector.note("test_x", outcome)
+    collector.note("test_y", "passed")
+    collector.note("test_of_no_clause", "passed")
+    assert collector.outcomes == {"6.3f": {"test_x": "failed", "test_y": "passed"}, "9.2c": {"test_y": "passed"}}
