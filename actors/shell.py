@@ -46,7 +46,7 @@ class HostConfig:
     log_file: Path | None = None
 
 
-@ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0, max_concurrency=16)
+@ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)
 class HostShell:
     """Hosts one `Host`. The supervisor replaces a dead shell by a new one; state comes from snapshots and the stream."""
 

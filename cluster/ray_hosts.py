@@ -88,7 +88,7 @@ def launcher(configure: Callable[[str], HostConfig]) -> Callable[[str], Any]:
     """An async function that launches the host of a name, told what `configure` says."""
 
     async def launch(name: str) -> RayHost:
-        placed = HostShell.options(name=name)  # type: ignore[attr-defined] # ray.remote made it an actor class
+        placed = HostShell.options(name=name, max_concurrency=64)  # type: ignore[attr-defined] # ray.remote made it an actor class
         actor = placed.remote(configure(name))
         async with asyncio.timeout(60):
             pid = await actor.start.remote()
