@@ -11,7 +11,7 @@ import typer.main
 from click import Group
 
 from tests.conformance_plugin import Collector, clause_ids
-from tests.source_tree import PACKAGES, ROOT, files, name_of, texts
+from tests.source_tree import PACKAGES, ROOT, files, modules, name_of, texts
 
 DOCS = ROOT / "docs"
 MARKDOWN = texts(".md")
@@ -67,8 +67,11 @@ def test_every_vitalgrid_command_exists(page, command_line):
 @pytest.fixture(scope="module")
 def routes():
     from api.routing import ROUTERS  # noqa: PLC0415
+    from gateways.formats import FORMATS  # noqa: PLC0415
 
-    return [re.sub(r"\{[^}]*\}", "[^/]+", route.path) for router in ROUTERS for route in router.routes]
+    paths = [route.path for router in ROUTERS for route in router.routes]
+    paths += [row.path.removeprefix("/api/v1") for row in FORMATS]
+    return [re.sub(r"\{[^}]*\}", "[^/]+", path) for path in paths]
 
 
 @every_hand_written_page
@@ -76,6 +79,13 @@ def test_every_route_exists(page, routes):
     for path in ROUTE.findall(code_of(page)):
         if path.rstrip("/"):
             assert any(re.fullmatch(route, path.rstrip("/.")) for route in routes), f"/api/v1{path}"
+
+
+def test_the_runbook_watches_figures_that_are_there():
+    watched = set(re.findall(r"\bvitalgrid_[a-z_]+", (DOCS / "runbook.md").read_text()))
+    code = "\n".join(path.read_text() for path in modules("api", "runtime", "cluster"))
+    assert watched
+    assert [name for name in watched if f'"{name}"' not in code] == []
 
 
 @every_page
