@@ -14,9 +14,10 @@ from api import documentation, errors
 from api.auth import Authentication
 from api.errors import InternalError, ValidationFailed, problems
 from api.request_log import RequestLog
-from api.routing import ROUTERS
-from api.services import Backend, Lanes, Services
+from api.routing import OPERATION, ROUTERS
+from api.services import Backend, Services
 from api.telemetry import Telemetry
+from api.vitals import watch_platform
 from domain.errors import Forbidden, Unauthenticated, Unavailable
 
 PREFIX: Final = "/api/v1"
@@ -39,12 +40,13 @@ def create_app(services: Services) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        backend = Backend(services, Lanes(), telemetry)
-        app.state.backend = backend
+        backend = app.state.backend = Backend.over(services, telemetry)
+        watch_platform(backend)
+        await backend.hosts.listen(services.bus)
         try:
             yield
         finally:
-            backend.lanes.close()
+            await backend.close()
 
     app = FastAPI(
         title="Vitalgrid",
@@ -65,4 +67,5 @@ def create_app(services: Services) -> FastAPI:
     documentation.install(app)
     for router in ROUTERS:
         app.include_router(router, prefix=PREFIX)
+    app.include_router(OPERATION, include_in_schema=False)  # where probes and Prometheus look for them
     return app

@@ -6,6 +6,11 @@ from typing import Final
 
 from fastapi import APIRouter
 
-from api.routes import catalogue
+from api.routes import catalogue, live, operation
 
-ROUTERS: Final[tuple[APIRouter, ...]] = (catalogue.router,)
+ROUTERS: Final[tuple[APIRouter, ...]] = (
+    catalogue.router,
+    live.router,
+    operation.router,
+)
+OPERATION: Final[APIRouter] = operation.router

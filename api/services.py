@@ -7,12 +7,16 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Annotated, Final, ParamSpec, Protocol, TypeVar
+from typing import Annotated, Final, ParamSpec, Protocol, Self, TypeVar
 
 from fastapi import Depends, Request
 from sqlalchemy import Engine
 
 from api.auth import Tokens
+from api.hosts import Hosts
+from api.live.alarms import alarm_feed
+from api.live.feed import Feed
+from api.live.readings import reading_feed
 from api.telemetry import Telemetry
 from domain.errors import Unavailable
 from domain.ports import Clock, Intake
@@ -125,12 +129,28 @@ class Lanes:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """Services with what this app owns: threads and counters."""
+    """Services with what this app owns: threads, counters, live feeds, and what the hosts say."""
 
     services: Services
     lanes: Lanes
     telemetry: Telemetry
+    hosts: Hosts
+    alarm_feed: Feed
+    reading_feed: Feed
     relay_wanted: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @classmethod
+    def over(cls, services: Services, telemetry: Telemetry) -> Self:
+        return cls(
+            services, Lanes(), telemetry, Hosts(services.clock, services.shards), alarm_feed(services.bus),
+            reading_feed(services.bus),
+        )  # fmt: skip
+
+    async def close(self) -> None:
+        """End live streams and let the threads go."""
+        await self.alarm_feed.close()
+        await self.reading_feed.close()
+        self.lanes.close()
 
     async def read(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a database read."""

@@ -1,0 +1,70 @@
+"""What the hosts say of themselves once a second: who holds which shard, and how far it has come."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from domain import subjects
+from domain.messages import HostHeartbeat, ShardHeld
+from domain.ports import Clock
+from runtime.bus import Bus
+
+logger = logging.getLogger(__name__)
+
+FRESH_US: Final = 5_000_000
+_decoder: Final = msgspec.json.Decoder(HostHeartbeat)
+
+
+@dataclass(frozen=True, slots=True)
+class HighWater:
+    """Up to which stream time all shards with devices have been worked through; None while one is not held."""
+
+    time_us: int | None
+    silent_shards: tuple[int, ...]
+
+
+class Hosts:
+    """The newest heartbeat of each host. `listen` once; reads never block."""
+
+    def __init__(self, clock: Clock, shards: int) -> None:
+        self._clock = clock
+        self._shards = shards
+        self._newest: dict[str, HostHeartbeat] = {}
+        self._ever_busy: set[int] = set()
+
+    async def listen(self, bus: Bus) -> None:
+        await bus.core_subscribe(subjects.HOST_HEARTBEATS, self.receive)
+
+    def receive(self, payload: bytes, subject: str) -> None:
+        try:
+            beat = _decoder.decode(payload)
+        except msgspec.DecodeError:
+            logger.warning("a heartbeat cannot be read", extra={"subject": subject})
+            return
+        self._newest[beat.host] = beat
+        self._ever_busy.update(held.shard for held in beat.shards if held.devices)
+
+    def alive(self) -> list[HostHeartbeat]:
+        """Hosts heard of lately."""
+        now_us = self._clock.now_us()
+        return [beat for beat in self._newest.values() if now_us - beat.at_us < FRESH_US]
+
+    def held(self) -> dict[int, ShardHeld]:
+        """Each shard that a living host holds, under its highest epoch."""
+        shards = sorted((held for beat in self.alive() for held in beat.shards), key=lambda held: held.epoch)
+        return {held.shard: held for held in shards}
+
+    def missing(self) -> list[int]:
+        """Shards that nobody holds."""
+        return sorted(set(range(self._shards)) - set(self.held()))
+
+    def high_water(self) -> HighWater:
+        """See HighWater. Shards that never had a device do not count."""
+        held = self.held()
+        silent = tuple(sorted(self._ever_busy - set(held)))
+        times = [shard.high_water_us for shard in held.values() if shard.devices]
+        return HighWater(None if silent or not times else min(times), silent)

@@ -1,0 +1,180 @@
+"""A feed: one follower of a stream, shared by all clients of a live route.
+
+The follower runs while there are clients. A client that names the last event it has seen first catches up by a
+follower of its own, and joins the shared one at the very message where both meet: nothing is missed or doubled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+from nats.errors import Error as NatsError
+
+from api.live.subscription import Subscription, sse
+from domain.errors import Unavailable, VitalgridError
+from runtime.bus import Bus
+from runtime.follower import Follower, StreamMessage
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_S: Final = 0.5  # promised at least every second
+
+
+class Feed:
+    """See module. `prepare` decodes a message once for all clients; it runs on the event loop and must be quick."""
+
+    def __init__(self, bus: Bus, stream: str, wanted: tuple[str, ...], prepare: Callable[[StreamMessage], Any]) -> None:
+        self._bus = bus
+        self._stream = stream
+        self._wanted = wanted
+        self._prepare = prepare
+        self._clients: set[Subscription] = set()
+        self._catching_up: dict[Subscription, Follower] = {}
+        self._follower: Follower | None = None
+        self._first = 0  # where the shared follower began
+        self._last_of: dict[str, int] = {}  # subject -> newest sequence the shared follower gave
+        self.stored_us: dict[str, int] = {}  # subject -> when that was stored
+        self._lock = asyncio.Lock()
+        self._joining = 0
+        self._heart: asyncio.Task[None] | None = None
+        self._ending: set[asyncio.Task[None]] = set()
+
+    @property
+    def client_count(self) -> int:
+        return len(self._clients) + len(self._catching_up) + self._joining
+
+    @property
+    def last_sequence(self) -> int:
+        """The newest sequence seen."""
+        return max(self._last_of.values(), default=max(self._first - 1, 0))
+
+    @property
+    def is_connected(self) -> bool:
+        return self._bus.is_connected
+
+    async def join(self, client: Subscription, after: int | None) -> None:
+        """Let `client` have every message behind sequence `after` (None: from now on). Raises Unavailable."""
+        self._joining += 1
+        try:
+            await self._join(client, after)
+        finally:
+            self._joining -= 1
+
+    async def _join(self, client: Subscription, after: int | None) -> None:
+        async with self._lock:
+            await self._start()
+        if after is None:
+            client.after = self.last_sequence
+            self._clients.add(client)
+            return
+        state = await self._bus.stream_state(self._stream)
+        client.after = min(after, state.last_sequence)
+        if after + 1 < state.first_sequence:
+            gap = {"from_sequence": after + 1, "until_sequence": state.first_sequence}
+            client.put(sse("gap", msgspec.json.encode(gap)))
+        await self._catch_up(client)
+
+    async def leave(self, client: Subscription) -> None:
+        """Forget `client`; the last one to leave stops the follower."""
+        client.close()
+        self._clients.discard(client)
+        follower = self._catching_up.pop(client, None)
+        if follower is not None:
+            await follower.stop()
+        async with self._lock:
+            if not self.client_count:
+                await self._stop()
+
+    async def close(self) -> None:
+        """End every client's stream."""
+        for client in (*self._clients, *self._catching_up):
+            await self.leave(client)
+
+    async def _start(self) -> None:
+        if self._follower is not None:
+            return
+        self._first = (await self._bus.stream_state(self._stream)).last_sequence + 1
+        self._last_of.clear()
+        self.stored_us.clear()
+        self._follower = await self._follow(list(self._wanted), self._first, self._receive)
+        self._heart = asyncio.create_task(self._beat(), name=f"heartbeat of {self._stream}")
+
+    async def _stop(self) -> None:
+        follower, self._follower = self._follower, None
+        heart, self._heart = self._heart, None
+        if heart is not None:
+            heart.cancel()
+        if follower is not None:
+            await follower.stop()
+
+    async def _follow(self, wanted: list[str], start: int, receive: Callable[[StreamMessage], None]) -> Follower:
+        try:
+            return await self._bus.follow(self._stream, wanted, start, receive)
+        except (NatsError, TimeoutError, OSError) as error:
+            raise Unavailable(f"stream {self._stream} cannot be followed now: {type(error).__name__}") from error
+
+    def _receive(self, message: StreamMessage) -> None:
+        self._last_of[message.subject] = message.sequence
+        self.stored_us[message.subject] = message.stored_us
+        clients = [client for client in self._clients if client.wants(message.subject)]
+        if not clients:
+            return
+        prepared = self._prepared(message)
+        for client in clients:
+            client.offer(message.sequence, prepared)
+
+    def _prepared(self, message: StreamMessage) -> Any:
+        """What clients select from; None for a message that cannot be read: it is logged, and the stream goes on."""
+        try:
+            return self._prepare(message)
+        except (msgspec.DecodeError, VitalgridError):
+            logger.exception("a message of a live stream cannot be read", extra={"sequence": message.sequence})
+            return None
+
+    async def _catch_up(self, client: Subscription) -> None:
+        """Feed `client` by a follower of its own until it has all that the shared one gave, then move it over."""
+        wanted = list(self._wanted) if client.subjects is None else sorted(client.subjects)
+        client.is_bounded = False
+
+        def receive(message: StreamMessage) -> None:
+            client.offer(message.sequence, self._prepared(message))
+            own = self._catching_up.get(client)
+            if own is not None and client.is_filling:
+                own.pause()
+            elif self._has_met(client, message.sequence, message.pending):
+                self._move_over(client)
+
+        follower = await self._follow(wanted, client.after + 1, receive)
+        self._catching_up[client] = follower
+        client.on_drained = follower.resume
+        if follower.pending == 0 and self._has_met(client, client.after, 0):
+            self._move_over(client)
+
+    def _has_met(self, client: Subscription, sequence: int, pending: int) -> bool:
+        """Whether a client that has all up to `sequence` lacks nothing that the shared follower has passed already.
+
+        Nothing pending counts too: whatever is stored from then on lies behind the shared follower's first message.
+        """
+        passed = max((last for subject, last in self._last_of.items() if client.wants(subject)), default=0)
+        return sequence >= passed and (sequence + 1 >= self._first or pending == 0)
+
+    def _move_over(self, client: Subscription) -> None:
+        follower = self._catching_up.pop(client, None)
+        if follower is None:
+            return
+        client.is_bounded = True
+        client.on_drained = lambda: None
+        self._clients.add(client)
+        ending = asyncio.create_task(follower.stop())
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+
+    async def _beat(self) -> None:
+        while True:
+            for client in (*self._clients, *self._catching_up):
+                client.beat()
+            await asyncio.sleep(HEARTBEAT_S)

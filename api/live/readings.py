@@ -1,0 +1,121 @@
+"""The live stream of readings: rows of frames as they are stored in the stream, before any host has seen them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from api.live.feed import Feed
+from api.live.subscription import Subscription, sse
+from api.times import UTC_ZONE
+from domain import subjects
+from domain.frames import decode_frame
+from domain.metrics import BY_ID
+from domain.ports import Clock
+from domain.quality import Validity
+from domain.readings import ReadingBatch
+from runtime.bus import Bus
+from runtime.follower import StreamMessage
+
+_METRIC_CODES: Final = {metric.id: metric.code for metric in BY_ID.values()}
+_VALIDITIES: Final = {validity.value: validity.name.lower().replace("_", "-") for validity in Validity}
+_SUBJECTS: Final = ("reading.*",)
+
+
+class LiveReading(msgspec.Struct, frozen=True):
+    """One row; `value` is null where nothing was measured."""
+
+    device_id: str | None
+    handle: int
+    metric: str
+    instance: int
+    time: str
+    value: float
+    validity: str
+    quality: int
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedFrame:
+    sequence: int
+    arrival_us: int
+    readings: ReadingBatch
+
+
+class Wanted:
+    """Which handles a client asked for, with the device ids to show; replaced when the directory changes."""
+
+    def __init__(self, device_ids: Mapping[int, str], metrics: frozenset[int]) -> None:
+        self.metrics = np.array(sorted(metrics), dtype=np.uint16)
+        self.device_ids: Mapping[int, str] = {}
+        self._is_wanted = np.zeros(1, dtype=np.bool_)
+        self.replace(device_ids)
+
+    def replace(self, device_ids: Mapping[int, str]) -> None:
+        self.device_ids = device_ids
+        handles = np.fromiter(device_ids, dtype=np.int64, count=len(device_ids))
+        self._is_wanted = np.zeros(int(handles.max(initial=0)) + 2, dtype=np.bool_)  # the last place stands for "beyond"
+        self._is_wanted[handles] = True
+
+    def rows(self, readings: ReadingBatch) -> NDArray[np.intp]:
+        mask = self._is_wanted[np.minimum(readings.handle, len(self._is_wanted) - 1)]
+        if len(self.metrics):
+            mask &= np.isin(readings.metric, self.metrics)
+        return np.flatnonzero(mask)
+
+
+def prepare(message: StreamMessage) -> PreparedFrame:
+    frame = decode_frame(message.payload)
+    return PreparedFrame(message.sequence, frame.header.arrival_us, frame.readings)
+
+
+def reading_feed(bus: Bus) -> Feed:
+    return Feed(bus, subjects.READINGS_STREAM, _SUBJECTS, prepare)
+
+
+def reading_client(feed: Feed, clock: Clock, shards: list[int], wanted: Wanted) -> Subscription:
+    """A client of the readings that `wanted` names; they come by `shards`."""
+
+    def select(frame: PreparedFrame) -> bytes | None:
+        rows = wanted.rows(frame.readings)
+        return _event(frame, frame.readings.take(rows), wanted.device_ids) if len(rows) else None
+
+    wanted_subjects = frozenset(map(subjects.reading, shards))
+    return Subscription(wanted_subjects, select, _heartbeat(feed, clock, wanted_subjects))
+
+
+def _event(frame: PreparedFrame, rows: ReadingBatch, device_ids: Mapping[int, str]) -> bytes:
+    columns = (rows.handle, rows.metric, rows.instance, rows.time_us, rows.value, rows.quality)
+    readings = [
+        LiveReading(
+            device_ids.get(handle), handle, _METRIC_CODES.get(metric, str(metric)), instance, UTC_ZONE.text(time_us),
+            value, _VALIDITIES.get(quality & 0xF, "invalid"), quality,
+        )
+        for handle, metric, instance, time_us, value, quality in zip(*(c.tolist() for c in columns), strict=True)
+    ]  # fmt: skip
+    body = {"sequence": frame.sequence, "arrival": UTC_ZONE.text(frame.arrival_us), "readings": readings}
+    return sse("readings", msgspec.json.encode(body), frame.sequence)
+
+
+def _heartbeat(feed: Feed, clock: Clock, wanted: frozenset[str]) -> Callable[[], bytes]:
+    """`high_water_us`: all that was stored in the stream up to then has been sent. Shards never heard of do not count."""
+
+    def beat() -> bytes:
+        times = [feed.stored_us[subject] for subject in wanted if subject in feed.stored_us]
+        high_water_us = min(times, default=None)
+        lag_ms = None if high_water_us is None else (clock.now_us() - high_water_us) / 1000
+        body = {
+            "high_water_us": high_water_us,
+            "high_water": UTC_ZONE.maybe(high_water_us),
+            "last_sequence": feed.last_sequence,
+            "lag_ms": lag_ms,
+            "connected": feed.is_connected,
+        }
+        return sse("heartbeat", msgspec.json.encode(body))
+
+    return beat

@@ -1,0 +1,62 @@
+"""The HTTP side of a live stream: an ASGI response that sends what its subscription holds, as soon as it holds it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Final
+
+from fastapi.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from api.live.feed import Feed
+from api.live.subscription import Subscription
+from api.telemetry import Telemetry
+
+logger = logging.getLogger(__name__)
+
+_STALLED_S: Final = 30.0  # a client that takes not one byte for so long is gone
+_HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+
+class EventStream(Response):
+    """Server-Sent Events of one subscription, until the client leaves, is too slow, or the server stops."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, feed: Feed, subscription: Subscription, name: str, telemetry: Telemetry) -> None:
+        self.status_code = 200
+        self.background = None
+        self.init_headers(_HEADERS)
+        self._feed = feed
+        self._subscription = subscription
+        self._name = name
+        self._telemetry = telemetry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (ASGI's signature)
+        clients = self._telemetry.live_clients.labels(self._name)
+        clients.inc()
+        watch = asyncio.create_task(self._until_gone(receive))
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            with contextlib.suppress(TimeoutError, OSError):
+                await self._send_all(send)
+        finally:
+            clients.dec()
+            watch.cancel()
+            if self._subscription.has_overflowed:
+                self._telemetry.live_overflows.labels(self._name).inc()
+                logger.warning("a live client was too slow and was disconnected", extra={"stream": self._name})
+            await self._feed.leave(self._subscription)
+
+    async def _send_all(self, send: Send) -> None:
+        while (chunk := await self._subscription.take()) is not None:
+            async with asyncio.timeout(_STALLED_S):
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _until_gone(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._subscription.close()

@@ -1,0 +1,67 @@
+"""Live streams by Server-Sent Events.
+
+Each event has the stream's sequence as its id; a client that sends `Last-Event-ID` goes on behind it. A `heartbeat`
+comes at least every second with the high-water mark and the lag: a client that hears nothing shows "no connection".
+A client that is too slow gets a final `overflow` event and is disconnected.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+import msgspec
+from fastapi import APIRouter, Depends, Header, Query
+
+from api.auth import Viewer
+from api.errors import problems
+from api.live.alarms import alarm_client
+from api.live.feed import Feed
+from api.live.stream import EventStream
+from api.live.subscription import Subscription, sse
+from api.services import Backend, Behind
+from domain.alarms import INTENDED_USE, Priority
+from domain.errors import InvalidInput
+from domain.ids import parse_hospital_id
+
+router = APIRouter(prefix="/live", tags=["live"])
+
+_HELLO_ALARMS: Final = {"intended_use": INTENDED_USE}
+_SSE: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+
+
+async def _last_seen(
+    last_event_id: Annotated[str | None, Header(description="Sequence of the last event seen.")] = None,
+    after: Annotated[str | None, Query(description="As Last-Event-ID, for clients that cannot set headers.")] = None,
+) -> int | None:
+    given = last_event_id or after
+    if given is None:
+        return None
+    if not given.isdecimal() or len(given) > 18:
+        raise InvalidInput(f"Last-Event-ID {given!r} is not the id of one of our events: expected a stream sequence")
+    return int(given)
+
+
+LastSeen = Annotated[int | None, Depends(_last_seen)]
+
+
+@router.get("/alarms", status_code=200, response_class=EventStream, responses={**_SSE, **problems(InvalidInput)})
+async def live_alarms(
+    _who: Viewer,
+    behind: Behind,
+    last_seen: LastSeen,
+    hospital: Annotated[list[str] | None, Query(description="Only of these hospitals.")] = None,
+    priority: Annotated[Priority, Query(description="This priority and above: 0 information … 3 high.")] = Priority.INFORMATION,
+) -> EventStream:
+    """Alarm events as they are notified: events `hello`, `alarm`, `heartbeat`, `gap`, `overflow`."""
+    hospitals = [parse_hospital_id(one) for one in hospital or []]
+    client = alarm_client(behind.alarm_feed, behind.hosts, behind.services.clock, hospitals, priority)
+    return await _opened(behind, behind.alarm_feed, client, last_seen, "alarms", _HELLO_ALARMS)
+
+
+async def _opened(
+    behind: Backend, feed: Feed, client: Subscription, last_seen: int | None, name: str, hello: dict[str, str]
+) -> EventStream:
+    await feed.join(client, last_seen)
+    greeting = hello | {"stream": name, "last_sequence": feed.last_sequence, "resumed_after": last_seen}
+    client.greet(b"retry: 1000\n" + sse("hello", msgspec.json.encode(greeting)))
+    return EventStream(feed, client, name, behind.telemetry)

@@ -1,0 +1,52 @@
+"""For those who run the platform: is it alive, is it ready, and its numbers."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+
+from api.auth import Viewer
+from api.services import Behind
+from api.telemetry import CONTENT_TYPE
+from api.vitals import check_all
+from domain.alarms import INTENDED_USE
+
+router = APIRouter(tags=["operation"])
+
+
+class Health(BaseModel):
+    status: str
+    region: str
+    intended_use: str
+
+
+class CheckOut(BaseModel):
+    name: str
+    ok: bool
+    detail: str
+
+
+class Readiness(BaseModel):
+    ready: bool
+    checks: list[CheckOut]
+
+
+@router.get("/health")
+async def health(_who: Viewer, behind: Behind) -> Health:
+    """The process is alive. Says nothing of what it stands on: see `/ready`."""
+    return Health(status="alive", region=behind.services.region_id, intended_use=INTENDED_USE)
+
+
+@router.get("/ready", responses={503: {"model": Readiness, "description": "Not ready; the failing checks say why."}})
+async def ready(_who: Viewer, behind: Behind, response: Response) -> Readiness:
+    """Bus, database and lake answer, every shard is held, and no shard lags."""
+    checks = [CheckOut(name=check.name, ok=check.ok, detail=check.detail) for check in await check_all(behind)]
+    is_ready = all(check.ok for check in checks)
+    response.status_code = 200 if is_ready else 503
+    return Readiness(ready=is_ready, checks=checks)
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def metrics(_who: Viewer, behind: Behind) -> Response:
+    """The platform's numbers for Prometheus (text format)."""
+    return Response(await behind.lanes.codec(behind.telemetry.text), media_type=CONTENT_TYPE)

@@ -1,0 +1,106 @@
+"""The platform's own state: what `/ready` checks, and what Prometheus is shown of the hosts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from api.services import Backend
+from api.telemetry import Sample
+from domain import subjects
+from domain.errors import VitalgridError
+
+MAX_LAG_MESSAGES: Final = 20_000
+MAX_LAG_S: Final = 10.0
+_DEADLINE_S: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that must hold before the platform is called ready."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+async def check_all(backend: Backend) -> list[Check]:
+    """All checks, at once; each has a deadline."""
+    checks = {"bus": _bus, "database": _database, "lake": _lake, "shards": _shards, "lag": _lag}
+    return list(await asyncio.gather(*(_checked(name, check, backend) for name, check in checks.items())))
+
+
+async def _checked(name: str, check: Callable[[Backend], Awaitable[tuple[bool, str]]], backend: Backend) -> Check:
+    try:
+        async with asyncio.timeout(_DEADLINE_S):
+            ok, detail = await check(backend)
+    except (VitalgridError, SQLAlchemyError, OSError) as error:
+        return Check(name, ok=False, detail=f"{type(error).__name__}: does not answer")
+    except TimeoutError:
+        return Check(name, ok=False, detail=f"no answer within {_DEADLINE_S:g} s")
+    return Check(name, ok, detail)
+
+
+async def _bus(backend: Backend) -> tuple[bool, str]:
+    state = await backend.services.bus.stream_state(subjects.READINGS_STREAM)
+    return True, f"stream holds {state.messages} messages, {state.size_bytes} bytes"
+
+
+async def _database(backend: Backend) -> tuple[bool, str]:
+    await backend.read(_select_one, backend.services.engine)
+    return True, "answers"
+
+
+def _select_one(engine: Engine) -> None:
+    with engine.connect() as connection:
+        connection.execute(text("SELECT 1"))
+
+
+async def _lake(backend: Backend) -> tuple[bool, str]:
+    view = await asyncio.to_thread(backend.services.lake.positions)
+    return True, f"version {view.version}"
+
+
+async def _shards(backend: Backend) -> tuple[bool, str]:
+    missing = backend.hosts.missing()
+    hosts = len(backend.hosts.alive())
+    return not missing, f"{hosts} hosts; shards held by nobody: {missing or 'none'}"
+
+
+async def _lag(backend: Backend) -> tuple[bool, str]:
+    behind = max((held.lag for held in backend.hosts.held().values()), default=0)
+    age_s = _age_s(backend)
+    ok = behind <= MAX_LAG_MESSAGES and (age_s is None or age_s <= MAX_LAG_S)
+    return ok, f"{behind} messages behind, stream time {'not known' if age_s is None else f'{age_s:.1f} s old'}"
+
+
+def _age_s(backend: Backend) -> float | None:
+    reached = backend.hosts.high_water().time_us
+    return None if reached is None else (backend.services.clock.now_us() - reached) / 1e6
+
+
+def watch_platform(backend: Backend) -> None:
+    """Let Prometheus see what the hosts say."""
+    hosts, telemetry = backend.hosts, backend.telemetry
+
+    def by_shard(field: str) -> Callable[[], list[Sample]]:
+        return lambda: [((str(shard),), float(getattr(held, field))) for shard, held in sorted(hosts.held().items())]
+
+    def stream_age() -> list[Sample]:
+        age_s = _age_s(backend)
+        return [] if age_s is None else [((), age_s)]
+
+    watch = telemetry.watch
+    watch("vitalgrid_shard_lag_messages", "Messages of the stream not yet worked through.", ("shard",), by_shard("lag"))
+    watch("vitalgrid_shard_devices", "Devices of a shard.", ("shard",), by_shard("devices"))
+    watch("vitalgrid_shard_channels", "Channels of a shard.", ("shard",), by_shard("channels"))
+    watch("vitalgrid_shard_applied_sequence", "Stream sequence worked through.", ("shard",), by_shard("applied"))
+    watch("vitalgrid_shard_committed_sequence", "Stream sequence in the lake.", ("shard",), by_shard("committed"))
+    watch("vitalgrid_hosts_alive", "Hosts heard of lately.", (), lambda: [((), float(len(hosts.alive())))])
+    watch("vitalgrid_shards_missing", "Shards held by nobody.", (), lambda: [((), float(len(hosts.missing())))])
+    watch("vitalgrid_stream_age_seconds", "Age of the newest stream time all shards have reached.", (), stream_age)

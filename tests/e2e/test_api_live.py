@@ -1,0 +1,219 @@
+"""Live streams over a real server and a real bus: pushed at once, resumable, honest about silence and slowness."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+from collections.abc import AsyncIterator
+
+import httpx
+import msgspec
+import pytest
+from fastapi import FastAPI
+
+from api.app import create_app
+from api.live.subscription import Subscription
+from cluster.serving import serving
+from domain import subjects
+from domain.alarms import INTENDED_USE, AlarmEvent, AlarmSubject, AlertType, Phase, Priority
+from domain.messages import HostHeartbeat, ShardHeld, encode
+from runtime.bus import Bus
+from runtime.clock import SystemClock
+from tests.unit.api.conftest import TOKEN, services_of
+from tests.waiting import until
+
+pytestmark = pytest.mark.integration
+
+
+def alarm(number: int, hospital_id: str = "sz.h001", priority: Priority = Priority.HIGH) -> AlarmEvent:
+    return AlarmEvent(
+        event_id=f"e{number}", alarm_id=f"a{number}", phase=Phase.START, alert_type=AlertType.PHYSIOLOGICAL,
+        priority=priority, rule="limit.very-low", rule_version=1, subject=AlarmSubject(hospital_id, handle=number),
+        onset_us=1_700_000_000_000_000, event_us=1_700_000_000_000_000, arrival_us=1_700_000_000_000_000, text="SpO2 is low",
+    )  # fmt: skip
+
+
+async def notify(bus: Bus, event: AlarmEvent) -> int:
+    return await bus.publish(subjects.alarm(event.subject.hospital_id), msgspec.json.encode(event), event.event_id)
+
+
+async def events(lines: AsyncIterator[str]) -> AsyncIterator[tuple[str, str | None, dict]]:
+    """(event, id, data) of a Server-Sent Events stream."""
+    name, identity = "", None
+    async for line in lines:
+        key, _, value = line.partition(": ")
+        if key == "event":
+            name = value
+        elif key == "id":
+            identity = value
+        elif key == "data":
+            yield name, identity, json.loads(value)
+            name, identity = "", None
+
+
+async def next_of(stream: AsyncIterator[tuple[str, str | None, dict]], wanted: str) -> tuple[str | None, dict]:
+    async with asyncio.timeout(10):
+        async for name, identity, data in stream:
+            if name == wanted:
+                return identity, data
+    raise AssertionError(f"the stream ended without {wanted}")
+
+
+@pytest.fixture
+async def app(bus: Bus) -> FastAPI:
+    return create_app(services_of(bus=bus, clock=SystemClock()))
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    async with serving(app, "127.0.0.1", 0) as port:
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}/api/v1", headers=headers, timeout=10) as client:
+            yield client
+
+
+@contextlib.asynccontextmanager
+async def live(client: httpx.AsyncClient, path: str, **headers: str) -> AsyncIterator[AsyncIterator]:
+    async with client.stream(
+        "GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()}
+    ) as response:
+        assert response.status_code == 200, await response.aread()
+        assert response.headers["content-type"].startswith("text/event-stream")
+        yield events(response.aiter_lines())
+
+
+async def test_no_live_stream_without_a_token(client: httpx.AsyncClient) -> None:
+    response = await client.get("/live/alarms", headers={"Authorization": "Bearer wrong"})
+    assert response.status_code == 401
+
+
+@pytest.mark.clause("9.2c")
+@pytest.mark.clause("6.3f")
+async def test_an_alarm_is_pushed_with_its_intended_use(client: httpx.AsyncClient, bus: Bus) -> None:
+    async with live(client, "/live/alarms") as stream:
+        _, hello = await next_of(stream, "hello")
+        assert hello["intended_use"] == INTENDED_USE
+        sequence = await notify(bus, alarm(1))
+        identity, data = await next_of(stream, "alarm")
+    assert identity == str(sequence)
+    assert data["event"]["alarm_id"] == "a1"
+    assert data["intended_use"] == INTENDED_USE
+    assert data["times"]["onset"] == "2023-11-14T22:13:20Z"
+
+
+async def test_a_client_gets_only_what_it_asked_for(client: httpx.AsyncClient, bus: Bus) -> None:
+    async with live(client, "/live/alarms?hospital=sz.h002&priority=2") as stream:
+        await next_of(stream, "hello")
+        await notify(bus, alarm(1, "sz.h001"))
+        await notify(bus, alarm(2, "sz.h002", Priority.LOW))
+        await notify(bus, alarm(3, "sz.h002"))
+        _, data = await next_of(stream, "alarm")
+    assert data["event"]["alarm_id"] == "a3"
+
+
+async def test_a_client_goes_on_behind_the_last_event_it_saw(client: httpx.AsyncClient, bus: Bus) -> None:
+    sequences = [await notify(bus, alarm(n)) for n in range(1, 51)]
+    async with live(client, "/live/alarms", Last_Event_ID=str(sequences[9])) as stream:
+        old = [await next_of(stream, "alarm") for _ in range(40)]
+        sequences.append(await notify(bus, alarm(51)))
+        old.append(await next_of(stream, "alarm"))
+    assert [int(identity or 0) for identity, _ in old] == sequences[10:]
+
+
+async def sequences_of(stream: AsyncIterator, count: int) -> list[int]:
+    return [int((await next_of(stream, "alarm"))[0] or 0) for _ in range(count)]
+
+
+async def test_catching_up_while_alarms_go_on_misses_and_doubles_nothing(client: httpx.AsyncClient, bus: Bus) -> None:
+    for n in range(200):
+        await notify(bus, alarm(n))
+
+    async def go_on() -> None:
+        for n in range(200, 400):
+            await notify(bus, alarm(n))
+
+    writing = asyncio.create_task(go_on())
+    async with live(client, "/live/alarms", Last_Event_ID="0") as first, live(client, "/live/alarms?after=100") as second:
+        seen = [
+            [int((await next_of(stream, "alarm"))[0] or 0) for _ in range(count)]
+            for stream, count in ((first, 400), (second, 300))
+        ]
+    await writing
+    assert seen[0] == list(range(1, 401))
+    assert seen[1] == list(range(101, 401))
+
+
+async def test_an_event_id_that_is_none_of_ours_is_refused(client: httpx.AsyncClient) -> None:
+    response = await client.get("/live/alarms", headers={"Last-Event-ID": "yesterday"})
+    assert response.status_code == 422
+    assert "yesterday" in response.json()["detail"]
+
+
+async def test_heartbeats_carry_high_water_and_lag_and_say_when_a_shard_is_silent(client: httpx.AsyncClient, bus: Bus) -> None:
+    now_us = SystemClock().now_us()
+    held = [ShardHeld(shard=0, epoch=1, applied=9, committed=9, lag=0, high_water_us=now_us - 250_000, devices=5, channels=9)]
+    async with live(client, "/live/alarms") as stream:
+        _, before = await next_of(stream, "heartbeat")
+        await bus.core_publish("heartbeat.host.h0", encode(HostHeartbeat("h0", 1, now_us, now_us, held)))
+        _, after = await next_of(stream, "heartbeat")
+        while after["high_water_us"] is None:
+            _, after = await next_of(stream, "heartbeat")
+    assert before["high_water_us"] is None
+    assert before["lag_ms"] is None
+    assert after["high_water_us"] == now_us - 250_000
+    assert 250 <= after["lag_ms"] < 5_000
+    assert after["connected"]
+
+
+async def test_heartbeats_come_at_least_every_second(client: httpx.AsyncClient) -> None:
+    loop = asyncio.get_running_loop()
+    async with live(client, "/live/alarms") as stream:
+        await next_of(stream, "heartbeat")
+        at = [loop.time()]
+        for _ in range(3):
+            await next_of(stream, "heartbeat")
+            at.append(loop.time())
+    assert max(later - earlier for earlier, later in itertools.pairwise(at)) < 1.0
+
+
+async def test_a_slow_client_is_told_and_disconnected(
+    client: httpx.AsyncClient, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Subscription.__init__
+
+    def short(self: Subscription, *args: object, **limits: int) -> None:
+        original(self, *args, max_events=5)
+
+    monkeypatch.setattr(Subscription, "__init__", short)
+
+    take, close = Subscription.take, Subscription.close
+    closed = asyncio.Event()
+
+    def noted_close(self: Subscription) -> None:
+        close(self)
+        closed.set()
+
+    async def slow_take(self: Subscription) -> bytes | None:
+        await closed.wait()  # the socket takes nothing meanwhile
+        return await take(self)
+
+    monkeypatch.setattr(Subscription, "close", noted_close)
+    monkeypatch.setattr(Subscription, "take", slow_take)
+    async with client.stream("GET", "/live/alarms") as response:
+        for n in range(10):
+            await notify(bus, alarm(n))
+        body = (await response.aread()).decode()
+    names = [line.removeprefix("event: ") for line in body.splitlines() if line.startswith("event: ")]
+    assert names[-1] == "overflow"
+    seen = [int(line.removeprefix("id: ")) for line in body.splitlines() if line.startswith("id: ")]
+    assert seen == list(range(1, len(seen) + 1))  # without a hole up to where it ended
+    assert len(seen) < 10
+
+
+async def test_the_last_client_to_leave_stops_the_follower(app: FastAPI, client: httpx.AsyncClient) -> None:
+    async with live(client, "/live/alarms") as stream:
+        await next_of(stream, "hello")
+        assert app.state.backend.alarm_feed.client_count == 1
+    await until(lambda: app.state.backend.alarm_feed._follower is None)
