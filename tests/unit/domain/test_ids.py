@@ -58,9 +58,29 @@ def test_subjects_of_ids_have_no_wildcard_and_a_fixed_number_of_parts(hospital_i
     assert subjects.alarm(hospital_id).count(".") == subjects.reject(hospital_id).count(".") == 2
 
 
-def test_streams_listen_to_the_subjects_that_are_published():
-    assert subjects.reading(3) == "reading.3"
-    assert subjects.control(3) == "control.3"
-    assert {subject.partition(".")[0] for subject in subjects.READINGS_SUBJECTS} == {"reading", "control"}
-    assert subjects.reject(None) == "reject.unknown"
-    assert subjects.alarm("sz.h012").startswith(subjects.ALARMS_SUBJECTS[0].rstrip(">"))
+STREAMS = (subjects.READINGS_SUBJECTS, subjects.ALARMS_SUBJECTS, subjects.REJECTS_SUBJECTS)
+
+
+def matches(subject, pattern):
+    """NATS: `*` is one part, `>` all that follow."""
+    parts, wanted = subject.split("."), pattern.split(".")
+    if wanted[-1] == ">":
+        return len(parts) >= len(wanted) and parts[: len(wanted) - 1] == wanted[:-1]
+    return len(parts) == len(wanted) and all(want in ("*", part) for part, want in zip(parts, wanted, strict=True))
+
+
+@pytest.mark.parametrize(("subject", "stream"), [
+    (subjects.reading(3), subjects.READINGS_SUBJECTS), (subjects.control(3), subjects.READINGS_SUBJECTS),
+    (subjects.once("a1"), subjects.READINGS_SUBJECTS), (subjects.alarm("sz.h012"), subjects.ALARMS_SUBJECTS),
+    (subjects.reject("sz.h012"), subjects.REJECTS_SUBJECTS), (subjects.reject(None), subjects.REJECTS_SUBJECTS),
+])  # fmt: skip
+def test_what_is_published_to_be_kept_is_kept_by_exactly_one_stream(subject, stream):
+    assert [kept for kept in STREAMS if any(matches(subject, pattern) for pattern in kept)] == [stream]
+
+
+@pytest.mark.parametrize("subject", [
+    subjects.shard(3), subjects.host_control("host-1"), subjects.host_heartbeat("host-1"), subjects.DIRECTORY_CHANGED,
+    subjects.actor(Address(ActorKind.DEVICE, "sz.h012", "mon-7")),
+])  # fmt: skip
+def test_questions_and_heartbeats_are_kept_by_no_stream(subject):
+    assert [kept for kept in STREAMS if any(matches(subject, pattern) for pattern in kept)] == []
