@@ -79,7 +79,7 @@ def test_what_is_published_to_be_kept_is_kept_by_exactly_one_stream(subject, str
 
 
 @pytest.mark.parametrize("subject", [
-    subjects.shard(3), subjects.host_control("host-1"), subjects.host_heartbeat("host-1"), subjects.DIRECTORY_CHANGED,
+    subjects.shard(3), subjects.host_heartbeat("host-1"), subjects.DIRECTORY_CHANGED,
     subjects.actor(Address(ActorKind.DEVICE, "sz.h012", "mon-7")),
 ])  # fmt: skip
 def test_questions_and_heartbeats_are_kept_by_no_stream(subject):
