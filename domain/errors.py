@@ -31,6 +31,12 @@ class Conflict(VitalgridError):
     code = "conflict"
 
 
+class StaleVersion(Conflict):
+    """A change was made for a version that is no longer the present one: read again, then change."""
+
+    code = "stale-version"
+
+
 class Unauthenticated(VitalgridError):
     """No identity, or one that does not hold."""
 
