@@ -193,27 +193,36 @@ def _refuse_unknown(document: Any, shape: Any, where: str) -> None:
 
 def _check(scenario: Scenario) -> None:
     for index, fault in enumerate(scenario.fault):
-        if fault.kind not in FAULT_KINDS:
-            raise InvalidInput(
-                f"fault.{index}.kind {fault.kind!r} is unknown: expected one of {', '.join(sorted(FAULT_KINDS))}"
-            )
-        if not 0 <= fault.at_s <= scenario.total_s:
-            raise InvalidInput(f"fault.{index}.at_s is {fault.at_s:g} s: expected 0 to {scenario.total_s:g} s, within the run")
-        if not 0 < fault.share <= 1:
-            raise InvalidInput(f"fault.{index}.share is {fault.share:g}: expected more than 0 and at most 1")
+        _check_fault(index, fault, scenario.total_s)
     for index, expect in enumerate(scenario.expect):
-        if expect.metric not in METRICS:
-            known = ", ".join(sorted(METRICS))
-            raise InvalidInput(f"expect.{index}.metric {expect.metric!r} is unknown: expected one of {known}")
-        if expect.max is None and expect.min is None and expect.equals is None:
-            raise InvalidInput(f"expect.{index} ({expect.metric}) expects nothing: give max, min or equals")
+        _check_expect(index, expect)
     unknown = sorted(set(scenario.covers) - set(CLAUSES))
     if unknown:
-        raise InvalidInput(f"covers names clauses without a verdict here: {', '.join(unknown)}; known: {', '.join(CLAUSES)}")
+        known = ", ".join(CLAUSES)
+        raise InvalidInput(f"covers names clauses without a verdict here: {', '.join(unknown)}; known: {known}")
     if scenario.duration_s <= 0 or scenario.warmup_s < 0:
-        raise InvalidInput(f"duration_s is {scenario.duration_s:g} and warmup_s {scenario.warmup_s:g}: expected positive times")
+        given = f"duration_s is {scenario.duration_s:g} and warmup_s {scenario.warmup_s:g}"
+        raise InvalidInput(f"{given}: expected a positive time and one of at least 0")
     if scenario.fleet.devices < 1 or scenario.fleet.tick_s <= 0:
         raise InvalidInput("fleet.devices and fleet.tick_s must be positive")
+
+
+def _check_fault(index: int, fault: Fault, total_s: float) -> None:
+    if fault.kind not in FAULT_KINDS:
+        known = ", ".join(sorted(FAULT_KINDS))
+        raise InvalidInput(f"fault.{index}.kind {fault.kind!r} is unknown: expected one of {known}")
+    if not 0 <= fault.at_s <= total_s:
+        raise InvalidInput(f"fault.{index}.at_s is {fault.at_s:g} s: expected 0 to {total_s:g} s, within the run")
+    if not 0 < fault.share <= 1:
+        raise InvalidInput(f"fault.{index}.share is {fault.share:g}: expected more than 0 and at most 1")
+
+
+def _check_expect(index: int, expect: Expect) -> None:
+    if expect.metric not in METRICS:
+        known = ", ".join(sorted(METRICS))
+        raise InvalidInput(f"expect.{index}.metric {expect.metric!r} is unknown: expected one of {known}")
+    if expect.max is None and expect.min is None and expect.equals is None:
+        raise InvalidInput(f"expect.{index} ({expect.metric}) expects nothing: give max, min or equals")
 
 
 def _fields(shape: Any) -> dict[str, Any]:

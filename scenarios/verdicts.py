@@ -66,12 +66,11 @@ def _figures() -> dict[str, MetricInfo]:
         "query_complex": (("7.1b",), "complex query under load"),
         "query_batch": (("7.1c",), "several complex queries at once, under load"),
     }
-    figures = {
+    return {
         f"{name}_{point}_ms": MetricInfo("ms", clauses, f"{title}, {_POINT_TITLES[point]}")
         for name, (clauses, title) in latency.items()
         for point in _POINT_TITLES
     }
-    return figures
 
 
 _POINT_TITLES: Final = {"p50": "median", "p99": "99th percentile", "max": "worst"}

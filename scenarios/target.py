@@ -1,0 +1,34 @@
+"""The platform a run is played against: addresses and what is known of its processes. Plain values, wired in cluster/."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where the platform is.
+
+    Only `api_url`, `token` and the MQTT address are needed to play. With `data_dir` and the bus, for a platform on
+    this machine, the ledger can be closed, hosts can be killed and processes measured; without them those figures
+    are "not measured".
+    """
+
+    api_url: str
+    token: str = field(repr=False)
+    mqtt_host: str
+    mqtt_port: int
+    region_id: str = "sz"
+    data_dir: Path | None = None
+    nats_url: str | None = None
+    nats_token: str | None = field(default=None, repr=False)
+    pids: dict[str, int] = field(default_factory=dict)  # role -> process; hosts are `host:<name>`
+
+    @property
+    def lake_dir(self) -> Path | None:
+        return self.data_dir / "lake" / "readings" if self.data_dir else None
+
+    def host_pids(self) -> dict[str, int]:
+        """Host name -> process, where they are known."""
+        return {role.removeprefix("host:"): pid for role, pid in self.pids.items() if role.startswith("host:")}
