@@ -89,8 +89,11 @@ class Claim:
 class OnceIntake(Intake, Protocol):
     """An Intake that also knows requests by a key of the sender's, so that a repeated one is stored once."""
 
-    async def claim(self, principal: Principal, key: str, payload: bytes) -> Claim:
-        """Take `key` for this payload, or find it taken. Raises Conflict when it was taken for another payload."""
+    async def claim(self, principal: Principal, readings: ReadingBatch, key: str, payload: bytes) -> Claim:
+        """Take `key` for this payload, or find it taken. Raises Conflict when it was taken for another payload.
+
+        `readings` are the payload's; RejectedInput as `submit`, before the key is taken.
+        """
         ...
 
     async def submit_once(self, principal: Principal, readings: ReadingBatch, claim: Claim) -> Receipt:

@@ -139,8 +139,9 @@ class StreamIntake:
             return future
         return asyncio.ensure_future(self._submit_for_others(principal, readings))
 
-    async def claim(self, principal: Principal, key: str, payload: bytes) -> Claim:
+    async def claim(self, principal: Principal, readings: ReadingBatch, key: str, payload: bytes) -> Claim:
         """As `domain.ports.OnceIntake.claim`; see `runtime.once` for what is guaranteed."""
+        await self._parts_of(principal, readings)
         return await self._ledger.claim(principal, key, payload)
 
     async def submit_once(self, principal: Principal, readings: ReadingBatch, claim: Claim) -> Receipt:

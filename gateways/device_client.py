@@ -1,0 +1,358 @@
+"""A thin MQTT client for devices and gateways, and for our simulators: what is sent is sent until it is acknowledged.
+
+    client = DeviceClient("127.0.0.1", 1883, token)
+    await client.connect()
+    await client.publish_readings({"metric": "heart_rate", "value": 72, "seq": 1})
+
+Every message goes out at QoS 1 and waits here, in order, until its PUBACK says that it is in the stream. When the
+connection is lost the client connects again (waits grow to 5 s) and repeats what was not acknowledged, with DUP set;
+give readings a sequence, so that a repetition is told from news. Refusals come to `on_error` as
+{"reason", "detail", "topic"}. Messages live in memory only. Clauses 5.4b, 5.4c.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import hashlib
+import ssl
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from domain.errors import Unauthenticated, Unavailable
+from gateways.formats import BY_NAME, ERRORS_TOPIC
+from gateways.mqtt import encode, encode_publish
+from gateways.mqtt_packets import (
+    Ack,
+    ConnAck,
+    Connect,
+    ConnectCode,
+    MalformedPacket,
+    PacketKind,
+    Publish,
+    Simple,
+    Subscribe,
+)
+from gateways.mqtt_reader import PacketReader
+
+ErrorHandler = Callable[[dict[str, str]], None]
+_PING: Final = encode(Simple(PacketKind.PINGREQ))
+_GOODBYE: Final = encode(Simple(PacketKind.DISCONNECT))
+_CONNECT_TIMEOUT_S: Final = 10.0
+_FIRST_WAIT_S: Final = 0.1
+_LAST_WAIT_S: Final = 5.0
+_SUBSCRIBE_ID: Final = 65_535  # kept for it; messages use 1 to 65534
+_MAX_ERROR_BYTES: Final = 65_536
+
+
+class _Message:
+    __slots__ = ("acknowledged", "packet_id", "payload", "topic")
+
+    def __init__(self, topic: str, payload: bytes, acknowledged: asyncio.Future[None]) -> None:
+        self.topic = topic
+        self.payload = payload
+        self.acknowledged = acknowledged
+        self.packet_id = 0
+
+
+class DeviceClient:
+    """See module. One connection at a time; `reconnects` counts those made after the first was lost."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        token: str,
+        *,
+        client_id: str | None = None,
+        tls: ssl.SSLContext | None = None,
+        max_in_flight: int = 64,
+        on_error: ErrorHandler | None = None,
+        keep_alive_s: int = 30,
+    ) -> None:
+        self._address = (host, port)
+        self._tls = tls
+        digest = hashlib.sha256(token.encode()).hexdigest()
+        self._hello = Connect(client_id or f"vg-{digest[:16]}", keep_alive_s, username=token)
+        self._spread = 0.5 + int(digest[:4], 16) / 2**16  # clients that lost one door do not come back all at once
+        self._max_in_flight = max_in_flight
+        self._on_error = on_error
+        self._link: _Link | None = None
+        self._queue: deque[_Message] = deque()
+        self._sent: dict[int, _Message] = {}  # in order of sending
+        self._last_id = 0
+        self._is_wanted = False
+        self._reconnecting: asyncio.Task[None] | None = None
+        self.reconnects = 0
+
+    @property
+    def is_connected(self) -> bool:
+        return self._link is not None
+
+    @property
+    def unacknowledged(self) -> int:
+        """Messages given to this client whose PUBACK has not come."""
+        return len(self._queue) + len(self._sent)
+
+    async def connect(self) -> None:
+        """Connect, and stay connected until `close` or `disconnect`. Raises Unauthenticated or Unavailable."""
+        self._is_wanted = True
+        if self._link is None and self._reconnecting is None:
+            try:
+                await self._open()
+            except (Unauthenticated, Unavailable):
+                self._is_wanted = False
+                raise
+
+    async def publish_readings(self, readings: list[dict[str, Any]] | dict[str, Any]) -> None:
+        """Send readings in the native JSON; returns once they are acknowledged."""
+        await self._start(BY_NAME["readings"].topic, msgspec.json.encode(readings))
+
+    async def publish_frame(self, frame: bytes) -> None:
+        """Send one binary frame; returns once it is acknowledged."""
+        await self.start_frame(frame)
+
+    def start_frame(self, frame: bytes) -> asyncio.Future[None]:
+        """Put a frame on its way; the future is done when it is acknowledged."""
+        return self._start(BY_NAME["frame"].topic, frame)
+
+    async def disconnect(self) -> None:
+        """Drop the connection without a goodbye, as a power failure does, and stay away until `connect`."""
+        await self._stop_reconnecting()
+        if self._link is not None:
+            self._link.abort()
+            self._link = None
+
+    async def close(self) -> None:
+        """Say goodbye. What was not acknowledged fails with Unavailable."""
+        await self._stop_reconnecting()
+        if self._link is not None:
+            self._link.write(_GOODBYE)
+            self._link.close()
+            self._link = None
+        self._fail(Unavailable("the client was closed before its message was acknowledged"))
+
+    # ---- sending
+
+    def _start(self, topic: str, payload: bytes) -> asyncio.Future[None]:
+        message = _Message(topic, payload, asyncio.get_running_loop().create_future())
+        self._queue.append(message)
+        self.pump()
+        return message.acknowledged
+
+    def pump(self) -> None:
+        """Send what waits, as far as acknowledgements and the peer's reading keep up."""
+        link = self._link
+        while link is not None and self._queue and len(self._sent) < self._max_in_flight and not link.is_paused:
+            message = self._queue.popleft()
+            message.packet_id = self._free_id()
+            self._sent[message.packet_id] = message
+            link.write(encode_publish(message.topic, message.payload, 1, message.packet_id))
+
+    def _free_id(self) -> int:
+        while True:
+            self._last_id = self._last_id % (_SUBSCRIBE_ID - 1) + 1
+            if self._last_id not in self._sent:
+                return self._last_id
+
+    def _fail(self, error: Exception) -> None:
+        failed = [*self._sent.values(), *self._queue]
+        self._sent.clear()
+        self._queue.clear()
+        for message in failed:
+            if not message.acknowledged.done():
+                message.acknowledged.set_exception(error)
+
+    # ---- connecting
+
+    async def _open(self) -> None:
+        loop = asyncio.get_running_loop()
+        code: asyncio.Future[int] = loop.create_future()
+        link = None
+        try:
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                _, link = await loop.create_connection(lambda: _Link(self, code), *self._address, ssl=self._tls)
+                link.write(encode(self._hello))
+                answer = await code
+        except (TimeoutError, OSError) as error:
+            if link is not None:
+                link.abort()
+            host, port = self._address
+            raise Unavailable(f"the door at {host}:{port} does not answer: {error or type(error).__name__}") from error
+        if answer in (ConnectCode.BAD_CREDENTIALS, ConnectCode.NOT_AUTHORISED):
+            raise Unauthenticated(f"the door refused the token (CONNACK {answer})")
+        if answer != ConnectCode.ACCEPTED:
+            raise Unavailable(f"the door refused the connection (CONNACK {answer})")
+        self._begin(link)
+
+    def _begin(self, link: _Link) -> None:
+        self._link = link
+        if self._on_error is not None:
+            link.write(encode(Subscribe(_SUBSCRIBE_ID, ((ERRORS_TOPIC, 0),))))
+        for message in self._sent.values():
+            link.write(encode_publish(message.topic, message.payload, 1, message.packet_id, dup=True))
+        link.keep_alive(self._hello.keep_alive_s)
+        self.pump()
+
+    def lost(self, link: _Link) -> None:
+        """The link ended; a client that wants to be connected comes back."""
+        if self._link is link:
+            self._link = None
+            if self._is_wanted:
+                self._reconnecting = asyncio.create_task(self._reconnect())
+
+    async def _reconnect(self) -> None:
+        wait_s = _FIRST_WAIT_S
+        while True:
+            await asyncio.sleep(wait_s * self._spread)
+            wait_s = min(2 * wait_s, _LAST_WAIT_S)
+            try:
+                await self._open()
+            except Unavailable:
+                continue
+            except Unauthenticated as error:
+                self._is_wanted = False
+                self._fail(error)
+            else:
+                self.reconnects += 1
+            self._reconnecting = None
+            return
+
+    async def _stop_reconnecting(self) -> None:
+        self._is_wanted = False
+        task, self._reconnecting = self._reconnecting, None
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    # ---- what the link hears
+
+    def heard(self, packet: object) -> None:
+        if type(packet) is Ack and packet.kind is PacketKind.PUBACK:
+            message = self._sent.pop(packet.packet_id, None)
+            if message is not None and not message.acknowledged.done():
+                message.acknowledged.set_result(None)
+            self.pump()
+        elif type(packet) is Publish and self._on_error is not None:
+            with contextlib.suppress(msgspec.DecodeError):
+                self._on_error(msgspec.json.decode(packet.payload, type=dict[str, str]))
+
+
+class _Link(asyncio.Protocol):
+    """One connection: bytes to packets, writes of one turn of the loop in one call, pings."""
+
+    def __init__(self, client: DeviceClient, code: asyncio.Future[int]) -> None:
+        self._client = client
+        self._code = code
+        self._loop = asyncio.get_running_loop()
+        self._reader = PacketReader(_MAX_ERROR_BYTES, first_kind=PacketKind.CONNACK)
+        self._transport: asyncio.Transport | None = None
+        self._out = bytearray()
+        self._ping: asyncio.TimerHandle | None = None
+        self._last_heard_s = self._loop.time()
+        self.is_paused = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._ping is not None:
+            self._ping.cancel()
+        if not self._code.done():
+            self._code.set_exception(exc or ConnectionResetError("the connection was closed before CONNACK"))
+        self._client.lost(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._last_heard_s = self._loop.time()
+        self._reader.feed(data)
+        try:
+            while (packet := self._reader.next_packet()) is not None:
+                if type(packet) is not ConnAck:
+                    self._client.heard(packet)
+                elif not self._code.done():
+                    self._code.set_result(packet.code)
+        except MalformedPacket:
+            self.abort()
+
+    def pause_writing(self) -> None:
+        self.is_paused = True
+
+    def resume_writing(self) -> None:
+        self.is_paused = False
+        self._client.pump()
+
+    def write(self, data: bytes) -> None:
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out += data
+
+    def close(self) -> None:
+        self._flush()
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def keep_alive(self, every_s: float) -> None:
+        """Ping at half the keep-alive; a door silent for longer than one and a half of it is lost."""
+        if every_s and self._loop.time() - self._last_heard_s > 1.5 * every_s:
+            self.abort()
+        elif every_s:
+            self.write(_PING)
+            self._ping = self._loop.call_later(every_s / 2, self.keep_alive, every_s)
+
+    def _flush(self) -> None:
+        if self._out and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(bytes(self._out))
+        self._out.clear()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Send readings once: `python -m gateways.device_client --port 1883 --token … --reading heart_rate=72`."""
+    parser = argparse.ArgumentParser(prog="python -m gateways.device_client", description="Send readings as a device.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=1883)
+    parser.add_argument("--token", required=True)
+    parser.add_argument("--reading", action="append", required=True, metavar="METRIC=VALUE[UNIT]", help="may be repeated")
+    given = parser.parse_args(arguments)
+    refusals: list[dict[str, str]] = []
+    try:
+        asyncio.run(_send(given.host, given.port, given.token, [_reading(text) for text in given.reading], refusals))
+    except (Unauthenticated, Unavailable, ValueError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    for refusal in refusals:
+        sys.stderr.write(f"refused ({refusal['reason']}): {refusal['detail']}\n")
+    if not refusals:
+        sys.stdout.write(f"{len(given.reading)} readings are stored\n")
+    return 1 if refusals else 0
+
+
+async def _send(host: str, port: int, token: str, readings: list[dict[str, Any]], refusals: list[dict[str, str]]) -> None:
+    client = DeviceClient(host, port, token, on_error=refusals.append)
+    await client.connect()
+    await client.publish_readings(readings)
+    await client.close()
+
+
+def _reading(text: str) -> dict[str, Any]:
+    """`heart_rate=72` or `body_temp=98.6[degF]`."""
+    metric, equals, rest = text.partition("=")
+    value, _, unit = rest.partition("[")
+    if not equals:
+        raise ValueError(f"{text!r} is no reading: expected METRIC=VALUE, such as heart_rate=72")
+    reading: dict[str, Any] = {"metric": metric, "value": float(value)}
+    return {**reading, "unit": unit.rstrip("]")} if unit else reading
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""The HTTP door: readings and frames by POST, for devices and platforms that speak HTTP. Clauses 5.4a, 5.4c, 5.4e, 8.1.
+
+    POST /v1/readings                    native JSON            Authorization: Bearer <token>
+    POST /v1/frames                      one binary frame       Authorization: Bearer <token>
+    POST /api/v1/{token}/telemetry       ThingsBoard's shapes   token in the path
+
+200 {"accepted": n, "receipt": "<shard>-<sequence>"} comes after the stream's acknowledgement. Errors are RFC 9457
+problems; a message refused for what it is (4xx with a reason) is kept among the rejects first. 503 with Retry-After:
+nothing is known to be stored, send again. A request without a good token is refused before its body is read.
+
+`Idempotency-Key`: 1 to 255 printable characters, chosen by the sender for one request. The same key, sender and body
+within 24 h give the same answer and store nothing again, also when the first answer was lost or the door restarted;
+another body gives 409. A refused request does not use up its key. `runtime.once` states the guarantee and its one gap.
+Without a key, a repeated request is told by `seq` (JSON) or source and sequence (frames), else by channel, time, value.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from domain.errors import RejectedInput, Unauthenticated, VitalgridError
+from domain.ports import Clock, Identities, OnceIntake, Principal, Receipt
+from gateways.counters import DoorCounters
+from gateways.formats import FORMATS, Format
+from gateways.problems import problem, problem_of
+
+logger = logging.getLogger(__name__)
+
+DOOR: Final = "http"
+_KEY_CHARS: Final = 255
+_PATH_TOKEN: Final = "{token}"  # noqa: S105 (a route's parameter)
+
+
+@dataclass(frozen=True, slots=True)
+class _Door:
+    identities: Identities
+    intake: OnceIntake
+    clock: Clock
+    max_payload_bytes: int
+    counters: DoorCounters
+
+
+def http_door(identities: Identities, intake: OnceIntake, clock: Clock, max_payload_bytes: int = 1_048_576) -> Starlette:
+    """The door as an ASGI application; `app.state.counters` are its `DoorCounters`.
+
+    Serve it without access logs: ThingsBoard's path carries the token.
+    """
+    door = _Door(identities, intake, clock, max_payload_bytes, DoorCounters())
+    routes = [Route(row.path, partial(_post, door, row), methods=["POST"]) for row in FORMATS]
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _on_http_exception})
+    app.state.counters = door.counters
+    return app
+
+
+async def _post(door: _Door, row: Format, request: Request) -> Response:
+    """One message: who, how large, of which type, what it says; then stored, and only then answered."""
+    counters = door.counters
+    try:
+        principal = await _principal(door, row, request)
+    except VitalgridError as error:
+        counters.connections_refused[error.code] += 1
+        logger.info("a request was refused", extra={"why": error.code, "path": row.path})
+        return problem_of(error)
+    counters.messages += 1
+    body = b""
+    try:
+        body, size_bytes = await _body(request, door.max_payload_bytes)
+        counters.bytes_received += size_bytes
+        _check_envelope(row, request, size_bytes, door.max_payload_bytes)
+        receipt = await _stored(door, row, principal, body, _key(request))
+    except ClientDisconnect:
+        return Response(status_code=400)  # nobody is there to read it; nothing was stored
+    except RejectedInput as error:
+        return await _rejected(door, row, principal, body, error)
+    except VitalgridError as error:
+        counters.unavailable += error.code == "unavailable"
+        return problem_of(error)
+    counters.readings += receipt.readings
+    answer = {"accepted": receipt.readings, "receipt": f"{receipt.shard}-{receipt.stream_sequence}"}
+    return Response(msgspec.json.encode(answer), media_type="application/json")
+
+
+async def _principal(door: _Door, row: Format, request: Request) -> Principal:
+    if _PATH_TOKEN in row.path:
+        return await door.identities.identify(request.path_params["token"])
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise Unauthenticated("the request carries no token: expected the header 'Authorization: Bearer <token>'")
+    return await door.identities.identify(token.strip())
+
+
+async def _body(request: Request, limit_bytes: int) -> tuple[bytes, int]:
+    """The body, at most its first `limit_bytes`, and the size of all that was read: reading stops when it is too large."""
+    kept = bytearray()
+    size_bytes = 0
+    async for chunk in request.stream():
+        size_bytes += len(chunk)
+        kept += chunk[: limit_bytes - len(kept)]
+        if size_bytes > limit_bytes:
+            break
+    return bytes(kept), size_bytes
+
+
+def _check_envelope(row: Format, request: Request, size_bytes: int, limit_bytes: int) -> None:
+    if size_bytes > limit_bytes:
+        raise RejectedInput("oversize", f"the body is larger than the {limit_bytes} bytes that are taken")
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != row.media_type:
+        raise RejectedInput(
+            "wrong-content-type", f"content type {media_type[:80]!r} is not taken here: expected {row.media_type!r}"
+        )
+
+
+def _key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not (0 < len(key) <= _KEY_CHARS and key.isprintable()):
+        raise RejectedInput("malformed-key", f"Idempotency-Key is not 1 to {_KEY_CHARS} printable characters")
+    return key
+
+
+async def _stored(door: _Door, row: Format, principal: Principal, body: bytes, key: str | None) -> Receipt:
+    """Decode and store. With a key the readings are checked before the key is claimed, and take the claim's arrival time."""
+    readings = row.decode(body, principal, door.clock.now_us())
+    if key is None:
+        return await door.intake.submit(principal, readings)
+    claim = await door.intake.claim(principal, readings, key, body)
+    if claim.receipt is not None:
+        return claim.receipt
+    return await door.intake.submit_once(principal, row.decode(body, principal, claim.arrival_us), claim)
+
+
+async def _rejected(door: _Door, row: Format, principal: Principal, body: bytes, error: RejectedInput) -> Response:
+    door.counters.rejects[error.reason] += 1
+    logger.info("a message was refused", extra={"device": principal.name, "reason": error.reason})
+    try:
+        await door.intake.reject(
+            door=DOOR, principal=principal, topic=row.path, payload=body, reason=error.reason, detail=error.detail
+        )
+    except VitalgridError as unavailable:
+        return problem_of(unavailable)
+    return problem_of(error)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    """Paths and methods that do not exist."""
+    assert isinstance(error, HTTPException)
+    paths = ", ".join(row.path for row in FORMATS)
+    code = "method-not-allowed" if error.status_code == 405 else "not-found"
+    detail = f"{request.method} is not answered at this path: expected POST to one of {paths}"
+    return problem(405 if error.status_code == 405 else 404, code, detail, dict(error.headers or {}))

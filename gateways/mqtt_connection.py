@@ -1,0 +1,393 @@
+"""One MQTT connection of the door: who it is, what it may do, and what it is owed.
+
+QoS 1: PUBACK follows when the readings are in the stream, in the order of the PUBLISHes (4.6). A refused message is
+kept as a reject, told on `v1/devices/me/errors`, and acknowledged, since sending it again would not help. When the
+stream does not answer there is no PUBACK: the connection ends and the sender repeats (DUP). QoS 0 gets no answer; a
+message that could not be stored is counted and told. QoS 2 is not spoken: the connection ends.
+Back-pressure: with `max_in_flight` messages unanswered, or answers that the peer does not read, reading pauses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine
+from enum import Enum, auto
+from functools import partial
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from domain.errors import RejectedInput, Unauthenticated, Unavailable, VitalgridError
+from domain.ports import Clock, Identities, Intake, Principal, Receipt
+from gateways.counters import DoorCounters
+from gateways.formats import BY_TOPIC, ERRORS_TOPIC
+from gateways.mqtt import encode, encode_puback, encode_publish
+from gateways.mqtt_packets import (
+    SUBSCRIPTION_REFUSED,
+    Ack,
+    ConnAck,
+    Connect,
+    ConnectCode,
+    MalformedPacket,
+    Packet,
+    PacketKind,
+    Publish,
+    Simple,
+    SubAck,
+    Subscribe,
+    Unsubscribe,
+    UnsupportedLevel,
+    Will,
+)
+from gateways.mqtt_reader import PacketReader
+
+logger = logging.getLogger(__name__)
+
+DOOR: Final = "mqtt"
+_PINGRESP: Final = encode(Simple(PacketKind.PINGRESP))
+_WILL_TEXT_CHARS: Final = 200
+_TOPIC_CHARS: Final = 200  # of a topic that are kept with a reject
+GOODBYE: Final = "goodbye"  # why a connection ended: the device said DISCONNECT
+TAKEN_OVER: Final = "taken-over"
+CLOSING: Final = "door-closing"
+_SILENT: Final = frozenset({"keep-alive", "no-connect", TAKEN_OVER})  # the peer may be gone: do not wait for it
+
+
+class DoorOfConnections(Protocol):
+    """What a connection needs of its door."""
+
+    identities: Identities
+    intake: Intake
+    clock: Clock
+    counters: DoorCounters
+    max_payload_bytes: int
+    max_in_flight: int
+    connect_timeout_s: float
+
+    def opened(self, connection: MqttConnection) -> None: ...
+    def admit(self, connection: MqttConnection) -> bool: ...
+    def ended(self, connection: MqttConnection) -> None: ...
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None: ...
+
+
+class _State(Enum):
+    NEW = auto()  # no CONNECT yet
+    IDENTIFYING = auto()
+    OPEN = auto()
+    CLOSED = auto()
+
+
+class _Owed:
+    """A PUBLISH that waits for its answer; `packet_id` 0 at QoS 0."""
+
+    __slots__ = ("is_done", "packet_id")
+
+    def __init__(self, packet_id: int) -> None:
+        self.packet_id = packet_id
+        self.is_done = False
+
+
+class MqttConnection(asyncio.Protocol):
+    """See module. `why_ended` says how it came to its end, in one word that counters use."""
+
+    def __init__(self, door: DoorOfConnections) -> None:
+        self._door = door
+        self._loop = asyncio.get_running_loop()
+        self._reader = PacketReader(door.max_payload_bytes, first_kind=PacketKind.CONNECT)
+        self._state = _State.NEW
+        self._owed: deque[_Owed] = deque()
+        self._out = bytearray()
+        self._is_flush_called = False
+        self._is_write_paused = False
+        self._is_read_paused = False
+        self._wants_errors = False
+        self._silence_allowed_s = door.connect_timeout_s
+        self._last_heard_s = self._loop.time()
+        self._transport: asyncio.Transport | None = None
+        self.principal: Principal | None = None
+        self.client_id = ""
+        self.will: Will | None = None
+        self.why_ended = "lost"
+
+    # ---- asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._door.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._last_heard_s = self._loop.time()
+        self._door.counters.bytes_received += len(data)
+        self._reader.feed(data)
+        self._pump()
+
+    def pause_writing(self) -> None:
+        self._is_write_paused = True
+
+    def resume_writing(self) -> None:
+        self._is_write_paused = False
+        self._pump()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's signature)
+        self._state = _State.CLOSED
+        self._door.ended(self)
+
+    # ---- the door's side
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether every message was answered."""
+        return not self._owed
+
+    def check_silence(self, now_s: float) -> None:
+        """End the connection when it was silent for longer than its keep-alive allows (3.1.2.10)."""
+        if now_s - self._last_heard_s > self._silence_allowed_s and not self._is_read_paused:
+            self.end("no-connect" if self._state is _State.NEW else "keep-alive")
+
+    def stop_reading(self) -> None:
+        """Take no more messages; answers of those taken still go out."""
+        self._state = _State.CLOSED
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def end(self, why: str) -> None:
+        """Send what is owed by now and close; a peer that may be gone is not waited for."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        self.why_ended = why
+        self._state = _State.CLOSED
+        self._flush()
+        if why in _SILENT:
+            self._transport.abort()
+        else:
+            self._transport.close()
+
+    # ---- packets in
+
+    def _pump(self) -> None:
+        """Handle what has arrived, as far as answers keep up."""
+        try:
+            while not self._is_held():
+                packet = self._reader.next_packet()
+                if packet is None:
+                    break
+                if type(packet) is Publish and self._state is _State.OPEN:
+                    self._take(packet)
+                else:
+                    self._handle(packet)
+        except UnsupportedLevel:
+            self._refuse(ConnectCode.UNACCEPTABLE_PROTOCOL, "unsupported-protocol")
+        except MalformedPacket as error:
+            logger.info("a connection sent what is not MQTT", extra={"device": self._name(), "error": str(error)})
+            self.end("malformed")
+        self._hold_or_go_on()
+
+    def _is_held(self) -> bool:
+        return (
+            len(self._owed) >= self._door.max_in_flight
+            or self._is_write_paused
+            or self._state in (_State.IDENTIFYING, _State.CLOSED)
+        )
+
+    def _hold_or_go_on(self) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        is_held = self._is_held()
+        if is_held and not self._is_read_paused:
+            self._transport.pause_reading()
+        elif not is_held and self._is_read_paused:
+            self._transport.resume_reading()
+            self._last_heard_s = self._loop.time()  # what it sent meanwhile was not heard
+        self._is_read_paused = is_held
+
+    def _handle(self, packet: Packet) -> None:
+        handler = _HANDLERS.get(type(packet))
+        if handler is None:
+            raise MalformedPacket(f"a client does not send {type(packet).__name__}")
+        handler(self, packet)
+
+    def _on_connect(self, packet: Connect) -> None:
+        if self._state is not _State.NEW:
+            raise MalformedPacket("a second CONNECT came on one connection (3.1)")
+        tokens = _tokens_of(packet)
+        if not packet.client_id and not packet.clean_session:
+            self._refuse(ConnectCode.IDENTIFIER_REJECTED, "client-id")
+        elif not tokens:
+            self._refuse(ConnectCode.BAD_CREDENTIALS, "no-token")
+        else:
+            self._state = _State.IDENTIFYING
+            self._door.spawn(self._identify(packet, tokens))
+
+    async def _identify(self, packet: Connect, tokens: list[str]) -> None:
+        principal = None
+        try:
+            for token in tokens:
+                try:
+                    principal = await self._door.identities.identify(token)
+                    break
+                except Unauthenticated:
+                    continue
+        except VitalgridError:
+            self._refuse(ConnectCode.SERVER_UNAVAILABLE, "identities-unavailable")
+            return
+        if self._state is not _State.IDENTIFYING:
+            return
+        if principal is None:
+            self._refuse(ConnectCode.NOT_AUTHORISED, "wrong-token")
+            return
+        self.principal, self.client_id, self.will = principal, packet.client_id, packet.will
+        if not self._door.admit(self):
+            self.principal = None
+            self._refuse(ConnectCode.SERVER_UNAVAILABLE, "too-many-connections")
+            return
+        self._silence_allowed_s = 1.5 * packet.keep_alive_s or float("inf")
+        self._write(encode(ConnAck(ConnectCode.ACCEPTED)))
+        self._state = _State.OPEN
+        self._pump()
+
+    def _refuse(self, code: ConnectCode, why: str) -> None:
+        """Answer CONNECT with a refusal, and count it. No payload came, so there is no reject to keep."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        self._door.counters.connections_refused[why] += 1
+        peer = self._transport.get_extra_info("peername")
+        logger.info("a connection was refused", extra={"why": why, "peer": peer[0] if peer else None})
+        self._write(encode(ConnAck(code)))
+        self.end("refused")
+
+    def _on_subscribe(self, packet: Subscribe) -> None:
+        codes = []
+        for topic, _ in packet.topics:
+            self._wants_errors = self._wants_errors or topic == ERRORS_TOPIC
+            codes.append(0 if topic == ERRORS_TOPIC else SUBSCRIPTION_REFUSED)
+        self._write(encode(SubAck(packet.packet_id, tuple(codes))))
+
+    def _on_unsubscribe(self, packet: Unsubscribe) -> None:
+        self._wants_errors = self._wants_errors and ERRORS_TOPIC not in packet.topics
+        self._write(encode(Ack(PacketKind.UNSUBACK, packet.packet_id)))
+
+    def _on_simple(self, packet: Simple) -> None:
+        if packet.kind is PacketKind.PINGREQ:
+            self._write(_PINGRESP)
+        elif packet.kind is PacketKind.DISCONNECT:
+            self.end(GOODBYE)
+        else:
+            raise MalformedPacket("a client does not send PINGRESP")
+
+    # ---- messages
+
+    def _take(self, packet: Publish) -> None:
+        assert self.principal is not None
+        if packet.qos > 1:
+            self.end("qos-2")
+            return
+        self._door.counters.messages += 1
+        owed = _Owed(packet.packet_id)
+        self._owed.append(owed)
+        try:
+            row = BY_TOPIC.get(packet.topic)
+            if row is None:
+                raise RejectedInput(
+                    "wrong-topic", f"topic {packet.topic[:80]!r} takes no message: expected {', '.join(BY_TOPIC)}"
+                )
+            if packet.is_cut:
+                limit = self._door.max_payload_bytes
+                raise RejectedInput("oversize", f"payload of {packet.size_bytes} bytes is too large: at most {limit} are taken")
+            readings = row.decode(packet.payload, self.principal, self._door.clock.now_us())
+        except RejectedInput as error:
+            self._door.spawn(self._reject(packet, owed, error))
+            return
+        stored = asyncio.ensure_future(self._door.intake.submit(self.principal, readings))
+        stored.add_done_callback(partial(self._on_stored, packet, owed))
+
+    def _on_stored(self, packet: Publish, owed: _Owed, stored: asyncio.Future[Receipt]) -> None:
+        error = None if stored.cancelled() else stored.exception()
+        if isinstance(error, RejectedInput):
+            self._door.spawn(self._reject(packet, owed, error))
+        elif stored.cancelled() or error is not None:
+            if error is not None and not isinstance(error, Unavailable):
+                logger.error("a message met an unexpected error", exc_info=error, extra={"device": self._name()})
+            self._not_stored(packet, owed)
+        else:
+            self._door.counters.readings += stored.result().readings
+            self._answered(owed)
+
+    async def _reject(self, packet: Publish, owed: _Owed, error: RejectedInput) -> None:
+        self._door.counters.rejects[error.reason] += 1
+        logger.info("a message was refused", extra={"device": self._name(), "reason": error.reason})
+        try:
+            await self._door.intake.reject(
+                door=DOOR, principal=self.principal, topic=packet.topic[:_TOPIC_CHARS], payload=packet.payload,
+                reason=error.reason, detail=error.detail,
+            )  # fmt: skip
+        except Unavailable:
+            self._not_stored(packet, owed)
+            return
+        self._tell(error.reason, error.detail, packet.topic)
+        self._answered(owed)
+
+    def _not_stored(self, packet: Publish, owed: _Owed) -> None:
+        self._door.counters.unavailable += 1
+        self._tell("unavailable", "the message was not stored: send it again later", packet.topic)
+        if packet.qos:
+            self.end("unavailable")
+        else:
+            self._answered(owed)
+
+    def _tell(self, reason: str, detail: str, topic: str) -> None:
+        if self._wants_errors:
+            told = msgspec.json.encode({"reason": reason, "detail": detail, "topic": topic})
+            self._write(encode_publish(ERRORS_TOPIC, told))
+
+    def _answered(self, owed: _Owed) -> None:
+        """Send the PUBACKs that are due: those of the longest answered run from the oldest message on."""
+        owed.is_done = True
+        while self._owed and self._owed[0].is_done:
+            packet_id = self._owed.popleft().packet_id
+            if packet_id:
+                self._write(encode_puback(packet_id))
+        if self._is_read_paused and len(self._owed) <= self._door.max_in_flight // 2:
+            self._pump()
+
+    # ---- bytes out
+
+    def _write(self, data: bytes) -> None:
+        """Queue bytes; all of one turn of the loop go out in one call."""
+        self._out += data
+        if not self._is_flush_called:
+            self._is_flush_called = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._is_flush_called = False
+        if self._out and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(bytes(self._out))
+        self._out.clear()
+
+    def _name(self) -> str | None:
+        return self.principal.name if self.principal else None
+
+
+def _tokens_of(packet: Connect) -> list[str]:
+    """What may be the token: the password, else the user name (ThingsBoard's devices send it there)."""
+    found = [] if packet.password is None else [packet.password.decode(errors="replace")]
+    return [token for token in (*found, packet.username or "") if token]
+
+
+def will_text(will: Will | None) -> str | None:
+    """A will's payload as the detail of an event: its beginning, if it is text."""
+    if will is None:
+        return None
+    text = will.payload[: 4 * _WILL_TEXT_CHARS].decode(errors="ignore")
+    return "".join(char for char in text if char.isprintable())[:_WILL_TEXT_CHARS] or None
+
+
+_HANDLERS: Final[dict[type, Callable[[MqttConnection, Any], None]]] = {
+    Connect: MqttConnection._on_connect,  # noqa: SLF001 (the class's own table, made after it)
+    Subscribe: MqttConnection._on_subscribe,  # noqa: SLF001
+    Unsubscribe: MqttConnection._on_unsubscribe,  # noqa: SLF001
+    Simple: MqttConnection._on_simple,  # noqa: SLF001
+}

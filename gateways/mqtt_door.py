@@ -1,0 +1,170 @@
+"""The MQTT door: MQTT 3.1.1, QoS 0 and 1, TLS, for devices and hospital gateways. Clauses 5.4a, 5.4c, 5.4e, 7.3.
+
+Identity comes from the connection: the token is the password, or the user name (as ThingsBoard's devices send it).
+CONNACK 4 answers a CONNECT without a token, 5 a wrong one, 3 a door that is full or cannot ask who it is.
+Session take-over: a CONNECT with the same principal, or the same client id, ends the older connection. No session
+state is kept: a device subscribes again when it connects again, and repeats what was not acknowledged.
+Events: `online` when a device connects, `offline` when its connection is lost or ended by us, with its will's text as
+detail; `disconnected` when it says goodbye (DISCONNECT drops the will). A take-over is neither.
+Not covered: QoS 2, MQTT 5, retained messages, subscriptions other than `v1/devices/me/errors` (refused with 0x80).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, Final
+
+from domain.ports import Clock, Identities, Intake
+from gateways.counters import DoorCounters
+from gateways.mqtt_connection import CLOSING, GOODBYE, TAKEN_OVER, MqttConnection, will_text
+from gateways.presence import Presence
+
+logger = logging.getLogger(__name__)
+
+_SWEEP_S: Final = 0.5
+_SPARE_SOCKETS: Final = 1_000  # above the connection cap, to tell those who come that there is no room
+_BACKLOG: Final = 4_096
+
+
+@dataclass(frozen=True, slots=True)
+class MqttLimits:
+    """As `runtime.settings.DoorSettings`; `connect_timeout_s`: longest wait for CONNECT on a fresh connection."""
+
+    max_payload_bytes: int = 1_048_576
+    max_connections: int = 20_000
+    max_in_flight: int = 64
+    connect_timeout_s: float = 10.0
+
+
+class MqttDoor:
+    """Listens between `start` and `close`. `counters` may be read at any time."""
+
+    def __init__(
+        self,
+        identities: Identities,
+        intake: Intake,
+        clock: Clock,
+        *,
+        limits: MqttLimits | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.identities = identities
+        self.intake = intake
+        self.clock = clock
+        self.counters = DoorCounters()
+        limits = limits or MqttLimits()
+        self.max_payload_bytes = limits.max_payload_bytes
+        self.max_in_flight = limits.max_in_flight
+        self.connect_timeout_s = limits.connect_timeout_s
+        self._max_connections = limits.max_connections
+        self._tls = tls
+        self._presence = Presence(intake, clock)
+        self._connections: set[MqttConnection] = set()
+        self._by_handle: dict[int, MqttConnection] = {}
+        self._by_client_id: dict[str, MqttConnection] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen; returns the port, which is a free one for `port` 0."""
+        loop = asyncio.get_running_loop()
+        self._presence.start()
+        self._server = await loop.create_server(
+            lambda: MqttConnection(self), host, port, ssl=self._tls, backlog=_BACKLOG,
+            ssl_handshake_timeout=self.connect_timeout_s if self._tls else None,
+        )  # fmt: skip
+        self._sweeper = asyncio.create_task(self._sweep())
+        bound: int = self._server.sockets[0].getsockname()[1]
+        return bound
+
+    async def close(self, deadline_s: float = 10.0) -> None:
+        """Take no more messages, answer those taken (at most for `deadline_s`), then end all connections."""
+        if self._server is None or self._sweeper is None:
+            return
+        self._server.close()
+        self._sweeper.cancel()
+        for connection in self._connections:
+            connection.stop_reading()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline_s):
+                while self._tasks or not all(c.is_idle for c in self._connections):  # noqa: ASYNC110 (many, and once)
+                    await asyncio.sleep(0.01)
+        for connection in list(self._connections):
+            connection.end(CLOSING)
+        await self._presence.close()
+
+    # ---- what connections call
+
+    def opened(self, connection: MqttConnection) -> None:
+        self._connections.add(connection)
+        if len(self._connections) > self._max_connections + _SPARE_SOCKETS:
+            self.counters.connections_refused["too-many-connections"] += 1
+            connection.end("refused")
+
+    def admit(self, connection: MqttConnection) -> bool:
+        """Make room for a connection that has said who it is; False when the door is full."""
+        principal = connection.principal
+        assert principal is not None
+        older = self._by_handle.get(principal.handle)
+        namesake = self._by_client_id.get(connection.client_id) if connection.client_id else None
+        if older is None and namesake is None and len(self._by_handle) >= self._max_connections:
+            return False
+        for taken_over in {older, namesake} - {None}:
+            assert taken_over is not None
+            self._forget(taken_over)
+            taken_over.end(TAKEN_OVER)
+            if taken_over is not older and taken_over.principal is not None:
+                self._presence.tell(taken_over.principal, "offline", "another device uses its client id")
+        self._by_handle[principal.handle] = connection
+        if connection.client_id:
+            self._by_client_id[connection.client_id] = connection
+        self.counters.connections = len(self._by_handle)
+        self.counters.connections_accepted += 1
+        if older is None:
+            self._presence.tell(principal, "online")
+        return True
+
+    def ended(self, connection: MqttConnection) -> None:
+        self._connections.discard(connection)
+        principal = connection.principal
+        if principal is None:
+            return
+        self.counters.connections_ended[connection.why_ended] += 1
+        self._forget(connection)
+        if connection.why_ended == GOODBYE:
+            self._presence.tell(principal, "disconnected")
+        elif connection.why_ended not in (TAKEN_OVER, CLOSING):
+            self._presence.tell(principal, "offline", will_text(connection.will) or f"connection {connection.why_ended}")
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something beside a connection; the door waits for it when it closes."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("work for a connection met an unexpected error", exc_info=task.exception())
+
+    def _forget(self, connection: MqttConnection) -> None:
+        principal = connection.principal
+        if principal is not None and self._by_handle.get(principal.handle) is connection:
+            del self._by_handle[principal.handle]
+        if self._by_client_id.get(connection.client_id) is connection:
+            del self._by_client_id[connection.client_id]
+        self.counters.connections = len(self._by_handle)
+
+    async def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            now_s = loop.time()
+            for connection in list(self._connections):
+                connection.check_silence(now_s)

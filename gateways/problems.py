@@ -1,0 +1,58 @@
+"""RFC 9457 problems, as the HTTP door says what went wrong. `code` is stable; `detail` is the error's own sentence."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+from starlette.responses import Response
+
+from domain.errors import Conflict, InvalidInput, NotFound, RejectedInput, Unauthenticated, Unavailable, VitalgridError
+
+MEDIA_TYPE: Final = "application/problem+json"
+RETRY_AFTER_S: Final = 2
+
+# reason of a reject -> status; a reason that is not here is 422: understood, and not acceptable
+_STATUS_OF_REASON: Final = {
+    "malformed-json": 400,
+    "malformed-value": 400,
+    "malformed-frame": 400,
+    "damaged-frame": 400,
+    "malformed-key": 400,
+    "oversize": 413,
+    "frame-too-large": 413,
+    "wrong-content-type": 415,
+}
+_STATUS_OF_ERROR: Final = (
+    (Unauthenticated, 401),
+    (NotFound, 404),
+    (Conflict, 409),
+    (InvalidInput, 422),
+    (Unavailable, 503),
+)
+_TITLES: Final = {
+    400: "The message cannot be read",
+    401: "Not authenticated",
+    404: "Not found",
+    405: "Method not allowed",
+    409: "Conflict",
+    413: "The message is too large",
+    415: "The content type is not taken here",
+    422: "The readings cannot be accepted",
+    503: "Not stored: send again later",
+}
+
+
+def problem(status: int, code: str, detail: str, headers: dict[str, str] | None = None) -> Response:
+    """A problem document."""
+    body = {"type": f"urn:vitalgrid:problem:{code}", "title": _TITLES[status], "status": status, "code": code, "detail": detail}
+    return Response(msgspec.json.encode(body), status, headers, media_type=MEDIA_TYPE)
+
+
+def problem_of(error: VitalgridError) -> Response:
+    """The problem document of one of the platform's errors."""
+    if isinstance(error, RejectedInput):
+        return problem(_STATUS_OF_REASON.get(error.reason, 422), error.reason, error.detail)
+    status = next((status for kind, status in _STATUS_OF_ERROR if isinstance(error, kind)), 503)
+    headers = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": str(RETRY_AFTER_S)}}.get(status)
+    return problem(status, error.code, str(error), headers)
