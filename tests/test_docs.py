@@ -11,7 +11,7 @@ import typer.main
 from click import Group
 
 from tests.conformance_plugin import Collector, clause_ids
-from tests.source_tree import PACKAGES, ROOT, files, modules, name_of, texts
+from tests.source_tree import PACKAGES, ROOT, modules, name_of, texts
 
 DOCS = ROOT / "docs"
 MARKDOWN = texts(".md")
@@ -25,7 +25,7 @@ FENCE = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
 MAKE = re.compile(r"\bmake ([a-z][a-z-]*)\b")
 VITALGRID = re.compile(r"(?:^|[\s`/$(])vitalgrid ((?:[a-z][a-z-]*)(?: [a-z][a-z-]*)?)")
-ROUTE = re.compile(r"/api/v1(/[A-Za-z0-9_{}$./-]*)?")
+ROUTE = re.compile(r"(?:/api/v1|\$API)(/[A-Za-z0-9_{}$./-]*)?")
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
@@ -102,12 +102,20 @@ def test_the_metrics_page_is_the_metric_table():
     assert (DOCS / "metrics.md").read_text() == GENERATE["metrics_page"](), "run `make docs`"
 
 
+def stories():
+    """Names of the scenarios in the repository."""
+    return {path.stem for path in texts(".toml") if path.relative_to(ROOT).parts[0] == "scenarios"}
+
+
 def test_every_scenario_is_told():
     page = (DOCS / "scenarios.md").read_text()
-    stories = [path.stem for path in files() if path.parent == ROOT / "scenarios" and path.suffix == ".toml"]
-    stories += [path.stem for path in files() if path.parent == ROOT / "scenarios" / "stories" and path.suffix == ".toml"]
-    assert len(stories) >= 5
-    assert [story for story in stories if story not in page] == []
+    assert len(stories()) >= 5
+    assert [story for story in stories() if story not in page] == []
+
+
+@every_hand_written_page
+def test_every_scenario_a_page_runs_is_there(page):
+    assert set(re.findall(r"vitalgrid scenario run ([a-z][a-z0-9-]*)", code_of(page))) <= stories()
 
 
 def test_every_decision_is_listed_and_has_its_four_parts():
