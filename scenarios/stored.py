@@ -1,0 +1,113 @@
+"""What the platform kept of a run, read back by itself: the lake's own files and the rejects stream.
+
+This looks at the files of one version of the table as they lie, past every query path that could tidy up repeats.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+import polars as pl
+
+from domain import subjects
+from domain.errors import IntegrityViolation, RejectedInput, Unavailable
+from domain.frames import decode_frame
+from domain.messages import Reject
+from domain.quality import Mark
+from runtime.bus import Bus
+from runtime.follower import StreamMessage
+from runtime.lake import Lake
+from scenarios.books import ClosedBooks
+from scenarios.ledger import Keys, Ledger, close, keys_of, keys_of_readings
+
+_SETTLE_S: Final = 45.0  # the lake commits every few seconds; a host that was killed needs longer
+_LOOK_EVERY_S: Final = 1.0
+_NO_KEYS: Final = np.empty(0, np.uint64)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRows:
+    """Rows of a run's senders as they lie in the lake: one key a row, and how many bear the mark of a skewed clock."""
+
+    keys: Keys
+    clock_skewed: int
+    version: int
+
+
+def stored_rows(lake_dir: Path, books: ClosedBooks) -> StoredRows:
+    """Read the newest version of the lake for everything these senders stored. Blocking."""
+    state = Lake(lake_dir).state()
+    from_us, until_us = books.span_us()
+    margin_us = 86_400_000_000  # a source whose clock is off states other times; its rows are found all the same
+    files = state.files.filter((pl.col("max.time_us") >= from_us - margin_us) & (pl.col("min.time_us") <= until_us + margin_us))
+    paths = [str(lake_dir / path) for path in files["path"]]
+    if not paths:
+        return StoredRows(_NO_KEYS, 0, state.view.version)
+    rows = (
+        pl.scan_parquet(paths, glob=False, hive_partitioning=False)
+        .filter(pl.col("source").is_in(pl.Series(books.sources.astype(np.int64)).implode()))
+        .select("source", "sequence", "quality")
+        .collect(engine="streaming")
+    )
+    skewed = int(((rows["quality"].to_numpy() & int(Mark.CLOCK_SKEWED)) != 0).sum())
+    keys = keys_of(rows["source"].to_numpy(), rows["sequence"].to_numpy())
+    return StoredRows(keys, skewed, state.view.version)
+
+
+async def settled_ledger(
+    lake_dir: Path, books: ClosedBooks, rejected: Callable[[], Keys], settle_s: float = _SETTLE_S
+) -> tuple[Ledger, StoredRows]:
+    """Close the ledger once the lake has caught up: as soon as nothing is missing, or after `settle_s` as it is then."""
+    deadline = time.monotonic() + settle_s
+    while True:
+        rows = await asyncio.to_thread(stored_rows, lake_dir, books)
+        ledger = await asyncio.to_thread(close, books.sent, books.acknowledged, rows.keys, rejected())
+        if ledger.lost == 0 or time.monotonic() > deadline:
+            return ledger, rows
+        await asyncio.sleep(_LOOK_EVERY_S)
+
+
+class RejectWatch:
+    """Follows the rejects stream from the moment a run begins."""
+
+    def __init__(self) -> None:
+        self.reasons: dict[str, int] = {}
+        self._keys: list[Keys] = []
+        self._decoder = msgspec.json.Decoder(Reject)
+
+    async def start(self, bus: Bus) -> Callable[[], object]:
+        """Begin behind what is there already; returns how to stop."""
+        state = await bus.stream_state(subjects.REJECTS_STREAM)
+        follower = await bus.follow(
+            subjects.REJECTS_STREAM, list(subjects.REJECTS_SUBJECTS), state.last_sequence + 1, self._take
+        )
+        return follower.stop
+
+    def _take(self, message: StreamMessage) -> None:
+        reject = self._decoder.decode(message.payload)
+        self.reasons[reject.reason] = self.reasons.get(reject.reason, 0) + 1
+        try:
+            self._keys.append(keys_of_readings(decode_frame(reject.payload).readings))
+        except (RejectedInput, IntegrityViolation):
+            return  # not a frame: it is counted by its reason, and its readings show as lost unless stored
+
+    def keys(self) -> Keys:
+        """(source, sequence) of every reading that lies among the rejects as part of a frame."""
+        return np.concatenate(self._keys) if self._keys else _NO_KEYS
+
+
+async def connect_bus(url: str | None, token: str | None) -> Bus | None:
+    """A connection to the platform's bus, or None where it is not given or does not answer."""
+    if url is None or token is None:
+        return None
+    try:
+        return await Bus.connect(url, token, "scenario run")
+    except Unavailable:
+        return None
