@@ -1,0 +1,70 @@
+"""Carries the outbox to the bus: in order, at least once, under ids by which the stream keeps each message once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Final, Protocol
+
+from sqlalchemy import Engine
+
+from domain.errors import Unavailable
+from domain.ports import Clock
+from runtime.sql.outbox import mark_published, unpublished
+
+logger = logging.getLogger(__name__)
+
+_POLL_S: Final = 1.0
+_RETRY_S: Final = 0.5
+
+
+class Publisher(Protocol):
+    async def publish(self, subject: str, payload: bytes, message_id: str) -> int:
+        """Store a message; returns its stream sequence. Raises Unavailable."""
+        ...
+
+
+class OutboxRelay:
+    """One relay a database. `nudge` after a write spares the wait for the next look."""
+
+    def __init__(self, engine: Engine, publisher: Publisher, clock: Clock) -> None:
+        self._engine = engine
+        self._publisher = publisher
+        self._clock = clock
+        self._work = asyncio.Event()
+
+    def nudge(self) -> None:
+        self._work.set()
+
+    async def run(self) -> None:
+        """Publish for ever; a bus that is away is waited for."""
+        is_down = False
+        while True:
+            self._work.clear()
+            try:
+                while await self.relay():
+                    pass
+                is_down = False
+            except Unavailable as error:
+                if not is_down:
+                    logger.warning("the outbox waits for the bus: %s", error)
+                is_down = True
+                await asyncio.sleep(_RETRY_S)
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_POLL_S):
+                    await self._work.wait()
+
+    async def relay(self) -> int:
+        """Publish what waits now, one after the other; returns how many. Raises Unavailable, with the rest still waiting."""
+        rows = await asyncio.to_thread(unpublished, self._engine)
+        done: list[int] = []
+        try:
+            for row in rows:
+                await self._publisher.publish(row["subject"], row["payload"], f"outbox-{row['id']}")
+                done.append(row["id"])
+        finally:
+            if done:
+                await asyncio.to_thread(mark_published, self._engine, done, self._clock.now_us())
+        return len(done)

@@ -1,0 +1,102 @@
+"""What every write shares: the author, the write log, versions, the outbox; and pages for what every list shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Select, Table, and_, insert, or_, select, update
+from sqlalchemy.sql.elements import ColumnElement
+
+from domain import subjects
+from domain.errors import NotFound, StaleVersion
+from domain.messages import Control, encode
+from runtime.sql.tables import hospitals, outbox, write_log
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """Who writes, why, and when (UTC microseconds)."""
+
+    who: str
+    reason: str | None
+    now_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Rows of a list, and the key to go on behind (None at the end)."""
+
+    rows: list[Row]
+    after: tuple[Any, ...] | None
+
+
+def log_write(connection: Connection, author: Author, action: str, target: str) -> None:
+    """Append to the write log; part of the caller's transaction."""
+    values = {"at_us": author.now_us, "who": author.who, "action": action, "target": target, "reason": author.reason}
+    connection.execute(insert(write_log).values(values))
+
+
+def tell_hosts(connection: Connection, author: Author, hospital_id: str, message: Control) -> None:
+    """Put a control message for a hospital's shard into the outbox; part of the caller's transaction."""
+    shard = shard_of(connection, hospital_id)
+    values = {"subject": subjects.control(shard), "payload": encode(message), "created_us": author.now_us}
+    connection.execute(insert(outbox).values(values))
+
+
+def shard_of(connection: Connection, hospital_id: str) -> int:
+    """The shard of a hospital; raises NotFound."""
+    shard = connection.execute(select(hospitals.c.shard).where(hospitals.c.id == hospital_id)).scalar_one_or_none()
+    if shard is None:
+        raise NotFound(f"hospital {hospital_id!r} is unknown: register it first")
+    return int(shard)
+
+
+def one(connection: Connection, query: Select[Any], what: str) -> Row:
+    """The only row of `query`; raises NotFound naming `what`."""
+    row = connection.execute(query).mappings().one_or_none()
+    if row is None:
+        raise NotFound(f"{what} is unknown")
+    return dict(row)
+
+
+def change(
+    connection: Connection, table: Table, key: Mapping[str, Any], values: Mapping[str, Any], *, version: int | None, what: str
+) -> Row:
+    """Update one row and count its version up.
+
+    With `version`, only if the row is still at it: raises StaleVersion when somebody was faster. Raises NotFound.
+    """
+    match = and_(*(table.c[name] == value for name, value in key.items()))
+    row = one(connection, select(table).where(match).with_for_update(), what)
+    if version is not None and row["version"] != version:
+        raise StaleVersion(f"{what} is at version {row['version']}, the change was made for version {version}: read it again")
+    connection.execute(update(table).where(match).values(**values, version=row["version"] + 1))
+    return {**row, **values, "version": row["version"] + 1}
+
+
+def page(
+    connection: Connection, query: Select[Any], keys: Sequence[ColumnElement[Any]], *, limit: int,
+    after: tuple[Any, ...] | None, descending: bool = False,
+) -> Page:  # fmt: skip
+    """One page of `query` in the order of `keys` (unique together), going on behind the key `after`."""
+    if after is not None:
+        query = query.where(_behind(keys, after, descending=descending))
+    order = [key.desc() if descending else key.asc() for key in keys]
+    rows = [dict(row) for row in connection.execute(query.order_by(*order).limit(limit + 1)).mappings()]
+    more = len(rows) > limit
+    rows = rows[:limit]
+    names = [str(getattr(key, "name", key)) for key in keys]
+    return Page(rows, tuple(rows[-1][name] for name in names) if more else None)
+
+
+def _behind(keys: Sequence[ColumnElement[Any]], after: tuple[Any, ...], *, descending: bool) -> ColumnElement[bool]:
+    """(k1, k2) > (a1, a2), written out so that every database uses its index."""
+    terms = []
+    for number, (key, value) in enumerate(zip(keys, after, strict=True)):
+        equal = [earlier == given for earlier, given in zip(keys[:number], after[:number], strict=True)]
+        terms.append(and_(*equal, key < value if descending else key > value))
+    return or_(*terms)
