@@ -2,7 +2,7 @@
 
 Each commit carries, as application transactions of the same Delta commit, the stream position (`shard-<n>`) and the
 fencing epoch (`epoch-<n>`) of every shard it advances, so a reading is in the lake exactly once, whoever dies when.
-Clauses 7.4a, 7.4b, 9.3. Why it is built like this: docs/decisions/0005-lake-commit.md.
+Clauses 7.4a, 7.4b, 9.3. Why it is built like this: docs/decisions/0008-lake-files-are-ours-its-log-is-deltas.md.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT_EVERY: Final = 100  # versions
+CHECKPOINT_EVERY: Final = 50  # versions; a handle is opened anew as often
 LOG_RETENTION: Final = "interval 2 days"
 FILE_RETENTION_H: Final = 48  # how long a version can still be read after its files were compacted away
 COMMIT_ATTEMPTS: Final = 50
@@ -84,6 +84,7 @@ class Lake:
         self._lock = threading.Lock()
         self._table = _open(path)
         self._log = lake_log.TransactionLog(path)
+        self._opened_at = self._table.version()
         self._synced = self._table.version() - 2 * CHECKPOINT_EVERY  # entries up to here are known to be on disk
         self._state: LakeState | None = None
         self._old: dict[int, LakeState] = {}
@@ -109,6 +110,9 @@ class Lake:
 
     def _newest(self) -> LakeState:
         self._table.update_incremental()
+        if self._table.version() - self._opened_at >= CHECKPOINT_EVERY:  # each update costs it a little more from then on
+            self._table = DeltaTable(self.path)
+            self._opened_at = self._table.version()
         if self._state is None or self._state.view.version != self._table.version():
             self._state = _read_state(self._table, self._log)
         return self._state

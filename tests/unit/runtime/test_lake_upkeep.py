@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,9 +12,12 @@ import pytest
 
 from domain.errors import NotFound
 from runtime import lake_upkeep
+from runtime.clock import ManualClock
 from runtime.lake import Advance, Lake, ReadingQuery
-from runtime.lake_upkeep import compact, expire, stats, vacuum
+from runtime.lake_upkeep import LakeUpkeep, compact, expire, stats, vacuum
+from runtime.settings import LakeSettings
 from tests.lake_samples import DAY_US, START_US, as_set, sample_rows, table_set
+from tests.waiting import until
 
 EVERYTHING = ReadingQuery()
 TODAY_US = START_US
@@ -191,3 +195,38 @@ def test_stats_tell_the_size_from_the_log(lake: Lake) -> None:
     told = stats(lake)
     assert (told.rows, told.files, str(told.first_day)) == (300, 3, "2026-09-21")
     assert told.size_bytes == sum(path.stat().st_size for path in data_files(lake))
+
+
+def test_the_background_round_merges_expires_and_deletes_once_an_hour(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake.commit(sample_rows(50, start_us=START_US - 9 * DAY_US), {1: Advance(0, 1, 1)})
+    commit_minutes(lake, range(10))
+    clock = ManualClock(TODAY_US)
+    upkeep = LakeUpkeep(lake, LakeSettings(retention_days=3), clock)
+    deletions: list[int] = []
+    monkeypatch.setattr(lake_upkeep, "vacuum", lambda lake: deletions.append(clock.now_us()))
+    upkeep.once()
+    assert lake.state().files["rows"].to_list() == [1000]
+    clock.advance(seconds=600)
+    upkeep.once()
+    clock.advance(seconds=3600)
+    upkeep.once()
+    assert deletions == [TODAY_US, TODAY_US + 4_200_000_000]
+
+
+async def test_upkeep_that_fails_is_logged_and_tried_again(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rounds: list[None] = []
+
+    def fail_once(_: object) -> None:
+        rounds.append(None)
+        if len(rounds) == 1:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(LakeUpkeep, "once", fail_once)
+    task = asyncio.create_task(LakeUpkeep(lake, LakeSettings(compaction_interval_s=0.001), ManualClock()).run())
+    await until(lambda: len(rounds) >= 2)
+    task.cancel()
+    assert [record.message for record in caplog.records] == [
+        "upkeep of the lake failed; its readers and writers go on without it"
+    ]
