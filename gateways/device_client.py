@@ -43,6 +43,7 @@ from gateways.mqtt_reader import PacketReader
 ErrorHandler = Callable[[dict[str, str]], None]
 _PING: Final = encode(Simple(PacketKind.PINGREQ))
 _GOODBYE: Final = encode(Simple(PacketKind.DISCONNECT))
+_KEEP_ALIVE_S: Final = 30
 _CONNECT_TIMEOUT_S: Final = 10.0
 _FIRST_WAIT_S: Final = 0.1
 _LAST_WAIT_S: Final = 5.0
@@ -73,12 +74,11 @@ class DeviceClient:
         tls: ssl.SSLContext | None = None,
         max_in_flight: int = 64,
         on_error: ErrorHandler | None = None,
-        keep_alive_s: int = 30,
     ) -> None:
         self._address = (host, port)
         self._tls = tls
         digest = hashlib.sha256(token.encode()).hexdigest()
-        self._hello = Connect(client_id or f"vg-{digest[:16]}", keep_alive_s, username=token)
+        self._hello = Connect(client_id or f"vg-{digest[:16]}", _KEEP_ALIVE_S, username=token)
         self._spread = 0.5 + int(digest[:4], 16) / 2**16  # clients that lost one door do not come back all at once
         self._max_in_flight = max_in_flight
         self._on_error = on_error
@@ -101,8 +101,9 @@ class DeviceClient:
 
     async def connect(self) -> None:
         """Connect, and stay connected until `close` or `disconnect`. Raises Unauthenticated or Unavailable."""
+        await self._stop_reconnecting()
         self._is_wanted = True
-        if self._link is None and self._reconnecting is None:
+        if self._link is None:
             try:
                 await self._open()
             except (Unauthenticated, Unavailable):
@@ -179,15 +180,19 @@ class DeviceClient:
                 _, link = await loop.create_connection(lambda: _Link(self, code), *self._address, ssl=self._tls)
                 link.write(encode(self._hello))
                 answer = await code
-        except (TimeoutError, OSError) as error:
+        except (TimeoutError, OSError, asyncio.CancelledError) as error:
             if link is not None:
                 link.abort()
+            if isinstance(error, asyncio.CancelledError):
+                raise
             host, port = self._address
             raise Unavailable(f"the door at {host}:{port} does not answer: {error or type(error).__name__}") from error
+        if answer != ConnectCode.ACCEPTED or link.is_lost:
+            link.abort()
         if answer in (ConnectCode.BAD_CREDENTIALS, ConnectCode.NOT_AUTHORISED):
             raise Unauthenticated(f"the door refused the token (CONNACK {answer})")
-        if answer != ConnectCode.ACCEPTED:
-            raise Unavailable(f"the door refused the connection (CONNACK {answer})")
+        if answer != ConnectCode.ACCEPTED or link.is_lost:
+            raise Unavailable(f"the door did not keep the connection (CONNACK {answer})")
         self._begin(link)
 
     def _begin(self, link: _Link) -> None:
@@ -196,7 +201,7 @@ class DeviceClient:
             link.write(encode(Subscribe(_SUBSCRIBE_ID, ((ERRORS_TOPIC, 0),))))
         for message in self._sent.values():
             link.write(encode_publish(message.topic, message.payload, 1, message.packet_id, dup=True))
-        link.keep_alive(self._hello.keep_alive_s)
+        link.keep_alive(_KEEP_ALIVE_S)
         self.pump()
 
     def lost(self, link: _Link) -> None:
@@ -257,12 +262,14 @@ class _Link(asyncio.Protocol):
         self._ping: asyncio.TimerHandle | None = None
         self._last_heard_s = self._loop.time()
         self.is_paused = False
+        self.is_lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.is_lost = True
         if self._ping is not None:
             self._ping.cancel()
         if not self._code.done():

@@ -1,0 +1,180 @@
+"""Doubles and servers that tests of doors share: a dict of identities, a bus in memory that can be held, a running door."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import uvicorn
+
+from domain import subjects
+from domain.errors import Unauthenticated, Unavailable
+from domain.frames import decode_frame
+from domain.messages import DeviceEvent, Reject, decode_control
+from domain.ports import Principal, Receipt
+from domain.readings import DTYPES, ReadingBatch
+from domain.thing_catalogue import thing_model
+from runtime.bus import StreamState
+from runtime.clock import ManualClock
+from runtime.follower import StreamMessage
+
+NOW_US = 1_795_420_800_000_000  # 2026-11-23T08:00:00Z
+MONITOR = Principal("sz.h001/mon-7", 7, "sz.h001", 3, thing_model("monitor"))
+CUFF = Principal("sz.h001/cuff-8", 8, "sz.h001", 3, thing_model("bp-cuff"))
+GATEWAY = Principal("sz.h001/gw-1", 100, "sz.h001", 3)
+TOKENS = {"token-of-monitor": MONITOR, "token-of-cuff": CUFF, "token-of-gateway": GATEWAY}
+
+
+class DictIdentities:
+    """Identities from a dict. Handles 1 to 999 are of shard 3, 1001 to 1999 of shard 5; others are unknown."""
+
+    def __init__(self, tokens: dict[str, Principal] | None = None) -> None:
+        self.tokens = dict(TOKENS if tokens is None else tokens)
+        self.is_down = False
+
+    async def identify(self, token: str) -> Principal:
+        if self.is_down:
+            raise Unavailable("the directory does not answer")
+        if token not in self.tokens:
+            raise Unauthenticated("the token is unknown")
+        return self.tokens[token]
+
+    async def shards_of(self, principal: Principal, handles: np.ndarray) -> np.ndarray:
+        shards = np.select([(handles >= 1) & (handles < 1000), (handles > 1000) & (handles < 2000)], [3, 5], -1)
+        return shards.astype(np.int16)
+
+
+@dataclass
+class MemoryBus:
+    """The streams in a list. `held` keeps acknowledgements back; `failures` publishes are refused, `lost` answers lost."""
+
+    messages: list[StreamMessage] = field(default_factory=list)
+    held: asyncio.Event = field(default_factory=asyncio.Event)
+    failures: int = 0
+    lost: int = 0
+    tries: int = 0
+
+    def __post_init__(self) -> None:
+        self.held.set()
+        self._ids: dict[str, int] = {}
+
+    def hold(self) -> None:
+        self.held.clear()
+
+    def release(self) -> None:
+        self.held.set()
+
+    async def publish(self, subject: str, payload: bytes, message_id: str) -> int:
+        self.tries += 1
+        await self.held.wait()
+        if self.failures:
+            self.failures -= 1
+            raise Unavailable("no acknowledgement")
+        sequence = self._ids.get(message_id)
+        if sequence is None:
+            sequence = self._ids[message_id] = len(self.messages) + 1
+            self.messages.append(StreamMessage(subject, sequence, payload, NOW_US))
+        if self.lost:
+            self.lost -= 1
+            raise Unavailable("the acknowledgement was lost")
+        return sequence
+
+    async def last_sequence(self, stream: str, subject: str) -> int:
+        return max((m.sequence for m in self.messages if m.subject == subject), default=0)
+
+    async def get_message(self, stream: str, sequence: int) -> StreamMessage | None:
+        return self.messages[sequence - 1] if 0 < sequence <= len(self.messages) else None
+
+    async def stream_state(self, stream: str) -> StreamState:
+        return StreamState(1 if self.messages else 0, len(self.messages), len(self.messages), 0)
+
+    def frames(self, shard: int | None = None) -> list:
+        """Decoded frames in order."""
+        wanted = "reading." if shard is None else subjects.reading(shard)
+        return [decode_frame(m.payload) for m in self.messages if m.subject.startswith(wanted)]
+
+    def readings(self) -> ReadingBatch:
+        return ReadingBatch.concat(frame.readings for frame in self.frames())
+
+    def events(self) -> list[tuple[int, str, str | None]]:
+        """(handle, event, detail) in order."""
+        controls = [decode_control(m.payload) for m in self.messages if m.subject.startswith("control.")]
+        return [(c.handle, c.event, c.detail) for c in controls if isinstance(c, DeviceEvent)]
+
+    def rejects(self) -> list[Reject]:
+        return [msgspec.json.decode(m.payload, type=Reject) for m in self.messages if m.subject.startswith("reject.")]
+
+
+@dataclass
+class MemoryIntake:
+    """An Intake that takes everything at once; `refuse_with` is raised for each submission instead."""
+
+    batches: list[ReadingBatch] = field(default_factory=list)
+    events: list[DeviceEvent] = field(default_factory=list)
+    rejects: list[dict] = field(default_factory=list)
+    refuse_with: Exception | None = None
+
+    async def submit(self, principal: Principal, readings: ReadingBatch) -> Receipt:
+        if self.refuse_with is not None:
+            raise self.refuse_with
+        self.batches.append(readings)
+        return Receipt(principal.shard, len(self.batches), len(readings))
+
+    async def tell_event(self, event: DeviceEvent, shard: int) -> None:
+        self.events.append(event)
+
+    async def reject(self, **kept) -> None:
+        self.rejects.append(kept)
+
+
+def assert_same_rows(one: ReadingBatch, other: ReadingBatch) -> None:
+    """Column by column; NaN equals NaN."""
+    for name in DTYPES:
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+
+
+def clock() -> ManualClock:
+    return ManualClock(NOW_US)
+
+
+@asynccontextmanager
+async def served(app) -> AsyncIterator[str]:
+    """The base URL of an ASGI application on a real server and a free port."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False, lifespan="off"))
+    task = asyncio.create_task(server.serve())
+    async with asyncio.timeout(10):
+        while not server.started:  # noqa: ASYNC110 (uvicorn has no event for it)
+            await asyncio.sleep(0.005)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    await task
+
+
+async def run(*command: str, stdin: bytes | None = None) -> tuple[int, str]:
+    """(exit code, all output) of a program; fails, does not skip, when it is not installed."""
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=subprocess.PIPE if stdin is not None else None, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    async with asyncio.timeout(20):
+        output, _ = await process.communicate(stdin)
+    return process.returncode or 0, output.decode()
+
+
+def make_certificate(directory: Path) -> tuple[ssl.SSLContext, Path]:
+    """A server's TLS context for 127.0.0.1, and the certificate that a client trusts."""
+    key, certificate = directory / "key.pem", directory / "cert.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context, certificate
