@@ -78,6 +78,5 @@ class Connections:
 
         await asyncio.gather(*(one(number) for number in numbers))
 
-    def _count(self, error: Any) -> None:
-        reason = error.get("reason", "unknown") if isinstance(error, dict) else getattr(error, "reason", type(error).__name__)
-        self.errors[str(reason)] += 1
+    def _count(self, error: dict[str, str]) -> None:
+        self.errors[error.get("reason", "unknown")] += 1

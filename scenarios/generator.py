@@ -17,8 +17,9 @@ from typing import Any, Final
 from domain.errors import VitalgridError
 from scenarios.books import Books
 from scenarios.connections import Connections
-from scenarios.generator_orders import Beat, Done, Fault, Order, ProbeTarget
+from scenarios.generator_orders import Beat, Done, Order, ProbeTarget
 from scenarios.measures import Latency, Lateness, Rates
+from scenarios.model import Fault
 from scenarios.schedule import Message, Schedule
 from scenarios.sources import Sources
 
