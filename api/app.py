@@ -22,6 +22,7 @@ from domain.errors import Forbidden, Unauthenticated, Unavailable
 
 PREFIX: Final = "/api/v1"
 _GZIP_LEVEL: Final = 3
+_MAX_BODY_BYTES: Final = 2 * 2**20  # routes that take files say otherwise
 _DESCRIPTION: Final = """
 Readings of medical devices in, alarms and answers out, for one region.
 
@@ -56,6 +57,7 @@ def create_app(services: Services) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url=documentation.OPENAPI_URL,
+        max_body_size=_MAX_BODY_BYTES,
         responses=problems(Unauthenticated, Forbidden, ValidationFailed, Unavailable, InternalError),
         middleware=[
             Middleware(RequestLog, telemetry=telemetry),

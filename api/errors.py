@@ -38,12 +38,6 @@ class PreconditionRequired(InvalidInput):
     code = "precondition-required"
 
 
-class PreconditionFailed(Conflict):
-    """The version named by If-Match is no longer the present one."""
-
-    code = "precondition-failed"
-
-
 class MethodNotAllowed(InvalidInput):
     """The path exists, not for this method."""
 
@@ -54,6 +48,12 @@ class NotAcceptable(InvalidInput):
     """The representation asked for is not offered here."""
 
     code = "not-acceptable"
+
+
+class BodyTooLarge(InvalidInput):
+    """The request's body is larger than this path takes."""
+
+    code = "body-too-large"
 
 
 class InternalError(VitalgridError):
@@ -73,9 +73,10 @@ class ProblemType:
 PROBLEMS: Final[tuple[ProblemType, ...]] = (
     ProblemType(ValidationFailed, 422, "The request is not valid"),
     ProblemType(PreconditionRequired, 428, "If-Match is required"),
-    ProblemType(PreconditionFailed, 412, "The version is stale"),
+    ProblemType(errors.StaleVersion, 412, "The version is stale"),
     ProblemType(MethodNotAllowed, 405, "The method is not offered here"),
     ProblemType(NotAcceptable, 406, "The representation is not offered"),
+    ProblemType(BodyTooLarge, 413, "The body is too large"),
     ProblemType(RejectedInput, 422, "The input was refused"),
     ProblemType(InvalidInput, 422, "The input cannot be accepted"),
     ProblemType(errors.NotFound, 404, "Not found"),
@@ -91,6 +92,7 @@ _BY_HTTP_STATUS: Final[Mapping[int, type[VitalgridError]]] = {
     404: errors.NotFound,
     405: MethodNotAllowed,
     406: NotAcceptable,
+    413: BodyTooLarge,
     401: errors.Unauthenticated,
     403: errors.Forbidden,
 }

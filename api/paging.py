@@ -21,6 +21,7 @@ DEFAULT_LIMIT: Final = 50
 MAX_LIMIT: Final = 1000
 _PAGING_KEYS: Final = frozenset({"cursor", "limit", "tz"})
 T = TypeVar("T")
+_decoder: Final = msgspec.json.Decoder(tuple[int, list[str | int | float | None]])
 
 
 class Page(BaseModel, Generic[T]):
@@ -35,33 +36,44 @@ class Paging:
     """What page is asked for. `after` is the sort key to continue behind (None: from the start)."""
 
     limit: int
-    after: Any
+    after: tuple[Any, ...] | None
     request: Request
     response: Response
 
-    def link_after(self, key: object) -> str:
-        """The link to the page that starts behind `key`; also set as the Link header."""
-        cursor = encode_cursor(key, _filters_of(self.request))
-        url = self.request.url.include_query_params(cursor=cursor)
-        link = f"{url.path}?{url.query}"
+    def page(self, items: list[T], after: Sequence[Any] | None) -> Page[T]:
+        """The page of `items`, with the link to the one behind the key `after` (None: this is the last)."""
+        return Page[T](items=items, next=self.link_after(after))
+
+    def link_after(self, key: Sequence[Any] | None) -> str | None:
+        """The link to the page that starts behind `key`, set as the Link header too; None where there is none."""
+        if key is None:
+            return None
+        link = next_link(self.request, key)
         self.response.headers["Link"] = f'<{link}>; rel="next"'
         return link
 
-    def link_if_more(self, rows: Sequence[object], key: object) -> str | None:
-        """The next link when `rows` (up to limit + 1 were asked for) show that more follow."""
-        return self.link_after(key) if len(rows) > self.limit else None
+
+def next_link(request: Request, key: Sequence[Any]) -> str:
+    """The present request's path and query, going on behind `key`."""
+    url = request.url.include_query_params(cursor=encode_cursor(list(key), _filters_of(request)))
+    return f"{url.path}?{url.query}"
 
 
-def encode_cursor(key: object, filters: str) -> str:
+def cursor_key(request: Request, cursor: str | None) -> tuple[Any, ...] | None:
+    """The key inside a cursor that was made for this path and these filters. Raises InvalidInput."""
+    return None if cursor is None else tuple(decode_cursor(cursor, _filters_of(request)))
+
+
+def encode_cursor(key: Sequence[Any], filters: str) -> str:
     body = msgspec.json.encode([zlib.crc32(filters.encode()), key])
     return base64.urlsafe_b64encode(body).rstrip(b"=").decode()
 
 
-def decode_cursor(cursor: str, filters: str) -> Any:
+def decode_cursor(cursor: str, filters: str) -> list[Any]:
     """The key inside; raises InvalidInput for one that we did not make, or made for other filters."""
     try:
-        check, key = msgspec.json.decode(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except (ValueError, TypeError, msgspec.DecodeError):
+        check, key = _decoder.decode(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except (ValueError, msgspec.DecodeError):
         raise InvalidInput(f"cursor {cursor[:40]!r} is not one of ours: expected that of a 'next' link") from None
     if check != zlib.crc32(filters.encode()):
         raise InvalidInput("the cursor was made for another path or other filters: keep them while paging")
@@ -79,8 +91,7 @@ async def _paging(
     limit: Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Most items on the page.")] = DEFAULT_LIMIT,
     cursor: Annotated[str | None, Query(description="Opaque; from the `next` link of the page before.")] = None,
 ) -> Paging:
-    after = None if cursor is None else decode_cursor(cursor, _filters_of(request))
-    return Paging(limit, after, request, response)
+    return Paging(limit, cursor_key(request, cursor), request, response)
 
 
 Paged = Annotated[Paging, Depends(_paging)]

@@ -6,9 +6,11 @@ from typing import Final
 
 from fastapi import APIRouter
 
-from api.routes import catalogue, live, operation
+from api.routes import catalogue, devices, live, operation, places
 
 ROUTERS: Final[tuple[APIRouter, ...]] = (
+    places.router,
+    devices.router,
     catalogue.router,
     live.router,
     operation.router,

@@ -12,7 +12,7 @@ from typing import Annotated, Final, ParamSpec, Protocol, Self, TypeVar
 from fastapi import Depends, Request
 from sqlalchemy import Engine
 
-from api.auth import Tokens
+from api.auth import Caller, Tokens
 from api.hosts import Hosts
 from api.live.alarms import alarm_feed
 from api.live.feed import Feed
@@ -23,6 +23,7 @@ from domain.ports import Clock, Intake
 from runtime.bus import Bus
 from runtime.lake import Lake
 from runtime.reading_store import ReadingStore
+from runtime.sql.records import Author
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -151,6 +152,14 @@ class Backend:
         await self.alarm_feed.close()
         await self.reading_feed.close()
         self.lanes.close()
+
+    @property
+    def engine(self) -> Engine:
+        return self.services.engine
+
+    def author(self, who: Caller) -> Author:
+        """Who writes, why and when, for the write log."""
+        return Author(who.name, who.reason, self.services.clock.now_us())
 
     async def read(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a database read."""

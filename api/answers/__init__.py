@@ -1,0 +1,1 @@
+"""Frames of readings as answers: JSON, CSV and Arrow."""

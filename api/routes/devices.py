@@ -1,0 +1,156 @@
+"""Devices: registered one by one or by a list, moved, retired; their live state. Clauses 5.4a, 8.1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Depends, Query, Request, Response
+
+from api.auth import Operator, Viewer
+from api.device_lists import import_list, read_device_list
+from api.errors import PreconditionRequired, problems
+from api.paging import Page, Paged
+from api.preconditions import ExpectedVersion, set_etag
+from api.readable import readable
+from api.schemas.devices import (
+    IMPORT_BODY,
+    DeviceIn,
+    DeviceMove,
+    DeviceOut,
+    DeviceRegistered,
+    DeviceShown,
+    ImportReport,
+    TokenOut,
+)
+from api.services import Backend, Behind
+from api.times import In, Zone
+from domain import subjects
+from domain.errors import Conflict, InvalidInput, NotFound, StaleVersion, Unavailable
+from domain.ids import ActorKind, Address, parse_hospital_id, parse_token
+from domain.messages import DescribeActor, encode
+from runtime.sql import devices
+from runtime.sql.records import Row
+
+router = APIRouter(prefix="/devices", tags=["devices"])
+_IMPORT_BYTES = 64 * 2**20
+_UPDATE = problems(NotFound, PreconditionRequired, StaleVersion)
+
+
+async def _device(hospital_id: str, device_id: str, behind: Behind) -> Row:
+    """The device that the path names. Raises NotFound."""
+    return await behind.read(devices.find_device, behind.engine, hospital_id, device_id)
+
+
+Named = Annotated[Row, Depends(_device)]
+
+
+@dataclass(frozen=True)
+class DeviceFilter:
+    """Which devices; whatever is left out does not matter."""
+
+    hospital: Annotated[str | None, Query()] = None
+    ward: Annotated[str | None, Query()] = None
+    bed: Annotated[str | None, Query()] = None
+    model: Annotated[str | None, Query()] = None
+    status: Annotated[str | None, Query(description="`in-use` or `retired`.")] = None
+    q: Annotated[str | None, Query(description="Part of the device id.", max_length=64)] = None
+
+
+@router.get("")
+async def list_devices(
+    _who: Viewer, behind: Behind, paged: Paged, zone: In, wanted: Annotated[DeviceFilter, Depends()]
+) -> Page[DeviceOut]:
+    """Devices in the order of their registration."""
+    found = await behind.read(
+        devices.list_devices, behind.engine, limit=paged.limit, after=paged.after, hospital_id=wanted.hospital,
+        ward_id=wanted.ward, bed_id=wanted.bed, model=wanted.model, status=wanted.status, text=wanted.q,
+    )  # fmt: skip
+    return paged.page([DeviceOut.of(row, zone) for row in found.rows], found.after)
+
+
+@router.post("", status_code=201, responses=problems(NotFound, InvalidInput, Conflict))
+async def register_device(body: DeviceIn, who: Operator, behind: Behind, zone: In, response: Response) -> DeviceRegistered:
+    """Register one device. Its token, if it gets one, is shown this once."""
+    author = behind.author(who)
+    row, token = await behind.write(devices.register_device, behind.engine, author, body.hospital_id, body.to_new())
+    set_etag(response, row["version"])
+    return DeviceRegistered(device=DeviceOut.of(row, zone), token=token)
+
+
+@router.post("/import", openapi_extra=IMPORT_BODY, max_body_size=_IMPORT_BYTES, responses=problems(NotFound, InvalidInput))
+async def import_devices(
+    request: Request,
+    who: Operator,
+    behind: Behind,
+    hospital: Annotated[str, Query(description="The hospital that all of them belong to.")],
+    dry_run: Annotated[bool, Query(description="Only say what would happen.")] = False,
+) -> ImportReport:
+    """Register a list of devices (CSV or JSON): those that are right, with a report on every row."""
+    rows = await behind.lanes.codec(read_device_list, await request.body(), request.headers.get("content-type", ""))
+    register = partial(devices.import_devices, behind.engine, behind.author(who), hospital, dry_run=dry_run)
+    reports = await behind.write(import_list, rows, register)
+    return ImportReport.of(reports, dry_run=dry_run)
+
+
+@router.get("/{hospital_id}/{device_id}", responses=problems(NotFound))
+async def show_device(device: Named, _who: Viewer, behind: Behind, zone: In, response: Response) -> DeviceShown:
+    """One device, with what its shard holds of it now."""
+    set_etag(response, device["version"])
+    shown = DeviceOut.of(device, zone)
+    try:
+        return DeviceShown(device=shown, live=await _live_state(behind, device["hospital_id"], device["device_id"], zone))
+    except (Unavailable, NotFound) as error:
+        return DeviceShown(device=shown, live=None, live_unavailable=str(error))
+
+
+@router.get("/{hospital_id}/{device_id}/state", responses=problems(NotFound, Unavailable))
+async def show_state(hospital_id: str, device_id: str, _who: Viewer, behind: Behind, zone: In) -> dict[str, Any]:
+    """The live state of a device and its channels, asked of the host that holds it."""
+    return await _live_state(behind, hospital_id, device_id, zone)
+
+
+@router.patch("/{hospital_id}/{device_id}", responses=_UPDATE)
+async def move_device(
+    body: DeviceMove, device: Named, who: Operator, behind: Behind, version: ExpectedVersion, zone: In, response: Response
+) -> DeviceOut:
+    """Put a device in another ward or bed of its hospital."""
+    places = {"ward_id": device["ward_id"], "bed_id": device["bed_id"]} | body.model_dump(exclude_unset=True)
+    row = await behind.write(
+        devices.move_device, behind.engine, behind.author(who), device["handle"], version=version, **places
+    )
+    set_etag(response, row["version"])
+    return DeviceOut.of(row, zone)
+
+
+@router.post("/{hospital_id}/{device_id}/retire", responses=_UPDATE)
+async def retire_device(
+    device: Named, who: Operator, behind: Behind, version: ExpectedVersion, zone: In, response: Response
+) -> DeviceOut:
+    """Take a device out of service. Its token stops working, its readings stay."""
+    row = await behind.write(devices.retire_device, behind.engine, behind.author(who), device["handle"], version=version)
+    await _tell_doors(behind)
+    set_etag(response, row["version"])
+    return DeviceOut.of(row, zone)
+
+
+@router.post("/{hospital_id}/{device_id}/token", status_code=201, responses=problems(NotFound, Conflict))
+async def rotate_token(device: Named, who: Operator, behind: Behind) -> TokenOut:
+    """Give a device a new token; the old one stops working at once."""
+    token = await behind.write(devices.rotate_token, behind.engine, behind.author(who), device["handle"])
+    await _tell_doors(behind)
+    return TokenOut(token=token)
+
+
+async def _tell_doors(behind: Backend) -> None:
+    """Doors drop what they cached of identities."""
+    await behind.services.bus.core_publish(subjects.DIRECTORY_CHANGED, b"")
+
+
+async def _live_state(behind: Backend, hospital_id: str, device_id: str, zone: Zone) -> dict[str, Any]:
+    address = Address(ActorKind.DEVICE, parse_hospital_id(hospital_id), parse_token(device_id, "device id"))
+    state = await behind.services.bus.ask(subjects.actor(address), encode(DescribeActor()))
+    shown: dict[str, Any] = readable(msgspec.json.decode(state), zone)
+    return shown

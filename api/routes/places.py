@@ -1,0 +1,124 @@
+"""Hospitals, wards and beds. Clause 5.1."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from api.auth import Operator, Viewer
+from api.errors import PreconditionRequired, problems
+from api.paging import Page, Paged
+from api.preconditions import ExpectedVersion, set_etag
+from api.schemas.places import (
+    BedIn,
+    BedOut,
+    HospitalChange,
+    HospitalIn,
+    HospitalOut,
+    WardChange,
+    WardIn,
+    WardOut,
+)
+from api.services import Behind
+from api.times import In
+from domain.errors import Conflict, NotFound, StaleVersion
+from domain.fleet_manifest import Tier
+from runtime.sql import places
+
+router = APIRouter(prefix="/hospitals", tags=["places"])
+_UPDATE = problems(NotFound, PreconditionRequired, StaleVersion)
+
+
+@router.get("")
+async def list_hospitals(
+    _who: Viewer, behind: Behind, paged: Paged, zone: In, tier: Annotated[Tier | None, Query()] = None
+) -> Page[HospitalOut]:
+    """Hospitals of the region."""
+    found = await behind.read(places.list_hospitals, behind.engine, limit=paged.limit, after=paged.after, tier=tier)
+    return paged.page([HospitalOut.of(row, zone) for row in found.rows], found.after)
+
+
+@router.post("", status_code=201, responses=problems(Conflict))
+async def create_hospital(body: HospitalIn, who: Operator, behind: Behind, zone: In, response: Response) -> HospitalOut:
+    """Register a hospital; it is placed in the least loaded shard."""
+    row = await behind.write(
+        places.create_hospital, behind.engine, behind.author(who), hospital_id=body.id, name=body.name, tier=body.tier,
+        bed_count=body.beds, shards=behind.services.shards,
+    )  # fmt: skip
+    set_etag(response, row["version"])
+    return HospitalOut.of(row, zone)
+
+
+@router.get("/{hospital_id}", responses=problems(NotFound))
+async def show_hospital(hospital_id: str, _who: Viewer, behind: Behind, zone: In, response: Response) -> HospitalOut:
+    """One hospital."""
+    row = await behind.read(places.get_hospital, behind.engine, hospital_id)
+    set_etag(response, row["version"])
+    return HospitalOut.of(row, zone)
+
+
+@router.patch("/{hospital_id}", responses=_UPDATE)
+async def update_hospital(
+    hospital_id: str,
+    body: HospitalChange,
+    who: Operator,
+    behind: Behind,
+    version: ExpectedVersion,
+    zone: In,
+    response: Response,
+) -> HospitalOut:
+    """Change name, tier or number of beds."""
+    values = body.model_dump(exclude_unset=True, exclude_none=True)
+    row = await behind.write(places.update_hospital, behind.engine, behind.author(who), hospital_id, values, version=version)
+    set_etag(response, row["version"])
+    return HospitalOut.of(row, zone)
+
+
+@router.get("/{hospital_id}/wards")
+async def list_wards(hospital_id: str, _who: Viewer, behind: Behind, paged: Paged) -> Page[WardOut]:
+    """Wards of a hospital."""
+    found = await behind.read(places.list_wards, behind.engine, hospital_id, limit=paged.limit, after=paged.after)
+    return paged.page([WardOut(**row) for row in found.rows], found.after)
+
+
+@router.post("/{hospital_id}/wards", status_code=201, responses=problems(NotFound, Conflict))
+async def create_ward(hospital_id: str, body: WardIn, who: Operator, behind: Behind, response: Response) -> WardOut:
+    """Add a ward."""
+    row = await behind.write(places.create_ward, behind.engine, behind.author(who), hospital_id, body.id, body.name)
+    set_etag(response, row["version"])
+    return WardOut(**row)
+
+
+@router.patch("/{hospital_id}/wards/{ward_id}", responses=_UPDATE)
+async def update_ward(
+    hospital_id: str,
+    ward_id: str,
+    body: WardChange,
+    who: Operator,
+    behind: Behind,
+    version: ExpectedVersion,
+    response: Response,
+) -> WardOut:
+    """Rename a ward."""
+    author = behind.author(who)
+    row = await behind.write(places.update_ward, behind.engine, author, hospital_id, ward_id, body.name, version=version)
+    set_etag(response, row["version"])
+    return WardOut(**row)
+
+
+@router.get("/{hospital_id}/beds")
+async def list_beds(
+    hospital_id: str, _who: Viewer, behind: Behind, paged: Paged, ward: Annotated[str | None, Query()] = None
+) -> Page[BedOut]:
+    """Beds of a hospital, or of one ward."""
+    found = await behind.read(places.list_beds, behind.engine, hospital_id, limit=paged.limit, after=paged.after, ward_id=ward)
+    return paged.page([BedOut(**row) for row in found.rows], found.after)
+
+
+@router.post("/{hospital_id}/beds", status_code=201, responses=problems(NotFound, Conflict))
+async def create_bed(hospital_id: str, body: BedIn, who: Operator, behind: Behind, response: Response) -> BedOut:
+    """Add a bed."""
+    row = await behind.write(places.create_bed, behind.engine, behind.author(who), hospital_id, body.id, body.ward_id)
+    set_etag(response, row["version"])
+    return BedOut(**row)

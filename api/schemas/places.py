@@ -1,0 +1,82 @@
+"""Hospitals, wards and beds."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.times import Zone
+from domain.fleet_manifest import Tier
+
+Name = Field(min_length=1, max_length=200)
+
+
+class HospitalIn(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"id": "sz.h012", "name": "福田区人民医院", "tier": "tertiary", "beds": 1200}]},
+    )
+    id: str = Field(description="Region, dot, hospital; lower case.")
+    name: str = Name
+    tier: Tier
+    beds: int = Field(ge=0, le=100_000)
+
+
+class HospitalChange(BaseModel):
+    """Fields that are left out stay."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"beds": 1300}]})
+    name: str | None = Field(None, min_length=1, max_length=200)
+    tier: Tier | None = None
+    beds: int | None = Field(None, ge=0, le=100_000)
+
+
+class HospitalOut(BaseModel):
+    id: str
+    name: str
+    tier: str
+    beds: int
+    shard: int
+    created: str
+    version: int
+
+    @classmethod
+    def of(cls, row: dict[str, Any], zone: Zone) -> Self:
+        return cls(**{**row, "created": zone.text(row["created_us"])})
+
+
+class WardIn(BaseModel):
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"id": "icu", "name": "重症医学科"}]})
+    id: str
+    name: str = Name
+
+
+class WardChange(BaseModel):
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "ICU, 3rd floor"}]})
+    name: str = Name
+
+
+class WardOut(BaseModel):
+    hospital_id: str
+    id: str
+    name: str
+    version: int
+
+
+class BedIn(BaseModel):
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"id": "icu-07", "ward_id": "icu"}]})
+    id: str
+    ward_id: str | None = None
+
+
+class BedChange(BaseModel):
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"ward_id": "icu"}]})
+    ward_id: str | None
+
+
+class BedOut(BaseModel):
+    hospital_id: str
+    id: str
+    ward_id: str | None
+    version: int
