@@ -58,10 +58,10 @@ class MetricInfo(msgspec.Struct, frozen=True):
 
 def _figures() -> dict[str, MetricInfo]:
     latency = {
-        "durable": (("7.4a",), "reading due -> acknowledged, fsynced in the stream"),
-        "state": (("7.4a",), "reading due -> in the device's state, as the REST API shows it"),
-        "alarm_visible": (("6.3f",), "reading due -> its limit alarm on the live stream"),
-        "score_alarm_visible": (("6.3f",), "reading due -> its early-warning-score alarm on the live stream"),
+        "durable": (("7.4a",), "reading due → acknowledged, fsynced in the stream"),
+        "state": (("7.4a",), "reading due → in the device's state, as the REST API shows it"),
+        "alarm_visible": (("6.3f",), "reading due → its limit alarm on the live stream"),
+        "score_alarm_visible": (("6.3f",), "reading due → its early-warning-score alarm on the live stream"),
         "query_simple": (("7.1a",), "simple query under load"),
         "query_complex": (("7.1b",), "complex query under load"),
         "query_batch": (("7.1c",), "several complex queries at once, under load"),
@@ -85,7 +85,9 @@ METRICS: Final[Mapping[str, MetricInfo]] = MappingProxyType(
         "readings_per_s": MetricInfo("1/s", ("7.3", "7.4a"), "readings acknowledged per second, over the measured time"),
         "readings_sent": MetricInfo("readings", ("7.4a",), "different readings sent, warm-up included"),
         "readings_acknowledged": MetricInfo("readings", ("7.4a",), "readings acknowledged, warm-up included"),
-        "readings_lost": MetricInfo("readings", ("8.1", "9.3"), "acknowledged, but neither stored nor among the rejects"),
+        "readings_lost": MetricInfo(
+            "readings", ("5.3", "8.1", "9.3"), "acknowledged, but neither stored nor among the rejects"
+        ),
         "readings_doubled": MetricInfo("readings", ("5.4c",), "stored more than once"),
         "readings_unacknowledged": MetricInfo("readings", ("8.1",), "sent and never acknowledged"),
         "readings_rejected": MetricInfo("readings", ("8.1",), "refused and kept among the rejects"),
@@ -169,8 +171,8 @@ def holds(expect: _Expect, measured: float) -> bool:
 
 
 def bounds(expect: _Expect) -> str:
-    """The expectation in signs: `>= 20 000`, `= 0`."""
-    signs = (("=", expect.equals), (">=", expect.min), ("<=", expect.max))
+    """The expectation in signs: `≥ 20 000`, `= 0`."""
+    signs = (("=", expect.equals), ("≥", expect.min), ("≤", expect.max))
     return ", ".join(f"{sign} {_number(bound)}" for sign, bound in signs if bound is not None)
 
 
