@@ -1,4 +1,4 @@
-"""The only Ray class of the platform: a process that hosts shards.
+"""The only Ray actor of the platform: a process that hosts shards.
 
 Ray places, starts and restarts it; readings never pass through Ray. Its heartbeat comes from a thread of its own
 with its own connection, so that a long turn does not look like a death.
@@ -46,7 +46,6 @@ class HostConfig:
     log_file: Path | None = None
 
 
-@ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)
 class HostShell:
     """Hosts one `Host`. The supervisor replaces a dead shell by a new one; state comes from snapshots and the stream."""
 
@@ -110,3 +109,7 @@ class HostShell:
                 await bus.core_publish(subjects.host_heartbeat(config.name), encode(host.heartbeat()))
             await asyncio.to_thread(self._stopping.wait, _HEARTBEAT_S)
         await bus.close()
+
+
+# Wrapped once, beside the plain class, so that workers import the class by name instead of unpickling its globals.
+HostActor: Final[Any] = ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)(HostShell)

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from cluster.doctor import doctor
 from cluster.fleet_commands import fleet
+from cluster.ray_environment import prepare_ray
 from cluster.scenario_commands import scenario
 from domain.errors import VitalgridError
 from runtime.log import configure_logging
@@ -52,7 +53,8 @@ def version() -> None:
 @app.command()
 def up(data_dir: DataDir = None) -> None:
     """Start the platform on this machine; stop it with Ctrl-C. Settings: vitalgrid.toml and VITALGRID_* variables."""
-    from cluster.up import run_platform  # noqa: PLC0415 (Ray is imported only by commands that need it)
+    prepare_ray()
+    from cluster.up import run_platform  # noqa: PLC0415 (imports Ray, which reads its environment then)
 
     asyncio.run(run_platform(load_settings(data_dir), _console))
 
@@ -65,7 +67,8 @@ def demo(
     assign: Annotated[list[str] | None, typer.Option("--set", help="Override of the scenario, as key=value.")] = None,
 ) -> None:
     """Start the platform, play a scenario against it with a live view, show the verdicts, and stay up (`make run`)."""
-    from cluster.up import run_demo  # noqa: PLC0415
+    prepare_ray()
+    from cluster.up import run_demo  # noqa: PLC0415 (as above)
 
     code = asyncio.run(run_demo(load_settings(data_dir), _console, scenario_name, assign or [], stay=stay))
     raise typer.Exit(code)

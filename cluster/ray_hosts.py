@@ -1,4 +1,7 @@
-"""Hosts as Ray actors: start Ray on this machine, launch shells, end them."""
+"""Hosts as Ray actors: start Ray on this machine, launch shells, end them.
+
+`cluster.ray_environment.prepare_ray` must have run before this module is imported.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +9,22 @@ import asyncio
 import contextlib
 import logging
 import os
-import secrets
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before ray is imported: no telemetry leaves this machine
-os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # what makes Ray listen on loopback only, on Linux too
-os.environ.setdefault("RAY_AUTH_MODE", "token")
-os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-
 import ray
 from ray.exceptions import RayError
 
-from actors.shell import HostConfig, HostShell
+from actors.shell import HostActor, HostConfig
 
 _OBJECT_STORE_BYTES: Final = 80 * 2**20  # readings never pass through Ray
-_REPOSITORY: Final = Path(__file__).resolve().parent.parent
 
 
 def start_ray() -> None:
     """Start a Ray of our own, on loopback and with a token of its own, without dashboard; its workers import this very code."""
-    paths = [str(_REPOSITORY), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in paths if path))
     ray.init(
         address="local",
         num_cpus=os.cpu_count(),
@@ -88,8 +82,7 @@ def launcher(configure: Callable[[str], HostConfig]) -> Callable[[str], Any]:
     """An async function that launches the host of a name, told what `configure` says."""
 
     async def launch(name: str) -> RayHost:
-        placed = HostShell.options(name=name, max_concurrency=64)  # type: ignore[attr-defined] # ray.remote made it an actor class
-        actor = placed.remote(configure(name))
+        actor = HostActor.options(name=name, max_concurrency=64).remote(configure(name))
         async with asyncio.timeout(60):
             pid = await actor.start.remote()
         return RayHost(name, pid, actor)

@@ -246,12 +246,16 @@ class Bus:
     async def ensure_streams(
         self, *, max_stream_bytes: int, retention_s: float, duplicate_window_s: float, replicas: int = 1
     ) -> None:
-        """Create the platform's streams, or bring their limits up to date. Idempotent."""
+        """Create the platform's streams, or bring their limits up to date. Idempotent.
+
+        Alarms and rejects may take a tenth of the readings' bytes each; they drop their oldest, readings refuse new ones.
+        """
         month_s = 30 * 86_400.0
-        for name, wanted, max_age_s in (
-            (subjects.READINGS_STREAM, subjects.READINGS_SUBJECTS, retention_s),
-            (subjects.ALARMS_STREAM, subjects.ALARMS_SUBJECTS, month_s),
-            (subjects.REJECTS_STREAM, subjects.REJECTS_SUBJECTS, month_s),
+        side_bytes = max(max_stream_bytes // 10, 2**20)
+        for name, wanted, max_age_s, max_bytes in (
+            (subjects.READINGS_STREAM, subjects.READINGS_SUBJECTS, retention_s, max_stream_bytes),
+            (subjects.ALARMS_STREAM, subjects.ALARMS_SUBJECTS, month_s, side_bytes),
+            (subjects.REJECTS_STREAM, subjects.REJECTS_SUBJECTS, month_s, side_bytes),
         ):
             config = api.StreamConfig(
                 name=name,
@@ -259,7 +263,7 @@ class Bus:
                 storage=api.StorageType.FILE,
                 retention=api.RetentionPolicy.LIMITS,
                 discard=api.DiscardPolicy.NEW if name == subjects.READINGS_STREAM else api.DiscardPolicy.OLD,
-                max_bytes=max_stream_bytes,
+                max_bytes=max_bytes,
                 max_age=max_age_s,
                 duplicate_window=min(duplicate_window_s, max_age_s),
                 num_replicas=replicas,

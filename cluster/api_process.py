@@ -1,0 +1,88 @@
+"""The API's process: REST, live streams, alarm desk, outbox relay, webhook. Started by `cluster.platform`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+import uvloop
+from sqlalchemy import Engine
+
+from api.app import create_app
+from api.auth import Caller, Role
+from api.services import Services, WebhookTarget
+from cluster.connection import Connection
+from cluster.doors_process import intake_limits
+from cluster.processes import tell_ready, until_ended
+from cluster.serving import serving
+from runtime.bus import Bus
+from runtime.clock import SystemClock
+from runtime.identities import SqlIdentities
+from runtime.intake import StreamIntake
+from runtime.lake import Lake
+from runtime.log import configure_logging
+from runtime.reading_store import ReadingStore
+from runtime.settings import Settings, WebhookSettings
+from runtime.sql.access import authenticate
+from runtime.sql.engine import open_engine
+
+logger = logging.getLogger(__name__)
+
+_API_SOURCE: Final = 2
+_REMEMBER_S: Final = 10.0
+
+
+async def main() -> None:
+    """Serve until asked to end."""
+    settings = Settings()
+    configure_logging(settings.log_level, settings.log_format)
+    connection = Connection.load(settings.data_dir)
+    bus = await Bus.connect(connection.nats_url, connection.nats_token, "api")
+    engine = open_engine(settings.sql_url)
+    lake = await asyncio.to_thread(Lake, settings.data_dir / "lake" / "readings")
+    clock = SystemClock()
+    intake = StreamIntake(
+        bus, SqlIdentities(engine), clock, source=_API_SOURCE, limits=intake_limits(settings.intake)
+    )
+    services = Services(
+        engine=engine, bus=bus, lake=lake, readings=ReadingStore(lake, bus, range(settings.shards)), intake=intake, clock=clock,
+        tokens=SqlTokens(engine), region_id=settings.region_id, shards=settings.shards,
+        webhook=_webhook(settings.webhook),
+    )  # fmt: skip
+    async with serving(create_app(services), settings.api.host, settings.api.port) as port:
+        tell_ready(port=port)
+        logger.info("API open", extra={"port": port})
+        await until_ended()
+    await intake.close()
+    await bus.close()
+    engine.dispose()
+
+
+class SqlTokens:
+    """`api.auth.Tokens` over the business database; a holder is remembered for some seconds, a refusal never."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._kept: dict[str, tuple[float, Caller]] = {}
+
+    async def caller_of(self, token: str) -> Caller:
+        """The holder of `token`; raises Unauthenticated. A revoked token stops working within `_REMEMBER_S`."""
+        now_s = asyncio.get_running_loop().time()
+        kept = self._kept.get(token)
+        if kept is not None and now_s - kept[0] < _REMEMBER_S:
+            return kept[1]
+        row = await asyncio.to_thread(authenticate, self._engine, token)
+        caller = Caller(row["name"], Role(row["role"]))
+        self._kept[token] = (now_s, caller)
+        return caller
+
+
+def _webhook(settings: WebhookSettings) -> WebhookTarget | None:
+    if settings.url is None or settings.secret is None:
+        return None
+    return WebhookTarget(settings.url, settings.secret.get_secret_value())
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

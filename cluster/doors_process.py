@@ -1,0 +1,75 @@
+"""The doors' process: MQTT door, HTTP door and the one Intake. Started by `cluster.platform`."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from typing import Final
+
+import uvloop
+
+from cluster.connection import Connection
+from cluster.processes import tell_ready, until_ended
+from cluster.serving import serving
+from domain import subjects
+from gateways.http_door import http_door
+from gateways.mqtt_door import MqttDoor, MqttLimits
+from runtime.bus import Bus
+from runtime.clock import SystemClock
+from runtime.identities import SqlIdentities
+from runtime.intake import IntakeLimits, StreamIntake
+from runtime.log import configure_logging
+from runtime.settings import DoorSettings, IntakeSettings, Settings
+from runtime.sql.engine import open_engine
+
+logger = logging.getLogger(__name__)
+
+_DOOR_SOURCE: Final = 1  # in the header of every frame this Intake makes; the API's is 2
+
+
+async def main() -> None:
+    """Serve until asked to end; then take no more, store what was taken, and answer for it."""
+    settings = Settings()
+    configure_logging(settings.log_level, settings.log_format)
+    connection = Connection.load(settings.data_dir)
+    bus = await Bus.connect(connection.nats_url, connection.nats_token, "doors")
+    engine = open_engine(settings.sql_url)
+    identities = SqlIdentities(engine)
+    await bus.core_subscribe(subjects.DIRECTORY_CHANGED, lambda _payload, _subject: identities.forget())
+    intake = StreamIntake(bus, identities, SystemClock(), source=_DOOR_SOURCE, limits=intake_limits(settings.intake))
+    doors = settings.doors
+    tls = _tls(doors)
+    mqtt = MqttDoor(identities, intake, SystemClock(), limits=_mqtt_limits(doors), tls=tls)
+    http = http_door(identities, intake, SystemClock(), doors.max_payload_bytes)
+    mqtt_port = await mqtt.start(doors.host, doors.mqtt_port)
+    async with serving(http, doors.host, doors.http_port, tls=tls) as http_port:
+        tell_ready(mqtt_port=mqtt_port, http_port=http_port)
+        logger.info("doors open", extra={"mqtt_port": mqtt_port, "http_port": http_port})
+        await until_ended()
+        await mqtt.close()
+    await intake.close()
+    await bus.close()
+    engine.dispose()
+
+
+def intake_limits(settings: IntakeSettings) -> IntakeLimits:
+    return IntakeLimits(
+        settings.gather_ms, settings.gather_readings, settings.max_pending_readings, settings.ack_timeout_s
+    )
+
+
+def _mqtt_limits(settings: DoorSettings) -> MqttLimits:
+    return MqttLimits(settings.max_payload_bytes, settings.max_connections, settings.max_in_flight)
+
+
+def _tls(settings: DoorSettings) -> ssl.SSLContext | None:
+    if settings.tls_cert_file is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file)
+    return context
+
+
+if __name__ == "__main__":
+    uvloop.run(main())
