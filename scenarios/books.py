@@ -7,7 +7,7 @@ to the reading that caused them.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 
 from scenarios.ledger import Keys
 
+_BASE: Final = b"sequence-base"
+
 
 class Books:
     """One row a message: its readings' keys, when it was due, the event times it carried, and its acknowledgement."""
 
-    def __init__(self) -> None:
+    def __init__(self, base: int = 0) -> None:
+        self._base = base
         self._keys: list[Keys] = []
         self._sources: list[int] = []
         self._due_us: list[int] = []
@@ -49,6 +52,7 @@ class Books:
             "acknowledged": pa.array(np.frombuffer(bytes(self._acknowledged), np.uint8)),
             "keys": pa.array(self._keys, pa.large_list(pa.uint64())),
         })  # fmt: skip
+        table = table.replace_schema_metadata({_BASE: str(self._base)})
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
 
@@ -62,6 +66,7 @@ class ClosedBooks:
         acknowledged = table["acknowledged"].to_numpy().astype(bool)
         self.sent: Keys = keys.flatten().to_numpy(zero_copy_only=False).astype(np.uint64, copy=False)
         self.acknowledged: Keys = self.sent[np.repeat(acknowledged, lengths)]
+        self.base = int((table.schema.metadata or {}).get(_BASE, b"0"))
         self.sources: NDArray[np.uint32] = np.unique(table["source"].to_numpy())
         self._by_source = _by_source(table)
 

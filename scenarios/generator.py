@@ -37,7 +37,7 @@ class Generator:
         self._sources = sources
         self._now_us = now_us
         self.connections = Connections(order.mqtt_host, order.mqtt_port, sources.senders)
-        self._books = Books()
+        self._books = Books()  # of nothing, until the run begins
         self._durable = Latency("durable")
         self._lateness = Lateness(order.limits.late_ms, order.limits.late_share_max)
         self._rates = Rates()
@@ -68,6 +68,7 @@ class Generator:
     async def run(self, start_us: int, tell: Callable[[Beat], None]) -> None:
         """Send everything that is due until the end, then wait for the acknowledgements still out."""
         self._start_us = start_us
+        self._books = Books(base=start_us)
         self._zero = time.perf_counter() + (start_us - self._now_us()) / 1e6
         gc.collect()
         gc.freeze()  # what lives until the end need not be looked at again and again

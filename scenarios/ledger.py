@@ -1,7 +1,8 @@
 """The ledger: every reading that was acknowledged is stored exactly once, or lies among the rejects with a reason.
 
 A reading is known by (source, sequence): the handle of its sender and that sender's running number of readings. The
-check is over the sets themselves, not over totals, so that one lost and one doubled reading do not cancel out.
+check is over the sets themselves, not over totals, so that one lost and one doubled reading do not cancel out. The
+numbers of a run begin at a base of its own (the microsecond it began at), so that runs on one fleet never meet.
 Clauses 5.4c, 8.1, 9.3.
 """
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from domain.readings import ReadingBatch
 
 _SHIFT: Final = np.uint64(36)  # sequences below 2^36, sources below 2^28: one key, sorted and compared at C speed
-_MAX_SEQUENCE: Final = 2**36
+MAX_SEQUENCE: Final = 2**36
 _MAX_SOURCE: Final = 2**28
 _EXAMPLES: Final = 5
 
@@ -25,18 +26,25 @@ Keys = NDArray[np.uint64]
 
 def keys_of(sources: NDArray[Any], sequences: NDArray[Any]) -> Keys:
     """One number for each (source, sequence). Raises OverflowError beyond 2^28 sources or 2^36 sequences."""
-    if len(sources) and (int(sources.max()) >= _MAX_SOURCE or int(sequences.max()) >= _MAX_SEQUENCE):
-        raise OverflowError(f"the ledger counts sources below {_MAX_SOURCE} and sequences below {_MAX_SEQUENCE}")
+    if len(sources) and (int(sources.max()) >= _MAX_SOURCE or int(sequences.max()) >= MAX_SEQUENCE):
+        raise OverflowError(f"the ledger counts sources below {_MAX_SOURCE} and sequences below {MAX_SEQUENCE}")
     return (sources.astype(np.uint64) << _SHIFT) | sequences.astype(np.uint64)
 
 
-def keys_of_readings(readings: ReadingBatch) -> Keys:
-    return keys_of(readings.source, readings.sequence)
+def keys_of_readings(readings: ReadingBatch, base: int = 0) -> Keys:
+    """Keys of readings whose sequences begin at `base`; those of earlier runs, below it, are left out."""
+    ours = (readings.sequence >= base) & (readings.sequence < base + MAX_SEQUENCE)
+    return keys_of(readings.source[ours], readings.sequence[ours] - np.uint64(base))
+
+
+def sources_of(keys: Keys) -> NDArray[np.uint64]:
+    """The source of each key."""
+    return keys >> _SHIFT
 
 
 def split_key(key: int) -> tuple[int, int]:
     """(source, sequence) of one key."""
-    return int(key) >> int(_SHIFT), int(key) & (_MAX_SEQUENCE - 1)
+    return int(key) >> int(_SHIFT), int(key) & (MAX_SEQUENCE - 1)
 
 
 class Ledger(msgspec.Struct, frozen=True):

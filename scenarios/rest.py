@@ -76,9 +76,10 @@ class Rest:
         """7.1b: many records, by hospital."""
         return await self.get("/aggregates/fleet", {"metric": metric, **_span(from_us, until_us)})
 
-    async def freshness(self, hospital_id: str) -> Any:
-        """Counts of devices by state (live, stale, silent, never) of one hospital."""
-        return await self.get("/freshness", {"hospital": hospital_id, "limit": 1})
+    async def live_devices(self, hospital_id: str) -> int:
+        """How many devices of a hospital deliver as their models promise."""
+        answer = await self.get("/freshness", {"hospital": hospital_id, "limit": 1})
+        return int(answer["counts"].get("live", 0))
 
     async def metrics_text(self) -> str:
         """The platform's numbers in Prometheus' text format."""

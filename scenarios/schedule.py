@@ -41,9 +41,9 @@ class Message:
     retransmission: bool
 
 
-def prepare(emission: Emission, sender: int, *, as_json: bool) -> Message | None:
-    """Encode an emission for the wire; None for one without readings."""
-    readings = emission.readings
+def prepare(emission: Emission, sender: int, *, as_json: bool, base: int = 0) -> Message | None:
+    """Encode an emission for the wire, its sequences counted from `base` on; None for one without readings."""
+    readings = emission.readings.with_columns(sequence=emission.readings.sequence + np.uint64(base))
     if not len(readings):
         return None
     source = int(readings.source[0])
@@ -54,7 +54,7 @@ def prepare(emission: Emission, sender: int, *, as_json: bool) -> Message | None
         body = encode_frame(readings, source=source, sequence=int(readings.sequence[0]), arrival_us=0)
     last = int(readings.time_us.argmax())
     return Message(
-        emission.due_s, sender, body, keys_of_readings(readings),
+        emission.due_s, sender, body, keys_of_readings(readings, base),
         (int(readings.time_us.min()), int(readings.time_us.max())),
         (int(readings.handle[last]), int(readings.metric[last]), int(readings.time_us[last])),
         int(np.count_nonzero(readings.quality & np.uint16(Mark.BACKFILL))), emission.retransmission,

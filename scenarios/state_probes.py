@@ -71,8 +71,7 @@ def newest_us(state: Mapping[str, Any], metric: str) -> int:
     """The newest event time that a device's state shows for a metric; 0 when it shows none."""
     newest = 0
     for channel in state.get("channels", ()):
-        if channel.get("metric") != metric or not channel.get("time"):
-            continue
-        time = channel["time"]
-        newest = max(newest, time if isinstance(time, int) else parse_rfc3339(time))
+        time = channel.get("time_us") or channel.get("time")
+        if channel.get("metric") == metric and time:
+            newest = max(newest, time if isinstance(time, int) else parse_rfc3339(time))
     return newest

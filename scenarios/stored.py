@@ -21,11 +21,12 @@ from domain.errors import IntegrityViolation, RejectedInput, Unavailable
 from domain.frames import decode_frame
 from domain.messages import Reject
 from domain.quality import Mark
+from domain.readings import ReadingBatch
 from runtime.bus import Bus
 from runtime.follower import StreamMessage
 from runtime.lake import Lake
 from scenarios.books import ClosedBooks
-from scenarios.ledger import Keys, Ledger, close, keys_of, keys_of_readings
+from scenarios.ledger import MAX_SEQUENCE, Keys, Ledger, close, keys_of, keys_of_readings
 
 _SETTLE_S: Final = 45.0  # the lake commits every few seconds; a host that was killed needs longer
 _LOOK_EVERY_S: Final = 1.0
@@ -52,23 +53,27 @@ def stored_rows(lake_dir: Path, books: ClosedBooks) -> StoredRows:
         return StoredRows(_NO_KEYS, 0, state.view.version)
     rows = (
         pl.scan_parquet(paths, glob=False, hive_partitioning=False)
-        .filter(pl.col("source").is_in(pl.Series(books.sources.astype(np.int64)).implode()))
+        .filter(
+            pl.col("sequence") >= books.base,
+            pl.col("sequence") < books.base + MAX_SEQUENCE,
+            pl.col("source").is_in(pl.Series(books.sources.astype(np.int64)).implode()),
+        )
         .select("source", "sequence", "quality")
         .collect(engine="streaming")
     )
     skewed = int(((rows["quality"].to_numpy() & int(Mark.CLOCK_SKEWED)) != 0).sum())
-    keys = keys_of(rows["source"].to_numpy(), rows["sequence"].to_numpy())
+    keys = keys_of(rows["source"].to_numpy(), rows["sequence"].to_numpy() - books.base)
     return StoredRows(keys, skewed, state.view.version)
 
 
 async def settled_ledger(
-    lake_dir: Path, books: ClosedBooks, rejected: Callable[[], Keys], settle_s: float = _SETTLE_S
+    lake_dir: Path, books: ClosedBooks, rejected: Callable[[int], Keys], settle_s: float = _SETTLE_S
 ) -> tuple[Ledger, StoredRows]:
     """Close the ledger once the lake has caught up: as soon as nothing is missing, or after `settle_s` as it is then."""
     deadline = time.monotonic() + settle_s
     while True:
         rows = await asyncio.to_thread(stored_rows, lake_dir, books)
-        ledger = await asyncio.to_thread(close, books.sent, books.acknowledged, rows.keys, rejected())
+        ledger = await asyncio.to_thread(close, books.sent, books.acknowledged, rows.keys, rejected(books.base))
         if ledger.lost == 0 or time.monotonic() > deadline:
             return ledger, rows
         await asyncio.sleep(_LOOK_EVERY_S)
@@ -79,7 +84,7 @@ class RejectWatch:
 
     def __init__(self) -> None:
         self.reasons: dict[str, int] = {}
-        self._keys: list[Keys] = []
+        self._readings: list[ReadingBatch] = []
         self._decoder = msgspec.json.Decoder(Reject)
 
     async def start(self, bus: Bus) -> Callable[[], object]:
@@ -94,13 +99,13 @@ class RejectWatch:
         reject = self._decoder.decode(message.payload)
         self.reasons[reject.reason] = self.reasons.get(reject.reason, 0) + 1
         try:
-            self._keys.append(keys_of_readings(decode_frame(reject.payload).readings))
+            self._readings.append(decode_frame(reject.payload).readings)
         except (RejectedInput, IntegrityViolation):
             return  # not a frame: it is counted by its reason, and its readings show as lost unless stored
 
-    def keys(self) -> Keys:
-        """(source, sequence) of every reading that lies among the rejects as part of a frame."""
-        return np.concatenate(self._keys) if self._keys else _NO_KEYS
+    def keys(self, base: int) -> Keys:
+        """(source, sequence) of every reading of the run that lies among the rejects as part of a frame."""
+        return keys_of_readings(ReadingBatch.concat(self._readings), base)
 
 
 async def connect_bus(url: str | None, token: str | None) -> Bus | None:
