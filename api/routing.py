@@ -6,11 +6,15 @@ from typing import Final
 
 from fastapi import APIRouter
 
-from api.routes import catalogue, devices, live, operation, places
+from api.routes import associations, catalogue, devices, fleets, live, maintenance, operation, patients, places
 
 ROUTERS: Final[tuple[APIRouter, ...]] = (
     places.router,
     devices.router,
+    fleets.router,
+    maintenance.router,
+    patients.router,
+    associations.router,
     catalogue.router,
     live.router,
     operation.router,

@@ -19,7 +19,7 @@ from api.live.feed import Feed
 from api.live.readings import reading_feed
 from api.telemetry import Telemetry
 from domain.errors import Unavailable
-from domain.ports import Clock, Intake
+from domain.ports import Clock, OnceIntake
 from runtime.bus import Bus
 from runtime.lake import Lake
 from runtime.reading_store import ReadingStore
@@ -74,7 +74,7 @@ class Services:
     bus: Bus
     lake: Lake
     readings: ReadingStore
-    intake: Intake
+    intake: OnceIntake
     clock: Clock
     tokens: Tokens
     region_id: str

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import Engine
 
 from api.app import create_app
 from api.auth import Caller, Role
 from api.services import Services
-from domain.errors import Unauthenticated
+from domain.errors import Unauthenticated, Unavailable
 from runtime.clock import ManualClock
+from runtime.sql.engine import migrate, open_engine
 
 TOKEN = "a-token-of-the-tests"
 
@@ -34,6 +37,15 @@ class NoBus:
 
     async def core_subscribe(self, subject: str, callback: Any) -> None:
         pass
+
+    async def core_publish(self, subject: str, payload: bytes) -> None:
+        pass
+
+    async def ask(self, subject: str, payload: bytes, timeout_s: float = 2.0) -> bytes:
+        raise Unavailable(f"nobody answers at {subject}")
+
+    async def publish(self, subject: str, payload: bytes, message_id: str) -> int:
+        raise Unavailable("there is no bus in this test")
 
 
 def services_of(**parts: Any) -> Services:
@@ -61,3 +73,39 @@ async def plain_app() -> AsyncIterator[FastAPI]:
 async def plain_client(plain_app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     async with client_of(plain_app) as client:
         yield client
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    """A real SQLite database with the present schema."""
+    opened = open_engine(f"sqlite:///{tmp_path / 'vitalgrid.db'}")
+    migrate(opened)
+    yield opened
+    opened.dispose()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+async def app(engine: Engine, clock: ManualClock) -> AsyncIterator[FastAPI]:
+    """The application over the business database; bus and lake are not there."""
+    made = create_app(services_of(engine=engine, clock=clock))
+    async with made.router.lifespan_context(made):
+        yield made
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(app) as connected:
+        connected.base_url = httpx.URL("http://test/api/v1/")
+        yield connected
+
+
+async def make(client: httpx.AsyncClient, path: str, body: Any, **headers: str) -> Any:
+    """POST and return the answer, which must be a success."""
+    response = await client.post(path, json=body, headers=headers)
+    assert response.is_success, response.text
+    return response.json()

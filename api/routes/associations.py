@@ -1,0 +1,74 @@
+"""Which device was on whom, when; corrected afterwards without deleting what was shown."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from api.auth import Clinician, Viewer
+from api.device_names import split_device
+from api.errors import problems
+from api.schemas.patients import AssociationCorrection, AssociationEnd, AssociationIn, AssociationOut, Corrected, TouchedOut
+from api.services import Behind
+from api.times import In, Rfc3339, instant, maybe_instant
+from domain.errors import Conflict, InvalidInput, NotFound
+from runtime.sql import devices, patients
+
+router = APIRouter(prefix="/associations", tags=["patients"])
+
+
+@router.get("", responses=problems(NotFound, InvalidInput))
+async def list_associations(
+    _who: Viewer,
+    behind: Behind,
+    zone: In,
+    device: Annotated[str | None, Query(description="`hospital/device`.", examples=["sz.h012/mon-7"])] = None,
+    patient: Annotated[str | None, Query(description="Patient key.")] = None,
+    known_at: Annotated[Rfc3339 | None, Query(description="As it was believed then.")] = None,
+) -> list[AssociationOut]:
+    """Spans of a device or a patient by start: as believed now, or at an instant in the past."""
+    if (device is None) == (patient is None):
+        raise InvalidInput("associations are listed for a device or for a patient: give one of the two")
+    handle = (
+        None if device is None else (await behind.read(devices.find_device, behind.engine, *split_device(device)))["handle"]
+    )
+    rows = await behind.read(
+        patients.list_associations, behind.engine, handle=handle, patient_key=patient, known_at_us=maybe_instant(known_at)
+    )
+    return [AssociationOut.of(row, zone) for row in rows]
+
+
+@router.post("", status_code=201, responses=problems(NotFound, InvalidInput, Conflict))
+async def associate(body: AssociationIn, who: Clinician, behind: Behind, zone: In) -> AssociationOut:
+    """Put a device on a patient. A device is on one patient at a time."""
+    author = behind.author(who)
+    device = await behind.read(devices.find_device, behind.engine, body.hospital_id, body.device_id)
+    start_us = instant(body.start) if body.start else author.now_us
+    row = await behind.write(
+        patients.associate, behind.engine, author, device["handle"], body.patient_key, start_us, maybe_instant(body.end)
+    )
+    return AssociationOut.of(row, zone)
+
+
+@router.post("/{association_id}/end", responses=problems(NotFound, InvalidInput, Conflict))
+async def end_association(
+    association_id: int, body: AssociationEnd, who: Clinician, behind: Behind, zone: In
+) -> AssociationOut:
+    """Take a device off a patient."""
+    author = behind.author(who)
+    end_us = instant(body.end) if body.end else author.now_us
+    row = await behind.write(patients.end_association, behind.engine, author, association_id, end_us)
+    return AssociationOut.of(row, zone)
+
+
+@router.post("/{association_id}/correct", responses=problems(NotFound, InvalidInput, Conflict))
+async def correct_association(
+    association_id: int, body: AssociationCorrection, who: Clinician, behind: Behind, zone: In
+) -> Corrected:
+    """Say what was really so. Answers with the alarms, scores and exports that rest on the old belief."""
+    row, touched = await behind.write(
+        patients.correct_association, behind.engine, behind.author(who), association_id, patient_key=body.patient_key,
+        start_us=maybe_instant(body.start), end_us=maybe_instant(body.end), withdraw=body.withdraw,
+    )  # fmt: skip
+    return Corrected(association=AssociationOut.of(row, zone), touched=TouchedOut.of(touched, zone))

@@ -1,0 +1,66 @@
+"""A whole fleet in one call: hospitals, devices, patients and who wears what. Clause 7.3."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from fastapi import APIRouter, Request, Response
+
+from api.auth import Operator
+from api.errors import problems
+from api.services import Behind
+from domain.errors import Conflict, InvalidInput, NotFound
+from domain.fleet_manifest import FleetManifest
+from runtime.sql.fleets import register_fleet
+
+router = APIRouter(prefix="/fleets", tags=["devices"])
+_MAX_BYTES: Final = 256 * 2**20
+_EXAMPLE: Final = {
+    "hospitals": [
+        {
+            "hospital_id": "sz.h012", "name": "福田区人民医院", "tier": "tertiary", "beds": 1200,
+            "devices": {
+                "device_ids": ["gw-1", "mon-7"], "models": ["gateway", "monitor"], "ward_ids": [None, "icu"],
+                "bed_ids": [None, "icu-07"], "gateway_ids": [None, "gw-1"], "with_token": [True, False],
+            },
+            "patients": {
+                "refs": ["MRN-10037"], "names": [None], "ages_years": [67], "pregnant": [False], "spo2_scales": [1],
+                "ward_ids": ["icu"], "bed_ids": ["icu-07"], "admitted_us": [1795420800000000], "device_ids": [["mon-7"]],
+            },
+        }
+    ]
+}  # fmt: skip
+_BODY: Final[dict[str, Any]] = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}, "example": _EXAMPLE}}}
+}
+_CREATED: Final[dict[int | str, dict[str, Any]]] = {201: {"content": {"application/json": {"schema": {"type": "object"}}}}}
+_decoder: Final = msgspec.json.Decoder(FleetManifest)
+
+
+@router.post(
+    "",
+    status_code=201,
+    openapi_extra=_BODY,
+    max_body_size=_MAX_BYTES,
+    response_class=Response,
+    responses={
+        201: {"content": {"application/json": {"schema": {"type": "object"}}}},
+        **problems(InvalidInput, NotFound, Conflict),
+    },
+)
+async def register(request: Request, who: Operator, behind: Behind) -> Response:
+    """Register all of a manifest, or nothing. Columns are parallel lists; handles and keys come back in their order.
+
+    Safe to repeat: what exists is reused, and devices with a token get a new one.
+    """
+    manifest = await behind.lanes.codec(_decode, await request.body())
+    registered = await behind.write(register_fleet, behind.engine, behind.author(who), manifest, shards=behind.services.shards)
+    return Response(await behind.lanes.codec(msgspec.json.encode, registered), 201, media_type="application/json")
+
+
+def _decode(body: bytes) -> FleetManifest:
+    try:
+        return _decoder.decode(body)
+    except msgspec.DecodeError as error:
+        raise InvalidInput(f"the body is not a fleet manifest: {error}") from None

@@ -1,0 +1,53 @@
+"""Maintenance windows: no alarms from a device or a ward that is being worked on. Clause 9.2c."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from api.auth import Operator, Viewer
+from api.errors import PreconditionRequired, problems
+from api.preconditions import ExpectedVersion
+from api.schemas.patients import MaintenanceIn, MaintenanceOut
+from api.services import Behind
+from api.times import In, instant
+from domain.errors import InvalidInput, NotFound, StaleVersion
+from runtime.sql import devices, presets
+
+router = APIRouter(prefix="/maintenance-windows", tags=["devices"])
+
+
+@router.get("")
+async def list_windows(
+    _who: Viewer,
+    behind: Behind,
+    zone: In,
+    hospital: Annotated[str, Query()],
+    open_now: Annotated[bool, Query(description="Only those that are open now.")] = False,
+) -> list[MaintenanceOut]:
+    """Windows of a hospital by start."""
+    at_us = behind.services.clock.now_us() if open_now else None
+    rows = await behind.read(presets.list_maintenance, behind.engine, hospital, open_at_us=at_us)
+    return [MaintenanceOut.of(row, zone) for row in rows]
+
+
+@router.post("", status_code=201, responses=problems(NotFound, InvalidInput))
+async def start_maintenance(body: MaintenanceIn, who: Operator, behind: Behind, zone: In) -> MaintenanceOut:
+    """Open a window for a device or a ward."""
+    author = behind.author(who)
+    handle = None
+    if body.device_id is not None:
+        handle = (await behind.read(devices.find_device, behind.engine, body.hospital_id, body.device_id))["handle"]
+    row = await behind.write(
+        presets.start_maintenance, behind.engine, author, body.hospital_id, handle=handle, ward_id=body.ward_id,
+        from_us=instant(body.start) if body.start else author.now_us, until_us=instant(body.until),
+    )  # fmt: skip
+    return MaintenanceOut.of(row, zone)
+
+
+@router.post("/{window_id}/end", responses=problems(NotFound, PreconditionRequired, StaleVersion))
+async def end_maintenance(window_id: int, who: Operator, behind: Behind, version: ExpectedVersion, zone: In) -> MaintenanceOut:
+    """End a window now."""
+    row = await behind.write(presets.end_maintenance, behind.engine, behind.author(who), window_id, version=version)
+    return MaintenanceOut.of(row, zone)
