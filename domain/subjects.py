@@ -64,3 +64,8 @@ def host_heartbeat(host_name: str) -> str:
 
 DIRECTORY_CHANGED: Final = "directory.changed"  # core message: doors drop what they cached
 SHARDS_HELD: Final = "shards.held"  # core message: the supervisor's view of all shards, every two seconds
+
+
+def host_metrics(host_name: str) -> str:
+    """Request: the counters of one host (`HostMetrics.report`), as a JSON object."""
+    return f"host.{host_name}.metrics"
