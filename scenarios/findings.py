@@ -190,7 +190,8 @@ def _why_invalid(lateness: Lateness) -> str:
         return "The generator sent nothing in the measured time."
     return (
         f"{100 * lateness.share:.2f} % of the sends left more than {lateness.limit_ms:g} ms after they were due; at most "
-        f"{100 * lateness.share_max:g} % may. The load was not what the scenario says, so the run shows nothing of the platform."
+        f"{100 * lateness.share_max:g} % may. "
+        "The load was not what the scenario says, so the run shows nothing of the platform."
     )
 
 

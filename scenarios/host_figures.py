@@ -23,7 +23,7 @@ async def service_times(bus: Bus | None, hosts: Iterable[str]) -> list[ServiceTi
     found = []
     for host in sorted(hosts):
         try:
-            answer = await bus.ask(subjects.host_control(host), b"metrics")
+            answer = await bus.ask(subjects.host_metrics(host), b"")
         except VitalgridError:
             continue
         found.append(service_times_of(host, msgspec.json.decode(answer)))

@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -51,7 +49,7 @@ class ScenarioRun:
 
     def __init__(
         self, name: str, scenario: Scenario, target: Target, folder: Path, *, clock: Clock, command: str,
-        show: Show | None = None, pids: Callable[[], dict[str, int]] | None = None,
+        show: Show | None = None,
     ) -> None:  # fmt: skip
         self._name = name
         self._scenario = scenario
@@ -59,11 +57,10 @@ class ScenarioRun:
         self._folder = folder
         self._clock = clock
         self._command = command
-        self._pids = pids or (lambda: target.pids)
         self._book = ProgressBook(folder, folder.name, name, scenario.total_s, show)
         self._watch = AlarmWatch(clock.now_us)
         self._rejects = RejectWatch()
-        self._resources = Resources(target.pids)
+        self._resources = Resources(target.pids())
         self._killed: list[str] = []
         self._start_us = 0
         self._zero = 0.0
@@ -146,7 +143,7 @@ class ScenarioRun:
         lead_s = _LEAD_S + devices / _DEVICES_A_LEAD_SECOND
         self._start_us = self._clock.now_us() + round(lead_s * 1e6)
         self._zero = time.perf_counter() + lead_s
-        self._resources.follow(self._pids() | {"generator": generator.pid})
+        self._resources.follow(self._target.pids() | {"generator": generator.pid})
         await generator.start(self._start_us)
 
     async def _follow(self, generator: GeneratorHandle, probes: StateProbes, queries: QueryLoad) -> Done:
@@ -175,7 +172,7 @@ class ScenarioRun:
     async def _sample(self) -> None:
         while True:
             await asyncio.sleep(1.0)
-            self._resources.follow(self._pids())
+            self._resources.follow(self._target.pids())
             self._resources.sample(time.perf_counter() - self._zero)
 
     def _platform_faults(self) -> list[asyncio.Task[None]]:
@@ -187,7 +184,7 @@ class ScenarioRun:
 
     async def _kill(self, at_s: float) -> None:
         await asyncio.sleep(max(0.0, self._zero + at_s - time.perf_counter()))
-        killed = faults.kill_a_host(self._pids())
+        killed = faults.kill_a_host(self._target.pids())
         if killed is not None:
             self._killed.append(killed)
             logger.info("a host was killed by the scenario", extra={"host": killed})
@@ -214,5 +211,5 @@ class ScenarioRun:
             found.ledger, found.stored = await settled_ledger(lake_dir, found.books, self._rejects.keys)
             self._book.tell(lost=found.ledger.lost, doubled=found.ledger.doubled)
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(books_path)
+            books_path.unlink()
         return assemble(self._name, self._folder.name, self._command, found)

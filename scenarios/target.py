@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +24,7 @@ class Target:
     data_dir: Path | None = None
     nats_url: str | None = None
     nats_token: str | None = field(default=None, repr=False)
-    pids: dict[str, int] = field(default_factory=dict)  # role -> process; hosts are `host:<name>`
+    pids: Callable[[], dict[str, int]] = dict  # role -> process now; hosts are `host:<name>`
 
     @property
     def lake_dir(self) -> Path | None:
@@ -31,4 +32,4 @@ class Target:
 
     def host_pids(self) -> dict[str, int]:
         """Host name -> process, where they are known."""
-        return {role.removeprefix("host:"): pid for role, pid in self.pids.items() if role.startswith("host:")}
+        return {role.removeprefix("host:"): pid for role, pid in self.pids().items() if role.startswith("host:")}
