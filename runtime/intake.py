@@ -109,7 +109,7 @@ class StreamIntake:
         self._clock = clock
         self._source = source
         self._limits = limits or IntakeLimits()
-        self._ledger = OnceLedger(bus, clock)
+        self._ledger = OnceLedger(bus, clock, self._publish)
         self._boot = secrets.token_hex(6)  # a door that starts again never reuses a message id
         self._sequences: defaultdict[int, int] = defaultdict(int)  # shard -> frames so far
         self._messages = 0

@@ -14,6 +14,7 @@ sequence, or mark them as possible duplicates. A refused request keeps no claim:
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 import msgspec
@@ -49,11 +50,15 @@ _decoder: Final = msgspec.json.Decoder(_Record)
 
 
 class OnceLedger:
-    """Claims and receipts of keyed requests. Raises Unavailable when the stream does not answer."""
+    """Claims and receipts of keyed requests. Raises Unavailable when the stream does not answer.
 
-    def __init__(self, bus: RecordBus, clock: Clock) -> None:
+    `publish` is the Intake's, which retries.
+    """
+
+    def __init__(self, bus: RecordBus, clock: Clock, publish: Callable[[str, bytes, str], Awaitable[int]]) -> None:
         self._bus = bus
         self._clock = clock
+        self._publish = publish
 
     async def claim(self, principal: Principal, key: str, payload: bytes) -> Claim:
         """As `domain.ports.OnceIntake.claim`."""
@@ -65,7 +70,7 @@ class OnceLedger:
         if record is None or now_us - record.arrival_us > KEPT_S * US_PER_S:
             mine = encode(_Record(body, now_us))
             # of several doors that claim at once, the stream keeps one; all read back the same
-            sequence = await self._bus.publish(subjects.once(name), mine, f"once-{name}-{sequence}")
+            sequence = await self._publish(subjects.once(name), mine, f"once-{name}-{sequence}")
             record = await self._read(sequence)
         if record is None:
             raise Unavailable("the record of an idempotency key cannot be read back")
@@ -76,7 +81,7 @@ class OnceLedger:
     async def settle(self, claim: Claim, receipt: Receipt) -> None:
         """Record the receipt of a claim."""
         record = encode(_Record(claim.body, claim.arrival_us, claim.sequence, receipt))
-        await self._bus.publish(subjects.once(claim.name), record, f"once-{claim.name}-{claim.sequence}-done")
+        await self._publish(subjects.once(claim.name), record, f"once-{claim.name}-{claim.sequence}-done")
 
     async def _read(self, sequence: int) -> _Record | None:
         message = await self._bus.get_message(subjects.READINGS_STREAM, sequence)
