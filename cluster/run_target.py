@@ -1,0 +1,128 @@
+"""The platform that `scenario` and `fleet` commands talk to: one that runs, one at an address, or one of our own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from cluster.connection import Connection, admin_token_file
+from domain.errors import InvalidInput, Unauthenticated, Unavailable
+from runtime.settings import Settings
+from scenarios.rest import Rest
+from scenarios.target import Target
+
+_START_DEADLINE_S: Final = 120.0
+_STOP_DEADLINE_S: Final = 60.0
+
+
+def settings_of(data_dir: Path | None) -> Settings:
+    """The settings in force; `data_dir` wins over file and environment, for children too."""
+    if data_dir is not None:
+        os.environ["VITALGRID_DATA_DIR"] = str(data_dir)
+    return Settings()
+
+
+def local_target(settings: Settings, token: str | None = None) -> Target:
+    """The platform running in the settings' data directory. Raises Unavailable, or Unauthenticated without a token."""
+    connection = Connection.load(settings.data_dir)
+    return Target(
+        api_url=connection.api_url,
+        token=token or _token(settings.data_dir),
+        mqtt_host=connection.mqtt_host,
+        mqtt_port=connection.mqtt_port,
+        region_id=settings.region_id,
+        data_dir=settings.data_dir.resolve(),
+        nats_url=connection.nats_url,
+        nats_token=connection.nats_token,
+        pids=lambda: _pids(settings.data_dir),
+    )
+
+
+def remote_target(api_url: str, token: str | None, mqtt: str | None, region_id: str) -> Target:
+    """A platform elsewhere: its ledger, hosts and processes are out of reach, so those figures are not measured."""
+    token = token or os.environ.get("VITALGRID_TOKEN")
+    if not token:
+        raise Unauthenticated("--against needs a token: give --token or set VITALGRID_TOKEN")
+    parts = urlsplit(api_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InvalidInput(f"--against {api_url!r} is no address: expected http://host:port")
+    host, _, port = (mqtt or f"{parts.hostname}:1883").rpartition(":")
+    if not host or not port.isdecimal():
+        raise InvalidInput(f"--mqtt {mqtt!r} is no address: expected host:port")
+    return Target(api_url.rstrip("/"), token, host, int(port), region_id)
+
+
+@contextlib.asynccontextmanager
+async def some_platform(settings: Settings, token: str | None) -> AsyncIterator[tuple[Target, bool]]:
+    """The platform that runs, or one started for the time being; also tells whether it was started here."""
+    try:
+        target = local_target(settings, token)
+    except Unavailable:
+        async with _own_platform(settings) as own:
+            yield own, True
+        return
+    yield target, False
+
+
+@contextlib.asynccontextmanager
+async def _own_platform(settings: Settings) -> AsyncIterator[Target]:
+    log_dir = settings.data_dir / "log"
+    log_dir.mkdir(parents=True, exist_ok=True)
+    with (log_dir / "own-platform.out").open("wb") as out:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "cluster.cli", "up", "--data-dir", str(settings.data_dir),
+            stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield await _until_ready(settings, process, log_dir / "own-platform.out")
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGINT)
+            try:
+                async with asyncio.timeout(_STOP_DEADLINE_S):
+                    await process.wait()
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+
+async def _until_ready(settings: Settings, process: asyncio.subprocess.Process, out: Path) -> Target:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_START_DEADLINE_S):
+            while process.returncode is None:
+                with contextlib.suppress(Unavailable, Unauthenticated):
+                    target = local_target(settings)
+                    if target.api_url and target.mqtt_port:
+                        async with Rest(target) as rest:
+                            if await rest.is_ready():
+                                return target
+                await asyncio.sleep(0.3)
+    raise Unavailable(f"the platform did not start; its last words: {out.read_text(errors='replace')[-600:]}")
+
+
+def _token(data_dir: Path) -> str:
+    given = os.environ.get("VITALGRID_TOKEN")
+    if given:
+        return given
+    try:
+        return admin_token_file(data_dir).read_text(encoding="utf-8").strip()
+    except OSError:
+        expected = "give --token, set VITALGRID_TOKEN, or run as the user who started the platform"
+        raise Unauthenticated(f"no token in {admin_token_file(data_dir)}: {expected}") from None
+
+
+def _pids(data_dir: Path) -> dict[str, int]:
+    """Role -> process of the platform as it is now; empty once it is gone."""
+    try:
+        connection = Connection.load(data_dir)
+    except Unavailable:
+        return {}
+    hosts = {f"host:{name}": pid for name, pid in connection.host_pids.items()}
+    return {"supervisor": connection.pid, **connection.process_pids, **hosts}
