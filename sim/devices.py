@@ -1,0 +1,139 @@
+"""Devices as cohorts: every channel of every device in flat arrays, and each tick the readings that are due.
+
+Channels are sorted by how often they speak; a tick takes the slots whose turn it is and draws all values metric by
+metric. No Python loop per device or reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from domain.metrics import BY_ID, metric_of
+from domain.thing_catalogue import thing_model
+from domain.thing_models import Modality
+from sim.fleet import FleetPlan
+from sim.mix import MODELS
+from sim.physiology import SIGNS, Physiology
+
+Draw = Callable[[NDArray[np.float64], np.random.Generator, float], NDArray[np.float64]]
+_SIGN: Final = {name: column for column, name in enumerate(SIGNS)}
+_ICU_ONLY: Final = frozenset({"abp_sys", "abp_dia", "abp_mean", "cvp_mean", "etco2"})
+_FIRST_ONLY: Final = frozenset({"monitor", "infusion-pump"})  # one probe, one running channel [assumption]
+_ON_EVENT_S: Final = 60.0  # what is sent on change is said once a minute all the same
+
+# metric -> (sign, share of it): what a patient's state shows on a channel
+_FROM_PATIENT: Final[dict[str, tuple[tuple[str, float], ...]]] = {
+    "heart_rate": (("heart_rate", 1.0),), "pulse_rate": (("heart_rate", 1.0),), "resp_rate": (("resp_rate", 1.0),),
+    "vent_rate": (("resp_rate", 1.0),), "spo2": (("spo2", 1.0),), "body_temp": (("body_temp", 1.0),),
+    "nibp_sys": (("sys", 1.0),), "nibp_dia": (("dia", 1.0),), "nibp_mean": (("sys", 1 / 3), ("dia", 2 / 3)),
+    "abp_sys": (("sys", 1.0),), "abp_dia": (("dia", 1.0),), "abp_mean": (("sys", 1 / 3), ("dia", 2 / 3)),
+    "etco2": (("etco2", 1.0),), "cvp_mean": (("cvp", 1.0),),
+}  # fmt: skip
+
+# metric -> (typical, scatter) of what belongs to no patient, or to a patient nobody models
+_TYPICAL: Final[dict[str, tuple[float, float]]] = {
+    "perfusion_index": (4.0, 0.8), "st_deviation": (0.0, 0.05), "tidal_volume": (470, 25), "minute_volume": (7.5, 0.5),
+    "peep": (6.0, 0.2), "peak_pressure": (22, 1.5), "fio2": (40, 2), "infusion_rate": (25, 0.2), "volume_infused": (120, 3),
+    "volume_to_be_infused": (380, 3), "infusion_time_remaining": (14000, 50), "battery": (78, 1), "skin_temp": (33.5, 0.4),
+    "step_count": (2400, 30), "activity_level": (20, 6), "latitude": (22.54, 0.01), "longitude": (114.06, 0.01),
+    "oxygen_supply_pressure": (420, 4), "air_supply_pressure": (420, 4), "vacuum_pressure": (-60, 1.5),
+    "fridge_temp": (4.5, 0.3), "active_power": (140, 12), "tube_temp": (45, 3), "exposure_count": (88000, 10),
+    "energy_total": (52000, 1), "operating_hours": (3.1e7, 1), "room_temp": (23.5, 0.5), "room_humidity": (50, 3),
+    "co2_concentration": (620, 50), "pm25": (18, 4), "noise": (48, 4), "illuminance": (320, 40),
+    "differential_pressure": (12, 1), "heart_rate": (78, 6), "pulse_rate": (78, 6), "resp_rate": (16, 1),
+    "spo2": (97, 0.8), "body_temp": (36.7, 0.2), "nibp_sys": (122, 8), "nibp_dia": (75, 6), "nibp_mean": (91, 6),
+    "gcs_total": (15, 0), "urine_output": (60, 15), "glucose": (6.0, 0.6), "body_weight": (66, 0.3),
+}  # fmt: skip
+_CODED_TYPICAL: Final[dict[str, float]] = {
+    "infusion_status": 1,
+    "running_state": 2,
+    "posture": 1,
+    "acvpu": 0,
+    "oxygen_therapy": 0,
+}
+_DERIVED: Final = frozenset({"news2", "anomaly_score"})
+
+
+class Cohorts:
+    """All channels of a plan that are in use."""
+
+    def __init__(self, plan: FleetPlan, physiology: Physiology, tick_s: float, rng: np.random.Generator) -> None:
+        self._physiology = physiology
+        self._tick_s = tick_s
+        self._rng = rng
+        device, metric, instance, period_s = _channels_of(plan)
+        self.device, self.metric, self.instance = device, metric, instance
+        self._patient = plan.patient[device]
+        self._level = rng.normal(0, 1, len(device))  # each device's own deviation from what is typical
+        ticks = np.maximum(1, np.round(period_s / tick_s)).astype(np.int64)
+        phase = rng.integers(0, 2**31, len(plan.model))[device] % ticks  # a device's channels speak together
+        self._slots = _slots(ticks, phase)
+        self.readings_per_s = float((1 / (ticks * tick_s)).sum())
+
+    def due(self, tick: int) -> NDArray[np.intp]:
+        """The channels whose turn it is."""
+        parts = [slots[tick % period] for period, slots in self._slots.items()]
+        return np.concatenate(parts) if parts else np.empty(0, dtype=np.intp)
+
+    def draw(self, channels: NDArray[np.intp]) -> NDArray[np.float64]:
+        """A value for each channel, rounded as its metric is charted."""
+        values = np.empty(len(channels))
+        metrics = self.metric[channels]
+        order = np.argsort(metrics, kind="stable")
+        kinds, starts = np.unique(metrics[order], return_index=True)
+        for kind, rows in zip(kinds, np.split(order, starts[1:]), strict=True):
+            values[rows] = self._draw_metric(int(kind), channels[rows])
+        return values
+
+    def _draw_metric(self, metric_id: int, channels: NDArray[np.intp]) -> NDArray[np.float64]:
+        metric = BY_ID[metric_id]
+        if metric.codes:
+            return np.full(len(channels), _CODED_TYPICAL.get(metric.code, 0.0))
+        typical, scatter = _TYPICAL.get(metric.code, (sum(metric.plausible) / 2, 0.0))
+        values = typical + scatter * (self._level[channels] + 0.3 * self._rng.normal(0, 1, len(channels)))
+        parts = _FROM_PATIENT.get(metric.code)
+        if parts is not None:
+            patient = self._patient[channels]
+            known = patient >= 0
+            signs = self._physiology.signs
+            values[known] = sum(share * signs[patient[known], _SIGN[sign]] for sign, share in parts)
+        steps = 1 / metric.precision
+        rounded: NDArray[np.float64] = np.round(np.clip(values, *metric.plausible) * steps) / steps
+        return rounded
+
+
+def _channels_of(
+    plan: FleetPlan,
+) -> tuple[NDArray[np.int64], NDArray[np.uint16], NDArray[np.uint8], NDArray[np.float64]]:
+    """(device, metric, instance, period_s) of every channel in use."""
+    parts = []
+    for number, name in enumerate(MODELS):
+        devices = np.flatnonzero(plan.model == number)
+        for channel in thing_model(name).channels if len(devices) else ():
+            if channel.metric in _DERIVED:
+                continue
+            own = devices[plan.is_icu[devices]] if channel.metric in _ICU_ONLY and name == "monitor" else devices
+            instances = 1 if name in _FIRST_ONLY else channel.instances
+            period_s = max(channel.period_s, _ON_EVENT_S) if channel.modality is Modality.ON_EVENT else channel.period_s
+            parts += [(own, metric_of(channel.metric).id, instance, period_s) for instance in range(instances)]
+    return (
+        np.concatenate([own for own, *_ in parts]).astype(np.int64),
+        np.concatenate([np.full(len(own), metric, np.uint16) for own, metric, _, _ in parts]),
+        np.concatenate([np.full(len(own), instance, np.uint8) for own, _, instance, _ in parts]),
+        np.concatenate([np.full(len(own), period_s) for own, _, _, period_s in parts]),
+    )
+
+
+def _slots(ticks: NDArray[np.int64], phase: NDArray[np.int64]) -> dict[int, list[NDArray[np.intp]]]:
+    """Period in ticks -> for each tick of the period, the channels that speak then."""
+    slots: dict[int, list[NDArray[np.intp]]] = {}
+    for period in np.unique(ticks):
+        channels = np.flatnonzero(ticks == period)
+        channels = channels[np.argsort(phase[channels], kind="stable")]
+        edges = np.searchsorted(phase[channels], np.arange(period + 1))
+        slots[int(period)] = [channels[edges[n] : edges[n + 1]] for n in range(int(period))]
+    return slots
