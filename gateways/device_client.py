@@ -20,7 +20,7 @@ import ssl
 import sys
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -265,8 +265,7 @@ class _Link(asyncio.Protocol):
         self.is_lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are none of asyncio's classes
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True

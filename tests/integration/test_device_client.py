@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import uvloop
 
 from domain.errors import Unauthenticated, Unavailable
 from domain.frames import decode_frame, encode_frame
@@ -20,6 +21,7 @@ from runtime.clock import SystemClock
 from runtime.intake import StreamIntake
 from tests.doors import (
     GATEWAY,
+    MONITOR,
     NOW_US,
     DictIdentities,
     assert_same_rows,
@@ -171,3 +173,24 @@ async def test_readings_reach_the_real_stream(bus, nats_url):
 
 def _frame(message):
     return decode_frame(message.payload)
+
+
+@pytest.mark.clause("5.4e")
+@pytest.mark.parametrize("is_tls", [False, True])
+async def test_door_and_client_on_uvloop(tmp_path, is_tls):
+    """The loop that the platform runs on; its transports are none of asyncio's classes."""
+    server, certificate = make_certificate(tmp_path) if is_tls else (None, None)
+
+    async def exchange():
+        async with opened(max_in_flight=4, tls=server) as stage:
+            trusting = ssl.create_default_context(cafile=str(certificate)) if is_tls else None
+            client = DeviceClient("127.0.0.1", stage.port, "token-of-monitor", tls=trusting)
+            await client.connect()
+            await asyncio.gather(*(client.publish_readings({"metric": "hr", "value": n}) for n in range(100)))
+            stage.door._by_handle[MONITOR.handle].end("test")
+            await until(lambda: client.reconnects)
+            await client.publish_readings({"metric": "hr", "value": 100})
+            await client.close()
+            return stage.bus.readings().value.tolist()
+
+    assert await asyncio.to_thread(uvloop.run, exchange()) == list(range(101))
