@@ -1,265 +1,280 @@
-"""NEWS2 of every patient in a shard, fused from all their devices.
+"""NEWS2 of every patient in a shard, fused from all their devices and what people entered. Clauses 6.3f, 6.1d.
 
-A score belongs to an event time: all readings of a patient at that time are taken together. It is settled when a
-later reading of that patient arrives, or at a tick one second after its last reading arrived; so the result does not
-depend on how the stream is cut. An older reading that arrives after its time was settled changes nothing that was
-shown. Clauses 6.3f, 6.1d.
+A score belongs to an event time: all inputs of a patient at that time are taken together. It closes when an input of a
+later time arrives, or at a tick one second of stream time after its first input arrived; so results do not depend on how
+the stream is cut. An older input changes no closed score; it still counts from the next one on, if it is the newest of
+its kind. Only usable, real readings of metrics in `news2.INPUT_SOURCES` are inputs, and only where the patient is certain.
+
+One alarm a patient, whose notices carry the band's own rule: `news2.single-three`, `news2.urgent` (5 or 6),
+`news2.emergency` (7 and more). A missing input gives no total: a single 3 still alarms, and what is missing is named.
+It is no proof of recovery either: an urgent or emergency alarm stays until there is a total again, and a single 3 until
+its parameter is seen with fewer points.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from actors.columns import Column, Table
+from actors.alarm_writing import Alarm, about_patient, known, patient_scope
+from actors.ordering import by_channel, newest_before
 from actors.roster import Roster
+from actors.turn import Notices, Turn
 from analytics import news2
-from analytics.news2 import INPUT_SOURCES, VALIDITY_WINDOWS_S, Parameter
-from domain.alarms import (
-    AlarmEvent,
-    AlarmSubject,
-    AlertType,
-    KnownInput,
-    Phase,
-    Priority,
-    alarm_id_of,
-    event_id_of,
-)  # fmt: skip
+from analytics.news2 import SOURCE_METRICS, SOURCES, WINDOWS_US, Parameter
+from domain.alarms import AlarmEvent, AlertType, KnownInput, Phase, Priority
 from domain.instants import NEVER_US
 from domain.metrics import MAX_ID, metric_of
-from domain.quality import Mark, Origin, has_mark, may_alarm, pack
+from domain.quality import Mark, Origin, may_alarm, pack
 from domain.readings import ReadingBatch
 
 NEWS2_ID: Final = metric_of("news2").id
-RULE: Final = "news2"
 RULE_VERSION: Final = 1
-_SETTLE_US: Final = 1_000_000
+SETTLE_US: Final = 1_000_000
+_NO_SCORER: Final = 0  # source of a reading that the platform itself derives
+_AT_TICK: Final = np.intp(-1)
 
-_SOURCES: Final = [(parameter, source) for parameter, sources in INPUT_SOURCES.items() for source in sources]
-_SLOT: Final = np.full(MAX_ID + 1, -1, dtype=np.int8)
-_SLOT[[metric_of(source.metric).id for _, source in _SOURCES]] = np.arange(len(_SOURCES))
-_WINDOW_US: Final = np.array([VALIDITY_WINDOWS_S[parameter] * 1e6 for parameter, _ in _SOURCES], dtype=np.int64)
-
-# what the level of alarm is called, and how urgent it is (RCP 2017, chart 2)
-_LEVELS: Final = (
-    (None, Priority.INFORMATION),
-    ("a single parameter scores 3: urgent ward review", Priority.MEDIUM),
-    ("total 5 or 6: urgent response", Priority.MEDIUM),
-    ("total 7 or more: emergency response", Priority.HIGH),
+NONE, SINGLE_THREE, URGENT, EMERGENCY = range(4)
+# rule, priority and what chart 2 of the source asks for, by band
+_BANDS: Final = (
+    ("news2", Priority.INFORMATION, "below every threshold"),
+    ("news2.single-three", Priority.MEDIUM, "one parameter scores 3: urgent ward review"),
+    ("news2.urgent", Priority.MEDIUM, "total of 5 or 6: urgent response"),
+    ("news2.emergency", Priority.HIGH, "total of 7 or more: emergency response"),
 )
-
-COLUMNS: Final = (
-    Column("time_us", np.int64, NEVER_US, "us", width=len(_SOURCES)),
-    Column("value", np.float64, np.nan, width=len(_SOURCES)),
-    Column("quality", np.uint16, width=len(_SOURCES)),
-    Column("pending_us", np.int64, NEVER_US, "us"),  # event time that is not settled yet
-    Column("pending_arrival_us", np.int64, NEVER_US, "us"),
-    Column("settled_us", np.int64, NEVER_US, "us"),
-    Column("total", np.float64, np.nan),
-    Column("level", np.int8),
-    Column("onset_us", np.int64, NEVER_US, "us"),
-)
+_SLOT: Final = np.full(MAX_ID + 1, -1, dtype=np.int64)
+_SLOT[[metric_of(metric).id for metric in SOURCE_METRICS]] = np.arange(len(SOURCE_METRICS))
+_BITS: Final = 1 << np.arange(len(Parameter))
 
 
 @dataclass(slots=True)
 class ScoreCounts:
-    """Evaluations since the shard began here: with all inputs, with some, and of patients NEWS2 is not for."""
+    """Instants evaluated: with all inputs, with some, and of patients NEWS2 is not for (under 16, or pregnant)."""
 
     complete: int = 0
     partial: int = 0
-    not_applicable: int = 0
+    not_computable: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Instants:
+    """Scores to take now. `row` orders the notices; `arrival_us` is when the instant closed."""
+
+    patient: NDArray[np.int64]
+    row: NDArray[np.intp]
+    arrival_us: NDArray[np.int64]
 
 
 class EarlyWarning:
-    """One row a patient, beside the roster's patient table."""
+    """Keeps its state in the roster's patient columns."""
 
     def __init__(self, roster: Roster, live_horizon_us: int) -> None:
         self._roster = roster
         self._live_horizon_us = live_horizon_us
-        self.state = Table(COLUMNS)
         self.counts = ScoreCounts()
 
-    def step(
-        self, batch: ReadingBatch, patients: NDArray[np.int64], arrival_us: NDArray[np.int64]
-    ) -> tuple[list[AlarmEvent], ReadingBatch]:
-        """Take a batch's readings in; returns alarms and derived NEWS2 readings of the times that were settled by it."""
-        self._keep_up()
-        usable = (patients >= 0) & (_SLOT[np.minimum(batch.metric, MAX_ID)] >= 0) & (batch.metric <= MAX_ID)
-        usable &= may_alarm(batch.quality) & ~has_mark(batch.quality, Mark.IMPLAUSIBLE) & ~np.isnan(batch.value)
-        rows = np.flatnonzero(usable)
-        rows = rows[np.argsort(patients[rows], kind="stable")]
-        events: list[AlarmEvent] = []
-        derived: list[ReadingBatch] = []
-        for of_round in _rounds(patients[rows], batch.time_us[rows]):
-            taken = rows[of_round]
-            patient, time_us = patients[taken], batch.time_us[taken]
-            pending = self.state["pending_us"]
-            later = np.unique(patient[(pending[patient] != NEVER_US) & (time_us > pending[patient])])
-            self._settle(later, events, derived)
-            self._take(batch, taken, patient, time_us, arrival_us[taken])
-        return events, ReadingBatch.concat(derived)
-
-    def tick(self, now_us: int) -> tuple[list[AlarmEvent], ReadingBatch]:
-        """Settle what has waited long enough."""
-        self._keep_up()
-        waiting = self.state["pending_us"] != NEVER_US
-        due = np.flatnonzero(waiting & (now_us - self.state["pending_arrival_us"] >= _SETTLE_US))
-        events: list[AlarmEvent] = []
-        derived: list[ReadingBatch] = []
-        self._settle(due, events, derived)
-        return events, ReadingBatch.concat(derived)
-
-    def describe(self, patient: int) -> dict[str, Any]:
-        """The last score and what each input of it was."""
-        self._keep_up()
-        at_us = max(int(self.state["settled_us"][patient]), int(self.state["pending_us"][patient]))
-        total = float(self.state["total"][patient])
-        return {
-            "news2": None if np.isnan(total) else total,
-            "level": int(self.state["level"][patient]),
-            "at_us": None if at_us == NEVER_US else at_us,
-            "inputs": self._known(patient, at_us, at_us),
-        }
-
-    def snapshot(self) -> pa.Table:
-        self._keep_up()
-        return self.state.snapshot()
-
-    def restore(self, table: pa.Table) -> None:
-        self.state.restore(table)
-
-    def _keep_up(self) -> None:
-        missing = len(self._roster.patients) - len(self.state)
-        if missing:
-            self.state.append(missing)
-
-    def _take(
-        self, batch: ReadingBatch, rows: NDArray[np.intp], patient: NDArray[np.int64], time_us: NDArray[np.int64],
-        arrival_us: NDArray[np.int64],
-    ) -> None:  # fmt: skip
-        state = self.state
-        slots = _SLOT[batch.metric[rows]]
-        newer = (time_us >= state["time_us"][patient, slots]) & (time_us >= state["settled_us"][patient])
-        rows, patient, slots = rows[newer], patient[newer], slots[newer]
-        time_us, arrival_us = time_us[newer], arrival_us[newer]
-        state["time_us"][patient, slots] = time_us  # of several alike in one round the last one stays
-        state["value"][patient, slots] = batch.value[rows]
-        state["quality"][patient, slots] = batch.quality[rows]
-        state["pending_us"][patient] = np.maximum(state["pending_us"][patient], time_us)
-        state["pending_arrival_us"][patient] = np.maximum(state["pending_arrival_us"][patient], arrival_us)
-
-    def _settle(self, patients: NDArray[Any], events: list[AlarmEvent], derived: list[ReadingBatch]) -> None:
-        if not len(patients):
+    def step(self, turn: Turn, notices: Notices) -> None:
+        """Take a turn's inputs; closes and scores the instants that a later input ends."""
+        slots = _SLOT[turn.readings.metric]
+        feeds = (slots >= 0) & (turn.patient >= 0) & may_alarm(turn.readings.quality) & ~np.isnan(turn.readings.value)
+        at = np.flatnonzero(feeds)
+        if not len(at):
             return
-        state, people = self.state, self._roster.patients
-        at_us = state["pending_us"][patients].copy()
-        arrival_us = state["pending_arrival_us"][patients].copy()
-        state["settled_us"][patients] = at_us
-        state["pending_us"][patients] = NEVER_US
-        fits = ~(people["age_years"][patients] < news2.MIN_AGE_YEARS) & ~people["is_pregnant"][patients]
-        self.counts.not_applicable += int((~fits).sum())
-        patients, at_us, arrival_us = patients[fits], at_us[fits], arrival_us[fits]
-        if not len(patients):
+        at = at[by_channel(turn.patient[at])]
+        patient, time_us = turn.patient[at], turn.time_us[at]
+        first = np.r_[True, patient[1:] != patient[:-1]]
+        opens = time_us > newest_before(time_us, first, self._roster.patients["instant_us"][patient])
+        opened = np.cumsum(opens)
+        starts = np.flatnonzero(first)
+        group: NDArray[np.int64] = opened - np.repeat(opened[starts] - opens[starts], np.diff(np.r_[starts, len(at)]))
+        newest = _newest_of_each(np.cumsum(first | opens) * len(SOURCES) + slots[at], time_us)
+        for number in range(int(group.max(initial=0)) + 1):
+            opening = np.flatnonzero(opens & (group == number))
+            self._open(turn, at[opening], notices)
+            taken = at[newest[group[newest] == number]]
+            self._take(turn, taken, slots[taken])
+
+    def tick(self, now_us: int, notices: Notices) -> None:
+        """Close instants that have waited long enough, and end the alarms of patients who were discharged."""
+        table = self._roster.patients
+        due = table["instant_is_open"] & (now_us - np.maximum(table["instant_arrival_us"], 0) >= SETTLE_US)
+        patients = np.flatnonzero(due)
+        if len(patients):
+            table["instant_is_open"][patients] = False
+            now = np.full(len(patients), now_us, dtype=np.int64)
+            self._score(_Instants(patients, np.full(len(patients), _AT_TICK), now), notices)
+        for patient in np.flatnonzero((table["alarm_band"] > NONE) & (table["discharged_us"] <= now_us)).tolist():
+            notices.alarms.append((int(_AT_TICK), self._discharged(patient, now_us)))
+
+    def _open(self, turn: Turn, at: NDArray[np.intp], notices: Notices) -> None:
+        """Open the instants of these inputs, at most one a patient, and close those that were open before."""
+        table, patient = self._roster.patients, turn.patient[at]
+        was_open = table["instant_is_open"][patient]
+        self._score(_Instants(patient[was_open], turn.row[at[was_open]], turn.arrival_us[at[was_open]]), notices)
+        table["instant_us"][patient], table["instant_arrival_us"][patient] = turn.time_us[at], turn.arrival_us[at]
+        table["instant_is_open"][patient] = True
+
+    def _take(self, turn: Turn, at: NDArray[np.intp], slots: NDArray[np.int64]) -> None:
+        table, patient = self._roster.patients, turn.patient[at]
+        newer = turn.time_us[at] >= table["input_time_us"][patient, slots]
+        at, patient, slots = at[newer], patient[newer], slots[newer]
+        table["input_time_us"][patient, slots] = turn.time_us[at]
+        table["input_value"][patient, slots] = turn.readings.value[at]
+        table["input_quality"][patient, slots] = turn.readings.quality[at]
+
+    def _score(self, instants: _Instants, notices: Notices) -> None:
+        table, patient = self._roster.patients, instants.patient
+        if not len(patient):
             return
-        inputs = self._inputs(patients, at_us)
-        result = news2.score(inputs, people["is_scale_2"][patients])
-        complete = ~np.isnan(result.total)
+        at_us = table["instant_us"][patient]
+        inputs, taken = self._inputs(patient, at_us)
+        result = news2.score(inputs, table["is_scale_2"][patient])
+        fits = ~(table["age_years"][patient] < news2.MIN_AGE_YEARS) & ~table["is_pregnant"][patient]
+        complete = fits & ~np.isnan(result.total)
         self.counts.complete += int(complete.sum())
-        self.counts.partial += int((~complete).sum())
-        state["total"][patients] = result.total
-        if complete.any():
-            derived.append(
-                ReadingBatch.of(
-                    handle=people["handle"][patients[complete]], metric=NEWS2_ID, time_us=at_us[complete],
-                    value=result.total[complete], quality=pack(origin=Origin.DERIVED),
-                )
-            )  # fmt: skip
-        level = np.select([result.total >= news2.EMERGENCY, result.total >= news2.URGENT, result.has_three], [3, 2, 1], 0)
-        events += [
-            self._change_level(int(patients[r]), int(level[r]), result, int(r), int(at_us[r]), int(arrival_us[r]))
-            for r in np.flatnonzero(level != state["level"][patients])
-        ]
+        self.counts.partial += int((fits & ~complete).sum())
+        self.counts.not_computable += int((~fits).sum())
+        table["total"][patient] = np.where(complete, result.total, np.nan)
+        table["scored_us"][patient] = at_us
+        notices.derived.append(
+            (instants.row[complete], self._derived(patient[complete], at_us[complete], result.total[complete]))
+        )
+        bands, threes = self._bands(patient, result, fits)
+        for number in np.flatnonzero(bands != table["alarm_band"][patient]).tolist():
+            event = self._change(instants, number, int(bands[number]), result.points[number], taken[number])
+            notices.alarms.append((int(instants.row[number]), event))
+        table["alarm_band"][patient], table["threes"][patient] = bands, np.where(bands > NONE, threes, 0)
 
-    def _inputs(self, patients: NDArray[Any], at_us: NDArray[np.int64]) -> NDArray[np.float64]:
-        """[n, 7] inputs of NEWS2 at each patient's instant: the first usable source within its window, else NaN."""
-        times, values = self.state["time_us"][patients], self.state["value"][patients]
-        age_us = at_us[:, None] - np.maximum(times, 0)
-        usable = (times != NEVER_US) & (age_us >= 0) & (age_us <= _WINDOW_US)
-        inputs = np.full((len(patients), len(Parameter)), np.nan)
-        for number in reversed(range(len(_SOURCES))):  # the preferred source is written last
-            parameter, source = _SOURCES[number]
-            converted = _as_input(source.metric, values[:, number])
-            inputs[:, parameter] = np.where(usable[:, number], converted, inputs[:, parameter])
-        return inputs
+    def _inputs(self, patient: NDArray[np.int64], at_us: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
+        times = self._roster.patients["input_time_us"][patient]
+        age_us = np.where(times == NEVER_US, -1, at_us[:, None] - np.maximum(times, 0))
+        return news2.inputs_at(self._roster.patients["input_value"][patient], age_us)
 
-    def _change_level(self, patient: int, level: int, result: news2.News2, row: int, at_us: int, arrival_us: int) -> AlarmEvent:
-        state = self.state
-        before = int(state["level"][patient])
-        if before == 0:
-            state["onset_us"][patient] = at_us
-        phase = Phase.START if before == 0 else Phase.END if level == 0 else (
-            Phase.ESCALATE if level > before else Phase.DEESCALATE)  # fmt: skip
-        state["level"][patient] = level
-        onset_us = int(state["onset_us"][patient])
-        roster, total = self._roster, float(result.total[row])
-        missing = [parameter.name.lower() for parameter in Parameter if np.isnan(result.points[row, parameter])]
-        words = _LEVELS[level][0] or "back below every threshold"
-        text = f"NEWS2 {total:g}, {words}" if not missing else f"NEWS2 incomplete, {words}; missing: {', '.join(missing)}"
-        alarm_id = alarm_id_of(f"patient:{roster.patient_keys[patient]}", RULE, RULE_VERSION, onset_us)
-        return AlarmEvent(
-            event_id=event_id_of(alarm_id, phase, at_us), alarm_id=alarm_id, phase=phase,
-            alert_type=AlertType.PHYSIOLOGICAL, priority=_LEVELS[max(level, before if level == 0 else level)][1],
-            rule=RULE, rule_version=RULE_VERSION,
-            subject=AlarmSubject(
-                hospital_id=roster.hospital_of_patient[patient], ward_id=roster.ward_of_patient[patient],
-                bed_id=roster.bed_of_patient[patient], patient_key=roster.patient_keys[patient],
-                handle=int(roster.patients["handle"][patient]), metric="news2",
-            ),
-            onset_us=onset_us, event_us=at_us, arrival_us=arrival_us, text=text,
-            live=arrival_us - at_us <= self._live_horizon_us, value=None if np.isnan(total) else total,
-            unit="{score}", inputs=tuple(self._known(patient, at_us, arrival_us)),
+    def _derived(self, patient: NDArray[np.int64], at_us: NDArray[np.int64], total: NDArray[np.float64]) -> ReadingBatch:
+        table = self._roster.patients
+        late = table["instant_arrival_us"][patient] - at_us > self._live_horizon_us
+        return ReadingBatch.of(
+            handle=table["handle"][patient], metric=NEWS2_ID, time_us=at_us, value=total, source=_NO_SCORER,
+            quality=pack(origin=Origin.DERIVED) | np.where(late, int(Mark.LATE), 0),
+        ) if len(patient) else ReadingBatch.empty()  # fmt: skip
+
+    def _bands(
+        self, patient: NDArray[np.int64], result: news2.News2, fits: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The alarm band of each score, and the parameters that hold a single 3 as far as is known."""
+        table = self._roster.patients
+        before, missing = table["alarm_band"][patient].astype(np.int64), np.isnan(result.points) @ _BITS
+        threes = (result.points == 3) @ _BITS | table["threes"][patient] & missing
+        of_total = np.select(
+            [result.total >= news2.EMERGENCY, result.total >= news2.URGENT, threes > 0], [EMERGENCY, URGENT, SINGLE_THREE]
+        )
+        partial = np.where(before >= URGENT, before, np.where(threes > 0, SINGLE_THREE, NONE))
+        return np.where(fits, np.where(missing == 0, of_total, partial), NONE), threes
+
+    def _change(
+        self, instants: _Instants, number: int, band: int, points: NDArray[np.float64], taken: NDArray[np.int8]
+    ) -> AlarmEvent:
+        table, patient = self._roster.patients, int(instants.patient[number])
+        before, at_us = int(table["alarm_band"][patient]), int(table["instant_us"][patient])
+        if before == NONE:
+            table["alarm_onset_us"][patient] = at_us
+        arrival_us = int(instants.arrival_us[number])
+        total = float(points.sum())
+        rule, priority, _ = _BANDS[band or before]
+        return self._alarm(patient).notice(
+            _phase(before, band), priority, _text(band, points), event_us=at_us, arrival_us=arrival_us, rule=rule,
+            latching=priority is Priority.HIGH, live=self._is_live(patient), value=None if np.isnan(total) else total,
+            unit="{score}", inputs=self._known(patient, at_us, arrival_us, taken),
         )  # fmt: skip
 
-    def _known(self, patient: int, at_us: int, arrival_us: int) -> list[KnownInput]:
-        """Every source as it stood: used or why not. A source that never delivered is named only if its input is missing."""
-        known = []
-        taken: set[Parameter] = set()
-        for number, (parameter, source) in enumerate(_SOURCES):
-            time_us = int(self.state["time_us"][patient, number])
+    def _discharged(self, patient: int, now_us: int) -> AlarmEvent:
+        table = self._roster.patients
+        rule, priority, _ = _BANDS[int(table["alarm_band"][patient])]
+        event_us = max(int(table["discharged_us"][patient]), int(table["alarm_onset_us"][patient]))
+        table["alarm_band"][patient], table["threes"][patient] = NONE, 0
+        return self._alarm(patient).notice(
+            Phase.END,
+            priority,
+            "NEWS2 alarm ended: the patient was discharged",
+            event_us=event_us,
+            arrival_us=now_us,
+            rule=rule,
+        )
+
+    def _alarm(self, patient: int) -> Alarm:
+        onset_us = int(self._roster.patients["alarm_onset_us"][patient])
+        subject = about_patient(self._roster, patient, "news2")
+        scope = patient_scope(self._roster, patient)
+        return Alarm(scope, _BANDS[NONE][0], RULE_VERSION, AlertType.PHYSIOLOGICAL, subject, onset_us)
+
+    def _is_live(self, patient: int) -> bool:
+        table = self._roster.patients
+        return bool(table["instant_arrival_us"][patient] - table["instant_us"][patient] <= self._live_horizon_us)
+
+    def _known(self, patient: int, at_us: int, now_us: int, taken: NDArray[np.int8]) -> tuple[KnownInput, ...]:
+        """Each source that ever delivered, used or why not; then each input that is missing."""
+        row = self._roster.patients.view(patient)
+        inputs = []
+        for column, (parameter, source) in enumerate(SOURCES):
+            time_us = row.input_time_us[column]
             if time_us == NEVER_US:
                 continue
-            in_window = 0 <= at_us - time_us <= _WINDOW_US[number]
-            used = in_window and parameter not in taken
-            note = f"proxy for {parameter.name.lower()}" if source.is_proxy and used else None if in_window else "stale"
-            if used:
-                taken.add(parameter)
-            known.append(KnownInput(
-                source.metric, float(self.state["value"][patient, number]), time_us, (arrival_us - time_us) / 1e6,
-                int(self.state["quality"][patient, number]), used, note,
-            ))  # fmt: skip
-        known += [KnownInput(p.name.lower(), None, None, None, 0, False, "missing") for p in Parameter if p not in taken]
-        return known
+            used = bool(taken[parameter] == column)
+            note = f"proxy for {parameter.words}" if used and source.is_proxy else None
+            if not used:
+                note = "stale" if at_us - time_us > WINDOWS_US[column] else "not needed"
+            value, quality = row.input_value[column], row.input_quality[column]
+            inputs.append(known(source.metric, value, time_us, now_us, quality, used=used, note=note))
+        missing = [parameter.words for parameter in Parameter if taken[parameter] < 0]
+        return (*inputs, *(KnownInput(words, None, None, None, 0, used=False, note="missing") for words in missing))
+
+    def describe(self, patient: int, now_us: int) -> dict[str, Any]:
+        """The last score, what each input of it was, and why there is none."""
+        row = self._roster.patients.view(patient)
+        if row.scored_us == NEVER_US:
+            return {"total": None, "at_us": None, "reason": "no input has come yet", "inputs": []}
+        _, taken = self._inputs(np.array([patient]), np.array([row.scored_us]))
+        reasons = {
+            "NEWS2 is not for patients under 16": row.age_years < news2.MIN_AGE_YEARS,
+            "NEWS2 is not for pregnant patients": row.is_pregnant,
+            "inputs are missing": bool((taken < 0).any()),
+        }
+        return {
+            "total": None if np.isnan(row.total) else row.total,
+            "at_us": row.scored_us,
+            "band": _BANDS[row.alarm_band][0],
+            "reason": next((reason for reason, holds in reasons.items() if holds), None),
+            "inputs": list(self._known(patient, row.scored_us, now_us, taken[0])),
+        }
+
+    def snapshot(self) -> dict[str, pa.Table]:
+        return {"score_counts": pa.table({"count": list(astuple(self.counts))})}
+
+    def restore(self, tables: dict[str, pa.Table]) -> None:
+        self.counts = ScoreCounts(*tables["score_counts"]["count"].to_pylist())
 
 
-def _as_input(metric: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    if metric == "fio2":
-        return np.where(np.isnan(values), np.nan, values > news2.FIO2_OF_AIR_PCT)
-    if metric == "gcs_total":
-        return np.where(np.isnan(values), np.nan, values < news2.GCS_ALERT)
-    return values
+def _newest_of_each(keys: NDArray[np.int64], time_us: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Of the rows of each key the newest; of two at one time the later in order. Ascending."""
+    order = np.lexsort((time_us, keys))
+    return np.sort(order[np.r_[keys[order][1:] != keys[order][:-1], True]])
 
 
-def _rounds(patients: NDArray[np.int64], time_us: NDArray[np.int64]) -> list[NDArray[np.intp]]:
-    """Rows (grouped by patient, in stream order within) cut into rounds: one event time of each patient a round."""
-    if not len(patients):
-        return []
-    new_patient = np.r_[True, patients[1:] != patients[:-1]]
-    new_time = new_patient | np.r_[True, time_us[1:] != time_us[:-1]]
-    group = np.cumsum(new_time)
-    first_group = np.repeat(group[new_patient], np.diff(np.r_[np.flatnonzero(new_patient), len(patients)]))
-    number = group - first_group
-    return [np.flatnonzero(number == n) for n in range(int(number.max()) + 1)]
+def _phase(before: int, band: int) -> Phase:
+    if before == NONE:
+        return Phase.START
+    if band == NONE:
+        return Phase.END
+    return Phase.ESCALATE if band > before else Phase.DEESCALATE
+
+
+def _text(band: int, points: NDArray[np.float64]) -> str:
+    missing = [parameter.words for parameter in Parameter if np.isnan(points[parameter])]
+    threes = [parameter.words for parameter in Parameter if points[parameter] == 3]
+    score = f"NEWS2 without a total (missing: {', '.join(missing)})" if missing else f"NEWS2 {points.sum():g}"
+    named = f" ({', '.join(threes)})" if threes else ""
+    return f"{score}, {_BANDS[band][2]}{named}"

@@ -1,210 +1,310 @@
-"""Limit alarms and rate of change, for all channels of a batch at once.
+"""Limit alarms and rate of change. The rule is the contract of `domain.limits`; `limit_scan` follows it. Clause 6.3f.
 
-A sequential rule over a batch is run in rounds: the k-th reading of every channel in round k. Within a round each
-channel appears once, so a round is plain array arithmetic, and the result is the same however the stream is cut.
-The rule itself is the contract of `domain.limits`. Clause 6.3f.
+Fed by readings that may alarm (usable, real), in order, of metrics that have limits. VERY_LOW and LOW (or the high pair)
+are alarms of their own: reaching the critical step leaves the warning raised. A channel whose readings become unusable
+keeps its alarms; the technical alarm says that nothing more is known. When the patient changes all that the channel had
+raised ends at the boundary, and the next patient starts afresh. Near a boundary readings are judged by the adult range
+and what they raise names no patient. Under maintenance nothing is raised and what was raised ends.
+
+Rate of change (advisory, low): |difference| of successive readings at most 5 minutes apart, against the metric's largest
+believable change; a gap of less than a minute counts as a minute, since one step of a whole-number display is no trend.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.columns import occurrence
-from actors.roster import AMBIGUOUS, Roster
-from domain.alarms import (
-    AlarmEvent,
-    AlarmSubject,
-    AlertType,
-    KnownInput,
-    Phase,
-    Priority,
-    alarm_id_of,
-    event_id_of,
-)  # fmt: skip
+from actors.alarm_writing import Alarm, about_device, channel_scope, known
+from actors.associations import Associations
+from actors.kinds import AMBIGUOUS, IS_PATIENT_BOUND, NOBODY, RULES
+from actors.limit_scan import Life, Watch, live
+from actors.ordering import by_channel
+from actors.presets import Presets
+from actors.roster import Roster
+from actors.turn import Notices, Turn
+from domain.alarms import AlarmEvent, AlertType, Phase, Priority
 from domain.instants import NEVER_US
-from domain.limits import DELAY_US, HYSTERESIS, MAX_CHANGE_PER_MIN, RULE_VERSION, LimitRule
-from domain.metrics import BY_ID
+from domain.limits import DELAY_US, HYSTERESIS, LIMITS, MAX_CHANGE_PER_MIN, RULE_VERSION, LimitRule
+from domain.metrics import BY_ID, Metric
 from domain.quality import may_alarm
-from domain.readings import ReadingBatch
 
-_LOW_SIDE: Final = np.array([rule.is_low for rule in LimitRule])
-_CHANGE_RULE: Final = "rate-of-change"
-_CHANGE_WITHIN_US: Final = 300_000_000  # two readings further apart say nothing about a rate
-_WATCHED: Final = np.isfinite(MAX_CHANGE_PER_MIN)
+CHANGE_RULE: Final = "change.rate"
+CHANGE: Final = len(LimitRule)  # its column, after the four limits
+CHANGE_WITHIN_US: Final = 300_000_000
+_MINUTE_US: Final = 60_000_000
+_SIDE: Final = np.array([-1.0 if rule.is_low else 1.0 for rule in LimitRule])
+_WATCHED: Final = np.isfinite(LIMITS).any(axis=(1, 2)) | np.isfinite(MAX_CHANGE_PER_MIN)
+_QUIET_US: Final = 60_000_000  # a device that has been silent so long will not say itself that its patient left
+
+
+class _Ruled:
+    """Readings that feed the rules, sorted by channel: who, when, what, and what came just before in the channel."""
+
+    def __init__(self, roster: Roster, turn: Turn) -> None:
+        readings = turn.readings
+        feeds = turn.in_order & may_alarm(readings.quality) & _WATCHED[readings.metric] & ~np.isnan(readings.value)
+        at = np.flatnonzero(feeds)
+        self.at = at[by_channel(turn.channel[at])]  # into the turn
+        self.channel = turn.channel[self.at]
+        self.time_us = turn.time_us[self.at]
+        self.value = readings.value[self.at]
+        self.metric = readings.metric[self.at]
+        self.first = np.r_[True, self.channel[1:] != self.channel[:-1]][: len(self.at)]
+        self.told_patient = turn.patient[self.at]
+        table = roster.channels
+        self.patient = self._who(table["ruled_patient"][self.channel])
+        self.time_before_us = np.where(self.first, table["ruled_time_us"][self.channel], _previous(self.time_us))
+        self.value_before = np.where(self.first, table["ruled_value"][self.channel], _previous(self.value))
+        was = np.where(self.first, table["ruled_patient"][self.channel], _previous(self.patient))
+        self.is_new_patient = (self.time_before_us != NEVER_US) & (was != self.patient)
+        self.patient_before = was
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    def _who(self, carried: NDArray[Any]) -> NDArray[np.int64]:
+        """The patient of each row; a row too near a boundary to tell goes on with whoever was there before it."""
+        told = self.told_patient != AMBIGUOUS
+        last = np.maximum.accumulate(np.where(told | self.first, np.arange(len(self)), 0)) if len(self) else np.empty(0, int)
+        return np.where(told[last], self.told_patient[last], carried)
+
+    def remember(self, roster: Roster) -> None:
+        """The last row of each channel is what the next batch continues from."""
+        table, ends = roster.channels, np.flatnonzero(np.r_[self.first[1:], True])
+        table["ruled_time_us"][self.channel[ends]] = self.time_us[ends]
+        table["ruled_value"][self.channel[ends]] = self.value[ends]
+        table["ruled_patient"][self.channel[ends]] = self.patient[ends]
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """Of each ruled reading: limits [n, 4], whether its device is under maintenance, and [n, rules] whether it is strictly
+    beyond, and back inside by the hysteresis. Under maintenance nothing is beyond and all is back.
+    """
+
+    limits: NDArray[np.float64]
+    quiet: NDArray[np.bool_]
+    beyond: NDArray[np.bool_]
+    back: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class _Hit:
+    """One thing to say of a ruled reading and a rule; `phase` None: what was raised ends because the patient changed."""
+
+    row: int
+    rule: int
+    phase: Phase | None
+    onset_us: int
+    patient: int
+    limit: float | None
+    is_quiet: bool
 
 
 class LimitAlarms:
-    """Evaluates limits over the roster's channels; keeps its state in their columns."""
+    """Keeps its state in the roster's channel columns `onset_us`, `is_raised`, `is_ambiguous` and `ruled_*`."""
 
-    def __init__(self, roster: Roster, live_horizon_us: int) -> None:
+    def __init__(self, roster: Roster, associations: Associations, presets: Presets) -> None:
         self._roster = roster
-        self._live_horizon_us = live_horizon_us
+        self._associations = associations
+        self._presets = presets
 
-    def step(
-        self, batch: ReadingBatch, channels: NDArray[np.int64], patients: NDArray[np.int64], arrival_us: NDArray[np.int64]
-    ) -> list[AlarmEvent]:
-        """Events of in-order readings of known channels, in stream order.
+    def step(self, turn: Turn, notices: Notices) -> None:
+        """Take a turn's readings through the rules."""
+        ruled = _Ruled(self._roster, turn)
+        if not len(ruled):
+            return
+        limits = self._presets.limits_of(ruled.metric, np.where(ruled.told_patient == AMBIGUOUS, NOBODY, ruled.patient))
+        judged = _judge(ruled, limits, self._roster.in_maintenance(turn.device[ruled.at], turn.arrival_us[ruled.at]))
+        stirred = self._stirred(ruled, judged.beyond)
+        if len(stirred):
+            life = self._live(ruled, stirred, judged)
+            for hit in self._tell(ruled, stirred, judged, life):
+                notices.alarms.append((int(turn.row[ruled.at[hit.row]]), self._event(turn, ruled, hit)))
+            self._write(ruled, stirred, life)
+        ruled.remember(self._roster)
 
-        `channels`, `patients`, `arrival_us` are aligned with `batch`. Readings that may not alarm (unusable, test, demo)
-        and devices under maintenance are passed over and leave the state as it is.
-        """
-        devices = self._roster.channels["device"][channels]
-        counts = may_alarm(batch.quality) & ~self._roster.in_maintenance(devices, arrival_us)
-        if not counts.any():
+    def settle(self, now_us: int) -> list[AlarmEvent]:
+        """End what no reading will end: alarms of patients who left, and of devices under maintenance."""
+        table = self._roster.channels
+        channels = np.flatnonzero(table["is_raised"].any(axis=1))
+        if not len(channels):
             return []
-        chosen = np.flatnonzero(counts)
-        limits = self._roster.limits_of(batch.metric[chosen], patients[chosen])
-        is_limited = np.isfinite(limits).any(axis=1) | _WATCHED[batch.metric[chosen]]
-        chosen, limits = chosen[is_limited], limits[is_limited]
-        rounds = occurrence(channels[chosen])
-        events: list[tuple[int, AlarmEvent]] = []
-        for number in range(int(rounds.max(initial=-1)) + 1):
-            of_round = np.flatnonzero(rounds == number)
-            rows = chosen[of_round]
-            part = _Round(batch, rows, channels[rows], patients[rows], arrival_us[rows], limits[of_round])
-            events += self._round(part)
-        events.sort(key=lambda pair: pair[0])
-        return [event for _, event in events]
+        devices, patients = table["device"][channels], table["ruled_patient"][channels]
+        quiet = self._roster.in_maintenance(devices, now_us)
+        here = self._associations.patients_at(devices, np.full(len(channels), now_us, dtype=np.int64))
+        events = []
+        for number in np.flatnonzero(quiet | ((patients >= 0) & (here != patients) & (here != AMBIGUOUS))).tolist():
+            channel = int(channels[number])
+            ended_us = now_us if quiet[number] else self._left_us(int(devices[number]), int(patients[number]), channel, now_us)
+            if ended_us is not None:
+                why = "the device is under maintenance" if quiet[number] else "the device no longer belongs to this patient"
+                events += self._end_channel(channel, ended_us, now_us, why)
+        return events
 
-    def end_all(self, channels: NDArray[Any], at_us: int, arrival_us: int, why: str) -> list[AlarmEvent]:
-        """End every raised limit alarm of `channels` at an instant that is not a reading's (a patient left, maintenance)."""
+    def _left_us(self, device: int, patient: int, channel: int, now_us: int) -> int | None:
+        """When the patient left the device, once the device's readings have come that far or it has fallen silent."""
+        onsets = self._roster.channels["onset_us"][channel]
+        left_us = self._associations.end_of(device, patient, int(onsets[onsets != NEVER_US].min()))
+        if left_us is None or left_us > now_us:
+            return None
+        table = self._roster.devices
+        came_so_far = table["last_time_us"][device] >= left_us - _QUIET_US
+        return left_us if came_so_far or table["last_arrival_us"][device] <= now_us - _QUIET_US else None
+
+    def _end_channel(self, channel: int, event_us: int, now_us: int, why: str) -> list[AlarmEvent]:
         table = self._roster.channels
         events = []
-        for channel, rule in zip(*np.nonzero(table["is_raised"][channels]), strict=True):
-            row = int(channels[channel])
-            onset = int(table["onset_us"][row, rule])
-            events.append(self._event(row, LimitRule(int(rule)), Phase.END, onset, max(at_us, onset), arrival_us, -1, why))
-        table["is_raised"][channels] = False
-        table["onset_us"][channels] = NEVER_US
+        for rule in np.flatnonzero(table["is_raised"][channel]).tolist():
+            onset_us = int(table["onset_us"][channel, rule])
+            patient = AMBIGUOUS if table["is_ambiguous"][channel, rule] else int(table["ruled_patient"][channel])
+            text = f"{self._title(channel, rule)} ended: {why}"
+            events.append(
+                self._alarm(channel, rule, onset_us, patient).notice(
+                    Phase.END, _priority(rule), text, event_us=max(event_us, onset_us), arrival_us=now_us
+                )
+            )
+        table["is_raised"][channel], table["onset_us"][channel] = False, NEVER_US
         return events
 
-    def _round(self, part: _Round) -> list[tuple[int, AlarmEvent]]:
+    def _stirred(self, ruled: _Ruled, beyond: NDArray[np.bool_]) -> NDArray[np.intp]:
+        """Rows of channels where something is beyond a limit, pending or raised: the few that need following."""
+        starts = np.flatnonzero(ruled.first)
+        pending = (self._roster.channels["onset_us"][ruled.channel[starts]] != NEVER_US).any(axis=1)
+        stirs = pending | np.logical_or.reduceat(beyond.any(axis=1), starts)
+        return np.flatnonzero(np.repeat(stirs, np.diff(np.r_[starts, len(ruled)])))
+
+    def _live(self, ruled: _Ruled, rows: NDArray[np.intp], judged: _Judged) -> Life:
+        table, channel = self._roster.channels, ruled.channel[rows]
+        delay_us = np.zeros((len(rows), RULES), dtype=np.int64)
+        delay_us[:, :CHANGE] = DELAY_US[ruled.metric[rows]][:, None]
+        return live(Watch(
+            ruled.first[rows], ruled.is_new_patient[rows], ruled.time_us[rows], judged.beyond[rows], judged.back[rows],
+            delay_us, table["onset_us"][channel], table["is_raised"][channel],
+        ))  # fmt: skip
+
+    def _write(self, ruled: _Ruled, rows: NDArray[np.intp], life: Life) -> None:
         table = self._roster.channels
-        channels, value = part.channels, part.batch.value[part.rows]
-        time_us, metric = part.batch.time_us[part.rows], part.batch.metric[part.rows]
-        margin = np.where(_LOW_SIDE, 1.0, -1.0) * HYSTERESIS[metric][:, None]
-        side = np.where(_LOW_SIDE, -1.0, 1.0)
-        beyond = (value[:, None] - part.limits) * side > 0
-        back = (value[:, None] - (part.limits + margin)) * side <= 0
-        onset, raised = table["onset_us"][channels], table["is_raised"][channels]
-        ended = raised & back
-        onset_of_ended = np.where(ended, onset, NEVER_US)
-        pending_over = ~raised & ~beyond
-        onset = np.where(ended | pending_over, NEVER_US, onset)
-        onset = np.where(beyond & (onset == NEVER_US), time_us[:, None], onset)
-        due = time_us[:, None] - onset >= DELAY_US[metric][:, None]
-        started = beyond & ~(raised & ~ended) & due
-        table["onset_us"][channels] = onset
-        table["is_raised"][channels] = (raised & ~ended) | started
-        events = self._changes(part, value, time_us, metric)
-        for hits, phase, onsets in ((ended, Phase.END, onset_of_ended), (started, Phase.START, onset)):
-            for row, rule in zip(*np.nonzero(hits), strict=True):
-                at = int(part.rows[row])
-                event = self._event(
-                    int(channels[row]), LimitRule(int(rule)), phase, int(onsets[row, rule]), int(time_us[row]),
-                    int(part.arrival_us[row]), int(part.patients[row]), "", float(value[row]),
-                    float(part.limits[row, rule]), int(part.batch.quality[at]),
-                )  # fmt: skip
-                events.append((at, event))
-        return events
+        ends = np.flatnonzero(np.r_[ruled.first[rows][1:], True])
+        channel, raised, start = ruled.channel[rows[ends]], life.raised[ends], life.start_row[ends]
+        is_ambiguous = ruled.told_patient[rows] == AMBIGUOUS
+        table["is_ambiguous"][channel] = raised & np.where(start >= 0, is_ambiguous[start], table["is_ambiguous"][channel])
+        table["is_raised"][channel] = raised
+        table["onset_us"][channel] = np.where(raised, life.onset_us[ends], life.pending_us[ends])
 
-    def _changes(
-        self, part: _Round, value: NDArray[np.float64], time_us: NDArray[np.int64], metric: NDArray[np.uint16]
-    ) -> list[tuple[int, AlarmEvent]]:
-        """Changes faster than a body or a building allows: advisory, low priority, each an event of its own."""
-        table = self._roster.channels
-        watched = _WATCHED[metric]
-        if not watched.any():
-            return []
-        channels = part.channels[watched]
-        before_us, before = table["change_from_us"][channels], table["change_value"][channels]
-        elapsed_us = time_us[watched] - before_us
-        table["change_from_us"][channels], table["change_value"][channels] = time_us[watched], value[watched]
-        comparable = (before_us != NEVER_US) & (elapsed_us > 0) & (elapsed_us <= _CHANGE_WITHIN_US)
-        change = np.abs(value[watched] - before)
-        allowed = MAX_CHANGE_PER_MIN[metric[watched]] * np.maximum(elapsed_us / 60e6, 1.0)
-        events = []
-        for hit in np.flatnonzero(comparable & (change > allowed)):
-            row = int(np.flatnonzero(watched)[hit])
-            at = int(part.rows[row])
-            events.append((at, self._change_event(part, row, float(before[hit]), float(value[row]), int(time_us[row]))))
-        return events
+    def _tell(self, ruled: _Ruled, rows: NDArray[np.intp], judged: _Judged, life: Life) -> list[_Hit]:
+        """What is to be said: first of patients who left, then what ended, then what started."""
+        was_ambiguous = self._ambiguity(ruled, rows, life)
+        hits = []
+        for flags, phase, onset_us in (
+            (life.left, None, life.left_onset_us),
+            (life.ended, Phase.END, life.onset_us),
+            (life.started, Phase.START, life.onset_us),
+        ):
+            for number, rule in zip(*(axis.tolist() for axis in np.nonzero(flags)), strict=True):
+                row = int(rows[number])
+                is_ambiguous = ruled.told_patient[row] == AMBIGUOUS if phase is Phase.START else was_ambiguous[number, rule]
+                patient = int(ruled.patient_before[row] if phase is None else ruled.patient[row])
+                limit = float(judged.limits[row, rule]) if rule < CHANGE else None
+                hits.append(_Hit(
+                    row, rule, phase, int(onset_us[number, rule]), AMBIGUOUS if is_ambiguous else patient, limit,
+                    bool(judged.quiet[row]),
+                ))  # fmt: skip
+        return hits
 
-    def _change_event(self, part: _Round, row: int, before: float, value: float, time_us: int) -> AlarmEvent:
-        channel, arrival_us = int(part.channels[row]), int(part.arrival_us[row])
-        metric = BY_ID[int(self._roster.channels["metric"][channel])]
-        alarm_id = alarm_id_of(self._scope(channel), _CHANGE_RULE, RULE_VERSION, time_us)
-        return AlarmEvent(
-            event_id=event_id_of(alarm_id, Phase.START, time_us), alarm_id=alarm_id, phase=Phase.START,
-            alert_type=AlertType.ADVISORY, priority=Priority.LOW, rule=_CHANGE_RULE, rule_version=RULE_VERSION,
-            subject=self.subject_of(channel, int(part.patients[row])), onset_us=time_us, event_us=time_us,
-            arrival_us=arrival_us, live=self._is_live(time_us, arrival_us), value=value, unit=metric.unit,
-            text=f"{metric.name_en} went from {before:g} to {value:g} {metric.unit} faster than is believable",
-            inputs=(self._input(metric.code, value, time_us, arrival_us, int(part.batch.quality[part.rows[row]])),),
+    def _ambiguity(self, ruled: _Ruled, rows: NDArray[np.intp], life: Life) -> NDArray[np.bool_]:
+        """[n, rules] whether what was raised before each row had been raised when the patient could not be told."""
+        told, first = ruled.told_patient[rows] == AMBIGUOUS, ruled.first[rows]
+        start = np.concatenate([life.start_row[:1], life.start_row[:-1]])
+        start[first] = -1
+        before: NDArray[np.bool_] = np.where(
+            start >= 0, told[start], self._roster.channels["is_ambiguous"][ruled.channel[rows]]
+        )
+        return before
+
+    def _left(self, turn: Turn, ruled: _Ruled, hit: _Hit) -> AlarmEvent:
+        """The patient changed between this reading and the one before: what was raised ends at the boundary."""
+        at, channel = int(ruled.at[hit.row]), int(ruled.channel[hit.row])
+        time_us, was = int(ruled.time_us[hit.row]), int(ruled.patient_before[hit.row])
+        left_us = self._associations.end_of(int(turn.device[at]), was, hit.onset_us) if was >= 0 else None
+        event_us = time_us if left_us is None else min(max(left_us, hit.onset_us), time_us)
+        return self._alarm(channel, hit.rule, hit.onset_us, hit.patient).notice(
+            Phase.END, _priority(hit.rule), f"{self._title(channel, hit.rule)} ended: the device changed patients",
+            event_us=event_us, arrival_us=int(turn.arrival_us[at]), live=bool(turn.is_live(at)),
         )  # fmt: skip
 
-    def _event(  # noqa: PLR0913, PLR0917 (one field of the record each)
-        self, channel: int, rule: LimitRule, phase: Phase, onset_us: int, event_us: int, arrival_us: int, patient: int,
-        why: str, value: float | None = None, limit: float | None = None, quality: int = 0,
-    ) -> AlarmEvent:  # fmt: skip
-        metric = BY_ID[int(self._roster.channels["metric"][channel])]
-        alarm_id = alarm_id_of(self._scope(channel), rule.rule_name, RULE_VERSION, onset_us)
-        word = "below" if rule.is_low else "above"
-        text = f"{metric.name_en} {word} limit" if phase is Phase.START else f"{metric.name_en} no longer {word} limit"
-        if value is not None and limit is not None:
-            text += f": {value:g} {metric.unit}, limit {limit:g}"
-        known = () if value is None else (self._input(metric.code, value, event_us, arrival_us, quality),)
-        return AlarmEvent(
-            event_id=event_id_of(alarm_id, phase, event_us), alarm_id=alarm_id, phase=phase,
-            alert_type=AlertType.PHYSIOLOGICAL if self._is_patients(channel) else AlertType.TECHNICAL,
-            priority=rule.priority, rule=rule.rule_name, rule_version=RULE_VERSION,
-            subject=self.subject_of(channel, patient), onset_us=onset_us, event_us=event_us, arrival_us=arrival_us,
-            text=f"{text} ({why})" if why else text, latching=rule.priority is Priority.HIGH,
-            live=self._is_live(event_us, arrival_us), value=value, limit=limit, unit=metric.unit, inputs=known,
+    def _event(self, turn: Turn, ruled: _Ruled, hit: _Hit) -> AlarmEvent:
+        if hit.phase is None:
+            return self._left(turn, ruled, hit)
+        at, channel = int(ruled.at[hit.row]), int(ruled.channel[hit.row])
+        metric, value = BY_ID[int(ruled.metric[hit.row])], float(ruled.value[hit.row])
+        time_us, arrival_us = int(ruled.time_us[hit.row]), int(turn.arrival_us[at])
+        inputs = [known(metric.code, value, time_us, arrival_us, int(turn.readings.quality[at]))]
+        text = self._limit_text(hit, metric, value)
+        if hit.rule == CHANGE:
+            before, before_us = float(ruled.value_before[hit.row]), int(ruled.time_before_us[hit.row])
+            inputs.append(known(metric.code, before, before_us, arrival_us, 0, note="the reading before"))
+            text = _change_text(hit, metric, value, before)
+        return self._alarm(channel, hit.rule, hit.onset_us, hit.patient).notice(
+            hit.phase, _priority(hit.rule), f"{text}; the device is under maintenance" if hit.is_quiet else text,
+            event_us=time_us, arrival_us=arrival_us, latching=_priority(hit.rule) is Priority.HIGH,
+            live=bool(turn.is_live(at)), value=value, limit=hit.limit, unit=metric.unit, inputs=tuple(inputs),
         )  # fmt: skip
 
-    def _is_live(self, event_us: int, arrival_us: int) -> bool:
-        return arrival_us - event_us <= self._live_horizon_us
+    def _limit_text(self, hit: _Hit, metric: Metric, value: float) -> str:
+        if hit.limit is None:
+            return ""
+        limit = LimitRule(hit.rule)
+        own = "preset " if self._presets.is_preset(metric.id, hit.patient) else ""
+        where = f"the {own}{limit.name.lower().replace('_', ' ')} limit of {hit.limit:g} {metric.unit}"
+        side = "back inside" if hit.phase is Phase.END else "below" if limit.is_low else "above"
+        return f"{metric.name_en} {value:g} {metric.unit}, {side} {where}"
 
-    @staticmethod
-    def _input(metric: str, value: float, time_us: int, arrival_us: int, quality: int) -> KnownInput:
-        return KnownInput(metric, value, time_us, (arrival_us - time_us) / 1e6, quality)
+    def _alarm(self, channel: int, rule: int, onset_us: int, patient: int) -> Alarm:
+        roster, device = self._roster, int(self._roster.channels["device"][channel])
+        is_patients = bool(IS_PATIENT_BOUND[roster.devices["model"][device]])
+        kind = AlertType.ADVISORY if rule == CHANGE else AlertType.PHYSIOLOGICAL if is_patients else AlertType.TECHNICAL
+        name = CHANGE_RULE if rule == CHANGE else LimitRule(rule).rule_name
+        subject = about_device(roster, device, patient, channel)
+        return Alarm(channel_scope(roster, channel), name, RULE_VERSION, kind, subject, onset_us)
 
-    def _is_patients(self, channel: int) -> bool:
-        return self._roster.model_of(int(self._roster.channels["device"][channel])).patient_bound
-
-    def _scope(self, channel: int) -> str:
-        roster = self._roster
-        device = int(roster.channels["device"][channel])
-        metric = BY_ID[int(roster.channels["metric"][channel])].code
-        instance = int(roster.channels["instance"][channel])
-        return f"device:{roster.hospital_of_device[device]}/{roster.device_ids[device]}#{metric}.{instance}"
-
-    def subject_of(self, channel: int, patient: int) -> AlarmSubject:
-        """Whom an alarm of `channel` is about; `patient` is a row, or NOBODY or AMBIGUOUS."""
-        roster = self._roster
-        device = int(roster.channels["device"][channel])
-        return AlarmSubject(
-            hospital_id=roster.hospital_of_device[device], ward_id=roster.ward_of_device[device],
-            bed_id=roster.bed_of_device[device], device_id=roster.device_ids[device],
-            handle=int(roster.devices["handle"][device]),
-            patient_key=roster.patient_keys[patient] if patient >= 0 else None,
-            patient_ambiguous=patient == AMBIGUOUS, metric=BY_ID[int(roster.channels["metric"][channel])].code,
-            instance=int(roster.channels["instance"][channel]),
-        )  # fmt: skip
+    def _title(self, channel: int, rule: int) -> str:
+        name = BY_ID[int(self._roster.channels["metric"][channel])].name_en
+        return f"{name}: {'change' if rule == CHANGE else LimitRule(rule).name.lower().replace('_', ' ')} alarm"
 
 
-class _Round:
-    """The readings of one round, each of another channel. `rows` index into `batch`; the rest is aligned with `rows`."""
+def _judge(ruled: _Ruled, limits: NDArray[np.float64], quiet: NDArray[np.bool_]) -> _Judged:
+    beyond, back = (np.empty((len(ruled), RULES), dtype=np.bool_) for _ in range(2))
+    excess = (ruled.value[:, None] - limits) * _SIDE
+    beyond[:, :CHANGE] = excess > 0
+    back[:, :CHANGE] = excess <= -HYSTERESIS[ruled.metric][:, None]
+    beyond[:, CHANGE] = _changes_fast(ruled)
+    back[:, CHANGE] = ~beyond[:, CHANGE]
+    beyond[quiet], back[quiet] = False, True
+    return _Judged(limits, quiet, beyond, back)
 
-    __slots__ = ("arrival_us", "batch", "channels", "limits", "patients", "rows")
 
-    def __init__(
-        self, batch: ReadingBatch, rows: NDArray[np.intp], channels: NDArray[np.int64], patients: NDArray[np.int64],
-        arrival_us: NDArray[np.int64], limits: NDArray[np.float64],
-    ) -> None:  # fmt: skip
-        self.batch, self.rows, self.channels = batch, rows, channels
-        self.patients, self.arrival_us, self.limits = patients, arrival_us, limits
+def _changes_fast(ruled: _Ruled) -> NDArray[np.bool_]:
+    known_before = (ruled.time_before_us != NEVER_US) & ~ruled.is_new_patient
+    gap_us = np.where(known_before, ruled.time_us - np.where(known_before, ruled.time_before_us, 0), 0)
+    allowed = MAX_CHANGE_PER_MIN[ruled.metric] * np.maximum(gap_us / _MINUTE_US, 1.0)
+    fast: NDArray[np.bool_] = (gap_us > 0) & (gap_us <= CHANGE_WITHIN_US) & (np.abs(ruled.value - ruled.value_before) > allowed)
+    return fast
+
+
+def _change_text(hit: _Hit, metric: Metric, value: float, before: float) -> str:
+    if hit.phase is Phase.END:
+        return f"{metric.name_en} {value:g} {metric.unit}, no longer changing fast"
+    return f"{metric.name_en} went from {before:g} to {value:g} {metric.unit}, faster than is believable"
+
+
+def _previous(values: NDArray[Any]) -> NDArray[Any]:
+    return np.concatenate([values[:1], values[:-1]])
+
+
+def _priority(rule: int) -> Priority:
+    return Priority.LOW if rule == CHANGE else LimitRule(rule).priority

@@ -1,26 +1,33 @@
 """The cell of a shard: devices, patients and their rules as one pure state machine over columns.
 
-Given the stream's messages in order it returns what to keep, what to notify and what to refuse; it calls no clock,
-no bus and no Ray. What it returns does not depend on how the stream is cut into batches: a replay cuts differently
-and must decide alike.
+Given the stream's messages in order it returns what to keep, what to notify and what to refuse; it calls no clock, no
+bus and no Ray. What it returns does not depend on how the stream is cut into batches: a replay cuts differently and must
+decide alike. Stream time is the greatest arrival time seen; timers run on it, at ticks, and never on the wall clock.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from actors.columns import occurrence
+from actors import freshness
+from actors.anomalies import Anomalies
+from actors.associations import Associations
+from actors.duplicates import RecentReadings
 from actors.early_warning import EarlyWarning, ScoreCounts
+from actors.effects import Effects
 from actors.limit_alarms import LimitAlarms
-from actors.recent import RecentReadings
+from actors.ordering import place, timing
+from actors.presets import Presets
 from actors.roster import Roster
-from actors.shard_answers import describe_actor, freshness, latest
-from actors.technical_alarms import TechnicalAlarms
+from actors.shard_answers import Answers
+from actors.technical_alarms import BLIND_US, Signals, TechnicalAlarms
+from actors.turn import Notices, Turn
+from actors.unmonitored import Unmonitored
+from analytics.robust_z import RobustZ
 from domain.alarms import AlarmEvent
 from domain.ids import Address
 from domain.messages import (
@@ -33,38 +40,35 @@ from domain.messages import (
     LimitsPreset,
     MaintenanceSet,
     PatientAdmitted,
-)  # fmt: skip
-from domain.quality import Mark, is_usable
+)
+from domain.ports import Scorer
+from domain.quality import Mark
 from domain.readings import ReadingBatch
 
-_AHEAD_US: Final = 5_000_000  # an event time further ahead of its arrival comes from a clock that is off
-_MINUTE_US: Final = 60_000_000
+__all__ = ["Effects", "ShardCell"]
 
-
-@dataclass(frozen=True, slots=True)
-class Effects:
-    """What a message brought. `stored` are the input's readings less proven doubles, with marks; `derived` are scores."""
-
-    alarms: list[AlarmEvent] = field(default_factory=list)
-    stored: ReadingBatch = field(default_factory=ReadingBatch.empty)
-    stored_arrival_us: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    derived: ReadingBatch = field(default_factory=ReadingBatch.empty)
-    rejected: list[tuple[ReadingBatch, str, str]] = field(default_factory=list)
-    duplicates: int = 0
+OFFLINE: Final = "offline"
+ONLINE: Final = "online"
 
 
 class ShardCell:
-    """See module. Not thread-safe: one turn at a time."""
+    """See module. Not thread-safe: one turn at a time. `scorer`: the detector of anomalies, robust z by default."""
 
-    def __init__(self, shard: int, live_horizon_us: int = 60_000_000) -> None:
+    def __init__(self, shard: int, live_horizon_us: int = 60_000_000, scorer: Scorer | None = None) -> None:
         self.shard = shard
-        self._live_horizon_us = live_horizon_us
-        self._roster = Roster()
-        self._recent = RecentReadings()
-        self._limits = LimitAlarms(self._roster, live_horizon_us)
-        self._technical = TechnicalAlarms(self._roster)
-        self._early = EarlyWarning(self._roster, live_horizon_us)
         self.now_us = 0
+        self._live_horizon_us = live_horizon_us
+        self._watching_since_us = 0
+        self._roster = Roster()
+        self._associations = Associations(self._roster)
+        self._presets = Presets(self._roster)
+        self._recent = RecentReadings(self._roster)
+        self._limits = LimitAlarms(self._roster, self._associations, self._presets)
+        self._technical = TechnicalAlarms(self._roster, self._associations)
+        self._unmonitored = Unmonitored(self._roster, self._associations)
+        self._early = EarlyWarning(self._roster, live_horizon_us)
+        self._anomalies = Anomalies(self._roster, scorer or RobustZ())
+        self._answers = Answers(self._roster, self._associations, self._early)
 
     @property
     def device_count(self) -> int:
@@ -76,6 +80,7 @@ class ShardCell:
 
     @property
     def score_counts(self) -> ScoreCounts:
+        """NEWS2 instants evaluated so far: complete, partial, not computable."""
         return self._early.counts
 
     def hospital_ids(self) -> list[str]:
@@ -83,175 +88,144 @@ class ShardCell:
 
     def hospital_of(self, handles: NDArray[np.uint32]) -> pa.DictionaryArray:
         """The hospital of each handle of this shard, for the lake."""
-        numbers = self._roster.hospital_numbers(self._roster.device_rows(handles))
+        numbers = self._roster.devices["hospital"][self._roster.device_rows(handles)]
         return pa.DictionaryArray.from_arrays(pa.array(numbers), pa.array(self._roster.hospital_ids, pa.string()))
 
     def step(self, readings: ReadingBatch, arrival_us: NDArray[np.int64]) -> Effects:
         """Take readings in stream order; `arrival_us` is aligned with them."""
-        self.now_us = max(self.now_us, int(arrival_us.max(initial=0)))
+        if not len(readings):
+            return Effects()
+        stream_us = np.maximum.accumulate(np.maximum(arrival_us, self.now_us))
+        self.now_us = int(stream_us[-1])
         devices = self._roster.device_rows(readings.handle)
-        channels = np.full(len(readings), -1, dtype=np.int64)
-        known = devices >= 0
-        channels[known] = self._roster.channel_rows(devices[known], readings.metric[known], readings.instance[known])
+        channels = self._roster.channel_rows(devices, readings.metric, readings.instance)
         rejected = _refuse(readings, devices, channels)
-        fits = channels >= 0
-        doubles = self._recent.are_doubles(readings.take(fits))
-        chosen = np.flatnonzero(fits)[~doubles]
-        batch, devices, channels = readings.take(chosen), devices[chosen], channels[chosen]
-        arrival_us = arrival_us[chosen]
-        batch, in_order = self._place(batch, devices, channels, arrival_us)
-        patients = self._roster.patients_at(devices, batch.time_us)
-        alarms = self._limits.step(batch.take(in_order), channels[in_order], patients[in_order], arrival_us[in_order])
-        scores, derived = self._early.step(batch, patients, arrival_us)
-        self._place_derived(derived)
-        return Effects([*alarms, *scores], batch, arrival_us, derived, rejected, int(doubles.sum()))
+        row = np.flatnonzero(channels >= 0)
+        doubles, doubtful = self._recent.take(readings.take(row))
+        row, doubtful = row[~doubles], doubtful[~doubles]
+        turn = self._place(readings.take(row), row, devices[row], channels[row], stream_us[row], doubtful)
+        notices = Notices()
+        self._limits.step(turn, notices)
+        self._early.step(turn, notices)
+        self._anomalies.step(turn, notices)
+        alarms, derived, derived_by = notices.in_order()
+        self._place_derived(derived, stream_us[derived_by])
+        return Effects(alarms, turn.readings, arrival_us[row], derived, rejected, int(doubles.sum()))
 
     def tick(self, now_us: int) -> Effects:
-        """Stream time goes on to `now_us`: silence is noticed, scores settle, the minute turns."""
-        if now_us // _MINUTE_US != self.now_us // _MINUTE_US:
-            table = self._roster.devices
-            is_next = now_us // _MINUTE_US == self.now_us // _MINUTE_US + 1
-            table["received_last_minute"][:] = table["received_minute"] if is_next else 0
-            table["received_minute"][:] = 0
+        """Stream time goes on to `now_us`: silence is noticed, scores settle, what no reading ends is ended."""
+        if now_us - self.now_us > BLIND_US:
+            self._watching_since_us = now_us
         self.now_us = max(self.now_us, now_us)
-        alarms = self._technical.tick(self.now_us)
-        scores, derived = self._early.tick(self.now_us)
-        self._place_derived(derived)
+        alarms = self._limits.settle(self.now_us)
+        signals = Signals(self._roster, self.now_us, self._watching_since_us)
+        alarms += self._technical.tick(signals, self.now_us)
+        alarms += self._unmonitored.tick(signals, self.now_us)
+        notices = Notices()
+        self._early.tick(self.now_us, notices)
+        scores, derived, _ = notices.in_order()
+        self._place_derived(derived, np.full(len(derived), self.now_us))
         return Effects(alarms=[*alarms, *scores], derived=derived)
 
     def apply_control(self, message: Control, arrival_us: int) -> Effects:
-        """Take a registration, association, preset, maintenance window or device event."""
+        """Take a registration, association, preset, maintenance window or device event. Idempotent."""
         self.now_us = max(self.now_us, arrival_us)
+        alarms: list[AlarmEvent] = []
         match message:
             case DevicesRegistered():
-                self._roster.register(message)
+                self._roster.register(message, self.now_us)
+                self._associations.refresh()
             case PatientAdmitted():
-                self._roster.admit(message)
+                patient = self._roster.admit(message, self.now_us)
+                self._associations.admit(message.handle, int(self._roster.patients["discharged_us"][patient]))
             case DeviceAssociated():
-                return Effects(alarms=self._associate(message))
+                self._associations.associate(message)
+                alarms = self._limits.settle(self.now_us)
             case LimitsPreset():
-                self._roster.preset(message)
+                self._presets.preset(message)
             case MaintenanceSet():
-                return Effects(alarms=self._maintain(message))
+                self._roster.maintain(message)
+                alarms = self._limits.settle(self.now_us)
             case DeviceEvent():
                 self._hear(message)
-        return Effects()
+        return Effects(alarms=alarms)
 
     def answer(self, query: LatestQuery | FreshnessQuery) -> pa.Table:
         """Answer a question to the shard; see the query's docstring for the columns."""
         if isinstance(query, LatestQuery):
-            return latest(self._roster, query, self.now_us)
-        return freshness(self._roster, query, self.now_us)
+            return self._answers.latest(query, self._signals())
+        return self._answers.freshness(query, self._signals(), self.now_us)
 
     def describe(self, address: Address) -> dict[str, Any]:
         """The present state of one actor. Raises NotFound when it is not in this shard."""
-        return describe_actor(self._roster, self._early, address, self.now_us)
+        return self._answers.describe(address, self._signals(), self.now_us)
 
     def snapshot(self) -> dict[str, pa.Table]:
         """A copy of everything; `restore` of it behaves exactly as a cell that never stopped."""
-        return {
-            **self._roster.snapshot(),
-            **self._technical.snapshot(),
-            "early_warning": self._early.snapshot(),
-            "recent": self._recent.snapshot(),
-            "cell": pa.table({"now_us": [self.now_us]}),
-        }
+        parts = (self._roster, self._associations, self._presets, self._recent, self._early, self._anomalies)
+        tables: dict[str, pa.Table] = {}
+        for part in parts:
+            tables |= part.snapshot()
+        tables["cell"] = pa.table({"now_us": [self.now_us], "watching_since_us": [self._watching_since_us]})
+        return tables
 
     def restore(self, tables: dict[str, pa.Table]) -> None:
         """Take the state of a snapshot, in place of whatever is here."""
-        self._roster.restore(tables)
-        self._technical.restore(tables)
-        self._early.restore(tables["early_warning"])
-        self._recent.restore(tables["recent"])
-        self.now_us = tables["cell"].column("now_us")[0].as_py()
+        for part in (self._roster, self._associations, self._presets, self._recent, self._early, self._anomalies):
+            part.restore(tables)
+        self.now_us = tables["cell"]["now_us"][0].as_py()
+        self._watching_since_us = tables["cell"]["watching_since_us"][0].as_py()
 
     def _place(
-        self, batch: ReadingBatch, devices: NDArray[np.int32], channels: NDArray[np.int64], arrival_us: NDArray[np.int64]
-    ) -> tuple[ReadingBatch, NDArray[np.bool_]]:
-        """Write readings into their channels, newest event time wins; returns them with marks, and which were in order."""
-        quality = batch.quality.copy()
-        quality[arrival_us - batch.time_us > self._live_horizon_us] |= np.uint16(Mark.LATE)
-        quality[batch.time_us - arrival_us > _AHEAD_US] |= np.uint16(Mark.CLOCK_SKEWED)
-        in_order = np.ones(len(batch), dtype=np.bool_)
-        rounds = occurrence(channels)
-        for number in range(int(rounds.max(initial=-1)) + 1):
-            rows = np.flatnonzero(rounds == number)
-            newest = self._roster.channels["time_us"][channels[rows]]
-            older = batch.time_us[rows] < newest
-            same = batch.time_us[rows] == newest
-            quality[rows[older]] |= np.uint16(Mark.OUT_OF_ORDER)
-            quality[rows[same]] |= np.uint16(Mark.CONFLICT)
-            in_order[rows[older]] = False
-            self._write(batch, quality, rows[~older], channels[rows[~older]], arrival_us)
-        np.add.at(self._roster.channels["received"], channels, 1)
+        self, readings: ReadingBatch, row: NDArray[np.intp], devices: NDArray[np.int32], channels: NDArray[np.int32],
+        stream_us: NDArray[np.int64], doubtful: NDArray[np.bool_],
+    ) -> Turn:  # fmt: skip
+        """Write readings into their channels and devices, and find whose they were."""
+        time_us, quality = timing(readings, stream_us, self._live_horizon_us)
+        in_order, marks = place(self._roster.channels, channels, readings.with_columns(quality=quality), time_us, stream_us)
+        quality |= marks | np.where(doubtful, int(Mark.POSSIBLE_DUPLICATE), 0).astype(np.uint16)
         table = self._roster.devices
-        np.add.at(table["received_minute"], devices, 1)
-        np.maximum.at(table["last_arrival_us"], devices, arrival_us)
+        table["last_arrival_us"][devices] = stream_us
+        table["last_source"][devices] = readings.source
         table["is_offline"][devices] = False
-        return batch.with_columns(quality=quality), in_order
+        np.maximum.at(table["last_time_us"], devices, time_us)
+        freshness.count(table, devices, stream_us)
+        patients = self._associations.patients_at(devices, time_us)
+        return Turn(readings.with_columns(quality=quality), row, devices, channels, time_us, stream_us, patients, in_order)
 
-    def _write(
-        self, batch: ReadingBatch, quality: NDArray[np.uint16], rows: NDArray[np.intp], channels: NDArray[np.int64],
-        arrival_us: NDArray[np.int64],
-    ) -> None:  # fmt: skip
-        table = self._roster.channels
-        usable = is_usable(quality[rows])
-        table["time_us"][channels], table["arrival_us"][channels] = batch.time_us[rows], arrival_us[rows]
-        table["value"][channels], table["quality"][channels] = batch.value[rows], quality[rows]
-        table["is_usable"][channels] = usable
-        table["was_usable"][channels] |= usable
-
-    def _place_derived(self, derived: ReadingBatch) -> None:
+    def _place_derived(self, derived: ReadingBatch, stream_us: NDArray[np.int64]) -> None:
         """Scores are readings of the patient's chart: shown as its latest values like any other."""
-        if not len(derived):
-            return
-        devices = self._roster.device_rows(derived.handle)
-        channels = self._roster.channel_rows(devices, derived.metric, derived.instance)
-        last = np.flatnonzero(np.r_[channels[1:] != channels[:-1], True])
-        self._write(derived, derived.quality, last, channels[last], np.full(len(derived), self.now_us))
-
-    def _channels_of(self, devices: NDArray[Any]) -> NDArray[np.intp]:
-        return np.flatnonzero(np.isin(self._roster.channels["device"], devices))
-
-    def _associate(self, message: DeviceAssociated) -> list[AlarmEvent]:
-        """A device that changes patients ends what it raised: the next patient starts with a clean state."""
-        now = np.array([self.now_us])
-        device = self._roster.device_rows(np.array([message.handle], np.uint32))
-        before = self._roster.patients_at(device, now) if device[0] >= 0 else None
-        self._roster.associate(message)
-        if before is None or self._roster.patients_at(device, now)[0] == before[0]:
-            return []
-        return self._limits.end_all(self._channels_of(device), self.now_us, self.now_us, "the device changed patients")
-
-    def _maintain(self, message: MaintenanceSet) -> list[AlarmEvent]:
-        if message.ward_id is not None:
-            devices: NDArray[Any] = self._roster.devices_of_ward(message.hospital_id, message.ward_id)
-        else:
-            rows = self._roster.device_rows(np.array([message.handle], np.uint32))
-            devices = rows[rows >= 0]
-        self._roster.maintain(devices, message.from_us, message.until_us)
-        if not message.from_us <= self.now_us < message.until_us:
-            return []
-        return self._limits.end_all(self._channels_of(devices), self.now_us, self.now_us, "under maintenance")
+        if len(derived):
+            channels = self._roster.channel_rows(self._roster.device_rows(derived.handle), derived.metric, derived.instance)
+            place(self._roster.channels, channels, derived, derived.time_us, stream_us)
 
     def _hear(self, message: DeviceEvent) -> None:
-        rows = self._roster.device_rows(np.array([message.handle], np.uint32))
-        if rows[0] >= 0 and message.event in ("offline", "online"):
-            self._roster.devices["is_offline"][rows] = message.event == "offline"
+        """A device that goes offline is silent at once, and so is all that it sends for others."""
+        device = self._roster.device_row(message.handle)
+        if device < 0:
+            return
+        self._roster.hear(device, message.event, message.at_us)
+        table = self._roster.devices
+        if message.event == OFFLINE:
+            table["is_offline"][table["last_source"] == message.handle] = True
+            table["is_offline"][device] = True
+        elif message.event == ONLINE:
+            table["is_offline"][table["last_source"] == message.handle] = False
+            table["is_offline"][device] = False
+
+    def _signals(self) -> Signals:
+        return Signals(self._roster, self.now_us, self._watching_since_us)
 
 
 def _refuse(
-    readings: ReadingBatch, devices: NDArray[np.int32], channels: NDArray[np.int64]
+    readings: ReadingBatch, devices: NDArray[np.int32], channels: NDArray[np.int32]
 ) -> list[tuple[ReadingBatch, str, str]]:
     refused = []
-    strangers = devices < 0
-    if strangers.any():
-        handles = np.unique(readings.handle[strangers])[:5].tolist()
-        detail = f"{int(strangers.sum())} readings of handles {handles} that are not registered in this shard"
-        refused.append((readings.take(strangers), "unknown-device", detail))
-    misfits = ~strangers & (channels < 0)
-    if misfits.any():
-        pairs = sorted(set(zip(readings.handle[misfits].tolist(), readings.metric[misfits].tolist(), strict=True)))[:5]
-        detail = f"{int(misfits.sum())} readings of (handle, metric) {pairs} that the devices' thing models do not have"
-        refused.append((readings.take(misfits), "unknown-metric", detail))
+    for misfits, reason, which, why in (
+        (devices < 0, "unknown-device", readings.handle, "handles {} that are not registered in this shard"),
+        ((devices >= 0) & (channels < 0), "unknown-metric", readings.metric, "metrics {} that the devices' thing models lack"),
+    ):
+        if misfits.any():
+            named = np.unique(which[misfits])[:5].tolist()
+            refused.append((readings.take(misfits), reason, f"{int(misfits.sum())} readings of {why.format(named)}"))
     return refused

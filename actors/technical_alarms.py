@@ -1,7 +1,15 @@
-"""When signals are lost: one technical alarm a device, patients nobody watches, and mass outages as one alarm.
+"""Signals that are lost: one technical alarm a device, rising with time, and mass outages as one alarm. Clauses 6.2c, 9.2c.
 
-Everything here runs on the arrival time of the stream, at ticks, so that a replay decides alike. A channel that never
-delivered is not in use and never alarms. Clauses 6.2c, 6.3f, 9.2c.
+Judged at ticks, on the arrival time of the stream, so that a replay decides alike:
+
+- A channel that never gave a usable, real value is not in use and never alarms. One that did is lost when it is stale
+  (silent longer than its modality allows) or its newest reading is unusable (calibrating and ongoing are no fault).
+- A device whose every channel in use is stale is *silent*; so is one that said `offline`, or whose sender did, at once.
+- A device with lost channels raises one alarm that names them: LOW after a settle time, MEDIUM after 60 s, HIGH after
+  300 s for life signs and life support, MEDIUM at most for all else. It ends when all are back.
+- When at least 5 devices and 20 % of a hospital's live ones fall silent within 10 s, that is one alarm of the hospital
+  with its members, in place of single ones; it ends when 80 % of them are back, and the rest is told singly.
+- Where the stream itself stood still, nothing could arrive: silence counts from when it went on.
 """
 
 from __future__ import annotations
@@ -9,216 +17,185 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from actors.columns import Column, Table
-from actors.roster import IS_PATIENT_BOUND, IS_VITAL, NOBODY, Roster
-from domain.alarms import (
-    AlarmEvent,
-    AlarmSubject,
-    AlertType,
-    Phase,
-    Priority,
-    alarm_id_of,
-    event_id_of,
-)  # fmt: skip
+from actors.alarm_writing import Alarm, about_device, device_scope, hospital_scope, known, name_of
+from actors.associations import Associations
+from actors.kinds import CHART_NUMBER, IS_VITAL_MODEL
+from actors.roster import Roster
+from domain.alarms import AlarmEvent, AlarmSubject, AlertType, KnownInput, Phase, Priority
 from domain.instants import NEVER_US
-from domain.metrics import BY_ID, METRICS, Group
+from domain.metrics import BY_ID
+from domain.quality import Validity, is_usable, validity_of
 
+DEVICE_RULE: Final = "technical.signal-lost"
+OUTAGE_RULE: Final = "technical.mass-outage"
 RULE_VERSION: Final = 1
-DEVICE_RULE: Final = "signal-lost"
-PATIENT_RULE: Final = "patient-not-monitored"
-OUTAGE_RULE: Final = "mass-outage"
+SETTLE_US: Final = 3_000_000  # a mass outage is seen as one before its devices are announced singly
+RISES: Final = ((SETTLE_US, Priority.LOW), (60_000_000, Priority.MEDIUM), (300_000_000, Priority.HIGH))
+BLIND_US: Final = 5_000_000  # ticks come every second: a longer pause is the platform's own
+OUTAGE_WINDOW_US: Final = 10_000_000
+OUTAGE_LEAST: Final = 5
+OUTAGE_SHARE: Final = 0.2
+OUTAGE_OVER_SHARE: Final = 0.8
+_NOTHING_SAID: Final = -1
+_BUSY: Final = (int(Validity.CALIBRATING), int(Validity.ONGOING))
 
-_HOLD_US: Final = 3_000_000  # a mass outage is seen as one before its devices are announced singly
-_OUTAGE_WINDOW_US: Final = 10_000_000
-_OUTAGE_LEAST: Final = 5
-_OUTAGE_SHARE: Final = 0.2
-_OUTAGE_OVER_SHARE: Final = 0.8  # ends when this share of its members is back
-_RISES_US: Final = ((300_000_000, Priority.HIGH), (60_000_000, Priority.MEDIUM), (0, Priority.LOW))
-_VITAL_METRICS: Final = np.isin(np.arange(max(BY_ID) + 1), [m.id for m in METRICS if m.group is Group.VITAL])
 
-COLUMNS: Final = (
-    Column("lost_since_us", np.int64, NEVER_US, "us"),
-    Column("priority", np.int8, -1),  # of the alarm that is up; -1: none
-    Column("outage", np.int32, -1),  # number of the mass outage the device belongs to
-)
-PATIENT_COLUMNS: Final = (Column("unmonitored_since_us", np.int64, NEVER_US, "us"),)
-OUTAGE_COLUMNS: Final = (
-    Column("hospital", np.int32), Column("onset_us", np.int64), Column("members", np.int32),
-    Column("is_open", np.bool_, True),
-)  # fmt: skip
+class Signals:
+    """The channels of a shard as they stand at one instant."""
+
+    def __init__(self, roster: Roster, now_us: int, watching_since_us: int) -> None:
+        channels, devices = roster.channels, roster.devices
+        used = channels["was_usable"]
+        heard_us = np.maximum(channels["arrival_us"], watching_since_us)
+        offline = devices["is_offline"][channels["device"]] if len(channels) else np.empty(0, np.bool_)
+        self.stale = used & (offline | (now_us - heard_us > channels["stale_after_us"]))
+        usable = is_usable(channels["quality"]) | np.isin(validity_of(channels["quality"]), _BUSY)
+        self.invalid = used & ~usable & ~self.stale
+        self.lost = self.stale | self.invalid
+        self.used = used
+        self._first = devices["base"]
+        self._end = devices["base"] + devices["channels"]
+
+    def per_device(self, flags: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """How many of each device's channels are flagged: they lie side by side."""
+        total = np.concatenate([np.zeros(1, np.int64), np.cumsum(flags)])
+        counts: NDArray[np.int64] = total[self._end] - total[self._first]
+        return counts
 
 
 class TechnicalAlarms:
-    """One row a device, one a patient, one an outage."""
+    """Keeps its state in the roster's device columns `fault_*`, `silent_since_us`, `in_outage`, and the hospital table."""
 
-    def __init__(self, roster: Roster) -> None:
+    def __init__(self, roster: Roster, associations: Associations) -> None:
         self._roster = roster
-        self.devices = Table(COLUMNS)
-        self.patients = Table(PATIENT_COLUMNS)
-        self.outages = Table(OUTAGE_COLUMNS)
+        self._associations = associations
 
-    def tick(self, now_us: int) -> list[AlarmEvent]:
+    def tick(self, signals: Signals, now_us: int) -> list[AlarmEvent]:
         """What is lost, back, or more urgent at stream time `now_us`."""
-        self._keep_up()
-        lost_channels = self._lost_channels(now_us)
-        lost = np.zeros(len(self.devices), dtype=np.bool_)
-        lost[np.unique(self._roster.channels["device"][lost_channels])] = True
-        everyone = np.arange(len(self.devices), dtype=np.int32)
-        lost &= ~self._roster.in_maintenance(everyone, now_us)
-        since = self.devices["lost_since_us"]
-        since[lost & (since == NEVER_US)] = now_us
-        events = self._outages(lost, now_us)
-        events += self._announce(lost, lost_channels, now_us)
-        events += self._unmonitored(lost_channels, now_us)
-        since[~lost] = NEVER_US
+        table = self._roster.devices
+        watched = (table["model"] != CHART_NUMBER) & ~self._roster.in_maintenance(np.arange(len(table)), now_us)
+        used, stale = signals.per_device(signals.used), signals.per_device(signals.stale)
+        faulty = watched & (signals.per_device(signals.lost) > 0)
+        silent = watched & (used > 0) & (stale == used)
+        for name, flags in (("fault_since_us", faulty), ("silent_since_us", silent)):
+            since = table[name]
+            since[flags & (since == NEVER_US)] = now_us
+        events = self._outages(silent, watched & (used > 0), now_us)
+        events += self._announce(faulty, signals.lost, now_us)
+        table["fault_since_us"][~faulty], table["silent_since_us"][~silent] = NEVER_US, NEVER_US
         return events
 
-    def snapshot(self) -> dict[str, pa.Table]:
-        self._keep_up()
-        return {
-            "technical_devices": self.devices.snapshot(),
-            "technical_patients": self.patients.snapshot(),
-            "technical_outages": self.outages.snapshot(),
-        }
-
-    def restore(self, tables: dict[str, pa.Table]) -> None:
-        self.devices.restore(tables["technical_devices"])
-        self.patients.restore(tables["technical_patients"])
-        self.outages.restore(tables["technical_outages"])
-
-    def _keep_up(self) -> None:
-        for table, rows in ((self.devices, self._roster.devices.rows), (self.patients, self._roster.patients.rows)):
-            if rows > len(table):
-                table.append(rows - len(table))
-
-    def _lost_channels(self, now_us: int) -> NDArray[np.intp]:
-        """Channels that delivered once and are now stale, unusable, or of a device that said goodbye."""
-        channels = self._roster.channels
-        used = channels["was_usable"]
-        stale = now_us - np.maximum(channels["arrival_us"], 0) > channels["stale_after_us"]
-        offline = self._roster.devices["is_offline"][channels["device"]]
-        return np.flatnonzero(used & (stale | offline | ~channels["is_usable"]))
-
-    def _announce(self, lost: NDArray[np.bool_], lost_channels: NDArray[np.intp], now_us: int) -> list[AlarmEvent]:
-        """Raise, raise higher, or end the one technical alarm of each device."""
-        since, priority = self.devices["lost_since_us"], self.devices["priority"]
-        in_outage = self.devices["outage"] >= 0
-        wished = np.full(len(lost), -1, dtype=np.int8)
-        waited = now_us - since
-        for after_us, level in reversed(_RISES_US):
-            wished[lost & (waited >= max(after_us, _HOLD_US))] = level
-        is_vital = IS_VITAL[self._roster.devices["model"]]
-        wished = np.where(is_vital, wished, np.minimum(wished, Priority.MEDIUM))
-        wished[in_outage] = np.where(priority[in_outage] >= 0, priority[in_outage], -1)
-        wished[~lost] = -1
+    def _announce(self, faulty: NDArray[np.bool_], lost: NDArray[np.bool_], now_us: int) -> list[AlarmEvent]:
+        """Raise, raise higher, restate or end the one technical alarm of each device."""
+        table = self._roster.devices
+        waited = now_us - np.where(faulty, table["fault_since_us"], now_us)
+        due = np.full(len(faulty), _NOTHING_SAID, dtype=np.int8)
+        for after_us, priority in RISES:
+            due[faulty & (waited >= after_us)] = priority
+        due = np.where(IS_VITAL_MODEL[table["model"]], due, np.minimum(due, Priority.MEDIUM))
+        due[table["in_outage"]] = _NOTHING_SAID
+        said = table["fault_priority"]
         events = []
-        device_of = self._roster.channels["device"][lost_channels]
-        for device in np.flatnonzero(wished != priority):
-            row = int(device)
-            names = sorted({BY_ID[int(m)].code for m in self._roster.channels["metric"][lost_channels[device_of == device]]})
-            events.append(self._device_event(row, int(wished[row]), names, now_us))
-        priority[:] = wished
-        return events
-
-    def _device_event(self, device: int, wished: int, metrics: list[str], now_us: int) -> AlarmEvent:
-        before = int(self.devices["priority"][device])
-        phase = Phase.START if before < 0 else Phase.END if wished < 0 else Phase.ESCALATE
-        onset_us = int(self.devices["lost_since_us"][device])
-        what = f"no valid signal: {', '.join(metrics)}" if wished >= 0 else "signal is back"
-        roster = self._roster
-        patient = int(roster.patients_at(np.array([device], np.int32), np.array([now_us]))[0])
-        subject = AlarmSubject(
-            hospital_id=roster.hospital_of_device[device], ward_id=roster.ward_of_device[device],
-            bed_id=roster.bed_of_device[device], device_id=roster.device_ids[device],
-            handle=int(roster.devices["handle"][device]),
-            patient_key=roster.patient_keys[patient] if patient >= 0 else None,
-        )  # fmt: skip
-        scope = f"device:{subject.hospital_id}/{subject.device_id}"
-        priority = Priority(wished if wished >= 0 else before)
-        return _event(scope, DEVICE_RULE, phase, priority, subject, onset_us, now_us, f"Device {subject.device_id}: {what}")
-
-    def _outages(self, lost: NDArray[np.bool_], now_us: int) -> list[AlarmEvent]:
-        """Many devices of a hospital lost within a short time are one alarm with members."""
-        roster, table = self._roster, self.devices
-        fresh = lost & (now_us - table["lost_since_us"] <= _OUTAGE_WINDOW_US) & (table["outage"] < 0)
-        events = []
-        hospital_of = roster.hospital_numbers(np.arange(len(lost), dtype=np.int32))
-        for number, hospital_id in enumerate(roster.hospital_ids):
-            mine = hospital_of == number
-            members = np.flatnonzero(mine & fresh)
-            delivered = int((mine & (roster.devices["last_arrival_us"] != NEVER_US)).sum())
-            if len(members) < max(_OUTAGE_LEAST, _OUTAGE_SHARE * delivered):
+        for device in np.flatnonzero((due != said) | (due > _NOTHING_SAID)).tolist():
+            channels = self._lost_of(device, lost)
+            fingerprint = _fingerprint([channel - int(table["base"][device]) for channel in channels])
+            if due[device] == said[device] and fingerprint == int(table["fault_channels"][device]):
                 continue
-            outage = self.outages.append(1, hospital=number, onset_us=now_us, members=len(members)).start
-            table["outage"][members] = outage
-            events.append(self._outage_event(outage, hospital_id, members, Phase.START, now_us))
-        for outage in np.flatnonzero(self.outages["is_open"]):
-            members = np.flatnonzero(table["outage"] == outage)
-            back = int((~lost[members]).sum())
-            if len(members) and back >= _OUTAGE_OVER_SHARE * len(members):
-                hospital_id = roster.hospital_ids[int(self.outages["hospital"][outage])]
-                events.append(self._outage_event(int(outage), hospital_id, members, Phase.END, now_us))
-                self.outages["is_open"][outage] = False
-                table["outage"][members] = -1
-                still = members[lost[members]]
-                table["lost_since_us"][still] = now_us  # those left behind are announced singly from now on
+            events.append(
+                self._device_notice(device, Priority(max(due[device], said[device])), int(due[device]), channels, now_us)
+            )
+            table["fault_channels"][device] = fingerprint
+        table["fault_priority"][:] = due
         return events
 
-    def _outage_event(self, outage: int, hospital_id: str, members: NDArray[np.intp], phase: Phase, now_us: int) -> AlarmEvent:
-        onset_us = int(self.outages["onset_us"][outage])
-        ids = tuple(self._roster.device_ids[int(row)] for row in members)
-        text = f"{len(ids)} devices lost at once" if phase is Phase.START else f"most of {len(ids)} lost devices are back"
-        subject = AlarmSubject(hospital_id=hospital_id)
-        return _event(f"hospital:{hospital_id}", OUTAGE_RULE, phase, Priority.HIGH, subject, onset_us, now_us, text, ids)
+    def _lost_of(self, device: int, lost: NDArray[np.bool_]) -> list[int]:
+        base = int(self._roster.devices["base"][device])
+        end = base + int(self._roster.devices["channels"][device])
+        return [base + int(offset) for offset in np.flatnonzero(lost[base:end])]
 
-    def _unmonitored(self, lost_channels: NDArray[np.intp], now_us: int) -> list[AlarmEvent]:
-        """Patients whose every vital channel in use is lost: nobody watches them, whatever each device says."""
-        channels, roster = self._roster.channels, self._roster
-        bound = IS_PATIENT_BOUND[roster.devices["model"][channels["device"]]]
-        used = np.flatnonzero(channels["was_usable"] & _VITAL_METRICS[channels["metric"]] & bound)
-        if not len(used):
+    def _device_notice(self, device: int, priority: Priority, due: int, channels: list[int], now_us: int) -> AlarmEvent:
+        roster, said = self._roster, int(self._roster.devices["fault_priority"][device])
+        if said == _NOTHING_SAID:
+            phase = Phase.START
+        else:
+            phase = Phase.END if due == _NOTHING_SAID else Phase.ESCALATE if due > said else Phase.UPDATE
+        subject = about_device(roster, device, self._associations.patient_of(device, now_us))
+        onset_us = int(roster.devices["fault_since_us"][device])
+        names = ", ".join(name_of(roster, channel) for channel in channels)
+        text = f"Device {roster.device_ids[device]}: no valid signal of {names}"
+        if phase is Phase.END:
+            text = f"Device {roster.device_ids[device]}: {self._why_over(device, now_us)}"
+        inputs = tuple(self._input(channel, now_us) for channel in channels)
+        return Alarm(device_scope(roster, device), DEVICE_RULE, RULE_VERSION, AlertType.TECHNICAL, subject, onset_us).notice(
+            phase, priority, text, event_us=now_us, arrival_us=now_us, inputs=inputs
+        )
+
+    def _why_over(self, device: int, now_us: int) -> str:
+        if self._roster.devices["in_outage"][device]:
+            return "part of an outage of the hospital"
+        is_quiet = self._roster.in_maintenance(np.array([device]), now_us)[0]
+        return "under maintenance" if is_quiet else "all signals are back"
+
+    def _input(self, channel: int, now_us: int) -> KnownInput:
+        row = self._roster.channels.view(channel)
+        stale = now_us - row.arrival_us > row.stale_after_us or bool(self._roster.devices["is_offline"][row.device])
+        note = "stale" if stale else "invalid"
+        return known(BY_ID[row.metric].code, row.value, row.time_us, now_us, row.quality, used=False, note=note)
+
+    def _outages(self, silent: NDArray[np.bool_], in_use: NDArray[np.bool_], now_us: int) -> list[AlarmEvent]:
+        """Many devices of a hospital silent within a short time are one alarm with members."""
+        table = self._roster.devices
+        fresh = silent & (now_us - np.where(silent, table["silent_since_us"], 0) <= OUTAGE_WINDOW_US) & ~table["in_outage"]
+        if not fresh.any() and not table["in_outage"].any():
             return []
-        devices = channels["device"][used]
-        patients = roster.patients_at(devices, np.full(len(used), now_us, dtype=np.int64))
-        quiet = roster.in_maintenance(devices, now_us)
-        watched = (patients > NOBODY) & (roster.patients["discharged_us"][np.maximum(patients, 0)] > now_us)
-        is_lost = np.isin(used, lost_channels) & ~quiet
-        has_any = np.zeros(len(self.patients), dtype=np.bool_)
-        has_live = np.zeros(len(self.patients), dtype=np.bool_)
-        has_any[patients[watched]] = True
-        has_live[patients[watched & ~is_lost]] = True
-        since = self.patients["unmonitored_since_us"]
-        start = has_any & ~has_live & (since == NEVER_US)
-        over = (since != NEVER_US) & (has_live | ~has_any)
-        since[start] = now_us
-        events = [self._patient_event(int(row), Phase.START, now_us) for row in np.flatnonzero(start)]
-        events += [self._patient_event(int(row), Phase.END, now_us) for row in np.flatnonzero(over)]
-        since[over] = NEVER_US
+        hospitals = len(self._roster.hospital_ids)
+        falls = np.bincount(table["hospital"][fresh], minlength=hospitals)
+        alive = np.bincount(table["hospital"][in_use & ~silent], minlength=hospitals)
+        is_open = self._roster.hospitals["outage_onset_us"] != NEVER_US
+        many = falls >= np.maximum(OUTAGE_LEAST, OUTAGE_SHARE * (alive + falls))
+        events = []
+        for hospital in np.flatnonzero(is_open | many).tolist():
+            mine = table["hospital"] == hospital
+            events += self._outage(hospital, mine & fresh, mine, silent, now_us)
         return events
 
-    def _patient_event(self, patient: int, phase: Phase, now_us: int) -> AlarmEvent:
-        roster = self._roster
-        subject = AlarmSubject(
-            hospital_id=roster.hospital_of_patient[patient], ward_id=roster.ward_of_patient[patient],
-            bed_id=roster.bed_of_patient[patient], patient_key=roster.patient_keys[patient],
-            handle=int(roster.patients["handle"][patient]),
-        )  # fmt: skip
-        text = "Patient not monitored: all vital signs are lost" if phase is Phase.START else "Patient is monitored again"
-        onset_us = int(self.patients["unmonitored_since_us"][patient])
-        scope = f"patient:{subject.patient_key}"
-        return _event(scope, PATIENT_RULE, phase, Priority.HIGH, subject, onset_us, now_us, text)
+    def _outage(
+        self, hospital: int, falls: NDArray[np.bool_], mine: NDArray[np.bool_], silent: NDArray[np.bool_], now_us: int
+    ) -> list[AlarmEvent]:
+        """Open, extend or end one hospital's outage."""
+        table, row = self._roster.devices, self._roster.hospitals
+        was_open = row["outage_onset_us"][hospital] != NEVER_US
+        if falls.any():
+            table["in_outage"][falls] = True
+        members = mine & table["in_outage"]
+        if not was_open:
+            row["outage_onset_us"][hospital] = now_us
+            row["outage_members"][hospital] = int(members.sum())
+            return [self._outage_notice(hospital, Phase.START, members, now_us, "fell silent at once")]
+        row["outage_members"][hospital] = int(members.sum())
+        if (members & ~silent).sum() >= OUTAGE_OVER_SHARE * members.sum():
+            event = self._outage_notice(hospital, Phase.END, members, now_us, "had fallen silent; most are back")
+            row["outage_onset_us"][hospital], row["outage_members"][hospital] = NEVER_US, 0
+            table["in_outage"][members] = False
+            table["fault_since_us"][members & silent] = now_us  # who is left behind raises an alarm of its own from here
+            return [event]
+        if falls.any():
+            return [self._outage_notice(hospital, Phase.UPDATE, members, now_us, "are silent, more than before")]
+        return []
+
+    def _outage_notice(self, hospital: int, phase: Phase, members: NDArray[np.bool_], now_us: int, what: str) -> AlarmEvent:
+        hospital_id = self._roster.hospital_ids[hospital]
+        ids = tuple(self._roster.device_ids[row] for row in np.flatnonzero(members).tolist())
+        onset_us = int(self._roster.hospitals["outage_onset_us"][hospital])
+        alarm = Alarm(
+            hospital_scope(hospital_id), OUTAGE_RULE, RULE_VERSION, AlertType.TECHNICAL, AlarmSubject(hospital_id), onset_us
+        )
+        text = f"{len(ids)} devices of {hospital_id} {what}"
+        return alarm.notice(phase, Priority.HIGH, text, event_us=now_us, arrival_us=now_us, members=ids)
 
 
-def _event(  # noqa: PLR0913, PLR0917 (one field of the record each)
-    scope: str, rule: str, phase: Phase, priority: Priority, subject: AlarmSubject, onset_us: int, now_us: int, text: str,
-    members: tuple[str, ...] = (),
-) -> AlarmEvent:  # fmt: skip
-    alarm_id = alarm_id_of(scope, rule, RULE_VERSION, onset_us)
-    return AlarmEvent(
-        event_id=event_id_of(alarm_id, phase, now_us), alarm_id=alarm_id, phase=phase, alert_type=AlertType.TECHNICAL,
-        priority=priority, rule=rule, rule_version=RULE_VERSION, subject=subject, onset_us=onset_us, event_us=now_us,
-        arrival_us=now_us, text=text, members=members,
-    )  # fmt: skip
+def _fingerprint(offsets: list[int]) -> int:
+    """Which of a device's channels: a bit each (the largest thing model has fewer than 64)."""
+    return sum(1 << (offset & 63) for offset in offsets)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,4 +109,12 @@ class Scorer(Protocol):
 
     def score(self, rows: NDArray[np.intp], values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Score values of distinct channel rows, updating the state of those rows; NaN while still learning."""
+        ...
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """A copy of all it has learnt: arrays of one length. `load_state` of it goes on as if never stopped."""
+        ...
+
+    def load_state(self, state: dict[str, NDArray[Any]]) -> None:
+        """Take what `state` gave, in place of whatever is here."""
         ...

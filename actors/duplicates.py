@@ -1,0 +1,154 @@
+"""Retransmissions: a reading whose source, sequence, channel, event time and value were all seen before is dropped.
+
+The memory is exact, not a guess by sequence alone: a device that restarts its count, or a message whose readings share
+one sequence, loses nothing. It holds at least the last GENERATION_ROWS readings and forgets the oldest generation as a
+whole. A reading with a sequence that its source had passed before that (and that is not in the memory) may be one that
+was forgotten: it is kept and marked, never dropped.
+
+Readings without a sequence are proven doubles by channel, event time and value alone, which the identity holds too.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from actors.roster import Roster
+from domain.readings import NO_SEQUENCE, ReadingBatch
+
+GENERATION_ROWS: Final = 1 << 17
+_FIRST_SLOTS: Final = 1 << 10
+_EMPTY: Final = np.uint64(0)
+_MIX: Final = tuple(np.uint64(m) for m in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+_LOW_BYTE: Final = np.uint16(0xFF)
+
+
+class IdentitySet:
+    """A growing set of 64-bit identities: open addressing in one array, all of a batch at once. 0 is no identity."""
+
+    def __init__(self) -> None:
+        self._slots = np.zeros(_FIRST_SLOTS, dtype=np.uint64)
+        self._owner = np.empty(_FIRST_SLOTS, dtype=np.int32)
+        self.size = 0
+
+    def contains(self, identities: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        found = np.zeros(len(identities), dtype=np.bool_)
+        waiting, slots = np.arange(len(identities)), self._home(identities)
+        while len(waiting):
+            there = self._slots[slots]
+            hit = there == identities[waiting]
+            found[waiting[hit]] = True
+            goes_on = ~hit & (there != _EMPTY)
+            waiting, slots = waiting[goes_on], (slots[goes_on] + 1) & (len(self._slots) - 1)
+        return found
+
+    def add(self, identities: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Add all; True where an identity was not here before. Of equal ones in the call the first is the new one."""
+        self._reserve(self.size + len(identities))
+        is_new = np.zeros(len(identities), dtype=np.bool_)
+        waiting, slots = np.arange(len(identities)), self._home(identities)
+        while len(waiting):
+            there = self._slots[slots]
+            goes_on = there != identities[waiting]
+            free = there == _EMPTY
+            self._owner[slots[free][::-1]] = waiting[free][::-1]  # the last write stays: the first in order owns the slot
+            owns = free & (self._owner[slots] == waiting)
+            self._slots[slots[owns]] = identities[waiting[owns]]
+            is_new[waiting[owns]] = True
+            # who lost a free slot looks at it again: an equal identity may have taken it
+            goes_on &= ~owns
+            moved = np.where(free, slots, (slots + 1) & (len(self._slots) - 1))
+            waiting, slots = waiting[goes_on], moved[goes_on]
+        self.size += int(is_new.sum())
+        return is_new
+
+    def members(self) -> NDArray[np.uint64]:
+        """All identities in ascending order: the same whatever way they came."""
+        return np.sort(self._slots[self._slots != _EMPTY])
+
+    def _home(self, identities: NDArray[np.uint64]) -> NDArray[np.int64]:
+        return (identities & np.uint64(len(self._slots) - 1)).astype(np.int64)
+
+    def _reserve(self, size: int) -> None:
+        if 2 * size <= len(self._slots):
+            return
+        members = self.members()
+        capacity = 1 << (2 * size).bit_length()
+        self._slots, self._owner = np.zeros(capacity, dtype=np.uint64), np.empty(capacity, dtype=np.int32)
+        self.size = 0
+        self.add(members)
+
+
+class RecentReadings:
+    """See module. What may have been forgotten is known by source, in the roster's device columns."""
+
+    def __init__(self, roster: Roster, generation_rows: int = GENERATION_ROWS) -> None:
+        self._roster = roster
+        self._generation_rows = generation_rows
+        self._young, self._old = IdentitySet(), IdentitySet()
+
+    def take(self, batch: ReadingBatch) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which readings are proven doubles, and which may be doubles of forgotten ones. As if taken one by one."""
+        identities = _identities(batch)
+        doubles, doubtful = np.zeros(len(batch), dtype=np.bool_), np.zeros(len(batch), dtype=np.bool_)
+        start = 0
+        while start < len(batch):
+            stop = start + self._take(identities[start:], doubles[start:])
+            doubtful[start:stop] = self._is_below_floor(batch.source[start:stop], batch.sequence[start:stop])
+            if self._young.size >= self._generation_rows:
+                self._turn()
+            start = stop
+        return doubles, doubtful & ~doubles
+
+    def _take(self, identities: NDArray[np.uint64], doubles: NDArray[np.bool_]) -> int:
+        """Take readings until the young generation is full; writes `doubles`, returns how many were taken."""
+        known = self._old.contains(identities) | self._young.contains(identities)
+        fresh = np.flatnonzero(~known)[: self._generation_rows - self._young.size]
+        is_new = self._young.add(identities[fresh])
+        stop = int(fresh[-1]) + 1 if self._young.size >= self._generation_rows or len(fresh) < (~known).sum() else len(known)
+        doubles[:stop] = known[:stop]
+        doubles[fresh] = ~is_new
+        return stop
+
+    def _is_below_floor(self, source: NDArray[np.uint32], sequence: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        rows = self._roster.device_rows(source)
+        counts = (rows >= 0) & (sequence != NO_SEQUENCE)
+        table = self._roster.devices
+        np.maximum.at(table["highest_sequence"], rows[counts], sequence[counts])
+        below: NDArray[np.bool_] = counts & (sequence <= table["forgotten_sequence"][rows])
+        return below
+
+    def _turn(self) -> None:
+        """The young generation becomes the old one, and the old one is forgotten."""
+        self._old, self._young = self._young, IdentitySet()
+        table = self._roster.devices
+        table["forgotten_sequence"][:] = table["old_sequence"]
+        table["old_sequence"][:] = table["highest_sequence"]
+
+    def snapshot(self) -> dict[str, pa.Table]:
+        return {
+            "recent_young": pa.table({"identity": self._young.members()}),
+            "recent_old": pa.table({"identity": self._old.members()}),
+        }
+
+    def restore(self, tables: dict[str, pa.Table]) -> None:
+        self._young, self._old = IdentitySet(), IdentitySet()
+        self._young.add(tables["recent_young"]["identity"].to_numpy())
+        self._old.add(tables["recent_old"]["identity"].to_numpy())
+
+
+def _identities(batch: ReadingBatch) -> NDArray[np.uint64]:
+    """64 bits of every column that makes a reading the same reading, well mixed; never 0."""
+    channel = batch.handle.astype(np.uint64) << np.uint64(32) | batch.metric.astype(np.uint64) << np.uint64(16)
+    channel |= batch.instance.astype(np.uint64) << np.uint64(8) | (batch.quality & _LOW_BYTE).astype(np.uint64)
+    value = np.where(np.isnan(batch.value), np.nan, batch.value + 0.0)  # one NaN, one zero
+    identity = np.full(len(batch), _MIX[0])
+    for part in (channel, batch.source.astype(np.uint64), batch.sequence, batch.time_us.view(np.uint64), value.view(np.uint64)):
+        identity = (identity ^ part) * _MIX[1]
+        identity ^= identity >> np.uint64(31)
+        identity *= _MIX[2]
+        identity ^= identity >> np.uint64(29)
+    return np.where(identity == _EMPTY, np.uint64(1), identity)

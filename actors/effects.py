@@ -1,0 +1,23 @@
+"""What a message brought: the whole outcome of one turn of a shard, for its host to keep, notify and refuse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from domain.alarms import AlarmEvent
+from domain.readings import ReadingBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """`stored`: the input's readings less proven doubles, with marks; `derived`: scores; `rejected`: (rows, reason, detail)."""
+
+    alarms: list[AlarmEvent] = field(default_factory=list)
+    stored: ReadingBatch = field(default_factory=ReadingBatch.empty)
+    stored_arrival_us: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    derived: ReadingBatch = field(default_factory=ReadingBatch.empty)
+    rejected: list[tuple[ReadingBatch, str, str]] = field(default_factory=list)
+    duplicates: int = 0
