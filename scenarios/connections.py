@@ -67,7 +67,7 @@ class Connections:
 
     def _of(self, hospitals: Sequence[str]) -> list[int]:
         wanted = set(hospitals)
-        return [i for i, sender in enumerate(self.senders) if not wanted or sender.hospital_id in wanted]
+        return [i for i, sender in enumerate(self.senders) if sender.hospital_id in wanted]
 
     async def _each(self, numbers: Sequence[int], at_once: int) -> None:
         turn = asyncio.Semaphore(at_once)

@@ -145,8 +145,12 @@ class Findings:
         }
 
     def deteriorated(self) -> dict[str, float]:
-        """Patient reference -> second of the run in which the world let them get worse."""
-        return {subject: at_s for kind, at_s, subject, _ in self.done.truth if kind == "deteriorated"}
+        """Reference -> second of the run: patients on a monitor whom the world made septic."""
+        return {
+            subject: at_s
+            for kind, at_s, subject, detail in self.done.truth
+            if kind == "deteriorated" and detail == "sepsis" and subject in self.roster.monitored
+        }
 
 
 def assemble(name: str, run_id: str, command: str, found: Findings) -> Report:

@@ -75,7 +75,7 @@ class Generator:
         schedule = Schedule(lambda: self._sources.messages(start_us, self._order.duration_s), lambda: self.elapsed_s)
         schedule.start()
         beats = asyncio.create_task(self._beats(tell))
-        faults = [asyncio.create_task(self._act(fault)) for fault in self._sources.connection_faults()]
+        faults = [asyncio.create_task(self._act(*fault)) for fault in self._sources.connection_faults()]
         try:
             await self._send_all(schedule)
             await self._drain()
@@ -159,9 +159,8 @@ class Generator:
             probes=probes,
         )  # fmt: skip
 
-    async def _act(self, fault: Fault) -> None:
+    async def _act(self, fault: Fault, hospitals: list[str]) -> None:
         """A power failure or a cut drops the connections of its hospitals; afterwards all come back at once."""
-        hospitals = self._sources.hospital_ids(fault.hospitals)
         await asyncio.sleep(max(0.0, fault.at_s - self.elapsed_s))
         await self.connections.cut(hospitals)
         await asyncio.sleep(max(0.0, fault.at_s + fault.for_s - self.elapsed_s))

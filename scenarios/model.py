@@ -18,7 +18,10 @@ from scenarios.verdicts import CLAUSES, METRICS
 
 
 class FleetWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The fleet, stated in beds by hospital tier; `devices` is the target over all hospitals, `tick_s` their beat."""
+    """The fleet, stated in beds by hospital tier; `devices` is the target over all hospitals, gateways included.
+
+    `tick_s`: the beat in which gateways gather and send.
+    """
 
     devices: int = 2_000
     tertiary: int = 1
@@ -28,7 +31,8 @@ class FleetWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     primary: int = 2
     primary_beds: int = 80
     tick_s: float = 1.0
-    occupancy: float = 0.85
+    occupancy: float | None = None  # share of beds in use; by the tier when left out
+    devices_per_gateway: int = 500
 
 
 class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

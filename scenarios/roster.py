@@ -16,7 +16,8 @@ class Roster:
     """Look-ups over everything registered for a run.
 
     device_of: handle -> (hospital, device id); sender_of: handle of a device or patient -> handle of whoever sends
-    for it; patient_keys: `sz.h001/p000012` -> opaque key; places: devices to ask questions about.
+    for it; patient_keys: `sz.h001/p000012` -> opaque key; monitored: those references that wear a monitor; places:
+    devices to ask questions about.
     """
 
     device_of: dict[int, tuple[str, str]] = field(default_factory=dict)
@@ -24,6 +25,7 @@ class Roster:
     handle_of: dict[tuple[str, str], int] = field(default_factory=dict)
     tokens: dict[tuple[str, str], str] = field(default_factory=dict)
     patient_keys: dict[str, str] = field(default_factory=dict)
+    monitored: set[str] = field(default_factory=set)
     places: list[Place] = field(default_factory=list)
     hospitals: list[str] = field(default_factory=list)
 
@@ -52,11 +54,14 @@ class Roster:
             self.tokens[name, device_id] = token
         for device_id, gateway_id in zip(devices.device_ids, devices.gateway_ids or [None] * len(local), strict=True):
             self.sender_of[local[device_id]] = local[gateway_id] if gateway_id else local[device_id]
+        models = dict(zip(devices.device_ids, devices.models, strict=True))
         patients = hospital.patients
         for ref, key, handle, ids in zip(
             patients.refs, answer.patient_keys, answer.patient_handles, patients.device_ids, strict=True
         ):
             self.patient_keys[f"{name}/{ref}"] = key
+            if any(models[device_id].startswith("monitor") for device_id in ids):
+                self.monitored.add(f"{name}/{ref}")
             if ids:
                 self.sender_of[handle] = self.sender_of[local[ids[0]]]
         self._add_places(hospital)

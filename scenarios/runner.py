@@ -21,13 +21,14 @@ from scenarios import faults
 from scenarios.alarms_seen import AlarmWatch
 from scenarios.books import ClosedBooks
 from scenarios.findings import Findings, assemble
-from scenarios.fleets import plan_recording, plan_world
+from scenarios.fleets import manifest_of
 from scenarios.generator_handle import GeneratorHandle
 from scenarios.generator_orders import Beat, Done, Order, RecordingRecipe, WorldRecipe
 from scenarios.host_figures import service_times
 from scenarios.model import Scenario
 from scenarios.progress import ProgressBook, Show, Stage, write_file
 from scenarios.query_load import QueryLoad
+from scenarios.recorded import manifest_of_recording
 from scenarios.report.document import Report, encode_report
 from scenarios.report.page import render
 from scenarios.resources import Resources
@@ -121,12 +122,12 @@ class ScenarioRun:
         scenario, region = self._scenario, self._target.region_id
         recipes: list[WorldRecipe | RecordingRecipe] = []
         pairs = []
-        manifest = await asyncio.to_thread(plan_world, scenario.fleet, scenario.seed, region)
+        manifest = await asyncio.to_thread(manifest_of, scenario.fleet, scenario.seed, region)
         registered = await rest.register(manifest)
         recipes.append(WorldRecipe(scenario.fleet, scenario.seed, region, scenario.fault, registered))
         pairs.append((manifest, registered))
         for replay in scenario.replay:
-            manifest = await asyncio.to_thread(plan_recording, replay.path, replay.times, replay.limit, region)
+            manifest = await asyncio.to_thread(manifest_of_recording, replay.path, replay.times, replay.limit, region)
             registered = await rest.register(manifest)
             recipes.append(RecordingRecipe(replay.path, replay.speed, replay.times, replay.limit, region, registered))
             pairs.append((manifest, registered))

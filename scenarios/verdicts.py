@@ -101,7 +101,7 @@ METRICS: Final[Mapping[str, MetricInfo]] = MappingProxyType(
         "alarms_score": MetricInfo("alarms", ("6.3f",), "raised by an early-warning score"),
         "alarms_doubled": MetricInfo("alarms", ("6.3f",), "notifications seen twice under one id"),
         "late_pages": MetricInfo("alarms", ("6.3f",), "live alarms on readings too old to page for"),
-        "deteriorations": MetricInfo("patients", (), "patients who deteriorated in the world"),
+        "deteriorations": MetricInfo("patients", (), "patients on a monitor who turned septic in the world"),
         "deteriorations_noticed_share": MetricInfo("share", ("6.3f",), "of them, patients with a clinical alarm afterwards"),
         "hosts_killed": MetricInfo("hosts", (), "host processes killed by the run"),
         "readings_clock_skewed": MetricInfo("readings", ("8.1",), "stored with the mark of a source whose clock is off"),

@@ -1,0 +1,42 @@
+"""From a scenario's wishes to the simulation's plans: what is registered, and what will speak."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from domain.fleet_manifest import FleetManifest
+from scenarios.model import Fault, FleetWish
+from sim.faults import KINDS, FaultSpec
+from sim.fleet import FleetPlan, FleetSpec, plan_fleet
+
+
+def plan_world(wish: FleetWish, seed: int, region_id: str) -> FleetPlan:
+    """The same wish and seed give the same plan, in the runner and in the generator. Raises InvalidInput."""
+    return plan_fleet(
+        FleetSpec(
+            devices=wish.devices,
+            tertiary=wish.tertiary,
+            tertiary_beds=wish.tertiary_beds,
+            secondary=wish.secondary,
+            secondary_beds=wish.secondary_beds,
+            primary=wish.primary,
+            primary_beds=wish.primary_beds,
+            occupancy=wish.occupancy,
+            devices_per_gateway=wish.devices_per_gateway,
+            region_id=region_id,
+        ),
+        seed,
+    )
+
+
+def world_faults(faults: Sequence[Fault]) -> list[FaultSpec]:
+    """Those that the world acts out; the rest is the runner's."""
+    return [
+        FaultSpec(fault.kind, fault.at_s, fault.for_s, tuple(fault.hospitals), fault.share, fault.magnitude)
+        for fault in faults
+        if fault.kind in KINDS
+    ]
+
+
+def manifest_of(wish: FleetWish, seed: int, region_id: str) -> FleetManifest:
+    return plan_world(wish, seed, region_id).manifest
