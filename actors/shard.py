@@ -23,6 +23,7 @@ from actors.limit_alarms import LimitAlarms
 from actors.ordering import place, timing
 from actors.presets import Presets
 from actors.roster import Roster
+from actors.screening import screen
 from actors.shard_answers import Answers
 from actors.technical_alarms import BLIND_US, Signals, TechnicalAlarms
 from actors.turn import Notices, Turn
@@ -103,7 +104,8 @@ class ShardCell:
         row = np.flatnonzero(channels >= 0)
         doubles, doubtful = self._recent.take(readings.take(row))
         row, doubtful = row[~doubles], doubtful[~doubles]
-        turn = self._place(readings.take(row), row, devices[row], channels[row], stream_us[row], doubtful)
+        screened = screen(readings.take(row), self._roster.devices["model"][devices[row]])
+        turn = self._place(screened, row, devices[row], channels[row], stream_us[row], doubtful)
         notices = Notices()
         self._limits.step(turn, notices)
         self._early.step(turn, notices)

@@ -18,8 +18,8 @@ from runtime.settings import Settings
 
 async def run_platform(settings: Settings, console: Console) -> None:
     """Start, tell where everything is, wait for Ctrl-C or SIGTERM, stop cleanly."""
-    asked = _asked_to_stop()
-    platform = await _started(settings, console)
+    asked = asyncio.Event()
+    platform = await _started(settings, console, asked)
     try:
         await asked.wait()
     finally:
@@ -28,8 +28,8 @@ async def run_platform(settings: Settings, console: Console) -> None:
 
 async def run_demo(settings: Settings, console: Console, scenario: str, assign: list[str], *, stay: bool) -> int:
     """Start, play `scenario` in a process of its own, then stay up. Returns the scenario's exit code."""
-    asked = _asked_to_stop()
-    platform = await _started(settings, console)
+    asked = asyncio.Event()
+    platform = await _started(settings, console, asked)
     try:
         code = await _play(settings, scenario, assign, asked)
         if stay and not asked.is_set():
@@ -56,11 +56,13 @@ async def _play(settings: Settings, scenario: str, assign: list[str], asked: asy
     return await ended
 
 
-async def _started(settings: Settings, console: Console) -> Platform:
+async def _started(settings: Settings, console: Console, asked: asyncio.Event) -> Platform:
     began = time.monotonic()
+    _listen_for_stop(asked)
     platform = Platform(settings, say=lambda text: console.print(f"  {text}", highlight=False))
     console.print("[bold]Vitalgrid[/bold] is starting")
     connection = await platform.start()
+    _listen_for_stop(asked)  # again: Ray puts handlers of its own in place when it starts
     console.print(f"[bold green]ready[/bold green] after {time.monotonic() - began:.1f} s", highlight=False)
     _introduce(platform, connection, settings, console)
     return platform
@@ -87,9 +89,7 @@ def _api(platform: Platform) -> str:
     return platform.connection.api_url if platform.connection else ""
 
 
-def _asked_to_stop() -> asyncio.Event:
-    """Set by Ctrl-C or SIGTERM; a second Ctrl-C while stopping changes nothing."""
-    asked = asyncio.Event()
+def _listen_for_stop(asked: asyncio.Event) -> None:
+    """Let Ctrl-C and SIGTERM set `asked`; a second Ctrl-C while stopping changes nothing."""
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, asked.set)
-    return asked
