@@ -104,7 +104,8 @@ async def _until_ready(settings: Settings, process: asyncio.subprocess.Process, 
                             if await rest.is_ready():
                                 return target
                 await asyncio.sleep(0.3)
-    raise Unavailable(f"the platform did not start; its last words: {out.read_text(errors='replace')[-600:]}")
+    last_words = await asyncio.to_thread(out.read_text, errors="replace")
+    raise Unavailable(f"the platform did not start; its last words: {last_words[-600:]}")
 
 
 def _token(data_dir: Path) -> str:

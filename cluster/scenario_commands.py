@@ -45,7 +45,7 @@ def list_scenarios() -> None:
 
 
 @scenario.command("run")
-def run_scenario(
+def run_scenario(  # noqa: PLR0913, PLR0917 (options of a command)
     name: Annotated[str, typer.Argument(help="One of `scenario list`, or a .toml file.")],
     assign: Annotated[list[str] | None, typer.Option("--set", help="Override, such as fleet.devices=5000.")] = None,
     against: Annotated[str | None, typer.Option(help="API address of a platform elsewhere.")] = None,
