@@ -128,5 +128,6 @@ async def _viewing(request: Request) -> Caller:
 
 
 Viewer = Annotated[Caller, Depends(_viewing)]
+Reader = Annotated[Caller, Depends(needs(Action.VIEW))]  # as Viewer, with the reason: what is read may leave the house
 Operator = Annotated[Caller, Depends(needs(Action.OPERATE))]
 Clinician = Annotated[Caller, Depends(needs(Action.CARE))]

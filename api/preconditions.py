@@ -13,11 +13,20 @@ from domain.errors import InvalidInput
 _ETAG = re.compile(r'(?:W/)?"(\d{1,18})"\Z')
 
 
-async def _expected_version(
-    if_match: Annotated[str | None, Header(description='The ETag of the version that is changed, such as `"3"`.')] = None,
-) -> int:
+_IfMatch = Annotated[str | None, Header(description='The ETag of the version that is changed, such as `"3"`.')]
+
+
+async def _expected_version(if_match: _IfMatch = None) -> int:
     if if_match is None:
         raise PreconditionRequired("an update needs If-Match with the ETag it was made on, such as '\"3\"'")
+    return _version_of(if_match)
+
+
+async def _optional_version(if_match: _IfMatch = None) -> int | None:
+    return None if if_match is None else _version_of(if_match)
+
+
+def _version_of(if_match: str) -> int:
     found = _ETAG.match(if_match.strip())
     if found is None:
         raise InvalidInput(f"If-Match {if_match!r} is not one of our ETags: expected one such as '\"3\"'")
@@ -25,6 +34,7 @@ async def _expected_version(
 
 
 ExpectedVersion = Annotated[int, Depends(_expected_version)]
+OptionalVersion = Annotated[int | None, Depends(_optional_version)]  # for answers that may be given on any version
 
 
 def set_etag(response: Response, version: int) -> None:

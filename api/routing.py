@@ -6,7 +6,20 @@ from typing import Final
 
 from fastapi import APIRouter
 
-from api.routes import associations, catalogue, devices, fleets, live, maintenance, operation, patients, places
+from api.routes import (
+    alarms,
+    associations,
+    catalogue,
+    devices,
+    fleets,
+    live,
+    maintenance,
+    operation,
+    patients,
+    places,
+    readings,
+    rejects,
+)
 
 ROUTERS: Final[tuple[APIRouter, ...]] = (
     places.router,
@@ -16,7 +29,10 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     patients.router,
     associations.router,
     catalogue.router,
+    readings.router,
+    alarms.router,
     live.router,
+    rejects.router,
     operation.router,
 )
 OPERATION: Final[APIRouter] = operation.router

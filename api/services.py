@@ -13,6 +13,7 @@ from fastapi import Depends, Request
 from sqlalchemy import Engine
 
 from api.auth import Caller, Tokens
+from api.directory import Directory
 from api.hosts import Hosts
 from api.live.alarms import alarm_feed
 from api.live.feed import Feed
@@ -23,6 +24,7 @@ from domain.ports import Clock, OnceIntake
 from runtime.bus import Bus
 from runtime.lake import Lake
 from runtime.reading_store import ReadingStore
+from runtime.rejects import RejectLog
 from runtime.sql.records import Author
 
 P = ParamSpec("P")
@@ -138,13 +140,14 @@ class Backend:
     hosts: Hosts
     alarm_feed: Feed
     reading_feed: Feed
+    directory: Directory
     relay_wanted: asyncio.Event = field(default_factory=asyncio.Event)
 
     @classmethod
     def over(cls, services: Services, telemetry: Telemetry) -> Self:
         return cls(
             services, Lanes(), telemetry, Hosts(services.clock, services.shards), alarm_feed(services.bus),
-            reading_feed(services.bus),
+            reading_feed(services.bus), Directory(services.engine),
         )  # fmt: skip
 
     async def close(self) -> None:
@@ -152,6 +155,10 @@ class Backend:
         await self.alarm_feed.close()
         await self.reading_feed.close()
         self.lanes.close()
+
+    @property
+    def rejects(self) -> RejectLog:
+        return RejectLog(self.services.bus)
 
     @property
     def engine(self) -> Engine:

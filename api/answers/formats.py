@@ -52,6 +52,9 @@ TABLE_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
+_TIMES: Final = {"time_us": "time", "arrival_us": "arrival", "bucket_us": "bucket", "last_time_us": "last_time"}
+
+
 @dataclass(frozen=True, slots=True)
 class TableAnswer:
     """Rows to be written.
@@ -63,7 +66,7 @@ class TableAnswer:
     frame: pl.DataFrame
     zone: Zone
     about: dict[str, Any]
-    times: dict[str, str] = field(default_factory=lambda: {"time_us": "time", "arrival_us": "arrival"})
+    times: dict[str, str] = field(default_factory=lambda: dict(_TIMES))
     units: str = ""
 
 
@@ -120,10 +123,9 @@ def _plain(value: object) -> str:
 
 
 def _arrow(answer: TableAnswer) -> bytes:
-    stamps = [
-        time_stamp(name, answer.zone).alias(shown) for name, shown in answer.times.items() if name in answer.frame.columns
-    ]
-    table = answer.frame.with_columns(stamps).drop(answer.times, strict=False).to_arrow(compat_level=pl.CompatLevel.oldest())
+    times = {name: shown for name, shown in answer.times.items() if name in answer.frame.columns}
+    stamps = [time_stamp(name, answer.zone).alias(shown) for name, shown in times.items()]
+    table = answer.frame.with_columns(stamps).drop(times).to_arrow(compat_level=pl.CompatLevel.oldest())
     metadata = {name: _plain(value) for name, value in answer.about.items() if value is not None}
     sink = io.BytesIO()
     table = table.replace_schema_metadata(metadata)

@@ -1,0 +1,72 @@
+"""Names for handles: whose reading is it? Held in memory, because every answer of readings needs it.
+
+A handle is given once and never used again, so what is known of it stays true; only new ones are looked up. Row n of
+the table is handle n.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+
+import polars as pl
+from sqlalchemy import Engine, null, select
+
+from runtime.sql.engine import reading
+from runtime.sql.tables import devices, patients
+
+_SCHEMA: Final = {"handle": pl.UInt32, "hospital": pl.String, "device_id": pl.String, "patient_key": pl.String}
+_NAMES: Final = ("hospital", "device_id", "patient_key")
+_REFRESH_EVERY_S: Final = 0.2  # unknown handles cause at most this many looks
+
+
+class Directory:
+    """See module. `refreshed_for` before `named`: only the first may ask the database."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._table = pl.DataFrame({name: [None] for name in _SCHEMA}, schema=_SCHEMA)
+        self._looked_s = float("-inf")
+        self._lock = asyncio.Lock()
+
+    async def refreshed_for(self, highest: int) -> None:
+        """Look for new handles when `highest` is beyond what is known."""
+        if highest < len(self._table):
+            return
+        async with self._lock:
+            now_s = asyncio.get_running_loop().time()
+            if highest < len(self._table) or now_s - self._looked_s < _REFRESH_EVERY_S:
+                return
+            self._table = await asyncio.to_thread(self._extended, self._table)
+            self._looked_s = now_s
+
+    def named(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """`frame` (with `handle`) with the columns hospital, device_id and patient_key; null for an unknown handle."""
+        table = self._table
+        rows = pl.when(pl.col("handle") < len(table)).then(pl.col("handle")).otherwise(0)
+        names = table.select(_NAMES)[frame.select(rows.alias("row"))["row"]]
+        return pl.concat([frame.drop(_NAMES, strict=False), names], how="horizontal")
+
+    def device_ids(self, handles: Sequence[int]) -> dict[int, str]:
+        """`hospital/device` of each handle that is a device's, and the patient key of a patient's."""
+        found = self.named(pl.DataFrame({"handle": handles}, schema={"handle": pl.UInt32}))
+        text = pl.coalesce(pl.concat_str("hospital", pl.lit("/"), "device_id"), "patient_key").fill_null("")
+        return dict(zip(found["handle"].to_list(), found.select(text.alias("name"))["name"].to_list(), strict=True))
+
+    def _extended(self, table: pl.DataFrame) -> pl.DataFrame:
+        new = self._look(len(table) - 1)
+        if not new:
+            return table
+        found = pl.DataFrame(new, schema=_SCHEMA, orient="row")
+        last = int(found["handle"].max())  # type: ignore[arg-type]  # a column of integers
+        span = pl.DataFrame({"handle": pl.int_range(len(table), last + 1, dtype=pl.UInt32, eager=True)})
+        return pl.concat([table, span.join(found, on="handle", how="left", maintain_order="left")]).rechunk()
+
+    def _look(self, beyond: int) -> list[tuple[Any, ...]]:
+        queries = (
+            select(devices.c.handle, devices.c.hospital_id, devices.c.device_id, null()).where(devices.c.handle > beyond),
+            select(patients.c.handle, patients.c.hospital_id, null(), patients.c.patient_key).where(patients.c.handle > beyond),
+        )
+        with reading(self._engine) as connection:
+            return [tuple(row) for query in queries for row in connection.execute(query)]

@@ -1,0 +1,190 @@
+"""Questions to the readings: a filter becomes a query, the store answers, the frame becomes JSON, CSV or Arrow.
+
+Small questions run several at a time; large ones (many devices, long times, searches) wait for one another, so that
+none of them can hold up a small one. CSV and Arrow are exports: they are recorded, with the lake version they were
+read from. Clauses 7.1a, 7.1b, 7.1c, 6.1d.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, TypeVar
+
+import polars as pl
+from fastapi import Depends, Query, Request
+from fastapi.responses import Response
+
+from analytics.point_in_time import join_patients
+from api.answers.columns import with_metric_names, with_quality_words
+from api.answers.formats import Format, TableAnswer, Wanted, table_response
+from api.auth import Reader
+from api.paging import cursor_key, next_link
+from api.selection import ReadingFilter, Selection, select_by, spans_of
+from api.services import Behind
+from api.times import In
+from domain.errors import InvalidInput
+from domain.units import spelling_of
+from runtime.lake import ReadingCursor, ReadingQuery
+from runtime.lake_queries import cursor_behind
+from runtime.reading_store import Readings
+from runtime.sql.access import record_export
+
+MAX_JSON_ROWS: Final = 10_000
+MAX_EXPORT_ROWS: Final = 1_000_000
+_LIGHT_HANDLES: Final = 500
+_LIGHT_SPAN_US: Final = 2 * 86_400_000_000
+_LIGHT_ROWS: Final = 10_000
+_SHOWN: Final = (
+    "hospital", "device_id", "patient_key", "handle", "metric", "instance", "time_us", "value", "unit", "validity", "mode",
+    "origin", "marks", "quality", "raw_value", "raw_unit", "source", "sequence", "arrival_us",
+)  # fmt: skip
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What every question to the readings comes with."""
+
+    request: Request
+    who: Reader
+    behind: Behind
+    zone: In
+    format: Wanted
+
+
+Asked = Annotated[Ask, Depends()]
+
+
+@dataclass(frozen=True)
+class ReadingPage:
+    """Which part of the readings, and in which order."""
+
+    request: Request
+    limit: Annotated[int, Query(ge=1, le=MAX_EXPORT_ROWS, description="Most rows; JSON gives 10,000 at most.")] = 1000
+    cursor: Annotated[str | None, Query(description="From the `next` link of the page before.")] = None
+    descending: Annotated[bool, Query(description="The newest first, within each channel.")] = False
+
+    def after(self) -> ReadingCursor | None:
+        key = cursor_key(self.request, self.cursor)
+        if key is None:
+            return None
+        if len(key) != 5 or not all(isinstance(part, int) for part in key):
+            raise InvalidInput("the cursor is not one of readings: expected that of a 'next' link")
+        return ReadingCursor(*key)
+
+
+def query_of(wanted: ReadingFilter, selection: Selection, page: ReadingPage, asked: Ask) -> ReadingQuery:
+    """The store's query. Raises InvalidInput, for a page too large for JSON too."""
+    if asked.format is Format.JSON and page.limit > MAX_JSON_ROWS:
+        raise InvalidInput(f"limit is {page.limit}: JSON gives at most {MAX_JSON_ROWS} rows, ask for CSV or Arrow")
+    from_us, until_us = wanted.span()
+    return ReadingQuery(
+        handles=selection.handles, metrics=wanted.metric_ids(), hospitals=selection.hospitals, from_us=from_us,
+        until_us=until_us, limit=page.limit, descending=page.descending, after=page.after(),
+    )  # fmt: skip
+
+
+async def in_lane(asked: Ask, query: ReadingQuery, question: Callable[[], Awaitable[T]], *, heavy: bool = False) -> T:
+    """Put a question, in the lane of large ones if it is one."""
+    if not heavy and is_light(query):
+        return await asked.behind.lanes.light(question())
+    async with asked.behind.lanes.heavy():
+        return await question()
+
+
+def is_light(query: ReadingQuery) -> bool:
+    """Few devices, a short time, not too many rows."""
+    is_short = query.from_us is not None and (query.until_us or 2**62) - query.from_us <= _LIGHT_SPAN_US
+    few_devices = query.handles is not None and len(query.handles) <= _LIGHT_HANDLES
+    few_rows = query.limit is not None and query.limit <= _LIGHT_ROWS
+    one_device = query.handles is not None and len(query.handles) <= 4
+    return few_devices and few_rows and (is_short or one_device)
+
+
+async def readings(asked: Ask, wanted: ReadingFilter, page: ReadingPage) -> Response:
+    """Readings in a range. With a patient: only those taken while the device was surely on that patient."""
+    behind = asked.behind
+    selection = await behind.read(select_by, behind.engine, wanted)
+    query = query_of(wanted, selection, page, asked)
+    found = await in_lane(asked, query, lambda: behind.services.readings.range(query, selection.shards))
+    following = cursor_behind(found.frame, query)
+    frame = found.frame
+    if wanted.patient is not None:
+        spans = await behind.read(spans_of, behind.engine, selection)
+        frame = join_patients(frame, spans).filter(pl.col("patient_key") == wanted.patient).drop("patient_key", "ambiguous")
+    return await answer(asked, found, frame, query, following)
+
+
+async def readings_by_patient(asked: Ask, wanted: ReadingFilter, page: ReadingPage) -> Response:
+    """Readings with the patient each belongs to as of its time; near a boundary `ambiguous`, and nobody is named."""
+    behind = asked.behind
+    selection = await behind.read(select_by, behind.engine, wanted)
+    query = query_of(wanted, selection, page, asked)
+    found = await in_lane(asked, query, lambda: behind.services.readings.range(query, selection.shards))
+    spans = await behind.read(spans_of, behind.engine, selection)
+    frame = join_patients(found.frame, spans)
+    if wanted.patient is not None:
+        frame = frame.filter((pl.col("patient_key") == wanted.patient) | pl.col("ambiguous"))
+    return await answer(asked, found, frame, query, cursor_behind(found.frame, query))
+
+
+async def answer(
+    asked: Ask, found: Readings, frame: pl.DataFrame, query: ReadingQuery, following: ReadingCursor | None, **more: Any
+) -> Response:
+    """Rows of the lake's columns, named and written in the format asked for."""
+    key = None
+    if following is not None:
+        key = [following.handle, following.metric, following.instance, following.time_us, following.given]
+    about = about_of(asked, found, key) | more
+    return await written(asked, await _named(asked, frame), about, query)
+
+
+async def written(asked: Ask, frame: pl.DataFrame, about: dict[str, Any], query: ReadingQuery) -> Response:
+    """The response; an export is recorded first and bears its number."""
+    behind = asked.behind
+    if asked.format is not Format.JSON and about.get("lake_version") is not None:
+        handles = (
+            query.handles if query.handles is not None else sorted(frame["handle"].unique()) if "handle" in frame else None
+        )
+        about["export_id"] = await behind.write(
+            record_export, behind.engine, behind.author(asked.who), lake_version=about["lake_version"], handles=handles,
+            from_us=query.from_us, until_us=query.until_us, query={"url": str(asked.request.url), "rows": len(frame)},
+        )  # fmt: skip
+    table = TableAnswer(frame, asked.zone, about, units=_units_of(frame))
+    return await behind.lanes.codec(table_response, table, asked.format)
+
+
+def about_of(asked: Ask, found: Readings, key: list[Any] | None) -> dict[str, Any]:
+    """The members beside the rows."""
+    return {
+        "next": None if key is None else next_link(asked.request, key),
+        "lake_version": found.lake_version,
+        "incomplete_shards": list(found.incomplete_shards),
+    }
+
+
+async def _named(asked: Ask, frame: pl.DataFrame) -> pl.DataFrame:
+    directory = asked.behind.directory
+    if len(frame):
+        await directory.refreshed_for(int(frame["handle"].max()))  # type: ignore[arg-type]  # a column of integers
+    return await asked.behind.lanes.codec(_shown, frame, directory.named)
+
+
+def _shown(frame: pl.DataFrame, named: Callable[[pl.DataFrame], pl.DataFrame]) -> pl.DataFrame:
+    told = frame.select("patient_key", "ambiguous") if "ambiguous" in frame.columns else None
+    full = named(frame)
+    if told is not None:
+        full = full.with_columns(told["patient_key"], told["ambiguous"])
+    full = with_quality_words(with_metric_names(full))
+    codes = full["raw_unit"].unique().to_list()
+    full = full.with_columns(pl.col("raw_unit").replace_strict(codes, [spelling_of(c) for c in codes], return_dtype=pl.String))
+    return full.select(*_SHOWN, *(["ambiguous"] if told is not None else []))
+
+
+def _units_of(frame: pl.DataFrame) -> str:
+    """`heart_rate /min; spo2 %`: the units of the metrics in a table."""
+    if "unit" not in frame.columns or "metric" not in frame.columns:
+        return ""
+    pairs = frame.select("metric", "unit").unique().sort("metric")
+    return "; ".join(f"{metric} {unit or '?'}" for metric, unit in pairs.iter_rows())

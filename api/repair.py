@@ -1,0 +1,75 @@
+"""Repair of a refused message: decoded by the same codec as at the door, as the same sender, through the one Intake."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+from sqlalchemy import Engine
+
+from api.auth import Caller
+from api.device_names import split_device
+from api.schemas.rejects import ResubmitIn
+from api.services import Backend
+from domain.errors import Conflict, InvalidInput
+from domain.ports import Principal, Receipt
+from domain.thing_catalogue import thing_model
+from gateways.formats import BY_NAME, Format, format_of
+from runtime.rejects import KeptReject
+from runtime.sql.access import record_resubmission, resubmissions
+from runtime.sql.devices import find_device
+from runtime.sql.engine import reading
+from runtime.sql.records import shard_of
+
+
+async def resubmit(behind: Backend, who: Caller, kept: KeptReject, body: ResubmitIn) -> Receipt:
+    """Send the repaired message; the reject is linked to its receipt. At most once for each reject.
+
+    Raises RejectedInput when it is still wrong, Conflict when it was resubmitted before, InvalidInput, NotFound,
+    Unavailable.
+    """
+    reject = kept.reject
+    before = (await behind.read(resubmissions, behind.engine, [reject.reject_id])).get(reject.reject_id)
+    if before is not None:
+        raise Conflict(f"reject {kept.sequence} was resubmitted before: its receipt is {before['receipt']}")
+    name = body.device or reject.principal
+    if name is None:
+        raise InvalidInput(f"the sender of reject {kept.sequence} was not known: name the device, such as 'sz.h012/mon-7'")
+    principal = await behind.read(_sender, behind.engine, name)
+    payload = _payload(kept, body)
+    decode, intake = _format(kept, body).decode, behind.services.intake
+    batch = decode(payload, principal, behind.services.clock.now_us())
+    claim = await intake.claim(principal, batch, f"reject-{reject.reject_id}", payload)
+    receipt = await intake.submit_once(principal, decode(payload, principal, claim.arrival_us), claim)
+    text = f"{receipt.shard}-{receipt.stream_sequence}"
+    await behind.write(record_resubmission, behind.engine, behind.author(who), reject.reject_id, text)
+    return receipt
+
+
+def _sender(engine: Engine, name: str) -> Principal:
+    row = find_device(engine, *split_device(name))
+    with reading(engine) as connection:
+        shard = shard_of(connection, row["hospital_id"])
+    model = thing_model(row["model"])
+    return Principal(name, row["handle"], row["hospital_id"], shard, model if model.channels else None)
+
+
+def _payload(kept: KeptReject, body: ResubmitIn) -> bytes:
+    if body.payload_text is not None and body.payload_base64 is not None:
+        raise InvalidInput("the repaired payload is given as text or as base64, not as both")
+    if body.payload_text is not None:
+        return body.payload_text.encode()
+    if body.payload_base64 is None:
+        return kept.reject.payload
+    try:
+        return base64.b64decode(body.payload_base64, validate=True)
+    except binascii.Error as error:
+        raise InvalidInput(f"payload_base64 is not base64: {error}") from None
+
+
+def _format(kept: KeptReject, body: ResubmitIn) -> Format:
+    if body.format is None:
+        return format_of(kept.reject.topic or "")
+    if body.format not in BY_NAME:
+        raise InvalidInput(f"format {body.format!r} is unknown: expected one of {', '.join(BY_NAME)}")
+    return BY_NAME[body.format]

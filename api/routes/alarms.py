@@ -1,0 +1,108 @@
+"""The alarm desk: what is open, what was known, and people's answers. Clauses 6.3f, 9.2c."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Response
+
+from api.auth import Clinician, Viewer
+from api.errors import problems
+from api.paging import Paged
+from api.preconditions import OptionalVersion, set_etag
+from api.schemas.alarms import AcknowledgeIn, AlarmOut, AlarmPage, Burden, BurdenRow, Knowledge, NotificationOut, PauseIn
+from api.services import Behind
+from api.times import In, Rfc3339, instant, maybe_instant
+from domain.alarms import OPEN_STATES, AlarmState, Priority
+from domain.errors import Conflict, InvalidInput, NotFound, StaleVersion
+from runtime.sql import alarms
+
+router = APIRouter(prefix="/alarms", tags=["alarms"])
+_ANSWER = problems(NotFound, Conflict, StaleVersion)
+
+
+@dataclass(frozen=True)
+class AlarmFilter:
+    """Which alarms; whatever is left out does not matter."""
+
+    hospital: Annotated[str | None, Query()] = None
+    ward: Annotated[str | None, Query()] = None
+    patient: Annotated[str | None, Query(description="Patient key.")] = None
+    handle: Annotated[int | None, Query(description="Device handle.")] = None
+    state: Annotated[list[AlarmState] | None, Query(description="One or more; all, if left out.")] = None
+    open: Annotated[bool, Query(description="Only those that are not closed.")] = False
+    priority: Annotated[Priority | None, Query(description="This priority and above: 0 information … 3 high.")] = None
+    rule: Annotated[str | None, Query()] = None
+    live: Annotated[bool | None, Query(description="Whether the data was live when it came.")] = None
+    since: Annotated[Rfc3339 | None, Query(description="Raised from then on.")] = None
+
+    def states(self) -> list[str] | None:
+        if self.state:
+            return [state.value for state in self.state]
+        return sorted(OPEN_STATES) if self.open else None
+
+
+@router.get("")
+async def list_alarms(
+    _who: Viewer, behind: Behind, paged: Paged, zone: In, wanted: Annotated[AlarmFilter, Depends()]
+) -> AlarmPage:
+    """Alarms, the newest first."""
+    found = await behind.read(
+        alarms.list_alarms, behind.engine, limit=paged.limit, after=paged.after, states=wanted.states(),
+        min_priority=wanted.priority, hospital_id=wanted.hospital, ward_id=wanted.ward, patient_key=wanted.patient,
+        handle=wanted.handle, since_us=maybe_instant(wanted.since), live=wanted.live, rule=wanted.rule,
+    )  # fmt: skip
+    return AlarmPage(items=[AlarmOut.of(row, zone) for row in found.rows], next=paged.link_after(found.after))
+
+
+@router.get("/counts")
+async def count_alarms(
+    _who: Viewer,
+    behind: Behind,
+    hospital: Annotated[str | None, Query()] = None,
+    since: Annotated[Rfc3339 | None, Query()] = None,
+) -> Burden:
+    """The alarm burden: counts by state, priority and rule."""
+    found = await behind.read(alarms.count_alarms, behind.engine, hospital_id=hospital, since_us=maybe_instant(since))
+    rows = [BurdenRow(**row) for row in found]
+    still_open = sum(row.count for row in rows if row.state in OPEN_STATES)
+    return Burden(open=still_open, total=sum(row.count for row in rows), rows=rows)
+
+
+@router.get("/{alarm_id}", responses=problems(NotFound))
+async def show_alarm(alarm_id: str, _who: Viewer, behind: Behind, zone: In, response: Response) -> AlarmOut:
+    """One alarm as it stands."""
+    row = await behind.read(alarms.get_alarm, behind.engine, alarm_id)
+    set_etag(response, row["version"])
+    return AlarmOut.of(row, zone)
+
+
+@router.get("/{alarm_id}/knowledge", responses=problems(NotFound))
+async def show_knowledge(alarm_id: str, _who: Viewer, behind: Behind, zone: In) -> Knowledge:
+    """What did the platform know? Inputs with age and quality, rule version, patient link, each notification."""
+    row = await behind.read(alarms.get_alarm, behind.engine, alarm_id)
+    events = await behind.read(alarms.events_of, behind.engine, alarm_id)
+    return Knowledge(alarm=AlarmOut.of(row, zone), notifications=[NotificationOut.of(event, zone) for event in events])
+
+
+@router.post("/{alarm_id}/acknowledge", responses=_ANSWER)
+async def acknowledge(
+    alarm_id: str, body: AcknowledgeIn, who: Clinician, behind: Behind, version: OptionalVersion, zone: In, response: Response
+) -> AlarmOut:
+    """A person has seen it and says what it was. Does nothing to the device."""
+    row = await behind.write(alarms.acknowledge, behind.engine, behind.author(who), alarm_id, body.outcome, version=version)
+    set_etag(response, row["version"])
+    return AlarmOut.of(row, zone)
+
+
+@router.post("/{alarm_id}/pause-audio", responses={**_ANSWER, **problems(InvalidInput)})
+async def pause_audio(
+    alarm_id: str, body: PauseIn, who: Clinician, behind: Behind, version: OptionalVersion, zone: In, response: Response
+) -> AlarmOut:
+    """Sound off until a stated end. Does nothing to the device."""
+    row = await behind.write(
+        alarms.pause_audio, behind.engine, behind.author(who), alarm_id, instant(body.until), version=version
+    )
+    set_etag(response, row["version"])
+    return AlarmOut.of(row, zone)

@@ -1,0 +1,56 @@
+"""Refused messages: why, from whom, what they said; repaired and sent again. Clause 8.1."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from api.auth import Operator, Viewer
+from api.errors import problems
+from api.paging import Page, Paged
+from api.repair import resubmit
+from api.schemas.patients import ReceiptOut
+from api.schemas.rejects import RejectOut, RejectShown, ResubmitIn
+from api.services import Behind
+from api.times import In
+from domain.errors import Conflict, InvalidInput, NotFound, RejectedInput, Unavailable
+from runtime.rejects import RejectFilter
+from runtime.sql.access import resubmissions
+
+router = APIRouter(prefix="/rejects", tags=["rejects"])
+
+
+@router.get("", responses=problems(Unavailable))
+async def list_rejects(
+    _who: Viewer,
+    behind: Behind,
+    paged: Paged,
+    zone: In,
+    reason: Annotated[str | None, Query(examples=["wrong-unit"])] = None,
+    door: Annotated[str | None, Query(examples=["mqtt"])] = None,
+    hospital: Annotated[list[str] | None, Query()] = None,
+) -> Page[RejectOut]:
+    """Refused messages, the newest first. With a rare filter a page may come back short; its `next` goes on."""
+    wanted = RejectFilter(reason=reason, door=door, hospital_ids=frozenset(hospital) if hospital else None)
+    before = int(paged.after[0]) if paged.after else None
+    found = await behind.rejects.page(wanted, before=before, limit=paged.limit)
+    answers = await behind.read(resubmissions, behind.engine, [kept.reject.reject_id for kept in found.rejects])
+    items = [RejectOut.of(kept, answers.get(kept.reject.reject_id), zone) for kept in found.rejects]
+    return paged.page(items, None if found.next_before is None else [found.next_before])
+
+
+@router.get("/{sequence}", responses=problems(NotFound, Unavailable))
+async def show_reject(sequence: int, _who: Viewer, behind: Behind, zone: In) -> RejectShown:
+    """One refused message with its payload."""
+    kept = await behind.rejects.get(sequence)
+    answers = await behind.read(resubmissions, behind.engine, [kept.reject.reject_id])
+    return RejectShown.shown(kept, answers.get(kept.reject.reject_id), zone)
+
+
+@router.post(
+    "/{sequence}/resubmit", status_code=201, responses=problems(NotFound, RejectedInput, InvalidInput, Conflict, Unavailable)
+)
+async def resubmit_reject(sequence: int, body: ResubmitIn, who: Operator, behind: Behind) -> ReceiptOut:
+    """Send a repaired message as its sender; it passes the same codec and Intake, and is linked to the old one."""
+    return ReceiptOut.of(await resubmit(behind, who, await behind.rejects.get(sequence), body))

@@ -1,0 +1,191 @@
+"""Whose readings are asked for: the words of a query become handles, hospitals and the shards to ask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+import polars as pl
+from fastapi import Query
+from sqlalchemy import Connection, Engine, func, or_, select, tuple_
+
+from analytics.point_in_time import ASSOCIATIONS
+from api.device_names import split_device
+from api.times import Rfc3339, maybe_instant
+from domain.errors import InvalidInput, NotFound
+from domain.ids import parse_hospital_id
+from domain.metrics import metric_of
+from runtime.sql.engine import reading
+from runtime.sql.tables import associations, devices, hospitals, patients, wards
+
+MAX_FOUND: Final = 20_000
+_CHUNK: Final = 500
+CLOCK_UNCERTAINTY_US: Final = 2_000_000  # as of `messages.DeviceAssociated`
+
+
+@dataclass(frozen=True)
+class ReadingFilter:
+    """What readings; whatever is left out does not matter. Times are event times: from <= t < until."""
+
+    device: Annotated[list[str] | None, Query(description="`hospital/device`.", examples=["sz.h012/mon-7"])] = None
+    handle: Annotated[list[int] | None, Query(description="Reading handles of devices or patients.")] = None
+    patient: Annotated[str | None, Query(description="Patient key: devices while they were on the patient.")] = None
+    hospital: Annotated[list[str] | None, Query()] = None
+    ward: Annotated[str | None, Query(description="Of the one hospital named.")] = None
+    metric: Annotated[list[str] | None, Query(description="Codes of the metric table.", examples=["heart_rate"])] = None
+    start: Annotated[Rfc3339 | None, Query(alias="from")] = None
+    until: Annotated[Rfc3339 | None, Query()] = None
+
+    def metric_ids(self) -> list[int] | None:
+        return sorted({metric_of(code).id for code in self.metric}) if self.metric else None
+
+    def span(self) -> tuple[int | None, int | None]:
+        return maybe_instant(self.start), maybe_instant(self.until)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """None means all. `shards` are those that hold them; `is_cut`: more were found than are looked at."""
+
+    handles: list[int] | None
+    hospitals: list[str] | None
+    shards: list[int] | None
+    is_cut: bool = False
+
+
+def select_by(engine: Engine, wanted: ReadingFilter) -> Selection:
+    """The selection of a filter. Raises NotFound for something that does not exist, InvalidInput for a contradiction."""
+    if wanted.ward is not None and len(wanted.hospital or ()) != 1:
+        raise InvalidInput(f"ward {wanted.ward!r} is of one hospital: name that hospital too")
+    kinds = [wanted.device, wanted.handle, wanted.patient, wanted.ward]
+    if sum(kind is not None for kind in kinds) > 1:
+        raise InvalidInput("readings are asked for by device, handle, patient or ward: give one kind")
+    with reading(engine) as connection:
+        shard_of = _shards_of(connection, [parse_hospital_id(one) for one in wanted.hospital or ()])
+        found = _found(connection, wanted)
+        if found is None:
+            return Selection(None, wanted.hospital or None, sorted(set(shard_of.values())) if wanted.hospital else None)
+        handles = sorted({handle for handle, _ in found})
+        shards = _shards_of(connection, sorted({hospital for _, hospital in found}))
+    return Selection(handles, wanted.hospital or None, sorted(set(shards.values())))
+
+
+def _found(connection: Connection, wanted: ReadingFilter) -> list[tuple[int, str]] | None:
+    """(handle, hospital) of what is named one by one; None when only hospitals are, or nothing."""
+    if wanted.device is not None:
+        return _devices(connection, wanted.device)
+    if wanted.handle is not None:
+        return _known(connection, wanted.handle)
+    if wanted.patient is not None:
+        return _worn_by(connection, wanted.patient)
+    if wanted.ward is not None:
+        return _of_ward(connection, wanted)
+    return None
+
+
+def search(engine: Engine, text: str, hospital_ids: Sequence[str] | None) -> Selection:
+    """Devices whose id, ward or present patient has `text` in its name, in any case. Clause 7.1b."""
+    part = text.lower()
+
+    def like(column: Any) -> Any:
+        return func.lower(column).contains(part, autoescape=True)
+
+    worn = (
+        select(associations.c.device_handle)
+        .join(patients, patients.c.patient_key == associations.c.patient_key)
+        .where(associations.c.superseded_us.is_(None), or_(like(patients.c.name), like(patients.c.ref)))
+    )
+    of_wards = select(wards.c.hospital_id, wards.c.id).where(or_(like(wards.c.name), like(wards.c.id)))
+    named = or_(
+        like(devices.c.device_id), devices.c.handle.in_(worn), tuple_(devices.c.hospital_id, devices.c.ward_id).in_(of_wards)
+    )
+    query = select(devices.c.handle, devices.c.hospital_id).where(named).order_by(devices.c.handle).limit(MAX_FOUND + 1)
+    if hospital_ids:
+        query = query.where(devices.c.hospital_id.in_(list(hospital_ids)))
+    with reading(engine) as connection:
+        rows = [tuple(row) for row in connection.execute(query)]
+        shards = _shards_of(connection, sorted({hospital for _, hospital in rows}))
+    return Selection([row[0] for row in rows[:MAX_FOUND]], None, sorted(set(shards.values())), len(rows) > MAX_FOUND)
+
+
+def spans_of(engine: Engine, selection: Selection) -> pl.DataFrame:
+    """Believed associations of the selected devices, and each patient's own handle for all time (ASSOCIATIONS)."""
+    spans = select(
+        associations.c.device_handle, associations.c.patient_key, associations.c.start_us, associations.c.end_us
+    ).where(associations.c.superseded_us.is_(None))
+    own = select(patients.c.handle, patients.c.patient_key)
+    if selection.hospitals is not None:
+        of_hospitals = select(devices.c.handle).where(devices.c.hospital_id.in_(selection.hospitals))
+        spans = spans.where(associations.c.device_handle.in_(of_hospitals))
+        own = own.where(patients.c.hospital_id.in_(selection.hospitals))
+    with reading(engine) as connection:
+        rows = [tuple(row) for row in connection.execute(spans)]
+        rows += [(handle, key, -(2**62), None) for handle, key in connection.execute(own)]
+    frame = pl.DataFrame(rows, schema={name: dtype for name, dtype in ASSOCIATIONS.items() if name in _SPAN}, orient="row")
+    if selection.handles is not None:
+        frame = frame.filter(pl.col("handle").is_in(selection.handles))
+    return frame.with_columns(clock_uncertainty_us=pl.lit(CLOCK_UNCERTAINTY_US, pl.Int64))
+
+
+_SPAN: Final = ("handle", "patient_key", "start_us", "end_us")
+
+
+def _devices(connection: Connection, names: list[str]) -> list[tuple[int, str]]:
+    pairs = [split_device(name) for name in names]
+    found: dict[tuple[str, str], int] = {}
+    for start in range(0, len(pairs), _CHUNK):
+        key = tuple_(devices.c.hospital_id, devices.c.device_id)
+        query = select(devices.c.hospital_id, devices.c.device_id, devices.c.handle).where(
+            key.in_(pairs[start : start + _CHUNK])
+        )
+        found |= {(hospital, device): handle for hospital, device, handle in connection.execute(query)}
+    unknown = ["/".join(pair) for pair in pairs if pair not in found]
+    if unknown:
+        raise NotFound(f"device {unknown[0]!r} is unknown")
+    return [(found[pair], pair[0]) for pair in pairs]
+
+
+def _known(connection: Connection, handles: list[int]) -> list[tuple[int, str]]:
+    found: list[tuple[int, str]] = []
+    for start in range(0, len(handles), _CHUNK):
+        part = handles[start : start + _CHUNK]
+        for table in (devices, patients):
+            query = select(table.c.handle, table.c.hospital_id).where(table.c.handle.in_(part))
+            found += [(handle, hospital) for handle, hospital in connection.execute(query)]
+    unknown = sorted(set(handles) - {handle for handle, _ in found})
+    if unknown:
+        raise NotFound(f"handle {unknown[0]} is unknown")
+    return found
+
+
+def _worn_by(connection: Connection, patient_key: str) -> list[tuple[int, str]]:
+    query = select(patients.c.handle, patients.c.hospital_id).where(patients.c.patient_key == patient_key)
+    patient = connection.execute(query).one_or_none()
+    if patient is None:
+        raise NotFound(f"patient {patient_key!r} is unknown")
+    worn = select(associations.c.device_handle).where(
+        associations.c.patient_key == patient_key, associations.c.superseded_us.is_(None)
+    )
+    handles = {patient.handle, *connection.execute(worn).scalars()}
+    return [(handle, patient.hospital_id) for handle in handles]
+
+
+def _of_ward(connection: Connection, wanted: ReadingFilter) -> list[tuple[int, str]]:
+    assert wanted.hospital
+    query = select(devices.c.handle, devices.c.hospital_id).where(
+        devices.c.hospital_id == wanted.hospital[0], devices.c.ward_id == wanted.ward
+    )
+    found = [(handle, hospital) for handle, hospital in connection.execute(query)]
+    if not found:
+        raise NotFound(f"ward {wanted.ward!r} of hospital {wanted.hospital[0]!r} is unknown, or has no device")
+    return found
+
+
+def _shards_of(connection: Connection, hospital_ids: Sequence[str]) -> dict[str, int]:
+    query = select(hospitals.c.id, hospitals.c.shard).where(hospitals.c.id.in_(list(hospital_ids)))
+    found = {row.id: row.shard for row in connection.execute(query)} if hospital_ids else {}
+    for hospital_id in hospital_ids:
+        if hospital_id not in found:
+            raise NotFound(f"hospital {hospital_id!r} is unknown")
+    return found

@@ -1,0 +1,166 @@
+"""Questions whose answer is a summary or the hosts' present state: buckets, fleets, latest, freshness, search."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import polars as pl
+from fastapi.responses import Response
+
+from api.answers.columns import with_metric_names, with_quality_words
+from api.paging import Paging, next_link
+from api.reading_answers import Ask, ReadingPage, about_of, answer, in_lane, is_light, query_of, written
+from api.schemas.readings import DeviceFreshness, Freshness
+from api.selection import ReadingFilter, Selection, search, select_by
+from domain.errors import InvalidInput
+from domain.instants import NEVER_US, US_PER_S
+from domain.messages import FreshnessQuery, LatestQuery
+from runtime.lake import ReadingQuery
+from runtime.lake_queries import cursor_behind
+from runtime.reading_store import Readings
+
+MAX_BUCKETS: Final = 100_000
+DAY_US: Final = 86_400 * US_PER_S
+_HELD: Final = {
+    "handle": pl.UInt32, "instance": pl.UInt8, "metric": pl.UInt16, "time_us": pl.Int64, "arrival_us": pl.Int64,
+    "value": pl.Float64, "quality": pl.UInt16, "state": pl.String,
+}  # fmt: skip
+_LATEST: Final = (
+    "hospital", "device_id", "patient_key", "handle", "metric", "instance", "time_us", "value", "unit", "validity", "mode",
+    "origin", "marks", "quality", "state", "arrival_us",
+)  # fmt: skip
+
+
+async def latest(asked: Ask, wanted: ReadingFilter, paged: Paging) -> Response:
+    """The newest reading of each channel, as the hosts hold it."""
+    behind = asked.behind
+    selection = await behind.read(select_by, behind.engine, wanted)
+    if selection.handles is None and selection.hospitals is None:
+        raise InvalidInput("the latest readings are asked for by device, handle, patient, ward or hospital: name one")
+    hospitals = selection.hospitals or []
+    one_hospital = hospitals[0] if selection.handles is None and len(hospitals) == 1 else None
+    query = LatestQuery(selection.handles or [], wanted.metric_ids() or [], one_hospital)
+    found = await behind.lanes.light(behind.services.readings.latest(query, selection.shards))
+    frame, key = await _page_of_channels(asked, found, paged, hospitals)
+    return await written(asked, frame, about_of(asked, found, key), ReadingQuery(handles=selection.handles))
+
+
+async def _page_of_channels(
+    asked: Ask, found: Readings, paged: Paging, hospitals: list[str]
+) -> tuple[pl.DataFrame, list[Any] | None]:
+    """Named rows of one page by channel, and the key of the next."""
+    frame = await _with_names(asked, found.frame if len(found.frame) else pl.DataFrame(schema=_HELD))
+    if hospitals:
+        frame = frame.filter(pl.col("hospital").is_in(hospitals))
+    if paged.after:
+        frame = frame.filter(_beyond(("handle", "metric", "instance"), paged.after))
+    page = frame.head(paged.limit)
+    last = page.select("handle", "metric", "instance").row(-1) if len(frame) > paged.limit else None
+    shown = with_quality_words(with_metric_names(page)).select(_LATEST)
+    return shown, None if last is None else list(last)
+
+
+async def _with_names(asked: Ask, frame: pl.DataFrame) -> pl.DataFrame:
+    directory = asked.behind.directory
+    if len(frame):
+        await directory.refreshed_for(int(frame["handle"].max()))  # type: ignore[arg-type]  # a column of integers
+    return directory.named(frame)
+
+
+def _beyond(names: tuple[str, ...], key: tuple[Any, ...]) -> pl.Expr:
+    reached = pl.lit(value=False)
+    for name, value in reversed(list(zip(names, key, strict=True))):
+        reached = (pl.col(name) > value) | ((pl.col(name) == value) & reached)
+    return reached
+
+
+async def buckets(asked: Ask, wanted: ReadingFilter, page: ReadingPage, bucket_s: int) -> Response:
+    """Usable readings of each channel by time bucket."""
+    behind = asked.behind
+    selection = await behind.read(select_by, behind.engine, wanted)
+    query = query_of(wanted, selection, page, asked)
+    if query.from_us is None or selection.handles is None:
+        raise InvalidInput("buckets are made of named devices (or a patient or ward) from a stated time on: give both")
+    _check_buckets(query, bucket_s, behind.services.clock.now_us())
+    found = await in_lane(asked, query, lambda: behind.services.readings.buckets(query, bucket_s * US_PER_S, selection.shards))
+    named = with_metric_names(await _with_names(asked, found.frame.head(page.limit)))
+    order = ("hospital", "device_id", "patient_key", "handle", "metric", "instance", "unit", "bucket_us", "count", "min", "max",
+             "mean", "last", "last_time_us")  # fmt: skip
+    about = about_of(asked, found, None) | {"bucket_s": bucket_s, "is_cut": len(found.frame) > page.limit}
+    return await written(asked, named.select(order), about, query)
+
+
+def _check_buckets(query: ReadingQuery, bucket_s: int, now_us: int) -> None:
+    assert query.from_us is not None
+    count = ((query.until_us or now_us) - query.from_us) / (bucket_s * US_PER_S)
+    if count > MAX_BUCKETS:
+        raise InvalidInput(f"{count:.0f} buckets of {bucket_s} s are too many: expected at most {MAX_BUCKETS}, use larger ones")
+
+
+async def fleet(asked: Ask, wanted: ReadingFilter, page: ReadingPage, bucket_s: int) -> Response:
+    """Usable real readings by hospital, metric and time bucket; the last day, if no time is given."""
+    behind = asked.behind
+    selection = await behind.read(select_by, behind.engine, wanted)
+    query = query_of(wanted, selection, page, asked)
+    if query.from_us is None:
+        query = ReadingQuery(
+            handles=query.handles, metrics=query.metrics, hospitals=query.hospitals, until_us=query.until_us, limit=query.limit,
+            from_us=(query.until_us or behind.services.clock.now_us()) - DAY_US,
+        )  # fmt: skip
+    _check_buckets(query, bucket_s, behind.services.clock.now_us())
+    store = behind.services.readings
+    found = await in_lane(asked, query, lambda: store.fleet(query, bucket_s * US_PER_S, selection.shards), heavy=True)
+    frame = with_metric_names(found.frame.head(page.limit))
+    order = ("hospital", "metric", "unit", "bucket_us", "count", "min", "max", "mean", "last", "last_time_us")
+    about = about_of(asked, found, None) | {"bucket_s": bucket_s, "is_cut": len(found.frame) > page.limit}
+    return await written(asked, frame.select(order), about, query)
+
+
+async def found_by(
+    asked: Ask, wanted: ReadingFilter, page: ReadingPage, text: str | None, above: float | None, below: float | None
+) -> Response:
+    """Readings of devices that are found by a part of a name, or beyond a threshold, over the whole region."""
+    behind = asked.behind
+    if text is None and above is None and below is None:
+        raise InvalidInput("a search needs a part of a name (q) or a threshold (above, below)")
+    if text is None:
+        selection = await behind.read(select_by, behind.engine, wanted)
+    else:
+        selection = await behind.read(search, behind.engine, text, wanted.hospital)
+    query = query_of(wanted, selection, page, asked)
+    query = ReadingQuery(
+        handles=query.handles, metrics=query.metrics, hospitals=query.hospitals, from_us=query.from_us, until_us=query.until_us,
+        limit=query.limit, descending=query.descending, after=query.after, value_above=above, value_below=below,
+    )  # fmt: skip
+    heavy = not is_light(query)
+    found = await in_lane(asked, query, lambda: behind.services.readings.range(query, selection.shards), heavy=heavy)
+    following = cursor_behind(found.frame, query)
+    matched = None if selection.handles is None else len(selection.handles)
+    return await answer(asked, found, found.frame, query, following, devices_matched=matched, is_cut=selection.is_cut)
+
+
+async def freshness(asked: Ask, hospital_id: str, paged: Paging) -> Freshness:
+    """What each device of a hospital delivered in the last minute against what its model promises."""
+    behind = asked.behind
+    selection: Selection = await behind.read(select_by, behind.engine, ReadingFilter(hospital=[hospital_id]))
+    query = FreshnessQuery(hospital_id=hospital_id)
+    found = await behind.lanes.light(behind.services.readings.freshness(query, selection.shards))
+    frame = found.frame
+    if frame.is_empty():
+        return Freshness.nothing(hospital_id, list(found.incomplete_shards))
+    named = (await _with_names(asked, frame)).filter(pl.col("handle") > (paged.after[0] if paged.after else 0))
+    page = named.head(paged.limit)
+    items = [
+        DeviceFreshness(
+            device_id=row["device_id"] or row["patient_key"] or "", handle=row["handle"], state=row["state"],
+            expected_per_min=row["expected_per_min"], received_per_min=row["received_per_min"],
+            last_arrival=None if row["last_arrival_us"] == NEVER_US else asked.zone.text(row["last_arrival_us"]),
+        )
+        for row in page.iter_rows(named=True)
+    ]  # fmt: skip
+    following = next_link(asked.request, [page["handle"][-1]]) if len(named) > paged.limit else None
+    return Freshness(
+        hospital_id=hospital_id, devices=len(frame), states=dict(frame["state"].value_counts().iter_rows()),
+        expected_per_min=float(frame["expected_per_min"].sum()), received_per_min=float(frame["received_per_min"].sum()),
+        incomplete_shards=list(found.incomplete_shards), items=items, next=following,
+    )  # fmt: skip
