@@ -79,7 +79,7 @@ class Rest:
     async def live_devices(self, hospital_id: str) -> int:
         """How many devices of a hospital deliver as their models promise."""
         answer = await self.get("/freshness", {"hospital": hospital_id, "limit": 1})
-        return int(answer["counts"].get("live", 0))
+        return int(answer["states"].get("live", 0))
 
     async def metrics_text(self) -> str:
         """The platform's numbers in Prometheus' text format."""
