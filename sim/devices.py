@@ -79,6 +79,10 @@ class Cohorts:
         parts = [slots[tick % period] for period, slots in self._slots.items()]
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.intp)
 
+    def of_devices(self, part: int, parts: int) -> NDArray[np.intp]:
+        """All channels of every `parts`-th device, beginning with the `part`-th."""
+        return np.flatnonzero(self.device % parts == part)
+
     def draw(self, channels: NDArray[np.intp]) -> NDArray[np.float64]:
         """A value for each channel, rounded as its metric is charted."""
         values = np.empty(len(channels))

@@ -33,14 +33,16 @@ class World:
     """One run of a plan. `bind` the handles before `emissions`."""
 
     def __init__(
-        self, plan: FleetPlan, seed: int, start_us: int, faults: Sequence[FaultSpec] = (), tick_s: float = 1.0
-    ) -> None:
+        self, plan: FleetPlan, seed: int, start_us: int, faults: Sequence[FaultSpec] = (), tick_s: float = 1.0,
+        birth_s: float = 10.0,
+    ) -> None:  # fmt: skip
         if tick_s <= 0:
             raise InvalidInput(f"a tick lasts {tick_s} s, expected more than 0")
         self.plan = plan
         self._streams = Streams(seed)
         self._start_us = start_us
         self._tick_s = tick_s
+        self._births = max(0, round(birth_s / tick_s))  # ticks over which every device reports once, as on switching on
         self._env = simpy.Environment()
         self._ready: list[Emission] = []
         self.truth: list[Truth] = []
@@ -81,6 +83,8 @@ class World:
         """Draw the tick's readings and schedule each gateway's at its own moment within the tick."""
         assert self._handles is not None
         channels = self._cohorts.due(tick)
+        if tick < self._births:
+            channels = np.union1d(channels, self._cohorts.of_devices(tick, self._births))
         values = self._cohorts.draw(channels)
         device = self._cohorts.device[channels]
         gateway = self.plan.gateway[device]
