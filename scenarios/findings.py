@@ -36,7 +36,7 @@ from scenarios.verdicts import by_clause, check, overall
 
 _ASKED: Final = {
     "7.1a": "the latest readings of a ward; one device and metric over five minutes",
-    "7.1b": "part of a metric's name over all readings of the region; a metric's aggregate by hospital and hour",
+    "7.1b": "part of a device's or ward's name, its readings of five minutes over the region; a metric by hospital and hour",
     "7.1c": "two searches, a fleet aggregate and a device range at once, until the last answer",
 }
 

@@ -20,7 +20,7 @@ from scenarios.rest import Rest
 
 _MAX_WAITING: Final = 50  # a platform that answers nothing must not fill this machine with open requests
 _RANGE_S: Final = 300
-_SEARCH_WORDS: Final = ("press", "血", "temp", "rate", "心")
+_SEARCH_WORDS: Final = ("icu", "mon-0001", "gen-02", "vent", "pump-002")  # parts of device and ward names
 
 
 @dataclass(frozen=True, slots=True)
