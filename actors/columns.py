@@ -108,6 +108,18 @@ class HandleIndex:
         return rows
 
 
+def group_starts(keys: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where a new key begins, in keys whose equals stand together."""
+    starts = np.ones(len(keys), dtype=np.bool_)
+    np.not_equal(keys[1:], keys[:-1], out=starts[1:])
+    return starts
+
+
+def group_ends(starts: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """The last row of each group."""
+    return np.flatnonzero(np.append(starts[1:], True))
+
+
 def occurrence(keys: NDArray[Any]) -> NDArray[np.intp]:
     """For each element, how many equal ones stand before it: the round in which a sequential rule may see it."""
     order = np.argsort(keys, kind="stable")

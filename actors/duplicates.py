@@ -75,7 +75,7 @@ class IdentitySet:
     def _reserve(self, size: int) -> None:
         if 2 * size <= len(self._slots):
             return
-        members = self.members()
+        members = self._slots[self._slots != _EMPTY]
         capacity = 1 << (2 * size).bit_length()
         self._slots, self._owner = np.zeros(capacity, dtype=np.uint64), np.empty(capacity, dtype=np.int32)
         self.size = 0
@@ -96,21 +96,35 @@ class RecentReadings:
         doubles, doubtful = np.zeros(len(batch), dtype=np.bool_), np.zeros(len(batch), dtype=np.bool_)
         start = 0
         while start < len(batch):
-            stop = start + self._take(identities[start:], doubles[start:])
+            part = batch.take(slice(start, None))
+            stop = start + self._take(identities[start:], self._is_new_sequence(part), doubles[start:])
             doubtful[start:stop] = self._is_below_floor(batch.source[start:stop], batch.sequence[start:stop])
             if self._young.size >= self._generation_rows:
                 self._turn()
             start = stop
         return doubles, doubtful & ~doubles
 
-    def _take(self, identities: NDArray[np.uint64], doubles: NDArray[np.bool_]) -> int:
+    def _is_new_sequence(self, batch: ReadingBatch) -> NDArray[np.bool_]:
+        """Where a sequence is beyond all that its source ever sent: no need to look for it among the old ones."""
+        rows = self._roster.device_rows(batch.source)
+        highest = self._roster.devices["highest_sequence"][rows]
+        is_new: NDArray[np.bool_] = (rows >= 0) & (batch.sequence > highest)
+        return is_new
+
+    def _take(self, identities: NDArray[np.uint64], is_new: NDArray[np.bool_], doubles: NDArray[np.bool_]) -> int:
         """Take readings until the young generation is full; writes `doubles`, returns how many were taken."""
-        known = self._old.contains(identities) | self._young.contains(identities)
-        fresh = np.flatnonzero(~known)[: self._generation_rows - self._young.size]
-        is_new = self._young.add(identities[fresh])
-        stop = int(fresh[-1]) + 1 if self._young.size >= self._generation_rows or len(fresh) < (~known).sum() else len(known)
-        doubles[:stop] = known[:stop]
-        doubles[fresh] = ~is_new
+        doubles[:] = False
+        seen = np.flatnonzero(~is_new)
+        doubles[seen] = self._old.contains(identities[seen])
+        candidates = np.flatnonzero(~doubles)
+        room = self._generation_rows - self._young.size
+        if len(candidates) >= room:  # the generation may fill up: find where, among what it does not hold yet
+            candidates = candidates[~self._young.contains(identities[candidates])][:room]
+            stop = int(candidates[-1]) + 1 if len(candidates) == room else len(identities)
+            doubles[:stop] = True
+        else:
+            stop = len(identities)
+        doubles[candidates] = ~self._young.add(identities[candidates])
         return stop
 
     def _is_below_floor(self, source: NDArray[np.uint32], sequence: NDArray[np.uint64]) -> NDArray[np.bool_]:

@@ -21,6 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from actors.alarm_writing import Alarm, about_patient, known, patient_scope
+from actors.columns import group_ends, group_starts
 from actors.ordering import by_channel, newest_before
 from actors.roster import Roster
 from actors.turn import Notices, Turn
@@ -86,11 +87,11 @@ class EarlyWarning:
             return
         at = at[by_channel(turn.patient[at])]
         patient, time_us = turn.patient[at], turn.time_us[at]
-        first = np.r_[True, patient[1:] != patient[:-1]]
+        first = group_starts(patient)
         opens = time_us > newest_before(time_us, first, self._roster.patients["instant_us"][patient])
         opened = np.cumsum(opens)
         starts = np.flatnonzero(first)
-        group: NDArray[np.int64] = opened - np.repeat(opened[starts] - opens[starts], np.diff(np.r_[starts, len(at)]))
+        group: NDArray[np.int64] = opened - np.repeat(opened[starts] - opens[starts], np.diff(np.append(starts, len(at))))
         newest = _newest_of_each(np.cumsum(first | opens) * len(SOURCES) + slots[at], time_us)
         for number in range(int(group.max(initial=0)) + 1):
             opening = np.flatnonzero(opens & (group == number))
@@ -261,7 +262,7 @@ class EarlyWarning:
 def _newest_of_each(keys: NDArray[np.int64], time_us: NDArray[np.int64]) -> NDArray[np.intp]:
     """Of the rows of each key the newest; of two at one time the later in order. Ascending."""
     order = np.lexsort((time_us, keys))
-    return np.sort(order[np.r_[keys[order][1:] != keys[order][:-1], True]])
+    return np.sort(order[group_ends(group_starts(keys[order]))])
 
 
 def _phase(before: int, band: int) -> Phase:

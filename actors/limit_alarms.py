@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from actors.alarm_writing import Alarm, about_device, channel_scope, known
 from actors.associations import Associations
+from actors.columns import group_ends, group_starts
 from actors.kinds import AMBIGUOUS, IS_PATIENT_BOUND, NOBODY, RULES
 from actors.limit_scan import Life, Watch, live
 from actors.ordering import by_channel
@@ -53,7 +54,7 @@ class _Ruled:
         self.time_us = turn.time_us[self.at]
         self.value = readings.value[self.at]
         self.metric = readings.metric[self.at]
-        self.first = np.r_[True, self.channel[1:] != self.channel[:-1]][: len(self.at)]
+        self.first = group_starts(self.channel)
         self.told_patient = turn.patient[self.at]
         table = roster.channels
         self.patient = self._who(table["ruled_patient"][self.channel])
@@ -74,7 +75,7 @@ class _Ruled:
 
     def remember(self, roster: Roster) -> None:
         """The last row of each channel is what the next batch continues from."""
-        table, ends = roster.channels, np.flatnonzero(np.r_[self.first[1:], True])
+        table, ends = roster.channels, group_ends(self.first)
         table["ruled_time_us"][self.channel[ends]] = self.time_us[ends]
         table["ruled_value"][self.channel[ends]] = self.value[ends]
         table["ruled_patient"][self.channel[ends]] = self.patient[ends]
@@ -128,12 +129,14 @@ class LimitAlarms:
             self._write(ruled, stirred, life)
         ruled.remember(self._roster)
 
-    def settle(self, now_us: int) -> list[AlarmEvent]:
-        """End what no reading will end: alarms of patients who left, and of devices under maintenance."""
+    def settle(self, now_us: int, device: int | None = None) -> list[AlarmEvent]:
+        """End what no reading will end: alarms of patients who left, and of devices under maintenance; of one or of all."""
         table = self._roster.channels
-        channels = np.flatnonzero(table["is_raised"].any(axis=1))
-        if not len(channels):
+        first, count = (0, len(table)) if device is None else self._roster.channels_of(device)
+        raised = np.flatnonzero(table["is_raised"][first : first + count].reshape(-1))
+        if not len(raised):
             return []
+        channels = first + np.unique(raised // RULES)
         devices, patients = table["device"][channels], table["ruled_patient"][channels]
         quiet = self._roster.in_maintenance(devices, now_us)
         here = self._associations.patients_at(devices, np.full(len(channels), now_us, dtype=np.int64))
@@ -168,15 +171,15 @@ class LimitAlarms:
                     Phase.END, _priority(rule), text, event_us=max(event_us, onset_us), arrival_us=now_us
                 )
             )
-        table["is_raised"][channel], table["onset_us"][channel] = False, NEVER_US
+        table["is_raised"][channel], table["onset_us"][channel], table["is_stirred"][channel] = False, NEVER_US, False
         return events
 
     def _stirred(self, ruled: _Ruled, beyond: NDArray[np.bool_]) -> NDArray[np.intp]:
         """Rows of channels where something is beyond a limit, pending or raised: the few that need following."""
-        starts = np.flatnonzero(ruled.first)
-        pending = (self._roster.channels["onset_us"][ruled.channel[starts]] != NEVER_US).any(axis=1)
-        stirs = pending | np.logical_or.reduceat(beyond.any(axis=1), starts)
-        return np.flatnonzero(np.repeat(stirs, np.diff(np.r_[starts, len(ruled)])))
+        group = np.cumsum(ruled.first) - 1
+        stirs = self._roster.channels["is_stirred"][ruled.channel[ruled.first]]
+        stirs[group[np.flatnonzero(beyond.reshape(-1)) // RULES]] = True
+        return np.flatnonzero(stirs[group]) if stirs.any() else np.empty(0, np.intp)
 
     def _live(self, ruled: _Ruled, rows: NDArray[np.intp], judged: _Judged) -> Life:
         table, channel = self._roster.channels, ruled.channel[rows]
@@ -189,12 +192,13 @@ class LimitAlarms:
 
     def _write(self, ruled: _Ruled, rows: NDArray[np.intp], life: Life) -> None:
         table = self._roster.channels
-        ends = np.flatnonzero(np.r_[ruled.first[rows][1:], True])
+        ends = group_ends(ruled.first[rows])
         channel, raised, start = ruled.channel[rows[ends]], life.raised[ends], life.start_row[ends]
         is_ambiguous = ruled.told_patient[rows] == AMBIGUOUS
         table["is_ambiguous"][channel] = raised & np.where(start >= 0, is_ambiguous[start], table["is_ambiguous"][channel])
         table["is_raised"][channel] = raised
-        table["onset_us"][channel] = np.where(raised, life.onset_us[ends], life.pending_us[ends])
+        onset_us = np.where(raised, life.onset_us[ends], life.pending_us[ends])
+        table["onset_us"][channel], table["is_stirred"][channel] = onset_us, (onset_us != NEVER_US).any(axis=1)
 
     def _tell(self, ruled: _Ruled, rows: NDArray[np.intp], judged: _Judged, life: Life) -> list[_Hit]:
         """What is to be said: first of patients who left, then what ended, then what started."""

@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.columns import Table
+from actors.columns import Table, group_ends, group_starts
 from domain.quality import Mark, may_alarm
 from domain.readings import ReadingBatch
 
@@ -48,20 +48,19 @@ def place(
         return np.empty(0, np.bool_), np.empty(0, np.uint16)
     order = by_channel(channel)
     rows, at = channel[order], time_us[order]
-    first = np.r_[True, rows[1:] != rows[:-1]]
+    first = group_starts(rows)
     before = newest_before(at, first, channels["time_us"][rows])
     is_newest = at >= before
     last_newest = np.maximum.accumulate(np.where(is_newest | first, np.arange(len(rows)), 0))
     marks = np.where(is_newest, 0, int(Mark.OUT_OF_ORDER)) | _repeats(
         channels, readings, order, rows, first, last_newest, is_newest
     )
-    ends = np.flatnonzero(np.r_[first[1:], True])
+    ends = group_ends(first)
     newest = last_newest[ends]
     newest = newest[is_newest[newest]]
     _write(channels, rows[newest], order[newest], readings, time_us)
     channels["arrival_us"][rows[ends]] = arrival_us[order[ends]]
-    starts = np.flatnonzero(first)
-    channels["received"][rows[starts]] += np.diff(np.r_[starts, len(rows)])
+    channels["received"][rows[ends]] += np.diff(ends, prepend=-1)
     channels["was_usable"][channel[may_alarm(readings.quality)]] = True
     in_order, marked = np.empty(len(rows), dtype=np.bool_), np.empty(len(rows), dtype=np.uint16)
     in_order[order], marked[order] = is_newest, marks
@@ -76,7 +75,7 @@ def by_channel(keys: NDArray[Any]) -> NDArray[np.int64]:
 
 def newest_before(at: NDArray[np.int64], first: NDArray[np.bool_], known: NDArray[np.int64]) -> NDArray[np.int64]:
     """The greatest time that stood before each row in its group, the group's `known` time included."""
-    before = np.where(first, known, np.r_[at[:1], at[:-1]])
+    before = np.where(first, known, np.concatenate([at[:1], at[:-1]]))
     if not (first | (at >= before)).all() or (at[first] < known[first]).any():
         ranks = np.unique(before, return_inverse=True)
         group = np.cumsum(first) * len(before)
@@ -89,7 +88,7 @@ def _repeats(
     last_newest: NDArray[np.intp], is_newest: NDArray[np.bool_],
 ) -> NDArray[np.int64]:  # fmt: skip
     """CONFLICT or POSSIBLE_DUPLICATE where a reading states the same time as the newest before it."""
-    previous = np.r_[0, last_newest[:-1]]
+    previous = np.concatenate([last_newest[:1], last_newest[:-1]])
     from_table = first | ~is_newest[previous]  # nothing newer than the table's state came before in this batch
     sent, value, quality = readings.time_us[order], readings.value[order], readings.quality[order] & _WHAT
     known_sent = np.where(from_table, channels["sent_time_us"][rows], sent[previous])

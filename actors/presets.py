@@ -14,6 +14,7 @@ from domain.limits import LIMITS, LimitRule
 from domain.messages import LimitsPreset
 from domain.metrics import MAX_ID, metric_of
 
+_NORMAL: Final[NDArray[np.float64]] = LIMITS.reshape(-1, len(LimitRule))  # row: metric * bands + band
 _OPEN_ENDS: Final = np.array([-np.inf if rule.is_low else np.inf for rule in LimitRule])
 
 
@@ -41,13 +42,13 @@ class Presets:
 
     def limits_of(self, metrics: NDArray[np.uint16], patients: NDArray[Any]) -> NDArray[np.float64]:
         """[n, 4] limits of each metric for each patient row; NOBODY and AMBIGUOUS have the adult range."""
-        limits: NDArray[np.float64] = LIMITS[metrics, AgeBand.ADULT]
+        by_band: NDArray[np.intp] = metrics.astype(np.intp) * len(AgeBand)
         if not len(self._roster.patients):
-            return limits
+            return _NORMAL.take(by_band + AgeBand.ADULT, axis=0)
         known = patients >= 0
         table = self._roster.patients
         bands = np.where(known, table["band"][patients], AgeBand.ADULT)
-        limits = LIMITS[metrics, bands]
+        limits = _NORMAL.take(by_band + bands, axis=0)
         slots = np.where(known, table["preset_slot"][patients], -1)
         chosen = np.flatnonzero(slots >= 0)
         if len(chosen):

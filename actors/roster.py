@@ -79,6 +79,10 @@ class Roster:
         rows: NDArray[np.int32] = np.where(fits, self.devices["base"][devices] + OFFSETS[models, metrics] + instances, -1)
         return rows
 
+    def channels_of(self, device: int) -> tuple[int, int]:
+        """The first channel of a device, and how many it has."""
+        return int(self.devices["base"][device]), int(self.devices["channels"][device])
+
     def hospital_of_device(self, device: int) -> str:
         return self.hospital_ids[int(self.devices["hospital"][device])]
 

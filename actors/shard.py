@@ -142,7 +142,8 @@ class ShardCell:
                 self._associations.admit(message.handle, int(self._roster.patients["discharged_us"][patient]))
             case DeviceAssociated():
                 self._associations.associate(message)
-                alarms = self._limits.settle(self.now_us)
+                device = self._roster.device_row(message.handle)
+                alarms = self._limits.settle(self.now_us, device) if device >= 0 else []
             case LimitsPreset():
                 self._presets.preset(message)
             case MaintenanceSet():

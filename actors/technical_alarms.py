@@ -111,9 +111,8 @@ class TechnicalAlarms:
         return events
 
     def _lost_of(self, device: int, lost: NDArray[np.bool_]) -> list[int]:
-        base = int(self._roster.devices["base"][device])
-        end = base + int(self._roster.devices["channels"][device])
-        return [base + int(offset) for offset in np.flatnonzero(lost[base:end])]
+        base, count = self._roster.channels_of(device)
+        return [base + offset for offset in np.flatnonzero(lost[base : base + count]).tolist()]
 
     def _device_notice(self, device: int, priority: Priority, due: int, channels: list[int], now_us: int) -> AlarmEvent:
         roster, said = self._roster, int(self._roster.devices["fault_priority"][device])
