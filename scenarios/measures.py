@@ -79,8 +79,8 @@ class Latency:
         """Everything, for another process to merge."""
         return {
             "name": self.name, "of": self.unit_of, "errors": self.errors, "warmup": self.warmup_count,
-            "histogram": self._histogram.encode(),
-            "seconds": {second: histogram.encode() for second, histogram in self._seconds.items()},
+            "histogram": self._histogram.encode().decode(),  # base64 text: it travels as JSON
+            "seconds": {second: histogram.encode().decode() for second, histogram in self._seconds.items()},
         }  # fmt: skip
 
     def merge(self, encoded: dict[str, Any]) -> None:

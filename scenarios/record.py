@@ -25,6 +25,7 @@ from sim.recordings import recorded_rows, write_recording
 
 _GATEWAY = "gateway@1"
 _FROM_THE_BEGINNING_US = 1
+_SUFFIX = "-rec"  # played back it is a hospital of its own: recorded patients share no monitor with present ones
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -148,7 +149,7 @@ class Recorder:
             device_ids=list(people.values()),
         )  # fmt: skip
         hospital = HospitalManifest(
-            hospital_id, f"{hospital_id}, recorded", Tier.TERTIARY, max(1, len(facts)), columns, patients
+            f"{hospital_id}{_SUFFIX}", f"{hospital_id}, recorded", Tier.TERTIARY, max(1, len(facts)), columns, patients
         )
         return FleetManifest([hospital])
 
