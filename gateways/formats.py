@@ -14,21 +14,25 @@ from domain.frames import decode_frame
 from domain.ports import Principal
 from domain.readings import ReadingBatch
 from gateways.checks import check_readings
-from gateways.readings_json import decode_readings
-from gateways.thingsboard import decode_telemetry
+from gateways.readings_json import decode_readings, pack_readings
+from gateways.thingsboard import decode_telemetry, pack_telemetry
 
 Decode = Callable[[bytes, Principal, int], ReadingBatch]
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """`decode(payload, principal, arrival_us)` gives checked readings or raises RejectedInput; it keeps no state."""
+    """`decode(payload, principal, arrival_us)` gives checked readings or raises RejectedInput; it keeps no state.
+
+    `pack` does the same for formats of single readings, as packed `domain.readings.ROW` records.
+    """
 
     name: str
     media_type: str
     topic: str
     path: str
     decode: Decode
+    pack: Callable[[bytes, Principal, int], bytes] | None = None
 
 
 def decode_checked_frame(payload: bytes, principal: Principal, arrival_us: int) -> ReadingBatch:
@@ -43,8 +47,15 @@ def decode_checked_frame(payload: bytes, principal: Principal, arrival_us: int) 
 
 
 FORMATS: Final = (
-    Format("readings", "application/json", "v1/devices/me/readings", "/v1/readings", decode_readings),
-    Format("thingsboard", "application/json", "v1/devices/me/telemetry", "/api/v1/{token}/telemetry", decode_telemetry),
+    Format("readings", "application/json", "v1/devices/me/readings", "/v1/readings", decode_readings, pack_readings),
+    Format(
+        "thingsboard",
+        "application/json",
+        "v1/devices/me/telemetry",
+        "/api/v1/{token}/telemetry",
+        decode_telemetry,
+        pack_telemetry,
+    ),
     Format("frame", "application/vnd.vitalgrid.frame", "v1/devices/me/frames", "/v1/frames", decode_checked_frame),
 )
 BY_TOPIC: Final = {row.topic: row for row in FORMATS}

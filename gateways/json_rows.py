@@ -9,13 +9,11 @@ from __future__ import annotations
 from math import isinf, isnan
 from typing import Final, TypeAlias
 
-import numpy as np
-
 from domain.errors import InvalidInput, RejectedInput
 from domain.instants import parse_rfc3339
 from domain.ports import Principal
 from domain.quality import Mark
-from domain.readings import DTYPES, NO_SEQUENCE, ReadingBatch
+from domain.readings import NO_SEQUENCE, pack_row
 from domain.units import CANONICAL, Unit, accepted_units, find_unit
 from gateways.checks import judge, time_detail, time_is_sane
 from gateways.model_rules import KeyRule, rules_of
@@ -41,19 +39,18 @@ def parse_time(time: str | int, arrival_us: int) -> int:
 
 
 class JsonRows:
-    """Collects the rows of one message of one device; `batch` gives them as columns."""
+    """Collects the rows of one message of one device; `packed` gives them as records."""
 
-    __slots__ = ("_handle", "_keys", "_rows", "arrival_us", "model_id")
+    __slots__ = ("_handle", "_keys", "_rows", "_rules", "arrival_us")
 
     def __init__(self, principal: Principal, arrival_us: int) -> None:
         if principal.model is None:
             raise RejectedInput("unknown-metric", "a gateway has no metrics of its own: it sends frames for its devices")
-        rules = rules_of(principal.model)
-        self.model_id = principal.model.id
         self.arrival_us = arrival_us
-        self._keys = rules.keys
+        self._rules = rules_of(principal.model)
+        self._keys = self._rules.keys
         self._handle = principal.handle
-        self._rows: list[tuple[int, int, int, float, int, int, float, int]] = []
+        self._rows: list[bytes] = []
 
     def add(
         self,
@@ -67,7 +64,8 @@ class JsonRows:
         """Check one value and keep it. `key` names the instance too (`spo2.1`); `quality` is what the sender says."""
         rule = self._keys.get(key)
         if rule is None:
-            raise RejectedInput("unknown-metric", f"metric {key[:_SHOWN_CHARS]!r} is not one of thing model {self.model_id}")
+            model_id = self._rules.model.id
+            raise RejectedInput("unknown-metric", f"metric {key[:_SHOWN_CHARS]!r} is not one of thing model {model_id}")
         number = value if type(value) is float else _number(rule, value)
         foreign = None if unit is None or unit == rule.unit else _foreign_unit(rule, unit)
         raw_value, raw_unit = (number, foreign.code) if foreign else (_NAN, CANONICAL)
@@ -76,22 +74,16 @@ class JsonRows:
         elif foreign and not isnan(number):
             number, quality = _converted(rule, number, foreign), quality | _CONVERTED
         quality = judge(number, rule.metric_id, quality)
-        self._rows.append((rule.instance, rule.metric_id, time_us, number, quality, sequence, raw_value, raw_unit))
+        handle = self._handle
+        self._rows.append(
+            pack_row(handle, rule.instance, rule.metric_id, time_us, number, quality, handle, sequence, raw_value, raw_unit)
+        )
 
-    def batch(self) -> ReadingBatch:
-        """All rows as columns. Raises RejectedInput (`empty-message`) when there are none."""
+    def packed(self) -> bytes:
+        """All rows as `domain.readings.ROW` records. Raises RejectedInput (`empty-message`) when there are none."""
         if not self._rows:
             raise RejectedInput("empty-message", "the message holds no reading: expected one or more")
-        instance, metric, time_us, value, quality, sequence, raw_value, raw_unit = zip(*self._rows, strict=True)
-        handle = np.full(len(self._rows), self._handle, _U32)
-        return ReadingBatch(
-            handle, np.array(instance, _U8), np.array(metric, _U16), np.array(time_us, _I64), np.array(value, _F64),
-            np.array(quality, _U16), handle, np.array(sequence, _U64), np.array(raw_value, _F64), np.array(raw_unit, _U16),
-        )  # fmt: skip
-
-
-_U8, _U16, _U32, _U64 = DTYPES["instance"], DTYPES["metric"], DTYPES["handle"], DTYPES["sequence"]
-_I64, _F64 = DTYPES["time_us"], DTYPES["value"]
+        return self._rows[0] if len(self._rows) == 1 else b"".join(self._rows)
 
 
 def _number(rule: KeyRule, value: JsonValue) -> float:

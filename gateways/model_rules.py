@@ -68,12 +68,12 @@ class ModelRules:
         return table
 
 
-_made: dict[str, ModelRules] = {}
+_made: dict[int, ModelRules] = {}  # by identity of the model, which its rules keep alive: hashing a model is slow
 
 
 def rules_of(model: ThingModel) -> ModelRules:
     """The rules of `model`, made at its first use."""
-    rules = _made.get(model.id)
-    if rules is None or rules.model is not model:
-        rules = _made[model.id] = ModelRules(model)
+    rules = _made.get(id(model))
+    if rules is None:
+        rules = _made[id(model)] = ModelRules(model)
     return rules

@@ -20,9 +20,9 @@ from typing import Any, Final, Protocol, cast
 import msgspec
 
 from domain.errors import RejectedInput, Unauthenticated, Unavailable, VitalgridError
-from domain.ports import Clock, Identities, Intake, Principal, Receipt
+from domain.ports import Clock, Identities, PackedIntake, Principal, Receipt
 from gateways.counters import DoorCounters
-from gateways.formats import BY_TOPIC, ERRORS_TOPIC
+from gateways.formats import BY_TOPIC, ERRORS_TOPIC, Format
 from gateways.mqtt import encode, encode_puback, encode_publish
 from gateways.mqtt_packets import (
     SUBSCRIPTION_REFUSED,
@@ -59,7 +59,7 @@ class DoorOfConnections(Protocol):
     """What a connection needs of its door."""
 
     identities: Identities
-    intake: Intake
+    intake: PackedIntake
     clock: Clock
     counters: DoorCounters
     max_payload_bytes: int
@@ -295,12 +295,20 @@ class MqttConnection(asyncio.Protocol):
             if packet.is_cut:
                 limit = self._door.max_payload_bytes
                 raise RejectedInput("oversize", f"payload of {packet.size_bytes} bytes is too large: at most {limit} are taken")
-            readings = row.decode(packet.payload, self.principal, self._door.clock.now_us())
+            stored = self._submitted(row, packet.payload)
         except RejectedInput as error:
             self._door.spawn(self._reject(packet, owed, error))
             return
-        stored = asyncio.ensure_future(self._door.intake.submit(self.principal, readings))
         stored.add_done_callback(partial(self._on_stored, packet, owed))
+
+    def _submitted(self, row: Format, payload: bytes) -> asyncio.Future[Receipt]:
+        assert self.principal is not None
+        now_us = self._door.clock.now_us()
+        if row.pack is not None:
+            return asyncio.ensure_future(
+                self._door.intake.submit_packed(self.principal, row.pack(payload, self.principal, now_us))
+            )
+        return asyncio.ensure_future(self._door.intake.submit(self.principal, row.decode(payload, self.principal, now_us)))
 
     def _on_stored(self, packet: Publish, owed: _Owed, stored: asyncio.Future[Receipt]) -> None:
         error = None if stored.cancelled() else stored.exception()

@@ -19,7 +19,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
 
-from domain.ports import Clock, Identities, Intake
+from domain.ports import Clock, Identities, PackedIntake
 from gateways.counters import DoorCounters
 from gateways.mqtt_connection import CLOSING, GOODBYE, TAKEN_OVER, MqttConnection, will_text
 from gateways.presence import Presence
@@ -47,7 +47,7 @@ class MqttDoor:
     def __init__(
         self,
         identities: Identities,
-        intake: Intake,
+        intake: PackedIntake,
         clock: Clock,
         *,
         limits: MqttLimits | None = None,

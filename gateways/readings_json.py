@@ -62,6 +62,11 @@ _envelope: Final = msgspec.json.Decoder(NativeMessage)
 
 def decode_readings(payload: bytes, principal: Principal, arrival_us: int) -> ReadingBatch:
     """The readings of one native JSON message. Total: a batch, or RejectedInput for the whole message."""
+    return ReadingBatch.from_rows(pack_readings(payload, principal, arrival_us))
+
+
+def pack_readings(payload: bytes, principal: Principal, arrival_us: int) -> bytes:
+    """As `decode_readings`, as packed records."""
     message = _parsed(payload)
     rows = JsonRows(principal, arrival_us)
     time_us = arrival_us if message.time is None else parse_time(message.time, arrival_us)
@@ -75,7 +80,7 @@ def decode_readings(payload: bytes, principal: Principal, arrival_us: int) -> Re
             reading.seq or message.seq or NO_SEQUENCE,
             (_MODE_BITS[mode] if mode else 0) | (_VALIDITY_BITS[reading.validity] if reading.validity else 0),
         )
-    return rows.batch()
+    return rows.packed()
 
 
 def _parsed(payload: bytes) -> NativeMessage:

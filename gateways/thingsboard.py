@@ -28,6 +28,11 @@ _decoder: Final[msgspec.json.Decoder[_Entry | list[_Entry]]] = msgspec.json.Deco
 
 def decode_telemetry(payload: bytes, principal: Principal, arrival_us: int) -> ReadingBatch:
     """The readings of one telemetry message. Total: a batch, or RejectedInput for the whole message."""
+    return ReadingBatch.from_rows(pack_telemetry(payload, principal, arrival_us))
+
+
+def pack_telemetry(payload: bytes, principal: Principal, arrival_us: int) -> bytes:
+    """As `decode_telemetry`, as packed records."""
     try:
         message = _decoder.decode(payload)
     except msgspec.ValidationError as error:
@@ -37,7 +42,7 @@ def decode_telemetry(payload: bytes, principal: Principal, arrival_us: int) -> R
     rows = JsonRows(principal, arrival_us)
     for entry in [message] if isinstance(message, dict) else message:
         _add_entry(rows, entry)
-    return rows.batch()
+    return rows.packed()
 
 
 def _add_entry(rows: JsonRows, entry: _Entry) -> None:

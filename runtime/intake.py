@@ -19,7 +19,7 @@ import logging
 import secrets
 from collections import defaultdict, deque
 from collections.abc import Awaitable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -29,7 +29,8 @@ from domain.errors import RejectedInput, Unavailable, VitalgridError
 from domain.frames import MAX_ROWS, encode_frame
 from domain.messages import DeviceEvent, Reject, encode
 from domain.ports import Claim, Clock, Identities, Principal, Receipt
-from domain.readings import NO_SEQUENCE, ReadingBatch
+from domain.readings import NO_SEQUENCE, ROW, ReadingBatch
+from runtime.intake_group import GroupFrame, Submission, own_readings_error, pieces
 from runtime.once import OnceLedger, RecordBus
 
 logger = logging.getLogger(__name__)
@@ -66,40 +67,11 @@ class IntakeCounters:
     held_readings: int = 0
 
 
-_Part = tuple[int, ReadingBatch]  # (shard, rows of one submission)
-
-
-class _Submission:
-    __slots__ = ("frames_left", "future", "parts", "rows")
-
-    def __init__(self, parts: list[_Part], future: asyncio.Future[Receipt]) -> None:
-        self.parts = parts
-        self.rows = sum(len(batch) for _, batch in parts)
-        self.future = future
-        self.frames_left = 0
-
-    def stored(self, receipt: Receipt) -> None:
-        self.frames_left -= 1
-        if not self.frames_left and not self.future.done():
-            self.future.set_result(Receipt(receipt.shard, receipt.stream_sequence, self.rows))
-
-    def failed(self, error: Exception) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
-
-
-@dataclass(slots=True)
-class _Frame:
-    shard: int
-    sequence: int
-    arrival_us: int
-    parts: list[ReadingBatch] = field(default_factory=list)
-    submissions: list[_Submission] = field(default_factory=list)
-    rows: int = 0
-
-
 class StreamIntake:
-    """Implements `domain.ports.OnceIntake` over the bus. `source` is the door's own id, in every frame's header."""
+    """Implements `domain.ports.OnceIntake` and `PackedIntake` over the bus.
+
+    `source` is the door's own id, in every frame's header.
+    """
 
     def __init__(
         self, bus: RecordBus, identities: Identities, clock: Clock, *, source: int, limits: IntakeLimits | None = None
@@ -114,9 +86,9 @@ class StreamIntake:
         self._sequences: defaultdict[int, int] = defaultdict(int)  # shard -> frames so far
         self._messages = 0
         self._last_arrival_us = 0
-        self._gathering: list[_Submission] = []
+        self._gathering: list[Submission] = []
         self._gathered_rows = 0
-        self._waiting: deque[_Submission] = deque()  # until there is room for them
+        self._waiting: deque[Submission] = deque()  # until there is room for them
         self._on_their_way: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._is_due = False
@@ -131,17 +103,25 @@ class StreamIntake:
         """As `domain.ports.Intake.submit`; a device's own readings cost a future, no task."""
         if principal.model is not None:
             future = asyncio.get_running_loop().create_future()
-            error = _own_readings_error(principal, readings)
+            error = own_readings_error(principal, readings)
             if error is not None:
                 future.set_exception(error)
             else:
-                self._accept(_Submission([(principal.shard, readings)], future))
+                rows = len(readings)
+                self._accept(Submission(((principal.shard, readings, rows),), rows, future))
             return future
         return asyncio.ensure_future(self._submit_for_others(principal, readings))
 
+    def submit_packed(self, principal: Principal, rows: bytes) -> asyncio.Future[Receipt]:
+        """As `domain.ports.PackedIntake.submit_packed`."""
+        future = asyncio.get_running_loop().create_future()
+        count = len(rows) // ROW.itemsize
+        self._accept(Submission(((principal.shard, rows, count),), count, future))
+        return future
+
     async def claim(self, principal: Principal, readings: ReadingBatch, key: str, payload: bytes) -> Claim:
         """As `domain.ports.OnceIntake.claim`; see `runtime.once` for what is guaranteed."""
-        await self._parts_of(principal, readings)
+        await self._by_shard(principal, readings)
         return await self._ledger.claim(principal, key, payload)
 
     async def submit_once(self, principal: Principal, readings: ReadingBatch, claim: Claim) -> Receipt:
@@ -149,7 +129,7 @@ class StreamIntake:
         if claim.receipt is not None:
             return claim.receipt
         receipt = None
-        for number, (shard, batch) in enumerate(await self._parts_of(principal, readings)):
+        for number, (shard, batch) in enumerate(await self._by_shard(principal, readings)):
             for start in range(0, len(batch), MAX_ROWS):
                 rows = batch.take(slice(start, start + MAX_ROWS))
                 payload = encode_frame(rows, source=self._source, sequence=NO_SEQUENCE, arrival_us=self._arrival_us())
@@ -191,15 +171,15 @@ class StreamIntake:
     # ---- gathering
 
     async def _submit_for_others(self, principal: Principal, readings: ReadingBatch) -> Receipt:
-        parts = await self._parts_of(principal, readings)
+        parts = [(shard, batch, len(batch)) for shard, batch in await self._by_shard(principal, readings)]
         future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        self._accept(_Submission(parts, future))
+        self._accept(Submission(parts, len(readings), future))
         return await future
 
-    async def _parts_of(self, principal: Principal, readings: ReadingBatch) -> list[_Part]:
+    async def _by_shard(self, principal: Principal, readings: ReadingBatch) -> list[tuple[int, ReadingBatch]]:
         """The readings by shard. Raises RejectedInput when one is of a device that is not the principal's to speak for."""
         if principal.model is not None or not len(readings):
-            error = _own_readings_error(principal, readings)
+            error = own_readings_error(principal, readings)
             if error is not None:
                 raise error
             return [(principal.shard, readings)]
@@ -212,7 +192,7 @@ class StreamIntake:
             return [(int(shards[0]), readings)]
         return [(int(shard), readings.take(shards == shard)) for shard in np.unique(shards)]
 
-    def _accept(self, submission: _Submission) -> None:
+    def _accept(self, submission: Submission) -> None:
         if self._is_closed:
             submission.failed(Unavailable("the door is closing: send again to another, or later"))
         elif self._waiting or not self._has_room(submission):
@@ -221,17 +201,17 @@ class StreamIntake:
         else:
             self._gather(submission)
 
-    def _has_room(self, submission: _Submission) -> bool:
+    def _has_room(self, submission: Submission) -> bool:
         held = self.counters.held_readings
         return not held or held + submission.rows <= self._limits.max_pending_readings
 
-    def _give_up(self, submission: _Submission) -> None:
+    def _give_up(self, submission: Submission) -> None:
         if submission in self._waiting:
             self._waiting.remove(submission)
             self.counters.unavailable += 1
             submission.failed(Unavailable(f"{self.counters.held_readings} readings wait to be stored: send again later"))
 
-    def _gather(self, submission: _Submission) -> None:
+    def _gather(self, submission: Submission) -> None:
         self._gathering.append(submission)
         self._gathered_rows += submission.rows
         self.counters.held_readings += submission.rows
@@ -275,33 +255,27 @@ class StreamIntake:
         if self._gathering and (self._is_due or not self._on_their_way):
             self._commit()
 
-    def _frames_of(self, group: list[_Submission]) -> list[_Frame]:
+    def _frames_of(self, group: list[Submission]) -> list[GroupFrame]:
         arrival_us = self._arrival_us()
-        frames: list[_Frame] = []
-        open_frames: dict[int, _Frame] = {}
+        frames: list[GroupFrame] = []
+        open_frames: dict[int, GroupFrame] = {}
         for submission in group:
-            for shard, batch in submission.parts:
-                for start in range(0, len(batch), MAX_ROWS):
-                    rows = batch if len(batch) <= MAX_ROWS else batch.take(slice(start, start + MAX_ROWS))
+            for shard, data, count in submission.parts:
+                for piece, rows in pieces(data, count):
                     frame = open_frames.get(shard)
-                    if frame is None or frame.rows + len(rows) > MAX_ROWS:
+                    if frame is None or frame.rows + rows > MAX_ROWS:
                         self._sequences[shard] += 1
-                        frame = open_frames[shard] = _Frame(shard, self._sequences[shard], arrival_us)
+                        frame = open_frames[shard] = GroupFrame(shard, self._sequences[shard], arrival_us)
                         frames.append(frame)
-                    frame.parts.append(rows)
-                    frame.submissions.append(submission)
-                    frame.rows += len(rows)
-                    submission.frames_left += 1
+                    frame.add(submission, piece, rows)
         return frames
 
-    async def _store(self, frames: list[_Frame]) -> None:
+    async def _store(self, frames: list[GroupFrame]) -> None:
         await asyncio.gather(*map(self._store_frame, frames))
 
-    async def _store_frame(self, frame: _Frame) -> None:
+    async def _store_frame(self, frame: GroupFrame) -> None:
         try:
-            payload = encode_frame(
-                ReadingBatch.concat(frame.parts), source=self._source, sequence=frame.sequence, arrival_us=frame.arrival_us
-            )
+            payload = encode_frame(frame.readings(), source=self._source, sequence=frame.sequence, arrival_us=frame.arrival_us)
             message_id = f"{self._source}-{self._boot}-{frame.shard}-{frame.sequence}"
             sequence = await self._publish(subjects.reading(frame.shard), payload, message_id)
         except Exception as error:  # whatever it is, no sender may wait for ever
@@ -346,15 +320,3 @@ class StreamIntake:
         self.counters.frames += 1
         self.counters.submissions += submissions
         self.counters.readings += readings
-
-
-def _own_readings_error(principal: Principal, readings: ReadingBatch) -> RejectedInput | None:
-    if not len(readings):
-        return RejectedInput("empty-message", "the message holds no reading: expected one or more")
-    foreign = readings.handle != principal.handle
-    if foreign.any():
-        handle = int(readings.handle[foreign.argmax()])
-        return RejectedInput(
-            "unknown-device", f"device handle {handle} is not the sender's own: only a gateway speaks for others"
-        )
-    return None

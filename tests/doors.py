@@ -18,7 +18,7 @@ from domain import subjects
 from domain.errors import Unauthenticated, Unavailable
 from domain.frames import decode_frame
 from domain.messages import DeviceEvent, Reject, decode_control
-from domain.ports import Principal, Receipt
+from domain.ports import Principal
 from domain.readings import DTYPES, ReadingBatch
 from domain.thing_catalogue import thing_model
 from runtime.bus import StreamState
@@ -110,28 +110,6 @@ class MemoryBus:
 
     def rejects(self) -> list[Reject]:
         return [msgspec.json.decode(m.payload, type=Reject) for m in self.messages if m.subject.startswith("reject.")]
-
-
-@dataclass
-class MemoryIntake:
-    """An Intake that takes everything at once; `refuse_with` is raised for each submission instead."""
-
-    batches: list[ReadingBatch] = field(default_factory=list)
-    events: list[DeviceEvent] = field(default_factory=list)
-    rejects: list[dict] = field(default_factory=list)
-    refuse_with: Exception | None = None
-
-    async def submit(self, principal: Principal, readings: ReadingBatch) -> Receipt:
-        if self.refuse_with is not None:
-            raise self.refuse_with
-        self.batches.append(readings)
-        return Receipt(principal.shard, len(self.batches), len(readings))
-
-    async def tell_event(self, event: DeviceEvent, shard: int) -> None:
-        self.events.append(event)
-
-    async def reject(self, **kept) -> None:
-        self.rejects.append(kept)
 
 
 def assert_same_rows(one: ReadingBatch, other: ReadingBatch) -> None:

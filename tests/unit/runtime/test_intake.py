@@ -10,7 +10,7 @@ import pytest
 from domain.errors import Conflict, RejectedInput, Unavailable
 from domain.frames import MAX_ROWS
 from domain.messages import DeviceEvent
-from domain.readings import NO_SEQUENCE, ReadingBatch
+from domain.readings import NO_SEQUENCE, ReadingBatch, pack_row
 from runtime.intake import MAX_REJECT_BYTES, IntakeLimits, StreamIntake
 from tests.doors import GATEWAY, MONITOR, NOW_US, DictIdentities, MemoryBus, assert_same_rows, clock
 from tests.waiting import until
@@ -182,6 +182,23 @@ async def test_readings_of_a_device_that_is_not_the_senders_are_refused_whole(bu
         await make().submit(principal, batch)
     assert refused.value.reason == reason
     assert bus.messages == []
+
+
+async def test_packed_rows_are_stored_as_columns_are(bus, make):
+    packed = b"".join(pack_row(7, 0, 1, NOW_US + n, 72.0, 0, 7, n, np.nan, 0) for n in range(1, 4))
+    intake = make()
+    first, second, third = await asyncio.gather(
+        intake.submit_packed(MONITOR, packed), intake.submit(MONITOR, rows()), intake.submit_packed(MONITOR, packed)
+    )
+    assert (first.readings, second.readings, third.readings) == (3, 1, 3)
+    assert_same_rows(bus.readings(), ReadingBatch.concat([*[ReadingBatch.from_rows(packed)] * 2, rows()]))
+    assert bus.readings().sequence.tolist() == [1, 2, 3, 1, 2, 3, 0]
+
+
+async def test_packed_rows_over_a_frame_are_split(bus, make):
+    packed = pack_row(7, 0, 1, NOW_US, 72.0, 0, 7, 1, np.nan, 0) * (MAX_ROWS + 1)
+    assert (await make().submit_packed(MONITOR, packed)).readings == MAX_ROWS + 1
+    assert [frame.header.rows for frame in bus.frames()] == [MAX_ROWS, 1]
 
 
 async def test_arrival_never_goes_back(bus, make):

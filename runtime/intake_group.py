@@ -1,0 +1,84 @@
+"""What one group commit is made of: submissions, the frames that carry them, and who waits for which."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from domain.errors import RejectedInput
+from domain.frames import MAX_ROWS
+from domain.ports import Principal, Receipt
+from domain.readings import ReadingBatch
+
+Part = tuple[int, ReadingBatch | bytes, int]  # shard, readings as columns or packed records, how many
+
+
+class Submission:
+    """Readings of one sender, and the future it waits on: done when every frame with its rows is acknowledged."""
+
+    __slots__ = ("frames_left", "future", "parts", "rows")
+
+    def __init__(self, parts: Sequence[Part], rows: int, future: asyncio.Future[Receipt]) -> None:
+        self.parts = parts
+        self.rows = rows
+        self.future = future
+        self.frames_left = 0
+
+    def stored(self, receipt: Receipt) -> None:
+        self.frames_left -= 1
+        if not self.frames_left and not self.future.done():
+            self.future.set_result(Receipt(receipt.shard, receipt.stream_sequence, self.rows))
+
+    def failed(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+@dataclass(slots=True)
+class GroupFrame:
+    """One frame in the making: rows of many submissions for one shard."""
+
+    shard: int
+    sequence: int
+    arrival_us: int
+    packed: list[bytes] = field(default_factory=list)
+    batches: list[ReadingBatch] = field(default_factory=list)
+    submissions: list[Submission] = field(default_factory=list)
+    rows: int = 0
+
+    def add(self, submission: Submission, data: ReadingBatch | bytes, rows: int) -> None:
+        if isinstance(data, bytes):
+            self.packed.append(data)
+        else:
+            self.batches.append(data)
+        self.submissions.append(submission)
+        self.rows += rows
+        submission.frames_left += 1
+
+    def readings(self) -> ReadingBatch:
+        """All rows as columns, the packed ones first: each sender's stay in order."""
+        if self.packed:
+            return ReadingBatch.concat([ReadingBatch.from_rows(b"".join(self.packed)), *self.batches])
+        return ReadingBatch.concat(self.batches)
+
+
+def pieces(data: ReadingBatch | bytes, count: int) -> Iterable[tuple[ReadingBatch | bytes, int]]:
+    """The readings of one submission in pieces that fit a frame; nearly always one."""
+    if count <= MAX_ROWS:
+        return ((data, count),)
+    batch = ReadingBatch.from_rows(data) if isinstance(data, bytes) else data
+    pieces = [batch.take(slice(start, start + MAX_ROWS)) for start in range(0, count, MAX_ROWS)]
+    return [(piece, len(piece)) for piece in pieces]
+
+
+def own_readings_error(principal: Principal, readings: ReadingBatch) -> RejectedInput | None:
+    if not len(readings):
+        return RejectedInput("empty-message", "the message holds no reading: expected one or more")
+    foreign = readings.handle != principal.handle
+    if foreign.any():
+        handle = int(readings.handle[foreign.argmax()])
+        return RejectedInput(
+            "unknown-device", f"device handle {handle} is not the sender's own: only a gateway speaks for others"
+        )
+    return None
