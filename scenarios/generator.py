@@ -24,7 +24,8 @@ from scenarios.schedule import Message, Schedule
 from scenarios.sources import Sources
 
 _YIELD_EVERY: Final = 16  # sends between looks at the acknowledgements, when everything is due at once
-_PROBES_A_BEAT: Final = 4
+_PROBES_A_BEAT: Final = 8
+_PROBE_NOTICE_S: Final = 0.1  # a probe is told of its reading this long before it is due
 _DRAIN_S: Final = 30.0
 _RECENT_BEATS: Final = 5
 
@@ -48,7 +49,6 @@ class Generator:
         self._waiting: set[asyncio.Future[Any]] = set()
         self._retransmitted = 0
         self._backfilled = 0
-        self._probes: list[ProbeTarget] = []
         self._stopping = False
 
     async def connect(self) -> float:
@@ -74,7 +74,7 @@ class Generator:
         gc.freeze()  # what lives until the end need not be looked at again and again
         schedule = Schedule(lambda: self._sources.messages(start_us, self._order.duration_s), lambda: self.elapsed_s)
         schedule.start()
-        beats = asyncio.create_task(self._beats(tell))
+        beats = asyncio.create_task(self._beats(schedule, tell))
         faults = [asyncio.create_task(self._act(*fault)) for fault in self._sources.connection_faults()]
         try:
             await self._send_all(schedule)
@@ -121,8 +121,6 @@ class Generator:
         self._rates.add("sent", message.due_s, rows)
         self._retransmitted += rows if message.retransmission else 0
         self._backfilled += message.backfilled
-        if message.probe is not None and len(self._probes) < _PROBES_A_BEAT and not message.backfilled:
-            self._probes.append(ProbeTarget(*message.probe, due_us))
 
     def _answered(self, number: int, due_s: float, rows: int, future: asyncio.Future[Any]) -> None:
         self._waiting.discard(future)
@@ -140,16 +138,21 @@ class Generator:
         while self._waiting and time.perf_counter() < deadline:
             await asyncio.wait(list(self._waiting), timeout=1.0)
 
-    async def _beats(self, tell: Callable[[Beat], None]) -> None:
+    async def _beats(self, schedule: Schedule, tell: Callable[[Beat], None]) -> None:
         number = 0
         while True:
             number += 1
             await asyncio.sleep(max(0.0, self._zero + number - time.perf_counter()))
-            tell(self._beat())
+            tell(self._beat(schedule))
 
-    def _beat(self) -> Beat:
+    def _beat(self, schedule: Schedule) -> Beat:
         recent = self._durable.series()[-_RECENT_BEATS:]
-        probes, self._probes = self._probes, []
+        soon_s = self.elapsed_s + _PROBE_NOTICE_S
+        probes = [
+            ProbeTarget(*message.probe, self._start_us + round(message.due_s * 1e6))
+            for message in schedule.due_within(soon_s, soon_s + 1.0, _PROBES_A_BEAT)
+            if not message.backfilled and not message.retransmission
+        ]
         return Beat(
             at_s=self.elapsed_s, sent=self._sent, acknowledged=self._acknowledged, waiting=len(self._waiting),
             connected=self.connections.connected, reconnects=self.connections.reconnects,

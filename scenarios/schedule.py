@@ -36,7 +36,7 @@ class Message:
     body: bytes | list[dict[str, Any]]
     keys: Keys
     times_us: tuple[int, int]
-    probe: tuple[int, int, int] | None  # handle, metric and event time of one of its readings
+    probe: tuple[int, int, int]  # handle, metric and event time of one of its readings
     backfilled: int
     retransmission: bool
 
@@ -106,6 +106,18 @@ class Schedule:
 
     def take(self) -> Message:
         return self._prepared.popleft()
+
+    def due_within(self, from_s: float, until_s: float, count: int) -> list[Message]:
+        """Up to `count` prepared messages due in this stretch, spread over it; called by the loop that takes."""
+        found = []
+        for number in range(len(self._prepared)):  # the other thread only appends, so these indices stay
+            message = self._prepared[number]
+            if message.due_s > until_s:
+                break
+            if message.due_s >= from_s:
+                found.append(message)
+        step = max(1, len(found) // max(count, 1))
+        return found[::step][:count]
 
     @property
     def is_over(self) -> bool:
