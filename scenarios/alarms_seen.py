@@ -8,7 +8,7 @@ live physiological alarms that begin or escalate count, and only those whose rea
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -45,10 +45,10 @@ class AlarmWatch:
         self.heartbeats = 0
         self.is_connected = False
 
-    async def run(self, rest: Rest) -> None:
-        """Follow the live stream until cancelled."""
+    async def run(self, rest: Rest, hospitals: Sequence[str]) -> None:
+        """Follow the live stream of these hospitals until cancelled."""
         try:
-            async for name, data in rest.live_alarms():
+            async for name, data in rest.live_alarms(hospitals):
                 self._take(name, data)
         except Unavailable:
             self.is_connected = False

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+
+import msgspec
+import xxhash
 
 from domain.fleet_manifest import FleetManifest
 from scenarios.model import Fault, FleetWish
@@ -11,8 +15,12 @@ from sim.fleet import FleetPlan, FleetSpec, plan_fleet
 
 
 def plan_world(wish: FleetWish, seed: int, region_id: str) -> FleetPlan:
-    """The same wish and seed give the same plan, in the runner and in the generator. Raises InvalidInput."""
-    return plan_fleet(
+    """The same wish and seed give the same plan, in the runner and in the generator. Raises InvalidInput.
+
+    Hospital ids carry a mark of the wish: another fleet is other hospitals, so that any number of them can be
+    registered with one platform, and the same one again is the same hospitals.
+    """
+    plan = plan_fleet(
         FleetSpec(
             devices=wish.devices,
             tertiary=wish.tertiary,
@@ -27,6 +35,11 @@ def plan_world(wish: FleetWish, seed: int, region_id: str) -> FleetPlan:
         ),
         seed,
     )
+    mark = xxhash.xxh32_hexdigest(msgspec.json.encode([wish, seed]))[:5]
+    hospitals = [
+        msgspec.structs.replace(hospital, hospital_id=f"{hospital.hospital_id}-{mark}") for hospital in plan.manifest.hospitals
+    ]
+    return replace(plan, manifest=FleetManifest(hospitals))
 
 
 def world_faults(faults: Sequence[Fault]) -> list[FaultSpec]:

@@ -112,7 +112,9 @@ class Replay:
         rejects = RejectWatch()
         bus = await connect_bus(self._target.nats_url, self._target.nats_token)
         generator = await GeneratorHandle.open(self._folder / "generator.log")
-        listening = asyncio.create_task(self.watch.run(rest), name="alarms")
+        listening = asyncio.create_task(
+            self.watch.run(rest, [h.hospital_id for h in recipe.registered.hospitals]), name="alarms"
+        )
         try:
             if bus is not None:
                 await rejects.start(bus)

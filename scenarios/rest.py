@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final, Self
 
 import httpx
@@ -85,14 +85,19 @@ class Rest:
         """The platform's numbers in Prometheus' text format."""
         return (await self._send("GET", "/metrics")).text
 
-    async def live_alarms(self) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-        """(event, data) of the live alarm stream, connecting again behind the last event seen when it breaks."""
+    async def live_alarms(self, hospitals: Sequence[str]) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        """(event, data) of the live alarm stream of these hospitals, connecting again behind the last event seen when it breaks."""
         last_id = ""
         while True:
             headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last_id} if last_id else {})
             try:
-                timeout = httpx.Timeout(_TIMEOUT_S)  # heartbeats come every second: silence is a broken stream
-                async with self._client.stream("GET", "/live/alarms", headers=headers, timeout=timeout) as response:
+                # heartbeats come every second: silence is a broken stream
+                options: dict[str, Any] = {
+                    "headers": headers,
+                    "params": {"hospital": list(hospitals)},
+                    "timeout": httpx.Timeout(_TIMEOUT_S),
+                }
+                async with self._client.stream("GET", "/live/alarms", **options) as response:
                     response.raise_for_status()
                     async for event, data, event_id in _events(response):
                         last_id = event_id or last_id

@@ -95,7 +95,7 @@ class ScenarioRun:
         try:
             if bus is not None:
                 await self._rejects.start(bus)
-            background.append(asyncio.create_task(self._watch.run(rest), name="alarms"))
+            background.append(asyncio.create_task(self._watch.run(rest, roster.hospitals), name="alarms"))
             await generator.connect(self._order(recipes))
             await self._begin(generator, roster.device_count)
             probes = StateProbes(rest, roster.device_of, scenario.queries.state_probes_per_s, self._clock.now_us)
