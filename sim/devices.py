@@ -24,6 +24,9 @@ _SIGN: Final = {name: column for column, name in enumerate(SIGNS)}
 _ICU_ONLY: Final = frozenset({"abp_sys", "abp_dia", "abp_mean", "cvp_mean", "etco2"})
 _FIRST_ONLY: Final = frozenset({"monitor", "infusion-pump"})  # one probe, one running channel [assumption]
 _ON_EVENT_S: Final = 60.0  # what is sent on change is said once a minute all the same
+_FORWARDED_S: Final = 2.0  # gateways forward every second reading of what a monitor shows each second [assumption]
+_OF_A_PATIENT: Final = frozenset({"infusion-pump"})  # says more than its battery and state only when it is on somebody
+_ALWAYS: Final = frozenset({"battery", "infusion_status"})
 
 # metric -> (sign, share of it): what a patient's state shows on a channel
 _FROM_PATIENT: Final[dict[str, tuple[tuple[str, float], ...]]] = {
@@ -120,9 +123,9 @@ def _channels_of(
         for channel in thing_model(name).channels if len(devices) else ():
             if channel.metric in _DERIVED:
                 continue
-            own = devices[plan.is_icu[devices]] if channel.metric in _ICU_ONLY and name == "monitor" else devices
+            own = devices[_speaks(plan, name, channel.metric)[devices]]
             instances = 1 if name in _FIRST_ONLY else channel.instances
-            period_s = max(channel.period_s, _ON_EVENT_S) if channel.modality is Modality.ON_EVENT else channel.period_s
+            period_s = max(channel.period_s, _ON_EVENT_S if channel.modality is Modality.ON_EVENT else _FORWARDED_S)
             parts += [(own, metric_of(channel.metric).id, instance, period_s) for instance in range(instances)]
     return (
         np.concatenate([own for own, *_ in parts]).astype(np.int64),
@@ -130,6 +133,15 @@ def _channels_of(
         np.concatenate([np.full(len(own), instance, np.uint8) for own, _, instance, _ in parts]),
         np.concatenate([np.full(len(own), period_s) for own, _, _, period_s in parts]),
     )
+
+
+def _speaks(plan: FleetPlan, model: str, metric: str) -> NDArray[np.bool_]:
+    """Which devices use a metric of their model: invasive signs belong to intensive care, a pool pump only waits."""
+    if model == "monitor" and metric in _ICU_ONLY:
+        return plan.is_icu
+    if model in _OF_A_PATIENT and metric not in _ALWAYS:
+        return np.asarray(plan.patient >= 0)
+    return np.ones(len(plan.model), dtype=np.bool_)
 
 
 def _slots(ticks: NDArray[np.int64], phase: NDArray[np.int64]) -> dict[int, list[NDArray[np.intp]]]:
