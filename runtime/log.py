@@ -25,7 +25,7 @@ class _Fields:
 class TextFormatter(logging.Formatter):
     """For people: `2026-11-23T08:00:00Z INFO actors.host shard acquired shard=3 epoch=1`."""
 
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
@@ -38,7 +38,7 @@ class TextFormatter(logging.Formatter):
 class JsonFormatter(logging.Formatter):
     """For machines: one JSON object a line."""
 
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, Any] = {

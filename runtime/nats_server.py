@@ -71,7 +71,7 @@ class NatsServer:
         """Start and return the client URL once connections are accepted. Raises Unavailable with the server's own words."""
         runtime_dir = self.directory / "run"
         runtime_dir.mkdir(parents=True, exist_ok=True)
-        await self._end_orphan(runtime_dir)
+        await asyncio.to_thread(self._end_orphan, runtime_dir)
         for stale in runtime_dir.glob("*.ports"):
             stale.unlink()
         config = runtime_dir / "nats-server.conf"
@@ -95,17 +95,18 @@ class NatsServer:
         self._port = int(self.url.rpartition(":")[2])  # a restart keeps its address, so clients find it again
         return self.url
 
-    async def _end_orphan(self, runtime_dir: Path) -> None:
+    @staticmethod
+    def _end_orphan(runtime_dir: Path) -> None:
         """End a server that a killed parent left on our store: two on one store would destroy it."""
         with contextlib.suppress(FileNotFoundError, ValueError, ProcessLookupError):
             pid = int((runtime_dir / "nats-server.pid").read_text())
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if str(runtime_dir).encode() not in command:
+            process = Path(f"/proc/{pid}")
+            if str(runtime_dir).encode() not in (process / "cmdline").read_bytes():
                 return
             os.kill(pid, signal.SIGTERM)
             deadline = time.monotonic() + _START_DEADLINE_S
-            while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
-                await asyncio.sleep(0.05)
+            while process.exists() and time.monotonic() < deadline:
+                time.sleep(0.05)
             os.kill(pid, signal.SIGKILL)
 
     async def _wait_for_url(self, runtime_dir: Path) -> str:
