@@ -35,8 +35,8 @@ _HAS_ANY: Final = ~np.isnan(_SENTINELS).all(axis=(1, 2))
 def screen(batch: ReadingBatch, models: NDArray[np.int16]) -> ReadingBatch:
     """`batch` with sentinels turned to *not available*, value NaN, raw value kept. `models`: of each reading's device."""
     rows = np.flatnonzero(_HAS_ANY[models] & is_usable(batch.quality))
-    is_sentinel: NDArray[np.bool_] = batch.value[rows][:, None] == _SENTINELS[models[rows], batch.metric[rows]]
-    rows = rows[is_sentinel.any(axis=1)]
+    sentinels = _SENTINELS[models[rows], batch.metric[rows]]
+    rows = rows[np.any(np.equal(batch.value[rows].reshape(-1, 1), sentinels), axis=1)]
     if not len(rows):
         return batch
     value, raw_value, quality = batch.value.copy(), batch.raw_value.copy(), batch.quality.copy()

@@ -254,14 +254,14 @@ def _handles_of(connection: Connection, hospital_id: str, device_ids: Sequence[s
     wanted = sorted(set(device_ids))
     if len(wanted) > 20 * _LOOKUP_CHUNK:
         query = select(devices.c.device_id, devices.c.handle).where(devices.c.hospital_id == hospital_id)
-        everything = dict(connection.execute(query).tuples().all())
+        everything = {row.device_id: row.handle for row in connection.execute(query)}
         return {device_id: everything[device_id] for device_id in wanted if device_id in everything}
     found: dict[str, int] = {}
     for start in range(0, len(wanted), _LOOKUP_CHUNK):
         query = select(devices.c.device_id, devices.c.handle).where(
             devices.c.hospital_id == hospital_id, devices.c.device_id.in_(wanted[start : start + _LOOKUP_CHUNK])
         )
-        found |= dict(connection.execute(query).tuples().all())
+        found |= {row.device_id: row.handle for row in connection.execute(query)}
     return found
 
 
