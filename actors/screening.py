@@ -29,7 +29,7 @@ def _sentinels() -> NDArray[np.float64]:
 
 
 _SENTINELS: Final = _sentinels()
-_HAS_ANY: Final = ~np.isnan(_SENTINELS).all(axis=(1, 2))
+_HAS_ANY: Final[NDArray[np.bool_]] = np.asarray(~np.isnan(_SENTINELS).all(axis=(1, 2)))
 
 
 def screen(batch: ReadingBatch, models: NDArray[np.int16]) -> ReadingBatch:
