@@ -86,7 +86,7 @@ class Rest:
         return (await self._send("GET", "/metrics")).text
 
     async def live_alarms(self, hospitals: Sequence[str]) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-        """(event, data) of the live alarm stream of these hospitals, connecting again behind the last event seen when it breaks."""
+        """(event, data) of the live alarm stream of these hospitals; it connects again behind the last event seen."""
         last_id = ""
         while True:
             headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last_id} if last_id else {})
