@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 from typing import Final
 
 import uvloop
@@ -26,6 +27,7 @@ from runtime.reading_store import ReadingStore
 from runtime.settings import Settings, WebhookSettings
 from runtime.sql.access import authenticate
 from runtime.sql.engine import open_engine
+from scenarios.launch import ScenarioRuns
 
 logger = logging.getLogger(__name__)
 
@@ -42,13 +44,12 @@ async def main() -> None:
     engine = open_engine(settings.sql_url)
     lake = await asyncio.to_thread(Lake, settings.data_dir / "lake" / "readings")
     clock = SystemClock()
-    intake = StreamIntake(
-        bus, SqlIdentities(engine), clock, source=_API_SOURCE, limits=intake_limits(settings.intake)
-    )
+    intake = StreamIntake(bus, SqlIdentities(engine), clock, source=_API_SOURCE, limits=intake_limits(settings.intake))
     services = Services(
         engine=engine, bus=bus, lake=lake, readings=ReadingStore(lake, bus, range(settings.shards)), intake=intake, clock=clock,
         tokens=SqlTokens(engine), region_id=settings.region_id, shards=settings.shards,
         webhook=_webhook(settings.webhook),
+        scenarios=ScenarioRuns(Path("reports"), settings.data_dir, clock),
     )  # fmt: skip
     async with serving(create_app(services), settings.api.host, settings.api.port) as port:
         tell_ready(port=port)

@@ -53,9 +53,7 @@ async def main() -> None:
 
 
 def intake_limits(settings: IntakeSettings) -> IntakeLimits:
-    return IntakeLimits(
-        settings.gather_ms, settings.gather_readings, settings.max_pending_readings, settings.ack_timeout_s
-    )
+    return IntakeLimits(settings.gather_ms, settings.gather_readings, settings.max_pending_readings, settings.ack_timeout_s)
 
 
 def _mqtt_limits(settings: DoorSettings) -> MqttLimits:
