@@ -50,8 +50,11 @@ class Associations:
         """A patient's own chart belongs to the patient, until discharge."""
         self._set(patient_handle, _CERTAIN, [(patient_handle, NEVER_US, discharged_us)])
 
-    def refresh(self) -> None:
-        """Rows were added: look spans up against them from now on."""
+    def refresh(self, handles: list[int]) -> None:
+        """Devices were registered: spans told before hold for them from now on."""
+        for handle in handles:
+            if handle in self._told:
+                self._set(handle, *self._told[handle])
         self._frozen = None
 
     def patients_at(self, devices: NDArray[Any], time_us: NDArray[np.int64]) -> NDArray[np.int64]:

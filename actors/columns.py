@@ -117,7 +117,7 @@ def group_starts(keys: NDArray[Any]) -> NDArray[np.bool_]:
 
 def group_ends(starts: NDArray[np.bool_]) -> NDArray[np.intp]:
     """The last row of each group."""
-    return np.flatnonzero(np.append(starts[1:], True))
+    return np.flatnonzero(np.append(starts[1:], True)[: len(starts)])
 
 
 def occurrence(keys: NDArray[Any]) -> NDArray[np.intp]:

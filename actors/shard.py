@@ -136,7 +136,7 @@ class ShardCell:
         match message:
             case DevicesRegistered():
                 self._roster.register(message, self.now_us)
-                self._associations.refresh()
+                self._associations.refresh(message.handles)
             case PatientAdmitted():
                 patient = self._roster.admit(message, self.now_us)
                 self._associations.admit(message.handle, int(self._roster.patients["discharged_us"][patient]))

@@ -49,8 +49,10 @@ def associated(device: int, *spans: tuple[int, float, float | None], uncertainty
     return DeviceAssociated(HOSPITAL, device, told, clock_uncertainty_us=round(uncertainty_s * S))
 
 
-def readings(device: int, metric: str, times_s: Sequence[float], values: Sequence[float], **columns: Any) -> ReadingBatch:
-    """One channel's readings; `columns` are further columns of the batch."""
+def readings(
+    device: int | Sequence[int], metric: str, times_s: Sequence[float], values: Sequence[float], **columns: Any
+) -> ReadingBatch:
+    """Readings of one metric of a device, or of several at one time; `columns` are further columns of the batch."""
     times = np.array([at(time_s) for time_s in times_s], dtype=np.int64)
     return ReadingBatch.of(handle=device, metric=metric_of(metric).id, time_us=times, value=np.array(values, float), **columns)
 
@@ -128,9 +130,9 @@ class Desk:
     def tick(self, at_s: float) -> Effects:
         return self.heard.add(self.cell.tick(at(at_s)))
 
-    def tick_through(self, from_s: int, until_s: int) -> list[AlarmEvent]:
-        """Ticks every second in (from_s, until_s]; what they said."""
-        return [event for second in range(from_s + 1, until_s + 1) for event in self.tick(second).alarms]
+    def tick_through(self, from_s: int, until_s: int, every_s: int = 1) -> list[AlarmEvent]:
+        """Ticks in (from_s, until_s], at most 5 s apart; what they said."""
+        return [event for second in range(from_s + every_s, until_s + 1, every_s) for event in self.tick(second).alarms]
 
 
 def play(cell: ShardCell, messages: Iterable[Message]) -> Heard:
