@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 _TICK_S: Final = 1.0
 _INBOX_BYTES: Final = 64 * 2**20  # a shard that lags further lets the stream hold the rest
 _RETRY_S: Final = 0.5
+_REJECT_BYTES: Final = 4 * 2**20  # any frame we write fits
 _NO_ROWS: Final = ROWS.empty_table()
 
 
@@ -211,7 +212,7 @@ class Host:
         reject_id = f"host-{shard}-{refusal.sequence}-{number}"
         reject = Reject(
             reject_id=reject_id, reason=refusal.reason, detail=refusal.detail, door="host", principal=None,
-            hospital_id=None, received_us=self._clock.now_us(), payload=refusal.payload[:262_144], topic=refusal.subject,
+            hospital_id=None, received_us=self._clock.now_us(), payload=refusal.payload[:_REJECT_BYTES], topic=refusal.subject,
         )  # fmt: skip
         await self._publish_until_kept(subjects.reject(None), encode(reject), reject_id)
 

@@ -20,7 +20,7 @@ from actors.shard import Effects, ShardCell
 from domain import subjects
 from domain.alarms import AlarmEvent
 from domain.errors import IntegrityViolation, RejectedInput
-from domain.frames import Frame, decode_frame
+from domain.frames import Frame, decode_frame, encode_frame
 from domain.messages import ShardHeld, decode_control
 from domain.readings import ReadingBatch
 from runtime.follower import Follower, StreamMessage
@@ -197,7 +197,7 @@ class ShardRunner:
         result.alarms.extend(effects.alarms)
         result.duplicates += effects.duplicates
         for rows, reason, detail in effects.rejected:
-            payload = _readings_bytes(rows)
+            payload = encode_frame(rows, source=0, sequence=0, arrival_us=self.high_water_us)
             result.refusals.append(Refusal(sequence, subjects.reading(self.shard), reason, detail, payload))
         for rows, arrival_us in (
             (effects.stored, effects.stored_arrival_us),
@@ -225,11 +225,3 @@ class ShardRunner:
         """Hand over the rows gathered since the last call."""
         segment, self.segment, self.segment_rows = self.segment, [], 0
         return segment
-
-
-def _readings_bytes(rows: ReadingBatch) -> bytes:
-    sink = pa.BufferOutputStream()
-    batch = rows.to_arrow()
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    return bytes(sink.getvalue())

@@ -1,4 +1,8 @@
-"""Carries the outbox to the bus: in order, at least once, under ids by which the stream keeps each message once."""
+"""Carries the outbox to the bus: in order, at least once, under ids by which the stream keeps each message once.
+
+A write is answered once the stream has what hosts must know of it (`settled`): a device whose registration was
+answered is known to its host before its first reading, because both travel in one stream.
+"""
 
 from __future__ import annotations
 
@@ -33,19 +37,48 @@ class OutboxRelay:
         self._publisher = publisher
         self._clock = clock
         self._work = asyncio.Event()
+        self._asked = 0
+        self._carried = 0
+        self._news = asyncio.Condition()
+        self._is_running = False
 
     def nudge(self) -> None:
+        """Look now: a write may have added to the outbox."""
+        self._asked += 1
         self._work.set()
+
+    async def settled(self, within_s: float) -> bool:
+        """Wait until all that was nudged for so far is in the stream; False when that takes longer, or nobody relays."""
+        asked = self._asked
+        if not self._is_running:
+            return False
+        try:
+            async with asyncio.timeout(within_s), self._news:
+                await self._news.wait_for(lambda: self._carried >= asked)
+        except TimeoutError:
+            return False
+        return True
 
     async def run(self) -> None:
         """Publish for ever; a bus that is away is waited for."""
+        self._is_running = True
+        try:
+            await self._run()
+        finally:
+            self._is_running = False
+
+    async def _run(self) -> None:
         is_down = False
         while True:
             self._work.clear()
+            asked = self._asked
             try:
                 while await self.relay():
                     pass
                 is_down = False
+                async with self._news:
+                    self._carried = asked
+                    self._news.notify_all()
             except Unavailable as error:
                 if not is_down:
                     logger.warning("the outbox waits for the bus: %s", error)
