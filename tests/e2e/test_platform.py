@@ -1,0 +1,143 @@
+"""The whole platform as its users meet it: `vitalgrid up`, a real MQTT client, REST, kill -9, Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from cluster.connection import admin_token_file
+from tests.running_platform import RunningPlatform, start_platform, wait_until
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
+
+HOSPITAL = "sz.e2e"
+
+
+@pytest.fixture(scope="module")
+def own_platform(tmp_path_factory: pytest.TempPathFactory):
+    running = start_platform(tmp_path_factory.mktemp("e2e"))
+    yield running
+    if running.process.poll() is None:
+        running.stop()
+
+
+@pytest.fixture(scope="module")
+def monitor_token(own_platform: RunningPlatform) -> str:
+    """A monitor at a bed of a hospital, registered as an operator would."""
+    with own_platform.http() as http:
+        made = http.post("/hospitals", json={"id": HOSPITAL, "name": "End to end", "tier": "primary", "beds": 8})
+        assert made.status_code == 201, made.text
+        device = {
+            "hospital_id": HOSPITAL, "device_id": "mon-1", "model": "monitor", "ward_id": "w1", "bed_id": "b1",
+            "with_token": True,
+        }  # fmt: skip
+        answer = http.post("/devices", json=device)
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["token"])
+
+
+def publish(platform: RunningPlatform, token: str, payload: str) -> None:
+    connection = platform.connection
+    subprocess.run(
+        ["mosquitto_pub", "-h", connection.mqtt_host, "-p", str(connection.mqtt_port), "-u", token, "-P", "x",
+         "-i", "mon-1", "-q", "1", "-t", "v1/devices/me/telemetry", "-m", payload],
+        check=True, timeout=20,
+    )  # fmt: skip
+
+
+def items(platform: RunningPlatform, path: str, **params: Any) -> list[dict[str, Any]]:
+    with platform.http() as http:
+        answer = http.get(path, params=params)
+        assert answer.status_code == 200, answer.text
+        return list(answer.json()["items"])
+
+
+@pytest.mark.clause("5.4e")
+@pytest.mark.clause("7.1a")
+def test_a_reading_sent_by_mqtt_is_answered_by_rest(own_platform: RunningPlatform, monitor_token: str) -> None:
+    publish(own_platform, monitor_token, '{"hr": 72, "spo2": 97}')
+    found = wait_until(lambda: items(own_platform, "/readings", device=f"{HOSPITAL}/mon-1"), 20)
+    assert {(row["metric"], row["value"]) for row in found} == {("heart_rate", 72.0), ("spo2", 97.0)}
+
+
+@pytest.mark.clause("6.3f")
+@pytest.mark.clause("9.2c")
+def test_a_value_beyond_its_limit_becomes_an_alarm_that_tells_what_was_known(
+    own_platform: RunningPlatform, monitor_token: str
+) -> None:
+    publish(own_platform, monitor_token, '{"nibp_sys": 70, "nibp_dia": 40}')
+    raised = wait_until(lambda: items(own_platform, "/alarms", hospital=HOSPITAL), 20)
+    alarm = next(row for row in raised if row["rule"] == "limit.very-low" and row["metric"] == "nibp_sys")
+    assert (alarm["value"], alarm["limit"], alarm["state"], alarm["priority_name"]) == (70.0, 80.0, "active", "high")
+    with own_platform.http() as http:
+        knowledge = http.get(f"/alarms/{alarm['alarm_id']}/knowledge").json()
+    assert "information-only" in str(knowledge)
+    assert "nibp_sys" in str(knowledge)
+
+
+@pytest.mark.clause("5.4a")
+@pytest.mark.parametrize("path", ["/api/v1/hospitals", "/docs", "/openapi.json", "/health", "/ready", "/metrics"])
+def test_nothing_answers_without_a_token(own_platform: RunningPlatform, path: str) -> None:
+    assert httpx.get(own_platform.connection.api_url + path).status_code == 401
+
+
+@pytest.mark.clause("9.4")
+def test_every_port_of_the_platform_is_on_loopback(own_platform: RunningPlatform) -> None:
+    root = psutil.Process(own_platform.process.pid)
+    own = {root.pid, *(child.pid for child in root.children(recursive=True)), *own_platform.connection.process_pids.values()}
+    listening = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.pid in own]
+    assert len(listening) >= 4
+    assert {connection.laddr.ip for connection in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
+def test_secrets_are_readable_by_their_owner_only(own_platform: RunningPlatform) -> None:
+    for secret in (admin_token_file(own_platform.data_dir), own_platform.data_dir / "run.json"):
+        assert secret.stat().st_mode & 0o077 == 0, secret
+
+
+@pytest.mark.clause("9.3d")
+def test_a_killed_host_loses_nothing_and_its_shards_go_on(own_platform: RunningPlatform, monitor_token: str) -> None:
+    before = own_platform.connection.host_pids
+    for pid in before.values():
+        os.kill(pid, signal.SIGKILL)
+    publish(own_platform, monitor_token, '{"resp_rate": 17}')
+    found = wait_until(
+        lambda: items(own_platform, "/readings", device=f"{HOSPITAL}/mon-1", metric="resp_rate"), 90,
+        lambda: own_platform.log("up.log")[-2000:],
+    )  # fmt: skip
+    assert [row["value"] for row in found] == [17.0]
+    assert len(items(own_platform, "/readings", device=f"{HOSPITAL}/mon-1", metric="heart_rate")) == 1
+    assert set(own_platform.connection.host_pids.values()).isdisjoint(before.values())
+
+
+def test_a_second_platform_in_the_same_directory_is_refused(own_platform: RunningPlatform) -> None:
+    second = subprocess.run(
+        [sys.executable, "-m", "cluster.cli", "up", "--data-dir", str(own_platform.data_dir)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert second.returncode == 1
+    assert "another platform runs" in second.stderr
+
+
+def test_ctrl_c_ends_every_process_and_what_was_acknowledged_is_there_again(
+    own_platform: RunningPlatform, monitor_token: str
+) -> None:
+    root = psutil.Process(own_platform.process.pid)
+    family = [root, *root.children(recursive=True), *map(psutil.Process, own_platform.connection.process_pids.values())]
+    assert own_platform.stop() == 0
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+    again = start_platform(own_platform.data_dir)
+    try:
+        found = wait_until(lambda: items(again, "/readings", device=f"{HOSPITAL}/mon-1"), 30)
+        assert {row["metric"] for row in found} >= {"heart_rate", "spo2", "nibp_sys", "resp_rate"}
+        assert len(found) == len({(row["metric"], row["time"]) for row in found})
+    finally:
+        again.stop()
