@@ -20,7 +20,7 @@ from actors.shard import Effects, ShardCell
 from domain import subjects
 from domain.alarms import AlarmEvent
 from domain.errors import IntegrityViolation, RejectedInput
-from domain.frames import Frame, decode_frame, encode_frame
+from domain.frames import MAX_ROWS, Frame, decode_frame, encode_frame
 from domain.messages import ShardHeld, decode_control
 from domain.readings import ReadingBatch
 from runtime.follower import Follower, StreamMessage
@@ -197,8 +197,10 @@ class ShardRunner:
         result.alarms.extend(effects.alarms)
         result.duplicates += effects.duplicates
         for rows, reason, detail in effects.rejected:
-            payload = encode_frame(rows, source=0, sequence=0, arrival_us=self.high_water_us)
-            result.refusals.append(Refusal(sequence, subjects.reading(self.shard), reason, detail, payload))
+            for start in range(0, len(rows), MAX_ROWS):
+                part = rows.take(slice(start, start + MAX_ROWS))
+                payload = encode_frame(part, source=0, sequence=0, arrival_us=self.high_water_us)
+                result.refusals.append(Refusal(sequence, subjects.reading(self.shard), reason, detail, payload))
         for rows, arrival_us in (
             (effects.stored, effects.stored_arrival_us),
             (effects.derived, np.full(len(effects.derived), self.high_water_us, dtype=np.int64)),
