@@ -12,6 +12,7 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from api import documentation, errors
 from api.auth import Authentication
+from api.background import running, tasks_of
 from api.errors import InternalError, ValidationFailed, problems
 from api.request_log import RequestLog
 from api.routing import OPERATION, ROUTERS
@@ -35,8 +36,12 @@ Readings of medical devices in, alarms and answers out, for one region.
 """
 
 
-def create_app(services: Services) -> FastAPI:
-    """The application over `services`. Its background tasks run while its lifespan is open."""
+def create_app(services: Services, *, background: bool = True) -> FastAPI:
+    """The application over `services`. Its background tasks run while its lifespan is open.
+
+    One process of a region has `background` tasks: alarm desk, audio pauses, outbox relay, webhook. Further ones that
+    only answer requests are started without.
+    """
     telemetry = Telemetry()
 
     @contextlib.asynccontextmanager
@@ -45,7 +50,8 @@ def create_app(services: Services) -> FastAPI:
         watch_platform(backend)
         await backend.hosts.listen(services.bus)
         try:
-            yield
+            async with running(backend, tasks_of(backend) if background else {}):
+                yield
         finally:
             await backend.close()
 

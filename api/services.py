@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Final, ParamSpec, Protocol, Self, TypeVar
 
 from fastapi import Depends, Request
@@ -23,6 +23,7 @@ from domain.errors import Unavailable
 from domain.ports import Clock, OnceIntake
 from runtime.bus import Bus
 from runtime.lake import Lake
+from runtime.outbox_relay import OutboxRelay
 from runtime.reading_store import ReadingStore
 from runtime.rejects import RejectLog
 from runtime.sql.records import Author
@@ -30,6 +31,7 @@ from runtime.sql.records import Author
 P = ParamSpec("P")
 R = TypeVar("R")
 _SQL_THREADS: Final = 4
+_RELAY_WAIT_S: Final = 20.0
 _CODEC_THREADS: Final = 2
 _LIGHT_QUERIES: Final = 4
 _HEAVY_QUERIES: Final = 1
@@ -70,7 +72,7 @@ class ScenarioLauncher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Ports and values. `nudge_relay` wakes whoever publishes the outbox when a write has added to it."""
+    """Ports and values, all of one region. `webhook` and `scenarios` may be left out."""
 
     engine: Engine
     bus: Bus
@@ -83,7 +85,6 @@ class Services:
     shards: int
     webhook: WebhookTarget | None = None
     scenarios: ScenarioLauncher | None = None
-    outbox_interval_s: float = 1.0
 
 
 class Lanes:
@@ -141,13 +142,13 @@ class Backend:
     alarm_feed: Feed
     reading_feed: Feed
     directory: Directory
-    relay_wanted: asyncio.Event = field(default_factory=asyncio.Event)
+    relay: OutboxRelay
 
     @classmethod
     def over(cls, services: Services, telemetry: Telemetry) -> Self:
         return cls(
             services, Lanes(), telemetry, Hosts(services.clock, services.shards), alarm_feed(services.bus),
-            reading_feed(services.bus), Directory(services.engine),
+            reading_feed(services.bus), Directory(services.engine), OutboxRelay(services.engine, services.bus, services.clock),
         )  # fmt: skip
 
     async def close(self) -> None:
@@ -173,11 +174,14 @@ class Backend:
         return await self.lanes.sql(work, *args, **kwargs)
 
     async def write(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run a database write, then let the outbox relay look."""
-        try:
-            return await self.lanes.sql(work, *args, **kwargs)
-        finally:
-            self.relay_wanted.set()
+        """Run a database write; return once the stream has what hosts must know of it.
+
+        Where the bus is away the write stands all the same, and the relay carries it when the bus is back.
+        """
+        result = await self.lanes.sql(work, *args, **kwargs)
+        self.relay.nudge()
+        await self.relay.settled(_RELAY_WAIT_S)
+        return result
 
 
 async def _backend(request: Request) -> Backend:

@@ -63,7 +63,7 @@ async def next_of(stream: AsyncIterator[tuple[str, str | None, dict]], wanted: s
 
 @pytest.fixture
 async def app(bus: Bus) -> FastAPI:
-    return create_app(services_of(bus=bus, clock=SystemClock()))
+    return create_app(services_of(bus=bus, clock=SystemClock()), background=False)
 
 
 @pytest.fixture

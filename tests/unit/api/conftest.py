@@ -64,7 +64,7 @@ def client_of(app: FastAPI, token: str | None = TOKEN) -> httpx.AsyncClient:
 @pytest.fixture
 async def plain_app() -> AsyncIterator[FastAPI]:
     """The application without stores: enough for what needs none."""
-    app = create_app(services_of())
+    app = create_app(services_of(), background=False)
     async with app.router.lifespan_context(app):
         yield app
 
@@ -92,7 +92,7 @@ def clock() -> ManualClock:
 @pytest.fixture
 async def app(engine: Engine, clock: ManualClock) -> AsyncIterator[FastAPI]:
     """The application over the business database; bus and lake are not there."""
-    made = create_app(services_of(engine=engine, clock=clock))
+    made = create_app(services_of(engine=engine, clock=clock), background=False)
     async with made.router.lifespan_context(made):
         yield made
 

@@ -42,7 +42,7 @@ def platform(tmp_path: Path, engine: Engine) -> SmallPlatform:
 @pytest.fixture
 async def app(platform: SmallPlatform, engine: Engine, clock: ManualClock) -> AsyncIterator[FastAPI]:
     services = services_of(engine=engine, clock=clock, bus=platform, lake=platform.lake, readings=platform.store)
-    made = create_app(services)
+    made = create_app(services, background=False)
     async with made.router.lifespan_context(made):
         yield made
 

@@ -1,0 +1,123 @@
+"""What runs beside the requests: alarm desk, pauses, outbox relay, webhook. Each is restarted when it breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Final
+
+import msgspec
+
+from api.services import Backend
+from api.webhook import Webhook
+from domain import subjects
+from domain.alarms import AlarmEvent
+from runtime.follower import StreamMessage
+from runtime.sql.alarms import apply_alarm_events, expire_pauses, position_of
+
+logger = logging.getLogger(__name__)
+
+_BATCH: Final = 500
+_QUEUE: Final = 5_000
+_FIRST_RESTART_S: Final = 0.2
+_LAST_RESTART_S: Final = 10.0
+_STABLE_S: Final = 60.0
+_PAUSES_EVERY_S: Final = 1.0
+_CANCEL_AGAIN_S: Final = 0.2
+_decoder: Final = msgspec.json.Decoder(AlarmEvent)
+
+
+class AlarmDesk:
+    """Brings the alarm stream into the business database, in batches, from the position stored there."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    async def run(self) -> None:
+        """Project for ever. Raises what breaks it; started again it goes on at the stored position."""
+        services = self._backend.services
+        position = await self._backend.lanes.sql(position_of, services.engine)
+        waiting: asyncio.Queue[StreamMessage] = asyncio.Queue()
+        follower = await services.bus.follow(
+            subjects.ALARMS_STREAM, list(subjects.ALARMS_SUBJECTS), position + 1, waiting.put_nowait
+        )
+        try:
+            while True:
+                batch = [await waiting.get()]
+                while len(batch) < _BATCH and not waiting.empty():
+                    batch.append(waiting.get_nowait())
+                if waiting.qsize() > _QUEUE:
+                    follower.pause()
+                await self._backend.lanes.sql(apply_alarm_events, services.engine, _events(batch))
+                if waiting.qsize() < _QUEUE // 2:
+                    follower.resume()
+        finally:
+            await follower.stop()
+
+
+def _events(batch: list[StreamMessage]) -> list[tuple[int, AlarmEvent]]:
+    events = []
+    for message in batch:
+        try:
+            events.append((message.sequence, _decoder.decode(message.payload)))
+        except msgspec.DecodeError:  # one bad message must not stop the desk; it stays in the stream
+            logger.exception("an alarm event cannot be read", extra={"sequence": message.sequence})
+    return events
+
+
+async def expire_audio_pauses(backend: Backend) -> None:
+    """End audio pauses when their time has come, for ever."""
+    while True:
+        await backend.lanes.sql(expire_pauses, backend.services.engine, backend.services.clock.now_us())
+        await asyncio.sleep(_PAUSES_EVERY_S)
+
+
+def tasks_of(backend: Backend) -> dict[str, Callable[[], Awaitable[None]]]:
+    """The background tasks by name."""
+    tasks: dict[str, Callable[[], Awaitable[None]]] = {
+        "alarm-desk": AlarmDesk(backend).run,
+        "audio-pauses": lambda: expire_audio_pauses(backend),
+        "outbox-relay": backend.relay.run,
+    }
+    if backend.services.webhook is not None:
+        tasks["webhook"] = Webhook(backend, backend.services.webhook).run
+    return tasks
+
+
+@contextlib.asynccontextmanager
+async def running(backend: Backend, tasks: Mapping[str, Callable[[], Awaitable[None]]]) -> AsyncIterator[None]:
+    """Keep `tasks` running while the context is open."""
+    keepers = [asyncio.create_task(_keep(backend, name, work), name=name) for name, work in tasks.items()]
+    try:
+        yield
+    finally:
+        await _end(keepers)
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel until each has ended: `asyncio.wait_for` of Python 3.11, deep in a client library, can swallow one cancel."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_S)
+
+
+async def _keep(backend: Backend, name: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Run `work`; when it breaks, log it and start it again, later each time it breaks soon."""
+    loop = asyncio.get_running_loop()
+    delay_s = _FIRST_RESTART_S
+    while True:
+        started_s = loop.time()
+        try:
+            await work()
+            return
+        except Exception:  # whatever it was, the others go on and this one is tried again
+            logger.exception("a background task broke and is started again", extra={"task": name})
+            backend.telemetry.task_failures.labels(name).inc()
+        if loop.time() - started_s > _STABLE_S:
+            delay_s = _FIRST_RESTART_S
+        await asyncio.sleep(delay_s)
+        delay_s = min(2 * delay_s, _LAST_RESTART_S)
