@@ -6,13 +6,13 @@ patients who are admitted later. Clause 6.1d.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from actors.columns import Column, Table
 from actors.kinds import AMBIGUOUS, FOREVER_US, NOBODY
 from actors.roster import Roster
 from domain.instants import NEVER_US
@@ -21,25 +21,29 @@ from domain.messages import DeviceAssociated
 _CERTAIN: Final = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Spans:
-    """All spans by (device row, start); span k of device d is at `first[d] + k`."""
-
-    first: NDArray[np.int64]
-    count: NDArray[np.int64]
-    uncertainty_us: NDArray[np.int64]
-    start_us: NDArray[np.int64]
-    end_us: NDArray[np.int64]
-    patient: NDArray[np.int64]
+_SPAN_COLUMNS: Final = (
+    Column("start_us", np.int64, 0, "us"),
+    Column("end_us", np.int64, 0, "us"),
+    Column("patient", np.int64, NOBODY),
+)
+_OF_DEVICE: Final = (
+    Column("first", np.int64),  # span k of a device is at `first` + k, by start
+    Column("count", np.int64),
+    Column("uncertainty_us", np.int64, 0, "us"),
+)
+_MOST_UNUSED: Final = 1_000  # spans that were replaced, beyond as many as are in use
 
 
 class Associations:
-    """Spans by device handle, as told; arrays by device row, made when they are asked for."""
+    """Spans by device handle, as told; and in arrays by device row, where many are looked up at once."""
 
     def __init__(self, roster: Roster) -> None:
         self._roster = roster
         self._told: dict[int, tuple[int, list[tuple[int, int, int]]]] = {}  # handle -> (uncertainty, [(patient handle, …)])
-        self._frozen: _Spans | None = None
+        self._spans = Table(_SPAN_COLUMNS)
+        self._of_device = Table(_OF_DEVICE)
+        self._unused = 0
+        self._unknown: set[int] = set()  # patients named before they were admitted
 
     def associate(self, message: DeviceAssociated) -> None:
         """Take the spans of one device in place of what was known of it."""
@@ -48,25 +52,25 @@ class Associations:
 
     def admit(self, patient_handle: int, discharged_us: int) -> None:
         """A patient's own chart belongs to the patient, until discharge."""
+        if patient_handle in self._unknown:
+            self._lay_out()
         self._set(patient_handle, _CERTAIN, [(patient_handle, NEVER_US, discharged_us)])
 
     def refresh(self, handles: list[int]) -> None:
         """Devices were registered: spans told before hold for them from now on."""
         for handle in handles:
             if handle in self._told:
-                self._set(handle, *self._told[handle])
-        self._frozen = None
+                self._place(handle)
 
     def patients_at(self, devices: NDArray[Any], time_us: NDArray[np.int64]) -> NDArray[np.int64]:
         """The patient row of each device at each event time; NOBODY or AMBIGUOUS (too near a boundary to tell)."""
         found = np.full(len(devices), NOBODY, dtype=np.int64)
         asked = np.flatnonzero(self._roster.devices["span_count"][devices]) if len(devices) else np.empty(0, np.intp)
         if len(asked):
-            spans = self._spans()
             rows, at = devices[asked], time_us[asked]
-            uncertainty = spans.uncertainty_us[rows]
-            before = self._lookup(spans, rows, at - uncertainty)
-            after = self._lookup(spans, rows, at + uncertainty)
+            uncertainty = self._of_device["uncertainty_us"][rows]
+            before = self._lookup(rows, at - uncertainty)
+            after = self._lookup(rows, at + uncertainty)
             found[asked] = np.where(before == after, before, AMBIGUOUS)
         return found
 
@@ -78,12 +82,13 @@ class Associations:
 
         When no span remembers the patient there (a correction took it away), that is `from_us` itself.
         """
-        spans = self._spans()
-        first, count = int(spans.first[device]), int(spans.count[device])
+        if device >= len(self._of_device):
+            return from_us
+        spans, own = self._spans, self._of_device.view(device)
         ends = [
-            int(spans.end_us[row])
-            for row in range(first, first + count)
-            if spans.patient[row] == patient and spans.end_us[row] > from_us
+            int(spans["end_us"][row])
+            for row in range(own.first, own.first + own.count)
+            if spans["patient"][row] == patient and spans["end_us"][row] > from_us
         ]
         end_us = min(ends, default=from_us)
         return None if end_us >= FOREVER_US else end_us
@@ -101,43 +106,49 @@ class Associations:
             _, spans = self._told.setdefault(row["handle"], (row["uncertainty_us"], []))
             if row["patient_handle"]:
                 spans.append((row["patient_handle"], row["start_us"], row["end_us"]))
-        self._frozen = None
+        self._lay_out()
 
     def _set(self, handle: int, uncertainty_us: int, spans: list[tuple[int, int, int]]) -> None:
         self._told[handle] = (uncertainty_us, spans)
-        self._frozen = None
-        device = self._roster.device_row(handle)
-        if device >= 0:
-            self._roster.devices["span_count"][device] = len(spans)
+        self._place(handle)
 
-    @staticmethod
-    def _lookup(spans: _Spans, devices: NDArray[Any], at_us: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _place(self, handle: int) -> None:
+        """Write a device's spans behind all others; those it had before are left unused, until they are too many."""
+        device = self._roster.device_row(handle)
+        if device < 0:
+            return
+        uncertainty_us, spans = self._told[handle]
+        if device >= len(self._of_device):
+            self._of_device.append(len(self._roster.devices) - len(self._of_device))
+        patients = [self._roster.patient_row(patient) for patient, _, _ in spans]
+        self._unknown.update(patient for (patient, _, _), row in zip(spans, patients, strict=True) if row < 0)
+        self._unused += int(self._of_device["count"][device])
+        self._of_device["first"][device], self._of_device["count"][device] = len(self._spans), len(spans)
+        self._of_device["uncertainty_us"][device] = uncertainty_us
+        self._roster.devices["span_count"][device] = len(spans)
+        if spans:
+            self._spans.append(len(spans), start_us=[s[1] for s in spans], end_us=[s[2] for s in spans], patient=patients)
+        if 2 * self._unused > len(self._spans) + _MOST_UNUSED:
+            self._lay_out()
+
+    def _lay_out(self) -> None:
+        """Write all spans anew, side by side."""
+        self._spans, self._of_device = Table(_SPAN_COLUMNS), Table(_OF_DEVICE)
+        self._unused, self._unknown = 0, set()
+        for handle in self._told:
+            self._place(handle)
+
+    def _lookup(self, devices: NDArray[Any], at_us: NDArray[np.int64]) -> NDArray[np.int64]:
         """The patient at exactly `at_us`: a binary search among each device's own spans, all devices at once."""
-        low, high = spans.first[devices] - 1, spans.first[devices] + spans.count[devices]
-        for _ in range(int(spans.count[devices].max(initial=0)).bit_length()):
+        first, count = self._of_device["first"][devices], self._of_device["count"][devices]
+        start_us, end_us, patient = self._spans["start_us"], self._spans["end_us"], self._spans["patient"]
+        low, high = first - 1, first + count
+        for _ in range(int(count.max(initial=0)).bit_length()):
             middle = (low + high) // 2
             inside = middle > low
-            started = inside & (spans.start_us[np.where(inside, middle, 0)] <= at_us)
+            started = inside & (start_us[np.where(inside, middle, 0)] <= at_us)
             low, high = np.where(started, middle, low), np.where(inside & ~started, middle, high)
-        found = low >= spans.first[devices]
+        found = low >= first
         low = np.where(found, low, 0)
-        patients: NDArray[np.int64] = np.where(found & (at_us < spans.end_us[low]), spans.patient[low], NOBODY)
+        patients: NDArray[np.int64] = np.where(found & (at_us < end_us[low]), patient[low], NOBODY)
         return patients
-
-    def _spans(self) -> _Spans:
-        if self._frozen is None:
-            self._frozen = self._freeze()
-        return self._frozen
-
-    def _freeze(self) -> _Spans:
-        devices = len(self._roster.devices)
-        first, count, uncertainty = (np.zeros(devices, dtype=np.int64) for _ in range(3))
-        rows: list[tuple[int, int, int]] = []
-        for handle, (uncertainty_us, spans) in self._told.items():
-            device = self._roster.device_row(handle)
-            if device >= 0:
-                first[device], count[device], uncertainty[device] = len(rows), len(spans), uncertainty_us
-                rows += [(start, end, self._roster.patient_row(patient)) for patient, start, end in spans]
-                self._roster.devices["span_count"][device] = len(spans)
-        start_us, end_us, patient = np.array(rows or [(0, 0, NOBODY)], dtype=np.int64).T.copy()
-        return _Spans(first, count, uncertainty, start_us, end_us, patient)

@@ -101,6 +101,10 @@ class HandleIndex:
             self._rows = grown
         self._rows[handles] = rows
 
+    def row_of(self, handle: int) -> int:
+        """The row of one handle, -1 where it is not here."""
+        return int(self._rows[handle]) if handle < len(self._rows) else -1
+
     def rows_of(self, handles: NDArray[Any]) -> NDArray[np.int32]:
         """The row of each handle, -1 where it is not here."""
         known = handles < len(self._rows)

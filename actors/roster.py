@@ -62,10 +62,10 @@ class Roster:
         return self._device_index.rows_of(handles)
 
     def device_row(self, handle: int) -> int:
-        return int(self._device_index.rows_of(np.array([handle], np.uint32))[0])
+        return self._device_index.row_of(handle)
 
     def patient_row(self, handle: int) -> int:
-        return int(self._patient_index.rows_of(np.array([handle], np.uint32))[0])
+        return self._patient_index.row_of(handle)
 
     def channel_rows(
         self, devices: NDArray[np.int32], metrics: NDArray[np.uint16], instances: NDArray[np.uint8]

@@ -39,7 +39,7 @@ class RobustZ:
     name = "robust-z"
     version = 1
 
-    def __init__(self, half_life: float = 120.0, learn: int = 30, floor_share: float = 0.01, floor: float = 0.1) -> None:
+    def __init__(self, half_life: float = 120.0, learn: int = 30, floor_share: float = 0.02, floor: float = 0.1) -> None:
         self._weight = 1.0 - 0.5 ** (1.0 / half_life)
         self._learn = learn
         self._floor_share = floor_share

@@ -48,7 +48,7 @@ def test_a_far_reading_moves_the_location_no_more_than_one_at_the_clip() -> None
 def test_a_channel_that_stands_still_is_not_infinitely_precise() -> None:
     detector = RobustZ(learn=10)
     feed(detector, [97.0] * 50)
-    assert feed(detector, [98.0])[0] == pytest.approx(1 / 0.97)
+    assert feed(detector, [98.0])[0] == pytest.approx(1 / (0.02 * 97))
 
 
 def test_a_lasting_step_becomes_the_new_normal_in_time() -> None:
