@@ -19,6 +19,7 @@ from runtime.clock import SystemClock
 from runtime.settings import Settings
 from scenarios.catalogue import open_scenario, parse_assignments, scenario_names
 from scenarios.comparison import compare
+from scenarios.generator_process import be_prompt
 from scenarios.launch import latest_run, load_report, new_run_id
 from scenarios.model import Scenario
 from scenarios.report.document import Report
@@ -84,6 +85,7 @@ async def _play(
 
 
 async def _played(name: str, story: Scenario, target: Target, folder: Path) -> Report:
+    be_prompt()
     command = shlex.join(["vitalgrid", *_without_token(sys.argv[1:])])
     with RunView(_console) as view:
         run = ScenarioRun(name, story, target, folder, clock=SystemClock(), command=command, show=view.show)

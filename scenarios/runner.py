@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 _LEAD_S: Final = 3.0  # between "go" and the first message: the world is built meanwhile
 _DEVICES_A_LEAD_SECOND: Final = 20_000
+_LAST_ALARMS_S: Final = 3.0
 BOOKS_FILE: Final = "books.arrow"
 
 
@@ -95,7 +96,8 @@ class ScenarioRun:
         try:
             if bus is not None:
                 await self._rejects.start(bus)
-            background.append(asyncio.create_task(self._watch.run(rest, roster.hospitals), name="alarms"))
+            listening = asyncio.create_task(self._watch.run(rest, roster.hospitals), name="alarms")
+            background.append(listening)
             await generator.connect(self._order(recipes))
             await self._begin(generator, roster.device_count)
             probes = StateProbes(rest, roster.device_of, scenario.queries.state_probes_per_s, self._clock.now_us)
@@ -106,6 +108,8 @@ class ScenarioRun:
                 *self._platform_faults(),
             ]
             done = await self._follow(generator, probes, queries)
+            await asyncio.sleep(_LAST_ALARMS_S)
+            listening.cancel()  # a fleet that stopped is silent: what is said of that is no part of the story
             found = Findings(scenario, self._start_us, done, roster, self._watch, probes, queries, self._resources)
             return await self._close(rest, bus, found, recipes)
         finally:
