@@ -96,8 +96,7 @@ class ShardCell:
         """Take readings in stream order; `arrival_us` is aligned with them."""
         if not len(readings):
             return Effects()
-        stream_us = np.maximum.accumulate(np.maximum(arrival_us, self.now_us))
-        self.now_us = int(stream_us[-1])
+        stream_us = self._go_on(arrival_us)
         devices = self._roster.device_rows(readings.handle)
         channels = self._roster.channel_rows(devices, readings.metric, readings.instance)
         rejected = _refuse(readings, devices, channels)
@@ -116,9 +115,7 @@ class ShardCell:
 
     def tick(self, now_us: int) -> Effects:
         """Stream time goes on to `now_us`: silence is noticed, scores settle, what no reading ends is ended."""
-        if now_us - self.now_us > BLIND_US:
-            self._watching_since_us = now_us
-        self.now_us = max(self.now_us, now_us)
+        self._go_on(np.array([now_us], dtype=np.int64))
         alarms = self._limits.settle(self.now_us)
         signals = Signals(self._roster, self.now_us, self._watching_since_us)
         alarms += self._technical.tick(signals, self.now_us)
@@ -131,7 +128,7 @@ class ShardCell:
 
     def apply_control(self, message: Control, arrival_us: int) -> Effects:
         """Take a registration, association, preset, maintenance window or device event. Idempotent."""
-        self.now_us = max(self.now_us, arrival_us)
+        self._go_on(np.array([arrival_us], dtype=np.int64))
         alarms: list[AlarmEvent] = []
         match message:
             case DevicesRegistered():
@@ -178,6 +175,15 @@ class ShardCell:
             part.restore(tables)
         self.now_us = tables["cell"]["now_us"][0].as_py()
         self._watching_since_us = tables["cell"]["watching_since_us"][0].as_py()
+
+    def _go_on(self, arrival_us: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Let stream time go on; returns it, never going back. A pause is remembered: nothing could come in it."""
+        stream_us: NDArray[np.int64] = np.maximum.accumulate(np.maximum(arrival_us, self.now_us))
+        pauses = np.flatnonzero(np.diff(stream_us, prepend=self.now_us) > BLIND_US)
+        if len(pauses):
+            self._watching_since_us = int(stream_us[pauses[-1]])
+        self.now_us = int(stream_us[-1])
+        return stream_us
 
     def _place(
         self, readings: ReadingBatch, row: NDArray[np.intp], devices: NDArray[np.int32], channels: NDArray[np.int32],

@@ -133,6 +133,12 @@ def test_where_the_stream_itself_stood_still_silence_counts_from_when_it_went_on
     assert phases(desk.tick_through(612, 620)) == [(Phase.START, Priority.LOW)]
 
 
+def test_after_a_standstill_the_first_device_that_is_back_does_not_make_the_others_silent() -> None:
+    desk = a_hospital(10)
+    desk.read(readings(1, "heart_rate", [600], [70]))  # comes before the first tick
+    assert desk.tick_through(600, 612) == []
+
+
 def a_hospital(devices: int) -> Desk:
     desk = a_desk(dict.fromkeys(range(1, devices + 1), "monitor@1"))
     desk.read(readings(range(1, devices + 1), "heart_rate", [0], [70]))
