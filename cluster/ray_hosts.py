@@ -20,6 +20,7 @@ from ray.exceptions import RayError
 
 from actors.shell import HostActor, HostConfig
 
+_EXIT_S: Final = 5.0
 _OBJECT_STORE_BYTES: Final = 80 * 2**20  # readings never pass through Ray
 
 
@@ -59,7 +60,13 @@ class RayHost:
         return dict(await self.actor.metrics.remote())
 
     async def stop(self) -> None:
+        """Let it commit, snapshot and end by itself, so that nobody reports a death that is none."""
         await self.actor.stop.remote()
+        self.actor.__ray_terminate__.remote()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_EXIT_S):
+                while self.is_alive():
+                    await asyncio.sleep(0.05)
 
     def is_alive(self) -> bool:
         """Whether the process exists and is not a zombie."""
@@ -70,7 +77,9 @@ class RayHost:
         return state != "Z"
 
     def kill(self) -> None:
-        """End the process for certain, also one that is stopped or stuck."""
+        """End the process for certain, also one that is stopped or stuck. Nothing happens when it has ended."""
+        if not self.is_alive():
+            return
         with contextlib.suppress(RayError, ValueError):
             ray.kill(self.actor, no_restart=True)
         with contextlib.suppress(ProcessLookupError, PermissionError):
