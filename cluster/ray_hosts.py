@@ -65,7 +65,7 @@ class RayHost:
         self.actor.__ray_terminate__.remote()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_EXIT_S):
-                while self.is_alive():
+                while self.is_alive():  # noqa: ASYNC110 (a process tells nobody of its end)
                     await asyncio.sleep(0.05)
 
     def is_alive(self) -> bool:
