@@ -96,19 +96,23 @@ class TechnicalAlarms:
             due[faulty & (waited >= after_us)] = priority
         due = np.where(IS_VITAL_MODEL[table["model"]], due, np.minimum(due, Priority.MEDIUM))
         due[table["in_outage"]] = _NOTHING_SAID
-        said = table["fault_priority"]
+        said, named = table["fault_priority"], self._fingerprints(lost)
+        restated = (due > _NOTHING_SAID) & (named != table["fault_channels"])
         events = []
-        for device in np.flatnonzero((due != said) | (due > _NOTHING_SAID)).tolist():
-            channels = self._lost_of(device, lost)
-            fingerprint = _fingerprint([channel - int(table["base"][device]) for channel in channels])
-            if due[device] == said[device] and fingerprint == int(table["fault_channels"][device]):
-                continue
-            events.append(
-                self._device_notice(device, Priority(max(due[device], said[device])), int(due[device]), channels, now_us)
-            )
-            table["fault_channels"][device] = fingerprint
+        for device in np.flatnonzero((due != said) | restated).tolist():
+            priority = Priority(max(due[device], said[device]))
+            events.append(self._device_notice(device, priority, int(due[device]), self._lost_of(device, lost), now_us))
+        table["fault_channels"][:] = np.where(due > _NOTHING_SAID, named, 0)
         table["fault_priority"][:] = due
         return events
+
+    def _fingerprints(self, lost: NDArray[np.bool_]) -> NDArray[np.uint64]:
+        """Which of each device's channels are lost: a bit each (no thing model has more than 64)."""
+        channels, fingerprints = np.flatnonzero(lost), np.zeros(len(self._roster.devices), dtype=np.uint64)
+        devices = self._roster.channels["device"][channels]
+        offsets = (channels - self._roster.devices["base"][devices]).astype(np.uint64)
+        np.bitwise_or.at(fingerprints, devices, np.uint64(1) << offsets)
+        return fingerprints
 
     def _lost_of(self, device: int, lost: NDArray[np.bool_]) -> list[int]:
         base, count = self._roster.channels_of(device)
@@ -193,8 +197,3 @@ class TechnicalAlarms:
         )
         text = f"{len(ids)} devices of {hospital_id} {what}"
         return alarm.notice(phase, Priority.HIGH, text, event_us=now_us, arrival_us=now_us, members=ids)
-
-
-def _fingerprint(offsets: list[int]) -> int:
-    """Which of a device's channels: a bit each (the largest thing model has fewer than 64)."""
-    return sum(1 << (offset & 63) for offset in offsets)

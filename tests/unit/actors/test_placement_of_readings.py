@@ -134,3 +134,16 @@ def test_stream_time_never_goes_back(desk: Desk) -> None:
     desk.read(readings(1, "heart_rate", [0], [70]), arrival_s=10)
     desk.tick(5)
     assert desk.cell.now_us == at(0) + 10 * S
+
+
+@pytest.mark.clause("6.3d")
+def test_what_a_wearable_backfills_is_kept_in_its_own_time_and_never_pages() -> None:
+    desk = Desk()
+    desk.tell(registered({3: "wearable@1"}))
+    desk.read(readings(3, "pulse_rate", [0], [70]))
+    effects = desk.read(readings(3, "pulse_rate", [100, 110], [150, 150], quality=pack(marks=Mark.BACKFILL)), arrival_s=111)
+    assert marks(effects.stored) == [["BACKFILL"], ["BACKFILL"]]
+    assert effects.stored.time_us.tolist() == [at(100), at(110)]
+    assert [(event.rule, event.onset_us, event.live) for event in effects.alarms if event.rule.startswith("limit")] == [
+        ("limit.high", at(100), False), ("limit.very-high", at(100), False),
+    ]  # fmt: skip

@@ -8,6 +8,7 @@ import pytest
 
 from domain.alarms import AlarmEvent, AlertType, Phase, Priority
 from domain.messages import DeviceEvent, MaintenanceSet
+from domain.thing_catalogue import THING_MODELS
 from tests.cell_streams import HOSPITAL, TEST_MODE, UNUSABLE, Desk, admitted, associated, at, readings, registered
 
 NAN = float("nan")
@@ -175,6 +176,10 @@ def test_few_silent_devices_of_many_are_told_singly() -> None:
     assert [(event.rule, event.subject.device_id) for event in desk.heard.alarms] == [
         (SIGNAL_LOST, f"dev-{handle}") for handle in range(1, 6)
     ]  # fmt: skip
+
+
+def test_the_channels_of_every_thing_model_fit_the_fingerprint_of_a_notice() -> None:
+    assert max(sum(channel.instances for channel in model.channels) for model in THING_MODELS) <= 64
 
 
 @pytest.mark.clause("6.3f")
