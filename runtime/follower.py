@@ -89,9 +89,7 @@ class Follower:
         self._consumer_sequence = 0
         self._last_sign = asyncio.get_running_loop().time()
         inbox = self._client.new_inbox()
-        self._subscription = await self._client.subscribe(
-            inbox, cb=self._receive, pending_msgs_limit=0, pending_bytes_limit=0
-        )
+        self._subscription = await self._client.subscribe(inbox, cb=self._receive, pending_msgs_limit=0, pending_bytes_limit=0)
         config = api.ConsumerConfig(
             deliver_subject=inbox,
             deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE,
@@ -152,9 +150,7 @@ class Follower:
         self._consumer_sequence = consumer_sequence
         self.next_sequence = sequence + 1
         self.pending = int(tokens[base + 6])
-        self._on_message(
-            StreamMessage(message.subject, sequence, message.data, int(tokens[base + 5]) // 1000, self.pending)
-        )
+        self._on_message(StreamMessage(message.subject, sequence, message.data, int(tokens[base + 5]) // 1000, self.pending))
 
     async def _control(self, message: Msg, headers: dict[str, str]) -> None:
         """Flow control is answered when we are ready for more; a heartbeat tells whether anything was missed."""
