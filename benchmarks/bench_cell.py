@@ -2,9 +2,9 @@
 
     python benchmarks/bench_cell.py [--quick]
 
-A shard of 20,000 monitors (400,000 channels; every tenth monitor on a patient) gets batches of 20,000 readings: each
-monitor's heart rate, saturation, … in turn, one in five hundred beyond a limit. Batches are made before the clock starts; time is that
-of the processor, so that neighbours on the machine do not count.
+A shard of 20,000 monitors (368,000 channels; every tenth monitor on a patient) gets batches of 20,000 readings: each
+monitor's heart rate, saturation, … in turn, one in five hundred beyond a limit. Batches are made before the clock
+starts; time is that of the processor, so that neighbours on the machine do not count.
 """
 
 from __future__ import annotations
