@@ -1,4 +1,4 @@
-"""The REST application: layers from the outside in are request log, authentication, gzip, routes."""
+"""The REST application: layers from the outside in: request log, authentication, body limit, gzip, idempotency keys, routes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from starlette.middleware.gzip import GZipMiddleware
 from api import documentation, errors
 from api.auth import Authentication
 from api.background import running, tasks_of
+from api.body_limit import BodyLimit
 from api.errors import InternalError, ValidationFailed, problems
+from api.idempotency import IdempotencyKeys
 from api.request_log import RequestLog
 from api.routing import OPERATION, ROUTERS
 from api.services import Backend, Services
@@ -23,7 +25,6 @@ from domain.errors import Forbidden, Unauthenticated, Unavailable
 
 PREFIX: Final = "/api/v1"
 _GZIP_LEVEL: Final = 3
-_MAX_BODY_BYTES: Final = 2 * 2**20  # routes that take files say otherwise
 _DESCRIPTION: Final = """
 Readings of medical devices in, alarms and answers out, for one region.
 
@@ -31,6 +32,7 @@ Readings of medical devices in, alarms and answers out, for one region.
 * Times are RFC 3339 with a zone; `tz` (IANA name) chooses the zone of the answer.
 * Lists are paged by `limit` and the opaque `cursor` of the `next` link.
 * Updates need `If-Match` with the ETag they were made on. `X-Reason` is recorded with each write.
+* A creating POST may carry `Idempotency-Key`: repeated with it, it is done once and answered alike for a day.
 * Errors are RFC 9457 problems with a stable `code`.
 * Alarms are a secondary, information-only path: alarms at the bedside stay primary.
 """
@@ -63,12 +65,13 @@ def create_app(services: Services, *, background: bool = True) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url=documentation.OPENAPI_URL,
-        max_body_size=_MAX_BODY_BYTES,
         responses=problems(Unauthenticated, Forbidden, ValidationFailed, Unavailable, InternalError),
         middleware=[
             Middleware(RequestLog, telemetry=telemetry),
             Middleware(Authentication, tokens=services.tokens),
+            Middleware(BodyLimit),
             Middleware(GZipMiddleware, minimum_size=1024, compresslevel=_GZIP_LEVEL),
+            Middleware(IdempotencyKeys, clock=services.clock),
         ],
     )
     errors.install(app)

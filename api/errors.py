@@ -92,7 +92,6 @@ _BY_HTTP_STATUS: Final[Mapping[int, type[VitalgridError]]] = {
     404: errors.NotFound,
     405: MethodNotAllowed,
     406: NotAcceptable,
-    413: BodyTooLarge,
     401: errors.Unauthenticated,
     403: errors.Forbidden,
 }

@@ -7,6 +7,7 @@ from typing import Final
 from fastapi import APIRouter
 
 from api.routes import (
+    access,
     alarms,
     associations,
     catalogue,
@@ -19,6 +20,7 @@ from api.routes import (
     places,
     readings,
     rejects,
+    scenarios,
 )
 
 ROUTERS: Final[tuple[APIRouter, ...]] = (
@@ -33,6 +35,8 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     alarms.router,
     live.router,
     rejects.router,
+    scenarios.router,
+    access.router,
     operation.router,
 )
 OPERATION: Final[APIRouter] = operation.router

@@ -109,6 +109,16 @@ def search(engine: Engine, text: str, hospital_ids: Sequence[str] | None) -> Sel
     return Selection([row[0] for row in rows[:MAX_FOUND]], None, sorted(set(shards.values())), len(rows) > MAX_FOUND)
 
 
+def handles_of(engine: Engine, hospital_ids: Sequence[str] | None) -> list[int]:
+    """All handles of devices and patients of these hospitals."""
+    found: list[int] = []
+    with reading(engine) as connection:
+        for table in (devices, patients):
+            query = select(table.c.handle).where(table.c.hospital_id.in_(list(hospital_ids or ())))
+            found += connection.execute(query).scalars()
+    return found
+
+
 def spans_of(engine: Engine, selection: Selection) -> pl.DataFrame:
     """Believed associations of the selected devices, and each patient's own handle for all time (ASSOCIATIONS)."""
     spans = select(

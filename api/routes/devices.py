@@ -35,7 +35,6 @@ from runtime.sql import devices
 from runtime.sql.records import Row
 
 router = APIRouter(prefix="/devices", tags=["devices"])
-_IMPORT_BYTES = 64 * 2**20
 _UPDATE = problems(NotFound, PreconditionRequired, StaleVersion)
 
 
@@ -80,7 +79,7 @@ async def register_device(body: DeviceIn, who: Operator, behind: Behind, zone: I
     return DeviceRegistered(device=DeviceOut.of(row, zone), token=token)
 
 
-@router.post("/import", openapi_extra=IMPORT_BODY, max_body_size=_IMPORT_BYTES, responses=problems(NotFound, InvalidInput))
+@router.post("/import", openapi_extra=IMPORT_BODY, responses=problems(NotFound, InvalidInput))
 async def import_devices(
     request: Request,
     who: Operator,

@@ -15,7 +15,6 @@ from domain.fleet_manifest import FleetManifest
 from runtime.sql.fleets import register_fleet
 
 router = APIRouter(prefix="/fleets", tags=["devices"])
-_MAX_BYTES: Final = 256 * 2**20
 _EXAMPLE: Final = {
     "hospitals": [
         {
@@ -42,7 +41,6 @@ _decoder: Final = msgspec.json.Decoder(FleetManifest)
     "",
     status_code=201,
     openapi_extra=_BODY,
-    max_body_size=_MAX_BYTES,
     response_class=Response,
     responses={
         201: {"content": {"application/json": {"schema": {"type": "object"}}}},

@@ -7,6 +7,7 @@ A client that is too slow gets a final `overflow` event and is disconnected.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -16,12 +17,15 @@ from api.auth import Viewer
 from api.errors import problems
 from api.live.alarms import alarm_client
 from api.live.feed import Feed
+from api.live.readings import Wanted, reading_client
 from api.live.stream import EventStream
 from api.live.subscription import Subscription, sse
+from api.selection import ReadingFilter, handles_of, select_by
 from api.services import Backend, Behind
 from domain.alarms import INTENDED_USE, Priority
-from domain.errors import InvalidInput
+from domain.errors import InvalidInput, NotFound
 from domain.ids import parse_hospital_id
+from domain.metrics import metric_of
 
 router = APIRouter(prefix="/live", tags=["live"])
 
@@ -41,6 +45,17 @@ async def _last_seen(
     return int(given)
 
 
+@dataclass(frozen=True)
+class LiveFilter:
+    """Whose readings; at least one of the first four."""
+
+    device: Annotated[list[str] | None, Query(description="`hospital/device`.", examples=["sz.h012/mon-7"])] = None
+    handle: Annotated[list[int] | None, Query()] = None
+    hospital: Annotated[list[str] | None, Query()] = None
+    ward: Annotated[str | None, Query(description="Of the one hospital named.")] = None
+    metric: Annotated[list[str] | None, Query(description="Only these.", examples=["heart_rate"])] = None
+
+
 LastSeen = Annotated[int | None, Depends(_last_seen)]
 
 
@@ -56,6 +71,29 @@ async def live_alarms(
     hospitals = [parse_hospital_id(one) for one in hospital or []]
     client = alarm_client(behind.alarm_feed, behind.hosts, behind.services.clock, hospitals, priority)
     return await _opened(behind, behind.alarm_feed, client, last_seen, "alarms", _HELLO_ALARMS)
+
+
+@router.get("/readings", status_code=200, response_class=EventStream, responses={**_SSE, **problems(InvalidInput, NotFound)})
+async def live_readings(
+    _who: Viewer, behind: Behind, last_seen: LastSeen, wanted: Annotated[LiveFilter, Depends()]
+) -> EventStream:
+    """Readings as they are stored in the stream: events `hello`, `readings`, `heartbeat`, `gap`, `overflow`.
+
+    They come before a host has seen them, so retransmissions are not yet taken out, and marks that hosts set are not
+    there. A hospital's devices are those it has when the client connects.
+    """
+    by_name = ReadingFilter(device=wanted.device, handle=wanted.handle, hospital=wanted.hospital, ward=wanted.ward)
+    selection = await behind.read(select_by, behind.engine, by_name)
+    handles = selection.handles
+    if handles is None:
+        handles = await behind.read(handles_of, behind.engine, selection.hospitals)
+    if not handles:
+        raise InvalidInput("live readings are asked for by device, handle, ward or hospital: name one that has devices")
+    await behind.directory.refreshed_for(max(handles))
+    metrics = frozenset(metric_of(code).id for code in wanted.metric or [])
+    names = Wanted(behind.directory.device_ids(handles), metrics)
+    client = reading_client(behind.reading_feed, behind.services.clock, selection.shards or [], names)
+    return await _opened(behind, behind.reading_feed, client, last_seen, "readings", {})
 
 
 async def _opened(

@@ -31,7 +31,7 @@ from domain.errors import Conflict, InvalidInput, NotFound, RejectedInput, Stale
 from domain.ids import ActorKind, Address
 from domain.messages import DescribeActor, encode
 from domain.metrics import metric_of
-from runtime.sql import patients, presets
+from runtime.sql import patients, places, presets
 
 router = APIRouter(prefix="/patients", tags=["patients"])
 _UPDATE = problems(NotFound, Conflict, PreconditionRequired, StaleVersion)
@@ -62,6 +62,7 @@ async def list_patients(
 @router.post("", status_code=201, responses=problems(NotFound, InvalidInput, Conflict))
 async def admit_patient(body: PatientIn, who: Clinician, behind: Behind, zone: In, response: Response) -> PatientOut:
     """Admit a patient; the answer carries the opaque key."""
+    await behind.read(places.get_hospital, behind.engine, body.hospital_id)
     row = await behind.write(patients.admit_patient, behind.engine, behind.author(who), body.hospital_id, body.to_new())
     set_etag(response, row["version"])
     return PatientOut.of(row, zone)

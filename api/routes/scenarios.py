@@ -1,0 +1,70 @@
+"""Scenarios: which there are, started, watched, and their reports. Clause 9.2b."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.auth import Operator, Viewer
+from api.errors import problems
+from api.services import Behind, ScenarioLauncher
+from domain.errors import Conflict, InvalidInput, NotFound, Unavailable
+
+router = APIRouter(tags=["scenarios"])
+_MEDIA = {"html": "text/html; charset=utf-8", "json": "application/json"}
+
+
+class RunIn(BaseModel):
+    """Settings as on the command line: `fleet.devices`, `duration_s`, …"""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"settings": {"fleet.devices": "1000"}}]})
+    settings: dict[str, str] = Field({}, max_length=50)
+
+
+class RunStarted(BaseModel):
+    run_id: str
+
+
+async def _launcher(behind: Behind) -> ScenarioLauncher:
+    if behind.services.scenarios is None:
+        raise Unavailable("scenarios are not offered by this process")
+    return behind.services.scenarios
+
+
+Launcher = Annotated[ScenarioLauncher, Depends(_launcher)]
+
+
+@router.get("/scenarios", responses=problems(Unavailable))
+async def list_scenarios(_who: Viewer, launcher: Launcher) -> list[dict[str, Any]]:
+    """The stories that can be played."""
+    return launcher.list_scenarios()
+
+
+@router.post("/scenarios/{name}/runs", status_code=202, responses=problems(NotFound, InvalidInput, Conflict, Unavailable))
+async def start_run(name: str, body: RunIn, _who: Operator, launcher: Launcher) -> RunStarted:
+    """Play a scenario against this platform, in a process of its own. One at a time."""
+    return RunStarted(run_id=await launcher.start(name, body.settings))
+
+
+@router.get("/scenario-runs", responses=problems(Unavailable))
+async def list_runs(_who: Viewer, launcher: Launcher) -> list[dict[str, Any]]:
+    """Runs, the newest first."""
+    return launcher.list_runs()
+
+
+@router.get("/scenario-runs/{run_id}", responses=problems(NotFound, Unavailable))
+async def show_run(run_id: str, _who: Viewer, launcher: Launcher) -> dict[str, Any]:
+    """How far a run has come, and its verdicts once it has ended."""
+    return launcher.progress(run_id)
+
+
+@router.get(
+    "/scenario-runs/{run_id}/report",
+    response_class=Response,
+    responses={200: {"content": {"text/html": {}, "application/json": {}}}, **problems(NotFound, Unavailable)},
+)
+async def show_report(run_id: str, _who: Viewer, launcher: Launcher, format: Literal["html", "json"] = "html") -> Response:  # noqa: A002
+    """The report of a run that has ended."""
+    return Response(launcher.report(run_id, format), media_type=_MEDIA[format])
