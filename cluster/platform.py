@@ -15,9 +15,6 @@ import secrets
 from collections.abc import Callable
 from typing import IO
 
-from runtime.sql.access import create_first_administrator
-from runtime.sql.engine import migrate, open_engine
-
 from actors.host import HostPolicy
 from actors.shell import HostConfig
 from cluster.connection import Connection, admin_token_file, forget_connection, write_secret
@@ -33,6 +30,8 @@ from runtime.clock import SystemClock
 from runtime.lake import Lake
 from runtime.nats_server import NatsServer
 from runtime.settings import Settings
+from runtime.sql.access import create_first_administrator
+from runtime.sql.engine import migrate, open_engine
 
 logger = logging.getLogger(__name__)
 

@@ -31,8 +31,7 @@ _ERROR_HEADER: Final = "Vitalgrid-Error"
 _END_HEADER: Final = "Vitalgrid-End"
 _CHUNK_BYTES: Final = 4 * 2**20
 _ERRORS: Final = {
-    cls.code: cls
-    for cls in (errors.InvalidInput, errors.NotFound, errors.Conflict, errors.Forbidden, errors.Unavailable)
+    cls.code: cls for cls in (errors.InvalidInput, errors.NotFound, errors.Conflict, errors.Forbidden, errors.Unavailable)
 }
 Handler = Callable[[bytes, str], Awaitable[bytes | pa.Table]]
 
@@ -109,9 +108,7 @@ class Bus:
         acknowledge: the message may or may not be stored, and the caller retries with the same id.
         """
         try:
-            reply = await self._client.request(
-                subject, payload, timeout=5.0, headers={api.Header.MSG_ID.value: message_id}
-            )
+            reply = await self._client.request(subject, payload, timeout=5.0, headers={api.Header.MSG_ID.value: message_id})
         except (NatsError, TimeoutError, OSError) as error:
             raise Unavailable(f"no acknowledgement from the stream of {subject}: {type(error).__name__}") from error
         ack = _ack_decoder.decode(reply.data)
