@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import subprocess
 import sys
 from datetime import UTC
 from pathlib import Path
@@ -39,7 +40,7 @@ class ScenarioRuns:
         self._reports = reports
         self._data_dir = data_dir
         self._clock = clock
-        self._started: dict[str, asyncio.subprocess.Process] = {}
+        self._started: dict[str, subprocess.Popen[bytes]] = {}
 
     def list_scenarios(self) -> list[dict[str, object]]:
         """Name, title, story, covered clauses and settings of each scenario there is."""
@@ -66,10 +67,10 @@ class ScenarioRuns:
         folder.mkdir(parents=True)
         assignments = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
         with (folder / "run.log").open("ab") as log:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "cluster.cli", "scenario", "run", name, *assignments, "--run-id", run_id,
-                "--reports", str(self._reports.resolve()), "--data-dir", str(self._data_dir.resolve()),
-                stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, cwd=_REPOSITORY, start_new_session=True,
+            process = subprocess.Popen(  # noqa: S603, ASYNC220 (our own module; it only forks here)
+                [sys.executable, "-m", "cluster.cli", "scenario", "run", name, *assignments, "--run-id", run_id,
+                "--reports", str(self._reports.resolve()), "--data-dir", str(self._data_dir.resolve())],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=_REPOSITORY, start_new_session=True,
             )  # fmt: skip
         self._started[run_id] = process
         book = ProgressBook(folder, run_id, name, scenario.total_s)
@@ -99,7 +100,16 @@ class ScenarioRuns:
             raise NotFound(f"scenario run {run_id} has no report: it is {self._progress(run_id).stage}")
         return path.read_bytes()
 
+    async def ended(self, run_id: str) -> int:
+        """Wait until the process of a run started here has ended; its exit code. Raises NotFound."""
+        process = self._started.get(run_id)
+        if process is None:
+            raise NotFound(f"scenario run {run_id!r} was not started by this process")
+        return await asyncio.to_thread(process.wait)
+
     def _progress(self, run_id: str) -> Progress:
+        if run_id in self._started:
+            self._started[run_id].poll()  # or its end would stay unnoticed
         progress = read_progress(self._folder(run_id))
         if progress is None:
             raise NotFound(f"scenario run {run_id!r} is unknown")
