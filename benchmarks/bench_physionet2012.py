@@ -23,7 +23,8 @@ from tests.physionet2012 import FIRST_PATIENT, SLICE, as_stream, handles_of, rea
 
 
 def main() -> int:
-    path = Path(sys.argv[1]) if len(sys.argv) > 1 else SLICE
+    paths = [Path(argument) for argument in sys.argv[1:] if not argument.startswith("--")]  # --quick: the slice, too
+    path = paths[0] if paths else SLICE
     rows = read_rows(path)
     stream = as_stream(rows, read_ages(path), frame_rows=20_000)
     cell, started = ShardCell(0), time.perf_counter()
