@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Select, Table, and_, insert, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from domain import subjects
-from domain.errors import NotFound, StaleVersion
+from domain.errors import InvalidInput, NotFound, StaleVersion
 from domain.messages import Control, encode
 from runtime.sql.tables import hospitals, outbox, write_log
 
 Row = dict[str, Any]
+_TARGET_CHARS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +35,30 @@ class Page:
     after: tuple[Any, ...] | None
 
 
-def log_write(connection: Connection, author: Author, action: str, target: str) -> None:
-    """Append to the write log; part of the caller's transaction."""
-    values = {"at_us": author.now_us, "who": author.who, "action": action, "target": target, "reason": author.reason}
+def log_write(
+    connection: Connection, author: Author, action: str, target: str, detail: Mapping[str, Any] | None = None
+) -> None:
+    """Append to the write log; part of the caller's transaction. `target` and `detail` never hold names of people."""
+    values = {
+        "at_us": author.now_us, "who": author.who, "action": action, "target": target[:_TARGET_CHARS],
+        "reason": author.reason, "detail": detail,
+    }  # fmt: skip
     connection.execute(insert(write_log).values(values))
 
 
-def tell_hosts(connection: Connection, author: Author, hospital_id: str, message: Control) -> None:
-    """Put a control message for a hospital's shard into the outbox; part of the caller's transaction."""
-    shard = shard_of(connection, hospital_id)
-    values = {"subject": subjects.control(shard), "payload": encode(message), "created_us": author.now_us}
-    connection.execute(insert(outbox).values(values))
+def tell_hosts(connection: Connection, author: Author, hospital_id: str, *messages: Control) -> None:
+    """Put control messages for a hospital's shard into the outbox, in order; part of the caller's transaction."""
+    if not messages:
+        return
+    subject = subjects.control(shard_of(connection, hospital_id))
+    rows = [{"subject": subject, "payload": encode(message), "created_us": author.now_us} for message in messages]
+    connection.execute(insert(outbox), rows)
+
+
+def check_text(text: str | None, what: str, longest: int) -> None:
+    """Raise InvalidInput unless `text` is missing or of 1 to `longest` characters; never quotes it."""
+    if text is not None and not 1 <= len(text.strip()) <= len(text) <= longest:
+        raise InvalidInput(f"{what} has {len(text.strip())} characters: expected 1 to {longest}")
 
 
 def shard_of(connection: Connection, hospital_id: str) -> int:

@@ -165,6 +165,7 @@ alarms: Final = Table(
     _time("raised_us"),  # stream arrival of the first notification
     Column("stream_sequence", BigInteger, nullable=False),
     Column("outcome", String(16), nullable=True),
+    Column("note", Text, nullable=True),
     Column("acknowledged_by", String(200), nullable=True),
     _time("acknowledged_us", nullable=True), _time("paused_until_us", nullable=True), _version(),
     Index("ix_alarms_state_priority", "state", "priority"),
@@ -173,6 +174,7 @@ alarms: Final = Table(
     Index("ix_alarms_handle_onset_us", "handle", "onset_us"),
 )  # fmt: skip
 
+# What was notified: the database itself refuses updates.
 alarm_events: Final = Table(
     "alarm_events", metadata,
     Column("event_id", String(32), primary_key=True),
@@ -200,9 +202,10 @@ tokens: Final = Table(
     Column("name", String(200), primary_key=True),
     Column("sha256", String(64), nullable=False, unique=True),
     Column("role", String(32), nullable=False),
-    _time("created_us"), _time("revoked_us", nullable=True),
+    _time("created_us"), _time("revoked_us", nullable=True), _time("last_used_us", nullable=True),
 )  # fmt: skip
 
+# Append-only: the database itself refuses updates and deletes.
 write_log: Final = Table(
     "write_log", metadata,
     Column("id", _Id, primary_key=True, autoincrement=True),
@@ -211,6 +214,7 @@ write_log: Final = Table(
     Column("action", String(64), nullable=False),
     Column("target", String(200), nullable=False),
     Column("reason", Text, nullable=True),
+    Column("detail", JSON(none_as_null=True), nullable=True),
 )  # fmt: skip
 
 exports: Final = Table(

@@ -1,0 +1,160 @@
+"""Business databases for tests: SQLite always, PostgreSQL where `make test-postgres` provides a server.
+
+A test that takes `engine` runs once on each. A `conftest.py` makes the fixtures known by importing them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, Table, func, make_url, select
+
+from domain.fleet_manifest import Tier
+from domain.messages import Control, decode_control
+from runtime.sql import devices, patients, places
+from runtime.sql.devices import NewDevice
+from runtime.sql.engine import migrate, open_engine, reading
+from runtime.sql.patients import NewPatient
+from runtime.sql.records import Author, Row
+from runtime.sql.tables import outbox
+
+SQLITE = "sqlite"
+POSTGRESQL = "postgresql"
+POSTGRES_URL = "VITALGRID_TEST_POSTGRES_URL"
+NOW_US = 1_700_000_000_000_000
+MINUTE_US = 60_000_000
+HOUR_US = 60 * MINUTE_US
+SHARDS = 4
+HOSPITAL = "sz.h001"
+ADA = Author("ada", "for a test", NOW_US)
+
+NewDatabase = Callable[[], str]
+
+
+@pytest.fixture(scope="session", params=[SQLITE, pytest.param(POSTGRESQL, marks=pytest.mark.postgres)])
+def new_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NewDatabase]:
+    """Makes empty databases; returns the URL of a new one. One kind of database after the other."""
+    if request.param == SQLITE:
+        folder = tmp_path_factory.mktemp("sqlite")
+        yield lambda: f"sqlite:///{folder / uuid.uuid4().hex}.db"
+        return
+    if POSTGRES_URL not in os.environ:
+        pytest.skip(f"there is no PostgreSQL: {POSTGRES_URL} is not set (make test-postgres)")
+    server = PostgresServer(os.environ[POSTGRES_URL])
+    yield server.create
+    server.drop_all()
+
+
+@pytest.fixture(scope="session")
+def template_url(new_database: NewDatabase) -> str:
+    """A database with the present schema, copied for each test: far quicker than migrating each."""
+    url = new_database()
+    engine = open_engine(url)
+    migrate(engine)
+    if engine.dialect.name == SQLITE:
+        with engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    engine.dispose()
+    return url
+
+
+@pytest.fixture
+def database_url(template_url: str, new_database: NewDatabase) -> Iterator[str]:
+    """A database of this test alone, with the present schema and nothing in it."""
+    template = make_url(template_url)
+    if template.get_backend_name() == SQLITE:
+        url = new_database()
+        shutil.copyfile(str(template.database), str(make_url(url).database))
+        yield url
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{make_url(url).database}{suffix}").unlink(missing_ok=True)
+        return
+    server = PostgresServer(os.environ[POSTGRES_URL])
+    yield server.create(template.database)
+    server.drop_all()
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """A business database of this test alone, on SQLite and on PostgreSQL."""
+    opened = open_engine(database_url)
+    yield opened
+    opened.dispose()
+
+
+class PostgresServer:
+    """Creates and drops databases on a server that tests were given."""
+
+    def __init__(self, url: str) -> None:
+        self._url = make_url(url)
+        self._made: list[str] = []
+
+    def create(self, template: str | None = None) -> str:
+        name = f"test_{uuid.uuid4().hex}"
+        self._run(f'CREATE DATABASE "{name}"' + (f' TEMPLATE "{template}"' if template else ""))
+        self._made.append(name)
+        return self._url.set(database=name).render_as_string(hide_password=False)
+
+    def drop_all(self) -> None:
+        for name in self._made:
+            self._run(f'DROP DATABASE "{name}" WITH (FORCE)')
+        self._made.clear()
+
+    def _run(self, statement: str) -> None:
+        engine = open_engine(self._url.render_as_string(hide_password=False))
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql(statement)
+        engine.dispose()
+
+
+@dataclass(frozen=True)
+class SmallHospital:
+    """A hospital with a gateway, a monitor behind it, a pump of its own and a patient."""
+
+    gateway: Row
+    monitor: Row
+    pump: Row
+    pump_token: str
+    patient: Row
+
+
+@pytest.fixture
+def hospital(engine: Engine) -> SmallHospital:
+    """See SmallHospital; the hospital is `HOSPITAL`, made by `ADA` at `NOW_US`."""
+    add_hospital(engine)
+    gateway, _ = devices.register_device(engine, ADA, HOSPITAL, NewDevice("gw-1", "gateway", with_token=True))
+    monitor, _ = devices.register_device(engine, ADA, HOSPITAL, NewDevice("mon-7", "monitor", "icu", "icu-07", "gw-1"))
+    pump, token = devices.register_device(engine, ADA, HOSPITAL, NewDevice("pump-3", "pump", "icu", "icu-07", with_token=True))
+    assert token is not None
+    patient = patients.admit_patient(engine, ADA, HOSPITAL, NewPatient("MRN-1", "王小明", "male", 67.0))
+    return SmallHospital(gateway, monitor, pump, token, patient)
+
+
+def add_hospital(engine: Engine, hospital_id: str = HOSPITAL, bed_count: int = 800) -> Row:
+    return places.create_hospital(
+        engine, ADA, hospital_id=hospital_id, name="福田区人民医院", tier=Tier.TERTIARY, bed_count=bed_count, shards=SHARDS
+    )
+
+
+def later(seconds: float, who: str = "ada", reason: str | None = "for a test") -> Author:
+    """An author who writes some seconds after `NOW_US`."""
+    return replace(ADA, who=who, reason=reason, now_us=NOW_US + round(seconds * 1e6))
+
+
+def count(engine: Engine, table: Table) -> int:
+    with reading(engine) as connection:
+        return int(connection.execute(select(func.count()).select_from(table)).scalar_one())
+
+
+def told(engine: Engine, *kinds: type[Control]) -> list[Control]:
+    """What the outbox tells hosts, in order; only of `kinds` if any are given."""
+    with reading(engine) as connection:
+        payloads = connection.execute(select(outbox.c.payload).order_by(outbox.c.id)).scalars()
+        messages = [decode_control(payload) for payload in payloads]
+    return [message for message in messages if not kinds or isinstance(message, kinds)]
