@@ -34,6 +34,7 @@ from scenarios.state_probes import StateProbes
 from scenarios.stored import StoredRows
 from scenarios.verdicts import by_clause, check, overall
 
+_BUSY_NEIGHBOURS: Final = 0.3  # cores
 _ASKED: Final = {
     "7.1a": "the latest readings of a ward; one device and metric over five minutes",
     "7.1b": "part of a device's or ward's name, its readings of five minutes over the region; a metric by hospital and hour",
@@ -206,6 +207,11 @@ def _mark(fault: Fault) -> FaultMark:
 
 def _notes(found: Findings) -> list[str]:
     notes = list(found.notes)
+    others = found.resources.mean_cores("others", found.scenario.warmup_s)
+    if others is not None and others > _BUSY_NEIGHBOURS:
+        notes.append(
+            f"Other processes of this machine took {others:.1f} cores during the measured time: figures suffer from it."
+        )
     if found.killed:
         notes.append(f"Killed by the scenario: {', '.join(found.killed)}.")
     notes += [f"Rejected messages, reason {reason}: {count}." for reason, count in found.rejected_reasons.items()]

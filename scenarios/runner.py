@@ -104,7 +104,7 @@ class ScenarioRun:
             queries = QueryLoad(rest, scenario.queries, roster.places, self._clock.now_us)
             background += [
                 asyncio.create_task(queries.run(self._zero, scenario.warmup_s, scenario.total_s), name="queries"),
-                asyncio.create_task(self._sample(), name="resources"),
+                asyncio.create_task(self._sample(generator.pid), name="resources"),
                 *self._platform_faults(),
             ]
             done = await self._follow(generator, probes, queries)
@@ -174,10 +174,10 @@ class ScenarioRun:
             platform_cores=self._resources.cores_now(),
         )  # fmt: skip
 
-    async def _sample(self) -> None:
+    async def _sample(self, generator_pid: int) -> None:
         while True:
             await asyncio.sleep(1.0)
-            self._resources.follow(self._target.pids())
+            self._resources.follow(self._target.pids() | {"generator": generator_pid})
             self._resources.sample(time.perf_counter() - self._zero)
 
     def _platform_faults(self) -> list[asyncio.Task[None]]:
