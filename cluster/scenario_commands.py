@@ -86,13 +86,13 @@ async def _play(
 
 async def _played(name: str, story: Scenario, target: Target, folder: Path) -> Report:
     be_prompt()
-    command = shlex.join(["vitalgrid", *_without_token(sys.argv[1:])])
+    command = shlex.join(["vitalgrid", *without_token(sys.argv[1:])])
     with RunView(_console) as view:
         run = ScenarioRun(name, story, target, folder, clock=SystemClock(), command=command, show=view.show)
         return await run.play()
 
 
-def _without_token(arguments: list[str]) -> list[str]:
+def without_token(arguments: list[str]) -> list[str]:
     """The command as it may be printed."""
     shown: list[str] = []
     for argument in arguments:

@@ -130,8 +130,7 @@ class Recorder:
             ward_ids=[device.ward_id for device in devices],
             bed_ids=[device.bed_id for device in devices],
             gateway_ids=[
-                self._devices[carriers[handle]].device_id if carriers.get(handle, handle) in gateways else None
-                for handle in handles
+                self._devices[carriers[handle]].device_id if carriers.get(handle) in gateways else None for handle in handles
             ],
             with_token=[handle in senders for handle in handles],
         )

@@ -59,10 +59,12 @@ class Resources:
         for pid, process in list(self._processes.items()):
             try:
                 with process.oneshot():
-                    cores[self._roles[pid]] += process.cpu_percent() / 100
-                    rss[self._roles[pid]] += process.memory_info().rss
+                    used, held = process.cpu_percent() / 100, process.memory_info().rss
             except psutil.Error:
                 del self._processes[pid]
+                continue
+            cores[self._roles[pid]] += used
+            rss[self._roles[pid]] += held
         before, self._machine = self._machine, _busy_s()
         passed_s = self._machine[0] - before[0]
         if passed_s > 0:
