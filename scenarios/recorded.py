@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from domain.fleet_manifest import FleetManifest
 from scenarios.connections import Sender
@@ -14,6 +17,7 @@ from scenarios.roster import Roster
 from sim.emission import Emission
 from sim.recordings import Recording, open_recording
 
+_OLDEST_YEARS: Final = 130
 _REPOSITORY: Final = Path(__file__).resolve().parent.parent
 
 
@@ -21,7 +25,17 @@ def find_recording(path: str, times: int, limit: int | None, region_id: str) -> 
     """The recording at `path`, as given or from the repository's root. Errors as `sim.recordings.open_recording`."""
     given = Path(path)
     beside = given if given.exists() or given.is_absolute() else _REPOSITORY / given
-    return open_recording(beside, times=times, limit=limit, region_id=region_id)
+    return _with_credible_ages(open_recording(beside, times=times, limit=limit, region_id=region_id))
+
+
+def _with_credible_ages(recording: Recording) -> Recording:
+    """Real records hold ages such as 200 years; the platform registers no such patient, so the age goes as unknown."""
+    hospitals = []
+    for hospital in recording.manifest.hospitals:
+        ages = [age if age is not None and 0 <= age <= _OLDEST_YEARS else None for age in hospital.patients.ages_years]
+        patients = msgspec.structs.replace(hospital.patients, ages_years=ages)
+        hospitals.append(msgspec.structs.replace(hospital, patients=patients))
+    return replace(recording, manifest=FleetManifest(hospitals))
 
 
 def manifest_of_recording(path: str, times: int, limit: int | None, region_id: str) -> FleetManifest:

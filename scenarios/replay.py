@@ -35,7 +35,8 @@ from scenarios.stored import RejectWatch, connect_bus, settled_ledger
 from scenarios.target import Target
 
 _LEAD_S: Final = 3.0
-_SCORES_SETTLE_S: Final = 4.0  # the last moments close at a tick, and are committed a flush later
+_QUIET_S: Final = 4.0  # the last moments close at a tick and are committed a flush later; alarms come until then
+_QUIET_DEADLINE_S: Final = 180.0
 _BOOKS_FILE: Final = "books.arrow"
 
 
@@ -163,7 +164,7 @@ class Replay:
         lake_dir = self._target.lake_dir
         if lake_dir is not None and lake_dir.exists():
             ledger, _ = await settled_ledger(lake_dir, books, rejects.keys)
-            await asyncio.sleep(_SCORES_SETTLE_S)
+            await self._until_alarms_are_told()
             values, scores = await asyncio.to_thread(self._compare, lake_dir, source, recipe)
         return ReplayResult(
             recording=source.recording.name, sent=len(books.sent), acknowledged=len(books.acknowledged),
@@ -172,6 +173,14 @@ class Replay:
             alarms_by_rule=self.watch.by_rule(), errors=done.errors, rejects=rejects.reasons, ledger=ledger, values=values,
             scores=scores,
         )  # fmt: skip
+
+    async def _until_alarms_are_told(self) -> None:
+        """Wait until no alarm has come for a while: history raises many at once, and each is fsynced before it is told."""
+        deadline = time.monotonic() + _QUIET_DEADLINE_S
+        heard = -1
+        while heard != len(self.watch.seen) and time.monotonic() < deadline:
+            heard = len(self.watch.seen)
+            await asyncio.sleep(_QUIET_S)
 
     def _compare(self, lake_dir: Path, source: RecordedSource, recipe: RecordingRecipe) -> tuple[Difference, ScoreCounts]:
         """Replay the recording once more, in memory, against what is stored."""
