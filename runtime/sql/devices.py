@@ -1,26 +1,31 @@
-"""Devices: registered one by one or many at once, each with a handle that is never used again."""
+"""Devices: registered one by one or many at once, each with a handle that is never used again. Clauses 5.1, 8.1."""
 
 from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, func, insert, select, update
+from sqlalchemy import Connection, Engine, func, insert, select
 
 from domain.errors import Conflict, InvalidInput, NotFound, VitalgridError
 from domain.ids import parse_token
-from domain.messages import DevicesRegistered
+from domain.messages import DevicesRegistered, MaintenanceSet
 from domain.thing_catalogue import thing_model
+from runtime.sql.associations import end_spans
 from runtime.sql.engine import reading, writing
+from runtime.sql.handles import take_handles
 from runtime.sql.places import add_places
-from runtime.sql.records import Author, Page, Row, change, log_write, one, page, shard_of, tell_hosts
-from runtime.sql.tables import devices, handles, hospitals
+from runtime.sql.records import Author, Page, Row, change, check_fields, log_write, one, page, shard_of, tell_hosts
+from runtime.sql.tables import devices, hospitals
 
 IN_USE: Final = "in-use"
+MAINTENANCE: Final = "maintenance"  # in the workshop; whether it may alarm is said by maintenance windows
 RETIRED: Final = "retired"
+_FIELDS: Final = ("ward_id", "bed_id", "status", "attributes")
+_FOR_EVER_US: Final = 2**62
 _PER_MESSAGE: Final = 20_000
 _LOOKUP_CHUNK: Final = 500
 
@@ -70,27 +75,15 @@ def import_devices(
     engine: Engine, author: Author, hospital_id: str, rows: Sequence[NewDevice], *, dry_run: bool = False
 ) -> list[RowReport]:
     """Register the rows that are right and report every one; with `dry_run` only report. Raises NotFound (hospital)."""
-    with reading(engine) as connection:
+    with reading(engine) if dry_run else writing(engine) as connection:
         shard_of(connection, hospital_id)
-        taken = _handles_of(connection, hospital_id, [row.device_id for row in rows])
-        gateways = _handles_of(connection, hospital_id, [row.gateway_id for row in rows if row.gateway_id])
-    reports: dict[int, RowReport] = {}
-    seen: set[str] = set()
-    carriers = set(gateways)
-    for number, row in enumerate(rows, start=1):
-        error = _fault_of(row, seen, taken, carriers)
-        if error is not None:
-            reports[number] = RowReport(number, row.device_id, error=error)
-        seen.add(row.device_id)
-        carriers.add(row.device_id)
-    good = {number: row for number, row in enumerate(rows, start=1) if number not in reports}
-    if dry_run or not good:
-        return [reports.get(number) or RowReport(number, row.device_id) for number, row in enumerate(rows, start=1)]
-    with writing(engine) as connection:
-        made = add_devices(connection, author, hospital_id, list(good.values()))
-    for number, report in zip(good, made, strict=True):
-        reports[number] = RowReport(number, report.device_id, report.handle, report.token)
-    return [reports[number] for number in sorted(reports)]
+        check = _RowCheck(connection, hospital_id, rows)
+        errors = {number: error for number, row in enumerate(rows) if (error := check.fault_of(row)) is not None}
+        good = [number for number in range(len(rows)) if number not in errors]
+        made = {} if dry_run else dict(zip(good, _insert(connection, author, hospital_id, check, rows, good), strict=True))
+    return [
+        made.get(number) or RowReport(number + 1, row.device_id, error=errors.get(number)) for number, row in enumerate(rows)
+    ]
 
 
 def add_devices(connection: Connection, author: Author, hospital_id: str, rows: Sequence[NewDevice]) -> list[RowReport]:
@@ -100,36 +93,10 @@ def add_devices(connection: Connection, author: Author, hospital_id: str, rows: 
     told through the outbox.
     """
     shard_of(connection, hospital_id)
-    taken = _handles_of(connection, hospital_id, [row.device_id for row in rows])
-    known = {**_handles_of(connection, hospital_id, [row.gateway_id for row in rows if row.gateway_id]), **taken}
-    seen: set[str] = set()
-    carriers = set(known)
+    check = _RowCheck(connection, hospital_id, rows)
     for row in rows:
-        _raise_fault(row, seen, taken, carriers)
-        seen.add(row.device_id)
-        carriers.add(row.device_id)
-    add_places(
-        connection, hospital_id, {row.bed_id: row.ward_id for row in rows if row.bed_id}, {r.ward_id for r in rows if r.ward_id}
-    )
-    first = take_handles(connection, len(rows), "device")
-    known |= {row.device_id: first + number for number, row in enumerate(rows)}
-    issued = [new_token() if row.with_token else (None, None) for row in rows]
-    values = [
-        {
-            "handle": known[row.device_id], "device_id": row.device_id, "hospital_id": hospital_id,
-            "model": thing_model(row.model).id, "ward_id": row.ward_id, "bed_id": row.bed_id,
-            "gateway_handle": known[row.gateway_id] if row.gateway_id else None, "token_sha256": digest,
-            "status": IN_USE, "attributes": row.attributes, "created_us": author.now_us, "version": 1,
-        }
-        for row, (_, digest) in zip(rows, issued, strict=True)
-    ]  # fmt: skip
-    connection.execute(insert(devices), values)
-    _announce(connection, author, hospital_id, values)
-    log_write(connection, author, "device.register", f"{hospital_id}: {len(rows)} devices from handle {first}")
-    return [
-        RowReport(number, row.device_id, known[row.device_id], token)
-        for number, (row, (token, _)) in enumerate(zip(rows, issued, strict=True), start=1)
-    ]
+        check.take(row)
+    return _insert(connection, author, hospital_id, check, rows, range(len(rows)))
 
 
 def get_device(engine: Engine, handle: int) -> Row:
@@ -174,36 +141,53 @@ def devices_by_handle(engine: Engine, wanted: Sequence[int]) -> dict[int, Row]:
 
 
 def retire_device(engine: Engine, author: Author, handle: int, *, version: int | None) -> Row:
-    """Take a device out of service: its token stops working, its readings stay. Raises NotFound, Conflict."""
+    """Take a device out of service for good: its token stops working, it leaves its patient, and it alarms no more.
+
+    Its readings stay, and its handle and id are not used again. Raises NotFound, StaleVersion, Conflict when it is
+    retired already.
+    """
     with writing(engine) as connection:
         values = {"status": RETIRED, "token_sha256": None}
-        row = change(connection, devices, {"handle": handle}, values, version=version, what=f"device with handle {handle}")
+        row = _change_in_service(connection, handle, values, version)
+        end_spans(connection, author, author.now_us, handle=handle)
+        quiet = MaintenanceSet(row["hospital_id"], author.now_us, _FOR_EVER_US, handle)
+        tell_hosts(connection, author, row["hospital_id"], quiet)
         log_write(connection, author, "device.retire", f"{row['hospital_id']}/{row['device_id']}")
+        return row
+
+
+def update_device(engine: Engine, author: Author, handle: int, values: dict[str, Any], *, version: int | None) -> Row:
+    """Change ward, bed, status (in use or in maintenance) or attributes (firmware, serial number, UDI, …).
+
+    Raises InvalidInput, NotFound, StaleVersion, Conflict when it is retired.
+    """
+    check_fields("device", values, _FIELDS)
+    if values.get("status", IN_USE) not in (IN_USE, MAINTENANCE):
+        raise InvalidInput(
+            f"status {values['status']!r} is not {IN_USE!r} or {MAINTENANCE!r}; a device is retired by retiring it"
+        )
+    with writing(engine) as connection:
+        row = _change_in_service(connection, handle, values, version)
+        if "ward_id" in values or "bed_id" in values:
+            ward_id, bed_id = row["ward_id"], row["bed_id"]
+            add_places(connection, row["hospital_id"], {bed_id: ward_id} if bed_id else {}, {ward_id} if ward_id else set())
+            _announce(connection, author, row["hospital_id"], [row])
+        log_write(connection, author, "device.update", f"{row['hospital_id']}/{row['device_id']}", values)
         return row
 
 
 def move_device(
     engine: Engine, author: Author, handle: int, *, ward_id: str | None, bed_id: str | None, version: int | None
 ) -> Row:
-    """Put a device in another ward and bed of its hospital. Raises NotFound, Conflict."""
-    with writing(engine) as connection:
-        values = {"ward_id": ward_id, "bed_id": bed_id}
-        row = change(connection, devices, {"handle": handle}, values, version=version, what=f"device with handle {handle}")
-        add_places(connection, row["hospital_id"], {bed_id: ward_id} if bed_id else {}, {ward_id} if ward_id else set())
-        _announce(connection, author, row["hospital_id"], [row])
-        log_write(connection, author, "device.move", f"{row['hospital_id']}/{row['device_id']}")
-        return row
+    """Put a device in another ward and bed of its hospital. Errors as `update_device`."""
+    return update_device(engine, author, handle, {"ward_id": ward_id, "bed_id": bed_id}, version=version)
 
 
 def rotate_token(engine: Engine, author: Author, handle: int) -> str:
     """Give a device a new token; the old one stops working. Raises NotFound, Conflict for a retired device."""
     token, digest = new_token()
     with writing(engine) as connection:
-        row = one(connection, select(devices).where(devices.c.handle == handle), f"device with handle {handle}")
-        if row["status"] == RETIRED:
-            raise Conflict(f"device {row['device_id']!r} is retired and gets no token")
-        values = {"token_sha256": digest, "version": row["version"] + 1}
-        connection.execute(update(devices).where(devices.c.handle == handle).values(values))
+        row = _change_in_service(connection, handle, {"token_sha256": digest}, None)
         log_write(connection, author, "device.rotate-token", f"{row['hospital_id']}/{row['device_id']}")
     return token
 
@@ -225,60 +209,106 @@ def take_handle(connection: Connection, kind: str) -> int:
     return take_handles(connection, 1, kind)
 
 
-def take_handles(connection: Connection, count: int, kind: str) -> int:
-    """The first of `count` consecutive fresh handles."""
-    if connection.dialect.name != "sqlite":  # SQLite's writer is alone anyway
-        connection.exec_driver_sql("LOCK TABLE handles IN EXCLUSIVE MODE")
-    result = connection.execute(insert(handles).values(kind=kind))
-    key = result.inserted_primary_key
-    assert key is not None
-    first = int(key[0])
-    if count > 1:
-        connection.execute(insert(handles), [{"handle": first + n, "kind": kind} for n in range(1, count)])
-        if connection.dialect.name == "postgresql":
-            connection.exec_driver_sql(f"SELECT setval(pg_get_serial_sequence('handles', 'handle'), {first + count - 1})")
-    return first
+class _RowCheck:
+    """Looks at rows one after the other: each against the database and the rows before it."""
+
+    def __init__(self, connection: Connection, hospital_id: str, rows: Sequence[NewDevice]) -> None:
+        self.hospital_id = hospital_id
+        gateway_ids = {row.gateway_id for row in rows if row.gateway_id}
+        self.known = _known_devices(connection, hospital_id, {row.device_id for row in rows} | gateway_ids)
+        self._models = {device_id: row["model"] for device_id, row in self.known.items()}
+
+    def take(self, row: NewDevice) -> None:
+        """Raise InvalidInput, NotFound or Conflict, or count the row among those that later ones may build on."""
+        parse_token(row.device_id, "device id")
+        for place, what in ((row.ward_id, "ward id"), (row.bed_id, "bed id")):
+            if place is not None:
+                parse_token(place, what)
+        model = thing_model(row.model).id
+        if row.device_id in self.known:
+            raise Conflict(f"device {row.device_id!r} of hospital {self.hospital_id!r} exists already")
+        if row.device_id in self._models:
+            raise InvalidInput(f"device {row.device_id!r} stands twice in the same list")
+        if row.gateway_id is not None:
+            self._check_gateway(row.device_id, row.gateway_id)
+        self._models[row.device_id] = model
+
+    def fault_of(self, row: NewDevice) -> str | None:
+        """As `take`, but what is wrong comes back in words."""
+        try:
+            self.take(row)
+        except VitalgridError as error:
+            return str(error)
+        return None
+
+    def _check_gateway(self, device_id: str, gateway_id: str) -> None:
+        if gateway_id not in self._models:
+            raise NotFound(f"gateway {gateway_id!r} of device {device_id!r} is unknown: register it first")
+        if thing_model(self._models[gateway_id]).channels:
+            raise InvalidInput(f"gateway {gateway_id!r} of device {device_id!r} is a {self._models[gateway_id]}, not a gateway")
+
+
+def _insert(
+    connection: Connection, author: Author, hospital_id: str, check: _RowCheck, rows: Sequence[NewDevice], good: Sequence[int]
+) -> list[RowReport]:  # fmt: skip
+    """Add the `good` ones of `rows`, which were checked."""
+    if not good:
+        return []
+    chosen = [rows[number] for number in good]
+    wards = {row.ward_id for row in chosen if row.ward_id}
+    add_places(connection, hospital_id, {row.bed_id: row.ward_id for row in chosen if row.bed_id}, wards)
+    first = take_handles(connection, len(chosen), "device")
+    handle_of = {device_id: row["handle"] for device_id, row in check.known.items()}
+    handle_of |= {row.device_id: first + number for number, row in enumerate(chosen)}
+    issued = [new_token() if row.with_token else (None, None) for row in chosen]
+    values = [
+        {
+            "handle": handle_of[row.device_id], "device_id": row.device_id, "hospital_id": hospital_id,
+            "model": thing_model(row.model).id, "ward_id": row.ward_id, "bed_id": row.bed_id,
+            "gateway_handle": handle_of[row.gateway_id] if row.gateway_id else None, "token_sha256": digest,
+            "status": IN_USE, "attributes": row.attributes, "created_us": author.now_us, "version": 1,
+        }
+        for row, (_, digest) in zip(chosen, issued, strict=True)
+    ]  # fmt: skip
+    connection.execute(insert(devices), values)
+    _announce(connection, author, hospital_id, values)
+    log_write(connection, author, "device.register", f"{hospital_id}: {len(chosen)} devices from handle {first}")
+    return [
+        RowReport(number + 1, row.device_id, handle_of[row.device_id], token)
+        for number, row, (token, _) in zip(good, chosen, issued, strict=True)
+    ]
+
+
+def _change_in_service(connection: Connection, handle: int, values: dict[str, Any], version: int | None) -> Row:
+    what = f"device with handle {handle}"
+    before = one(connection, select(devices.c.status).where(devices.c.handle == handle), what)
+    if before["status"] == RETIRED:
+        raise Conflict(f"{what} is retired: register another one")
+    return change(connection, devices, {"handle": handle}, values, version=version, what=what)
 
 
 def _announce(connection: Connection, author: Author, hospital_id: str, rows: Sequence[Row]) -> None:
-    for start in range(0, len(rows), _PER_MESSAGE):
-        part = rows[start : start + _PER_MESSAGE]
-        tell_hosts(connection, author, hospital_id, DevicesRegistered(
+    parts = [rows[start : start + _PER_MESSAGE] for start in range(0, len(rows), _PER_MESSAGE)]
+    messages = [
+        DevicesRegistered(
             hospital_id=hospital_id, handles=[row["handle"] for row in part],
             device_ids=[row["device_id"] for row in part], models=[row["model"] for row in part],
             ward_ids=[row["ward_id"] for row in part], bed_ids=[row["bed_id"] for row in part],
-        ))  # fmt: skip
-
-
-def _handles_of(connection: Connection, hospital_id: str, device_ids: Sequence[str]) -> dict[str, int]:
-    wanted = sorted(set(device_ids))
-    if len(wanted) > 20 * _LOOKUP_CHUNK:
-        query = select(devices.c.device_id, devices.c.handle).where(devices.c.hospital_id == hospital_id)
-        everything = {row.device_id: row.handle for row in connection.execute(query)}
-        return {device_id: everything[device_id] for device_id in wanted if device_id in everything}
-    found: dict[str, int] = {}
-    for start in range(0, len(wanted), _LOOKUP_CHUNK):
-        query = select(devices.c.device_id, devices.c.handle).where(
-            devices.c.hospital_id == hospital_id, devices.c.device_id.in_(wanted[start : start + _LOOKUP_CHUNK])
         )
-        found |= {row.device_id: row.handle for row in connection.execute(query)}
+        for part in parts
+    ]  # fmt: skip
+    tell_hosts(connection, author, hospital_id, *messages)
+
+
+def _known_devices(connection: Connection, hospital_id: str, device_ids: Iterable[str]) -> dict[str, Row]:
+    """Handle and model of those that exist; many are looked for among all of the hospital, few one by one."""
+    wanted = sorted(device_ids)
+    query = select(devices.c.device_id, devices.c.handle, devices.c.model).where(devices.c.hospital_id == hospital_id)
+    if len(wanted) > 20 * _LOOKUP_CHUNK:
+        sought = set(wanted)
+        return {row["device_id"]: dict(row) for row in connection.execute(query).mappings() if row["device_id"] in sought}
+    found: dict[str, Row] = {}
+    for start in range(0, len(wanted), _LOOKUP_CHUNK):
+        part = query.where(devices.c.device_id.in_(wanted[start : start + _LOOKUP_CHUNK]))
+        found |= {row["device_id"]: dict(row) for row in connection.execute(part).mappings()}
     return found
-
-
-def _fault_of(row: NewDevice, seen: set[str], taken: dict[str, int], carriers: set[str]) -> str | None:
-    try:
-        _raise_fault(row, seen, taken, carriers)
-    except VitalgridError as error:
-        return str(error)
-    return None
-
-
-def _raise_fault(row: NewDevice, seen: set[str], taken: dict[str, int], carriers: set[str]) -> None:
-    parse_token(row.device_id, "device id")
-    thing_model(row.model)
-    if row.device_id in taken:
-        raise Conflict(f"device {row.device_id!r} exists already")
-    if row.device_id in seen:
-        raise InvalidInput(f"device {row.device_id!r} stands twice in the same list")
-    if row.gateway_id and row.gateway_id not in carriers:
-        raise NotFound(f"gateway {row.gateway_id!r} of device {row.device_id!r} is unknown: register it first")

@@ -1,7 +1,8 @@
 """Register a whole fleet in one call and one transaction: hospitals, devices, patients and who wears what.
 
-Registering the same manifest again is safe: what exists (the same hospital, device id and model, patient reference)
-is reused with its handle and key; devices that are to have a token get a new one, because the old cannot be shown.
+Registering the same manifest again is safe: what exists (the same hospital; device id and model; patient reference)
+is reused with its handle and key, and stays as it is. A device that exists gets a new token if the manifest asks for
+one with `with_token`, because the old cannot be shown; its old token stops working.
 """
 
 from __future__ import annotations
@@ -9,35 +10,54 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy import Connection, Engine, bindparam, insert, select, update
 
 from domain.errors import Conflict, InvalidInput
 from domain.fleet_manifest import DeviceColumns, FleetManifest, FleetRegistered, HospitalManifest, HospitalRegistered
-from domain.messages import AssociationSpan, DeviceAssociated, PatientAdmitted
 from domain.thing_catalogue import thing_model
-from runtime.sql.devices import NewDevice, add_devices, new_token, take_handles
+from runtime.sql.associations import add_spans
+from runtime.sql.devices import RETIRED, NewDevice, add_devices, new_token
 from runtime.sql.engine import writing
-from runtime.sql.places import add_hospital, add_places, find_hospital
+from runtime.sql.handles import take_handles
+from runtime.sql.patients import admitted, check_patient
+from runtime.sql.places import ShardLoads, add_hospital, add_places, find_hospital
 from runtime.sql.records import Author, Row, log_write, tell_hosts
-from runtime.sql.tables import associations, devices, patients
+from runtime.sql.tables import devices, patients
 
 
-def register_fleet(engine: Engine, author: Author, manifest: FleetManifest, *, shards: int) -> FleetRegistered:
-    """All of the manifest, or nothing. Raises InvalidInput, NotFound or Conflict naming what is wrong first."""
+class _OnlyTried(Exception):
+    """Rolls a dry run back."""
+
+
+def register_fleet(
+    engine: Engine, author: Author, manifest: FleetManifest, *, shards: int, dry_run: bool = False
+) -> FleetRegistered:
+    """All of the manifest, or nothing. Raises InvalidInput, NotFound or Conflict naming what is wrong first.
+
+    With `dry_run` nothing is kept, and the answer holds no handles, keys or tokens: only the shards, as they would be.
+    """
     for hospital in manifest.hospitals:
         _check_columns(hospital)
-    with writing(engine) as connection:
-        registered = [_hospital(connection, author, hospital, shards) for hospital in manifest.hospitals]
-        log_write(connection, author, "fleet.register", ", ".join(h.hospital_id for h in manifest.hospitals)[:200])
+    registered: list[HospitalRegistered] = []
+    try:  # a dry run does it all, so that it finds whatever the run itself would find, and is rolled back
+        with writing(engine) as connection:
+            loads = ShardLoads(connection, shards)
+            registered += [_hospital(connection, author, hospital, loads) for hospital in manifest.hospitals]
+            ids = [hospital.hospital_id for hospital in manifest.hospitals]
+            log_write(connection, author, "fleet.register", ", ".join(ids), {"hospitals": ids})
+            if dry_run:
+                raise _OnlyTried
+    except _OnlyTried:
+        registered = [HospitalRegistered(hospital.hospital_id, hospital.shard, [], {}, [], []) for hospital in registered]
     return FleetRegistered(registered)
 
 
-def _hospital(connection: Connection, author: Author, wanted: HospitalManifest, shards: int) -> HospitalRegistered:
+def _hospital(connection: Connection, author: Author, wanted: HospitalManifest, loads: ShardLoads) -> HospitalRegistered:
     row = find_hospital(connection, wanted.hospital_id)
     if row is None:
         row = add_hospital(
             connection, author, hospital_id=wanted.hospital_id, name=wanted.name, tier=wanted.tier, bed_count=wanted.beds,
-            shards=shards,
+            shard=loads.place(len(wanted.devices.device_ids)),
         )  # fmt: skip
     handles, tokens = _devices(connection, author, wanted.hospital_id, wanted.devices)
     people = _patients(connection, author, wanted, handles)
@@ -50,12 +70,9 @@ def _hospital(connection: Connection, author: Author, wanted: HospitalManifest, 
 def _devices(
     connection: Connection, author: Author, hospital_id: str, wanted: DeviceColumns
 ) -> tuple[dict[str, int], dict[str, str]]:
-    known = {
-        row.device_id: (row.handle, row.model)
-        for row in connection.execute(
-            select(devices.c.device_id, devices.c.handle, devices.c.model).where(devices.c.hospital_id == hospital_id)
-        )
-    }
+    """Handles of all devices of the hospital, and the tokens that were issued."""
+    query = select(devices.c.device_id, devices.c.handle, devices.c.model, devices.c.status)
+    known = {row.device_id: row for row in connection.execute(query.where(devices.c.hospital_id == hospital_id))}
     rows = [
         NewDevice(*columns)
         for columns in zip(
@@ -63,18 +80,17 @@ def _devices(
             strict=True,
         )
     ]  # fmt: skip
-    tokens: dict[str, str] = {}
-    for row in rows:
-        if row.device_id in known:
-            handle, model = known[row.device_id]
-            if thing_model(row.model).id != model:
-                raise Conflict(f"device {row.device_id!r} exists as a {model}, the manifest calls it {row.model}")
-            if row.with_token:
-                tokens[row.device_id], digest = new_token()
-                connection.execute(update(devices).where(devices.c.handle == handle).values(token_sha256=digest))
+    here = [row for row in rows if row.device_id in known]
+    for row in here:
+        is_now = known[row.device_id]
+        if thing_model(row.model).id != is_now.model or is_now.status == RETIRED:
+            raise Conflict(
+                f"device {row.device_id!r} exists as a {is_now.model}, {is_now.status}; the manifest says {row.model}"
+            )
+    handles = {device_id: row.handle for device_id, row in known.items()}
+    tokens = _new_tokens(connection, {row.device_id: handles[row.device_id] for row in here if row.with_token})
     fresh = [row for row in rows if row.device_id not in known]
     fresh.sort(key=lambda row: row.gateway_id is not None)  # gateways before what they carry
-    handles = {device_id: handle for device_id, (handle, _) in known.items()}
     for report in add_devices(connection, author, hospital_id, fresh) if fresh else []:
         assert report.handle is not None
         handles[report.device_id] = report.handle
@@ -83,77 +99,65 @@ def _devices(
     return handles, tokens
 
 
+def _new_tokens(connection: Connection, handles: dict[str, int]) -> dict[str, str]:
+    """Tokens in place of the old for devices that exist."""
+    issued = {device_id: new_token() for device_id in handles}
+    rows = [{"of": handles[device_id], "digest": digest} for device_id, (_, digest) in issued.items()]
+    if rows:
+        values = {"token_sha256": bindparam("digest"), "version": devices.c.version + 1}
+        connection.execute(update(devices).where(devices.c.handle == bindparam("of")).values(values), rows)
+    return {device_id: token for device_id, (token, _) in issued.items()}
+
+
 def _patients(connection: Connection, author: Author, hospital: HospitalManifest, handles: dict[str, int]) -> list[Row]:
+    """The patients of the manifest, in its order."""
     wanted = hospital.patients
     if not wanted.refs:
         return []
-    known = {
+    query = select(patients.c.ref, patients.c.patient_key, patients.c.handle)
+    by_ref: dict[str, Row] = {
         row["ref"]: dict(row)
-        for row in connection.execute(select(patients).where(patients.c.hospital_id == hospital.hospital_id)).mappings()
+        for row in connection.execute(query.where(patients.c.hospital_id == hospital.hospital_id)).mappings()
     }
-    fresh = [number for number, ref in enumerate(wanted.refs) if ref not in known]
-    add_places(
-        connection, hospital.hospital_id,
-        {bed: ward for bed, ward in zip(wanted.bed_ids, wanted.ward_ids, strict=True) if bed},
-        {ward for ward in wanted.ward_ids if ward},
-    )  # fmt: skip
+    fresh = [number for number, ref in enumerate(wanted.refs) if ref not in by_ref]
+    beds = {bed: ward for bed, ward in zip(wanted.bed_ids, wanted.ward_ids, strict=True) if bed}
+    add_places(connection, hospital.hospital_id, beds, {ward for ward in wanted.ward_ids if ward})
     first = take_handles(connection, len(fresh), "patient") if fresh else 0
     made = [_patient_row(hospital, number, first + at, author) for at, number in enumerate(fresh)]
     if made:
         connection.execute(insert(patients), made)
-    for row in made:
-        tell_hosts(connection, author, hospital.hospital_id, PatientAdmitted(
-            hospital_id=row["hospital_id"], patient_key=row["patient_key"], handle=row["handle"],
-            age_years=row["age_years"], pregnant=row["pregnant"], spo2_scale=row["spo2_scale"], bed_id=row["bed_id"],
-            ward_id=row["ward_id"], admitted_us=row["admitted_us"],
-        ))  # fmt: skip
-    by_ref = known | {row["ref"]: row for row in made}
-    _wear(connection, author, hospital, [by_ref[wanted.refs[number]] for number in fresh], fresh, handles)
+        tell_hosts(connection, author, hospital.hospital_id, *(admitted(row) for row in made))
+        add_spans(connection, author, _spans(hospital, made, fresh, handles))
+    by_ref |= {row["ref"]: row for row in made}
     return [by_ref[ref] for ref in wanted.refs]
 
 
 def _patient_row(hospital: HospitalManifest, number: int, handle: int, author: Author) -> Row:
     wanted = hospital.patients
-    return {
+    row = {
         "patient_key": secrets.token_hex(16), "handle": handle, "hospital_id": hospital.hospital_id,
         "ref": wanted.refs[number], "name": wanted.names[number], "sex": None, "age_years": wanted.ages_years[number],
         "pregnant": wanted.pregnant[number], "spo2_scale": wanted.spo2_scales[number], "ward_id": wanted.ward_ids[number],
         "bed_id": wanted.bed_ids[number], "admitted_us": wanted.admitted_us[number] or author.now_us,
         "discharged_us": None, "version": 1,
     }  # fmt: skip
+    check_patient(row)
+    return row
 
 
-def _wear(
-    connection: Connection, author: Author, hospital: HospitalManifest, people: list[Row], numbers: list[int],
-    handles: dict[str, int],
-) -> None:  # fmt: skip
-    """Associate the devices of new patients. Raises Conflict for a device that is on somebody already."""
+def _spans(hospital: HospitalManifest, people: list[Row], numbers: list[int], handles: dict[str, int]) -> list[dict[str, Any]]:
+    """Who of the new patients wears what, from admission on."""
     spans: list[dict[str, Any]] = []
     for row, number in zip(people, numbers, strict=True):
         for device_id in hospital.patients.device_ids[number]:
             if device_id not in handles:
-                raise InvalidInput(f"device {device_id!r} of patient {number + 1} of the manifest is unknown")
+                where = f"hospital {hospital.hospital_id!r}"
+                raise InvalidInput(f"device {device_id!r} of patient {number + 1} of the manifest is not one of {where}")
             spans.append({
                 "device_handle": handles[device_id], "patient_key": row["patient_key"], "start_us": row["admitted_us"],
-                "end_us": None, "recorded_us": author.now_us, "superseded_us": None, "who": author.who,
-                "reason": author.reason,
+                "end_us": None,
             })  # fmt: skip
-    if not spans:
-        return
-    worn = [span["device_handle"] for span in spans]
-    open_now = select(associations.c.device_handle).where(
-        associations.c.superseded_us.is_(None), associations.c.end_us.is_(None)
-    )
-    busy = set(connection.execute(open_now).scalars()) & set(worn)
-    if busy or len(set(worn)) != len(worn):
-        raise Conflict(f"a device is on one patient at a time: handles {sorted(busy)[:5] or 'named twice in the manifest'}")
-    connection.execute(insert(associations), spans)
-    handle_of = {row["patient_key"]: row["handle"] for row in people}
-    for span in spans:
-        believed = [AssociationSpan(handle_of[span["patient_key"]], span["start_us"])]
-        tell_hosts(
-            connection, author, hospital.hospital_id, DeviceAssociated(hospital.hospital_id, span["device_handle"], believed)
-        )
+    return spans
 
 
 def _check_columns(hospital: HospitalManifest) -> None:
@@ -161,3 +165,5 @@ def _check_columns(hospital: HospitalManifest) -> None:
         lengths = {name: len(getattr(columns, name)) for name in columns.__struct_fields__}
         if len(set(lengths.values())) > 1:
             raise InvalidInput(f"the {what} of {hospital.hospital_id} are columns of unequal length: {lengths}")
+    if len(set(hospital.patients.refs)) < len(hospital.patients.refs):
+        raise InvalidInput(f"two patients of {hospital.hospital_id} have the same reference")

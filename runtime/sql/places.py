@@ -1,17 +1,50 @@
-"""Hospitals, wards and beds. Clause 5.1 (directories at region scale)."""
+"""Hospitals, wards and beds. Clause 5.1 (directories at region scale).
+
+A hospital is placed in a shard once, on its registration, and is never removed: readings of it exist. Wards and beds
+can be, while nothing stands in them.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, func, insert, select
+from sqlalchemy import Connection, Engine, Table, delete, func, insert, or_, select, true
 
-from domain.errors import Conflict
+from domain.errors import Conflict, InvalidInput
 from domain.fleet_manifest import Tier
 from domain.ids import parse_hospital_id, parse_token
 from runtime.sql.engine import reading, writing
-from runtime.sql.records import Author, Page, Row, change, log_write, one, page
-from runtime.sql.tables import beds, devices, hospitals, wards
+from runtime.sql.records import Author, Page, Row, change, check_fields, check_text, log_write, one, page
+from runtime.sql.tables import beds, devices, hospitals, patients, wards
+
+_HOSPITAL_FIELDS: Final = ("name", "tier", "beds")
+NAME_CHARS: Final = 200
+_PRESENT: Final = {
+    "beds": true(), "devices": devices.c.status != "retired", "patients": patients.c.discharged_us.is_(None),
+}  # fmt: skip
+
+
+class ShardLoads:
+    """How much each shard holds: devices, then hospitals. For placing new hospitals one after the other."""
+
+    def __init__(self, connection: Connection, shards: int) -> None:
+        per_hospital = select(devices.c.hospital_id, func.count()).group_by(devices.c.hospital_id)
+        in_hospital: dict[str, int] = {str(hospital_id): int(count) for hospital_id, count in connection.execute(per_hospital)}
+        self._loads = dict.fromkeys(range(shards), (0, 0))
+        for hospital_id, shard in connection.execute(select(hospitals.c.id, hospitals.c.shard)):
+            if shard in self._loads:
+                self._add(shard, in_hospital.get(hospital_id, 0))
+
+    def place(self, device_count: int) -> int:
+        """The shard for a hospital of so many devices: the least loaded, the lowest number among equals."""
+        shard = min(self._loads, key=lambda number: (*self._loads[number], number))
+        self._add(shard, device_count)
+        return shard
+
+    def _add(self, shard: int, device_count: int) -> None:
+        held, count = self._loads[shard]
+        self._loads[shard] = (held + device_count, count + 1)
 
 
 def create_hospital(
@@ -21,19 +54,19 @@ def create_hospital(
     with writing(engine) as connection:
         if find_hospital(connection, hospital_id) is not None:
             raise Conflict(f"hospital {hospital_id!r} exists already")
-        return add_hospital(
-            connection, author, hospital_id=hospital_id, name=name, tier=tier, bed_count=bed_count, shards=shards
-        )
+        shard = ShardLoads(connection, shards).place(0)
+        return add_hospital(connection, author, hospital_id=hospital_id, name=name, tier=tier, bed_count=bed_count, shard=shard)
 
 
 def add_hospital(
-    connection: Connection, author: Author, *, hospital_id: str, name: str, tier: Tier, bed_count: int, shards: int
+    connection: Connection, author: Author, *, hospital_id: str, name: str, tier: Tier, bed_count: int, shard: int
 ) -> Row:
-    """As `create_hospital`, within the caller's transaction and without the look."""
+    """As `create_hospital`, within the caller's transaction, without the look and in a given shard."""
     values = {
         "id": parse_hospital_id(hospital_id), "name": name, "tier": str(tier), "beds": bed_count,
-        "shard": _lightest_shard(connection, shards), "created_us": author.now_us, "version": 1,
+        "shard": shard, "created_us": author.now_us, "version": 1,
     }  # fmt: skip
+    _check_hospital(values)
     connection.execute(insert(hospitals).values(values))
     log_write(connection, author, "hospital.create", hospital_id)
     return values
@@ -47,29 +80,38 @@ def find_hospital(connection: Connection, hospital_id: str) -> Row | None:
 def get_hospital(engine: Engine, hospital_id: str) -> Row:
     """Raises NotFound."""
     with reading(engine) as connection:
-        return one(connection, select(hospitals).where(hospitals.c.id == hospital_id), f"hospital {hospital_id!r}")
+        return _hospital(connection, hospital_id)
 
 
-def list_hospitals(engine: Engine, *, limit: int, after: tuple[Any, ...] | None = None, tier: str | None = None) -> Page:
+def list_hospitals(
+    engine: Engine, *, limit: int, after: tuple[Any, ...] | None = None, tier: str | None = None, text: str | None = None
+) -> Page:
+    """By id. `text` matches a part of the id or the name."""
     query = select(hospitals)
     if tier is not None:
         query = query.where(hospitals.c.tier == tier)
+    if text is not None:
+        parts = [func.lower(column).contains(text.lower(), autoescape=True) for column in (hospitals.c.id, hospitals.c.name)]
+        query = query.where(or_(*parts))
     with reading(engine) as connection:
         return page(connection, query, [hospitals.c.id], limit=limit, after=after)
 
 
 def update_hospital(engine: Engine, author: Author, hospital_id: str, values: dict[str, Any], *, version: int | None) -> Row:
-    """Change name, tier or beds. Raises NotFound, Conflict."""
+    """Change name, tier or beds. Raises InvalidInput, NotFound, StaleVersion."""
+    check_fields("hospital", values, _HOSPITAL_FIELDS)
+    _check_hospital(values)
     with writing(engine) as connection:
         row = change(connection, hospitals, {"id": hospital_id}, values, version=version, what=f"hospital {hospital_id!r}")
-        log_write(connection, author, "hospital.update", hospital_id)
+        log_write(connection, author, "hospital.update", hospital_id, values)
         return row
 
 
 def create_ward(engine: Engine, author: Author, hospital_id: str, ward_id: str, name: str) -> Row:
-    """Raises NotFound for the hospital, Conflict when the ward exists."""
+    """Raises InvalidInput, NotFound for the hospital, Conflict when the ward exists."""
+    check_text(name, "the name of a ward", NAME_CHARS)
     with writing(engine) as connection:
-        one(connection, select(hospitals.c.id).where(hospitals.c.id == hospital_id), f"hospital {hospital_id!r}")
+        _hospital(connection, hospital_id)
         if ward_id in ward_ids(connection, hospital_id):
             raise Conflict(f"ward {ward_id!r} of hospital {hospital_id!r} exists already")
         values = {"hospital_id": hospital_id, "id": parse_token(ward_id, "ward id"), "name": name, "version": 1}
@@ -79,25 +121,34 @@ def create_ward(engine: Engine, author: Author, hospital_id: str, ward_id: str, 
 
 
 def list_wards(engine: Engine, hospital_id: str, *, limit: int, after: tuple[Any, ...] | None = None) -> Page:
+    """By id. Raises NotFound for the hospital."""
     with reading(engine) as connection:
+        _hospital(connection, hospital_id)
         return page(connection, select(wards).where(wards.c.hospital_id == hospital_id), [wards.c.id], limit=limit, after=after)
 
 
 def update_ward(engine: Engine, author: Author, hospital_id: str, ward_id: str, name: str, *, version: int | None) -> Row:
-    """Raises NotFound, Conflict."""
+    """Raises InvalidInput, NotFound, StaleVersion."""
+    check_text(name, "the name of a ward", NAME_CHARS)
     with writing(engine) as connection:
         key = {"hospital_id": hospital_id, "id": ward_id}
         row = change(connection, wards, key, {"name": name}, version=version, what=f"ward {ward_id!r}")
-        log_write(connection, author, "ward.update", f"{hospital_id}/{ward_id}")
+        log_write(connection, author, "ward.update", f"{hospital_id}/{ward_id}", {"name": name})
         return row
 
 
+def remove_ward(engine: Engine, author: Author, hospital_id: str, ward_id: str, *, version: int | None) -> None:
+    """Raises NotFound, StaleVersion, or Conflict while beds, devices or patients are in it."""
+    _remove(engine, author, wards, hospital_id, ward_id, version)
+
+
 def create_bed(engine: Engine, author: Author, hospital_id: str, bed_id: str, ward_id: str | None) -> Row:
-    """Raises NotFound for the hospital, Conflict when the bed exists."""
+    """Raises InvalidInput, NotFound for the hospital or the ward, Conflict when the bed exists."""
     with writing(engine) as connection:
-        one(connection, select(hospitals.c.id).where(hospitals.c.id == hospital_id), f"hospital {hospital_id!r}")
+        _hospital(connection, hospital_id)
         if bed_id in bed_ids(connection, hospital_id):
             raise Conflict(f"bed {bed_id!r} of hospital {hospital_id!r} exists already")
+        _check_ward(connection, hospital_id, ward_id)
         values = {"hospital_id": hospital_id, "id": parse_token(bed_id, "bed id"), "ward_id": ward_id, "version": 1}
         connection.execute(insert(beds).values(values))
         log_write(connection, author, "bed.create", f"{hospital_id}/{bed_id}")
@@ -107,17 +158,38 @@ def create_bed(engine: Engine, author: Author, hospital_id: str, bed_id: str, wa
 def list_beds(
     engine: Engine, hospital_id: str, *, limit: int, after: tuple[Any, ...] | None = None, ward_id: str | None = None
 ) -> Page:
+    """By id. Raises NotFound for the hospital."""
     query = select(beds).where(beds.c.hospital_id == hospital_id)
     if ward_id is not None:
         query = query.where(beds.c.ward_id == ward_id)
     with reading(engine) as connection:
+        _hospital(connection, hospital_id)
         return page(connection, query, [beds.c.id], limit=limit, after=after)
 
 
-def add_places(connection: Connection, hospital_id: str, ward_of_bed: dict[str, str | None], ward_names: set[str]) -> None:
-    """Create the wards and beds that are named and do not exist."""
+def update_bed(
+    engine: Engine, author: Author, hospital_id: str, bed_id: str, ward_id: str | None, *, version: int | None
+) -> Row:
+    """Put a bed into another ward; devices and patients in it are moved by their own. Raises NotFound, StaleVersion."""
+    with writing(engine) as connection:
+        _check_ward(connection, hospital_id, ward_id)
+        key = {"hospital_id": hospital_id, "id": bed_id}
+        row = change(connection, beds, key, {"ward_id": ward_id}, version=version, what=f"bed {bed_id!r}")
+        log_write(connection, author, "bed.update", f"{hospital_id}/{bed_id}", {"ward_id": ward_id})
+        return row
+
+
+def remove_bed(engine: Engine, author: Author, hospital_id: str, bed_id: str, *, version: int | None) -> None:
+    """Raises NotFound, StaleVersion, or Conflict while devices or patients are in it."""
+    _remove(engine, author, beds, hospital_id, bed_id, version)
+
+
+def add_places(
+    connection: Connection, hospital_id: str, ward_of_bed: Mapping[str, str | None], ward_names: Collection[str]
+) -> None:
+    """Create the wards and beds that are named and do not exist. Raises InvalidInput."""
     known = ward_ids(connection, hospital_id)
-    wanted = {parse_token(ward, "ward id") for ward in ward_names | {w for w in ward_of_bed.values() if w}}
+    wanted = {parse_token(ward, "ward id") for ward in {*ward_names, *(w for w in ward_of_bed.values() if w)}}
     if missing := sorted(wanted - known):
         connection.execute(insert(wards), [{"hospital_id": hospital_id, "id": w, "name": w, "version": 1} for w in missing])
     known = bed_ids(connection, hospital_id)
@@ -137,12 +209,32 @@ def bed_ids(connection: Connection, hospital_id: str) -> set[str]:
     return set(connection.execute(select(beds.c.id).where(beds.c.hospital_id == hospital_id)).scalars())
 
 
-def _lightest_shard(connection: Connection, shards: int) -> int:
-    """The shard with the fewest devices, then hospitals; the lowest number among equals."""
-    query = (
-        select(hospitals.c.shard, func.count(hospitals.c.id.distinct()), func.count(devices.c.handle))
-        .outerjoin(devices, devices.c.hospital_id == hospitals.c.id)
-        .group_by(hospitals.c.shard)
-    )
-    load = {shard: (held, count) for shard, count, held in connection.execute(query)}
-    return min(range(shards), key=lambda shard: (*load.get(shard, (0, 0)), shard))
+def _hospital(connection: Connection, hospital_id: str) -> Row:
+    return one(connection, select(hospitals).where(hospitals.c.id == hospital_id), f"hospital {hospital_id!r}")
+
+
+def _check_hospital(values: Mapping[str, Any]) -> None:
+    check_text(values.get("name", "-"), "the name of a hospital", NAME_CHARS)
+    if values.get("beds", 0) < 0:
+        raise InvalidInput(f"a hospital has {values['beds']} beds: expected 0 or more")
+    if values.get("tier", Tier.PRIMARY) not in set(Tier):
+        raise InvalidInput(f"tier {values['tier']!r} is unknown: expected one of {', '.join(Tier)}")
+
+
+def _check_ward(connection: Connection, hospital_id: str, ward_id: str | None) -> None:
+    if ward_id is not None:
+        query = select(wards.c.id).where(wards.c.hospital_id == hospital_id, wards.c.id == ward_id)
+        one(connection, query, f"ward {ward_id!r} of hospital {hospital_id!r}")
+
+
+def _remove(engine: Engine, author: Author, table: Table, hospital_id: str, place_id: str, version: int | None) -> None:
+    kind = "ward" if table is wards else "bed"
+    key = {"hospital_id": hospital_id, "id": place_id}
+    with writing(engine) as connection:
+        change(connection, table, key, {}, version=version, what=f"{kind} {place_id!r} of hospital {hospital_id!r}")
+        for other in (devices, patients) if table is beds else (beds, devices, patients):
+            inside = select(func.count()).where(other.c.hospital_id == hospital_id, other.c[f"{kind}_id"] == place_id)
+            if found := connection.execute(inside.where(_PRESENT[other.name])).scalar_one():
+                raise Conflict(f"{kind} {place_id!r} holds {found} {other.name}: move them first")
+        connection.execute(delete(table).where(table.c.hospital_id == hospital_id, table.c.id == place_id))
+        log_write(connection, author, f"{kind}.remove", f"{hospital_id}/{place_id}")

@@ -1,11 +1,15 @@
-"""Limits preset for one patient, and maintenance windows of devices and wards."""
+"""Limits preset for one patient, and maintenance windows of devices and wards. Clauses 6.3f, 9.2c."""
 
 from __future__ import annotations
 
-from sqlalchemy import Engine, delete, insert, select
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Engine, delete, insert, select
 from sqlalchemy.sql.elements import ColumnElement
 
-from domain.errors import InvalidInput, NotFound
+from domain.errors import Conflict, InvalidInput, NotFound
 from domain.messages import LimitsPreset, MaintenanceSet
 from domain.metrics import metric_of
 from runtime.sql.engine import reading, writing
@@ -16,21 +20,27 @@ from runtime.sql.tables import devices, limit_presets, maintenance_windows, ward
 PresetLimits = tuple[float | None, float | None, float | None, float | None]
 
 
-def set_preset(engine: Engine, author: Author, patient_key: str, metric: str, limits: PresetLimits) -> Row:
-    """Set (very low, low, high, very high), None where there is none. Raises InvalidInput when they do not rise, NotFound."""
-    given = [limit for limit in limits if limit is not None]
-    if not given or given != sorted(given):
-        raise InvalidInput(
-            f"limits {limits} of {metric_of(metric).code} must rise from very low to very high, with one at least"
-        )
+def set_preset(
+    engine: Engine, author: Author, patient_key: str, metric: str, limits: PresetLimits, *, version: int | None = None
+) -> Row:
+    """Set (very low, low, high, very high), None where there is none.
+
+    Raises InvalidInput for an unknown metric or limits that do not rise, NotFound, StaleVersion.
+    """
+    _check_limits(metric_of(metric).code, limits)
+    key, what = {"patient_key": patient_key, "metric": metric}, f"preset of {metric} for patient {patient_key!r}"
+    values: Row = {"limits": list(limits), "set_us": author.now_us}
     with writing(engine) as connection:
         patient = get_patient_row(connection, patient_key)
-        connection.execute(delete(limit_presets).where(*_key(patient_key, metric)))
-        row = {"patient_key": patient_key, "metric": metric, "limits": list(limits), "set_us": author.now_us, "version": 1}
-        connection.execute(insert(limit_presets).values(row))
+        before = connection.execute(select(limit_presets.c.version).where(*_key(patient_key, metric))).first()
+        if before is None and version is None:
+            row: Row = {**key, **values, "version": 1}
+            connection.execute(insert(limit_presets).values(row))
+        else:
+            row = change(connection, limit_presets, key, values, version=version, what=what)
         message = LimitsPreset(patient["hospital_id"], patient["handle"], metric, limits)
         tell_hosts(connection, author, patient["hospital_id"], message)
-        log_write(connection, author, "preset.set", f"{patient_key}/{metric}")
+        log_write(connection, author, "preset.set", f"{patient_key}/{metric}", {"limits": list(limits)})
         return row
 
 
@@ -56,39 +66,47 @@ def start_maintenance(
     engine: Engine, author: Author, hospital_id: str, *, from_us: int, until_us: int, handle: int | None = None,
     ward_id: str | None = None,
 ) -> Row:  # fmt: skip
-    """No alarms from a device, or a whole ward, in [from_us, until_us). Raises InvalidInput, NotFound."""
+    """No alarms from a device, or a whole ward, in [from_us, until_us).
+
+    Raises InvalidInput, NotFound, and Conflict while another window of it is open or planned: hosts hold one of each,
+    and a later one would silently end an earlier one.
+    """
     if (handle is None) == (ward_id is None):
         raise InvalidInput("a maintenance window is for a device or for a ward: give one of the two")
-    if until_us <= from_us:
-        raise InvalidInput(f"a maintenance window ends after it starts, not {until_us} <= {from_us} (µs)")
+    if until_us <= max(from_us, author.now_us):
+        raise InvalidInput(f"a maintenance window ends after it starts and after now, not at {until_us} (µs)")
+    row: Row = {
+        "hospital_id": hospital_id, "device_handle": handle, "ward_id": ward_id, "from_us": from_us,
+        "until_us": until_us, "who": author.who, "reason": author.reason, "version": 1,
+    }  # fmt: skip
     with writing(engine) as connection:
-        shard_of(connection, hospital_id)
-        if handle is not None:
-            query = select(devices.c.handle).where(devices.c.handle == handle, devices.c.hospital_id == hospital_id)
-            one(connection, query, f"device with handle {handle} of hospital {hospital_id!r}")
-        else:
-            query = select(wards.c.id).where(wards.c.hospital_id == hospital_id, wards.c.id == ward_id)
-            one(connection, query, f"ward {ward_id!r} of hospital {hospital_id!r}")
-        row = {
-            "hospital_id": hospital_id, "device_handle": handle, "ward_id": ward_id, "from_us": from_us,
-            "until_us": until_us, "who": author.who, "reason": author.reason, "version": 1,
-        }  # fmt: skip
-        key = connection.execute(insert(maintenance_windows).values(row)).inserted_primary_key
+        what = _target(connection, hospital_id, handle, ward_id)
+        table = maintenance_windows
+        other = select(table.c.id).where(
+            table.c.hospital_id == hospital_id, table.c.device_handle == handle, table.c.ward_id == ward_id,
+            table.c.until_us > author.now_us, table.c.until_us > table.c.from_us,
+        )  # fmt: skip
+        if (found := connection.execute(other).scalars().first()) is not None:
+            raise Conflict(f"{what} has maintenance window {found} already: end that one first")
+        key = connection.execute(insert(table).values(row)).inserted_primary_key
         assert key is not None
-        tell_hosts(connection, author, hospital_id, MaintenanceSet(hospital_id, from_us, until_us, handle or 0, ward_id))
-        log_write(connection, author, "maintenance.start", f"{hospital_id}: {handle or ward_id}")
-        return {"id": key[0], **row}
+        row = {"id": int(key[0]), **row}
+        _tell_window(connection, author, row)
+        log_write(connection, author, "maintenance.start", f"{hospital_id}: {handle or ward_id}", _span(row))
+        return row
 
 
 def end_maintenance(engine: Engine, author: Author, window_id: int, *, version: int | None = None) -> Row:
-    """End a window now. Raises NotFound, Conflict."""
+    """End a window now; one that has not begun never does. Raises NotFound, StaleVersion, Conflict when it is over."""
     with writing(engine) as connection:
         what = f"maintenance window {window_id}"
-        values = {"until_us": author.now_us}
+        before = one(connection, select(maintenance_windows).where(maintenance_windows.c.id == window_id), what)
+        if before["until_us"] <= max(author.now_us, before["from_us"]):
+            raise Conflict(f"{what} is over already: it ended at {before['until_us']} (µs)")
+        values = {"until_us": max(author.now_us, before["from_us"])}
         row = change(connection, maintenance_windows, {"id": window_id}, values, version=version, what=what)
-        message = MaintenanceSet(row["hospital_id"], row["from_us"], author.now_us, row["device_handle"] or 0, row["ward_id"])
-        tell_hosts(connection, author, row["hospital_id"], message)
-        log_write(connection, author, "maintenance.end", str(window_id))
+        _tell_window(connection, author, row)
+        log_write(connection, author, "maintenance.end", str(window_id), _span(row))
         return row
 
 
@@ -100,6 +118,38 @@ def list_maintenance(engine: Engine, hospital_id: str, *, open_at_us: int | None
         query = query.where(table.c.from_us <= open_at_us, table.c.until_us > open_at_us)
     with reading(engine) as connection:
         return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def _check_limits(metric: str, limits: Sequence[float | None]) -> None:
+    given = [limit for limit in limits if limit is not None]
+    lows, highs = ([limit for limit in half if limit is not None] for half in (limits[:2], limits[2:]))
+    rises = given == sorted(given) and not (lows and highs and lows[-1] >= highs[0])
+    if not given or not rises or not all(math.isfinite(limit) for limit in given):
+        raise InvalidInput(
+            f"limits {list(limits)} of {metric} must rise from very low to very high, low below high, with one at least"
+        )
+
+
+def _target(connection: Connection, hospital_id: str, handle: int | None, ward_id: str | None) -> str:
+    """What a window is for, in words. Raises NotFound."""
+    shard_of(connection, hospital_id)
+    if handle is not None:
+        query = select(devices.c.handle).where(devices.c.handle == handle, devices.c.hospital_id == hospital_id)
+        what = f"device with handle {handle} of hospital {hospital_id!r}"
+    else:
+        query = select(wards.c.id).where(wards.c.hospital_id == hospital_id, wards.c.id == ward_id)
+        what = f"ward {ward_id!r} of hospital {hospital_id!r}"
+    one(connection, query, what)
+    return what
+
+
+def _tell_window(connection: Connection, author: Author, row: Row) -> None:
+    message = MaintenanceSet(row["hospital_id"], row["from_us"], row["until_us"], row["device_handle"] or 0, row["ward_id"])
+    tell_hosts(connection, author, row["hospital_id"], message)
+
+
+def _span(row: Row) -> dict[str, Any]:
+    return {"from_us": row["from_us"], "until_us": row["until_us"]}
 
 
 def _key(patient_key: str, metric: str) -> tuple[ColumnElement[bool], ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -59,6 +59,13 @@ def check_text(text: str | None, what: str, longest: int) -> None:
     """Raise InvalidInput unless `text` is missing or of 1 to `longest` characters; never quotes it."""
     if text is not None and not 1 <= len(text.strip()) <= len(text) <= longest:
         raise InvalidInput(f"{what} has {len(text.strip())} characters: expected 1 to {longest}")
+
+
+def check_fields(what: str, values: Mapping[str, Any], allowed: Collection[str]) -> None:
+    """Raise InvalidInput when a change names a field that cannot be changed."""
+    unknown = sorted(set(values) - set(allowed))
+    if unknown:
+        raise InvalidInput(f"fields {unknown} of a {what} cannot be changed: expected some of {', '.join(allowed)}")
 
 
 def shard_of(connection: Connection, hospital_id: str) -> int:
