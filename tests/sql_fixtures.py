@@ -130,7 +130,7 @@ def hospital(engine: Engine) -> SmallHospital:
     add_hospital(engine)
     gateway, _ = devices.register_device(engine, ADA, HOSPITAL, NewDevice("gw-1", "gateway", with_token=True))
     monitor, _ = devices.register_device(engine, ADA, HOSPITAL, NewDevice("mon-7", "monitor", "icu", "icu-07", "gw-1"))
-    pump, token = devices.register_device(engine, ADA, HOSPITAL, NewDevice("pump-3", "pump", "icu", "icu-07", with_token=True))
+    pump, token = devices.register_device(engine, ADA, HOSPITAL, NewDevice("pump-3", "infusion-pump", "icu", "icu-07", with_token=True))
     assert token is not None
     patient = patients.admit_patient(engine, ADA, HOSPITAL, NewPatient("MRN-1", "王小明", "male", 67.0))
     return SmallHospital(gateway, monitor, pump, token, patient)

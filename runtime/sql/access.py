@@ -1,4 +1,4 @@
-"""Tokens of people and programs, the write log, exports and answers to rejects."""
+"""Tokens of people and programs, the write log, exports and answers to rejects. Clauses 5.4a, 9.3b, 9.3e."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from sqlalchemy import Engine, insert, select, update
 from domain.errors import Conflict, NotFound, Unauthenticated
 from runtime.sql.devices import new_token, token_digest
 from runtime.sql.engine import reading, writing
-from runtime.sql.records import Author, Page, Row, log_write, page
+from runtime.sql.records import Author, Page, Row, check_text, log_write, page
 from runtime.sql.tables import exports, reject_actions, tokens, write_log
 
 ADMINISTRATOR: Final = "administrator"
+_NAME_CHARS: Final = 200
+_USE_NOTED_EVERY_US: Final = 60_000_000
 
 
 def create_first_administrator(engine: Engine, *, now_us: int) -> str | None:
@@ -28,34 +30,50 @@ def create_first_administrator(engine: Engine, *, now_us: int) -> str | None:
 
 
 def create_token(engine: Engine, author: Author, name: str, role: str = ADMINISTRATOR) -> str:
-    """A token for a person or program called `name`. Raises Conflict when the name is taken."""
+    """A token for a person or program called `name`; it can be shown this once only. Raises Conflict for a taken name."""
+    check_text(name, "the name of a token", _NAME_CHARS)
     with writing(engine) as connection:
         if connection.execute(select(tokens.c.name).where(tokens.c.name == name)).first() is not None:
             raise Conflict(f"a token named {name!r} exists already")
         token, digest = new_token()
         values = {"name": name, "sha256": digest, "role": role, "created_us": author.now_us, "revoked_us": None}
         connection.execute(insert(tokens).values(values))
-        log_write(connection, author, "token.create", name)
+        log_write(connection, author, "token.create", name, {"role": role})
         return token
 
 
 def revoke_token(engine: Engine, author: Author, name: str) -> None:
-    """Raises NotFound."""
+    """The token stops working, and its name stays taken. Raises NotFound, also when it is revoked already."""
+    in_force = (tokens.c.name == name) & tokens.c.revoked_us.is_(None)
     with writing(engine) as connection:
-        result = connection.execute(update(tokens).where(tokens.c.name == name).values(revoked_us=author.now_us))
-        if not result.rowcount:
-            raise NotFound(f"no token is named {name!r}")
+        if not connection.execute(update(tokens).where(in_force).values(revoked_us=author.now_us)).rowcount:
+            raise NotFound(f"no token in force is named {name!r}")
         log_write(connection, author, "token.revoke", name)
 
 
-def authenticate(engine: Engine, token: str) -> Row:
-    """Name and role of who holds `token`; raises Unauthenticated for one that is unknown or revoked."""
-    query = select(tokens.c.name, tokens.c.role).where(tokens.c.sha256 == token_digest(token), tokens.c.revoked_us.is_(None))
+def list_tokens(engine: Engine, *, limit: int, after: tuple[Any, ...] | None = None) -> Page:
+    """Tokens by name, those that were revoked too; never what they are."""
+    columns = (tokens.c[name] for name in ("name", "role", "created_us", "revoked_us", "last_used_us"))
+    with reading(engine) as connection:
+        return page(connection, select(*columns), [tokens.c.name], limit=limit, after=after)
+
+
+def authenticate(engine: Engine, token: str, *, now_us: int | None = None) -> Row:
+    """Name and role of who holds `token`; raises Unauthenticated for one that is unknown or revoked.
+
+    With `now_us` the use is noted, to the minute.
+    """
+    query = select(tokens.c.name, tokens.c.role, tokens.c.last_used_us).where(
+        tokens.c.sha256 == token_digest(token), tokens.c.revoked_us.is_(None)
+    )
     with reading(engine) as connection:
         row = connection.execute(query).mappings().one_or_none()
     if row is None:
         raise Unauthenticated("the token is unknown or revoked")
-    return dict(row)
+    if now_us is not None and now_us - (row["last_used_us"] or 0) >= _USE_NOTED_EVERY_US:
+        with writing(engine) as connection:
+            connection.execute(update(tokens).where(tokens.c.name == row["name"]).values(last_used_us=now_us))
+    return {"name": row["name"], "role": row["role"]}
 
 
 def list_writes(engine: Engine, *, limit: int, after: tuple[Any, ...] | None = None, who: str | None = None) -> Page:
@@ -79,7 +97,14 @@ def record_export(
     with writing(engine) as connection:
         key = connection.execute(insert(exports).values(values)).inserted_primary_key
         assert key is not None
+        log_write(connection, author, "export.make", str(key[0]), {"lake_version": lake_version})
         return int(key[0])
+
+
+def list_exports(engine: Engine, *, limit: int, after: tuple[Any, ...] | None = None) -> Page:
+    """What left the platform, the newest first."""
+    with reading(engine) as connection:
+        return page(connection, select(exports), [exports.c.id], limit=limit, after=after, descending=True)
 
 
 def record_resubmission(engine: Engine, author: Author, reject_id: str, receipt: str) -> None:
