@@ -28,8 +28,8 @@ from runtime.lake import Lake
 from scenarios.books import ClosedBooks
 from scenarios.ledger import MAX_SEQUENCE, Keys, Ledger, close, keys_of, keys_of_readings
 
-_SETTLE_S: Final = 45.0  # the lake commits every few seconds; a host that was killed needs longer
-_LOOK_EVERY_S: Final = 1.0
+_STALLED_S: Final = 60.0  # without a single reading more in the lake; a host that was killed needs that long
+_LOOK_EVERY_S: Final = 2.0
 _NO_KEYS: Final = np.empty(0, np.uint64)
 
 
@@ -67,13 +67,19 @@ def stored_rows(lake_dir: Path, books: ClosedBooks) -> StoredRows:
 
 
 async def settled_ledger(
-    lake_dir: Path, books: ClosedBooks, rejected: Callable[[int], Keys], settle_s: float = _SETTLE_S
+    lake_dir: Path, books: ClosedBooks, rejected: Callable[[int], Keys], stalled_s: float = _STALLED_S
 ) -> tuple[Ledger, StoredRows]:
-    """Close the ledger once the lake has caught up: as soon as nothing is missing, or after `settle_s` as it is then."""
-    deadline = time.monotonic() + settle_s
+    """Close the ledger once the lake has caught up: when nothing is missing, or nothing has come for `stalled_s`.
+
+    A platform that is behind is not a platform that lost something, as long as the lake goes on growing.
+    """
+    deadline = time.monotonic() + stalled_s
+    missing: int | None = None
     while True:
         rows = await asyncio.to_thread(stored_rows, lake_dir, books)
         ledger = await asyncio.to_thread(close, books.sent, books.acknowledged, rows.keys, rejected(books.base))
+        if missing is None or ledger.lost < missing:
+            missing, deadline = ledger.lost, time.monotonic() + stalled_s
         if ledger.lost == 0 or time.monotonic() > deadline:
             return ledger, rows
         await asyncio.sleep(_LOOK_EVERY_S)
