@@ -75,8 +75,9 @@ async def expire_audio_pauses(backend: Backend) -> None:
 
 
 def tasks_of(backend: Backend) -> dict[str, Callable[[], Awaitable[None]]]:
-    """The background tasks by name."""
+    """The background tasks by name. The first ends by itself."""
     tasks: dict[str, Callable[[], Awaitable[None]]] = {
+        "directory": backend.directory.warmed,
         "alarm-desk": AlarmDesk(backend).run,
         "audio-pauses": lambda: expire_audio_pauses(backend),
         "outbox-relay": backend.relay.run,

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import polars as pl
-from sqlalchemy import Engine, null, select
+from sqlalchemy import Engine, String, cast, null, select, union_all
 
 from runtime.sql.engine import reading
 from runtime.sql.tables import devices, patients
 
 _SCHEMA: Final = {"handle": pl.UInt32, "hospital": pl.String, "device_id": pl.String, "patient_key": pl.String}
 _NAMES: Final = ("hospital", "device_id", "patient_key")
-_REFRESH_EVERY_S: Final = 0.2  # unknown handles cause at most this many looks
+_IN_VAIN_S: Final = 1.0  # a handle that was looked for and not found is not looked for again so soon
 
 
 class Directory:
@@ -27,7 +27,7 @@ class Directory:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._table = pl.DataFrame({name: [None] for name in _SCHEMA}, schema=_SCHEMA)
-        self._looked_s = float("-inf")
+        self._in_vain = (0, float("-inf"))  # the highest handle not found, and when
         self._lock = asyncio.Lock()
 
     async def refreshed_for(self, highest: int) -> None:
@@ -36,10 +36,17 @@ class Directory:
             return
         async with self._lock:
             now_s = asyncio.get_running_loop().time()
-            if highest < len(self._table) or now_s - self._looked_s < _REFRESH_EVERY_S:
+            handle, looked_s = self._in_vain
+            if highest < len(self._table) or (highest <= handle and now_s - looked_s < _IN_VAIN_S):
                 return
             self._table = await asyncio.to_thread(self._extended, self._table)
-            self._looked_s = now_s
+            if highest >= len(self._table):
+                self._in_vain = (highest, now_s)
+
+    async def warmed(self) -> None:
+        """Read all there is, so that no question has to wait for it."""
+        async with self._lock:
+            self._table = await asyncio.to_thread(self._extended, self._table)
 
     def named(self, frame: pl.DataFrame) -> pl.DataFrame:
         """`frame` (with `handle`) with the columns hospital, device_id and patient_key; null for an unknown handle."""
@@ -64,9 +71,13 @@ class Directory:
         return pl.concat([table, span.join(found, on="handle", how="left", maintain_order="left")]).rechunk()
 
     def _look(self, beyond: int) -> list[tuple[Any, ...]]:
-        queries = (
-            select(devices.c.handle, devices.c.hospital_id, devices.c.device_id, null()).where(devices.c.handle > beyond),
-            select(patients.c.handle, patients.c.hospital_id, null(), patients.c.patient_key).where(patients.c.handle > beyond),
+        """In one statement: between two a device could be registered and, below the highest seen, never be found."""
+        nothing = cast(null(), String)
+        query = union_all(
+            select(devices.c.handle, devices.c.hospital_id, devices.c.device_id, nothing).where(devices.c.handle > beyond),
+            select(patients.c.handle, patients.c.hospital_id, nothing, patients.c.patient_key).where(
+                patients.c.handle > beyond
+            ),
         )
         with reading(self._engine) as connection:
-            return [tuple(row) for query in queries for row in connection.execute(query)]
+            return [tuple(row) for row in connection.execute(query)]

@@ -36,6 +36,7 @@ _CODEC_THREADS: Final = 2
 _LIGHT_QUERIES: Final = 4
 _HEAVY_QUERIES: Final = 1
 _HEAVY_WAITING: Final = 16
+_TELL_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,13 +175,18 @@ class Backend:
         return await self.lanes.sql(work, *args, **kwargs)
 
     async def write(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run a database write; return once the stream has what hosts must know of it.
+        """Run a database write that concerns no host."""
+        return await self.lanes.sql(work, *args, **kwargs)
 
-        Where the bus is away the write stands all the same, and the relay carries it when the bus is back.
+    async def tell(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run a database write that hosts must know, and wait a moment for it to be in the stream.
+
+        Then whatever the caller sends next is ordered behind it. When the bus is away the write stands all the same,
+        and hosts learn of it once the bus is back.
         """
         result = await self.lanes.sql(work, *args, **kwargs)
         self.relay.nudge()
-        await self.relay.settled(_RELAY_WAIT_S)
+        await self.relay.settled(_TELL_S)
         return result
 
 

@@ -40,6 +40,12 @@ class Telemetry:
             "vitalgrid_webhook_deliveries", "Attempts to deliver an alarm event.", ("outcome",), registry=self.registry
         )
 
+        self.alarms_open = Gauge("vitalgrid_alarms_open", "Alarms that are not closed.", ("priority",), registry=self.registry)
+        self.rejects_kept = Gauge("vitalgrid_rejects_kept", "Refused messages that are kept.", registry=self.registry)
+        self.outbox_waiting = Gauge(
+            "vitalgrid_outbox_waiting", "Messages to the hosts that wait to be published.", registry=self.registry
+        )
+
     def watch(self, name: str, text: str, labels: tuple[str, ...], read: Callable[[], Iterable[Sample]]) -> None:
         """Add a gauge whose samples `read` gives at scrape time; it must not block."""
         self.registry.register(_Watched(name, text, labels, read))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
@@ -13,7 +14,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from api.services import Backend
 from api.telemetry import Sample
 from domain import subjects
+from domain.alarms import OPEN_STATES, Priority
 from domain.errors import VitalgridError
+from runtime.sql.alarms import count_alarms
+from runtime.sql.outbox import waiting
 
 MAX_LAG_MESSAGES: Final = 20_000
 MAX_LAG_S: Final = 10.0
@@ -77,6 +81,35 @@ async def _lag(backend: Backend) -> tuple[bool, str]:
     age_s = _age_s(backend)
     ok = behind <= MAX_LAG_MESSAGES and (age_s is None or age_s <= MAX_LAG_S)
     return ok, f"{behind} messages behind, stream time {'not known' if age_s is None else f'{age_s:.1f} s old'}"
+
+
+async def refresh_figures(backend: Backend) -> None:
+    """Bring the figures that have to be asked for up to date; what does not answer in time reads NaN."""
+    await asyncio.gather(_alarms_open(backend), _rejects(backend))
+
+
+async def _alarms_open(backend: Backend) -> None:
+    figures = backend.telemetry
+    try:
+        async with asyncio.timeout(_DEADLINE_S):
+            rows = await backend.read(count_alarms, backend.engine)
+            figures.outbox_waiting.set(await backend.read(waiting, backend.engine))
+    except (SQLAlchemyError, TimeoutError):
+        figures.outbox_waiting.set(math.nan)
+        return
+    for priority in Priority:
+        still_open = sum(row["count"] for row in rows if row["priority"] == priority and row["state"] in OPEN_STATES)
+        figures.alarms_open.labels(priority.name.lower()).set(still_open)
+
+
+async def _rejects(backend: Backend) -> None:
+    try:
+        async with asyncio.timeout(_DEADLINE_S):
+            state = await backend.services.bus.stream_state(subjects.REJECTS_STREAM)
+    except (VitalgridError, TimeoutError):
+        backend.telemetry.rejects_kept.set(math.nan)
+        return
+    backend.telemetry.rejects_kept.set(state.messages)
 
 
 def _age_s(backend: Backend) -> float | None:

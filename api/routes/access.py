@@ -1,4 +1,4 @@
-"""API tokens and the log of writes. Clauses 5.4a, 9.3e."""
+"""API tokens, the log of writes, and what was exported. Clauses 5.4a, 9.3e."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 from api.auth import Operator, Viewer
 from api.errors import problems
 from api.paging import Page, Paged
-from api.schemas.access import TokenIn, TokenMade, WriteOut
+from api.schemas.access import ExportOut, TokenIn, TokenMade, TokenOut, WriteOut
 from api.services import Behind
 from api.times import In
 from domain.errors import Conflict, NotFound
@@ -25,6 +25,13 @@ async def create_token(body: TokenIn, who: Operator, behind: Behind) -> TokenMad
     return TokenMade(name=body.name, role=body.role, token=token)
 
 
+@router.get("/tokens")
+async def list_tokens(_who: Viewer, behind: Behind, paged: Paged, zone: In) -> Page[TokenOut]:
+    """Who has a token; never what it is."""
+    found = await behind.read(access.list_tokens, behind.engine, limit=paged.limit, after=paged.after)
+    return paged.page([TokenOut.of(row, zone) for row in found.rows], found.after)
+
+
 @router.delete("/tokens/{name}", status_code=204, responses=problems(NotFound))
 async def revoke_token(name: str, who: Operator, behind: Behind) -> None:
     """Revoke a token; it stops working within seconds."""
@@ -38,3 +45,10 @@ async def list_writes(
     """Who changed what, when and why, the newest first."""
     found = await behind.read(access.list_writes, behind.engine, limit=paged.limit, after=paged.after, who=by)
     return paged.page([WriteOut.of(row, zone) for row in found.rows], found.after)
+
+
+@router.get("/exports")
+async def list_exports(_who: Viewer, behind: Behind, paged: Paged, zone: In) -> Page[ExportOut]:
+    """What left the platform as CSV or Arrow, the newest first."""
+    found = await behind.read(access.list_exports, behind.engine, limit=paged.limit, after=paged.after)
+    return paged.page([ExportOut.of(row, zone) for row in found.rows], found.after)

@@ -91,7 +91,9 @@ async def acknowledge(
     alarm_id: str, body: AcknowledgeIn, who: Clinician, behind: Behind, version: OptionalVersion, zone: In, response: Response
 ) -> AlarmOut:
     """A person has seen it and says what it was. Does nothing to the device."""
-    row = await behind.write(alarms.acknowledge, behind.engine, behind.author(who), alarm_id, body.outcome, version=version)
+    row = await behind.write(
+        alarms.acknowledge, behind.engine, behind.author(who), alarm_id, body.outcome, note=body.note, version=version
+    )
     set_etag(response, row["version"])
     return AlarmOut.of(row, zone)
 

@@ -13,7 +13,7 @@ from api.schemas.patients import AssociationCorrection, AssociationEnd, Associat
 from api.services import Behind
 from api.times import In, Rfc3339, instant, maybe_instant
 from domain.errors import Conflict, InvalidInput, NotFound
-from runtime.sql import devices, patients
+from runtime.sql import associations, devices
 
 router = APIRouter(prefix="/associations", tags=["patients"])
 
@@ -34,7 +34,7 @@ async def list_associations(
         None if device is None else (await behind.read(devices.find_device, behind.engine, *split_device(device)))["handle"]
     )
     rows = await behind.read(
-        patients.list_associations, behind.engine, handle=handle, patient_key=patient, known_at_us=maybe_instant(known_at)
+        associations.list_associations, behind.engine, handle=handle, patient_key=patient, known_at_us=maybe_instant(known_at)
     )
     return [AssociationOut.of(row, zone) for row in rows]
 
@@ -45,8 +45,8 @@ async def associate(body: AssociationIn, who: Clinician, behind: Behind, zone: I
     author = behind.author(who)
     device = await behind.read(devices.find_device, behind.engine, body.hospital_id, body.device_id)
     start_us = instant(body.start) if body.start else author.now_us
-    row = await behind.write(
-        patients.associate, behind.engine, author, device["handle"], body.patient_key, start_us, maybe_instant(body.end)
+    row = await behind.tell(
+        associations.associate, behind.engine, author, device["handle"], body.patient_key, start_us, maybe_instant(body.end)
     )
     return AssociationOut.of(row, zone)
 
@@ -58,7 +58,7 @@ async def end_association(
     """Take a device off a patient."""
     author = behind.author(who)
     end_us = instant(body.end) if body.end else author.now_us
-    row = await behind.write(patients.end_association, behind.engine, author, association_id, end_us)
+    row = await behind.tell(associations.end_association, behind.engine, author, association_id, end_us)
     return AssociationOut.of(row, zone)
 
 
@@ -67,8 +67,8 @@ async def correct_association(
     association_id: int, body: AssociationCorrection, who: Clinician, behind: Behind, zone: In
 ) -> Corrected:
     """Say what was really so. Answers with the alarms, scores and exports that rest on the old belief."""
-    row, touched = await behind.write(
-        patients.correct_association, behind.engine, behind.author(who), association_id, patient_key=body.patient_key,
+    row, touched = await behind.tell(
+        associations.correct_association, behind.engine, behind.author(who), association_id, patient_key=body.patient_key,
         start_us=maybe_instant(body.start), end_us=maybe_instant(body.end), withdraw=body.withdraw,
     )  # fmt: skip
     return Corrected(association=AssociationOut.of(row, zone), touched=TouchedOut.of(touched, zone))

@@ -17,8 +17,8 @@ from api.preconditions import ExpectedVersion, set_etag
 from api.readable import readable
 from api.schemas.devices import (
     IMPORT_BODY,
+    DeviceChange,
     DeviceIn,
-    DeviceMove,
     DeviceOut,
     DeviceRegistered,
     DeviceShown,
@@ -74,7 +74,7 @@ async def list_devices(
 async def register_device(body: DeviceIn, who: Operator, behind: Behind, zone: In, response: Response) -> DeviceRegistered:
     """Register one device. Its token, if it gets one, is shown this once."""
     author = behind.author(who)
-    row, token = await behind.write(devices.register_device, behind.engine, author, body.hospital_id, body.to_new())
+    row, token = await behind.tell(devices.register_device, behind.engine, author, body.hospital_id, body.to_new())
     set_etag(response, row["version"])
     return DeviceRegistered(device=DeviceOut.of(row, zone), token=token)
 
@@ -90,7 +90,7 @@ async def import_devices(
     """Register a list of devices (CSV or JSON): those that are right, with a report on every row."""
     rows = await behind.lanes.codec(read_device_list, await request.body(), request.headers.get("content-type", ""))
     register = partial(devices.import_devices, behind.engine, behind.author(who), hospital, dry_run=dry_run)
-    reports = await behind.write(import_list, rows, register)
+    reports = await behind.tell(import_list, rows, register)
     return ImportReport.of(reports, dry_run=dry_run)
 
 
@@ -112,14 +112,12 @@ async def show_state(hospital_id: str, device_id: str, _who: Viewer, behind: Beh
 
 
 @router.patch("/{hospital_id}/{device_id}", responses=_UPDATE)
-async def move_device(
-    body: DeviceMove, device: Named, who: Operator, behind: Behind, version: ExpectedVersion, zone: In, response: Response
+async def update_device(
+    body: DeviceChange, device: Named, who: Operator, behind: Behind, version: ExpectedVersion, zone: In, response: Response
 ) -> DeviceOut:
-    """Put a device in another ward or bed of its hospital."""
-    places = {"ward_id": device["ward_id"], "bed_id": device["bed_id"]} | body.model_dump(exclude_unset=True)
-    row = await behind.write(
-        devices.move_device, behind.engine, behind.author(who), device["handle"], version=version, **places
-    )
+    """Change a device's ward or bed (a move), status or attributes."""
+    values = body.model_dump(exclude_unset=True)
+    row = await behind.tell(devices.update_device, behind.engine, behind.author(who), device["handle"], values, version=version)
     set_etag(response, row["version"])
     return DeviceOut.of(row, zone)
 
@@ -129,7 +127,7 @@ async def retire_device(
     device: Named, who: Operator, behind: Behind, version: ExpectedVersion, zone: In, response: Response
 ) -> DeviceOut:
     """Take a device out of service. Its token stops working, its readings stay."""
-    row = await behind.write(devices.retire_device, behind.engine, behind.author(who), device["handle"], version=version)
+    row = await behind.tell(devices.retire_device, behind.engine, behind.author(who), device["handle"], version=version)
     await _tell_doors(behind)
     set_etag(response, row["version"])
     return DeviceOut.of(row, zone)

@@ -30,6 +30,7 @@ _EXAMPLE: Final = {
         }
     ]
 }  # fmt: skip
+_SETTLE_S: Final = 60.0  # every patient is a message to the hosts
 _BODY: Final[dict[str, Any]] = {
     "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}, "example": _EXAMPLE}}}
 }
@@ -50,10 +51,12 @@ _decoder: Final = msgspec.json.Decoder(FleetManifest)
 async def register(request: Request, who: Operator, behind: Behind) -> Response:
     """Register all of a manifest, or nothing. Columns are parallel lists; handles and keys come back in their order.
 
+    Answered when the hosts' stream has it, so that what devices send next is ordered behind.
     Safe to repeat: what exists is reused, and devices with a token get a new one.
     """
     manifest = await behind.lanes.codec(_decode, await request.body())
     registered = await behind.write(register_fleet, behind.engine, behind.author(who), manifest, shards=behind.services.shards)
+    await behind.directory.warmed()
     return Response(await behind.lanes.codec(msgspec.json.encode, registered), 201, media_type="application/json")
 
 

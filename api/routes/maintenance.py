@@ -39,7 +39,7 @@ async def start_maintenance(body: MaintenanceIn, who: Operator, behind: Behind, 
     handle = None
     if body.device_id is not None:
         handle = (await behind.read(devices.find_device, behind.engine, body.hospital_id, body.device_id))["handle"]
-    row = await behind.write(
+    row = await behind.tell(
         presets.start_maintenance, behind.engine, author, body.hospital_id, handle=handle, ward_id=body.ward_id,
         from_us=instant(body.start) if body.start else author.now_us, until_us=instant(body.until),
     )  # fmt: skip
@@ -49,5 +49,5 @@ async def start_maintenance(body: MaintenanceIn, who: Operator, behind: Behind, 
 @router.post("/{window_id}/end", responses=problems(NotFound, PreconditionRequired, StaleVersion))
 async def end_maintenance(window_id: int, who: Operator, behind: Behind, version: ExpectedVersion, zone: In) -> MaintenanceOut:
     """End a window now."""
-    row = await behind.write(presets.end_maintenance, behind.engine, behind.author(who), window_id, version=version)
+    row = await behind.tell(presets.end_maintenance, behind.engine, behind.author(who), window_id, version=version)
     return MaintenanceOut.of(row, zone)

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from api.auth import Viewer
 from api.services import Behind
 from api.telemetry import CONTENT_TYPE
-from api.vitals import check_all
+from api.vitals import check_all, refresh_figures
 from domain.alarms import INTENDED_USE
 
 router = APIRouter(tags=["operation"])
@@ -49,4 +49,5 @@ async def ready(_who: Viewer, behind: Behind, response: Response) -> Readiness:
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(_who: Viewer, behind: Behind) -> Response:
     """The platform's numbers for Prometheus (text format)."""
+    await refresh_figures(behind)
     return Response(await behind.lanes.codec(behind.telemetry.text), media_type=CONTENT_TYPE)

@@ -31,7 +31,7 @@ from domain.errors import Conflict, InvalidInput, NotFound, RejectedInput, Stale
 from domain.ids import ActorKind, Address
 from domain.messages import DescribeActor, encode
 from domain.metrics import metric_of
-from runtime.sql import patients, places, presets
+from runtime.sql import patients, presets
 
 router = APIRouter(prefix="/patients", tags=["patients"])
 _UPDATE = problems(NotFound, Conflict, PreconditionRequired, StaleVersion)
@@ -62,8 +62,7 @@ async def list_patients(
 @router.post("", status_code=201, responses=problems(NotFound, InvalidInput, Conflict))
 async def admit_patient(body: PatientIn, who: Clinician, behind: Behind, zone: In, response: Response) -> PatientOut:
     """Admit a patient; the answer carries the opaque key."""
-    await behind.read(places.get_hospital, behind.engine, body.hospital_id)
-    row = await behind.write(patients.admit_patient, behind.engine, behind.author(who), body.hospital_id, body.to_new())
+    row = await behind.tell(patients.admit_patient, behind.engine, behind.author(who), body.hospital_id, body.to_new())
     set_etag(response, row["version"])
     return PatientOut.of(row, zone)
 
@@ -98,7 +97,7 @@ async def update_patient(
 ) -> PatientOut:
     """Change a patient's facts, ward or bed (a bed move)."""
     values = body.model_dump(exclude_unset=True)
-    row = await behind.write(patients.update_patient, behind.engine, behind.author(who), patient_key, values, version=version)
+    row = await behind.tell(patients.update_patient, behind.engine, behind.author(who), patient_key, values, version=version)
     set_etag(response, row["version"])
     return PatientOut.of(row, zone)
 
@@ -110,7 +109,7 @@ async def discharge_patient(
     """End a stay; devices that are still on the patient come off at that time."""
     author = behind.author(who)
     at_us = instant(body.at) if body.at else author.now_us
-    row = await behind.write(patients.discharge_patient, behind.engine, author, patient_key, at_us, version=version)
+    row = await behind.tell(patients.discharge_patient, behind.engine, author, patient_key, at_us, version=version)
     set_etag(response, row["version"])
     return PatientOut.of(row, zone)
 
@@ -142,11 +141,11 @@ async def list_presets(patient_key: str, _who: Viewer, behind: Behind, zone: In)
 async def set_preset(patient_key: str, metric: str, body: PresetIn, who: Clinician, behind: Behind, zone: In) -> PresetOut:
     """Preset the limits of one metric for this patient."""
     code = metric_of(metric).code
-    row = await behind.write(presets.set_preset, behind.engine, behind.author(who), patient_key, code, body.limits())
+    row = await behind.tell(presets.set_preset, behind.engine, behind.author(who), patient_key, code, body.limits())
     return PresetOut.of(row, zone)
 
 
 @router.delete("/{patient_key}/presets/{metric}", status_code=204, responses=problems(NotFound))
 async def remove_preset(patient_key: str, metric: str, who: Clinician, behind: Behind) -> None:
     """Go back to the normal range by age."""
-    await behind.write(presets.remove_preset, behind.engine, behind.author(who), patient_key, metric)
+    await behind.tell(presets.remove_preset, behind.engine, behind.author(who), patient_key, metric)

@@ -11,6 +11,7 @@ from api.errors import PreconditionRequired, problems
 from api.paging import Page, Paged
 from api.preconditions import ExpectedVersion, set_etag
 from api.schemas.places import (
+    BedChange,
     BedIn,
     BedOut,
     HospitalChange,
@@ -32,10 +33,15 @@ _UPDATE = problems(NotFound, PreconditionRequired, StaleVersion)
 
 @router.get("")
 async def list_hospitals(
-    _who: Viewer, behind: Behind, paged: Paged, zone: In, tier: Annotated[Tier | None, Query()] = None
+    _who: Viewer,
+    behind: Behind,
+    paged: Paged,
+    zone: In,
+    tier: Annotated[Tier | None, Query()] = None,
+    q: Annotated[str | None, Query(description="Part of the id or the name.", max_length=64)] = None,
 ) -> Page[HospitalOut]:
     """Hospitals of the region."""
-    found = await behind.read(places.list_hospitals, behind.engine, limit=paged.limit, after=paged.after, tier=tier)
+    found = await behind.read(places.list_hospitals, behind.engine, limit=paged.limit, after=paged.after, tier=tier, text=q)
     return paged.page([HospitalOut.of(row, zone) for row in found.rows], found.after)
 
 
@@ -107,6 +113,12 @@ async def update_ward(
     return WardOut(**row)
 
 
+@router.delete("/{hospital_id}/wards/{ward_id}", status_code=204, responses={**_UPDATE, **problems(Conflict)})
+async def remove_ward(hospital_id: str, ward_id: str, who: Operator, behind: Behind, version: ExpectedVersion) -> None:
+    """Remove a ward in which nothing stands any more."""
+    await behind.write(places.remove_ward, behind.engine, behind.author(who), hospital_id, ward_id, version=version)
+
+
 @router.get("/{hospital_id}/beds")
 async def list_beds(
     hospital_id: str, _who: Viewer, behind: Behind, paged: Paged, ward: Annotated[str | None, Query()] = None
@@ -122,3 +134,20 @@ async def create_bed(hospital_id: str, body: BedIn, who: Operator, behind: Behin
     row = await behind.write(places.create_bed, behind.engine, behind.author(who), hospital_id, body.id, body.ward_id)
     set_etag(response, row["version"])
     return BedOut(**row)
+
+
+@router.patch("/{hospital_id}/beds/{bed_id}", responses=_UPDATE)
+async def update_bed(
+    hospital_id: str, bed_id: str, body: BedChange, who: Operator, behind: Behind, version: ExpectedVersion, response: Response
+) -> BedOut:
+    """Put a bed into another ward."""
+    author = behind.author(who)
+    row = await behind.write(places.update_bed, behind.engine, author, hospital_id, bed_id, body.ward_id, version=version)
+    set_etag(response, row["version"])
+    return BedOut(**row)
+
+
+@router.delete("/{hospital_id}/beds/{bed_id}", status_code=204, responses={**_UPDATE, **problems(Conflict)})
+async def remove_bed(hospital_id: str, bed_id: str, who: Operator, behind: Behind, version: ExpectedVersion) -> None:
+    """Remove a bed in which nobody lies and nothing stands any more."""
+    await behind.write(places.remove_bed, behind.engine, behind.author(who), hospital_id, bed_id, version=version)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Response
@@ -39,7 +40,7 @@ Launcher = Annotated[ScenarioLauncher, Depends(_launcher)]
 @router.get("/scenarios", responses=problems(Unavailable))
 async def list_scenarios(_who: Viewer, launcher: Launcher) -> list[dict[str, Any]]:
     """The stories that can be played."""
-    return launcher.list_scenarios()
+    return await asyncio.to_thread(launcher.list_scenarios)
 
 
 @router.post("/scenarios/{name}/runs", status_code=202, responses=problems(NotFound, InvalidInput, Conflict, Unavailable))
@@ -51,13 +52,13 @@ async def start_run(name: str, body: RunIn, _who: Operator, launcher: Launcher) 
 @router.get("/scenario-runs", responses=problems(Unavailable))
 async def list_runs(_who: Viewer, launcher: Launcher) -> list[dict[str, Any]]:
     """Runs, the newest first."""
-    return launcher.list_runs()
+    return await asyncio.to_thread(launcher.list_runs)
 
 
 @router.get("/scenario-runs/{run_id}", responses=problems(NotFound, Unavailable))
 async def show_run(run_id: str, _who: Viewer, launcher: Launcher) -> dict[str, Any]:
     """How far a run has come, and its verdicts once it has ended."""
-    return launcher.progress(run_id)
+    return await asyncio.to_thread(launcher.progress, run_id)
 
 
 @router.get(
@@ -67,4 +68,4 @@ async def show_run(run_id: str, _who: Viewer, launcher: Launcher) -> dict[str, A
 )
 async def show_report(run_id: str, _who: Viewer, launcher: Launcher, format: Literal["html", "json"] = "html") -> Response:  # noqa: A002
     """The report of a run that has ended."""
-    return Response(launcher.report(run_id, format), media_type=_MEDIA[format])
+    return Response(await asyncio.to_thread(launcher.report, run_id, format), media_type=_MEDIA[format])

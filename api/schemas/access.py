@@ -7,6 +7,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.auth import Role
+from api.readable import readable
 from api.times import Zone
 
 
@@ -22,6 +23,39 @@ class TokenMade(BaseModel):
     token: str = Field(description="Shown this once.")
 
 
+class TokenOut(BaseModel):
+    name: str
+    role: str
+    created: str
+    revoked: str | None
+    last_used: str | None
+
+    @classmethod
+    def of(cls, row: dict[str, Any], zone: Zone) -> Self:
+        return cls(
+            name=row["name"], role=row["role"], created=zone.text(row["created_us"]), revoked=zone.maybe(row["revoked_us"]),
+            last_used=zone.maybe(row["last_used_us"]),
+        )  # fmt: skip
+
+
+class ExportOut(BaseModel):
+    """What left the platform: of which handles (null: not limited to some), from which version of the lake."""
+
+    id: int
+    time: str
+    who: str
+    lake_version: int
+    handles: list[int] | None
+    start: str | None
+    until: str | None
+    query: dict[str, Any]
+
+    @classmethod
+    def of(cls, row: dict[str, Any], zone: Zone) -> Self:
+        shown = {name: row[name] for name in ("id", "who", "lake_version", "handles", "query")}
+        return cls(**shown, time=zone.text(row["at_us"]), start=zone.maybe(row["from_us"]), until=zone.maybe(row["until_us"]))
+
+
 class WriteOut(BaseModel):
     id: int
     time: str
@@ -29,10 +63,11 @@ class WriteOut(BaseModel):
     action: str
     target: str
     reason: str | None
+    detail: dict[str, Any] | None = Field(description="What was changed; never names of people.")
 
     @classmethod
     def of(cls, row: dict[str, Any], zone: Zone) -> Self:
         return cls(
             id=row["id"], time=zone.text(row["at_us"]), who=row["who"], action=row["action"], target=row["target"],
-            reason=row["reason"],
+            reason=row["reason"], detail=readable(row["detail"], zone),
         )  # fmt: skip

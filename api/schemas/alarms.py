@@ -39,6 +39,7 @@ class AlarmOut(BaseModel):
     ended: str | None
     raised: str
     outcome: str | None
+    note: str | None = None
     acknowledged_by: str | None
     acknowledged: str | None
     paused_until: str | None
@@ -76,6 +77,7 @@ class Burden(BaseModel):
 class AcknowledgeIn(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"outcome": "actionable"}]})
     outcome: Outcome = Field(description="What the person who looked found.")
+    note: str | None = Field(None, max_length=2000)
 
 
 class PauseIn(BaseModel):

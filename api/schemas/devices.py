@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -43,10 +43,16 @@ class DeviceIn(BaseModel):
         return NewDevice(**self.model_dump(exclude={"hospital_id"}))
 
 
-class DeviceMove(BaseModel):
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"ward_id": "icu", "bed_id": "icu-08"}]})
+class DeviceChange(BaseModel):
+    """Fields that are left out stay. Attributes are replaced as a whole."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"ward_id": "icu", "bed_id": "icu-08"}, {"status": "maintenance"}]}
+    )
     ward_id: str | None = Field(None, max_length=64)
     bed_id: str | None = Field(None, max_length=64)
+    status: Literal["in-use", "maintenance"] = "in-use"
+    attributes: dict[str, Any] = {}
 
 
 class DeviceOut(BaseModel):

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.times import Rfc3339, Zone, maybe_instant
 from domain.ports import Receipt
-from runtime.sql.patients import NewPatient, Touched
+from runtime.sql.associations import Touched
+from runtime.sql.patients import NewPatient
 
 Sex = Literal["female", "male", "other", "unknown"]
 Scale = Literal[1, 2]

@@ -136,8 +136,9 @@ async def test_a_person_acknowledges_with_an_outcome(client: httpx.AsyncClient, 
     await notify(bus, alarm(1), alarm(1, Phase.END, 20))
     await applied(engine, 2)
     assert (await client.get("alarms/a1")).json()["state"] == "latched"
-    answered = await client.post("alarms/a1/acknowledge", json={"outcome": "artefact"}, headers={"X-Reason": "lead off"})
+    answered = await client.post("alarms/a1/acknowledge", json={"outcome": "artefact", "note": "electrode"})
     body = answered.json()
+    assert body["note"] == "electrode"
     assert (body["state"], body["outcome"], body["acknowledged_by"]) == ("closed", "artefact", "ada")
     again = await client.post("alarms/a1/acknowledge", json={"outcome": "actionable"})
     assert (again.status_code, again.json()["code"]) == (409, "conflict")

@@ -91,7 +91,13 @@ async def test_a_device_is_moved(client: httpx.AsyncClient, hospital: str) -> No
     await make(client, "devices", MONITOR)
     etag = (await client.get("devices/sz.h001/mon-7")).headers["etag"]
     moved = (await client.patch("devices/sz.h001/mon-7", json={"bed_id": "icu-2"}, headers={"If-Match": etag})).json()
-    assert (moved["ward_id"], moved["bed_id"]) == ("icu", "icu-2")
+    assert (moved["ward_id"], moved["bed_id"], moved["status"]) == ("icu", "icu-2", "in-use")
+    etag = f'"{moved["version"]}"'
+    away = await client.patch("devices/sz.h001/mon-7", json={"status": "maintenance"}, headers={"If-Match": etag})
+    assert away.json()["status"] == "maintenance"
+    assert (
+        await client.patch("devices/sz.h001/mon-7", json={"status": "retired"}, headers={"If-Match": etag})
+    ).status_code == 422
 
 
 CSV = (

@@ -155,7 +155,11 @@ async def test_tokens_are_made_and_revoked(client: httpx.AsyncClient) -> None:
     made = await make(client, "tokens", {"name": "display"})
     assert len(made["token"]) >= 40
     assert (await client.post("tokens", json={"name": "display"})).status_code == 409
+    listed = (await client.get("tokens")).json()["items"]
+    assert [(row["name"], row["revoked"]) for row in listed] == [("display", None)]
+    assert made["token"] not in str(listed)
     assert (await client.delete("tokens/display")).status_code == 204
+    assert (await client.get("tokens")).json()["items"][0]["revoked"]
     assert (await client.delete("tokens/nobody")).status_code == 404
 
 

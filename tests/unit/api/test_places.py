@@ -104,6 +104,13 @@ async def test_wards_and_beds(client: httpx.AsyncClient) -> None:
     assert [row["id"] for row in (await client.get("hospitals/sz.h001/wards")).json()["items"]] == ["icu"]
     beds = (await client.get("hospitals/sz.h001/beds", params={"ward": "icu"})).json()["items"]
     assert [row["id"] for row in beds] == ["icu-01"]
+    bed = await client.patch("hospitals/sz.h001/beds/hall-01", json={"ward_id": "icu"}, headers={"If-Match": '"1"'})
+    assert bed.json()["ward_id"] == "icu"
+    for path, etag, status in (("wards/icu", '"2"', 409), ("beds/icu-01", '"1"', 204), ("beds/hall-01", '"1"', 412),
+                               ("beds/hall-01", '"2"', 204), ("wards/icu", '"2"', 204), ("wards/icu", '"2"', 404)):  # fmt: skip
+        gone = await client.delete(f"hospitals/sz.h001/{path}", headers={"If-Match": etag})
+        assert gone.status_code == status, (path, gone.text)
+    await make(client, "hospitals/sz.h001/wards", {"id": "icu", "name": "again"})
     assert (await client.post("hospitals/sz.h999/wards", json={"id": "x", "name": "x"})).status_code == 404
     assert (await client.post("hospitals/sz.h001/wards", json={"id": "icu", "name": "x"})).status_code == 409
 

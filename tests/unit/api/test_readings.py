@@ -145,6 +145,8 @@ async def test_csv_has_units_and_names_the_lake_version(client: httpx.AsyncClien
     assert {row["unit"] for row in rows} == {"/min", "%"}
     with reading(engine) as connection:
         export = connection.execute(select(exports)).mappings().one()
+    listed = (await client.get("exports")).json()["items"]
+    assert [(row["id"], row["lake_version"], row["query"]["rows"]) for row in listed] == [(export["id"], int(version), 80)]
     assert (export["who"], export["lake_version"], export["handles"]) == ("ada", int(version), [filled])
 
 

@@ -1,0 +1,145 @@
+"""Health, readiness, Prometheus numbers, scenarios."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import Engine
+
+from api.app import create_app
+from domain.alarms import INTENDED_USE
+from domain.errors import Unavailable
+from domain.messages import HostHeartbeat, ShardHeld, encode
+from runtime.bus import StreamState
+from runtime.clock import ManualClock
+from scenarios.launch import ScenarioRuns
+from tests.unit.api.conftest import client_of, services_of
+from tests.unit.api.small_platform import SmallPlatform
+
+
+class Bus(SmallPlatform):
+    """The small platform, with a stream to ask for."""
+
+    is_connected = True
+    is_away = False
+
+    async def stream_state(self, stream: str) -> StreamState:
+        if self.is_away:
+            raise Unavailable(f"stream {stream} does not answer")
+        return StreamState(1, 9, 9, 1000)
+
+
+@pytest.fixture
+def platform(tmp_path: Path, engine: Engine) -> Bus:
+    return Bus(tmp_path, engine)
+
+
+@pytest.fixture
+async def app(platform: Bus, engine: Engine, clock: ManualClock, tmp_path: Path) -> AsyncIterator[FastAPI]:
+    runs = ScenarioRuns(tmp_path / "reports", tmp_path, clock)
+    services = services_of(
+        engine=engine, clock=clock, bus=platform, lake=platform.lake, readings=platform.store, scenarios=runs
+    )
+    made = create_app(services, background=False)
+    async with made.router.lifespan_context(made):
+        yield made
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(app) as connected:
+        connected.base_url = httpx.URL("http://test/api/v1/")
+        yield connected
+
+
+def beat(app: FastAPI, clock: ManualClock, shards: range = range(4), lag: int = 0, age_s: float = 0.5) -> None:
+    """A host says that it holds these shards."""
+    now_us = clock.now_us()
+    reached_us = now_us - round(age_s * 1e6)
+    held = [
+        ShardHeld(shard=s, epoch=1, applied=9, committed=8, lag=lag, high_water_us=reached_us, devices=5, channels=9)
+        for s in shards
+    ]
+    app.state.backend.hosts.receive(encode(HostHeartbeat("h0", 1, now_us, now_us, held)), "heartbeat.host.h0")
+
+
+async def test_health_says_what_the_platform_is_for(client: httpx.AsyncClient) -> None:
+    body = (await client.get("health")).json()
+    assert (body["status"], body["region"], body["intended_use"]) == ("alive", "sz", INTENDED_USE)
+    assert (await client.get("http://test/health")).status_code == 200
+
+
+async def test_ready_when_everything_answers(app: FastAPI, client: httpx.AsyncClient, clock: ManualClock) -> None:
+    beat(app, clock)
+    response = await client.get("ready")
+    assert response.status_code == 200, response.text
+    assert {check["name"]: check["ok"] for check in response.json()["checks"]} == dict.fromkeys(
+        ("bus", "database", "lake", "shards", "lag"), True
+    )
+
+
+async def failing(client: httpx.AsyncClient) -> set[str]:
+    response = await client.get("ready")
+    assert response.status_code == 503
+    assert response.json()["ready"] is False
+    return {check["name"] for check in response.json()["checks"] if not check["ok"]}
+
+
+async def test_not_ready_says_which_part(
+    app: FastAPI, client: httpx.AsyncClient, clock: ManualClock, platform: Bus, engine: Engine
+) -> None:
+    assert await failing(client) == {"shards"}
+    beat(app, clock, range(3))
+    assert await failing(client) == {"shards"}
+    beat(app, clock, lag=1_000_000)
+    assert await failing(client) == {"lag"}
+    beat(app, clock, age_s=60)
+    assert await failing(client) == {"lag"}
+    beat(app, clock)
+    platform.is_away = True
+    assert await failing(client) == {"bus"}
+
+
+async def test_a_host_that_fell_silent_holds_nothing(app: FastAPI, client: httpx.AsyncClient, clock: ManualClock) -> None:
+    beat(app, clock)
+    clock.advance(6)
+    assert "shards" in await failing(client)
+    assert app.state.backend.hosts.high_water().silent_shards == (0, 1, 2, 3)
+
+
+async def test_prometheus_is_shown_hosts_shards_and_requests(
+    app: FastAPI, client: httpx.AsyncClient, clock: ManualClock
+) -> None:
+    beat(app, clock, range(3), lag=7)
+    await client.get("hospitals/sz.h001")
+    text = (await client.get("metrics")).text
+    assert 'vitalgrid_shard_lag_messages{shard="2"} 7.0' in text
+    assert "vitalgrid_shards_missing 1.0" in text
+    assert "vitalgrid_hosts_alive 1.0" in text
+    assert "vitalgrid_stream_age_seconds 0.5" in text
+    assert 'vitalgrid_alarms_open{priority="high"} 0.0' in text
+    assert "vitalgrid_rejects_kept 9.0" in text
+    assert "vitalgrid_outbox_waiting 0.0" in text
+    assert 'route="/hospitals/{hospital_id}",status="404"' in text
+    assert "sz.h001" not in text
+
+
+async def test_scenarios_are_listed_and_runs_are_looked_up(client: httpx.AsyncClient) -> None:
+    names = [row["name"] for row in (await client.get("scenarios")).json()]
+    assert "calm-district" in names
+    assert (await client.get("scenario-runs")).json() == []
+    assert (await client.post("scenarios/nothing/runs", json={})).status_code == 404
+    wrong = await client.post("scenarios/calm-district/runs", json={"settings": {"fleet.colour": "red"}})
+    assert (wrong.status_code, wrong.json()["code"]) == (422, "invalid-input")
+    assert (await client.get("scenario-runs/20260101-000000-x/report")).status_code == 404
+    assert (await client.get("scenario-runs/..%2F..%2Fetc/report")).status_code == 404
+
+
+async def test_without_scenarios_the_api_says_so(plain_client: httpx.AsyncClient) -> None:
+    response = await plain_client.get("/api/v1/scenarios")
+    assert (response.status_code, response.json()["code"]) == (503, "unavailable")
+    assert response.headers["retry-after"]
