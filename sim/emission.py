@@ -23,36 +23,11 @@ class Emission:
 
 
 @dataclass(frozen=True, slots=True)
-class Admission:
-    """A patient was admitted to a bed: the hospital's system would now register and associate (REST)."""
-
-    due_s: float
-    hospital_id: str
-    ref: str
-    age_years: float
-    ward_id: str
-    bed_id: str
-    device_ids: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Discharge:
-    """A patient left: associations of `device_ids` end."""
-
-    due_s: float
-    hospital_id: str
-    ref: str
-    ward_id: str
-    bed_id: str
-    device_ids: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Truth:
     """One thing that really happened in the world, whatever the platform came to know of it.
 
-    kind: `admitted`, `discharged`, `diverted`, `deteriorated`, `recovered`, `fault-began`, `fault-ended`, `lost`, …;
-    subject: `sz.h001/p000012` (patient), `sz.h001/mon-00007` (device or gateway) or `sz.h001` (hospital).
+    kind: `deteriorated`, `recovered`, `fault-began` or `fault-ended`; subject: `sz.h001/p000012` (patient) or
+    `sz.h001/gw-007` (gateway).
     """
 
     kind: str

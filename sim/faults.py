@@ -10,12 +10,14 @@ from domain.errors import InvalidInput
 KINDS: Final = (
     "sepsis", "wan-cut", "power-failure", "clock-skew", "network-loss", "network-duplicate", "network-delay",
 )  # fmt: skip
+OF_MESSAGES: Final = frozenset({"network-loss", "network-duplicate"})  # their share is of a link's messages
 
 
 @dataclass(frozen=True, slots=True)
 class FaultSpec:
-    """`at_s`, `for_s`: when and how long (0: to the end); `hospitals`: indices, empty for all; `share`: of patients,
-    gateways or messages; `magnitude`: in the unit of the kind (pace, seconds).
+    """`at_s`, `for_s`: when and how long (0: to the end); `hospitals`: indices, empty for all; `share`: of patients
+    (sepsis), of messages (OF_MESSAGES) or of gateways; `magnitude`: seconds of skew or mean delay; for sepsis how many
+    times faster than an hour to the worst, 0 as 1. Negative skew is a clock that is slow.
     """
 
     kind: str
@@ -30,6 +32,8 @@ class FaultSpec:
             raise InvalidInput(f"fault {self.kind!r} is unknown to the world: expected one of {', '.join(KINDS)}")
         if not 0 <= self.share <= 1 or self.at_s < 0 or self.for_s < 0:
             raise InvalidInput(f"fault {self.kind!r}: share lies in 0..1 and times are not negative, not {self}")
+        if self.magnitude < 0 and self.kind != "clock-skew":
+            raise InvalidInput(f"fault {self.kind!r} has magnitude {self.magnitude}, expected 0 or more")
 
     @property
     def until_s(self) -> float:

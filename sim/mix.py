@@ -4,8 +4,8 @@ Sources. [ICU] 重症医学科建设与管理指南(试行), 卫办医政发〔2
 hospital's beds at about 75 % occupancy; each bed has a monitor, in tertiary hospitals a ventilator, and two or more
 syringe pumps. [A] our assumption, to be replaced by a district's own inventory: no public count was found.
 The *fill* is what brings a hospital from its bedside equipment to the stated total: the sensors, tags and wearables of
-an instrumented district. Its shares are assumptions [A], chosen so that the default district of 100,000 devices says
-20,000 to 30,000 readings a second at the periods of the thing models.
+an instrumented district. Its shares are assumptions [A], chosen so that the district of 100,000 devices in
+`scenarios/calm-district.toml` says 20,000 to 30,000 readings a second at the periods by which `sim.devices` forwards.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ order. Event times stay what they were.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
@@ -42,7 +43,7 @@ class Network:
     ) -> None:
         self._env = env
         self._deliver = deliver
-        self._rng = rng
+        self._rngs = rng.spawn(gateways)  # a link of its own chance: no fault elsewhere shifts it
         self.links = [LinkState() for _ in range(gateways)]
         self._held: defaultdict[int, deque[Emission]] = defaultdict(deque)
         self._draining: set[int] = set()
@@ -50,13 +51,14 @@ class Network:
     def send(self, emission: Emission) -> None:
         link = self.links[emission.gateway]
         if link.is_cut or emission.gateway in self._draining:
-            self._held[emission.gateway].append(emission)
+            self._hold(emission)
             return
-        delay_s = self._rng.exponential(link.delay_s) if link.delay_s else 0.0
-        while link.loss and self._rng.random() < link.loss:
+        rng = self._rngs[emission.gateway]
+        delay_s = rng.exponential(link.delay_s) if link.delay_s else 0.0
+        while link.loss and rng.random() < link.loss:
             delay_s += _RESEND_S
         self._later(emission, delay_s)
-        if link.duplicate and self._rng.random() < link.duplicate:
+        if link.duplicate and rng.random() < link.duplicate:
             self._later(replace(emission, retransmission=True), delay_s + _RESEND_S)
 
     def cut(self, gateway: int) -> None:
@@ -81,7 +83,13 @@ class Network:
 
     def _deliver_after(self, emission: Emission, delay_s: float) -> Generator[Any, Any, None]:
         yield self._env.timeout(delay_s)
-        self._deliver(replace(emission, due_s=self._env.now))
+        if self.links[emission.gateway].is_cut:  # still under way when the line went: it is sent again with the rest
+            self._hold(emission)
+        else:
+            self._deliver(replace(emission, due_s=self._env.now))
+
+    def _hold(self, emission: Emission) -> None:
+        insort(self._held[emission.gateway], emission, key=lambda held: held.due_s)
 
     def _drain(self, gateway: int) -> Generator[Any, Any, None]:
         store = self._held[gateway]

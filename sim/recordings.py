@@ -36,6 +36,7 @@ from sim.fleet import Gateway
 _STAYS_A_GATEWAY: Final = 64
 _FROM_THE_BEGINNING_US: Final = 1  # a recorded patient wears its devices for as long as anybody knows
 _LEAST_TICK_S: Final = 0.05
+_NOT_RECORDED: Final = -1.0  # PhysioNet 2012, of every parameter
 
 MIMIC_METRICS: Final = {
     "HR_bpm": "heart_rate", "ABPSys_mmHg": "abp_sys", "ABPDias_mmHg": "abp_dia", "ABPMean_mmHg": "abp_mean",
@@ -129,7 +130,7 @@ def read_mimic_numerics(path: Path, *, times: int = 1, region_id: str = "sz") ->
         wide.unpivot(index="t_s", on=[c for c in MIMIC_METRICS if c in wide.columns])
         .drop_nulls("value")
         .select(
-            device=pl.lit(0, pl.Int64), offset_us=(pl.col("t_s").cast(pl.Float64) * 1e6).cast(pl.Int64),
+            device=pl.lit(0, pl.Int64), offset_us=(pl.col("t_s").cast(pl.Float64) * 1e6).round().cast(pl.Int64),
             metric=_metric_ids("variable", MIMIC_METRICS), instance=pl.lit(0, pl.UInt8), value=pl.col("value").cast(pl.Float64),
         )
     )  # fmt: skip
@@ -148,7 +149,8 @@ def read_physionet2012(path: Path, *, times: int = 1, limit: int | None = None, 
     table = table.filter(pl.col("RecordID").is_in(stays.implode()))
     ages = dict(table.filter(pl.col("parameter") == "Age").select("RecordID", "value").iter_rows())
     number = pl.col("RecordID").replace_strict(stays, pl.Series(range(len(stays))), return_dtype=pl.Int64)
-    per_cent = pl.when(pl.col("parameter") == "FiO2").then(pl.col("value") * 100).otherwise(pl.col("value"))
+    is_share = (pl.col("parameter") == "FiO2") & (pl.col("value") != _NOT_RECORDED)
+    per_cent = pl.when(is_share).then(pl.col("value") * 100).otherwise(pl.col("value"))
     rows = table.filter(pl.col("parameter").is_in(list(PHYSIONET_METRICS))).select(
         device=number, offset_us=pl.col("minute") * 60_000_000, metric=_metric_ids("parameter", PHYSIONET_METRICS),
         instance=pl.lit(0, pl.UInt8), value=per_cent,

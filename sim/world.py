@@ -19,7 +19,7 @@ from domain.fleet_manifest import FleetRegistered
 from domain.readings import ReadingBatch
 from sim.devices import Cohorts
 from sim.emission import Emission, Truth
-from sim.faults import FaultSpec
+from sim.faults import OF_MESSAGES, FaultSpec
 from sim.fleet import FleetPlan
 from sim.network import Network
 from sim.physiology import Physiology
@@ -38,6 +38,10 @@ class World:
     ) -> None:  # fmt: skip
         if tick_s <= 0:
             raise InvalidInput(f"a tick lasts {tick_s} s, expected more than 0")
+        hospitals = len(plan.manifest.hospitals)
+        for fault in faults:
+            if not all(0 <= hospital < hospitals for hospital in fault.hospitals):
+                raise InvalidInput(f"fault {fault.kind!r} meets hospitals {fault.hospitals}, expected 0 to {hospitals - 1}")
         self.plan = plan
         self._streams = Streams(seed)
         self._start_us = start_us
@@ -94,8 +98,6 @@ class World:
         bounds = np.r_[starts, len(gateway)]
         for number, sender in enumerate(senders.tolist()):
             rows = slice(int(bounds[number]), int(bounds[number + 1]))
-            if self._network.links[sender].is_dark:
-                continue
             due_s = tick * self._tick_s + float(self._offsets_s[sender])
             self._env.process(self._hand_over(sender, due_s, channels[rows], values[rows], device[rows]))
 
@@ -103,6 +105,8 @@ class World:
         self, sender: int, due_s: float, channels: NDArray[np.intp], values: NDArray[np.float64], device: NDArray[np.int64]
     ) -> Generator[Any, Any, None]:
         yield self._env.timeout(max(0.0, due_s - self._env.now))
+        if self._network.links[sender].is_dark:  # the power may have failed, or come back, since the tick began
+            return
         assert self._handles is not None
         first = self._sequences[sender]
         self._sequences[sender] += np.uint64(len(channels))
@@ -137,9 +141,12 @@ class World:
         yield self._env.timeout(fault.at_s)
         if fault.kind == "sepsis":
             patients = _share(np.flatnonzero(self._in(fault, self.plan.patient_hospital)), fault.share, rng)
-            within_s = _SEPSIS_WITHIN_S / max(fault.magnitude, 1e-3)
-            self.physiology.deteriorate(patients, 1.0, within_s)
+            self.physiology.deteriorate(patients, 1.0, _SEPSIS_WITHIN_S / (fault.magnitude or 1.0))
             self._note_patients("deteriorated", patients, "sepsis")
+            if fault.for_s:
+                yield self._env.timeout(fault.for_s)
+                self.physiology.recover(patients)
+                self._note_patients("recovered", patients, "sepsis")
             return
         gateways = self._gateways_of(fault, rng)
         self._note_gateways("fault-began", gateways, fault.kind)
@@ -169,7 +176,7 @@ class World:
     def _gateways_of(self, fault: FaultSpec, rng: np.random.Generator) -> NDArray[np.intp]:
         hospitals = np.array([gateway.hospital for gateway in self.plan.gateways])
         met = np.flatnonzero(self._in(fault, hospitals))
-        return _share(met, fault.share, rng) if fault.kind == "clock-skew" else met
+        return met if fault.kind in OF_MESSAGES else _share(met, fault.share, rng)
 
     @staticmethod
     def _in(fault: FaultSpec, hospitals: NDArray[Any]) -> NDArray[np.bool_]:
