@@ -20,12 +20,15 @@ folder="$(mktemp -d "${TMPDIR:-/tmp}/vitalgrid-postgres.XXXXXX")"
 chmod 755 "$folder"
 if [ "$(id -u)" -eq 0 ]; then chown postgres "$folder"; fi
 
+command=""
 finish() {
+    if [ -n "$command" ]; then kill "$command" 2>/dev/null || true; fi
     "${as_owner[@]}" "$bin/pg_ctl" stop -D "$folder/data" -m immediate -s >/dev/null 2>&1 || true
     rm -rf "$folder"
 }
 trap finish EXIT
-trap 'exit 130' INT TERM
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 (cd "$folder" && "${as_owner[@]}" "$bin/initdb" -D data --username=vitalgrid --auth=trust --encoding=UTF8 --locale=C.UTF-8 \
     --no-sync >/dev/null)
@@ -49,4 +52,9 @@ if [ -z "$started" ]; then
 fi
 
 export VITALGRID_TEST_POSTGRES_URL="postgresql+psycopg://vitalgrid@127.0.0.1:$port/postgres"
-"$@"
+"$@" <&0 &  # in the background, because bash does not hear a signal while it waits for what is in front
+command=$!
+status=0
+wait "$command" || status=$?
+command=""
+exit "$status"

@@ -1,6 +1,6 @@
 """Business databases for tests: SQLite always, PostgreSQL where `make test-postgres` provides a server.
 
-A test that takes `engine` runs once on each. A `conftest.py` makes the fixtures known by importing them.
+A test that takes `engine` runs once on each. `tests/conftest.py` makes the fixtures known by importing them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from runtime.sql.devices import NewDevice
 from runtime.sql.engine import migrate, open_engine, reading
 from runtime.sql.patients import NewPatient
 from runtime.sql.records import Author, Row
-from runtime.sql.tables import outbox
+from runtime.sql.tables import metadata, outbox
 
 SQLITE = "sqlite"
 POSTGRESQL = "postgresql"
@@ -53,7 +53,7 @@ def new_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="session")
 def template_url(new_database: NewDatabase) -> str:
-    """A database with the present schema, copied for each test: far quicker than migrating each."""
+    """A database with the present schema, migrated once for all tests."""
     url = new_database()
     engine = open_engine(url)
     migrate(engine)
@@ -66,18 +66,26 @@ def template_url(new_database: NewDatabase) -> str:
 
 @pytest.fixture
 def database_url(template_url: str, new_database: NewDatabase) -> Iterator[str]:
-    """A database of this test alone, with the present schema and nothing in it."""
-    template = make_url(template_url)
-    if template.get_backend_name() == SQLITE:
-        url = new_database()
-        shutil.copyfile(str(template.database), str(make_url(url).database))
-        yield url
-        for suffix in ("", "-wal", "-shm"):
-            Path(f"{make_url(url).database}{suffix}").unlink(missing_ok=True)
+    """A database of this test alone, with the present schema and nothing in it: a copy of the file, or emptied."""
+    if make_url(template_url).get_backend_name() == POSTGRESQL:
+        empty(template_url)
+        yield template_url
         return
-    server = PostgresServer(os.environ[POSTGRES_URL])
-    yield server.create(template.database)
-    server.drop_all()
+    url = new_database()
+    shutil.copyfile(str(make_url(template_url).database), str(make_url(url).database))
+    yield url
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{make_url(url).database}{suffix}").unlink(missing_ok=True)
+
+
+def empty(url: str) -> None:
+    """Empty a PostgreSQL database and let its counters start anew: a hundred times quicker than making one."""
+    names = ", ".join(table.name for table in metadata.sorted_tables)
+    engine = open_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("SET LOCAL session_replication_role = replica")  # else the write log refuses
+        connection.exec_driver_sql(f"TRUNCATE {names} RESTART IDENTITY")
+    engine.dispose()
 
 
 @pytest.fixture
@@ -95,9 +103,9 @@ class PostgresServer:
         self._url = make_url(url)
         self._made: list[str] = []
 
-    def create(self, template: str | None = None) -> str:
+    def create(self) -> str:
         name = f"test_{uuid.uuid4().hex}"
-        self._run(f'CREATE DATABASE "{name}"' + (f' TEMPLATE "{template}"' if template else ""))
+        self._run(f'CREATE DATABASE "{name}"')
         self._made.append(name)
         return self._url.set(database=name).render_as_string(hide_password=False)
 
@@ -130,7 +138,9 @@ def hospital(engine: Engine) -> SmallHospital:
     add_hospital(engine)
     gateway, _ = devices.register_device(engine, ADA, HOSPITAL, NewDevice("gw-1", "gateway", with_token=True))
     monitor, _ = devices.register_device(engine, ADA, HOSPITAL, NewDevice("mon-7", "monitor", "icu", "icu-07", "gw-1"))
-    pump, token = devices.register_device(engine, ADA, HOSPITAL, NewDevice("pump-3", "infusion-pump", "icu", "icu-07", with_token=True))
+    pump, token = devices.register_device(
+        engine, ADA, HOSPITAL, NewDevice("pump-3", "infusion-pump", "icu", "icu-07", with_token=True)
+    )
     assert token is not None
     patient = patients.admit_patient(engine, ADA, HOSPITAL, NewPatient("MRN-1", "王小明", "male", 67.0))
     return SmallHospital(gateway, monitor, pump, token, patient)

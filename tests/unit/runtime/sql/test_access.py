@@ -1,0 +1,64 @@
+"""Tokens, the write log and exports."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import Engine
+
+from domain.errors import Conflict, InvalidInput, NotFound, Unauthenticated
+from runtime.sql import access
+from tests.sql_fixtures import ADA, NOW_US, later
+
+
+@pytest.mark.clause("9.3b")
+def test_tokens_are_listed_without_what_they_are(engine: Engine) -> None:
+    token = access.create_token(engine, ADA, "planner")
+    access.create_token(engine, ADA, "loader")
+    access.revoke_token(engine, later(60), "loader")
+    rows = access.list_tokens(engine, limit=9).rows
+    assert [(row["name"], row["created_us"], row["revoked_us"]) for row in rows] == [
+        ("loader", NOW_US, NOW_US + 60_000_000), ("planner", NOW_US, None),
+    ]  # fmt: skip
+    assert token not in str(rows)
+    assert access.token_digest(token) not in str(rows)
+
+
+def test_the_use_of_a_token_is_noted_to_the_minute(engine: Engine) -> None:
+    token = access.create_token(engine, ADA, "planner")
+
+    def last_used() -> int | None:
+        return access.list_tokens(engine, limit=9).rows[0]["last_used_us"]
+
+    assert access.authenticate(engine, token) == {"name": "planner", "role": "administrator"}
+    assert last_used() is None
+    for now_us, noted in ((5, 5), (6, 5), (60_000_004, 5), (60_000_005, 60_000_005)):
+        access.authenticate(engine, token, now_us=NOW_US + now_us)
+        assert last_used() == NOW_US + noted
+
+
+@pytest.mark.clause("5.4a")
+def test_a_token_that_was_revoked_opens_nothing_and_leaves_its_name_taken(engine: Engine) -> None:
+    token = access.create_token(engine, ADA, "planner")
+    access.revoke_token(engine, ADA, "planner")
+    for wrong in (token, token + "x", ""):
+        with pytest.raises(Unauthenticated):
+            access.authenticate(engine, wrong, now_us=NOW_US)
+    with pytest.raises(NotFound):
+        access.revoke_token(engine, ADA, "planner")
+    with pytest.raises(Conflict):
+        access.create_token(engine, ADA, "planner")
+    with pytest.raises(InvalidInput):
+        access.create_token(engine, ADA, "")
+
+
+@pytest.mark.clause("9.3e")
+def test_exports_are_on_record_the_newest_first(engine: Engine) -> None:
+    for version in (7, 8):
+        access.record_export(
+            engine, later(version), lake_version=version, handles=[1], from_us=5, until_us=9, query={"metric": ["spo2"]}
+        )
+    page = access.list_exports(engine, limit=1)
+    assert (page.rows[0]["lake_version"], page.rows[0]["who"], page.rows[0]["query"]) == (8, "ada", {"metric": ["spo2"]})
+    assert [row["lake_version"] for row in access.list_exports(engine, limit=9, after=page.after).rows] == [7]
+    (logged,) = access.list_writes(engine, limit=1).rows
+    assert (logged["action"], logged["detail"]) == ("export.make", {"lake_version": 8})
