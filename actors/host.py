@@ -38,6 +38,7 @@ from runtime.lake import Lake
 from runtime.lake_schema import ROWS, Advance, Fenced, PositionMoved
 from runtime.snapshots import SnapshotStore
 from runtime.tail import HotTail
+from runtime.tasks import end
 
 logger = logging.getLogger(__name__)
 
@@ -93,9 +94,7 @@ class Host:
         """Commit and snapshot what is held, then let go of everything."""
         for shard in list(self._runners):
             await self.release(shard)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(*self._tasks)
 
     async def acquire(self, shard: int, epoch: int) -> None:
         """Hold `shard` under `epoch`: fence former holders, restore, and follow its stream from there."""

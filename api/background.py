@@ -16,6 +16,7 @@ from domain import subjects
 from domain.alarms import AlarmEvent
 from runtime.follower import StreamMessage
 from runtime.sql.alarms import apply_alarm_events, expire_pauses, position_of
+from runtime.tasks import end
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,6 @@ _FIRST_RESTART_S: Final = 0.2
 _LAST_RESTART_S: Final = 10.0
 _STABLE_S: Final = 60.0
 _PAUSES_EVERY_S: Final = 1.0
-_CANCEL_AGAIN_S: Final = 0.2
 _decoder: Final = msgspec.json.Decoder(AlarmEvent)
 
 
@@ -94,16 +94,7 @@ async def running(backend: Backend, tasks: Mapping[str, Callable[[], Awaitable[N
     try:
         yield
     finally:
-        await _end(keepers)
-
-
-async def _end(tasks: list[asyncio.Task[None]]) -> None:
-    """Cancel until each has ended: `asyncio.wait_for` of Python 3.11, deep in a client library, can swallow one cancel."""
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_S)
+        await end(*keepers)
 
 
 async def _keep(backend: Backend, name: str, work: Callable[[], Awaitable[None]]) -> None:

@@ -32,6 +32,7 @@ from runtime.nats_server import NatsServer
 from runtime.settings import Settings
 from runtime.sql.access import create_first_administrator
 from runtime.sql.engine import migrate, open_engine
+from runtime.tasks import end
 
 logger = logging.getLogger(__name__)
 
@@ -106,9 +107,7 @@ class Platform:
 
     async def stop(self) -> None:
         """Stop in reverse order. Safe to call after a failed start."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(*self._tasks)
         for name in ("doors", "api"):
             if name in self._children:
                 await self._children[name].stop()

@@ -19,6 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from domain.errors import Unavailable
+from runtime.tasks import end
 
 logger = logging.getLogger(__name__)
 
@@ -56,10 +57,7 @@ class ChildProcess:
 
     async def stop(self) -> None:
         """Ask it to end, wait, then insist."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._keeper
+        await end(self._keeper)
         process = self._process
         if process is None or process.poll() is not None:
             return

@@ -8,7 +8,6 @@ above any the lake has seen, and a host that lost it cannot commit. Clauses 7.3,
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from domain import subjects
 from domain.messages import HostHeartbeat, ShardHeld
 from runtime.bus import Bus
 from runtime.lake import Lake
+from runtime.tasks import end
 
 logger = logging.getLogger(__name__)
 
@@ -86,12 +86,7 @@ class Supervisor:
 
     async def stop(self) -> None:
         """Let every host commit and snapshot, then end it."""
-        if self._loop is not None:
-            self._loop.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._loop
-        for task in self._launching:
-            task.cancel()
+        await end(self._loop, *self._launching)
         await asyncio.gather(*(self._end(w.handle) for w in self._hosts.values()), return_exceptions=True)
         self._hosts.clear()
 

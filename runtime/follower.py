@@ -20,6 +20,8 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext, api
 
+from runtime.tasks import end
+
 logger = logging.getLogger(__name__)
 
 _HEARTBEAT_S: Final = 1.0
@@ -72,10 +74,7 @@ class Follower:
 
     async def stop(self) -> None:
         """Stop delivering. No message is delivered after this returns."""
-        if self._watch is not None:
-            self._watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._watch
+        await end(self._watch)
         await self._unsubscribe()
 
     def pause(self) -> None:

@@ -12,6 +12,7 @@ import polars as pl
 
 from domain.fleet_manifest import FleetRegistered
 from domain.ports import Clock
+from runtime.tasks import end
 from scenarios.alarms_seen import AlarmWatch
 from scenarios.books import ClosedBooks
 from scenarios.generator_handle import GeneratorHandle
@@ -132,8 +133,7 @@ class Replay:
             book.tell(stage=Stage.FINISHED)
             return msgspec.structs.replace(result, senders=ready.senders)
         finally:
-            listening.cancel()
-            await asyncio.gather(listening, return_exceptions=True)
+            await end(listening)
             await generator.close()
             if bus is not None:
                 await bus.close()

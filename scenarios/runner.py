@@ -17,6 +17,7 @@ from domain.errors import VitalgridError
 from domain.fleet_manifest import FleetManifest, FleetRegistered
 from domain.ports import Clock
 from runtime.bus import Bus
+from runtime.tasks import end
 from scenarios import faults
 from scenarios.alarms_seen import AlarmWatch
 from scenarios.books import ClosedBooks
@@ -113,9 +114,7 @@ class ScenarioRun:
             found = Findings(scenario, self._start_us, done, roster, self._watch, probes, queries, self._resources)
             return await self._close(rest, bus, found, recipes)
         finally:
-            for task in background:
-                task.cancel()
-            await asyncio.gather(*background, return_exceptions=True)
+            await end(*background)
             await generator.close()
             if bus is not None:
                 await bus.close()
