@@ -17,16 +17,17 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 import pyarrow as pa
 
+from actors.announcer import Announcer
 from actors.host_metrics import HostMetrics
 from actors.shard import ShardCell
 from actors.shard_runner import Refusal, ShardRunner
 from domain import subjects
-from domain.alarms import AlarmEvent
 from domain.errors import NotFound, Unavailable
 from domain.frames import encode_frame
 from domain.ids import ActorKind, Address
@@ -79,7 +80,8 @@ class Host:
         self._work = asyncio.Event()
         self._flush = asyncio.Event()
         self._committing = asyncio.Lock()
-        self._publishing: set[asyncio.Task[None]] = set()
+        self._announcer = Announcer(bus)
+        self._ticking: dict[int, asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self.loop_us = clock.now_us()
         self.metrics = HostMetrics()
@@ -87,14 +89,14 @@ class Host:
     # -- life ------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        for loop in (self._turns, self._ticks, self._commits):
+        for loop in (self._announcer.run, self._turns, self._ticks, self._commits):
             self._tasks.append(asyncio.create_task(loop(), name=f"{self.name}.{loop.__name__}"))
 
     async def stop(self) -> None:
         """Commit and snapshot what is held, then let go of everything."""
         for shard in list(self._runners):
             await self.release(shard)
-        await end(*self._tasks)
+        await end(*self._tasks, *self._ticking.values())
 
     async def acquire(self, shard: int, epoch: int) -> None:
         """Hold `shard` under `epoch`: fence former holders, restore, and follow its stream from there."""
@@ -159,6 +161,7 @@ class Host:
             self._work.clear()
             for runner in list(self._runners.values()):
                 if runner.inbox:
+                    await self._announcer.room()
                     await self._turn(runner)
                     await asyncio.sleep(0)  # questions and heartbeats get their turn between shards
             self.loop_us = self._clock.now_us()
@@ -176,9 +179,9 @@ class Host:
             self._tail.append(runner.shard, sequence, table)
         self._tail.append(runner.shard, runner.applied, _NO_ROWS)  # what brought no rows is covered too
         for event in result.alarms:
-            self._spawn(self._notify(event))
+            self._announcer.tell(subjects.alarm(event.subject.hospital_id), msgspec.json.encode(event), event.event_id)
         for number, refusal in enumerate(result.refusals):
-            self._spawn(self._refuse(runner.shard, number, refusal))
+            self._refuse(runner.shard, number, refusal)
         if runner.segment_rows >= self._policy.flush_rows:
             self._flush.set()
         if runner.follower is not None and runner.inbox_bytes < _INBOX_BYTES // 2:
@@ -198,42 +201,29 @@ class Host:
 
     # -- what turns bring ------------------------------------------------------------------------------------------
 
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.create_task(work)
-        self._publishing.add(task)
-        task.add_done_callback(self._publishing.discard)
-
-    async def _notify(self, event: AlarmEvent) -> None:
-        subject = subjects.alarm(event.subject.hospital_id)
-        await self._publish_until_kept(subject, msgspec.json.encode(event), event.event_id)
-
-    async def _refuse(self, shard: int, number: int, refusal: Refusal) -> None:
+    def _refuse(self, shard: int, number: int, refusal: Refusal) -> None:
         reject_id = f"host-{shard}-{refusal.sequence}-{number}"
         reject = Reject(
             reject_id=reject_id, reason=refusal.reason, detail=refusal.detail, door="host", principal=None,
             hospital_id=None, received_us=self._clock.now_us(), payload=refusal.payload[:_REJECT_BYTES], topic=refusal.subject,
         )  # fmt: skip
-        await self._publish_until_kept(subjects.reject(None), encode(reject), reject_id)
-
-    async def _publish_until_kept(self, subject: str, payload: bytes, message_id: str) -> None:
-        while True:
-            try:
-                await self._bus.publish(subject, payload, message_id)
-                return
-            except Unavailable:
-                await asyncio.sleep(_RETRY_S)
+        self._announcer.tell(subjects.reject(None), encode(reject), reject_id)
 
     async def _ticks(self) -> None:
         """The holder of a shard writes the time into its stream, so that silence has a clock and replays decide alike."""
         while True:
             now_us = self._clock.now_us()
             for runner in list(self._runners.values()):
-                if runner.cell.device_count:
-                    runner.ticks_sent += 1
+                if runner.cell.device_count and runner.shard not in self._ticking:
                     tick = encode_frame(ReadingBatch.empty(), source=0, sequence=0, arrival_us=now_us)
                     message_id = f"tick-{runner.shard}-{runner.epoch}-{now_us}"
-                    self._spawn(self._tick(subjects.reading(runner.shard), tick, message_id))
+                    task = asyncio.create_task(self._tick(subjects.reading(runner.shard), tick, message_id))
+                    self._ticking[runner.shard] = task
+                    task.add_done_callback(partial(self._ticked, runner.shard))
             await asyncio.sleep(_TICK_S)
+
+    def _ticked(self, shard: int, _: asyncio.Task[None]) -> None:
+        self._ticking.pop(shard, None)
 
     async def _tick(self, subject: str, tick: bytes, message_id: str) -> None:
         with contextlib.suppress(Unavailable):  # the next second brings the next one
@@ -263,10 +253,10 @@ class Host:
                 is_due = snapshot or now_us - runner.snapshot_us >= due_us
                 tables = runner.cell.snapshot() if is_due else None
                 cuts.append((runner, runner.take_segment(), runner.applied, tables))
-            published = list(self._publishing)
+            told = self._announcer.told
             await self._write([(runner, rows, applied) for runner, rows, applied, _ in cuts])
-            if published and any(tables is not None for *_, tables in cuts):
-                await asyncio.wait(published)  # a snapshot must not be ahead of what it made known
+            if any(tables is not None for *_, tables in cuts):
+                await self._announcer.all_kept(told)  # a snapshot must not be ahead of what it made known
             for runner, _, applied, tables in cuts:
                 if tables is not None and self._runners.get(runner.shard) is runner:
                     await asyncio.to_thread(self._snapshots.save, runner.shard, runner.epoch, applied, tables)

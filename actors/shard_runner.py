@@ -77,7 +77,6 @@ class ShardRunner:
         self.segment: list[pa.Table] = []
         self.segment_rows = 0
         self.follower: Follower | None = None
-        self.ticks_sent = 0
         self.snapshot_us = 0
         self.suspects = suspects if suspects is not None else {}  # stream sequence -> times it broke a turn
         self._in_hand: list[int] = []

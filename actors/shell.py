@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import ray
 
 from actors.host import Host, HostPolicy
@@ -72,6 +73,7 @@ class HostShell:
             pid=os.getpid(),
         )
         await self._host.start()
+        await bus.answer(subjects.host_metrics(config.name), self._tell_metrics)
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._heart.start()
         return os.getpid()
@@ -85,6 +87,9 @@ class HostShell:
     async def metrics(self) -> dict[str, Any]:
         """Counters of `HostMetrics`."""
         return self._held().metrics.report()
+
+    async def _tell_metrics(self, _payload: bytes, _subject: str) -> bytes:
+        return msgspec.json.encode(self._held().metrics.report())
 
     async def stop(self) -> None:
         """Commit, snapshot and disconnect. The process may be ended after this returns."""

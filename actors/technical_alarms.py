@@ -4,7 +4,8 @@ Judged at ticks, on the arrival time of the stream, so that a replay decides ali
 
 - A channel that never gave a usable, real value is not in use and never alarms. One that did is lost when it is stale
   (silent longer than its modality allows) or its newest reading is unusable (calibrating and ongoing are no fault).
-- A device whose every channel in use is stale is *silent*; so is one that said `offline`, or whose sender did, at once.
+- A device is *silent* when nothing at all came for longer than its quickest channel in use allows (a monitor that
+  stops is silent although its cuff need not have spoken yet), or when it or its sender said `offline`, at once.
 - A device with lost channels raises one alarm that names them: LOW after a settle time, MEDIUM after 60 s, HIGH after
   300 s for life signs and life support, MEDIUM at most for all else. It ends when all are back.
 - When at least 5 devices and 20 % of a hospital's live ones fall silent within 10 s, that is one alarm of the hospital
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from actors.alarm_writing import Alarm, about_device, device_scope, hospital_scope, known, name_of
 from actors.associations import Associations
-from actors.kinds import CHART_NUMBER, IS_VITAL_MODEL
+from actors.kinds import CHART_NUMBER, FOREVER_US, IS_VITAL_MODEL
 from actors.roster import Roster
 from domain.alarms import AlarmEvent, AlarmSubject, AlertType, KnownInput, Phase, Priority
 from domain.instants import NEVER_US
@@ -57,6 +58,16 @@ class Signals:
         self.used = used
         self._first = devices["base"]
         self._end = devices["base"] + devices["channels"]
+        self.silent = (self.per_device(used) > 0) & (devices["is_offline"] | self._unheard(roster, heard_us, now_us))
+
+    def _unheard(self, roster: Roster, heard_us: NDArray[np.int64], now_us: int) -> NDArray[np.bool_]:
+        """Devices of which nothing came for longer than the quickest of their channels in use may be silent."""
+        channels, last_us = roster.channels, np.zeros(len(roster.devices), dtype=np.int64)
+        np.maximum.at(last_us, channels["device"], heard_us)
+        patience_us = np.full(len(last_us), FOREVER_US)
+        np.minimum.at(patience_us, channels["device"][self.used], channels["stale_after_us"][self.used])
+        unheard: NDArray[np.bool_] = now_us - last_us > patience_us
+        return unheard
 
     def per_device(self, flags: NDArray[np.bool_]) -> NDArray[np.int64]:
         """How many of each device's channels are flagged: they lie side by side."""
@@ -76,13 +87,12 @@ class TechnicalAlarms:
         """What is lost, back, or more urgent at stream time `now_us`."""
         table = self._roster.devices
         watched = (table["model"] != CHART_NUMBER) & ~self._roster.in_maintenance(np.arange(len(table)), now_us)
-        used, stale = signals.per_device(signals.used), signals.per_device(signals.stale)
         faulty = watched & (signals.per_device(signals.lost) > 0)
-        silent = watched & (used > 0) & (stale == used)
+        silent = watched & signals.silent
         for name, flags in (("fault_since_us", faulty), ("silent_since_us", silent)):
             since = table[name]
             since[flags & (since == NEVER_US)] = now_us
-        events = self._outages(silent, watched & (used > 0), now_us)
+        events = self._outages(silent, watched & (signals.per_device(signals.used) > 0), now_us)
         events += self._announce(faulty, signals.lost, now_us)
         table["fault_since_us"][~faulty], table["silent_since_us"][~silent] = NEVER_US, NEVER_US
         return events

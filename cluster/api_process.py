@@ -42,7 +42,7 @@ async def main() -> None:
     connection = Connection.load(settings.data_dir)
     bus = await Bus.connect(connection.nats_url, connection.nats_token, "api")
     engine = open_engine(settings.sql_url)
-    lake = await asyncio.to_thread(Lake, settings.data_dir / "lake" / "readings")
+    lake = await asyncio.to_thread(Lake, settings.lake_dir)
     clock = SystemClock()
     intake = StreamIntake(bus, SqlIdentities(engine), clock, source=_API_SOURCE, limits=intake_limits(settings.intake))
     services = Services(

@@ -13,7 +13,7 @@ import logging
 import os
 import secrets
 from collections.abc import Callable
-from typing import IO
+from typing import IO, Final
 
 from actors.host import HostPolicy
 from actors.shell import HostConfig
@@ -21,7 +21,6 @@ from cluster.connection import Connection, admin_token_file, forget_connection, 
 from cluster.processes import ChildProcess
 from cluster.ray_hosts import launcher, start_ray, stop_ray
 from cluster.supervisor import Supervisor
-from cluster.upkeep import keep_lake
 from domain import subjects
 from domain.errors import Conflict, VitalgridError
 from domain.messages import encode
@@ -37,6 +36,8 @@ from runtime.tasks import end
 logger = logging.getLogger(__name__)
 
 _METRICS_S = 2.0
+# child -> which of the ports it tells are kept when it is started again; stopped in this order
+_CHILDREN: Final[dict[str, tuple[str, ...]]] = {"doors": ("mqtt_port", "http_port"), "api": ("port",), "upkeep": ()}
 
 
 class Platform:
@@ -87,7 +88,7 @@ class Platform:
         )
         self._say("opening the stores (business database, lake)")
         await asyncio.to_thread(self._open_stores)
-        lake = await asyncio.to_thread(Lake, self._data_dir / "lake" / "readings")
+        lake = await asyncio.to_thread(Lake, settings.lake_dir.resolve())
         self._say(f"starting Ray and {settings.hosts.count} hosts for {settings.shards} shards")
         await asyncio.to_thread(start_ray)
         self.supervisor = Supervisor(
@@ -97,20 +98,18 @@ class Platform:
         await self.supervisor.start()
         self._remember()
         self._say("opening the doors (MQTT, HTTP) and the API")
-        await asyncio.gather(*(self._start_child(name) for name in ("doors", "api")))
+        await asyncio.gather(*(self._start_child(name) for name in _CHILDREN))
         self._remember()
         self._tasks = [
             asyncio.create_task(self._keep_bus(), name="keep nats-server"),
             asyncio.create_task(self._keep_remembering(), name="remember pids"),
-            asyncio.create_task(keep_lake(lake, settings.lake, SystemClock()), name="lake upkeep"),
         ]
 
     async def stop(self) -> None:
         """Stop in reverse order. Safe to call after a failed start."""
         await end(*self._tasks)
-        for name in ("doors", "api"):
-            if name in self._children:
-                await self._children[name].stop()
+        for child in self._children.values():
+            await child.stop()
         if self.supervisor is not None:
             await self.supervisor.stop()
         await asyncio.to_thread(stop_ray)
@@ -147,7 +146,7 @@ class Platform:
         settings = self.settings
         return HostConfig(
             name=name, nats_url=self._nats.url, nats_token=self._bus_token,
-            lake_dir=self._data_dir / "lake" / "readings", snapshot_dir=self._data_dir / "snapshots",
+            lake_dir=settings.lake_dir.resolve(), snapshot_dir=self._data_dir / "snapshots",
             policy=HostPolicy(
                 turn_readings=settings.hosts.turn_readings, flush_interval_s=settings.lake.flush_interval_s,
                 flush_rows=settings.lake.flush_rows, snapshot_interval_s=settings.hosts.snapshot_interval_s,
@@ -161,8 +160,7 @@ class Platform:
         child = ChildProcess(f"cluster.{name}_process", environment, self._log_dir / f"{name}.log")
         self._children[name] = child
         told = await child.start()
-        ports = {"doors": ("mqtt_port", "http_port"), "api": ("port",)}[name]
-        child.pin({f"VITALGRID_{name.upper()}__{port.upper()}": str(told[port]) for port in ports})
+        child.pin({f"VITALGRID_{name.upper()}__{port.upper()}": str(told[port]) for port in _CHILDREN[name]})
 
     def _remember(self) -> None:
         """Write `run.json`: children read it to find the bus, commands to find everything."""

@@ -16,10 +16,10 @@ from cluster.run_target import remote_target, settings_of, some_platform
 from cluster.run_view import RunView, comparison_table, show_report
 from domain.errors import InvalidInput, NotFound
 from runtime.clock import SystemClock
+from runtime.priority import go_ahead
 from runtime.settings import Settings
 from scenarios.catalogue import open_scenario, parse_assignments, scenario_names
 from scenarios.comparison import compare
-from scenarios.generator_process import be_prompt
 from scenarios.launch import latest_run, load_report, new_run_id
 from scenarios.model import Scenario
 from scenarios.report.document import Report
@@ -85,7 +85,7 @@ async def _play(
 
 
 async def _played(name: str, story: Scenario, target: Target, folder: Path) -> Report:
-    be_prompt()
+    go_ahead()  # who measures must not wait for what is measured
     command = shlex.join(["vitalgrid", *without_token(sys.argv[1:])])
     with RunView(_console) as view:
         run = ScenarioRun(name, story, target, folder, clock=SystemClock(), command=command, show=view.show)

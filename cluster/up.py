@@ -44,7 +44,7 @@ async def _play(settings: Settings, scenario: str, assign: list[str], asked: asy
     options = [part for assignment in assign for part in ("--set", assignment)]
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "cluster.cli", "scenario", "run", scenario, *options,
-        "--data-dir", str(settings.data_dir),
+        "--data-dir", str(settings.data_dir), start_new_session=True,  # so that it can be given precedence
     )  # fmt: skip
     ended = asyncio.create_task(process.wait())
     stop = asyncio.create_task(asked.wait())
@@ -52,7 +52,7 @@ async def _play(settings: Settings, scenario: str, assign: list[str], asked: asy
     stop.cancel()
     if not ended.done():
         with contextlib.suppress(ProcessLookupError):
-            process.terminate()
+            process.send_signal(signal.SIGINT)
     return await ended
 
 

@@ -121,6 +121,11 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
     @property
+    def lake_dir(self) -> Path:
+        """The table of readings."""
+        return self.data_dir / "lake" / "readings"
+
+    @property
     def sql_url(self) -> str:
         """The SQLAlchemy URL in force. Holds a password perhaps: never log it."""
         if self.database_url is not None:

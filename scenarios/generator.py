@@ -146,7 +146,7 @@ class Generator:
             tell(self._beat(schedule))
 
     def _beat(self, schedule: Schedule) -> Beat:
-        recent = self._durable.series()[-_RECENT_BEATS:]
+        recent = self._durable.series(last=_RECENT_BEATS)
         soon_s = self.elapsed_s + _PROBE_NOTICE_S
         probes = [
             ProbeTarget(*message.probe, self._start_us + round(message.due_s * 1e6))

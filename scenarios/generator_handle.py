@@ -34,6 +34,7 @@ class GeneratorHandle:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "scenarios.generator_process", stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE, stderr=errors, limit=_MAX_LINE_BYTES, cwd=_REPOSITORY,
+                start_new_session=True,
             )  # fmt: skip
         return cls(process, log)
 

@@ -6,8 +6,6 @@ It ends when its orders say so or when whoever started it is gone (stdin closes)
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import sys
 from typing import Any, BinaryIO
 
@@ -15,22 +13,16 @@ import msgspec
 
 from domain.errors import VitalgridError
 from runtime.clock import SystemClock
+from runtime.priority import go_ahead
 from scenarios.generator import Generator, close
 from scenarios.generator_orders import Failed, Order, Ready, Start, ToGenerator
 from scenarios.sources import Sources
 
 _SWITCH_INTERVAL_S = 0.0005  # the thread that encodes must not hold up the loop that sends
-_NICENESS = -10
 MAX_LINE_BYTES = 256 * 2**20  # an order carries the handles and tokens of the whole fleet
 
 _order_decoder = msgspec.json.Decoder(Order)
 _line_decoder: msgspec.json.Decoder[ToGenerator] = msgspec.json.Decoder(ToGenerator)
-
-
-def be_prompt() -> None:
-    """Ask for precedence, where the system grants it: the world outside does not wait for the platform's processor."""
-    with contextlib.suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
 
 
 def tell(out: BinaryIO, news: Any) -> None:
@@ -64,7 +56,7 @@ async def _until_stop(lines: asyncio.StreamReader, generator: Generator) -> None
 
 
 async def _main() -> None:
-    be_prompt()
+    go_ahead()  # the world outside does not wait for the platform's processor
     lines = asyncio.StreamReader(limit=MAX_LINE_BYTES)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin.buffer)
     await serve(lines, sys.stdout.buffer)

@@ -68,12 +68,13 @@ class Latency:
             "hdr": self._histogram.encode().decode("ascii"),
         }
 
-    def series(self) -> list[list[float]]:
-        """[second of the run, count, p50 ms, p99 ms, max ms], warm-up included (a plot shades it)."""
-        return [
-            [second, int(h.get_total_count()), *(round(h.get_value_at_percentile(p) / 1000, 3) for p in (50, 99, 100))]
-            for second, h in sorted(self._seconds.items())
-        ]
+    def series(self, last: int | None = None) -> list[list[float]]:
+        """[second of the run, count, p50 ms, p99 ms, max ms], warm-up included (a plot shades it).
+
+        `last`: of the newest so many seconds only. Each second costs a walk through its histogram in Python.
+        """
+        seconds = sorted(self._seconds)[-last if last else None :]
+        return [[second, *_second_figures(self._seconds[second])] for second in seconds]
 
     def encoded(self) -> dict[str, Any]:
         """Everything, for another process to merge."""
@@ -91,6 +92,11 @@ class Latency:
         for second, histogram in encoded["seconds"].items():
             mine = self._seconds.setdefault(int(second), HdrHistogram(LOWEST_US, HIGHEST_US, 2))
             mine.decode_and_add(histogram)
+
+
+def _second_figures(histogram: HdrHistogram) -> list[float]:
+    points = histogram.get_percentile_to_value_dict([50, 99, 100])
+    return [int(histogram.get_total_count()), *(round(value / 1000, 3) for value in points.values())]
 
 
 def percentile_of_encoded(encoded: str, percentile: float) -> float:

@@ -209,3 +209,13 @@ def test_in_an_outage_the_hospitals_alarm_speaks_for_its_patients() -> None:
     desk = a_hospital(10)
     desk.tell(admitted(100), associated(1, (100, -100, None)))
     assert {event.rule for event in desk.tick_through(0, 60)} == {OUTAGE}
+
+
+def test_monitors_with_cuffs_that_fall_silent_together_are_one_outage() -> None:
+    """A cuff may be silent for half an hour; the device that stopped is silent all the same."""
+    desk = a_hospital(10)
+    for handle in range(1, 11):
+        desk.read(readings(handle, "nibp_sys", [0], [120]))
+    events = desk.tick_through(0, 60)
+    assert phases(events, OUTAGE) == [(Phase.START, Priority.HIGH)]
+    assert phases(events) == []
