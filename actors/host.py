@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -210,17 +211,23 @@ class Host:
         self._announcer.tell(subjects.reject(None), encode(reject), reject_id)
 
     async def _ticks(self) -> None:
-        """The holder of a shard writes the time into its stream, so that silence has a clock and replays decide alike."""
+        """The holder of a shard writes the time into its stream, so that silence has a clock and replays decide alike.
+
+        Shards tick one after the other within the second: all at once they would hold up every alarm behind them.
+        """
         while True:
-            now_us = self._clock.now_us()
-            for runner in list(self._runners.values()):
+            runners = list(self._runners.values())
+            for runner in runners:
+                await asyncio.sleep(_TICK_S / len(runners))
+                now_us = self._clock.now_us()
                 if runner.cell.device_count and runner.shard not in self._ticking:
                     tick = encode_frame(ReadingBatch.empty(), source=0, sequence=0, arrival_us=now_us)
                     message_id = f"tick-{runner.shard}-{runner.epoch}-{now_us}"
                     task = asyncio.create_task(self._tick(subjects.reading(runner.shard), tick, message_id))
                     self._ticking[runner.shard] = task
                     task.add_done_callback(partial(self._ticked, runner.shard))
-            await asyncio.sleep(_TICK_S)
+            if not runners:
+                await asyncio.sleep(_TICK_S)
 
     def _ticked(self, shard: int, _: asyncio.Task[None]) -> None:
         self._ticking.pop(shard, None)
@@ -244,14 +251,14 @@ class Host:
                 await asyncio.sleep(_RETRY_S)
 
     async def _commit(self, *, snapshot: bool = False) -> None:
-        """Commit each shard's rows with its position; then snapshot the shards whose snapshot is due."""
+        """Commit each shard's rows with its position; then snapshot the shards whose snapshot is due, or all."""
         async with self._committing:
             now_us = self._clock.now_us()
-            due_us = self._policy.snapshot_interval_s * 1e6
             cuts = []
-            for runner in list(self._runners.values()):
-                is_due = snapshot or now_us - runner.snapshot_us >= due_us
-                tables = runner.cell.snapshot() if is_due else None
+            runners = list(self._runners.values())
+            due = runners if snapshot else self._due_for_snapshot(now_us)
+            for runner in runners:
+                tables = runner.cell.snapshot() if runner in due else None
                 cuts.append((runner, runner.take_segment(), runner.applied, tables))
             told = self._announcer.told
             await self._write([(runner, rows, applied) for runner, rows, applied, _ in cuts])
@@ -261,6 +268,13 @@ class Host:
                 if tables is not None and self._runners.get(runner.shard) is runner:
                     await asyncio.to_thread(self._snapshots.save, runner.shard, runner.epoch, applied, tables)
                     runner.snapshot_us = now_us
+
+    def _due_for_snapshot(self, now_us: int) -> list[ShardRunner]:
+        """Those whose time has come, the oldest first: a few at a time, because the copy holds up the shards' turns."""
+        policy = self._policy
+        due = [r for r in self._runners.values() if now_us - r.snapshot_us >= policy.snapshot_interval_s * 1e6]
+        most = math.ceil(len(self._runners) * policy.flush_interval_s / policy.snapshot_interval_s)
+        return sorted(due, key=lambda runner: runner.snapshot_us)[:most]
 
     async def _write(self, cuts: list[tuple[ShardRunner, list[pa.Table], int]]) -> None:
         cuts = [cut for cut in cuts if cut[1]]

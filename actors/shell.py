@@ -25,6 +25,7 @@ from runtime.bus import Bus
 from runtime.clock import SystemClock
 from runtime.lake import Lake
 from runtime.log import configure_logging
+from runtime.priority import share_finely
 from runtime.snapshots import SnapshotStore
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class HostShell:
     """Hosts one `Host`. The supervisor replaces a dead shell by a new one; state comes from snapshots and the stream."""
 
     def __init__(self, config: HostConfig) -> None:
+        share_finely()
         configure_logging(config.log_level, config.log_format, config.log_file)
         self._config = config
         self._host: Host | None = None

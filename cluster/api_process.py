@@ -23,6 +23,7 @@ from runtime.identities import SqlIdentities
 from runtime.intake import StreamIntake
 from runtime.lake import Lake
 from runtime.log import configure_logging
+from runtime.priority import share_finely
 from runtime.reading_store import ReadingStore
 from runtime.settings import Settings, WebhookSettings
 from runtime.sql.access import authenticate
@@ -37,6 +38,7 @@ _REMEMBER_S: Final = 10.0
 
 async def main() -> None:
     """Serve until asked to end."""
+    share_finely()
     settings = Settings()
     configure_logging(settings.log_level, settings.log_format)
     connection = Connection.load(settings.data_dir)

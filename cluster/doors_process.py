@@ -19,6 +19,7 @@ from runtime.clock import SystemClock
 from runtime.identities import SqlIdentities
 from runtime.intake import IntakeLimits, StreamIntake
 from runtime.log import configure_logging
+from runtime.priority import share_finely
 from runtime.settings import DoorSettings, IntakeSettings, Settings
 from runtime.sql.engine import open_engine
 
@@ -29,6 +30,7 @@ _DOOR_SOURCE: Final = 1  # in the header of every frame this Intake makes; the A
 
 async def main() -> None:
     """Serve until asked to end; then take no more, store what was taken, and answer for it."""
+    share_finely()
     settings = Settings()
     configure_logging(settings.log_level, settings.log_format)
     connection = Connection.load(settings.data_dir)

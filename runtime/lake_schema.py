@@ -127,9 +127,13 @@ class ReadingQuery:
 
 def lake_rows(readings: ReadingBatch, arrival_us: NDArray[np.int64], hospital: Any) -> pa.Table:
     """Rows for the lake. `arrival_us`, `hospital`: one a row; hospital ids as an Arrow (string, dictionary) or numpy array."""
-    columns = {"hospital": pa.array(hospital) if isinstance(hospital, np.ndarray) else hospital}
-    columns |= {name: pa.array(getattr(readings, name)) for name in SCHEMA.names}
-    return to_rows(pa.table(columns | {"arrival_us": pa.array(arrival_us, pa.int64())}))
+    given = {name: getattr(readings, name) for name in SCHEMA.names} | {"hospital": hospital, "arrival_us": arrival_us}
+    return pa.Table.from_arrays([_as_field(given[field.name], field) for field in ROWS], schema=ROWS)
+
+
+def _as_field(values: Any, field: pa.Field) -> pa.Array:
+    array = pa.array(values) if isinstance(values, np.ndarray) else values
+    return array if array.type.equals(field.type) else array.cast(field.type)
 
 
 def tail_rows(readings: ReadingBatch, arrival_us: NDArray[np.int64], hospital: Any, sequence: NDArray[np.int64]) -> pa.Table:
@@ -140,6 +144,8 @@ def tail_rows(readings: ReadingBatch, arrival_us: NDArray[np.int64], hospital: A
 
 def to_rows(table: pa.Table) -> pa.Table:
     """The columns of `ROWS`, in their order and types, of a table that has them among others; raises InvalidInput."""
+    if table.schema.equals(ROWS):
+        return table
     missing = sorted(set(ROWS.names) - set(table.column_names))
     if missing:
         raise InvalidInput(f"rows for the lake lack the columns {missing}")

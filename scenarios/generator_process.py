@@ -13,12 +13,11 @@ import msgspec
 
 from domain.errors import VitalgridError
 from runtime.clock import SystemClock
-from runtime.priority import go_ahead
+from runtime.priority import go_ahead, share_finely
 from scenarios.generator import Generator, close
 from scenarios.generator_orders import Failed, Order, Ready, Start, ToGenerator
 from scenarios.sources import Sources
 
-_SWITCH_INTERVAL_S = 0.0005  # the thread that encodes must not hold up the loop that sends
 MAX_LINE_BYTES = 256 * 2**20  # an order carries the handles and tokens of the whole fleet
 
 _order_decoder = msgspec.json.Decoder(Order)
@@ -65,5 +64,5 @@ async def _main() -> None:
 if __name__ == "__main__":
     import uvloop
 
-    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    share_finely()
     uvloop.run(_main())
