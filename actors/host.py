@@ -56,7 +56,7 @@ class HostPolicy:
     """How a host paces itself; see `runtime.settings.HostSettings` and `LakeSettings`."""
 
     turn_readings: int = 50_000
-    flush_interval_s: float = 2.0
+    flush_interval_s: float = 5.0
     flush_rows: int = 500_000
     snapshot_interval_s: float = 15.0
     live_horizon_s: float = 60.0

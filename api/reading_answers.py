@@ -27,7 +27,8 @@ from domain.errors import InvalidInput
 from domain.units import spelling_of
 from runtime.lake import ReadingCursor, ReadingQuery
 from runtime.lake_queries import cursor_behind
-from runtime.reading_store import Readings
+from runtime.large_questions import LargeReadings
+from runtime.reading_store import Readings, ReadingStore
 from runtime.sql.access import record_export
 
 MAX_JSON_ROWS: Final = 10_000
@@ -85,12 +86,15 @@ def query_of(wanted: ReadingFilter, selection: Selection, page: ReadingPage, ask
     )  # fmt: skip
 
 
-async def in_lane(asked: Ask, query: ReadingQuery, question: Callable[[], Awaitable[T]], *, heavy: bool = False) -> T:
+async def in_lane(
+    asked: Ask, query: ReadingQuery, question: Callable[[ReadingStore | LargeReadings], Awaitable[T]], *, heavy: bool = False
+) -> T:
     """Put a question, in the lane of large ones if it is one."""
+    lanes, services = asked.behind.lanes, asked.behind.services
     if not heavy and is_light(query):
-        return await asked.behind.lanes.light(question())
-    async with asked.behind.lanes.heavy():
-        return await question()
+        return await lanes.light(question(services.readings))
+    async with lanes.heavy():
+        return await question(services.large_readings)
 
 
 def is_light(query: ReadingQuery) -> bool:
@@ -107,12 +111,13 @@ async def readings(asked: Ask, wanted: ReadingFilter, page: ReadingPage) -> Resp
     behind = asked.behind
     selection = await behind.read(select_by, behind.engine, wanted)
     query = query_of(wanted, selection, page, asked)
-    found = await in_lane(asked, query, lambda: behind.services.readings.range(query, selection.shards))
-    following = cursor_behind(found.frame, query)
+    found = await in_lane(asked, query, lambda store: store.range(query, selection.shards))
+    following = await behind.lanes.codec(cursor_behind, found.frame, query)
     frame = found.frame
     if wanted.patient is not None:
         spans = await behind.read(spans_of, behind.engine, selection)
-        frame = join_patients(frame, spans).filter(pl.col("patient_key") == wanted.patient).drop("patient_key", "ambiguous")
+        joined = await behind.lanes.codec(join_patients, frame, spans)
+        frame = joined.filter(pl.col("patient_key") == wanted.patient).drop("patient_key", "ambiguous")
     return await answer(asked, found, frame, query, following)
 
 
@@ -121,12 +126,12 @@ async def readings_by_patient(asked: Ask, wanted: ReadingFilter, page: ReadingPa
     behind = asked.behind
     selection = await behind.read(select_by, behind.engine, wanted)
     query = query_of(wanted, selection, page, asked)
-    found = await in_lane(asked, query, lambda: behind.services.readings.range(query, selection.shards))
+    found = await in_lane(asked, query, lambda store: store.range(query, selection.shards))
     spans = await behind.read(spans_of, behind.engine, selection)
-    frame = join_patients(found.frame, spans)
+    frame = await behind.lanes.codec(join_patients, found.frame, spans)
     if wanted.patient is not None:
         frame = frame.filter((pl.col("patient_key") == wanted.patient) | pl.col("ambiguous"))
-    return await answer(asked, found, frame, query, cursor_behind(found.frame, query))
+    return await answer(asked, found, frame, query, await behind.lanes.codec(cursor_behind, found.frame, query))
 
 
 async def answer(
@@ -151,8 +156,9 @@ async def written(asked: Ask, frame: pl.DataFrame, about: dict[str, Any], query:
             record_export, behind.engine, behind.author(asked.who), lake_version=about["lake_version"], handles=handles,
             from_us=query.from_us, until_us=query.until_us, query={"url": str(asked.request.url), "rows": len(frame)},
         )  # fmt: skip
-    table = TableAnswer(frame, asked.zone, about, units=_units_of(frame))
-    return await behind.lanes.codec(table_response, table, asked.format)
+    return await behind.lanes.codec(
+        lambda: table_response(TableAnswer(frame, asked.zone, about, units=_units_of(frame)), asked.format)
+    )
 
 
 def about_of(asked: Ask, found: Readings, key: list[Any] | None) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from domain.errors import Unavailable
 from domain.ports import Clock, OnceIntake
 from runtime.bus import Bus
 from runtime.lake import Lake
+from runtime.large_questions import LargeReadings
 from runtime.outbox_relay import OutboxRelay
 from runtime.reading_store import ReadingStore
 from runtime.rejects import RejectLog
@@ -84,6 +85,7 @@ class Services:
     tokens: Tokens
     region_id: str
     shards: int
+    large_readings: LargeReadings
     webhook: WebhookTarget | None = None
     scenarios: ScenarioLauncher | None = None
 
@@ -92,7 +94,8 @@ class Lanes:
     """Where blocking work runs, so that no kind of it can starve another or the event loop.
 
     SQL has its own threads. Of questions to the readings a few light ones run at once, but heavy ones (searches,
-    aggregates of a region) one at a time: they queue among themselves, and past a bound the caller is told to wait.
+    aggregates of a region) one at a time, in another process (`runtime.large_questions`): they queue among themselves,
+    and past a bound the caller is told to wait.
     """
 
     def __init__(self) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 import polars as pl
 from fastapi.responses import Response
@@ -19,6 +20,7 @@ from runtime.lake import ReadingQuery
 from runtime.lake_queries import cursor_behind
 from runtime.reading_store import Readings
 
+T = TypeVar("T")
 MAX_BUCKETS: Final = 100_000
 DAY_US: Final = 86_400 * US_PER_S
 _HELD: Final = {
@@ -41,15 +43,13 @@ async def latest(asked: Ask, wanted: ReadingFilter, paged: Paging) -> Response:
     one_hospital = hospitals[0] if selection.handles is None and len(hospitals) == 1 else None
     query = LatestQuery(selection.handles or [], wanted.metric_ids() or [], one_hospital)
     found = await behind.lanes.light(behind.services.readings.latest(query, selection.shards))
-    frame, key = await _page_of_channels(asked, found, paged, hospitals)
+    held = found.frame if len(found.frame) else pl.DataFrame(schema=_HELD)
+    frame, key = await _with_names(asked, held, lambda named: _page_of_channels(named, paged, hospitals))
     return await written(asked, frame, about_of(asked, found, key), ReadingQuery(handles=selection.handles))
 
 
-async def _page_of_channels(
-    asked: Ask, found: Readings, paged: Paging, hospitals: list[str]
-) -> tuple[pl.DataFrame, list[Any] | None]:
+def _page_of_channels(frame: pl.DataFrame, paged: Paging, hospitals: list[str]) -> tuple[pl.DataFrame, list[Any] | None]:
     """Named rows of one page by channel, and the key of the next."""
-    frame = await _with_names(asked, found.frame if len(found.frame) else pl.DataFrame(schema=_HELD))
     if hospitals:
         frame = frame.filter(pl.col("hospital").is_in(hospitals))
     if paged.after:
@@ -60,11 +60,12 @@ async def _page_of_channels(
     return shown, None if last is None else list(last)
 
 
-async def _with_names(asked: Ask, frame: pl.DataFrame) -> pl.DataFrame:
+async def _with_names(asked: Ask, frame: pl.DataFrame, work: Callable[[pl.DataFrame], T]) -> T:
+    """What `work` makes of the named rows, in a thread: a frame on the event loop would wait for those of large questions."""
     directory = asked.behind.directory
     if len(frame):
         await directory.refreshed_for(int(frame["handle"].max()))  # type: ignore[arg-type]  # a column of integers
-    return directory.named(frame)
+    return await asked.behind.lanes.codec(lambda: work(directory.named(frame)))
 
 
 def _beyond(names: tuple[str, ...], key: tuple[Any, ...]) -> pl.Expr:
@@ -82,12 +83,12 @@ async def buckets(asked: Ask, wanted: ReadingFilter, page: ReadingPage, bucket_s
     if query.from_us is None or selection.handles is None:
         raise InvalidInput("buckets are made of named devices (or a patient or ward) from a stated time on: give both")
     _check_buckets(query, bucket_s, behind.services.clock.now_us())
-    found = await in_lane(asked, query, lambda: behind.services.readings.buckets(query, bucket_s * US_PER_S, selection.shards))
-    named = with_metric_names(await _with_names(asked, found.frame.head(page.limit)))
+    found = await in_lane(asked, query, lambda store: store.buckets(query, bucket_s * US_PER_S, selection.shards))
     order = ("hospital", "device_id", "patient_key", "handle", "metric", "instance", "unit", "bucket_us", "count", "min", "max",
              "mean", "last", "last_time_us")  # fmt: skip
     about = about_of(asked, found, None) | {"bucket_s": bucket_s, "is_cut": len(found.frame) > page.limit}
-    return await written(asked, named.select(order), about, query)
+    named = await _with_names(asked, found.frame.head(page.limit), lambda frame: with_metric_names(frame).select(order))
+    return await written(asked, named, about, query)
 
 
 def _check_buckets(query: ReadingQuery, bucket_s: int, now_us: int) -> None:
@@ -108,12 +109,11 @@ async def fleet(asked: Ask, wanted: ReadingFilter, page: ReadingPage, bucket_s: 
             from_us=(query.until_us or behind.services.clock.now_us()) - DAY_US,
         )  # fmt: skip
     _check_buckets(query, bucket_s, behind.services.clock.now_us())
-    store = behind.services.readings
-    found = await in_lane(asked, query, lambda: store.fleet(query, bucket_s * US_PER_S, selection.shards), heavy=True)
-    frame = with_metric_names(found.frame.head(page.limit))
+    found = await in_lane(asked, query, lambda store: store.fleet(query, bucket_s * US_PER_S, selection.shards), heavy=True)
     order = ("hospital", "metric", "unit", "bucket_us", "count", "min", "max", "mean", "last", "last_time_us")
     about = about_of(asked, found, None) | {"bucket_s": bucket_s, "is_cut": len(found.frame) > page.limit}
-    return await written(asked, frame.select(order), about, query)
+    frame = await behind.lanes.codec(lambda: with_metric_names(found.frame.head(page.limit)).select(order))
+    return await written(asked, frame, about, query)
 
 
 async def found_by(
@@ -133,8 +133,8 @@ async def found_by(
         limit=query.limit, descending=query.descending, after=query.after, value_above=above, value_below=below,
     )  # fmt: skip
     heavy = not is_light(query)
-    found = await in_lane(asked, query, lambda: behind.services.readings.range(query, selection.shards), heavy=heavy)
-    following = cursor_behind(found.frame, query)
+    found = await in_lane(asked, query, lambda store: store.range(query, selection.shards), heavy=heavy)
+    following = await behind.lanes.codec(cursor_behind, found.frame, query)
     matched = None if selection.handles is None else len(selection.handles)
     return await answer(asked, found, found.frame, query, following, devices_matched=matched, is_cut=selection.is_cut)
 
@@ -148,7 +148,12 @@ async def freshness(asked: Ask, hospital_id: str, paged: Paging) -> Freshness:
     frame = found.frame
     if frame.is_empty():
         return Freshness.nothing(hospital_id, list(found.incomplete_shards))
-    named = (await _with_names(asked, frame)).filter(pl.col("handle") > (paged.after[0] if paged.after else 0))
+    return await _with_names(asked, frame, lambda named: _freshness_of(asked, hospital_id, found, named, paged))
+
+
+def _freshness_of(asked: Ask, hospital_id: str, found: Readings, named: pl.DataFrame, paged: Paging) -> Freshness:
+    frame = found.frame
+    named = named.filter(pl.col("handle") > (paged.after[0] if paged.after else 0))
     page = named.head(paged.limit)
     items = [
         DeviceFreshness(

@@ -22,6 +22,7 @@ from runtime.clock import SystemClock
 from runtime.identities import SqlIdentities
 from runtime.intake import StreamIntake
 from runtime.lake import Lake
+from runtime.large_questions import LargeReadings
 from runtime.log import configure_logging
 from runtime.priority import share_finely
 from runtime.reading_store import ReadingStore
@@ -48,8 +49,9 @@ async def main() -> None:
     clock = SystemClock()
     intake = StreamIntake(bus, SqlIdentities(engine), clock, source=_API_SOURCE, limits=intake_limits(settings.intake))
     services = Services(
-        engine=engine, bus=bus, lake=lake, readings=ReadingStore(lake, bus, range(settings.shards)), intake=intake, clock=clock,
-        tokens=SqlTokens(engine), region_id=settings.region_id, shards=settings.shards,
+        engine=engine, bus=bus, lake=lake, readings=ReadingStore(lake, bus, range(settings.shards)),
+        large_readings=LargeReadings(bus), intake=intake, clock=clock, tokens=SqlTokens(engine),
+        region_id=settings.region_id, shards=settings.shards,
         webhook=_webhook(settings.webhook),
         scenarios=ScenarioRuns(Path("reports"), settings.data_dir, clock),
     )  # fmt: skip

@@ -37,7 +37,12 @@ logger = logging.getLogger(__name__)
 
 _METRICS_S = 2.0
 # child -> which of the ports it tells are kept when it is started again; stopped in this order
-_CHILDREN: Final[dict[str, tuple[str, ...]]] = {"doors": ("mqtt_port", "http_port"), "api": ("port",), "upkeep": ()}
+_CHILDREN: Final[dict[str, tuple[str, ...]]] = {
+    "doors": ("mqtt_port", "http_port"),
+    "api": ("port",),
+    "queries": (),
+    "upkeep": (),
+}
 
 
 class Platform:

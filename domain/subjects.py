@@ -66,6 +66,9 @@ DIRECTORY_CHANGED: Final = "directory.changed"  # core message: doors drop what 
 SHARDS_HELD: Final = "shards.held"  # core message: the supervisor's view of all shards, every two seconds
 
 
+LARGE_QUESTIONS: Final = "readings.large"  # request: see `runtime.large_questions`
+
+
 def host_metrics(host_name: str) -> str:
     """Request: the counters of one host (`HostMetrics.report`), as a JSON object."""
     return f"host.{host_name}.metrics"

@@ -117,9 +117,13 @@ class ReadingStore:
     ) -> Readings:
         asked = self._shards if shards is None else tuple(shards)
         answers = await asyncio.gather(*(self._ask_shard(shard, query) for shard in asked))
-        frames = [pl.DataFrame(answer).select(*schema).cast(schema) for answer in answers if answer is not None]
         silent = tuple(shard for shard, answer in zip(asked, answers, strict=True) if answer is None)
-        return Readings(pl.concat([schema.to_frame(), *frames]).sort(order), None, silent)
+
+        def together() -> pl.DataFrame:
+            frames = [pl.DataFrame(answer).select(*schema).cast(schema) for answer in answers if answer is not None]
+            return pl.concat([schema.to_frame(), *frames]).sort(order)
+
+        return Readings(await asyncio.to_thread(together), None, silent)
 
     async def _summary(
         self, query: ReadingQuery, keys: Sequence[str], bucket_us: int, shards: Sequence[int] | None, *, real_only: bool
@@ -163,8 +167,7 @@ class ReadingStore:
             if extent.complete_from > position:
                 incomplete.append(shard)
                 has_gap = True
-        tail = pl.DataFrame(pa.concat_tables(tables)).select(*POLARS_ROWS)
-        tail = lake_queries.matching(tail.lazy(), query).with_columns(pl.col("raw_value").fill_nan(None)).collect()
+        tail = await asyncio.to_thread(_fitting, tables, query)
         return _Whole(view, tail, tuple(incomplete), applied), has_gap
 
     async def _ask_shard(self, shard: int, query: ShardQuery) -> pa.Table | None:
@@ -202,6 +205,12 @@ class ReadingStore:
         new = lake_queries.without_repeats(marked.lazy()).collect()
         new = new.join(known, on=lake_queries.SAME_READING, how="anti", maintain_order="left")
         return pl.concat([whole.tail.filter(~lake_queries.is_marked()), new])
+
+
+def _fitting(tables: list[pa.Table], query: ReadingQuery) -> pl.DataFrame:
+    """Rows of tails that fit the question, as the lake has them."""
+    tail = pl.DataFrame(pa.concat_tables(tables)).select(*POLARS_ROWS)
+    return lake_queries.matching(tail.lazy(), query).with_columns(pl.col("raw_value").fill_nan(None)).collect()
 
 
 def _tail_query(query: ReadingQuery, position: int) -> TailQuery:

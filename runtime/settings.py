@@ -71,7 +71,7 @@ class HostSettings(BaseModel):
 
 class LakeSettings(BaseModel):
     model_config = _FROZEN
-    flush_interval_s: float = Field(2.0, gt=0, description="Longest time between commits to the lake.")
+    flush_interval_s: float = Field(5.0, gt=0, description="Longest time between commits to the lake.")
     flush_rows: int = Field(500_000, ge=1, description="Rows after which a commit does not wait for the interval.")
     compaction_interval_s: float = Field(30.0, gt=0, description="Time between compactions of small files.")
     retention_days: int = Field(3650, ge=1, description="Readings older than this are deleted from the lake.")

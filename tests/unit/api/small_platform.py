@@ -12,11 +12,13 @@ import pyarrow as pa
 from sqlalchemy import Engine
 
 from actors.shard import ShardCell
+from domain import subjects
 from domain.errors import Unavailable
 from domain.ids import ActorKind, Address
 from domain.messages import TailQuery, decode_control, decode_query
 from domain.readings import ReadingBatch
 from runtime.lake import Advance, Lake, lake_rows
+from runtime.large_questions import LargeQuestions
 from runtime.reading_store import ReadingStore
 from runtime.sql.outbox import mark_published, unpublished
 from runtime.tail import HotTail
@@ -75,6 +77,8 @@ class SmallPlatform(NoBus):
         return version
 
     async def ask_table(self, subject: str, payload: bytes, timeout_s: float = 5.0) -> pa.Table:
+        if subject == subjects.LARGE_QUESTIONS:
+            return await LargeQuestions(self.store).answer(payload, subject)
         shard = int(subject.rpartition(".")[2])
         if shard in self.silent:
             raise Unavailable(f"no answer from {subject} within {timeout_s:g} s")

@@ -16,6 +16,7 @@ from domain.errors import Unavailable
 from domain.messages import HostHeartbeat, ShardHeld, encode
 from runtime.bus import StreamState
 from runtime.clock import ManualClock
+from runtime.large_questions import LargeReadings
 from scenarios.launch import ScenarioRuns
 from tests.unit.api.conftest import client_of, services_of
 from tests.unit.api.small_platform import SmallPlatform
@@ -42,7 +43,13 @@ def platform(tmp_path: Path, engine: Engine) -> Bus:
 async def app(platform: Bus, engine: Engine, clock: ManualClock, tmp_path: Path) -> AsyncIterator[FastAPI]:
     runs = ScenarioRuns(tmp_path / "reports", tmp_path, clock)
     services = services_of(
-        engine=engine, clock=clock, bus=platform, lake=platform.lake, readings=platform.store, scenarios=runs
+        engine=engine,
+        clock=clock,
+        bus=platform,
+        lake=platform.lake,
+        readings=platform.store,
+        large_readings=LargeReadings(platform),
+        scenarios=runs,
     )
     made = create_app(services, background=False)
     async with made.router.lifespan_context(made):

@@ -20,6 +20,7 @@ from domain.metrics import metric_of
 from domain.quality import Mark, Mode, Origin, Validity, pack
 from domain.readings import ReadingBatch
 from runtime.clock import ManualClock
+from runtime.large_questions import LargeReadings
 from runtime.sql.engine import reading
 from runtime.sql.places import get_hospital
 from runtime.sql.tables import exports
@@ -41,7 +42,10 @@ def platform(tmp_path: Path, engine: Engine) -> SmallPlatform:
 
 @pytest.fixture
 async def app(platform: SmallPlatform, engine: Engine, clock: ManualClock) -> AsyncIterator[FastAPI]:
-    services = services_of(engine=engine, clock=clock, bus=platform, lake=platform.lake, readings=platform.store)
+    services = services_of(
+        engine=engine, clock=clock, bus=platform, lake=platform.lake, readings=platform.store,
+        large_readings=LargeReadings(platform),
+    )  # fmt: skip
     made = create_app(services, background=False)
     async with made.router.lifespan_context(made):
         yield made

@@ -1,0 +1,37 @@
+"""The process of large questions to the readings: see `runtime.large_questions`. Started by `cluster.platform`."""
+
+from __future__ import annotations
+
+import asyncio
+
+import uvloop
+
+from cluster.connection import Connection
+from cluster.processes import tell_ready, until_ended
+from domain import subjects
+from runtime.bus import Bus
+from runtime.lake import Lake
+from runtime.large_questions import LargeQuestions
+from runtime.log import configure_logging
+from runtime.priority import share_finely
+from runtime.reading_store import ReadingStore
+from runtime.settings import Settings
+
+
+async def main() -> None:
+    """Answer until asked to end."""
+    share_finely()
+    settings = Settings()
+    configure_logging(settings.log_level, settings.log_format)
+    connection = Connection.load(settings.data_dir)
+    bus = await Bus.connect(connection.nats_url, connection.nats_token, "queries")
+    lake = await asyncio.to_thread(Lake, settings.lake_dir)
+    questions = LargeQuestions(ReadingStore(lake, bus, range(settings.shards)))
+    await bus.answer(subjects.LARGE_QUESTIONS, questions.answer)
+    tell_ready()
+    await until_ended()
+    await bus.close()
+
+
+if __name__ == "__main__":
+    uvloop.run(main())
