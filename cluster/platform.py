@@ -171,15 +171,17 @@ class Platform:
         """Write `run.json`: children read it to find the bus, commands to find everything."""
         doors = self._children["doors"].told if "doors" in self._children else {}
         api = self._children["api"].told if "api" in self._children else {}
-        pids = {name: child.pid for name, child in self._children.items()} | {"nats-server": self._nats.pid or 0}
         assert self.supervisor is not None
         self.connection = Connection(
             pid=os.getpid(), nats_url=self._nats.url, nats_token=self._bus_token,
             api_url=f"http://{self.settings.api.host}:{api['port']}" if api else "",
             mqtt_host=self.settings.doors.host, mqtt_port=doors.get("mqtt_port", 0), http_port=doors.get("http_port", 0),
-            host_pids=self.supervisor.host_pids, process_pids=pids,
+            host_pids=self.supervisor.host_pids, process_pids=self._process_pids(),
         )  # fmt: skip
         self.connection.save(self._data_dir)
+
+    def _process_pids(self) -> dict[str, int]:
+        return {name: child.pid for name, child in self._children.items()} | {"nats-server": self._nats.pid or 0}
 
     async def _keep_remembering(self) -> None:
         """Processes come and go: keep `run.json` true, and let the API know what hosts measure."""
@@ -188,7 +190,8 @@ class Platform:
             previous = self.connection
             assert self.supervisor is not None
             assert self._bus is not None
-            if previous is None or previous.host_pids != self.supervisor.host_pids:
+            pids = (self.supervisor.host_pids, self._process_pids())
+            if previous is None or (previous.host_pids, previous.process_pids) != pids:
                 self._remember()
             with contextlib.suppress(OSError):
                 await self._bus.core_publish(subjects.SHARDS_HELD, encode(self.supervisor.shards_held()))

@@ -65,7 +65,7 @@ class ChildProcess:
         try:
             await asyncio.to_thread(process.wait, _GRACE_S)
         except subprocess.TimeoutExpired:
-            logger.warning("a process did not end in time and is killed", extra={"process": self.module})
+            logger.warning("a process did not end in time and is killed", extra={"child": self.module})
             process.kill()
             await asyncio.to_thread(process.wait)
 
@@ -96,13 +96,13 @@ class ChildProcess:
         while True:
             assert self._process is not None
             code = await asyncio.to_thread(self._process.wait)
-            logger.warning("a process ended and is started again", extra={"process": self.module, "exit_code": code})
+            logger.warning("a process ended and is started again", extra={"child": self.module, "exit_code": code})
             self.restarts += 1
             try:
                 await self._launch()
                 delay_s = 0.5
             except Unavailable as error:
-                logger.error("a process cannot be started: %s", error, extra={"process": self.module})
+                logger.error("a process cannot be started: %s", error, extra={"child": self.module})
                 delay_s = min(delay_s * 2, 15.0)
             await asyncio.sleep(delay_s)
 

@@ -1,8 +1,14 @@
-"""The process of large questions to the readings: see `runtime.large_questions`. Started by `cluster.platform`."""
+"""The process of large questions to the readings: see `runtime.large_questions`. Started by `cluster.platform`.
+
+It takes half of the processors at most: the other half answers small questions and raises alarms meanwhile.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
+
+os.environ.setdefault("POLARS_MAX_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))  # read when Polars is imported
 
 import uvloop
 

@@ -103,10 +103,14 @@ class Lake:
             if self._state is not None and self._state.view.version == version:
                 return self._state
             if version not in self._old:
-                self._old[version] = self._load_old(version)
-                if len(self._old) > _OLD_VERSIONS_KEPT:
-                    del self._old[min(self._old)]
+                self._keep(self._load_old(version))
             return self._old[version]
+
+    def _keep(self, state: LakeState) -> None:
+        """Keep a state that is not the newest: questions under way are at it, and reading it again takes far longer."""
+        while len(self._old) >= _OLD_VERSIONS_KEPT:
+            del self._old[min(self._old)]
+        self._old[state.view.version] = state
 
     def _newest(self) -> LakeState:
         self._table.update_incremental()
@@ -114,6 +118,8 @@ class Lake:
             self._table = DeltaTable(self.path)
             self._opened_at = self._table.version()
         if self._state is None or self._state.view.version != self._table.version():
+            if self._state is not None:
+                self._keep(self._state)
             self._state = _read_state(self._table, self._log)
         return self._state
 

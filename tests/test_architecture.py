@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import logging
 import re
 import sys
 from typing import Final
@@ -123,3 +124,15 @@ def test_nothing_is_left_for_later_in_the_code():
 @pytest.mark.parametrize("exception", sorted(SIZE_EXCEPTIONS) or ["pyproject.toml"])
 def test_size_exceptions_name_what_exists(exception):
     assert (ROOT / home(exception)).exists()
+
+
+def test_no_log_line_names_what_a_log_record_has_already() -> None:
+    """`extra={"process": …}` raises KeyError where it is logged: in a keeper's loop that ends the keeper."""
+    taken = set(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+    found = []
+    for path in modules(*PACKAGES):
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.keyword) and node.arg == "extra" and isinstance(node.value, ast.Dict):
+                names = {key.value for key in node.value.keys if isinstance(key, ast.Constant)}
+                found += [f"{name_of(path)}:{node.value.lineno} {name}" for name in names & taken]
+    assert found == []

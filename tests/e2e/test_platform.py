@@ -82,6 +82,24 @@ def test_a_value_beyond_its_limit_becomes_an_alarm_that_tells_what_was_known(
     assert "nibp_sys" in str(knowledge)
 
 
+@pytest.mark.clause("7.1b")
+def test_large_questions_are_answered_by_a_process_of_their_own_that_comes_back(
+    own_platform: RunningPlatform, monitor_token: str
+) -> None:
+    publish(own_platform, monitor_token, '{"map": 90}')
+    before = own_platform.connection.process_pids["queries"]
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: own_platform.connection.process_pids["queries"] != before, 30)
+
+    def by_hour() -> list[dict[str, Any]]:
+        with own_platform.http() as http:
+            answer = http.get("/aggregates/fleet", params={"metric": "nibp_mean"})
+        return list(answer.json()["items"]) if answer.status_code == 200 else []
+
+    (hour,) = wait_until(by_hour, 30)
+    assert (hour["hospital"], hour["count"], hour["mean"]) == (HOSPITAL, 1, 90.0)
+
+
 @pytest.mark.clause("5.4a")
 @pytest.mark.parametrize("path", ["/api/v1/hospitals", "/docs", "/openapi.json", "/health", "/ready", "/metrics"])
 def test_nothing_answers_without_a_token(own_platform: RunningPlatform, path: str) -> None:
