@@ -13,7 +13,7 @@ from rich.table import Table
 
 from cluster.connection import Connection
 from cluster.run_target import settings_of, some_platform
-from cluster.run_view import RunView
+from cluster.run_view import RunView, wide_console
 from domain import subjects
 from domain.alarms import INTENDED_USE
 from domain.errors import InvalidInput
@@ -26,7 +26,7 @@ from scenarios.replay import Replay, ReplayResult, ReplayWish
 from scenarios.verdicts import ExitCode
 
 fleet = typer.Typer(name="fleet", help="Fleets recorded and played back through the real doors.", no_args_is_help=True)
-_console = Console()
+_console = wide_console()
 _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the platform (default: var).")]

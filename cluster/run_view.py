@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import TracebackType
 from typing import Final, Self
 
@@ -18,6 +19,12 @@ from scenarios.verdicts import Verdict
 
 _STYLES: Final = {Verdict.PASS: "bold green", Verdict.FAIL: "bold red", Verdict.INVALID: "bold yellow"}
 _LINE_EVERY_S: Final = 5.0
+_FILE_WIDTH: Final = 150
+
+
+def wide_console() -> Console:
+    """The terminal as it is; a file or pipe has no width of its own, so tables there get one they fit in."""
+    return Console() if sys.stdout.isatty() else Console(width=_FILE_WIDTH)
 
 
 class RunView:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from cluster.run_target import remote_target, settings_of, some_platform
-from cluster.run_view import RunView, comparison_table, show_report
+from cluster.run_view import RunView, comparison_table, show_report, wide_console
 from domain.errors import InvalidInput, NotFound
 from runtime.clock import SystemClock
 from runtime.priority import go_ahead
@@ -28,7 +27,7 @@ from scenarios.target import Target
 from scenarios.verdicts import ExitCode, exit_code
 
 scenario = typer.Typer(name="scenario", help="Stories played against the platform, with verdicts.", no_args_is_help=True)
-_console = Console()
+_console = wide_console()
 
 Reports = Annotated[Path, typer.Option("--reports", help="Where runs leave their reports.")]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the platform (default: var).")]
