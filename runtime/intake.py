@@ -21,6 +21,7 @@ from collections import defaultdict, deque
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Final
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -94,6 +95,7 @@ class StreamIntake:
         self._is_due = False
         self._is_called = False
         self._is_closed = False
+        self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()  # sender -> whose turn it is
         self._controls = asyncio.Semaphore(_CONTROLS_AT_ONCE)
         self.counters = IntakeCounters()
 
@@ -171,9 +173,12 @@ class StreamIntake:
     # ---- gathering
 
     async def _submit_for_others(self, principal: Principal, readings: ReadingBatch) -> Receipt:
-        parts = [(shard, batch, len(batch)) for shard, batch in await self._by_shard(principal, readings)]
+        """In the order of the sender: a message whose devices must be looked up first is not overtaken by the next one."""
         future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        self._accept(Submission(parts, len(readings), future))
+        turn = self._turns.setdefault(principal.handle, asyncio.Lock())
+        async with turn:
+            parts = [(shard, batch, len(batch)) for shard, batch in await self._by_shard(principal, readings)]
+            self._accept(Submission(parts, len(readings), future))
         return await future
 
     async def _by_shard(self, principal: Principal, readings: ReadingBatch) -> list[tuple[int, ReadingBatch]]:

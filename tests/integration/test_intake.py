@@ -65,6 +65,32 @@ async def test_claims_and_receipts_on_either_bus(either_bus):
         assert (receipt.shard, receipt.stream_sequence, receipt.readings) == (3, 2, 1)
 
 
+async def test_a_senders_messages_stay_in_order_while_the_devices_of_the_first_are_looked_up(bus: Bus):
+    found = asyncio.Event()
+
+    class Slow(DictIdentities):
+        """Must look for the handles of the first question; all later ones are known."""
+
+        asked = 0
+
+        async def shards_of(self, principal, handles):
+            self.asked += 1
+            if self.asked == 1:
+                await found.wait()
+            return await super().shards_of(principal, handles)
+
+    intake = StreamIntake(bus, Slow(), SystemClock(), source=1)
+    answers = [asyncio.ensure_future(intake.submit(GATEWAY, rows(n))) for n in range(1, 6)]
+    for _ in range(20):
+        await asyncio.sleep(0)
+    found.set()
+    await asyncio.gather(*answers)
+    count = (await bus.stream_state(subjects.READINGS_STREAM)).messages
+    frames = [decode_frame(message.payload) for message in await stored(bus, subjects.reading(3), count)]
+    assert np.concatenate([frame.readings.sequence for frame in frames]).tolist() == [1, 2, 3, 4, 5]
+    await intake.close()
+
+
 @pytest.mark.clause("5.4c")
 async def test_nothing_acknowledged_is_lost_or_doubled_across_a_kill_of_the_server(bus: Bus, nats_server: NatsServer):
     intake = StreamIntake(bus, DictIdentities(), SystemClock(), source=1)
