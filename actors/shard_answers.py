@@ -38,15 +38,14 @@ class Answers:
     def latest(self, query: LatestQuery, signals: Signals) -> pa.Table:
         """The newest reading of each channel that ever delivered."""
         channels = self._roster.channels
-        chosen = channels["time_us"] != NEVER_US
-        if query.handles or query.hospital_id is not None:
-            chosen &= self._chosen_devices(query.handles, query.hospital_id)[channels["device"]]
+        rows = self._channels_of(self._chosen_devices(query.handles, query.hospital_id))
+        chosen = channels["time_us"][rows] != NEVER_US
         if query.metrics:
-            chosen &= np.isin(channels["metric"], np.array(query.metrics, np.uint16))
-        rows = np.flatnonzero(chosen)
+            chosen &= np.isin(channels["metric"][rows], np.array(query.metrics, np.uint16))
+        rows = rows[chosen]
         handles = self._roster.devices["handle"][channels["device"][rows]]
         names = ("instance", "metric", "time_us", "arrival_us", "value", "quality")
-        states = pa.array(CHANNEL_STATES).take(pa.array(_channel_states(signals)[rows]))
+        states = pa.array(CHANNEL_STATES).take(pa.array(_channel_states(signals, rows)))
         return pa.table({"handle": handles, **{name: channels[name][rows] for name in names}, "state": states})
 
     def freshness(self, query: FreshnessQuery, signals: Signals, now_us: int) -> pa.Table:
@@ -56,7 +55,7 @@ class Answers:
         `silent`: all channels in use are stale, or it said goodbye; `stale`: some are.
         """
         devices = self._roster.devices
-        rows = np.flatnonzero(self._chosen_devices(query.handles, query.hospital_id))
+        rows = self._chosen_devices(query.handles, query.hospital_id)
         used, stale = (signals.per_device(flags)[rows] for flags in (signals.used, signals.stale))
         never = devices["last_arrival_us"][rows] == NEVER_US
         state = np.select([never, (used > 0) & (stale == used), stale > 0], [0, 1, 2], 3)
@@ -80,15 +79,24 @@ class Answers:
             case ActorKind.HOSPITAL:
                 return self._hospital(address, signals, now_us)
 
-    def _chosen_devices(self, handles: list[int], hospital_id: str | None) -> NDArray[np.bool_]:
+    def _chosen_devices(self, handles: list[int], hospital_id: str | None) -> NDArray[np.intp]:
+        """The rows of some devices, in order of row; of all, where nothing is named."""
         devices = self._roster.devices
-        chosen = np.ones(len(devices), dtype=np.bool_)
+        rows = np.arange(len(devices))
         if handles:
-            chosen &= np.isin(devices["handle"], np.array(handles, np.uint32))
+            found = np.unique(self._roster.device_rows(np.array(handles, np.uint32)))
+            rows = found[found >= 0].astype(np.intp)
         if hospital_id is not None:
             known = hospital_id in self._roster.hospital_ids
-            chosen &= devices["hospital"] == self._roster.hospital_ids.index(hospital_id) if known else False
-        return chosen
+            rows = rows[devices["hospital"][rows] == self._roster.hospital_ids.index(hospital_id)] if known else rows[:0]
+        return rows
+
+    def _channels_of(self, devices: NDArray[np.intp]) -> NDArray[np.intp]:
+        """The rows of all channels of these devices: each device's lie side by side."""
+        first, count = self._roster.devices["base"][devices].astype(np.intp), self._roster.devices["channels"][devices]
+        before = np.cumsum(count) - count
+        rows: NDArray[np.intp] = np.repeat(first - before, count) + np.arange(int(count.sum()))
+        return rows
 
     def _expected(self, used: NDArray[np.bool_]) -> NDArray[np.float64]:
         channels, count = self._roster.channels, len(self._roster.devices)
@@ -102,8 +110,8 @@ class Answers:
         row = self._find_device(address)
         device = self._roster.devices.view(row)
         patient = self._associations.patient_of(row, now_us)
-        states = _channel_states(signals)
-        channels = range(device.base, device.base + device.channels)
+        channels = self._channels_of(np.array([row]))
+        states = _channel_states(signals, channels)
         return {
             "address": str(address),
             "handle": device.handle,
@@ -117,7 +125,10 @@ class Answers:
             "in_maintenance": bool(self._roster.in_maintenance(np.array([row]), now_us)[0]),
             "in_outage": device.in_outage,
             "at_us": now_us,
-            "channels": [self._channel(channel, CHANNEL_STATES[states[channel]]) for channel in channels],
+            "channels": [
+                self._channel(channel, CHANNEL_STATES[state])
+                for channel, state in zip(channels.tolist(), states.tolist(), strict=True)
+            ],
         }
 
     def _channel(self, channel: int, state: str) -> dict[str, Any]:
@@ -171,12 +182,12 @@ class Answers:
         if address.hospital_id not in self._roster.hospital_ids:
             raise NotFound(f"{address} is not known to its shard")
         number = self._roster.hospital_ids.index(address.hospital_id)
-        mine = self._roster.devices["hospital"] == number
-        counts = np.bincount(_channel_states(signals)[mine[self._roster.channels["device"]]], minlength=len(CHANNEL_STATES))
+        mine = self._chosen_devices([], address.hospital_id)
+        counts = np.bincount(_channel_states(signals, self._channels_of(mine)), minlength=len(CHANNEL_STATES))
         row = self._roster.hospitals.view(number)
         return {
             "address": str(address),
-            "devices": int(mine.sum()),
+            "devices": len(mine),
             "patients": int((self._roster.patients["hospital"] == number).sum()),
             "channels": dict(zip(CHANNEL_STATES, counts.tolist(), strict=True)),
             "outage_since_us": None if row.outage_onset_us == NEVER_US else row.outage_onset_us,
@@ -197,6 +208,7 @@ class Answers:
         raise NotFound(f"{address} is not known to its shard")
 
 
-def _channel_states(signals: Signals) -> NDArray[np.int64]:
-    """Index into CHANNEL_STATES of every channel."""
-    return np.select([~signals.used, signals.stale, signals.invalid], [0, 2, 3], 1)
+def _channel_states(signals: Signals, channels: NDArray[np.intp]) -> NDArray[np.int64]:
+    """Index into CHANNEL_STATES of each channel."""
+    used, stale, invalid = signals.of(channels)
+    return np.select([~used, stale, invalid], [0, 2, 3], 1)

@@ -15,7 +15,8 @@ Judged at ticks, on the arrival time of the stream, so that a replay decides ali
 
 from __future__ import annotations
 
-from typing import Final
+from functools import cached_property
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,39 +41,67 @@ OUTAGE_LEAST: Final = 5
 OUTAGE_SHARE: Final = 0.2
 OUTAGE_OVER_SHARE: Final = 0.8
 _NOTHING_SAID: Final = -1
+Rows: TypeAlias = NDArray[np.intp] | slice
 _BUSY: Final = (int(Validity.CALIBRATING), int(Validity.ONGOING))
 
 
 class Signals:
-    """The channels of a shard as they stand at one instant."""
+    """The channels of a shard as they stand at one instant. Looked at when asked for: most questions are about few.
+
+    Of each channel: `used` (it ever gave a usable, real value), `stale`, `invalid`, `lost`. Of each device: `silent`.
+    """
 
     def __init__(self, roster: Roster, now_us: int, watching_since_us: int) -> None:
-        channels, devices = roster.channels, roster.devices
-        used = channels["was_usable"]
-        heard_us = np.maximum(channels["arrival_us"], watching_since_us)
-        offline = devices["is_offline"][channels["device"]] if len(channels) else np.empty(0, np.bool_)
-        self.stale = used & (offline | (now_us - heard_us > channels["stale_after_us"]))
-        usable = is_usable(channels["quality"]) | np.isin(validity_of(channels["quality"]), _BUSY)
-        self.invalid = used & ~usable & ~self.stale
-        self.lost = self.stale | self.invalid
-        self.used = used
-        self._first = devices["base"]
-        self._end = devices["base"] + devices["channels"]
-        self.silent = (self.per_device(used) > 0) & (devices["is_offline"] | self._unheard(roster, heard_us, now_us))
+        self._roster = roster
+        self._now_us = now_us
+        self._watching_since_us = watching_since_us
 
-    def _unheard(self, roster: Roster, heard_us: NDArray[np.int64], now_us: int) -> NDArray[np.bool_]:
+    def of(self, rows: Rows) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+        """(used, stale, invalid) of some channels."""
+        channels = self._roster.channels
+        used, quality = channels["was_usable"][rows], channels["quality"][rows]
+        offline = self._roster.devices["is_offline"][channels["device"][rows]]
+        stale = used & (offline | (self._now_us - self._heard_us(rows) > channels["stale_after_us"][rows]))
+        usable = is_usable(quality) | np.isin(validity_of(quality), _BUSY)
+        return used, stale, used & ~usable & ~stale
+
+    @cached_property
+    def _all(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+        return self.of(slice(None))
+
+    @property
+    def used(self) -> NDArray[np.bool_]:
+        return self._all[0]
+
+    @property
+    def stale(self) -> NDArray[np.bool_]:
+        return self._all[1]
+
+    @cached_property
+    def lost(self) -> NDArray[np.bool_]:
+        _, stale, invalid = self._all
+        return stale | invalid
+
+    @cached_property
+    def silent(self) -> NDArray[np.bool_]:
         """Devices of which nothing came for longer than the quickest of their channels in use may be silent."""
-        channels, last_us = roster.channels, np.zeros(len(roster.devices), dtype=np.int64)
-        np.maximum.at(last_us, channels["device"], heard_us)
-        patience_us = np.full(len(last_us), FOREVER_US)
+        channels, devices = self._roster.channels, self._roster.devices
+        last_us, patience_us = np.zeros(len(devices), dtype=np.int64), np.full(len(devices), FOREVER_US)
+        np.maximum.at(last_us, channels["device"], self._heard_us(slice(None)))
         np.minimum.at(patience_us, channels["device"][self.used], channels["stale_after_us"][self.used])
-        unheard: NDArray[np.bool_] = now_us - last_us > patience_us
-        return unheard
+        unheard = devices["is_offline"] | (self._now_us - last_us > patience_us)
+        silent: NDArray[np.bool_] = (self.per_device(self.used) > 0) & unheard
+        return silent
+
+    def _heard_us(self, rows: Rows) -> NDArray[np.int64]:
+        heard_us: NDArray[np.int64] = np.maximum(self._roster.channels["arrival_us"][rows], self._watching_since_us)
+        return heard_us
 
     def per_device(self, flags: NDArray[np.bool_]) -> NDArray[np.int64]:
         """How many of each device's channels are flagged: they lie side by side."""
+        first = self._roster.devices["base"]
         total = np.concatenate([np.zeros(1, np.int64), np.cumsum(flags)])
-        counts: NDArray[np.int64] = total[self._end] - total[self._first]
+        counts: NDArray[np.int64] = total[first + self._roster.devices["channels"]] - total[first]
         return counts
 
 
