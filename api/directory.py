@@ -22,7 +22,7 @@ _IN_VAIN_S: Final = 1.0  # a handle that was looked for and not found is not loo
 
 
 class Directory:
-    """See module. `refreshed_for` before `named`: only the first may ask the database."""
+    """See module. `refreshed_for` (or `refreshed_up_to`) before `named`: only they may ask the database."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -30,7 +30,13 @@ class Directory:
         self._in_vain = (0, float("-inf"))  # the highest handle not found, and when
         self._lock = asyncio.Lock()
 
-    async def refreshed_for(self, highest: int) -> None:
+    async def refreshed_for(self, frame: pl.DataFrame) -> None:
+        """Look for new handles when one of `frame` is beyond what is known."""
+        highest = frame["handle"].max() if "handle" in frame.columns else None
+        if isinstance(highest, int):
+            await self.refreshed_up_to(highest)
+
+    async def refreshed_up_to(self, highest: int) -> None:
         """Look for new handles when `highest` is beyond what is known."""
         if highest < len(self._table):
             return

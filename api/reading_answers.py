@@ -41,6 +41,7 @@ _SHOWN: Final = (
     "origin", "marks", "quality", "raw_value", "raw_unit", "source", "sequence", "arrival_us",
 )  # fmt: skip
 T = TypeVar("T")
+Made = tuple[pl.DataFrame, dict[str, Any]]  # named rows, and the members beside them
 
 
 @dataclass(frozen=True)
@@ -112,13 +113,15 @@ async def readings(asked: Ask, wanted: ReadingFilter, page: ReadingPage) -> Resp
     selection = await behind.read(select_by, behind.engine, wanted)
     query = query_of(wanted, selection, page, asked)
     found = await in_lane(asked, query, lambda store: store.range(query, selection.shards))
-    following = await behind.lanes.codec(cursor_behind, found.frame, query)
-    frame = found.frame
-    if wanted.patient is not None:
-        spans = await behind.read(spans_of, behind.engine, selection)
-        joined = await behind.lanes.codec(join_patients, frame, spans)
-        frame = joined.filter(pl.col("patient_key") == wanted.patient).drop("patient_key", "ambiguous")
-    return await answer(asked, found, frame, query, following)
+    if wanted.patient is None:
+        return await answer(asked, found, query)
+    spans = await behind.read(spans_of, behind.engine, selection)
+
+    def of_the_patient(frame: pl.DataFrame) -> pl.DataFrame:
+        joined = join_patients(frame, spans)
+        return joined.filter(pl.col("patient_key") == wanted.patient).drop("patient_key", "ambiguous")
+
+    return await answer(asked, found, query, of_the_patient)
 
 
 async def readings_by_patient(asked: Ask, wanted: ReadingFilter, page: ReadingPage) -> Response:
@@ -128,37 +131,53 @@ async def readings_by_patient(asked: Ask, wanted: ReadingFilter, page: ReadingPa
     query = query_of(wanted, selection, page, asked)
     found = await in_lane(asked, query, lambda store: store.range(query, selection.shards))
     spans = await behind.read(spans_of, behind.engine, selection)
-    frame = await behind.lanes.codec(join_patients, found.frame, spans)
-    if wanted.patient is not None:
-        frame = frame.filter((pl.col("patient_key") == wanted.patient) | pl.col("ambiguous"))
-    return await answer(asked, found, frame, query, await behind.lanes.codec(cursor_behind, found.frame, query))
+
+    def joined(frame: pl.DataFrame) -> pl.DataFrame:
+        told = join_patients(frame, spans)
+        if wanted.patient is None:
+            return told
+        return told.filter((pl.col("patient_key") == wanted.patient) | pl.col("ambiguous"))
+
+    return await answer(asked, found, query, joined)
 
 
 async def answer(
-    asked: Ask, found: Readings, frame: pl.DataFrame, query: ReadingQuery, following: ReadingCursor | None, **more: Any
+    asked: Ask, found: Readings, query: ReadingQuery, shape: Callable[[pl.DataFrame], pl.DataFrame] | None = None, **more: Any
 ) -> Response:
-    """Rows of the lake's columns, named and written in the format asked for."""
-    key = None
-    if following is not None:
-        key = [following.handle, following.metric, following.instance, following.time_us, following.given]
-    about = about_of(asked, found, key) | more
-    return await written(asked, await _named(asked, frame), about, query)
+    """Rows of the lake's columns, through `shape`, named and written in the format asked for, with `more` members."""
+
+    def made() -> Made:
+        following = cursor_behind(found.frame, query)
+        frame = found.frame if shape is None else shape(found.frame)
+        key = None
+        if following is not None:
+            key = [following.handle, following.metric, following.instance, following.time_us, following.given]
+        return _shown(frame, asked.behind.directory.named), about_of(asked, found, key) | more
+
+    return await written(asked, found, query, made)
 
 
-async def written(asked: Ask, frame: pl.DataFrame, about: dict[str, Any], query: ReadingQuery) -> Response:
-    """The response; an export is recorded first and bears its number."""
+async def written(asked: Ask, found: Readings, query: ReadingQuery, made: Callable[[], Made]) -> Response:
+    """The response of what `made` makes of `found`; an export is recorded first and bears its number.
+
+    All work on frames is one visit to a thread: on the event loop it would wait for frames of large questions, and
+    each visit more waits for its turn again.
+    """
     behind = asked.behind
-    if asked.format is not Format.JSON and about.get("lake_version") is not None:
-        handles = (
-            query.handles if query.handles is not None else sorted(frame["handle"].unique()) if "handle" in frame else None
-        )
-        about["export_id"] = await behind.write(
-            record_export, behind.engine, behind.author(asked.who), lake_version=about["lake_version"], handles=handles,
-            from_us=query.from_us, until_us=query.until_us, query={"url": str(asked.request.url), "rows": len(frame)},
-        )  # fmt: skip
-    return await behind.lanes.codec(
-        lambda: table_response(TableAnswer(frame, asked.zone, about, units=_units_of(frame)), asked.format)
-    )
+    await behind.directory.refreshed_for(found.frame)
+    if asked.format is Format.JSON or found.lake_version is None:
+        return await behind.lanes.codec(lambda: _response(asked, *made()))
+    frame, about = await behind.lanes.codec(made)
+    handles = query.handles if query.handles is not None else sorted(frame["handle"].unique()) if "handle" in frame else None
+    about["export_id"] = await behind.write(
+        record_export, behind.engine, behind.author(asked.who), lake_version=found.lake_version, handles=handles,
+        from_us=query.from_us, until_us=query.until_us, query={"url": str(asked.request.url), "rows": len(frame)},
+    )  # fmt: skip
+    return await behind.lanes.codec(_response, asked, frame, about)
+
+
+def _response(asked: Ask, frame: pl.DataFrame, about: dict[str, Any]) -> Response:
+    return table_response(TableAnswer(frame, asked.zone, about, units=_units_of(frame)), asked.format)
 
 
 def about_of(asked: Ask, found: Readings, key: list[Any] | None) -> dict[str, Any]:
@@ -168,13 +187,6 @@ def about_of(asked: Ask, found: Readings, key: list[Any] | None) -> dict[str, An
         "lake_version": found.lake_version,
         "incomplete_shards": list(found.incomplete_shards),
     }
-
-
-async def _named(asked: Ask, frame: pl.DataFrame) -> pl.DataFrame:
-    directory = asked.behind.directory
-    if len(frame):
-        await directory.refreshed_for(int(frame["handle"].max()))  # type: ignore[arg-type]  # a column of integers
-    return await asked.behind.lanes.codec(_shown, frame, directory.named)
 
 
 def _shown(frame: pl.DataFrame, named: Callable[[pl.DataFrame], pl.DataFrame]) -> pl.DataFrame:

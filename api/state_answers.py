@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import polars as pl
 from fastapi.responses import Response
 
 from api.answers.columns import with_metric_names, with_quality_words
 from api.paging import Paging, next_link
-from api.reading_answers import Ask, ReadingPage, about_of, answer, in_lane, is_light, query_of, written
+from api.reading_answers import Ask, Made, ReadingPage, about_of, answer, in_lane, is_light, query_of, written
 from api.schemas.readings import DeviceFreshness, Freshness
 from api.selection import ReadingFilter, Selection, search, select_by
 from domain.errors import InvalidInput
 from domain.instants import NEVER_US, US_PER_S
 from domain.messages import FreshnessQuery, LatestQuery
 from runtime.lake import ReadingQuery
-from runtime.lake_queries import cursor_behind
 from runtime.reading_store import Readings
 
-T = TypeVar("T")
 MAX_BUCKETS: Final = 100_000
 DAY_US: Final = 86_400 * US_PER_S
-_HELD: Final = {
-    "handle": pl.UInt32, "instance": pl.UInt8, "metric": pl.UInt16, "time_us": pl.Int64, "arrival_us": pl.Int64,
-    "value": pl.Float64, "quality": pl.UInt16, "state": pl.String,
-}  # fmt: skip
 _LATEST: Final = (
     "hospital", "device_id", "patient_key", "handle", "metric", "instance", "time_us", "value", "unit", "validity", "mode",
     "origin", "marks", "quality", "state", "arrival_us",
@@ -43,9 +36,12 @@ async def latest(asked: Ask, wanted: ReadingFilter, paged: Paging) -> Response:
     one_hospital = hospitals[0] if selection.handles is None and len(hospitals) == 1 else None
     query = LatestQuery(selection.handles or [], wanted.metric_ids() or [], one_hospital)
     found = await behind.lanes.light(behind.services.readings.latest(query, selection.shards))
-    held = found.frame if len(found.frame) else pl.DataFrame(schema=_HELD)
-    frame, key = await _with_names(asked, held, lambda named: _page_of_channels(named, paged, hospitals))
-    return await written(asked, frame, about_of(asked, found, key), ReadingQuery(handles=selection.handles))
+
+    def made() -> Made:
+        frame, key = _page_of_channels(behind.directory.named(found.frame), paged, hospitals)
+        return frame, about_of(asked, found, key)
+
+    return await written(asked, found, ReadingQuery(handles=selection.handles), made)
 
 
 def _page_of_channels(frame: pl.DataFrame, paged: Paging, hospitals: list[str]) -> tuple[pl.DataFrame, list[Any] | None]:
@@ -58,14 +54,6 @@ def _page_of_channels(frame: pl.DataFrame, paged: Paging, hospitals: list[str]) 
     last = page.select("handle", "metric", "instance").row(-1) if len(frame) > paged.limit else None
     shown = with_quality_words(with_metric_names(page)).select(_LATEST)
     return shown, None if last is None else list(last)
-
-
-async def _with_names(asked: Ask, frame: pl.DataFrame, work: Callable[[pl.DataFrame], T]) -> T:
-    """What `work` makes of the named rows, in a thread: a frame on the event loop would wait for those of large questions."""
-    directory = asked.behind.directory
-    if len(frame):
-        await directory.refreshed_for(int(frame["handle"].max()))  # type: ignore[arg-type]  # a column of integers
-    return await asked.behind.lanes.codec(lambda: work(directory.named(frame)))
 
 
 def _beyond(names: tuple[str, ...], key: tuple[Any, ...]) -> pl.Expr:
@@ -86,9 +74,16 @@ async def buckets(asked: Ask, wanted: ReadingFilter, page: ReadingPage, bucket_s
     found = await in_lane(asked, query, lambda store: store.buckets(query, bucket_s * US_PER_S, selection.shards))
     order = ("hospital", "device_id", "patient_key", "handle", "metric", "instance", "unit", "bucket_us", "count", "min", "max",
              "mean", "last", "last_time_us")  # fmt: skip
-    about = about_of(asked, found, None) | {"bucket_s": bucket_s, "is_cut": len(found.frame) > page.limit}
-    named = await _with_names(asked, found.frame.head(page.limit), lambda frame: with_metric_names(frame).select(order))
-    return await written(asked, named, about, query)
+
+    def made() -> Made:
+        named = behind.directory.named(found.frame.head(page.limit))
+        return with_metric_names(named).select(order), _about_buckets(asked, found, page, bucket_s)
+
+    return await written(asked, found, query, made)
+
+
+def _about_buckets(asked: Ask, found: Readings, page: ReadingPage, bucket_s: int) -> dict[str, Any]:
+    return about_of(asked, found, None) | {"bucket_s": bucket_s, "is_cut": len(found.frame) > page.limit}
 
 
 def _check_buckets(query: ReadingQuery, bucket_s: int, now_us: int) -> None:
@@ -111,9 +106,12 @@ async def fleet(asked: Ask, wanted: ReadingFilter, page: ReadingPage, bucket_s: 
     _check_buckets(query, bucket_s, behind.services.clock.now_us())
     found = await in_lane(asked, query, lambda store: store.fleet(query, bucket_s * US_PER_S, selection.shards), heavy=True)
     order = ("hospital", "metric", "unit", "bucket_us", "count", "min", "max", "mean", "last", "last_time_us")
-    about = about_of(asked, found, None) | {"bucket_s": bucket_s, "is_cut": len(found.frame) > page.limit}
-    frame = await behind.lanes.codec(lambda: with_metric_names(found.frame.head(page.limit)).select(order))
-    return await written(asked, frame, about, query)
+
+    def made() -> Made:
+        named = with_metric_names(found.frame.head(page.limit))
+        return named.select(order), _about_buckets(asked, found, page, bucket_s)
+
+    return await written(asked, found, query, made)
 
 
 async def found_by(
@@ -134,9 +132,8 @@ async def found_by(
     )  # fmt: skip
     heavy = not is_light(query)
     found = await in_lane(asked, query, lambda store: store.range(query, selection.shards), heavy=heavy)
-    following = await behind.lanes.codec(cursor_behind, found.frame, query)
     matched = None if selection.handles is None else len(selection.handles)
-    return await answer(asked, found, found.frame, query, following, devices_matched=matched, is_cut=selection.is_cut)
+    return await answer(asked, found, query, devices_matched=matched, is_cut=selection.is_cut)
 
 
 async def freshness(asked: Ask, hospital_id: str, paged: Paging) -> Freshness:
@@ -148,7 +145,8 @@ async def freshness(asked: Ask, hospital_id: str, paged: Paging) -> Freshness:
     frame = found.frame
     if frame.is_empty():
         return Freshness.nothing(hospital_id, list(found.incomplete_shards))
-    return await _with_names(asked, frame, lambda named: _freshness_of(asked, hospital_id, found, named, paged))
+    await behind.directory.refreshed_for(frame)
+    return await behind.lanes.codec(lambda: _freshness_of(asked, hospital_id, found, behind.directory.named(frame), paged))
 
 
 def _freshness_of(asked: Ask, hospital_id: str, found: Readings, named: pl.DataFrame, paged: Paging) -> Freshness:

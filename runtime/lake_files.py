@@ -21,7 +21,7 @@ from deltalake.transaction import AddAction
 
 from runtime.lake_schema import FILE_ORDER, FILE_SCHEMA, PRUNING_COLUMNS
 
-ROW_GROUP_ROWS: Final = 131_072
+ROW_GROUP_ROWS: Final = 32_768  # one device and metric is in one or two: what a small question decodes
 _ALWAYS_DICTIONARY: Final = ("hospital", "instance", "metric", "quality", "source", "raw_unit")
 _DELTA: Final = "DELTA_BINARY_PACKED"
 _OTHERWISE: Final = {  # where a dictionary does not pay
@@ -29,7 +29,7 @@ _OTHERWISE: Final = {  # where a dictionary does not pay
     "value": "BYTE_STREAM_SPLIT", "raw_value": "BYTE_STREAM_SPLIT",
 }  # fmt: skip
 _DICTIONARY_PAYS_BELOW: Final = {"value": 0.25, "raw_value": 0.25, "arrival_us": 0.05}  # distinct values a row
-_SAMPLE_ROWS: Final = ROW_GROUP_ROWS
+_SAMPLE_ROWS: Final = 131_072
 _SORTING: Final = [pq.SortingColumn(FILE_SCHEMA.get_field_index(name)) for name in FILE_ORDER]
 
 

@@ -22,6 +22,7 @@ FLEET: Final = ("hospital", "metric")
 HOUR_US: Final = 3_600_000_000
 _STORED: Final = pl.DataFrame(FILE_SCHEMA.empty_table()).schema
 _REPEAT: Final = int(Mark.POSSIBLE_DUPLICATE)
+_FEW_HANDLES: Final = 500
 SAME_READING: Final = ("handle", "instance", "metric", "time_us", "value", "source", "sequence")
 
 
@@ -36,17 +37,19 @@ def read(table_path: Path, files: pl.DataFrame, query: ReadingQuery) -> pl.DataF
 def rows(table_path: Path, files: pl.DataFrame, query: ReadingQuery) -> pl.LazyFrame:
     """Rows that `query` asks for, in no order, not cut to its limit, each reading once.
 
-    Only files whose statistics allow a match are touched. Repeats can only be where marks are: those files are read
-    again for marked rows alone, which row group statistics make cheap.
+    Only files whose statistics allow a match are touched. Repeats can only be where marks are: of few devices all rows
+    are read once and looked through; of many, files with marks are read again for marked rows alone, which row group
+    statistics make cheap.
     """
     files = prune(files, query)
-    parts = [matching(_scan(table_path, files["path"].to_list()), query)]
+    found = matching(_scan(table_path, files["path"].to_list()), query)
     doubtful = files.filter(pl.col("max.quality") >= _REPEAT)["path"].to_list()
-    if doubtful:
+    if doubtful and query.handles is not None and len(query.handles) <= _FEW_HANDLES:
+        found = without_repeats(collect(found).lazy())
+    elif doubtful:
         marked = matching(_scan(table_path, doubtful), query).filter(is_marked())
-        parts = [parts[0].filter(~is_marked()), _first_of_each(marked)]
-    typed = [part.select(from_stored(name) for name in POLARS_ROWS) for part in parts]
-    return pl.concat(typed)
+        found = pl.concat([found.filter(~is_marked()), _first_of_each(marked)])
+    return found.select(from_stored(name) for name in POLARS_ROWS)
 
 
 def collect(frame: pl.LazyFrame) -> pl.DataFrame:

@@ -27,6 +27,7 @@ from runtime.tail import TailExtent
 
 ASK_TIMEOUT_S: Final = 2.0
 _VERSIONS_TRIED: Final = 3
+_VERSION_KEPT_S: Final = 1.0  # tails keep rows far longer after their commit, so a version this old is as right as the newest
 LATEST: Final = pl.Schema(
     {
         "handle": pl.UInt32, "instance": pl.UInt8, "metric": pl.UInt16, "time_us": pl.Int64, "arrival_us": pl.Int64,
@@ -65,10 +66,10 @@ class Readings:
 
 @dataclass(frozen=True, slots=True)
 class _Whole:
-    """A lake version and the tail rows beyond its positions."""
+    """A lake version, and what tails gave beyond its positions."""
 
     view: LakeView
-    tail: pl.DataFrame
+    beyond: list[pa.Table]
     incomplete: tuple[int, ...]
     applied: dict[int, int]
 
@@ -87,6 +88,7 @@ class ReadingStore:
         self._ask = ask
         self._shards = tuple(shards)
         self._timeout_s = timeout_s
+        self._view: tuple[float, LakeView] | None = None  # the version looked at last, and when
 
     async def range(self, query: ReadingQuery, shards: Sequence[int] | None = None) -> Readings:
         """Readings (columns of the lake's `ROWS`) in ANSWER_ORDER, at most the query's limit, behind its cursor.
@@ -144,12 +146,18 @@ class ReadingStore:
     async def _whole(self, query: ReadingQuery, shards: Sequence[int] | None) -> _Whole:
         """The version is read first: what hosts commit afterwards stays in their tails for a while."""
         asked = self._shards if shards is None else tuple(shards)
-        for _ in range(_VERSIONS_TRIED):
-            view = await asyncio.to_thread(self._lake.positions)
+        for attempt in range(_VERSIONS_TRIED):
+            view = await self._version(kept_is_good=attempt == 0)
             whole, gaps = await self._beyond(view, query, asked)
             if not gaps:
                 break
         return whole
+
+    async def _version(self, *, kept_is_good: bool) -> LakeView:
+        now_s = asyncio.get_running_loop().time()
+        if not kept_is_good or self._view is None or now_s - self._view[0] > _VERSION_KEPT_S:
+            self._view = (now_s, await asyncio.to_thread(self._lake.positions))
+        return self._view[1]
 
     async def _beyond(self, view: LakeView, query: ReadingQuery, asked: tuple[int, ...]) -> tuple[_Whole, bool]:
         """What tails hold beyond `view`, and whether rows between both are in a newer version only."""
@@ -167,8 +175,7 @@ class ReadingStore:
             if extent.complete_from > position:
                 incomplete.append(shard)
                 has_gap = True
-        tail = await asyncio.to_thread(_fitting, tables, query)
-        return _Whole(view, tail, tuple(incomplete), applied), has_gap
+        return _Whole(view, tables, tuple(incomplete), applied), has_gap
 
     async def _ask_shard(self, shard: int, query: ShardQuery) -> pa.Table | None:
         try:
@@ -191,9 +198,10 @@ class ReadingStore:
 
     def _fresh(self, query: ReadingQuery, whole: _Whole) -> pl.DataFrame:
         """Tail rows without repeats, neither of each other nor of a marked row in the lake."""
-        marked = whole.tail.filter(lake_queries.is_marked())
+        tail = _fitting(whole.beyond, query)
+        marked = tail.filter(lake_queries.is_marked())
         if marked.is_empty():
-            return whole.tail
+            return tail
         around = replace(
             query.without_page(),
             handles=marked["handle"].unique().to_list(),
@@ -204,7 +212,7 @@ class ReadingStore:
         known = self._lake.read(around, version=whole.view.version).filter(lake_queries.is_marked())
         new = lake_queries.without_repeats(marked.lazy()).collect()
         new = new.join(known, on=lake_queries.SAME_READING, how="anti", maintain_order="left")
-        return pl.concat([whole.tail.filter(~lake_queries.is_marked()), new])
+        return pl.concat([tail.filter(~lake_queries.is_marked()), new])
 
 
 def _fitting(tables: list[pa.Table], query: ReadingQuery) -> pl.DataFrame:

@@ -89,7 +89,7 @@ async def live_readings(
         handles = await behind.read(handles_of, behind.engine, selection.hospitals)
     if not handles:
         raise InvalidInput("live readings are asked for by device, handle, ward or hospital: name one that has devices")
-    await behind.directory.refreshed_for(max(handles))
+    await behind.directory.refreshed_up_to(max(handles))
     metrics = frozenset(metric_of(code).id for code in wanted.metric or [])
     names = Wanted(behind.directory.device_ids(handles), metrics)
     client = reading_client(behind.reading_feed, behind.services.clock, selection.shards or [], names)
