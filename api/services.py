@@ -188,9 +188,13 @@ class Backend:
         and hosts learn of it once the bus is back.
         """
         result = await self.lanes.sql(work, *args, **kwargs)
-        self.relay.nudge()
-        await self.relay.settled(_TELL_S)
+        await self.hosts_told(_TELL_S)
         return result
+
+    async def hosts_told(self, within_s: float) -> None:
+        """Wait until what was written is in the hosts' stream, at most `within_s`."""
+        self.relay.nudge()
+        await self.relay.settled(within_s)
 
 
 async def _backend(request: Request) -> Backend:

@@ -56,6 +56,7 @@ async def register(request: Request, who: Operator, behind: Behind) -> Response:
     """
     manifest = await behind.lanes.codec(_decode, await request.body())
     registered = await behind.write(register_fleet, behind.engine, behind.author(who), manifest, shards=behind.services.shards)
+    await behind.hosts_told(_SETTLE_S)
     await behind.directory.warmed()
     return Response(await behind.lanes.codec(msgspec.json.encode, registered), 201, media_type="application/json")
 

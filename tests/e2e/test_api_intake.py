@@ -27,6 +27,7 @@ from runtime.clock import SystemClock
 from runtime.identities import SqlIdentities
 from runtime.intake import StreamIntake
 from runtime.sql.engine import migrate, open_engine
+from runtime.sql.outbox import waiting
 from runtime.sql.places import get_hospital
 from tests.unit.api.conftest import TOKEN, client_of, make, services_of
 
@@ -74,6 +75,25 @@ async def stored(bus: Bus, receipt: str) -> ReadingBatch:
 
 async def frames(bus: Bus) -> int:
     return (await bus.stream_state(subjects.READINGS_STREAM)).messages
+
+
+async def test_a_fleet_is_answered_when_the_stream_has_all_of_it(bus: Bus, engine: Engine) -> None:
+    """What its devices send next is then ordered behind, however many patients the hosts must be told of first."""
+    people = [f"p{number}" for number in range(700)]
+    fleet = {"hospitals": [{
+        "hospital_id": "sz.h001", "name": "A", "tier": "tertiary", "beds": 700,
+        "patients": {
+            "refs": people, "names": [None] * 700, "ages_years": [60.0] * 700, "pregnant": [False] * 700,
+            "spo2_scales": [1] * 700, "ward_ids": [None] * 700, "bed_ids": [None] * 700, "admitted_us": [1] * 700,
+            "device_ids": [[] for _ in people],
+        },
+    }]}  # fmt: skip
+    app = create_app(services_of(bus=bus, engine=engine, clock=SystemClock()), background=True)
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        answer = await client.post("/api/v1/fleets", json=fleet, timeout=60)
+        assert answer.status_code == 201, answer.text
+        assert (await bus.stream_state(subjects.READINGS_STREAM)).messages == len(people)
+        assert waiting(engine) == 0
 
 
 OBSERVED = {
