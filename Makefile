@@ -78,6 +78,14 @@ bench: setup ## measure; QUICK=1 for a smoke run; results in build/bench
 	for file in benchmarks/bench_*.py; do \
 		echo "== $$file"; $(BIN)/python "$$file" $(if $(QUICK),--quick) $(ARGS); done
 
+.PHONY: scenarios
+scenarios: setup ## play every story at full size, each against a new platform; reports in build/scenarios (15 minutes)
+	@export VITALGRID_API__PORT=0 VITALGRID_DOORS__MQTT_PORT=0 VITALGRID_DOORS__HTTP_PORT=0; failed=""; \
+	for story in scenarios/*.toml; do name="$$(basename "$$story" .toml)"; rm -rf build/scenarios/var; \
+		$(BIN)/vitalgrid scenario run "$$name" --data-dir build/scenarios/var --reports build/scenarios/reports $(ARGS) \
+			|| failed="$$failed $$name"; done; \
+	if [ -n "$$failed" ]; then echo "not passed:$$failed" >&2; exit 1; fi
+
 .PHONY: conformance
 conformance: test ## run the tests and write docs/conformance.md from what they showed
 	@$(BIN)/python docs/generate.py conformance

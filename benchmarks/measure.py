@@ -42,7 +42,7 @@ class Bench:
 
     def note(self, name: str, value: float, unit: str) -> None:
         """Print a figure and keep it."""
-        print(f"  {name:<44} {value:>14,.1f} {unit}")
+        print(f"  {name:<44} {value:>14,.2f} {unit}")
         self._figures.append({"name": name, "value": value, "unit": unit})
 
     def finish(self) -> None:

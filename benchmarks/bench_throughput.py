@@ -1,0 +1,112 @@
+"""Readings a second from gateways' frames to the lake, all features on, beside the bare pipeline with the same frames.
+
+    python benchmarks/bench_throughput.py            a district of 100,000 monitors at full rate, twenty seconds of it
+    python benchmarks/bench_throughput.py --quick    two thousand monitors, as in CI
+
+Starts a platform of its own, registers the monitors in one call, connects each gateway to the MQTT door and sends as fast
+as acknowledgements come (at most IN_FLIGHT frames a gateway are out). The clock runs until every reading is in the lake.
+Then the ledger is closed over all of them: a figure with a lost or doubled reading is none. Clauses 7.3, 7.4a.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import uvloop
+
+from benchmarks.bare_pipeline import readings_per_s
+from benchmarks.frames_load import READINGS_A_FRAME, Sender, frames_of, manifest_of, senders_of
+from benchmarks.measure import Bench
+from cluster.run_target import local_target
+from gateways.device_client import DeviceClient
+from runtime.lake import Lake
+from runtime.settings import Settings
+from scenarios.rest import Rest
+from scenarios.target import Target
+from tests.running_platform import start_platform
+
+IN_FLIGHT = 2
+SEED = 1
+LOOK_EVERY_S = 0.1
+HOSPITALS = 10
+DEFAULTS = {"SHARDS": "16", "HOSTS__SNAPSHOT_INTERVAL_S": "15", "LAKE__FLUSH_INTERVAL_S": "5"}  # as users have it, not as tests
+
+
+async def prepared(target: Target, gateways: int, seconds: int) -> tuple[list[DeviceClient], list[Sender], list[list[bytes]]]:
+    """The fleet registered and connected, and its frames, which end now."""
+    manifest = manifest_of(min(HOSPITALS, gateways), gateways, target.region_id)
+    async with Rest(target) as rest:
+        senders = senders_of(manifest, await rest.register(manifest))
+    clients = [DeviceClient(target.mqtt_host, target.mqtt_port, s.token, max_in_flight=IN_FLIGHT) for s in senders]
+    await asyncio.gather(*(client.connect() for client in clients))
+    rng = np.random.default_rng(SEED)
+    start_us = int((time.time() - seconds) * 1e6)
+    return clients, senders, [frames_of(sender, seconds, start_us, rng) for sender in senders]
+
+
+async def send_all(clients: list[DeviceClient], frames: list[list[bytes]]) -> None:
+    """Each gateway sends its frames in order; returns when all are acknowledged."""
+    await asyncio.gather(*(client.start_frame(frame) for second in zip(*frames, strict=True)
+                           for client, frame in zip(clients, second, strict=True)))  # fmt: skip
+
+
+async def stored(lake: Lake, rows: int) -> None:
+    while int(lake.state().files["rows"].sum()) < rows:  # noqa: ASYNC110 (another process writes it: there is nothing to await)
+        await asyncio.sleep(LOOK_EVERY_S)
+
+
+def check(lake: Lake, senders: list[Sender], seconds: int) -> None:
+    """Raises AssertionError unless every reading is in the lake once."""
+    paths = [str(lake.path / path) for path in lake.state().files["path"]]
+    sources = pl.Series([sender.handle for sender in senders], dtype=pl.Int64)
+    rows = pl.scan_parquet(paths, glob=False, hive_partitioning=False).filter(pl.col("source").is_in(sources.implode()))
+    counts = rows.select(pl.len().alias("all"), pl.struct("source", "sequence").n_unique().alias("different")).collect()
+    expected = len(senders) * seconds * READINGS_A_FRAME
+    assert counts.row(0) == (expected, expected), f"(stored, different) is {counts.row(0)}, expected {expected} of both"
+
+
+async def through_the_platform(target: Target, gateways: int, seconds: int) -> tuple[float, float, list[bytes]]:
+    """(seconds until acknowledged, seconds until in the lake, the frames in the order sent)."""
+    clients, senders, frames = await prepared(target, gateways, seconds)
+    assert target.lake_dir is not None
+    lake = Lake(target.lake_dir)
+    began = time.perf_counter()
+    await send_all(clients, frames)
+    acknowledged_s = time.perf_counter() - began
+    await stored(lake, gateways * seconds * READINGS_A_FRAME)
+    stored_s = time.perf_counter() - began
+    await asyncio.sleep(1.0)
+    check(lake, senders, seconds)
+    await asyncio.gather(*(client.close() for client in clients))
+    return acknowledged_s, stored_s, [frame for second in zip(*frames, strict=True) for frame in second]
+
+
+def main() -> None:
+    bench = Bench("throughput")
+    gateways, seconds = (4, 4) if bench.quick else (200, 20)
+    with tempfile.TemporaryDirectory(prefix="throughput-") as folder:
+        platform = start_platform(
+            Path(folder) / "var", SHARDS="16", HOSTS__SNAPSHOT_INTERVAL_S="15", LAKE__FLUSH_INTERVAL_S="5"
+        )
+        try:
+            target = local_target(Settings(data_dir=platform.data_dir), platform.token)
+            acknowledged_s, stored_s, frames = uvloop.run(through_the_platform(target, gateways, seconds))
+        finally:
+            platform.stop()
+    readings = len(frames) * READINGS_A_FRAME
+    bare = readings_per_s(frames)
+    bench.note(f"{gateways * 500:,} monitors, acknowledged", readings / acknowledged_s, "readings/s")
+    bench.note(f"{gateways * 500:,} monitors, in the lake", readings / stored_s, "readings/s")
+    bench.note("bare pipeline, the same frames", bare, "readings/s")
+    bench.note("in the lake ÷ bare", readings / stored_s / bare, "")
+    bench.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
