@@ -4,7 +4,8 @@ All of a batch at once: readings are sorted by channel, and within a channel eac
 (a running maximum). The newest by event time is the channel's state; of two at one time the later arrival. Nothing is
 dropped but proven doubles; all else is stored and marked:
 
-- LATE: arrived longer after its event time than `live_horizon_us`; CLOCK_SKEWED: event time more than 5 s ahead of arrival.
+- LATE: arrived longer after its event time than `live_horizon_us`, as stated and as corrected by its source's clock;
+  CLOCK_SKEWED: that clock is off by more than 5 s, either way.
 - OUT_OF_ORDER: older than the newest of its channel; it does not overwrite newer state.
 - CONFLICT: another value or quality than the newest has at the very same time; both are kept.
 - POSSIBLE_DUPLICATE: the same as the newest, by another source or sequence; or its sequence was passed so long ago that
@@ -22,20 +23,25 @@ from actors.columns import Table, group_ends, group_starts
 from domain.quality import Mark, may_alarm
 from domain.readings import ReadingBatch
 
-AHEAD_US: Final = 5_000_000  # an event time further ahead of its arrival comes from a clock that is off
+SKEWED_US: Final = 5_000_000  # a clock that is off by more is said to be
 _WHAT: Final = np.uint16(0xFF)  # validity, mode and origin, without marks
 _ROW_BITS: Final = np.int64(32)
 
 
 def timing(
-    readings: ReadingBatch, arrival_us: NDArray[np.int64], live_horizon_us: int
+    readings: ReadingBatch, arrival_us: NDArray[np.int64], clock_offset_us: NDArray[np.int64], live_horizon_us: int
 ) -> tuple[NDArray[np.int64], NDArray[np.uint16]]:
-    """Event times that rules go by, and the quality with marks about the clock and lateness."""
-    is_ahead = readings.time_us > arrival_us + AHEAD_US
+    """Event times that rules go by, and the quality with marks about the clock and lateness.
+
+    Rules go by the time as stated, bounded by the arrival: within a channel it is one clock, and what is in force for it
+    may change from minute to minute. A correction only ever makes a reading less late.
+    """
     time_us = np.minimum(readings.time_us, arrival_us)
+    is_skewed = (readings.time_us > arrival_us + SKEWED_US) | (np.abs(clock_offset_us) > SKEWED_US)
+    is_late = arrival_us - np.maximum(time_us, readings.time_us + clock_offset_us) > live_horizon_us
     quality = readings.quality.copy()
-    quality[is_ahead] |= np.uint16(Mark.CLOCK_SKEWED)
-    quality[arrival_us - time_us > live_horizon_us] |= np.uint16(Mark.LATE)
+    quality[is_skewed] |= np.uint16(Mark.CLOCK_SKEWED)
+    quality[is_late] |= np.uint16(Mark.LATE)
     return time_us, quality
 
 

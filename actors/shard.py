@@ -25,6 +25,7 @@ from actors.presets import Presets
 from actors.roster import Roster
 from actors.screening import screen
 from actors.shard_answers import Answers
+from actors.source_clocks import ClockCorrection, SourceClocks
 from actors.technical_alarms import BLIND_US, Signals, TechnicalAlarms
 from actors.turn import Notices, Turn
 from actors.unmonitored import Unmonitored
@@ -64,6 +65,7 @@ class ShardCell:
         self._associations = Associations(self._roster)
         self._presets = Presets(self._roster)
         self._recent = RecentReadings(self._roster)
+        self._clocks = SourceClocks(self._roster)
         self._limits = LimitAlarms(self._roster, self._associations, self._presets)
         self._technical = TechnicalAlarms(self._roster, self._associations)
         self._unmonitored = Unmonitored(self._roster, self._associations)
@@ -104,14 +106,15 @@ class ShardCell:
         doubles, doubtful = self._recent.take(readings.take(row))
         row, doubtful = row[~doubles], doubtful[~doubles]
         screened = screen(readings.take(row), self._roster.devices["model"][devices[row]])
-        turn = self._place(screened, row, devices[row], channels[row], stream_us[row], doubtful)
+        clock = self._clocks.take(screened, stream_us[row])
+        turn = self._place(screened, row, devices[row], channels[row], stream_us[row], clock, doubtful)
         notices = Notices()
         self._limits.step(turn, notices)
         self._early.step(turn, notices)
         self._anomalies.step(turn, notices)
         alarms, derived, derived_by = notices.in_order()
         self._place_derived(derived, stream_us[derived_by])
-        return Effects(alarms, turn.readings, arrival_us[row], derived, rejected, int(doubles.sum()))
+        return Effects(alarms, turn.readings, arrival_us[row], clock, derived, rejected, int(doubles.sum()))
 
     def tick(self, now_us: int) -> Effects:
         """Stream time goes on to `now_us`: silence is noticed, scores settle, what no reading ends is ended."""
@@ -187,10 +190,10 @@ class ShardCell:
 
     def _place(
         self, readings: ReadingBatch, row: NDArray[np.intp], devices: NDArray[np.int32], channels: NDArray[np.int32],
-        stream_us: NDArray[np.int64], doubtful: NDArray[np.bool_],
+        stream_us: NDArray[np.int64], clock: ClockCorrection, doubtful: NDArray[np.bool_],
     ) -> Turn:  # fmt: skip
         """Write readings into their channels and devices, and find whose they were."""
-        time_us, quality = timing(readings, stream_us, self._live_horizon_us)
+        time_us, quality = timing(readings, stream_us, clock.offset_us, self._live_horizon_us)
         in_order, marks = place(self._roster.channels, channels, readings.with_columns(quality=quality), time_us, stream_us)
         quality |= marks | np.where(doubtful, int(Mark.POSSIBLE_DUPLICATE), 0).astype(np.uint16)
         table = self._roster.devices
@@ -199,7 +202,7 @@ class ShardCell:
         table["is_offline"][devices] = False
         np.maximum.at(table["last_time_us"], devices, time_us)
         freshness.count(table, devices, stream_us)
-        patients = self._associations.patients_at(devices, time_us)
+        patients = self._associations.patients_at(devices, readings.time_us + clock.offset_us, clock.uncertainty_us)
         return Turn(readings.with_columns(quality=quality), row, devices, channels, time_us, stream_us, patients, in_order)
 
     def _place_derived(self, derived: ReadingBatch, stream_us: NDArray[np.int64]) -> None:
