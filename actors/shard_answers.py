@@ -116,6 +116,8 @@ class Answers:
             "is_offline": device.is_offline,
             "in_maintenance": bool(self._roster.in_maintenance(np.array([row]), now_us)[0]),
             "in_outage": device.in_outage,
+            "clock_offset_s": device.clock_offset_us / 1e6 if device.clock_minute >= 0 else None,
+            "clock_uncertainty_s": device.clock_uncertainty_us / 1e6 if device.clock_minute >= 0 else None,
             "at_us": now_us,
             "channels": [self._channel(channel, CHANNEL_STATES[states[channel]]) for channel in channels],
         }

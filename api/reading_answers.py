@@ -39,6 +39,7 @@ _LIGHT_ROWS: Final = 10_000
 _SHOWN: Final = (
     "hospital", "device_id", "patient_key", "handle", "metric", "instance", "time_us", "value", "unit", "validity", "mode",
     "origin", "marks", "quality", "raw_value", "raw_unit", "source", "sequence", "arrival_us",
+    "clock_offset_us", "clock_uncertainty_us",
 )  # fmt: skip
 T = TypeVar("T")
 
@@ -116,7 +117,7 @@ async def readings(asked: Ask, wanted: ReadingFilter, page: ReadingPage) -> Resp
     frame = found.frame
     if wanted.patient is not None:
         spans = await behind.read(spans_of, behind.engine, selection)
-        joined = await behind.lanes.codec(join_patients, frame, spans)
+        joined = await behind.lanes.codec(joined_as_decided, frame, spans)
         frame = joined.filter(pl.col("patient_key") == wanted.patient).drop("patient_key", "ambiguous")
     return await answer(asked, found, frame, query, following)
 
@@ -128,10 +129,16 @@ async def readings_by_patient(asked: Ask, wanted: ReadingFilter, page: ReadingPa
     query = query_of(wanted, selection, page, asked)
     found = await in_lane(asked, query, lambda store: store.range(query, selection.shards))
     spans = await behind.read(spans_of, behind.engine, selection)
-    frame = await behind.lanes.codec(join_patients, found.frame, spans)
+    frame = await behind.lanes.codec(joined_as_decided, found.frame, spans)
     if wanted.patient is not None:
         frame = frame.filter((pl.col("patient_key") == wanted.patient) | pl.col("ambiguous"))
     return await answer(asked, found, frame, query, await behind.lanes.codec(cursor_behind, found.frame, query))
+
+
+def joined_as_decided(frame: pl.DataFrame, spans: pl.DataFrame) -> pl.DataFrame:
+    """Lake rows with their patients, looked up by the corrected time and uncertainty that the cell went by."""
+    corrected = frame.with_columns(taken_us=pl.col("time_us") + pl.col("clock_offset_us"))
+    return join_patients(corrected, spans, at="taken_us", uncertainty="clock_uncertainty_us").drop("taken_us")
 
 
 async def answer(

@@ -25,6 +25,7 @@ from domain.readings import ReadingBatch
 from runtime.bus import Bus
 from runtime.follower import StreamMessage
 from runtime.lake import Lake
+from runtime.lake_files import scan_files
 from scenarios.books import ClosedBooks
 from scenarios.ledger import MAX_SEQUENCE, Keys, Ledger, close, keys_of, keys_of_readings
 
@@ -52,7 +53,7 @@ def stored_rows(lake_dir: Path, books: ClosedBooks) -> StoredRows:
     if not paths:
         return StoredRows(_NO_KEYS, 0, state.view.version)
     rows = (
-        pl.scan_parquet(paths, glob=False, hive_partitioning=False)
+        scan_files(paths)
         .filter(
             pl.col("sequence") >= books.base,
             pl.col("sequence") < books.base + MAX_SEQUENCE,

@@ -54,6 +54,8 @@ class ReadingRow(BaseModel):
     source: int
     sequence: int
     arrival: str
+    clock_offset_us: int = Field(description="Added to `time`, which stays as sent, to find whose the reading was.")
+    clock_uncertainty_us: int = Field(description="How far that may be wrong, beyond what a device's clock always may.")
 
 
 class ReadingTable(BaseModel):
