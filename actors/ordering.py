@@ -4,8 +4,8 @@ All of a batch at once: readings are sorted by channel, and within a channel eac
 (a running maximum). The newest by event time is the channel's state; of two at one time the later arrival. Nothing is
 dropped but proven doubles; all else is stored and marked:
 
-- LATE: arrived longer after its event time than `live_horizon_us`, as stated and as corrected by its source's clock;
-  CLOCK_SKEWED: that clock is off by more than 5 s, either way.
+- LATE: arrived longer after its event time than `live_horizon_us`, a clock behind being corrected; CLOCK_SKEWED: the
+  source's clock is off by more than 5 s, either way.
 - OUT_OF_ORDER: older than the newest of its channel; it does not overwrite newer state.
 - CONFLICT: another value or quality than the newest has at the very same time; both are kept.
 - POSSIBLE_DUPLICATE: the same as the newest, by another source or sequence; or its sequence was passed so long ago that
@@ -20,10 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.columns import Table, group_ends, group_starts
-from domain.quality import Mark, may_alarm
+from domain.quality import SKEWED_US, Mark, may_alarm
 from domain.readings import ReadingBatch
 
-SKEWED_US: Final = 5_000_000  # a clock that is off by more is said to be
 _WHAT: Final = np.uint16(0xFF)  # validity, mode and origin, without marks
 _ROW_BITS: Final = np.int64(32)
 
@@ -33,15 +32,14 @@ def timing(
 ) -> tuple[NDArray[np.int64], NDArray[np.uint16]]:
     """Event times that rules go by, and the quality with marks about the clock and lateness.
 
-    Rules go by the time as stated, bounded by the arrival: within a channel it is one clock, and what is in force for it
-    may change from minute to minute. A correction only ever makes a reading less late.
+    That is the time as stated, corrected forward only, and never ahead of the arrival. Taking a clock that is ahead back
+    would put readings behind those of the same channel when it is set right, and rules would not see them.
     """
-    time_us = np.minimum(readings.time_us, arrival_us)
+    time_us = np.minimum(readings.time_us + np.maximum(clock_offset_us, 0), arrival_us)
     is_skewed = (readings.time_us > arrival_us + SKEWED_US) | (np.abs(clock_offset_us) > SKEWED_US)
-    is_late = arrival_us - np.maximum(time_us, readings.time_us + clock_offset_us) > live_horizon_us
     quality = readings.quality.copy()
     quality[is_skewed] |= np.uint16(Mark.CLOCK_SKEWED)
-    quality[is_late] |= np.uint16(Mark.LATE)
+    quality[arrival_us - time_us > live_horizon_us] |= np.uint16(Mark.LATE)
     return time_us, quality
 
 

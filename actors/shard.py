@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from actors import freshness
 from actors.anomalies import Anomalies
 from actors.associations import Associations
+from actors.clock_alarms import ClockAlarms
 from actors.duplicates import RecentReadings
 from actors.early_warning import EarlyWarning, ScoreCounts
 from actors.effects import Effects
@@ -69,6 +70,7 @@ class ShardCell:
         self._limits = LimitAlarms(self._roster, self._associations, self._presets)
         self._technical = TechnicalAlarms(self._roster, self._associations)
         self._unmonitored = Unmonitored(self._roster, self._associations)
+        self._clock_alarms = ClockAlarms(self._roster)
         self._early = EarlyWarning(self._roster, live_horizon_us)
         self._anomalies = Anomalies(self._roster, scorer or RobustZ())
         self._answers = Answers(self._roster, self._associations, self._early)
@@ -123,6 +125,7 @@ class ShardCell:
         signals = Signals(self._roster, self.now_us, self._watching_since_us)
         alarms += self._technical.tick(signals, self.now_us)
         alarms += self._unmonitored.tick(signals, self.now_us)
+        alarms += self._clock_alarms.tick(self.now_us)
         notices = Notices()
         self._early.tick(self.now_us, notices)
         scores, derived, _ = notices.in_order()

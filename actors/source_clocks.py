@@ -14,7 +14,7 @@ One reading may know better. What would still be ahead of its arrival is taken t
 what is too late for a clock that is off may come from one that was just set right, so its uncertainty reaches to that.
 
 Only finished minutes and the reading itself count, so any cut of the stream says the same. Catching up (BACKFILL) and
-what people enter measures no clock. Clause 6.1d; docs/decisions/0010-clocks-are-corrected-for-association-only.md.
+what people enter measures no clock. Clause 6.1d; docs/decisions/0010-clocks-are-measured-by-sender.md.
 """
 
 from __future__ import annotations

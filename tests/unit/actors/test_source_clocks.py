@@ -12,10 +12,24 @@ from hypothesis import strategies as st
 
 from actors.shard import ShardCell
 from actors.source_clocks import TOLERANCE_US
-from domain.alarms import Phase
+from domain.alarms import Phase, Priority
+from domain.ids import Address
+from domain.messages import FreshnessQuery, MaintenanceSet
 from domain.quality import Mark, has_mark
 from domain.readings import ReadingBatch
-from tests.cell_streams import ENTERED, Desk, Frame, S, admitted, assert_same_tables, associated, at, readings, registered
+from tests.cell_streams import (
+    ENTERED,
+    HOSPITAL,
+    Desk,
+    Frame,
+    S,
+    admitted,
+    assert_same_tables,
+    associated,
+    at,
+    readings,
+    registered,
+)
 
 MONITOR, OTHER, GATEWAY = 1, 2, 9
 FIRST = 60 - at(0) // S % 60  # seconds after T0 at which a minute begins
@@ -193,6 +207,57 @@ def test_a_live_reading_of_a_slow_clock_is_not_late_and_pages() -> None:
     desk.read(readings(MONITOR, "nibp_dia", [arrival_s - 300], [45], source=GATEWAY), arrival_s)
     (event,) = [event for event in desk.heard.alarms if event.phase is Phase.START]
     assert event.live
+    assert event.event_us == pytest.approx(at(arrival_s), abs=S)
+
+
+@pytest.mark.parametrize("off_s", [-120, 120])
+def test_when_a_clock_is_set_right_rules_go_on_seeing_its_readings(off_s: float) -> None:
+    desk = a_desk()
+    for minute in range(4):
+        minute_of(desk, minute, [off_s + 0.2, off_s + 0.1])
+    seen = len(desk.heard.stored)
+    minute_of(desk, 4, [off_s + 0.2, 0.2, 0.3, 0.2])
+    minute_of(desk, 5, [0.3, 0.2])
+    marks = np.concatenate([batch.quality for batch in desk.heard.stored[seen:]])
+    assert not has_mark(marks, Mark.OUT_OF_ORDER | Mark.LATE).any()
+
+
+# -- what operators see -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.clause("6.2c")
+def test_a_clock_that_is_off_is_one_low_alarm_until_it_is_set_right() -> None:
+    desk = a_desk()
+    for minute in range(4):
+        minute_of(desk, minute, [-120, -119.5])
+        desk.tick(FIRST + 60 * minute + 59)
+    for minute in range(4, 7):
+        minute_of(desk, minute, [0.2, 0.1])
+        desk.tick(FIRST + 60 * minute + 59)
+    start, end = desk.heard.of_rule("technical.clock-off")
+    assert (start.phase, start.priority, start.subject.device_id) == (Phase.START, Priority.LOW, "dev-9")
+    assert start.text == "The clock of dev-9 is 120 s ahead; its readings are corrected"
+    assert (end.phase, end.alarm_id) == (Phase.END, start.alarm_id)
+
+
+def test_a_clock_that_is_off_alarms_nobody_under_maintenance() -> None:
+    desk = a_desk()
+    desk.tell(MaintenanceSet(HOSPITAL, at(0), at(FIRST + 9999), handle=GATEWAY))
+    for minute in range(5):
+        minute_of(desk, minute, [-120, -119.5])
+        desk.tick(FIRST + 60 * minute + 59)
+    assert desk.heard.of_rule("technical.clock-off") == []
+
+
+def test_a_senders_clock_is_told_in_its_state_and_its_freshness() -> None:
+    desk = a_desk()
+    for minute in range(4):
+        minute_of(desk, minute, [-120, -119.5])
+    state = desk.cell.describe(Address.parse(f"device:{HOSPITAL}/dev-9"))
+    assert (state["clock_offset_s"], state["clock_uncertainty_s"]) == (-120, 2)
+    assert desk.cell.describe(Address.parse(f"device:{HOSPITAL}/dev-1"))["clock_offset_s"] is None  # sends nothing itself
+    offsets = desk.cell.answer(FreshnessQuery(handles=[MONITOR, GATEWAY])).to_pylist()
+    assert {row["handle"]: row["clock_offset_us"] for row in offsets} == {MONITOR: 0, GATEWAY: -120_000_000}
 
 
 # -- whose it was -----------------------------------------------------------------------------------------------------

@@ -323,6 +323,7 @@ async def test_freshness_counts_expected_against_received(client: httpx.AsyncCli
     assert body["devices"] >= 1
     assert sum(body["states"].values()) == body["devices"]
     assert body["expected_per_min"] > 0
+    assert (body["clocks_off"], body["items"][0]["clock_offset_s"]) == (0, 0)
     assert len(body["items"]) == 1
     assert (await client.get("freshness", params={"hospital": "sz.h999"})).status_code == 404
 
