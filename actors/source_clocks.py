@@ -8,7 +8,7 @@ Whenever a source's minute of stream time is over, that minute decides what is i
 - They agree, elsewhere, in several minutes running: the clock is off by so much. But a clock that was known, and a delay
   that rose no further than the time in which it rose, may as well be a backlog that no longer shrinks: the clock that
   was known stays in force, and the uncertainty reaches to the other explanation.
-- They do not agree: a backlog that shrinks, or devices with clocks of their own. What was in force stays.
+- They do not agree: a backlog that shrinks, or devices with clocks of their own. What was in force stays, doubts too.
 
 One reading may know better. What would still be ahead of its arrival is taken to have happened when it arrived, at once;
 what is too late for a clock that is off may come from one that was just set right, so its uncertainty reaches to that.
@@ -88,7 +88,7 @@ class SourceClocks:
         minute, known = table["clock_minute"][sources], table["clock_known"][sources]
         least, is_one = self._judge_steadiness(sources)
         offset = table["clock_offset_us"][sources]
-        offset = np.where((offset > 0) & (least < offset - TOLERANCE_US), 0, offset)  # it was a backlog: disproved
+        offset = np.where(is_one & (offset > 0) & (least < offset - TOLERANCE_US), 0, offset)  # disproved: a backlog
         fits, is_right = np.abs(least - offset) <= TOLERANCE_US, np.abs(least) <= TOLERANCE_US
         rose_in = np.maximum(table["clock_steady_from"][sources].astype(np.int64) - known, 1) + 1  # minutes, at most
         may_be_backlog = (known != _UNKNOWN) & (least > offset) & (least - offset <= rose_in * MINUTE_US)
@@ -96,7 +96,9 @@ class SourceClocks:
         is_told = is_one & (fits | is_right | is_proven)
         measured = np.where(fits, np.minimum(offset, least), least)  # a delay that creeps up moves no clock
         in_force = np.where(is_told, np.where(is_right, 0, measured), offset)
-        doubt = np.where(is_one & ~is_told, np.abs(least - offset) + TOLERANCE_US, 0)
+        reach = np.abs(least - offset) + TOLERANCE_US
+        doubted = np.where(is_one, reach, np.minimum(table["clock_uncertainty_us"][sources], reach))
+        doubt = np.where(is_told | fits, 0, doubted)  # what was in doubt stays so until a minute fits
         table["clock_offset_us"][sources] = in_force
         table["clock_uncertainty_us"][sources] = np.maximum(doubt, _residual(in_force))
         table["clock_known"][sources] = np.where(is_told | fits, minute, known)
@@ -142,5 +144,6 @@ def _judged_singly(known: ClockCorrection, delay_us: NDArray[np.int64]) -> Clock
         return known
     is_near = np.abs(left_us) <= TOLERANCE_US
     if_late = np.maximum(uncertainty, np.where(offset != 0, np.abs(offset) + TOLERANCE_US, 0))
-    uncertainty = np.where(is_near, _residual(offset), np.where(is_ahead, TOLERANCE_US, if_late))
+    if_ahead = np.maximum(delay_us, 0) + TOLERANCE_US  # a clock behind may have been none: then it was late instead
+    uncertainty = np.where(is_near, _residual(offset), np.where(is_ahead, if_ahead, if_late))
     return ClockCorrection(np.where(is_ahead, delay_us, offset), uncertainty)

@@ -122,6 +122,28 @@ def test_a_steady_backlog_after_a_cut_cannot_be_told_from_a_clock_and_makes_the_
     assert clock_of(desk) == (0, 0)
 
 
+def test_a_doubt_outlasts_a_minute_that_tells_nothing() -> None:
+    desk = a_desk()
+    minute_of(desk, 0, [0.2, 0.3])
+    for minute in range(4, 8):
+        minute_of(desk, minute, [180.2, 180.4])
+    minute_of(desk, 8, [180.2, 186])
+    minute_of(desk, 9, [180.2])
+    assert applied(desk) == (0, pytest.approx(182.2))
+
+
+def test_a_backlog_that_was_taken_for_a_clock_is_doubted_reading_by_reading_when_it_shrinks() -> None:
+    desk = a_desk()
+    for minute in range(4):  # from the first on: nothing could tell
+        minute_of(desk, minute, [60.1, 60.3])
+    minute_of(desk, 4, [60.2, 30])
+    assert applied(desk) == (30, 32)  # taken between what it says and its arrival
+    minute_of(desk, 5, [12, 0.2])
+    minute_of(desk, 6, [0.2, 0.1])
+    minute_of(desk, 7, [0.2])
+    assert clock_of(desk) == (0, 0)
+
+
 def test_a_delay_that_creeps_up_is_never_taken_for_a_clock() -> None:
     desk = a_desk()
     for minute in range(120):
@@ -168,6 +190,17 @@ def test_one_device_with_a_clock_of_its_own_corrects_no_other_of_its_gateway() -
         assert applied(desk) == (0, 0)
     minute_of(desk, 7, [-300], device=OTHER)
     assert applied(desk) == (-300, TOLERANCE_US / S)
+
+
+def test_one_device_with_a_right_clock_changes_nothing_for_the_slow_rest_of_its_gateway() -> None:
+    desk = a_desk()
+    for minute in range(4):
+        minute_of(desk, minute, [120.2, 120.4])
+    for minute in range(4, 8):
+        minute_of(desk, minute, [0.3], device=OTHER)
+        assert applied(desk) == (pytest.approx(0.3), pytest.approx(2.3))
+        minute_of(desk, minute, [120.3])
+        assert applied(desk) == (pytest.approx(120.2), 2)
 
 
 def test_a_single_absurd_time_moves_no_clock() -> None:
