@@ -1,4 +1,4 @@
-"""Which device was on which patient when: valid in time, looked up by event time, never guessed near a boundary.
+"""Which device was on which patient when: valid in time, looked up by corrected event time, never guessed near a boundary.
 
 A device's spans are replaced as a whole, so a correction is the same message as the first association. Spans may name
 patients who are admitted later. Clause 6.1d.
@@ -62,16 +62,21 @@ class Associations:
             if handle in self._told:
                 self._place(handle)
 
-    def patients_at(self, devices: NDArray[Any], time_us: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The patient row of each device at each event time; NOBODY or AMBIGUOUS (too near a boundary to tell)."""
+    def patients_at(
+        self, devices: NDArray[Any], time_us: NDArray[np.int64], uncertainty_us: NDArray[np.int64] | int = 0
+    ) -> NDArray[np.int64]:
+        """The patient row of each device at each time; NOBODY or AMBIGUOUS (too near a boundary to tell).
+
+        `uncertainty_us`: of each time, beyond what the association says of the device's clock.
+        """
         found = np.full(len(devices), NOBODY, dtype=np.int64)
         asked = np.flatnonzero(self._roster.devices["span_count"][devices]) if len(devices) else np.empty(0, np.intp)
         if len(asked):
             rows, at = devices[asked], time_us[asked]
-            uncertainty = self._of_device["uncertainty_us"][rows]
-            before = self._lookup(rows, at - uncertainty)
-            after = self._lookup(rows, at + uncertainty)
-            found[asked] = np.where(before == after, before, AMBIGUOUS)
+            uncertainty = self._of_device["uncertainty_us"][rows] + np.broadcast_to(uncertainty_us, len(devices))[asked]
+            before, patients = self._lookup(rows, at - uncertainty)
+            after, _ = self._lookup(rows, at + uncertainty)
+            found[asked] = np.where(before == after, patients, AMBIGUOUS)
         return found
 
     def patient_of(self, device: int, time_us: int) -> int:
@@ -120,6 +125,7 @@ class Associations:
         uncertainty_us, spans = self._told[handle]
         if device >= len(self._of_device):
             self._of_device.append(len(self._roster.devices) - len(self._of_device))
+        spans = _without_seams(spans)
         patients = [self._roster.patient_row(patient) for patient, _, _ in spans]
         self._unknown.update(patient for (patient, _, _), row in zip(spans, patients, strict=True) if row < 0)
         self._unused += int(self._of_device["count"][device])
@@ -138,8 +144,11 @@ class Associations:
         for handle in self._told:
             self._place(handle)
 
-    def _lookup(self, devices: NDArray[Any], at_us: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The patient at exactly `at_us`: a binary search among each device's own spans, all devices at once."""
+    def _lookup(self, devices: NDArray[Any], at_us: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where in its spans each device is at exactly `at_us` (a number for each span and each gap), and the patient.
+
+        A binary search among each device's own spans, all devices at once.
+        """
         first, count = self._of_device["first"][devices], self._of_device["count"][devices]
         start_us, end_us, patient = self._spans["start_us"], self._spans["end_us"], self._spans["patient"]
         low, high = first - 1, first + count
@@ -149,6 +158,20 @@ class Associations:
             started = inside & (start_us[np.where(inside, middle, 0)] <= at_us)
             low, high = np.where(started, middle, low), np.where(inside & ~started, middle, high)
         found = low >= first
-        low = np.where(found, low, 0)
-        patients: NDArray[np.int64] = np.where(found & (at_us < end_us[low]), patient[low], NOBODY)
-        return patients
+        span = np.where(found, low, 0)
+        is_within = found & (at_us < end_us[span])
+        place = np.where(found, 2 * span + is_within, -1)
+        return place, np.where(is_within, patient[span], NOBODY)
+
+
+def _without_seams(spans: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Spans of one patient that meet are one; empty ones are none."""
+    joined: list[tuple[int, int, int]] = []
+    for patient, start_us, end_us in spans:
+        if end_us <= start_us:
+            continue
+        if joined and joined[-1][0] == patient and joined[-1][2] >= start_us:
+            joined[-1] = (patient, joined[-1][1], max(joined[-1][2], end_us))
+        else:
+            joined.append((patient, start_us, end_us))
+    return joined

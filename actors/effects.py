@@ -7,17 +7,22 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.source_clocks import ClockCorrection
 from domain.alarms import AlarmEvent
 from domain.readings import ReadingBatch
 
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """`stored`: the input's readings less proven doubles, with marks; `derived`: scores; `rejected`: (rows, reason, detail)."""
+    """`stored`: the input's readings less proven doubles, with marks; `derived`: scores; `rejected`: (rows, reason, detail).
+
+    `stored_arrival_us` and `stored_clock` (what was added to event times to find the patient) are aligned with `stored`.
+    """
 
     alarms: list[AlarmEvent] = field(default_factory=list)
     stored: ReadingBatch = field(default_factory=ReadingBatch.empty)
     stored_arrival_us: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    stored_clock: ClockCorrection = field(default_factory=lambda: ClockCorrection.none(0))
     derived: ReadingBatch = field(default_factory=ReadingBatch.empty)
     rejected: list[tuple[ReadingBatch, str, str]] = field(default_factory=list)
     duplicates: int = 0

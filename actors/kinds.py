@@ -52,6 +52,16 @@ DEVICE_COLUMNS: Final = (
     Column("fault_priority", np.int8, -1),  # what was notified; -1 before the first notice
     Column("fault_channels", np.uint64),  # bit per channel that the last notice named
     Column("in_outage", np.bool_, False),
+    Column("clock_minute", np.int32, -1, "min"),  # as a source: the stream minute that least and greatest are of,
+    Column("clock_least_us", np.int64, FOREVER_US, "us"),  # … of arrival less event time
+    Column("clock_greatest_us", np.int64, -FOREVER_US, "us"),
+    Column("clock_steady", np.int16),  # minutes running that agree,
+    Column("clock_steady_us", np.int64, 0, "us"),  # … with this difference,
+    Column("clock_steady_from", np.int32, -1, "min"),  # … from this one on
+    Column("clock_known", np.int32, -1, "min"),  # the last minute that bore out the clock in force; -1: none yet
+    Column("clock_offset_us", np.int64, 0, "us"),  # in force: what to add to its event times,
+    Column("clock_uncertainty_us", np.int64, 0, "us"),  # … and how far that may be wrong
+    Column("clock_alarm_us", np.int64, NEVER_US, "us"),  # since when the alarm about it stands
 )
 CHANNEL_COLUMNS: Final = (
     Column("device", np.int32),
@@ -61,7 +71,7 @@ CHANNEL_COLUMNS: Final = (
     Column("is_vital", np.bool_, False),  # a sign by which a patient counts as monitored
     Column("is_scored", np.bool_, False),  # continuous signs of life: what the detector watches
     Column("per_minute", np.float64, 0.0, "1/min"),  # readings that the thing model promises
-    Column("time_us", np.int64, NEVER_US, "us"),  # newest reading: event time, never ahead of its arrival
+    Column("time_us", np.int64, NEVER_US, "us"),  # newest reading: the time that rules go by
     Column("sent_time_us", np.int64, NEVER_US, "us"),  # the same as the device stated it
     Column("value", np.float64, np.nan),
     Column("quality", np.uint16),

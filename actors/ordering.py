@@ -4,7 +4,8 @@ All of a batch at once: readings are sorted by channel, and within a channel eac
 (a running maximum). The newest by event time is the channel's state; of two at one time the later arrival. Nothing is
 dropped but proven doubles; all else is stored and marked:
 
-- LATE: arrived longer after its event time than `live_horizon_us`; CLOCK_SKEWED: event time more than 5 s ahead of arrival.
+- LATE: arrived longer after its event time than `live_horizon_us`, a clock behind being corrected; CLOCK_SKEWED: the
+  source's clock is off by more than 5 s, either way.
 - OUT_OF_ORDER: older than the newest of its channel; it does not overwrite newer state.
 - CONFLICT: another value or quality than the newest has at the very same time; both are kept.
 - POSSIBLE_DUPLICATE: the same as the newest, by another source or sequence; or its sequence was passed so long ago that
@@ -19,22 +20,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.columns import Table, group_ends, group_starts
-from domain.quality import Mark, may_alarm
+from domain.quality import SKEWED_US, Mark, may_alarm
 from domain.readings import ReadingBatch
 
-AHEAD_US: Final = 5_000_000  # an event time further ahead of its arrival comes from a clock that is off
 _WHAT: Final = np.uint16(0xFF)  # validity, mode and origin, without marks
 _ROW_BITS: Final = np.int64(32)
 
 
 def timing(
-    readings: ReadingBatch, arrival_us: NDArray[np.int64], live_horizon_us: int
+    readings: ReadingBatch, arrival_us: NDArray[np.int64], clock_offset_us: NDArray[np.int64], live_horizon_us: int
 ) -> tuple[NDArray[np.int64], NDArray[np.uint16]]:
-    """Event times that rules go by, and the quality with marks about the clock and lateness."""
-    is_ahead = readings.time_us > arrival_us + AHEAD_US
-    time_us = np.minimum(readings.time_us, arrival_us)
+    """Event times that rules go by, and the quality with marks about the clock and lateness.
+
+    That is the time as stated, corrected forward only, and never ahead of the arrival. Taking a clock that is ahead back
+    would put readings behind those of the same channel when it is set right, and rules would not see them.
+    """
+    time_us = np.minimum(readings.time_us + np.maximum(clock_offset_us, 0), arrival_us)
+    is_skewed = (readings.time_us > arrival_us + SKEWED_US) | (np.abs(clock_offset_us) > SKEWED_US)
     quality = readings.quality.copy()
-    quality[is_ahead] |= np.uint16(Mark.CLOCK_SKEWED)
+    quality[is_skewed] |= np.uint16(Mark.CLOCK_SKEWED)
     quality[arrival_us - time_us > live_horizon_us] |= np.uint16(Mark.LATE)
     return time_us, quality
 

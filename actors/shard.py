@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from actors import freshness
 from actors.anomalies import Anomalies
 from actors.associations import Associations
+from actors.clock_alarms import ClockAlarms
 from actors.duplicates import RecentReadings
 from actors.early_warning import EarlyWarning, ScoreCounts
 from actors.effects import Effects
@@ -25,6 +26,7 @@ from actors.presets import Presets
 from actors.roster import Roster
 from actors.screening import screen
 from actors.shard_answers import Answers
+from actors.source_clocks import ClockCorrection, SourceClocks
 from actors.technical_alarms import BLIND_US, Signals, TechnicalAlarms
 from actors.turn import Notices, Turn
 from actors.unmonitored import Unmonitored
@@ -64,9 +66,11 @@ class ShardCell:
         self._associations = Associations(self._roster)
         self._presets = Presets(self._roster)
         self._recent = RecentReadings(self._roster)
+        self._clocks = SourceClocks(self._roster)
         self._limits = LimitAlarms(self._roster, self._associations, self._presets)
         self._technical = TechnicalAlarms(self._roster, self._associations)
         self._unmonitored = Unmonitored(self._roster, self._associations)
+        self._clock_alarms = ClockAlarms(self._roster)
         self._early = EarlyWarning(self._roster, live_horizon_us)
         self._anomalies = Anomalies(self._roster, scorer or RobustZ())
         self._answers = Answers(self._roster, self._associations, self._early)
@@ -104,14 +108,15 @@ class ShardCell:
         doubles, doubtful = self._recent.take(readings.take(row))
         row, doubtful = row[~doubles], doubtful[~doubles]
         screened = screen(readings.take(row), self._roster.devices["model"][devices[row]])
-        turn = self._place(screened, row, devices[row], channels[row], stream_us[row], doubtful)
+        clock = self._clocks.take(screened, stream_us[row])
+        turn = self._place(screened, row, devices[row], channels[row], stream_us[row], clock, doubtful)
         notices = Notices()
         self._limits.step(turn, notices)
         self._early.step(turn, notices)
         self._anomalies.step(turn, notices)
         alarms, derived, derived_by = notices.in_order()
         self._place_derived(derived, stream_us[derived_by])
-        return Effects(alarms, turn.readings, arrival_us[row], derived, rejected, int(doubles.sum()))
+        return Effects(alarms, turn.readings, arrival_us[row], clock, derived, rejected, int(doubles.sum()))
 
     def tick(self, now_us: int) -> Effects:
         """Stream time goes on to `now_us`: silence is noticed, scores settle, what no reading ends is ended."""
@@ -120,6 +125,7 @@ class ShardCell:
         signals = Signals(self._roster, self.now_us, self._watching_since_us)
         alarms += self._technical.tick(signals, self.now_us)
         alarms += self._unmonitored.tick(signals, self.now_us)
+        alarms += self._clock_alarms.tick(self.now_us)
         notices = Notices()
         self._early.tick(self.now_us, notices)
         scores, derived, _ = notices.in_order()
@@ -187,10 +193,10 @@ class ShardCell:
 
     def _place(
         self, readings: ReadingBatch, row: NDArray[np.intp], devices: NDArray[np.int32], channels: NDArray[np.int32],
-        stream_us: NDArray[np.int64], doubtful: NDArray[np.bool_],
+        stream_us: NDArray[np.int64], clock: ClockCorrection, doubtful: NDArray[np.bool_],
     ) -> Turn:  # fmt: skip
         """Write readings into their channels and devices, and find whose they were."""
-        time_us, quality = timing(readings, stream_us, self._live_horizon_us)
+        time_us, quality = timing(readings, stream_us, clock.offset_us, self._live_horizon_us)
         in_order, marks = place(self._roster.channels, channels, readings.with_columns(quality=quality), time_us, stream_us)
         quality |= marks | np.where(doubtful, int(Mark.POSSIBLE_DUPLICATE), 0).astype(np.uint16)
         table = self._roster.devices
@@ -199,7 +205,7 @@ class ShardCell:
         table["is_offline"][devices] = False
         np.maximum.at(table["last_time_us"], devices, time_us)
         freshness.count(table, devices, stream_us)
-        patients = self._associations.patients_at(devices, time_us)
+        patients = self._associations.patients_at(devices, readings.time_us + clock.offset_us, clock.uncertainty_us)
         return Turn(readings.with_columns(quality=quality), row, devices, channels, time_us, stream_us, patients, in_order)
 
     def _place_derived(self, derived: ReadingBatch, stream_us: NDArray[np.int64]) -> None:

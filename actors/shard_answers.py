@@ -52,6 +52,7 @@ class Answers:
         """Expected against received readings of each device over the last full minute of stream time.
 
         Expected is what the thing model promises of the channels in use; of a device that never delivered, of all.
+        `clock_offset_us` is of the device as a sender.
         `silent`: all channels in use are stale, or it said goodbye; `stale`: some are.
         """
         devices = self._roster.devices
@@ -64,6 +65,7 @@ class Answers:
             "expected_per_min": self._expected(signals.used)[rows],
             "received_per_min": received_per_minute(devices, rows, now_us),
             "last_arrival_us": devices["last_arrival_us"][rows],
+            "clock_offset_us": devices["clock_offset_us"][rows],
             "state": pa.array(_DEVICE_STATES).take(pa.array(state)),
         })  # fmt: skip
 
@@ -124,6 +126,8 @@ class Answers:
             "is_offline": device.is_offline,
             "in_maintenance": bool(self._roster.in_maintenance(np.array([row]), now_us)[0]),
             "in_outage": device.in_outage,
+            "clock_offset_s": device.clock_offset_us / 1e6 if device.clock_minute >= 0 else None,
+            "clock_uncertainty_s": device.clock_uncertainty_us / 1e6 if device.clock_minute >= 0 else None,
             "at_us": now_us,
             "channels": [
                 self._channel(channel, CHANNEL_STATES[state])

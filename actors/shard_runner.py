@@ -17,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from actors.shard import Effects, ShardCell
+from actors.source_clocks import ClockCorrection
 from domain import subjects
 from domain.alarms import AlarmEvent
 from domain.errors import IntegrityViolation, RejectedInput
@@ -200,12 +201,13 @@ class ShardRunner:
                 part = rows.take(slice(start, start + MAX_ROWS))
                 payload = encode_frame(part, source=0, sequence=0, arrival_us=self.high_water_us)
                 result.refusals.append(Refusal(sequence, subjects.reading(self.shard), reason, detail, payload))
-        for rows, arrival_us in (
-            (effects.stored, effects.stored_arrival_us),
-            (effects.derived, np.full(len(effects.derived), self.high_water_us, dtype=np.int64)),
+        derived_us = np.full(len(effects.derived), self.high_water_us, dtype=np.int64)
+        for rows, arrival_us, clock in (
+            (effects.stored, effects.stored_arrival_us, effects.stored_clock),
+            (effects.derived, derived_us, ClockCorrection.none(len(effects.derived))),
         ):
             if len(rows):
-                self._keep(sequence, self._table(rows, arrival_us), result)
+                self._keep(sequence, self._table(rows, arrival_us, clock), result)
 
     def _keep(self, sequence: int, table: pa.Table, result: TurnResult) -> None:
         """Rows go to the lake once: a replay of what it already holds only rebuilds state."""
@@ -214,8 +216,9 @@ class ShardRunner:
             self.segment.append(table)
             self.segment_rows += table.num_rows
 
-    def _table(self, rows: ReadingBatch, arrival_us: NDArray[np.int64]) -> pa.Table:
-        return lake_rows(rows, arrival_us, self.cell.hospital_of(rows.handle))
+    def _table(self, rows: ReadingBatch, arrival_us: NDArray[np.int64], clock: ClockCorrection) -> pa.Table:
+        hospital = self.cell.hospital_of(rows.handle)
+        return lake_rows(rows, arrival_us, hospital, clock.offset_us, clock.uncertainty_us)
 
     def _done(self, message: StreamMessage) -> None:
         self.applied = message.sequence

@@ -17,9 +17,9 @@ from domain.readings import ReadingBatch
 class Turn:
     """Readings that were taken, in stream order; all columns are aligned.
 
-    row: place in the turn's input, which orders what is notified; time_us: event time, never ahead of its arrival (a
-    clock that runs ahead would else block its channel); arrival_us: stream time, never going back; patient: a patient's
-    row, NOBODY or AMBIGUOUS; in_order: no newer reading of the channel was there before.
+    row: place in the turn's input, which orders what is notified; time_us: event time that rules go by (`ordering.timing`),
+    never ahead of its arrival (a clock that runs ahead would else block its channel); arrival_us: stream time, never going
+    back; patient: a patient's row, NOBODY or AMBIGUOUS; in_order: no newer reading of the channel was there before.
     """
 
     readings: ReadingBatch

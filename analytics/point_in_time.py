@@ -24,13 +24,16 @@ ASSOCIATIONS: Final = pl.Schema(
 )
 
 
-def join_patients(readings: pl.DataFrame, associations: pl.DataFrame, at: str = "time_us") -> pl.DataFrame:
+def join_patients(
+    readings: pl.DataFrame, associations: pl.DataFrame, at: str = "time_us", uncertainty: str | None = None
+) -> pl.DataFrame:
     """`readings` in their order, with `patient_key` (null: nobody, or not to be told) and `ambiguous`.
 
     Args:
         readings: with `handle` and the column `at`; everything else is passed on.
         associations: columns of ASSOCIATIONS; each device's spans in any order, not overlapping.
         at: when a reading was taken, UTC microseconds; a skew-corrected time where the skew is known.
+        uncertainty: column of microseconds by which a reading's time may be wrong beyond what its device's clock always may.
 
     A reading is ambiguous when the device's patient (or its having none) changes between `at` - uncertainty and
     `at` + uncertainty; the greatest uncertainty among the device's spans counts. Spans of one patient that meet are no
@@ -38,7 +41,9 @@ def join_patients(readings: pl.DataFrame, associations: pl.DataFrame, at: str = 
     """
     spans = _joined_spans(associations.select(*ASSOCIATIONS).cast(ASSOCIATIONS))
     changes = _changes(spans)
-    rows = readings.select(pl.col("handle").cast(pl.UInt32), pl.col(at).alias("at")).with_row_index("row").sort("at")
+    own = pl.lit(0, pl.Int64) if uncertainty is None else pl.col(uncertainty)
+    wanted = readings.select(pl.col("handle").cast(pl.UInt32), pl.col(at).alias("at"), own.alias("own"))
+    rows = wanted.with_row_index("row").sort("at")
     found = (
         rows.join_asof(spans, left_on="at", right_on="start_us", by="handle", check_sortedness=False)
         .join_asof(changes.rename({"change": "last"}), left_on="at", right_on="last", by="handle", check_sortedness=False)
@@ -48,8 +53,9 @@ def join_patients(readings: pl.DataFrame, associations: pl.DataFrame, at: str = 
         )
         .join(_uncertainty(spans), on="handle", how="left")
     )  # fmt: skip
-    is_near_last = (pl.col("at") - pl.col("last")) < pl.col("uncertainty")
-    is_near_next = (pl.col("next") - pl.col("at")) <= pl.col("uncertainty")
+    reach = pl.col("uncertainty") + pl.col("own")
+    is_near_last = (pl.col("at") - pl.col("last")) < reach
+    is_near_next = (pl.col("next") - pl.col("at")) <= reach
     ambiguous = is_near_last.fill_null(value=False) | is_near_next.fill_null(value=False)
     is_within = pl.col("end_us").is_null() | (pl.col("at") < pl.col("end_us"))
     told = found.sort("row").select(

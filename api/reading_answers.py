@@ -39,6 +39,7 @@ _LIGHT_ROWS: Final = 10_000
 _SHOWN: Final = (
     "hospital", "device_id", "patient_key", "handle", "metric", "instance", "time_us", "value", "unit", "validity", "mode",
     "origin", "marks", "quality", "raw_value", "raw_unit", "source", "sequence", "arrival_us",
+    "clock_offset_us", "clock_uncertainty_us",
 )  # fmt: skip
 T = TypeVar("T")
 Made = tuple[pl.DataFrame, dict[str, Any]]  # named rows, and the members beside them
@@ -118,7 +119,7 @@ async def readings(asked: Ask, wanted: ReadingFilter, page: ReadingPage) -> Resp
     spans = await behind.read(spans_of, behind.engine, selection)
 
     def of_the_patient(frame: pl.DataFrame) -> pl.DataFrame:
-        joined = join_patients(frame, spans)
+        joined = joined_as_decided(frame, spans)
         return joined.filter(pl.col("patient_key") == wanted.patient).drop("patient_key", "ambiguous")
 
     return await answer(asked, found, query, of_the_patient)
@@ -133,12 +134,18 @@ async def readings_by_patient(asked: Ask, wanted: ReadingFilter, page: ReadingPa
     spans = await behind.read(spans_of, behind.engine, selection)
 
     def joined(frame: pl.DataFrame) -> pl.DataFrame:
-        told = join_patients(frame, spans)
+        told = joined_as_decided(frame, spans)
         if wanted.patient is None:
             return told
         return told.filter((pl.col("patient_key") == wanted.patient) | pl.col("ambiguous"))
 
     return await answer(asked, found, query, joined)
+
+
+def joined_as_decided(frame: pl.DataFrame, spans: pl.DataFrame) -> pl.DataFrame:
+    """Lake rows with their patients, looked up by the corrected time and uncertainty that the cell went by."""
+    corrected = frame.with_columns(taken_us=pl.col("time_us") + pl.col("clock_offset_us"))
+    return join_patients(corrected, spans, at="taken_us", uncertainty="clock_uncertainty_us").drop("taken_us")
 
 
 async def answer(

@@ -15,6 +15,7 @@ from api.selection import ReadingFilter, Selection, search, select_by
 from domain.errors import InvalidInput
 from domain.instants import NEVER_US, US_PER_S
 from domain.messages import FreshnessQuery, LatestQuery
+from domain.quality import SKEWED_US
 from runtime.lake import ReadingQuery
 from runtime.reading_store import Readings
 
@@ -158,6 +159,7 @@ def _freshness_of(asked: Ask, hospital_id: str, found: Readings, named: pl.DataF
             device_id=row["device_id"] or row["patient_key"] or "", handle=row["handle"], state=row["state"],
             expected_per_min=row["expected_per_min"], received_per_min=row["received_per_min"],
             last_arrival=None if row["last_arrival_us"] == NEVER_US else asked.zone.text(row["last_arrival_us"]),
+            clock_offset_s=row["clock_offset_us"] / 1e6,
         )
         for row in page.iter_rows(named=True)
     ]  # fmt: skip
@@ -165,5 +167,6 @@ def _freshness_of(asked: Ask, hospital_id: str, found: Readings, named: pl.DataF
     return Freshness(
         hospital_id=hospital_id, devices=len(frame), states=dict(frame["state"].value_counts().iter_rows()),
         expected_per_min=float(frame["expected_per_min"].sum()), received_per_min=float(frame["received_per_min"].sum()),
+        clocks_off=frame.filter(pl.col("clock_offset_us").abs() > SKEWED_US).height,
         incomplete_shards=list(found.incomplete_shards), items=items, next=following,
     )  # fmt: skip

@@ -134,8 +134,8 @@ class LatestQuery(msgspec.Struct, frozen=True, tag="latest"):
 class FreshnessQuery(msgspec.Struct, frozen=True, tag="freshness"):
     """Ask a shard: what each device delivered against what its model promises, over the last full minute.
 
-    Answer: Arrow table handle, expected_per_min, received_per_min, last_arrival_us, state (`live`, `stale`, `silent`,
-    `never`).
+    Answer: Arrow table handle, expected_per_min, received_per_min, last_arrival_us, clock_offset_us (what is added to
+    event times it sends), state (`live`, `stale`, `silent`, `never`).
     """
 
     hospital_id: str | None = None

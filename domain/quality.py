@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 QualityArray: TypeAlias = NDArray[np.uint16]
+SKEWED_US: Final = 5_000_000  # a clock that is off by more is said to be
 
 
 class Validity(IntEnum):
@@ -46,7 +47,7 @@ class Mark(IntFlag):
     IMPLAUSIBLE = 1 << 8  # outside the metric's plausible range for the age band
     LATE = 1 << 9  # arrived longer after its event time than the platform calls live
     OUT_OF_ORDER = 1 << 10  # older than the channel's newest reading
-    CLOCK_SKEWED = 1 << 11  # the source's clock is off; event time as sent
+    CLOCK_SKEWED = 1 << 11  # the clock of its source is off by more than SKEWED_US; event time as sent
     POSSIBLE_DUPLICATE = 1 << 12  # same channel, time and value as an earlier one, no sequence to prove it
     CONFLICT = 1 << 13  # a different value for the same channel and time exists
     CONVERTED = 1 << 14  # the raw value was in another unit and is kept beside

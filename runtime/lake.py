@@ -16,7 +16,7 @@ from typing import Final
 
 import polars as pl
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
+from deltalake import CommitProperties, DeltaTable, Field, PostCommitHookProperties, Schema, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
@@ -270,11 +270,29 @@ def _open(path: Path) -> DeltaTable:
     with lake_log.repair_lock(path):  # one process repairs or creates, the others wait for it
         lake_log.set_aside_torn_end(path)
         try:
-            return DeltaTable(path)
+            return _with_all_columns(DeltaTable(path), path)
         except TableNotFoundError:
             table = DeltaTable.create(path, TABLE_SCHEMA, partition_by=["day"], configuration=_CONFIGURATION, name="readings")
             lake_log.sync_entries(path, -1, table.version())
             return table
+
+
+def _with_all_columns(table: DeltaTable, path: Path) -> DeltaTable:
+    """Add the columns that an older version's table lacks. Its files stay as they are: what they lack reads as null."""
+    for _ in range(COMMIT_ATTEMPTS):
+        there = {field.name for field in table.schema().fields}
+        missing: list[Field] = [field for field in Schema.from_arrow(TABLE_SCHEMA).fields if field.name not in there]
+        if not missing:
+            return table
+        before = table.version()
+        try:
+            table.alter.add_columns(missing, post_commithook_properties=_NO_HOOKS)
+        except CommitFailedError:  # somebody was just writing
+            table = DeltaTable(path)
+            continue
+        lake_log.sync_entries(path, before, table.version())
+        logger.info("columns were added to the lake", extra={"columns": [field.name for field in missing]})
+    raise Unavailable(f"the lake's columns could not be added: other writers committed first, {COMMIT_ATTEMPTS} times")
 
 
 def _read_state(table: DeltaTable, log: lake_log.TransactionLog) -> LakeState:

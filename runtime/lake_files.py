@@ -22,7 +22,9 @@ from deltalake.transaction import AddAction
 from runtime.lake_schema import FILE_ORDER, FILE_SCHEMA, PRUNING_COLUMNS
 
 ROW_GROUP_ROWS: Final = 32_768  # one device and metric is in one or two: what a small question decodes
-_ALWAYS_DICTIONARY: Final = ("hospital", "instance", "metric", "quality", "source", "raw_unit")
+_ALWAYS_DICTIONARY: Final = (
+    "hospital", "instance", "metric", "quality", "source", "raw_unit", "clock_offset_us", "clock_uncertainty_us",
+)  # fmt: skip
 _DELTA: Final = "DELTA_BINARY_PACKED"
 _OTHERWISE: Final = {  # where a dictionary does not pay
     "handle": _DELTA, "time_us": _DELTA, "sequence": _DELTA, "arrival_us": _DELTA,
@@ -30,6 +32,7 @@ _OTHERWISE: Final = {  # where a dictionary does not pay
 }  # fmt: skip
 _DICTIONARY_PAYS_BELOW: Final = {"value": 0.25, "raw_value": 0.25, "arrival_us": 0.05}  # distinct values a row
 _SAMPLE_ROWS: Final = 131_072
+STORED: Final = pl.DataFrame(FILE_SCHEMA.empty_table()).schema
 _SORTING: Final = [pq.SortingColumn(FILE_SCHEMA.get_field_index(name)) for name in FILE_ORDER]
 
 
@@ -54,6 +57,11 @@ class DataFile:
             "nullCount": dict.fromkeys(self.least, 0),
         }
         return AddAction(self.path, self.size_bytes, {"day": self.day}, self.written_ms, data_change, json.dumps(stats))
+
+
+def scan_files(paths: list[str]) -> pl.LazyFrame:
+    """Rows of finished files in stored form, whatever version wrote them: a column that a file lacks is null in its rows."""
+    return pl.scan_parquet(paths, schema=STORED, missing_columns="insert", glob=False, hive_partitioning=False, cache=False)
 
 
 def write_days(table_path: Path, stored: pl.DataFrame) -> list[DataFile]:

@@ -15,12 +15,12 @@ import polars as pl
 
 from domain.errors import NotFound
 from domain.quality import USABLE_VALIDITIES, Mark, Mode
-from runtime.lake_schema import ANSWER_ORDER, FILE_SCHEMA, POLARS_ROWS, ReadingCursor, ReadingQuery, from_stored
+from runtime.lake_files import STORED, scan_files
+from runtime.lake_schema import ANSWER_ORDER, POLARS_ROWS, ReadingCursor, ReadingQuery, from_stored
 
 CHANNEL: Final = ("handle", "metric", "instance")
 FLEET: Final = ("hospital", "metric")
 HOUR_US: Final = 3_600_000_000
-_STORED: Final = pl.DataFrame(FILE_SCHEMA.empty_table()).schema
 _REPEAT: Final = int(Mark.POSSIBLE_DUPLICATE)
 _FEW_HANDLES: Final = 500
 SAME_READING: Final = ("handle", "instance", "metric", "time_us", "value", "source", "sequence")
@@ -84,10 +84,7 @@ def _meets(files: pl.DataFrame, name: str, keys: Sequence[int] | Sequence[str]) 
 
 
 def _scan(table_path: Path, paths: list[str]) -> pl.LazyFrame:
-    if not paths:
-        return pl.LazyFrame(schema=_STORED)
-    absolute = [str(table_path / path) for path in paths]
-    return pl.scan_parquet(absolute, schema=_STORED, glob=False, hive_partitioning=False, cache=False)
+    return scan_files([str(table_path / path) for path in paths]) if paths else pl.LazyFrame(schema=STORED)
 
 
 # -- frames of rows ---------------------------------------------------------------------------------------------------

@@ -1,5 +1,9 @@
 """What the telemetry lake holds: columns, their stored types, and the questions one can put to it.
 
+`clock_offset_us` and `clock_uncertainty_us` are what the cell added to the event time, and how far it held that to be
+wrong, when it asked whose the reading was: a later join by them decides alike. Tables are older than these two columns:
+they are nullable on disk, and a missing or null one reads as 0.
+
 In memory a row has the domain's types (`ROWS`); on disk Delta knows no unsigned integers, so each is stored in the
 next wider signed one (`STORED`) and cast back on read. The order of rows inside a file is `FILE_ORDER`; the order of
 rows in an answer is `ANSWER_ORDER`, a total order but for rows equal in every one of its columns.
@@ -23,15 +27,20 @@ ROWS: Final = pa.schema(
         pa.field("hospital", pa.string(), nullable=False),
         *[pa.field(f.name, f.type, nullable=f.name == "raw_value") for f in SCHEMA],
         pa.field("arrival_us", pa.int64(), nullable=False),
+        pa.field("clock_offset_us", pa.int64(), nullable=False),
+        pa.field("clock_uncertainty_us", pa.int64(), nullable=False),
     ]
 )
+ADDED_LATER: Final = ("clock_offset_us", "clock_uncertainty_us")  # columns that older tables and files lack
 STREAM_SEQUENCE: Final = "stream_sequence"  # int64; beside the lake's columns in the hot tail
 TAIL_ROWS: Final = ROWS.append(pa.field(STREAM_SEQUENCE, pa.int64(), nullable=False))
 
 _WIDER: Final = {
     pa.uint8(): pa.int16(), pa.uint16(): pa.int32(), pa.uint32(): pa.int64(), pa.uint64(): pa.int64(),
 }  # fmt: skip
-FILE_SCHEMA: Final = pa.schema([pa.field(f.name, _WIDER.get(f.type, f.type), f.nullable) for f in ROWS])
+FILE_SCHEMA: Final = pa.schema(
+    [pa.field(f.name, _WIDER.get(f.type, f.type), f.nullable or f.name in ADDED_LATER) for f in ROWS]
+)
 TABLE_SCHEMA: Final = FILE_SCHEMA.append(pa.field("day", pa.date32(), nullable=False))
 
 POLARS_ROWS: Final[dict[str, pl.DataType | type[pl.DataType]]] = dict(pl.DataFrame(ROWS.empty_table()).schema)
@@ -125,9 +134,17 @@ class ReadingQuery:
         return replace(self, limit=None, after=None)
 
 
-def lake_rows(readings: ReadingBatch, arrival_us: NDArray[np.int64], hospital: Any) -> pa.Table:
+def lake_rows(
+    readings: ReadingBatch, arrival_us: NDArray[np.int64], hospital: Any,
+    clock_offset_us: NDArray[np.int64] | int = 0, clock_uncertainty_us: NDArray[np.int64] | int = 0,
+) -> pa.Table:  # fmt: skip
     """Rows for the lake. `arrival_us`, `hospital`: one a row; hospital ids as an Arrow (string, dictionary) or numpy array."""
-    given = {name: getattr(readings, name) for name in SCHEMA.names} | {"hospital": hospital, "arrival_us": arrival_us}
+    given = {name: getattr(readings, name) for name in SCHEMA.names} | {
+        "hospital": hospital,
+        "arrival_us": arrival_us,
+        "clock_offset_us": np.broadcast_to(clock_offset_us, len(readings)),
+        "clock_uncertainty_us": np.broadcast_to(clock_uncertainty_us, len(readings)),
+    }
     return pa.Table.from_arrays([_as_field(given[field.name], field) for field in ROWS], schema=ROWS)
 
 
@@ -172,4 +189,6 @@ def from_stored(name: str) -> pl.Expr:
     """The expression that gives column `name` its domain type back."""
     if name == "sequence":
         return pl.col(name).reinterpret(signed=False)
+    if name in ADDED_LATER:
+        return pl.col(name).fill_null(0)
     return pl.col(name).cast(POLARS_ROWS[name])

@@ -24,7 +24,7 @@ from domain.errors import IntegrityViolation, VitalgridError
 from domain.ports import Clock
 from runtime.clock import SystemClock
 from runtime.lake import FILE_RETENTION_H, Lake, LakeState
-from runtime.lake_files import discard, write_file
+from runtime.lake_files import discard, scan_files, write_file
 from runtime.lake_schema import FILE_ORDER
 from runtime.settings import LakeSettings
 
@@ -169,7 +169,7 @@ def _merge(lake: Lake, state: LakeState, group: pl.DataFrame) -> bool:
 
 def _sorted_chunks(paths: list[str]) -> Iterator[pl.DataFrame]:
     """All rows of sorted files in FILE_ORDER, in pieces that fit in memory: one range of devices after the other."""
-    scan = pl.scan_parquet(paths, glob=False, hive_partitioning=False, cache=False)
+    scan = scan_files(paths)
     key = ("hospital", "handle")
     devices = scan.group_by(key).agg(rows=pl.len()).collect(engine="streaming").sort(key)
     for piece in devices.with_columns(piece=pl.col("rows").cum_sum() // CHUNK_ROWS).partition_by("piece", maintain_order=True):

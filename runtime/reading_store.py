@@ -37,7 +37,7 @@ LATEST: Final = pl.Schema(
 FRESHNESS: Final = pl.Schema(
     {
         "handle": pl.UInt32, "expected_per_min": pl.Float64, "received_per_min": pl.Float64, "last_arrival_us": pl.Int64,
-        "state": pl.String,
+        "clock_offset_us": pl.Int64, "state": pl.String,
     }
 )  # fmt: skip
 

@@ -129,6 +129,7 @@ class Findings:
         ledger = self.ledger
         return {f"readings_{name}": None if ledger is None else getattr(ledger, name) for name in names} | {
             "readings_clock_skewed": None if self.stored is None else self.stored.clock_skewed,
+            "readings_ahead_of_arrival": None if self.stored is None else self.stored.ahead_of_arrival,
             "replayed_readings": self._replayed(),
         }
 

@@ -15,6 +15,7 @@ from domain.metrics import metric_of
 from domain.quality import USABLE_VALIDITIES
 from domain.readings import ReadingBatch
 from runtime.lake import Lake
+from runtime.lake_files import scan_files
 from scenarios.ledger import MAX_SEQUENCE
 
 _KEY: Final = ("source", "sequence")
@@ -45,7 +46,7 @@ def stored_readings(lake_dir: Path, sources: Iterable[int], base: int) -> pl.Dat
     if not paths:
         return pl.DataFrame(schema=dict.fromkeys(columns, pl.Int64))
     return (
-        pl.scan_parquet(paths, glob=False, hive_partitioning=False)
+        scan_files(paths)
         .filter(
             pl.col("sequence").is_between(base, base + MAX_SEQUENCE, closed="left"),
             pl.col("source").is_in(pl.Series(list(sources), dtype=pl.Int64).implode()),
@@ -86,7 +87,7 @@ def stored_scores(lake_dir: Path, patient_handles: Iterable[int], since_arrival_
     if not paths:
         return pl.DataFrame(schema={"handle": pl.Int64, "time_us": pl.Int64, "value": pl.Float64})
     return (
-        pl.scan_parquet(paths, glob=False, hive_partitioning=False)
+        scan_files(paths)
         .filter(
             pl.col("metric") == metric_of("news2").id,
             pl.col("arrival_us") >= since_arrival_us,

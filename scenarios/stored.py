@@ -25,20 +25,25 @@ from domain.readings import ReadingBatch
 from runtime.bus import Bus
 from runtime.follower import StreamMessage
 from runtime.lake import Lake
+from runtime.lake_files import scan_files
 from scenarios.books import ClosedBooks
 from scenarios.ledger import MAX_SEQUENCE, Keys, Ledger, close, keys_of, keys_of_readings
 
 _STALLED_S: Final = 60.0  # without a single reading more in the lake; a host that was killed needs that long
+_CLOCKS_AGREE_US: Final = 2_000_000  # what differs by less is left to the uncertainty of every clock
 _LOOK_EVERY_S: Final = 2.0
 _NO_KEYS: Final = np.empty(0, np.uint64)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredRows:
-    """Rows of a run's senders as they lie in the lake: one key a row, and how many bear the mark of a skewed clock."""
+    """Rows of a run's senders as they lie in the lake: one key a row; how many bear the mark of a skewed clock; and how
+    many were looked up at a time beyond their arrival, which no correction may leave.
+    """
 
     keys: Keys
     clock_skewed: int
+    ahead_of_arrival: int
     version: int
 
 
@@ -50,20 +55,23 @@ def stored_rows(lake_dir: Path, books: ClosedBooks) -> StoredRows:
     files = state.files.filter((pl.col("max.time_us") >= from_us - margin_us) & (pl.col("min.time_us") <= until_us + margin_us))
     paths = [str(lake_dir / path) for path in files["path"]]
     if not paths:
-        return StoredRows(_NO_KEYS, 0, state.view.version)
+        return StoredRows(_NO_KEYS, 0, 0, state.view.version)
     rows = (
-        pl.scan_parquet(paths, glob=False, hive_partitioning=False)
+        scan_files(paths)
         .filter(
             pl.col("sequence") >= books.base,
             pl.col("sequence") < books.base + MAX_SEQUENCE,
             pl.col("source").is_in(pl.Series(books.sources.astype(np.int64)).implode()),
         )
-        .select("source", "sequence", "quality")
+        .select(
+            "source", "sequence", "quality", "arrival_us", taken_us=pl.col("time_us") + pl.col("clock_offset_us").fill_null(0)
+        )
         .collect(engine="streaming")
     )
     skewed = int(((rows["quality"].to_numpy() & int(Mark.CLOCK_SKEWED)) != 0).sum())
+    ahead = rows.filter(pl.col("taken_us") > pl.col("arrival_us") + _CLOCKS_AGREE_US).height
     keys = keys_of(rows["source"].to_numpy(), rows["sequence"].to_numpy() - books.base)
-    return StoredRows(keys, skewed, state.view.version)
+    return StoredRows(keys, skewed, ahead, state.view.version)
 
 
 async def settled_ledger(

@@ -105,6 +105,7 @@ METRICS: Final[Mapping[str, MetricInfo]] = MappingProxyType(
         "deteriorations_noticed_share": MetricInfo("share", ("6.3f",), "of them, patients with a clinical alarm afterwards"),
         "hosts_killed": MetricInfo("hosts", (), "host processes killed by the run"),
         "readings_clock_skewed": MetricInfo("readings", ("8.1",), "stored with the mark of a source whose clock is off"),
+        "readings_ahead_of_arrival": MetricInfo("readings", ("6.1d",), "looked up at a time beyond their arrival"),
         "query_errors": MetricInfo("queries", ("7.1a", "7.1b", "7.1c"), "queries answered by an error or not at all"),
         "replayed_readings": MetricInfo("readings", ("6.1d",), "readings of real patients played beside the fleet"),
         **_figures(),

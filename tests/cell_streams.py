@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from actors.shard import Effects, ShardCell
+from actors.source_clocks import ClockCorrection
 from domain.alarms import AlarmEvent, Phase
 from domain.messages import AssociationSpan, Control, DeviceAssociated, DevicesRegistered, PatientAdmitted
 from domain.metrics import metric_of
@@ -91,6 +92,7 @@ class Heard:
     alarms: list[AlarmEvent] = field(default_factory=list)
     stored: list[ReadingBatch] = field(default_factory=list)
     stored_arrival_us: list[NDArray[np.int64]] = field(default_factory=list)
+    stored_clock: list[ClockCorrection] = field(default_factory=list)
     derived: list[ReadingBatch] = field(default_factory=list)
     rejected: list[tuple[ReadingBatch, str, str]] = field(default_factory=list)
     duplicates: int = 0
@@ -99,10 +101,16 @@ class Heard:
         self.alarms += effects.alarms
         self.stored.append(effects.stored)
         self.stored_arrival_us.append(effects.stored_arrival_us)
+        self.stored_clock.append(effects.stored_clock)
         self.derived.append(effects.derived)
         self.rejected += effects.rejected
         self.duplicates += effects.duplicates
         return effects
+
+    def clocks(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """What all stored readings were corrected by: (offsets, uncertainties)."""
+        parts = [ClockCorrection.none(0), *self.stored_clock]
+        return np.concatenate([part.offset_us for part in parts]), np.concatenate([part.uncertainty_us for part in parts])
 
     def rules(self, phase: Phase | None = None) -> list[str]:
         return [event.rule for event in self.alarms if phase in (None, event.phase)]
@@ -191,6 +199,8 @@ def assert_same_heard(left: Heard, right: Heard) -> None:
         assert_same_batches([rows for rows, why, _ in left.rejected if why == reason],
                             [rows for rows, why, _ in right.rejected if why == reason])  # fmt: skip
     np.testing.assert_array_equal(np.concatenate(left.stored_arrival_us), np.concatenate(right.stored_arrival_us))
+    for mine, other in zip(left.clocks(), right.clocks(), strict=True):
+        np.testing.assert_array_equal(mine, other)
 
 
 def assert_same_tables(left: dict[str, pa.Table], right: dict[str, pa.Table]) -> None:

@@ -14,6 +14,7 @@ class DeviceFreshness(BaseModel):
     expected_per_min: float
     received_per_min: float
     last_arrival: str | None
+    clock_offset_s: float = Field(description="Added to the event times that it sends: below 0 its clock is ahead.")
 
 
 class Freshness(BaseModel):
@@ -22,6 +23,7 @@ class Freshness(BaseModel):
     states: dict[str, int]
     expected_per_min: float
     received_per_min: float
+    clocks_off: int = Field(description="Senders whose clock is off by more than 5 s; their readings are corrected.")
     incomplete_shards: list[int] = Field(description="Hosts of these did not answer.")
     items: list[DeviceFreshness]
     next: str | None = None
@@ -29,7 +31,7 @@ class Freshness(BaseModel):
     @classmethod
     def nothing(cls, hospital_id: str, incomplete: list[int]) -> Self:
         return cls(
-            hospital_id=hospital_id, devices=0, states={}, expected_per_min=0, received_per_min=0,
+            hospital_id=hospital_id, devices=0, states={}, expected_per_min=0, received_per_min=0, clocks_off=0,
             incomplete_shards=incomplete, items=[],
         )  # fmt: skip
 
@@ -54,6 +56,8 @@ class ReadingRow(BaseModel):
     source: int
     sequence: int
     arrival: str
+    clock_offset_us: int = Field(description="Added to `time`, which stays as sent, to find whose the reading was.")
+    clock_uncertainty_us: int = Field(description="How far that may be wrong, beyond what a device's clock always may.")
 
 
 class ReadingTable(BaseModel):

@@ -48,7 +48,14 @@ async def play(platform: RunningPlatform, folder: Path, name: str, overrides: di
 @pytest.mark.clause("7.3")
 async def test_a_small_fleet_is_live_and_its_ledger_balances(platform, tmp_path):
     folder = tmp_path / "20261123-081005-clock-skew"
-    overrides = {"fault.0.at_s": "0", "fault.0.for_s": "7", "fault.1.at_s": "1", "fault.1.for_s": "4", "fault.1.share": "0.9"}
+    overrides = {
+        "fault.0.at_s": "0",
+        "fault.0.for_s": "7",
+        "fault.0.share": "0.5",
+        "fault.1.at_s": "1",
+        "fault.1.for_s": "4",
+        "fault.1.share": "0.9",
+    }
     report, shown = await play(platform, folder, "clock-skew", overrides)
     ledger = report.ledger
     assert ledger is not None
@@ -56,6 +63,8 @@ async def test_a_small_fleet_is_live_and_its_ledger_balances(platform, tmp_path)
     assert (ledger.lost, ledger.doubled, ledger.unexpected, ledger.unacknowledged) == (0, 0, 0, 0)
     assert ledger.stored == ledger.sent
     assert report.figures["readings_retransmitted"] > 0, "what was sent twice is stored once"
+    assert report.figures["readings_clock_skewed"] > 0
+    assert report.figures["readings_ahead_of_arrival"] == 0, "the patient is looked up by corrected time"
     assert report.figures["devices_registered"] == 300
     assert report.figures["devices_live"] > 200, "most have spoken within seven seconds"
     assert report.figures["query_errors"] == 0

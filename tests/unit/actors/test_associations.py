@@ -122,8 +122,9 @@ def test_the_lookup_of_many_equals_a_search_for_each(edges: list[int], uncertain
         return next((roster.patient_row(patient) for patient, start, end in spans if start <= time_us < end), NOBODY)
 
     times = np.array(asked, dtype=np.int64)
+    changes = [edge for edge in edges[: 2 * len(spans)] if patient_at(edge) != patient_at(edge - 1)]
     expected = [
-        patient_at(t - uncertainty) if patient_at(t - uncertainty) == patient_at(t + uncertainty) else AMBIGUOUS for t in asked
+        AMBIGUOUS if any(t - uncertainty < change <= t + uncertainty for change in changes) else patient_at(t) for t in asked
     ]
     assert associations.patients_at(np.full(len(times), 1), times).tolist() == expected
     assert associations.patients_at(np.full(len(times), 0), times).tolist() == [NOBODY] * len(times)

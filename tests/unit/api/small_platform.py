@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from sqlalchemy import Engine
 
+from actors.kinds import AMBIGUOUS
 from actors.shard import ShardCell
 from domain import subjects
 from domain.errors import Unavailable
@@ -59,10 +60,25 @@ class SmallPlatform(NoBus):
         self._sequence[shard] += 1
         cell = self._cells[shard]
         effects = cell.step(readings, np.full(len(readings), arrival_us, dtype=np.int64))
-        table = lake_rows(effects.stored, effects.stored_arrival_us, cell.hospital_of(effects.stored.handle))
+        hospital, clock = cell.hospital_of(effects.stored.handle), effects.stored_clock
+        table = lake_rows(effects.stored, effects.stored_arrival_us, hospital, clock.offset_us, clock.uncertainty_us)
         self._tail.append(shard, self._sequence[shard], table)
         self._pending[shard].append(table)
         return list(effects.alarms)
+
+    def decisions(self, shard: int) -> list[tuple[str | None, bool]]:
+        """A list that grows by (patient key, ambiguous) for each reading the shard's cell takes from now on."""
+        associations, roster = self._cells[shard]._associations, self._cells[shard]._roster
+        looked_up, told = associations.patients_at, list[tuple[str | None, bool]]()
+
+        def patients_at(*asked: Any) -> Any:
+            found = looked_up(*asked)
+            if len(asked) == 3:  # readings, not an alarm that looks after its patient
+                told.extend((roster.patient_keys[row] if row >= 0 else None, row == AMBIGUOUS) for row in found.tolist())
+            return found
+
+        associations.patients_at = patients_at  # type: ignore[method-assign]
+        return told
 
     def commit(self) -> int:
         """Everything so far into the lake."""

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -104,7 +105,8 @@ async def test_a_range_is_whole_across_lake_and_tail(client: httpx.AsyncClient, 
         "hospital": "sz.h001", "device_id": "mon-7", "patient_key": None, "handle": filled, "metric": "heart_rate",
         "instance": 0, "time": "2023-11-14T22:13:20.000000Z", "value": 60.0, "unit": "/min", "validity": "valid",
         "mode": "real", "origin": "measured", "marks": [], "quality": 0, "raw_value": None, "raw_unit": None,
-        "source": filled + 1000 * HEART, "sequence": 1, "arrival": "",
+        "source": filled + 1000 * HEART, "sequence": 1, "arrival": "", "clock_offset_us": 0,
+        "clock_uncertainty_us": 0,
     }  # fmt: skip
 
 
@@ -287,6 +289,33 @@ async def test_readings_join_their_patients_as_of_their_time(client: httpx.Async
     assert {row["value"] - 60 for row in only} == {float(n) for n in range(17, 28)}
 
 
+@pytest.mark.clause("6.1d")
+@pytest.mark.parametrize("skew_s", [120.0, -120.0, 0.0])
+async def test_the_join_by_patient_equals_what_the_cell_decided_when_the_gateways_clock_is_off(
+    client: httpx.AsyncClient, platform: SmallPlatform, engine: Engine, skew_s: float
+) -> None:
+    handle, gateway = await device(client), await device(client, "gw-1")
+    for ref, start, end in (("R1", -9999, 310), ("R2", 310, 420), ("R1b", 425, None)):
+        patient = (await make(client, "patients", {"hospital_id": "sz.h001", "ref": ref}))["patient_key"]
+        link = {"hospital_id": "sz.h001", "device_id": "mon-7", "patient_key": patient, "start": at(start)}
+        await make(client, "associations", link if end is None else link | {"end": at(end)})
+    shard = get_hospital(engine, "sz.h001")["shard"]
+    decided = platform.decisions(shard)
+    late_s = np.random.default_rng(5).choice([0.1, 0.2, 1.5, 0.3, 150.0], 60, p=[0.4, 0.3, 0.1, 0.1, 0.1])
+    for number in range(60):
+        sent = beats(handle, 1, start_s=10.0 * number - late_s[number] + skew_s).with_columns(
+            source=np.array([gateway]), sequence=np.array([number + 1])
+        )
+        platform.take(shard, sent, START_US + round(10e6 * number))
+        if number == 40:
+            platform.commit()
+    rows = (await client.get("readings/by-patient", params={"handle": handle, "limit": 100})).json()["items"]
+    told = {row["sequence"]: (row["patient_key"], row["ambiguous"]) for row in rows}
+    assert told == dict(enumerate(decided, 1))
+    assert len(set(told.values())) == 4  # two patients and a third, and ambiguous
+    assert any(row["clock_offset_us"] != 0 for row in rows) == (skew_s != 0)
+
+
 async def test_freshness_counts_expected_against_received(client: httpx.AsyncClient, filled: int) -> None:
     await device(client, "mon-8")
     # the second monitor never spoke
@@ -294,6 +323,7 @@ async def test_freshness_counts_expected_against_received(client: httpx.AsyncCli
     assert body["devices"] >= 1
     assert sum(body["states"].values()) == body["devices"]
     assert body["expected_per_min"] > 0
+    assert (body["clocks_off"], body["items"][0]["clock_offset_s"]) == (0, 0)
     assert len(body["items"]) == 1
     assert (await client.get("freshness", params={"hospital": "sz.h999"})).status_code == 404
 

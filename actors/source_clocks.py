@@ -1,0 +1,149 @@
+"""How far each sender's clock is off, measured; and what to add to event times before asking whose a reading was.
+
+A reading cannot arrive before it was taken: arrival less event time is its delay less what its clock runs ahead. So the
+least such difference of a minute tells of the clock, and how far it is from the greatest tells whether to trust it.
+Whenever a source's minute of stream time is over, that minute decides what is in force from then on:
+
+- Least and greatest agree within the tolerance, and the least is within it of zero: the clock is right.
+- They agree, elsewhere, in several minutes running: the clock is off by so much. But a clock that was known, and a delay
+  that rose no further than the time in which it rose, may as well be a backlog that no longer shrinks: the clock that
+  was known stays in force, and the uncertainty reaches to the other explanation.
+- They do not agree: a backlog that shrinks, or devices with clocks of their own. What was in force stays, doubts too.
+
+One reading may know better. What would still be ahead of its arrival is taken to have happened when it arrived, at once;
+what is too late for a clock that is off may come from one that was just set right, so its uncertainty reaches to that.
+
+Only finished minutes and the reading itself count, so any cut of the stream says the same. Catching up (BACKFILL) and
+what people enter measures no clock. Clause 6.1d; docs/decisions/0010-clocks-are-measured-by-sender.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.freshness import MINUTE_US
+from actors.kinds import FOREVER_US
+from actors.roster import Roster
+from domain.quality import Mark, Origin, has_mark, origin_of
+from domain.readings import ReadingBatch
+
+TOLERANCE_US: Final = 2_000_000  # networks and a gateway's gathering stay below it
+STEADY_MINUTES: Final = 3  # that agree before a clock counts as off
+_UNKNOWN: Final = -1
+
+
+@dataclass(frozen=True, slots=True)
+class ClockCorrection:
+    """What to add to each reading's event time, and how far that may be wrong beyond what a device's clock always may."""
+
+    offset_us: NDArray[np.int64]
+    uncertainty_us: NDArray[np.int64]
+
+    @classmethod
+    def none(cls, rows: int) -> Self:
+        return cls(np.zeros(rows, np.int64), np.zeros(rows, np.int64))
+
+
+class SourceClocks:
+    """See module. Keeps its state in the roster's device columns `clock_*`, by source."""
+
+    def __init__(self, roster: Roster) -> None:
+        self._roster = roster
+
+    def take(self, readings: ReadingBatch, stream_us: NDArray[np.int64]) -> ClockCorrection:
+        """Learn from readings in stream order, and correct each by what was known when it came."""
+        source, delay_us = self._roster.device_rows(readings.source), stream_us - readings.time_us
+        is_own = (origin_of(readings.quality) == Origin.MEASURED) & (source >= 0)  # stamped by the source's clock
+        tells = is_own & ~has_mark(readings.quality, Mark.BACKFILL)
+        table, correction = self._roster.devices, ClockCorrection.none(len(readings))
+        for minute, rows in _minutes(stream_us):
+            own = _those(is_own, rows)
+            of = source[own]
+            turned = of[table["clock_minute"][of] != minute]
+            if len(turned):
+                self._turn(np.unique(turned), minute)
+            correction.offset_us[own] = table["clock_offset_us"][of]
+            correction.uncertainty_us[own] = table["clock_uncertainty_us"][of]
+            telling = _those(tells, rows)
+            np.minimum.at(table["clock_least_us"], source[telling], delay_us[telling])
+            np.maximum.at(table["clock_greatest_us"], source[telling], delay_us[telling])
+        return _judged_singly(correction, delay_us)
+
+    def _turn(self, sources: NDArray[np.int32], minute: int) -> None:
+        """A new minute begins for these sources; the one that is over is judged, if anything in it told of the clock."""
+        table = self._roster.devices
+        self._judge(sources[table["clock_greatest_us"][sources] >= table["clock_least_us"][sources]])
+        table["clock_minute"][sources] = minute
+        table["clock_least_us"][sources], table["clock_greatest_us"][sources] = FOREVER_US, -FOREVER_US
+
+    def _judge(self, sources: NDArray[np.int32]) -> None:
+        """What the minute that is over says of each clock; see module."""
+        table = self._roster.devices
+        minute, known = table["clock_minute"][sources], table["clock_known"][sources]
+        least, is_one = self._judge_steadiness(sources)
+        offset = table["clock_offset_us"][sources]
+        offset = np.where(is_one & (offset > 0) & (least < offset - TOLERANCE_US), 0, offset)  # disproved: a backlog
+        fits, is_right = np.abs(least - offset) <= TOLERANCE_US, np.abs(least) <= TOLERANCE_US
+        rose_in = np.maximum(table["clock_steady_from"][sources].astype(np.int64) - known, 1) + 1  # minutes, at most
+        may_be_backlog = (known != _UNKNOWN) & (least > offset) & (least - offset <= rose_in * MINUTE_US)
+        is_proven = (table["clock_steady"][sources] >= STEADY_MINUTES) & ~may_be_backlog
+        is_told = is_one & (fits | is_right | is_proven)
+        measured = np.where(fits, np.minimum(offset, least), least)  # a delay that creeps up moves no clock
+        in_force = np.where(is_told, np.where(is_right, 0, measured), offset)
+        reach = np.abs(least - offset) + TOLERANCE_US
+        doubted = np.where(is_one, reach, np.minimum(table["clock_uncertainty_us"][sources], reach))
+        doubt = np.where(is_told | fits, 0, doubted)  # what was in doubt stays so until a minute fits
+        table["clock_offset_us"][sources] = in_force
+        table["clock_uncertainty_us"][sources] = np.maximum(doubt, _residual(in_force))
+        table["clock_known"][sources] = np.where(is_told | fits, minute, known)
+
+    def _judge_steadiness(self, sources: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Count minutes that agree; returns the least of the minute that is over, and whether it speaks of one clock."""
+        table = self._roster.devices
+        least, run = table["clock_least_us"][sources], table["clock_steady"][sources]
+        is_one = table["clock_greatest_us"][sources] - least <= TOLERANCE_US
+        agrees = is_one & (run > 0) & (np.abs(least - table["clock_steady_us"][sources]) <= TOLERANCE_US)
+        table["clock_steady"][sources] = np.where(is_one, np.where(agrees, np.minimum(run + 1, STEADY_MINUTES), 1), 0)
+        fresh = sources[~agrees]
+        table["clock_steady_us"][fresh] = least[~agrees]
+        table["clock_steady_from"][fresh] = table["clock_minute"][fresh]
+        return least, is_one
+
+
+def _minutes(stream_us: NDArray[np.int64]) -> Iterator[tuple[int, slice]]:
+    """The minutes of stream time, which never goes back, and the rows of each."""
+    minutes = stream_us // MINUTE_US
+    edges = [0, *(np.flatnonzero(np.diff(minutes)) + 1).tolist(), len(minutes)]
+    for start, stop in pairwise(edges):
+        if stop > start:
+            yield int(minutes[start]), slice(start, stop)
+
+
+def _those(flags: NDArray[np.bool_], rows: slice) -> slice | NDArray[np.intp]:
+    """The flagged ones among `rows`: mostly all, which are taken without copying."""
+    return rows if flags[rows].all() else np.flatnonzero(flags[rows]) + rows.start
+
+
+def _residual(offset_us: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A clock that is off is known to within the delay that no measurement can tell from it."""
+    return np.where(offset_us != 0, TOLERANCE_US, 0)
+
+
+def _judged_singly(known: ClockCorrection, delay_us: NDArray[np.int64]) -> ClockCorrection:
+    """What one reading's own delay says against the clock that is in force."""
+    offset, uncertainty = known.offset_us, known.uncertainty_us
+    left_us = delay_us - offset
+    is_ahead = left_us < -TOLERANCE_US
+    if not is_ahead.any() and not uncertainty.any():
+        return known
+    is_near = np.abs(left_us) <= TOLERANCE_US
+    if_late = np.maximum(uncertainty, np.where(offset != 0, np.abs(offset) + TOLERANCE_US, 0))
+    if_ahead = np.maximum(delay_us, 0) + TOLERANCE_US  # a clock behind may have been none: then it was late instead
+    uncertainty = np.where(is_near, _residual(offset), np.where(is_ahead, if_ahead, if_late))
+    return ClockCorrection(np.where(is_ahead, delay_us, offset), uncertainty)
