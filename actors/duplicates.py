@@ -22,19 +22,33 @@ from domain.readings import NO_SEQUENCE, ReadingBatch
 GENERATION_ROWS: Final = 1 << 17
 _FIRST_SLOTS: Final = 1 << 10
 _EMPTY: Final = np.uint64(0)
-_MIX: Final = tuple(np.uint64(m) for m in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+# odd, so that no bit of a part is lost; one for each part of an identity, then those that mix the sum
+_OF_PARTS: Final = tuple(
+    np.uint64(m) for m in (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xD6E8FEB86659FD93, 0xA0761D6478BD642F, 0xE7037ED1A0B428DB)
+)
+_MIX: Final = np.uint64(0xBF58476D1CE4E5B9)
 _LOW_BYTE: Final = np.uint16(0xFF)
 
 
 class IdentitySet:
-    """A growing set of 64-bit identities: open addressing in one array, all of a batch at once. 0 is no identity."""
+    """A growing set of 64-bit identities: open addressing in one array, all of a batch at once. 0 is no identity.
+
+    What is known to be new is only laid aside, and put into its place when somebody asks: mostly nobody does.
+    """
 
     def __init__(self) -> None:
         self._slots = np.zeros(_FIRST_SLOTS, dtype=np.uint64)
         self._owner = np.empty(_FIRST_SLOTS, dtype=np.int32)
+        self._aside: list[NDArray[np.uint64]] = []
         self.size = 0
 
+    def lay_aside(self, identities: NDArray[np.uint64]) -> None:
+        """Take identities that are known to differ from each other and from all that are here."""
+        self._aside.append(identities)
+        self.size += len(identities)
+
     def contains(self, identities: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        self._put_in_place()
         found = np.zeros(len(identities), dtype=np.bool_)
         waiting, slots = np.arange(len(identities)), self._home(identities)
         while len(waiting):
@@ -47,6 +61,7 @@ class IdentitySet:
 
     def add(self, identities: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Add all; True where an identity was not here before. Of equal ones in the call the first is the new one."""
+        self._put_in_place()
         self._reserve(self.size + len(identities))
         is_new = np.zeros(len(identities), dtype=np.bool_)
         waiting, slots = np.arange(len(identities)), self._home(identities)
@@ -67,7 +82,14 @@ class IdentitySet:
 
     def members(self) -> NDArray[np.uint64]:
         """All identities in ascending order: the same whatever way they came."""
+        self._put_in_place()
         return np.sort(self._slots[self._slots != _EMPTY])
+
+    def _put_in_place(self) -> None:
+        if self._aside:
+            aside, self._aside = np.concatenate(self._aside), []
+            self.size -= len(aside)
+            self.add(aside)
 
     def _home(self, identities: NDArray[np.uint64]) -> NDArray[np.int64]:
         return (identities & np.uint64(len(self._slots) - 1)).astype(np.int64)
@@ -92,23 +114,48 @@ class RecentReadings:
 
     def take(self, batch: ReadingBatch) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Which readings are proven doubles, and which may be doubles of forgotten ones. As if taken one by one."""
-        identities = _identities(batch)
+        identities, rows = _identities(batch), self._roster.device_rows(batch.source)
+        if self._is_all_new(rows, batch.sequence):
+            self._take_new(identities, rows, batch.sequence)
+            return np.zeros(len(batch), dtype=np.bool_), np.zeros(len(batch), dtype=np.bool_)
         doubles, doubtful = np.zeros(len(batch), dtype=np.bool_), np.zeros(len(batch), dtype=np.bool_)
         start = 0
         while start < len(batch):
-            part = batch.take(slice(start, None))
-            stop = start + self._take(identities[start:], self._is_new_sequence(part), doubles[start:])
-            doubtful[start:stop] = self._is_below_floor(batch.source[start:stop], batch.sequence[start:stop])
+            is_new = self._is_new_sequence(rows[start:], batch.sequence[start:])
+            stop = start + self._take(identities[start:], is_new, doubles[start:])
+            doubtful[start:stop] = self._is_below_floor(rows[start:stop], batch.sequence[start:stop])
             if self._young.size >= self._generation_rows:
                 self._turn()
             start = stop
         return doubles, doubtful & ~doubles
 
-    def _is_new_sequence(self, batch: ReadingBatch) -> NDArray[np.bool_]:
+    def _is_all_new(self, rows: NDArray[np.int32], sequence: NDArray[np.uint64]) -> bool:
+        """Whether each source's sequences begin beyond all that it ever sent, and rise from there on: the usual stream."""
+        if not len(rows) or not self._is_new_sequence(rows, sequence).all():
+            return False
+        same = rows[1:] == rows[:-1]
+        if not (sequence[1:] > sequence[:-1])[same].all():
+            return False
+        first = np.flatnonzero(np.concatenate([[True], ~same]))  # runs of one source
+        last = np.append(first[1:], len(rows)) - 1
+        order = np.argsort(rows[first], kind="stable")
+        again = rows[first[order][1:]] == rows[first[order][:-1]]
+        return bool((sequence[first[order][1:]] > sequence[last[order][:-1]])[again].all())
+
+    def _take_new(self, identities: NDArray[np.uint64], rows: NDArray[np.int32], sequence: NDArray[np.uint64]) -> None:
+        start = 0
+        while start < len(rows):
+            part = slice(start, start + self._generation_rows - self._young.size)
+            self._young.lay_aside(identities[part])
+            self._roster.devices["highest_sequence"][rows[part]] = sequence[part]  # they rise: the last write is the highest
+            if self._young.size >= self._generation_rows:
+                self._turn()
+            start = part.stop
+
+    def _is_new_sequence(self, rows: NDArray[np.int32], sequence: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Where a sequence is beyond all that its source ever sent: no need to look for it among the old ones."""
-        rows = self._roster.device_rows(batch.source)
         highest = self._roster.devices["highest_sequence"][rows]
-        is_new: NDArray[np.bool_] = (rows >= 0) & (batch.sequence > highest)
+        is_new: NDArray[np.bool_] = (rows >= 0) & (sequence > highest)
         return is_new
 
     def _take(self, identities: NDArray[np.uint64], is_new: NDArray[np.bool_], doubles: NDArray[np.bool_]) -> int:
@@ -127,8 +174,7 @@ class RecentReadings:
         doubles[candidates] = ~self._young.add(identities[candidates])
         return stop
 
-    def _is_below_floor(self, source: NDArray[np.uint32], sequence: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        rows = self._roster.device_rows(source)
+    def _is_below_floor(self, rows: NDArray[np.int32], sequence: NDArray[np.uint64]) -> NDArray[np.bool_]:
         counts = (rows >= 0) & (sequence != NO_SEQUENCE)
         table = self._roster.devices
         np.maximum.at(table["highest_sequence"], rows[counts], sequence[counts])
@@ -156,13 +202,18 @@ class RecentReadings:
 
 def _identities(batch: ReadingBatch) -> NDArray[np.uint64]:
     """64 bits of every column that makes a reading the same reading, well mixed; never 0."""
-    channel = batch.handle.astype(np.uint64) << np.uint64(32) | batch.metric.astype(np.uint64) << np.uint64(16)
-    channel |= batch.instance.astype(np.uint64) << np.uint64(8) | (batch.quality & _LOW_BYTE).astype(np.uint64)
-    value = np.where(np.isnan(batch.value), np.nan, batch.value + 0.0)  # one NaN, one zero
-    identity = np.full(len(batch), _MIX[0])
-    for part in (channel, batch.source.astype(np.uint64), batch.sequence, batch.time_us.view(np.uint64), value.view(np.uint64)):
-        identity = (identity ^ part) * _MIX[1]
-        identity ^= identity >> np.uint64(31)
-        identity *= _MIX[2]
-        identity ^= identity >> np.uint64(29)
-    return np.where(identity == _EMPTY, np.uint64(1), identity)
+    channel = batch.handle.astype(np.uint64) << np.uint64(32)
+    channel |= batch.metric.astype(np.uint64) << np.uint64(16)
+    channel |= batch.instance.astype(np.uint64) << np.uint64(8)
+    channel |= (batch.quality & _LOW_BYTE).astype(np.uint64)
+    value = batch.value + 0.0  # one zero …
+    value[np.isnan(value)] = np.nan  # … and one NaN
+    identity = channel * _OF_PARTS[0]
+    others = (batch.source.astype(np.uint64), batch.sequence, batch.time_us.view(np.uint64), value.view(np.uint64))
+    for part, factor in zip(others, _OF_PARTS[1:], strict=True):
+        identity += part * factor
+    identity ^= identity >> np.uint64(31)
+    identity *= _MIX
+    identity ^= identity >> np.uint64(29)
+    identity[identity == _EMPTY] = np.uint64(1)
+    return identity

@@ -19,10 +19,12 @@ from domain.readings import ReadingBatch
 
 MONITORS_A_GATEWAY: Final = 500
 PATIENTS_A_GATEWAY: Final = 50
-SIGNS: Final = {
-    "heart_rate": 75.0, "pulse_rate": 75.0, "resp_rate": 16.0, "spo2": 97.0, "abp_sys": 120.0, "abp_dia": 75.0,
-    "abp_mean": 90.0, "etco2": 36.0, "perfusion_index": 4.0, "body_temp": 36.8,
+SIGNS: Final = {  # metric -> (rest, scatter): within every limit of an adult, but for one reading in a thousand
+    "heart_rate": (75.0, 1.0), "pulse_rate": (75.0, 1.0), "resp_rate": (16.0, 0.5), "spo2": (97.0, 0.5),
+    "abp_sys": (120.0, 1.0), "abp_dia": (75.0, 1.0), "abp_mean": (90.0, 1.0), "etco2": (36.0, 0.3),
+    "perfusion_index": (4.0, 0.1), "body_temp": (36.8, 0.05),
 }  # fmt: skip
+ABNORMAL_SHARE: Final = 0.001
 READINGS_A_FRAME: Final = MONITORS_A_GATEWAY * len(SIGNS)
 
 
@@ -76,11 +78,12 @@ def senders_of(manifest: FleetManifest, registered: FleetRegistered) -> list[Sen
 def frames_of(sender: Sender, seconds: int, start_us: int, rng: np.random.Generator) -> list[bytes]:
     """One frame for each second: slow waves with noise, as a monitor rounds them."""
     metrics = np.array([metric_of(code).id for code in SIGNS], dtype=np.uint16)
-    base = np.array(list(SIGNS.values()))
+    rest, scatter = np.array(list(SIGNS.values())).T
     handle = np.repeat(np.arange(sender.monitors.start, sender.monitors.stop), len(metrics))
     frames = []
     for second in range(seconds):
-        value = np.round(np.tile(base, MONITORS_A_GATEWAY) + rng.normal(0, 1, len(handle)), 1)
+        value = rng.normal(np.tile(rest, MONITORS_A_GATEWAY), np.tile(scatter, MONITORS_A_GATEWAY))
+        value = np.round(np.where(rng.random(len(value)) < ABNORMAL_SHARE, 1.9 * value, value), 1)
         readings = ReadingBatch.of(
             handle=handle, metric=np.tile(metrics, MONITORS_A_GATEWAY), time_us=start_us + second * 1_000_000, value=value,
             source=sender.handle, sequence=np.arange(len(handle)) + 1 + second * len(handle),

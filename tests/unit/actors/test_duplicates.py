@@ -36,6 +36,21 @@ def test_it_grows_far_beyond_its_first_size() -> None:
     assert identities.contains(values).all()
 
 
+@given(st.lists(st.tuples(st.booleans(), st.sets(st.integers(1, 40), max_size=20)), max_size=8))
+def test_what_was_laid_aside_is_in_the_set(parts: list[tuple[bool, set[int]]]) -> None:
+    identities, mine = IdentitySet(), set[int]()
+    for aside, part in parts:
+        fresh = np.array(sorted(part - mine), dtype=np.uint64)
+        mine |= part
+        if aside:
+            identities.lay_aside(fresh)
+        else:
+            assert identities.add(fresh).all()
+        assert identities.size == len(mine)
+    assert identities.contains(np.arange(1, 41, dtype=np.uint64)).tolist() == [value in mine for value in range(1, 41)]
+    assert identities.members().tolist() == sorted(mine)
+
+
 def a_memory(generation_rows: int) -> RecentReadings:
     roster = Roster()
     roster.register(registered({1: "monitor@1", 9: "gateway@1"}), 0)
@@ -63,6 +78,20 @@ def test_what_may_have_been_forgotten_is_marked_by_its_source_and_never_dropped(
     assert (doubles.tolist(), doubtful.tolist()) == ([False], [True])
     fresh = readings(1, "heart_rate", [500], [70], source=9, sequence=31)
     assert [flags.tolist() for flags in memory.take(fresh)] == [[False], [False]]
+
+
+@given(st.lists(st.tuples(st.sampled_from([1, 9]), st.integers(1, 12)), max_size=60), st.lists(st.integers(1, 59), max_size=6))
+def test_rising_sequences_or_not_only_true_doubles_are_dropped(sent: list[tuple[int, int]], cuts: list[int]) -> None:
+    """Sources that interleave, repeat and go back: a plain set of what was sent decides, however the stream is cut."""
+    memory, known = a_memory(1000), set[tuple[int, int]]()
+    expected = [(pair in known, known.add(pair))[0] for pair in sent]
+    edges = [0, *sorted({edge for edge in cuts if edge < len(sent)}), len(sent)]
+    found: list[bool] = []
+    for start, stop in pairwise(edges):
+        part = sent[start:stop]
+        batch = readings(1, "heart_rate", [n for _, n in part], [70] * len(part), source=9, sequence=[n for _, n in part])
+        found += memory.take(batch.with_columns(source=[source for source, _ in part]))[0].tolist()
+    assert found == expected
 
 
 @given(cuts=st.lists(st.integers(1, 119), max_size=12), repeat=st.integers(1, 60))
