@@ -26,9 +26,10 @@ import pyarrow as pa
 
 from actors.announcer import Announcer
 from actors.host_metrics import HostMetrics
-from actors.shard import ShardCell
+from actors.restoration import Restoration
 from actors.shard_runner import Refusal, ShardRunner
 from domain import subjects
+from domain.alarms import AlarmEvent
 from domain.errors import NotFound, Unavailable
 from domain.frames import encode_frame
 from domain.ids import ActorKind, Address
@@ -73,6 +74,7 @@ class Host:
         self._bus = bus
         self._lake = lake
         self._snapshots = snapshots
+        self._restoration = Restoration(bus, lake, snapshots, policy.live_horizon_s)
         self._clock = clock
         self._policy = policy
         self._tail = HotTail()
@@ -128,18 +130,14 @@ class Host:
     # -- shards ----------------------------------------------------------------------------------------------------
 
     async def _restore(self, shard: int, epoch: int, suspects: dict[int, int]) -> None:
-        cell = ShardCell(shard, live_horizon_us=round(self._policy.live_horizon_s * 1e6))
-        snapshot = await asyncio.to_thread(self._snapshots.load, shard)
-        applied = 0
-        if snapshot is not None:
-            cell.restore(snapshot.tables)
-            applied = snapshot.sequence
-        view = await asyncio.to_thread(self._lake.positions)
-        runner = ShardRunner(shard, epoch, cell, applied=applied, committed=view.positions.get(shard, 0), suspects=suspects)
+        restored = await self._restoration.restore(shard, epoch, suspects)
+        runner = restored.runner
+        for event in restored.alarms:
+            self._notify(event)
         runner.snapshot_us = self._clock.now_us()
         self._tail.hold(shard, runner.committed)
         self._runners[shard] = runner
-        for hospital_id in cell.hospital_ids():
+        for hospital_id in runner.cell.hospital_ids():
             await self._answer_hospital(hospital_id)
 
         def receive(message: Any) -> None:
@@ -149,7 +147,7 @@ class Host:
             self._work.set()
 
         wanted = [subjects.reading(shard), subjects.control(shard)]
-        runner.follower = await self._bus.follow(subjects.READINGS_STREAM, wanted, applied + 1, receive)
+        runner.follower = await self._bus.follow(subjects.READINGS_STREAM, wanted, runner.applied + 1, receive)
 
     def _drop(self, runner: ShardRunner) -> None:
         if self._runners.get(runner.shard) is runner:
@@ -180,7 +178,7 @@ class Host:
             self._tail.append(runner.shard, sequence, table)
         self._tail.append(runner.shard, runner.applied, _NO_ROWS)  # what brought no rows is covered too
         for event in result.alarms:
-            self._announcer.tell(subjects.alarm(event.subject.hospital_id), msgspec.json.encode(event), event.event_id)
+            self._notify(event)
         for number, refusal in enumerate(result.refusals):
             self._refuse(runner.shard, number, refusal)
         if runner.segment_rows >= self._policy.flush_rows:
@@ -198,9 +196,15 @@ class Host:
             await runner.follower.stop()
         async with self._committing:
             self._drop(runner)
-            await self._restore(runner.shard, runner.epoch, runner.suspects)
+            try:
+                await self._restore(runner.shard, runner.epoch, runner.suspects)
+            except Unavailable:  # it is held no more, so the supervisor grants it again
+                logger.exception("a shard could not be restored", extra={"shard": runner.shard, "host": self.name})
 
     # -- what turns bring ------------------------------------------------------------------------------------------
+
+    def _notify(self, event: AlarmEvent) -> None:
+        self._announcer.tell(subjects.alarm(event.subject.hospital_id), msgspec.json.encode(event), event.event_id)
 
     def _refuse(self, shard: int, number: int, refusal: Refusal) -> None:
         reject_id = f"host-{shard}-{refusal.sequence}-{number}"

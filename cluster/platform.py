@@ -15,6 +15,8 @@ import secrets
 from collections.abc import Callable
 from typing import IO, Final
 
+from sqlalchemy import Engine
+
 from actors.host import HostPolicy
 from actors.shell import HostConfig
 from cluster.connection import Connection, admin_token_file, forget_connection, write_secret
@@ -29,6 +31,7 @@ from runtime.clock import SystemClock
 from runtime.lake import Lake
 from runtime.nats_server import NatsServer
 from runtime.settings import Settings
+from runtime.shard_directory import ShardDirectory
 from runtime.sql.access import create_first_administrator
 from runtime.sql.engine import migrate, open_engine
 from runtime.tasks import end
@@ -60,6 +63,7 @@ class Platform:
         )  # fmt: skip
         self._lock: IO[str] | None = None
         self._bus: Bus | None = None
+        self._engine: Engine | None = None
         self.supervisor: Supervisor | None = None
         self._children: dict[str, ChildProcess] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -92,7 +96,9 @@ class Platform:
             duplicate_window_s=settings.bus.duplicate_window_s,
         )
         self._say("opening the stores (business database, lake)")
-        await asyncio.to_thread(self._open_stores)
+        self._engine = open_engine(settings.sql_url)
+        await asyncio.to_thread(self._open_stores, self._engine)
+        await self._bus.answer(subjects.DIRECTORIES, ShardDirectory(self._engine).answer)  # hosts may ask as they start
         lake = await asyncio.to_thread(Lake, settings.lake_dir.resolve())
         self._say(f"starting Ray and {settings.hosts.count} hosts for {settings.shards} shards")
         await asyncio.to_thread(start_ray)
@@ -121,6 +127,8 @@ class Platform:
         if self._bus is not None:
             with contextlib.suppress(VitalgridError, OSError):
                 await self._bus.close()
+        if self._engine is not None:
+            self._engine.dispose()
         await self._nats.stop()
         forget_connection(self._data_dir)
         if self._lock is not None:
@@ -136,13 +144,9 @@ class Platform:
             self._lock = None
             raise Conflict(f"another platform runs in {self._data_dir}: stop it, or choose another --data-dir") from None
 
-    def _open_stores(self) -> None:
-        engine = open_engine(self.settings.sql_url)
-        try:
-            migrate(engine)
-            token = create_first_administrator(engine, now_us=SystemClock().now_us())
-        finally:
-            engine.dispose()
+    def _open_stores(self, engine: Engine) -> None:
+        migrate(engine)
+        token = create_first_administrator(engine, now_us=SystemClock().now_us())
         if token is not None:
             self.first_token = token
             write_secret(admin_token_file(self._data_dir), token.encode())

@@ -175,9 +175,19 @@ class HostHeartbeat(msgspec.Struct, frozen=True):
     shards: list[ShardHeld]
 
 
+_encoder: Final = msgspec.json.Encoder()
 _query_decoder: Final[msgspec.json.Decoder[ShardQuery]] = msgspec.json.Decoder(ShardQuery)
 _control_decoder: Final[msgspec.json.Decoder[Control]] = msgspec.json.Decoder(Control)
-encode: Final = msgspec.json.Encoder().encode
+encode: Final = _encoder.encode
+encode_controls: Final = _encoder.encode_lines  # many control messages as one text, one a line
+
+
+def decode_controls(data: bytes) -> list[Control]:
+    """Decode what `encode_controls` made; raises RejectedInput (`malformed-control`) for anything else."""
+    try:
+        return _control_decoder.decode_lines(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RejectedInput("malformed-control", f"{len(data)} bytes are no lines of control messages: {error}") from error
 
 
 def decode_control(data: bytes) -> Control:

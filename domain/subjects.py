@@ -55,6 +55,12 @@ def shard(number: int) -> str:
     return f"shard.{number}"
 
 
+def directory(shard: int) -> str:
+    """Request: who is in a shard, as the business database says it now; see `runtime.shard_directory`."""
+    return f"directory.shard.{shard}"
+
+
+DIRECTORIES: Final = "directory.shard.*"
 HOST_HEARTBEATS: Final = "heartbeat.host.*"
 
 
