@@ -16,7 +16,6 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -26,14 +25,15 @@ import pyarrow as pa
 
 from actors.announcer import Announcer
 from actors.host_metrics import HostMetrics
+from actors.mailboxes import Mailboxes
+from actors.post import Post
 from actors.restoration import Restoration
 from actors.shard_runner import Refusal, ShardRunner
 from domain import subjects
 from domain.alarms import AlarmEvent
-from domain.errors import NotFound, Unavailable
+from domain.errors import Unavailable
 from domain.frames import encode_frame
-from domain.ids import ActorKind, Address
-from domain.messages import HostHeartbeat, Reject, TailQuery, decode_query, encode
+from domain.messages import HostHeartbeat, Reject, encode
 from domain.ports import Clock
 from domain.readings import ReadingBatch
 from runtime.bus import Bus
@@ -79,7 +79,8 @@ class Host:
         self._policy = policy
         self._tail = HotTail()
         self._runners: dict[int, ShardRunner] = {}
-        self._answering: dict[str, Callable[[], Awaitable[None]]] = {}
+        self._mailboxes = Mailboxes(bus, self._runners, self._tail)
+        self.post = Post(bus, self._mailboxes)
         self._work = asyncio.Event()
         self._flush = asyncio.Event()
         self._committing = asyncio.Lock()
@@ -105,7 +106,6 @@ class Host:
         """Hold `shard` under `epoch`: fence former holders, restore, and follow its stream from there."""
         await asyncio.to_thread(self._lake.claim, shard, epoch)
         await self._restore(shard, epoch, {})
-        self._answering[subjects.shard(shard)] = await self._bus.answer(subjects.shard(shard), self._answer_shard)
         logger.info("shard acquired", extra={"shard": shard, "epoch": epoch, "host": self.name})
 
     async def release(self, shard: int) -> None:
@@ -116,9 +116,7 @@ class Host:
         if runner.follower is not None:
             await runner.follower.stop()
         await self._commit(snapshot=True)
-        self._drop(runner)
-        for subject in [s for s in self._answering if s == subjects.shard(shard)]:
-            await self._answering.pop(subject)()
+        await self._drop(runner)
 
     def heartbeat(self) -> HostHeartbeat:
         """What the supervisor is told. Safe to call from another thread."""
@@ -136,9 +134,6 @@ class Host:
             self._notify(event)
         runner.snapshot_us = self._clock.now_us()
         self._tail.hold(shard, runner.committed)
-        self._runners[shard] = runner
-        for hospital_id in runner.cell.hospital_ids():
-            await self._answer_hospital(hospital_id)
 
         def receive(message: Any) -> None:
             runner.receive(message)
@@ -148,11 +143,16 @@ class Host:
 
         wanted = [subjects.reading(shard), subjects.control(shard)]
         runner.follower = await self._bus.follow(subjects.READINGS_STREAM, wanted, runner.applied + 1, receive)
+        self._runners[shard] = runner
+        await self._mailboxes.open(runner)
+        self._work.set()
 
-    def _drop(self, runner: ShardRunner) -> None:
-        if self._runners.get(runner.shard) is runner:
-            del self._runners[runner.shard]
+    async def _drop(self, runner: ShardRunner) -> None:
+        if self._runners.get(runner.shard) is not runner:
+            return  # it was acquired anew meanwhile
+        del self._runners[runner.shard]
         self._tail.forget(runner.shard)
+        await self._mailboxes.close(runner.shard)
 
     async def _turns(self) -> None:
         while True:
@@ -187,15 +187,14 @@ class Host:
             runner.follower.resume()
         if runner.inbox:
             self._work.set()
-        for hospital_id in runner.cell.hospital_ids():
-            await self._answer_hospital(hospital_id)
+        await self._mailboxes.open(runner)
         self.metrics.turn(result, started_us, self._clock.now_us(), runner.high_water_us)
 
     async def _replay(self, runner: ShardRunner) -> None:
         if runner.follower is not None:
             await runner.follower.stop()
         async with self._committing:
-            self._drop(runner)
+            await self._drop(runner)
             try:
                 await self._restore(runner.shard, runner.epoch, runner.suspects)
             except Unavailable:  # it is held no more, so the supervisor grants it again
@@ -314,32 +313,4 @@ class Host:
                 continue
             if runner.follower is not None:
                 await runner.follower.stop()
-            self._drop(runner)
-
-    # -- questions -------------------------------------------------------------------------------------------------
-
-    async def _answer_shard(self, payload: bytes, subject: str) -> pa.Table:
-        shard = int(subject.rpartition(".")[2])
-        runner = self._runners.get(shard)
-        if runner is None:
-            raise Unavailable(f"shard {shard} is not held here any more")
-        query = decode_query(payload)
-        if isinstance(query, TailQuery):
-            return self._tail.query(shard, query)
-        return runner.cell.answer(query)
-
-    async def _answer_hospital(self, hospital_id: str) -> None:
-        subject = subjects.actors_of_hospital(hospital_id)
-        if subject not in self._answering:
-            self._answering[subject] = await self._bus.answer(subject, self._answer_actor)
-
-    async def _answer_actor(self, _payload: bytes, subject: str) -> bytes:
-        _, kind, region, hospital, local_id = subject.split(".", 4)
-        return msgspec.json.encode(self.ask(Address(ActorKind(kind), f"{region}.{hospital}", local_id)))
-
-    def ask(self, address: Address) -> dict[str, Any]:
-        """The state of an actor held here; raises NotFound for one that is not."""
-        for runner in self._runners.values():
-            if address.hospital_id in runner.cell.hospital_ids():
-                return runner.cell.describe(address)
-        raise NotFound(f"{address} is not held by {self.name}")
+            await self._drop(runner)

@@ -160,6 +160,10 @@ class ShardCell:
         """The present state of one actor. Raises NotFound when it is not in this shard."""
         return self._answers.describe(address, self._signals(), self.now_us)
 
+    def handle_of(self, address: Address) -> int:
+        """The handle of a device or patient; NO_HANDLE for other kinds. Raises NotFound when it is not in this shard."""
+        return self._answers.handle_of(address)
+
     def snapshot(self) -> dict[str, pa.Table]:
         """A copy of everything; `restore` of it behaves exactly as a cell that never stopped."""
         parts = (self._roster, self._associations, self._presets, self._recent, self._early, self._anomalies)

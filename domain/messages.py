@@ -7,7 +7,7 @@ opaque keys.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -146,7 +146,27 @@ ShardQuery = TailQuery | LatestQuery | FreshnessQuery
 
 
 class DescribeActor(msgspec.Struct, frozen=True, tag="describe"):
-    """Ask an actor: your present state, as a JSON object."""
+    """Ask an actor: your present state, as a JSON object. Every kind of actor understands it."""
+
+
+class Tell(msgspec.Struct, frozen=True, tag="tell"):
+    """Tell an actor something. Answered (`Posted`) once it is in the stream of the actor's shard, ordered with all else.
+
+    One `message_id` is one message of one actor: told again under it, it is kept once.
+    """
+
+    message_id: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
+    message: Control
+
+
+class Posted(msgspec.Struct, frozen=True):
+    """Where a told message is kept: its shard, and its sequence in the readings stream."""
+
+    shard: int
+    sequence: int
+
+
+ActorMessage = DescribeActor | Tell
 
 
 class ShardHeld(msgspec.Struct, frozen=True):
@@ -178,6 +198,7 @@ class HostHeartbeat(msgspec.Struct, frozen=True):
 _encoder: Final = msgspec.json.Encoder()
 _query_decoder: Final[msgspec.json.Decoder[ShardQuery]] = msgspec.json.Decoder(ShardQuery)
 _control_decoder: Final[msgspec.json.Decoder[Control]] = msgspec.json.Decoder(Control)
+_actor_decoder: Final[msgspec.json.Decoder[ActorMessage]] = msgspec.json.Decoder(ActorMessage)
 encode: Final = _encoder.encode
 encode_controls: Final = _encoder.encode_lines  # many control messages as one text, one a line
 
@@ -204,3 +225,11 @@ def decode_query(data: bytes) -> ShardQuery:
         return _query_decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(f"question to a shard cannot be read: {error}") from error
+
+
+def decode_actor_message(data: bytes) -> ActorMessage:
+    """Decode what an actor is asked or told; raises InvalidInput for anything else."""
+    try:
+        return _actor_decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"message to an actor cannot be read: {error}") from error

@@ -20,6 +20,7 @@ from runtime.bus import Bus
 from runtime.clock import SystemClock
 from runtime.lake import Lake, ReadingQuery
 from runtime.snapshots import SnapshotStore
+from runtime.tasks import end
 from tests.waiting import until
 
 CLOCK = SystemClock()
@@ -34,8 +35,8 @@ class HostRig:
         self._nats_url = nats_url
 
     @asynccontextmanager
-    async def host(self, name: str = "host-1", **shards: int) -> AsyncIterator[Host]:
-        """A host that holds `shard_<n>=epoch`; it commits and snapshots as it ends."""
+    async def host(self, name: str = "host-1", *, is_killed: bool = False, **shards: int) -> AsyncIterator[Host]:
+        """A host that holds `shard_<n>=epoch`; it commits and snapshots as it ends, unless it is killed."""
         bus = await Bus.connect(*self._nats_url, name)
         host = Host(
             name, bus=bus, lake=Lake(self.lake_dir), snapshots=SnapshotStore(self.snapshot_dir), clock=CLOCK,
@@ -46,7 +47,10 @@ class HostRig:
             for shard, epoch in shards.items():
                 await host.acquire(int(shard.removeprefix("shard_")), epoch)
             yield host
-            await host.stop()
+            if is_killed:
+                await end(*host._tasks, *(runner.follower._watch for runner in host._runners.values() if runner.follower))
+            else:
+                await host.stop()
         finally:
             await bus.close()
 

@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 from domain import subjects
 from domain.errors import Unavailable
 from domain.ids import ActorKind, Address
+from domain.messages import DescribeActor
 from runtime import shard_directory
 from runtime.bus import Bus
 from runtime.outbox_relay import OutboxRelay
@@ -79,8 +80,8 @@ async def test_without_a_snapshot_and_beyond_retention_nothing_is_lost_doubled_o
     with caplog.at_level(logging.WARNING):
         async with rig.host("host-2", shard_0=2) as host:
             await caught_up(host, SHARD, await send(bus, SHARD, monitor, METRIC, {4: 105.0}))
-            device = host.ask(Address(ActorKind.DEVICE, HOSPITAL, "mon-7"))
-            known = host.ask(Address(ActorKind.PATIENT, HOSPITAL, patient["patient_key"]))
+            device = await host.post.ask(Address(ActorKind.DEVICE, HOSPITAL, "mon-7"), DescribeActor())
+            known = await host.post.ask(Address(ActorKind.PATIENT, HOSPITAL, patient["patient_key"]), DescribeActor())
 
     assert names
     skipped = {getattr(record, "file", None) for record in caplog.records if "damaged snapshot" in record.message}
