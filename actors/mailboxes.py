@@ -14,9 +14,10 @@ from typing import Final
 import msgspec
 import pyarrow as pa
 
+from actors.shard import ShardCell
 from actors.shard_runner import ShardRunner
 from domain import subjects
-from domain.errors import InvalidInput, NotFound, Unavailable
+from domain.errors import InvalidInput, NotFound, RejectedInput, Unavailable
 from domain.ids import ActorKind, Address
 from domain.limits import check_preset
 from domain.messages import (
@@ -74,7 +75,7 @@ class Mailboxes:
         message = decode_actor_message(payload)
         runner = self._holder_of(address)
         if isinstance(message, Tell):
-            _check(address, runner.cell.handle_of(address), message.message)
+            _check(runner.cell, address, message.message)
             return encode(await self._post(runner.shard, address, message))
         return msgspec.json.encode(runner.cell.describe(address))
 
@@ -102,9 +103,9 @@ class Mailboxes:
         return runner.cell.answer(query)
 
 
-def _check(address: Address, handle: int, message: Control) -> None:
+def _check(cell: ShardCell, address: Address, message: Control) -> None:
     """Raise InvalidInput for what the actor does not understand, or what is about somebody else."""
-    known = TELLABLE[address.kind]
+    handle, known = cell.handle_of(address), TELLABLE[address.kind]
     if type(message) not in known:
         words = ", ".join(["describe", *known.values()])
         raise InvalidInput(f"a {address.kind} does not understand a {type(message).__name__}: expected one of {words}")
@@ -115,3 +116,8 @@ def _check(address: Address, handle: int, message: Control) -> None:
         )
     if isinstance(message, LimitsPreset) and message.limits is not None:
         check_preset(message.metric, message.limits)
+    if isinstance(message, DeviceEvent):
+        try:
+            cell.check_event(message)
+        except RejectedInput as error:  # whoever tells is told so; there is no door that would keep it
+            raise InvalidInput(error.detail) from error

@@ -12,6 +12,7 @@ from typing import Annotated, Final
 import msgspec
 
 from domain.errors import InvalidInput, RejectedInput
+from domain.quality import Mode
 
 
 class DevicesRegistered(msgspec.Struct, frozen=True, tag="devices-registered"):
@@ -80,13 +81,17 @@ class MaintenanceSet(msgspec.Struct, frozen=True, tag="maintenance-set"):
 
 
 class DeviceEvent(msgspec.Struct, frozen=True, tag="device-event"):
-    """Something a device said or that happened to it (`offline`, `online`, `lead_off`, …). Texts travel here."""
+    """Something a device said or that happened to it (`offline`, `online`, `lead_off`, …). Texts travel here.
+
+    Which events a device says, and which of them are alarms, is said by its thing model. Of test and demo none is.
+    """
 
     hospital_id: str
     handle: int
     event: str
     at_us: int
     detail: str | None = None
+    mode: Mode = Mode.REAL
 
 
 Control = DevicesRegistered | PatientAdmitted | DeviceAssociated | LimitsPreset | MaintenanceSet | DeviceEvent

@@ -26,12 +26,12 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from domain import subjects
-from domain.errors import RejectedInput, Unavailable, VitalgridError
+from domain.errors import Unavailable, VitalgridError
 from domain.frames import MAX_ROWS, encode_frame
 from domain.messages import DeviceEvent, Reject, encode
 from domain.ports import Claim, Clock, Identities, Principal, Receipt
 from domain.readings import NO_SEQUENCE, ROW, ReadingBatch
-from runtime.intake_group import GroupFrame, Submission, own_readings_error, pieces
+from runtime.intake_group import GroupFrame, Submission, foreign_device, own_readings_error, pieces, unknown_device
 from runtime.once import OnceLedger, RecordBus
 
 logger = logging.getLogger(__name__)
@@ -96,6 +96,7 @@ class StreamIntake:
         self._is_called = False
         self._is_closed = False
         self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()  # sender -> whose turn it is
+        self._event_turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
         self._controls = asyncio.Semaphore(_CONTROLS_AT_ONCE)
         self.counters = IntakeCounters()
 
@@ -121,33 +122,64 @@ class StreamIntake:
         self._accept(Submission(((principal.shard, rows, count),), count, future))
         return future
 
-    async def claim(self, principal: Principal, readings: ReadingBatch, key: str, payload: bytes) -> Claim:
+    async def claim(self, principal: Principal, content: ReadingBatch | DeviceEvent, key: str, payload: bytes) -> Claim:
         """As `domain.ports.OnceIntake.claim`; see `runtime.once` for what is guaranteed."""
-        await self._by_shard(principal, readings)
+        if isinstance(content, DeviceEvent):
+            await self._shard_of(principal, content)
+        else:
+            await self._by_shard(principal, content)
         return await self._ledger.claim(principal, key, payload)
 
-    async def submit_once(self, principal: Principal, readings: ReadingBatch, claim: Claim) -> Receipt:
+    async def submit_once(self, principal: Principal, content: ReadingBatch | DeviceEvent, claim: Claim) -> Receipt:
         """As `domain.ports.OnceIntake.submit_once`. The request has frames of its own, outside the groups."""
         if claim.receipt is not None:
             return claim.receipt
+        message_id = f"once-{claim.name}-{claim.sequence}"
+        if isinstance(content, DeviceEvent):
+            receipt = await self._store_event(await self._shard_of(principal, content), content, f"{message_id}-event")
+        else:
+            receipt = await self._store_alone(principal, content, message_id)
+        await self._ledger.settle(claim, receipt)
+        return receipt
+
+    async def _store_alone(self, principal: Principal, readings: ReadingBatch, message_id: str) -> Receipt:
         receipt = None
         for number, (shard, batch) in enumerate(await self._by_shard(principal, readings)):
             for start in range(0, len(batch), MAX_ROWS):
                 rows = batch.take(slice(start, start + MAX_ROWS))
                 payload = encode_frame(rows, source=self._source, sequence=NO_SEQUENCE, arrival_us=self._arrival_us())
-                message_id = f"once-{claim.name}-{claim.sequence}-{number}-{start}"
-                sequence = await self._publish(subjects.reading(shard), payload, message_id)
+                sequence = await self._publish(subjects.reading(shard), payload, f"{message_id}-{number}-{start}")
                 receipt = Receipt(shard, sequence, len(readings))
         assert receipt is not None
-        await self._ledger.settle(claim, receipt)
         self._count(1, len(readings))
         return receipt
 
+    async def submit_event(self, principal: Principal, event: DeviceEvent) -> Receipt:
+        """As `domain.ports.Intake.submit_event`; a sender's next event waits for the one before it to be kept."""
+        turn = self._event_turns.setdefault(principal.handle, asyncio.Lock())
+        async with turn:
+            return await self._store_event(await self._shard_of(principal, event), event, self._message_id("event"))
+
     async def tell_event(self, event: DeviceEvent, shard: int) -> None:
         """As `domain.ports.Intake.tell_event`."""
+        await self._store_event(shard, event, self._message_id("event"))
+
+    async def _store_event(self, shard: int, event: DeviceEvent, message_id: str) -> Receipt:
         async with self._controls:
-            await self._publish(subjects.control(shard), encode(event), self._message_id("event"))
+            sequence = await self._publish(subjects.control(shard), encode(event), message_id)
         self.counters.events += 1
+        return Receipt(shard, sequence, 0)
+
+    async def _shard_of(self, principal: Principal, event: DeviceEvent) -> int:
+        """The shard of the event's device. Raises RejectedInput when it is not the principal's to speak for."""
+        if event.handle == principal.handle:
+            return principal.shard
+        if principal.model is not None:
+            raise foreign_device(event.handle)
+        shard = int((await self._identities.shards_of(principal, np.array([event.handle], np.uint32)))[0])
+        if shard < 0:
+            raise unknown_device(event.handle, principal)
+        return shard
 
     async def reject(self, *, door: str, principal: Principal | None, topic: str | None, payload: bytes,
                      reason: str, detail: str) -> None:  # fmt: skip
@@ -192,7 +224,7 @@ class StreamIntake:
         unknown = shards < 0
         if unknown.any():
             handle = int(readings.handle[unknown.argmax()])
-            raise RejectedInput("unknown-device", f"device handle {handle} is not one of hospital {principal.hospital_id}")
+            raise unknown_device(handle, principal)
         if (shards == shards[0]).all():
             return [(int(shards[0]), readings)]
         return [(int(shard), readings.take(shards == shard)) for shard in np.unique(shards)]

@@ -134,6 +134,7 @@ async def test_one_id_of_two_actors_is_two_messages(region: Region, post: Post) 
         (BED, OFFLINE, "a bed does not understand a DeviceEvent: expected one of describe"),
         (PATIENT, OFFLINE, "a patient does not understand a DeviceEvent"),
         (MONITOR, PRESET, "a device does not understand a LimitsPreset: expected one of describe, device-event"),
+        (MONITOR, msgspec.structs.replace(OFFLINE, event="tea_time"), "'tea_time' is not one of thing model monitor@1"),
         (MONITOR, MaintenanceSet(HOSPITAL, 0, 1, 7), "does not understand a MaintenanceSet"),
         (MONITOR, msgspec.structs.replace(OFFLINE, handle=8), "about handle 8 of sz.h001, device:sz.h001/mon-7 has handle 7"),
         (MONITOR, msgspec.structs.replace(OFFLINE, hospital_id=OTHER), "about handle 7 of sz.h002"),
