@@ -17,7 +17,6 @@ import contextlib
 import logging
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -29,13 +28,12 @@ from actors.mailboxes import Mailboxes
 from actors.post import Post
 from actors.restoration import Restoration
 from actors.shard_runner import Refusal, ShardRunner
+from actors.ticker import Ticker
 from domain import subjects
 from domain.alarms import AlarmEvent
 from domain.errors import Unavailable
-from domain.frames import encode_frame
 from domain.messages import HostHeartbeat, Reject, encode
 from domain.ports import Clock
-from domain.readings import ReadingBatch
 from runtime.bus import Bus
 from runtime.lake import Lake
 from runtime.lake_schema import ROWS, Advance, Fenced, PositionMoved
@@ -45,7 +43,6 @@ from runtime.tasks import end
 
 logger = logging.getLogger(__name__)
 
-_TICK_S: Final = 1.0
 _INBOX_BYTES: Final = 64 * 2**20  # a shard that lags further lets the stream hold the rest
 _RETRY_S: Final = 0.5
 _REJECT_BYTES: Final = 4 * 2**20  # any frame we write fits
@@ -85,7 +82,7 @@ class Host:
         self._flush = asyncio.Event()
         self._committing = asyncio.Lock()
         self._announcer = Announcer(bus)
-        self._ticking: dict[int, asyncio.Task[None]] = {}
+        self._ticker = Ticker(bus, clock, self._runners)
         self._tasks: list[asyncio.Task[None]] = []
         self.loop_us = clock.now_us()
         self.metrics = HostMetrics()
@@ -93,14 +90,15 @@ class Host:
     # -- life ------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        for loop in (self._announcer.run, self._turns, self._ticks, self._commits):
-            self._tasks.append(asyncio.create_task(loop(), name=f"{self.name}.{loop.__name__}"))
+        for loop in (self._announcer.run, self._turns, self._ticker.run, self._commits):
+            self._tasks.append(asyncio.create_task(loop(), name=f"{self.name}.{loop.__qualname__}"))
 
     async def stop(self) -> None:
         """Commit and snapshot what is held, then let go of everything."""
         for shard in list(self._runners):
             await self.release(shard)
-        await end(*self._tasks, *self._ticking.values())
+        await end(*self._tasks)
+        await self._ticker.stop()
 
     async def acquire(self, shard: int, epoch: int) -> None:
         """Hold `shard` under `epoch`: fence former holders, restore, and follow its stream from there."""
@@ -212,32 +210,6 @@ class Host:
             hospital_id=None, received_us=self._clock.now_us(), payload=refusal.payload[:_REJECT_BYTES], topic=refusal.subject,
         )  # fmt: skip
         self._announcer.tell(subjects.reject(None), encode(reject), reject_id)
-
-    async def _ticks(self) -> None:
-        """The holder of a shard writes the time into its stream, so that silence has a clock and replays decide alike.
-
-        Shards tick one after the other within the second: all at once they would hold up every alarm behind them.
-        """
-        while True:
-            runners = list(self._runners.values())
-            for runner in runners:
-                await asyncio.sleep(_TICK_S / len(runners))
-                now_us = self._clock.now_us()
-                if runner.cell.device_count and runner.shard not in self._ticking:
-                    tick = encode_frame(ReadingBatch.empty(), source=0, sequence=0, arrival_us=now_us)
-                    message_id = f"tick-{runner.shard}-{runner.epoch}-{now_us}"
-                    task = asyncio.create_task(self._tick(subjects.reading(runner.shard), tick, message_id))
-                    self._ticking[runner.shard] = task
-                    task.add_done_callback(partial(self._ticked, runner.shard))
-            if not runners:
-                await asyncio.sleep(_TICK_S)
-
-    def _ticked(self, shard: int, _: asyncio.Task[None]) -> None:
-        self._ticking.pop(shard, None)
-
-    async def _tick(self, subject: str, tick: bytes, message_id: str) -> None:
-        with contextlib.suppress(Unavailable):  # the next second brings the next one
-            await self._bus.publish(subject, tick, message_id)
 
     # -- lake and snapshots ----------------------------------------------------------------------------------------
 

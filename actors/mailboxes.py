@@ -17,7 +17,7 @@ import pyarrow as pa
 from actors.shard import ShardCell
 from actors.shard_runner import ShardRunner
 from domain import subjects
-from domain.errors import InvalidInput, NotFound, RejectedInput, Unavailable
+from domain.errors import InvalidInput, RejectedInput, Unavailable
 from domain.ids import ActorKind, Address
 from domain.limits import check_preset
 from domain.messages import (
@@ -53,12 +53,14 @@ class Mailboxes:
         self._open: dict[str, tuple[int, Callable[[], Awaitable[None]]]] = {}  # subject -> its shard, and how to close it
 
     async def open(self, runner: ShardRunner) -> None:
-        """Answer for the shard and for all its hospitals. Quick when that is so already."""
+        """Answer for the shard and for all its hospitals, from when this returns. Quick when that is so already."""
         wanted = {subjects.shard(runner.shard): self._answer_shard}
         wanted |= {subjects.actors_of_hospital(hospital_id): self._answer_actor for hospital_id in runner.cell.hospital_ids()}
-        for subject, answer in wanted.items():
-            if subject not in self._open:
-                self._open[subject] = (runner.shard, await self._bus.answer(subject, answer))
+        fresh = [subject for subject in wanted if subject not in self._open]
+        for subject in fresh:
+            self._open[subject] = (runner.shard, await self._bus.answer(subject, wanted[subject]))
+        if fresh:
+            await self._bus.flush()
 
     async def close(self, shard: int) -> None:
         """Answer for the shard no more: somebody else does, or soon will."""
@@ -87,7 +89,7 @@ class Mailboxes:
         for runner in self._runners.values():
             if address.hospital_id in runner.cell.hospital_ids():
                 return runner
-        raise NotFound(f"{address} is not held here")
+        raise Unavailable(f"hospital {address.hospital_id} is not held here any more")
 
     async def _answer_actor(self, payload: bytes, subject: str) -> bytes:
         return await self.receive(subjects.address_of(subject), payload)

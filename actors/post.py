@@ -20,6 +20,7 @@ from domain.messages import Control, DescribeActor, Posted, Tell, encode
 
 ASK_S: Final = 2.0
 TELL_S: Final = 10.0
+_TRY_S: Final = 3.0  # a message that meets a shard on its way to another host may be lost: do not wait for it long
 _RETRY_S: Final = 0.2
 
 
@@ -61,14 +62,14 @@ class Post:
         gives a `message_id` of its own: under one id an actor is told once, as long as the stream remembers ids.
         Errors as `ask`; after Unavailable the message may or may not be kept.
         """
-        told = encode(Tell(message_id or uuid.uuid4().hex, message))
-        deadline_s = asyncio.get_running_loop().time() + timeout_s
+        told, loop = encode(Tell(message_id or uuid.uuid4().hex, message)), asyncio.get_running_loop()
+        deadline_s = loop.time() + timeout_s
         while True:
-            left_s = deadline_s - asyncio.get_running_loop().time()
             try:
-                return msgspec.json.decode(await self._carry(address, told, left_s), type=Posted)
+                answer = await self._carry(address, told, min(_TRY_S, deadline_s - loop.time()))
+                return msgspec.json.decode(answer, type=Posted)
             except Unavailable:
-                if left_s <= _RETRY_S:
+                if loop.time() + _RETRY_S >= deadline_s:
                     raise
                 await asyncio.sleep(_RETRY_S)
 

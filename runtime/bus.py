@@ -7,6 +7,7 @@ reconnects. ask/answer: a question to whoever holds a subject. Subjects are spel
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 _ERROR_HEADER: Final = "Vitalgrid-Error"
 _END_HEADER: Final = "Vitalgrid-End"
+_FLUSH_S: Final = 5
 _CHUNK_BYTES: Final = 4 * 2**20
 _ERRORS: Final = {
     cls.code: cls for cls in (errors.InvalidInput, errors.NotFound, errors.Conflict, errors.Forbidden, errors.Unavailable)
@@ -210,6 +212,12 @@ class Bus:
 
         subscription = await self._client.subscribe(subject, cb=receive)
         return subscription.unsubscribe
+
+    async def flush(self) -> None:
+        """Return once the server has taken all that was sent so far, subscriptions too; or at once when it is away."""
+        with contextlib.suppress(NatsError, TimeoutError, OSError):
+            if self._client.is_connected:
+                await self._client.flush(_FLUSH_S)
 
     async def _reply(self, message: Msg, handler: Handler) -> None:
         try:

@@ -31,7 +31,8 @@ from domain.frames import MAX_ROWS, encode_frame
 from domain.messages import DeviceEvent, Reject, encode
 from domain.ports import Claim, Clock, Identities, Principal, Receipt
 from domain.readings import NO_SEQUENCE, ROW, ReadingBatch
-from runtime.intake_group import GroupFrame, Submission, foreign_device, own_readings_error, pieces, unknown_device
+from runtime.intake_events import IntakeEvents
+from runtime.intake_group import GroupFrame, Submission, own_readings_error, pieces, unknown_device
 from runtime.once import OnceLedger, RecordBus
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,6 @@ class IntakeCounters:
     retries: int = 0
     unavailable: int = 0
     rejects: int = 0
-    events: int = 0
     held_readings: int = 0
 
 
@@ -96,8 +96,8 @@ class StreamIntake:
         self._is_called = False
         self._is_closed = False
         self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()  # sender -> whose turn it is
-        self._event_turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
         self._controls = asyncio.Semaphore(_CONTROLS_AT_ONCE)
+        self._events = IntakeEvents(identities, self._publish_control)
         self.counters = IntakeCounters()
 
     # ---- what doors call
@@ -125,7 +125,7 @@ class StreamIntake:
     async def claim(self, principal: Principal, content: ReadingBatch | DeviceEvent, key: str, payload: bytes) -> Claim:
         """As `domain.ports.OnceIntake.claim`; see `runtime.once` for what is guaranteed."""
         if isinstance(content, DeviceEvent):
-            await self._shard_of(principal, content)
+            await self._events.shard_of(principal, content)
         else:
             await self._by_shard(principal, content)
         return await self._ledger.claim(principal, key, payload)
@@ -136,7 +136,7 @@ class StreamIntake:
             return claim.receipt
         message_id = f"once-{claim.name}-{claim.sequence}"
         if isinstance(content, DeviceEvent):
-            receipt = await self._store_event(await self._shard_of(principal, content), content, f"{message_id}-event")
+            receipt = await self._events.submit(principal, content, f"{message_id}-event")
         else:
             receipt = await self._store_alone(principal, content, message_id)
         await self._ledger.settle(claim, receipt)
@@ -155,31 +155,12 @@ class StreamIntake:
         return receipt
 
     async def submit_event(self, principal: Principal, event: DeviceEvent) -> Receipt:
-        """As `domain.ports.Intake.submit_event`; a sender's next event waits for the one before it to be kept."""
-        turn = self._event_turns.setdefault(principal.handle, asyncio.Lock())
-        async with turn:
-            return await self._store_event(await self._shard_of(principal, event), event, self._message_id("event"))
+        """As `domain.ports.Intake.submit_event`."""
+        return await self._events.submit(principal, event, self._message_id("event"))
 
     async def tell_event(self, event: DeviceEvent, shard: int) -> None:
         """As `domain.ports.Intake.tell_event`."""
-        await self._store_event(shard, event, self._message_id("event"))
-
-    async def _store_event(self, shard: int, event: DeviceEvent, message_id: str) -> Receipt:
-        async with self._controls:
-            sequence = await self._publish(subjects.control(shard), encode(event), message_id)
-        self.counters.events += 1
-        return Receipt(shard, sequence, 0)
-
-    async def _shard_of(self, principal: Principal, event: DeviceEvent) -> int:
-        """The shard of the event's device. Raises RejectedInput when it is not the principal's to speak for."""
-        if event.handle == principal.handle:
-            return principal.shard
-        if principal.model is not None:
-            raise foreign_device(event.handle)
-        shard = int((await self._identities.shards_of(principal, np.array([event.handle], np.uint32)))[0])
-        if shard < 0:
-            raise unknown_device(event.handle, principal)
-        return shard
+        await self._events.store(shard, event, self._message_id("event"))
 
     async def reject(self, *, door: str, principal: Principal | None, topic: str | None, payload: bytes,
                      reason: str, detail: str) -> None:  # fmt: skip
@@ -190,8 +171,7 @@ class StreamIntake:
         reject_id = self._message_id("reject")
         kept = Reject(reject_id, reason, detail, door, principal.name if principal else None, hospital_id,
                       self._clock.now_us(), payload[:MAX_REJECT_BYTES], topic)  # fmt: skip
-        async with self._controls:
-            await self._publish(subjects.reject(hospital_id), encode(kept), reject_id)
+        await self._publish_control(subjects.reject(hospital_id), encode(kept), reject_id)
         self.counters.rejects += 1
 
     async def close(self) -> None:
@@ -343,6 +323,10 @@ class StreamIntake:
         except TimeoutError:
             self.counters.unavailable += 1
             raise Unavailable(f"the stream did not acknowledge within {self._limits.ack_timeout_s:g} s: send again") from None
+
+    async def _publish_control(self, subject: str, payload: bytes, message_id: str) -> int:
+        async with self._controls:
+            return await self._publish(subject, payload, message_id)
 
     def _arrival_us(self) -> int:
         """Now, never earlier than before: shards run their timers on it."""
