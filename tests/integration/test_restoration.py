@@ -23,6 +23,7 @@ from runtime.sql.patients import associate
 from runtime.sql.presets import set_preset
 from tests.host_rig import CLOCK, HostRig, alarms, caught_up, rejects, send
 from tests.sql_fixtures import ADA, HOSPITAL, NOW_US, SmallHospital
+from tests.waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -119,6 +120,27 @@ async def test_a_host_waits_for_the_directory_without_holding_up_its_other_shard
         await bus.answer(subjects.DIRECTORIES, ShardDirectory(engine).answer)
         await waiting
         assert [(held.shard, held.devices) for held in host.heartbeat().shards] == [(SHARD, 4)]
+
+
+@pytest.mark.usefixtures("registered")
+async def test_a_shard_that_cannot_be_restored_after_a_broken_turn_is_let_go_and_the_others_go_on(
+    engine: Engine, bus: Bus, rig: HostRig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await forget(bus, before=3)
+    silence = await bus.answer(subjects.DIRECTORIES, ShardDirectory(engine).answer)
+    async with rig.host(shard_0=1, shard_1=1) as host:
+        await silence()
+        monkeypatch.setattr("actors.restoration.ask_directory", lambda bus, shard: ask_directory(bus, shard, 0.2))
+        monkeypatch.setattr(host._runners[SHARD], "turn", broken)
+        await send(bus, SHARD, 2, METRIC, {1: 120.0})
+        await until(lambda: [held.shard for held in host.heartbeat().shards] == [1])
+        await caught_up(host, 1, await send(bus, 1, 99, METRIC, {1: 120.0}))
+    assert "a shard could not be restored" in caplog.messages
+    assert [reason for reason, _ in await rejects(bus)] == ["unknown-device"]  # handle 99 of shard 1
+
+
+def broken(_most_readings: int) -> None:
+    raise ZeroDivisionError
 
 
 async def test_a_database_that_is_away_is_waited_for(bus: Bus, nats_url: tuple[str, str], tmp_path: Path) -> None:
