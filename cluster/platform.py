@@ -22,6 +22,7 @@ from actors.shell import HostConfig
 from cluster.connection import Connection, admin_token_file, forget_connection, write_secret
 from cluster.processes import ChildProcess
 from cluster.ray_hosts import launcher, start_ray, stop_ray
+from cluster.stream_beginnings import stream_beginnings
 from cluster.supervisor import Supervisor
 from domain import subjects
 from domain.errors import Conflict, VitalgridError
@@ -32,6 +33,7 @@ from runtime.lake import Lake
 from runtime.nats_server import NatsServer
 from runtime.settings import Settings
 from runtime.shard_directory import ShardDirectory
+from runtime.snapshots import SnapshotStore
 from runtime.sql.access import create_first_administrator
 from runtime.sql.engine import migrate, open_engine
 from runtime.tasks import end
@@ -55,6 +57,7 @@ class Platform:
         self.settings = settings
         self._say = say
         self._data_dir = settings.data_dir.resolve()
+        self._snapshot_dir = self._data_dir / "snapshots"
         self._log_dir = self._data_dir / "log"
         self._bus_token = secrets.token_urlsafe(32)
         self._nats = NatsServer(
@@ -90,16 +93,14 @@ class Platform:
         self._say("starting the bus (nats-server, fsync on every message)")
         await self._nats.start()
         self._bus = await Bus.connect(self._nats.url, self._bus_token, "supervisor")
-        await self._bus.ensure_streams(
-            max_stream_bytes=settings.bus.max_stream_bytes,
-            retention_s=settings.bus.stream_retention_h * 3600,
-            duplicate_window_s=settings.bus.duplicate_window_s,
-        )
         self._say("opening the stores (business database, lake)")
         self._engine = open_engine(settings.sql_url)
         await asyncio.to_thread(self._open_stores, self._engine)
         await self._bus.answer(subjects.DIRECTORIES, ShardDirectory(self._engine).answer)  # hosts may ask as they start
         lake = await asyncio.to_thread(Lake, settings.lake_dir.resolve())
+        await self._ensure_streams(
+            self._bus, await asyncio.to_thread(stream_beginnings, lake, SnapshotStore(self._snapshot_dir), self._engine)
+        )
         self._say(f"starting Ray and {settings.hosts.count} hosts for {settings.shards} shards")
         await asyncio.to_thread(start_ray)
         self.supervisor = Supervisor(
@@ -115,6 +116,13 @@ class Platform:
             asyncio.create_task(self._keep_bus(), name="keep nats-server"),
             asyncio.create_task(self._keep_remembering(), name="remember pids"),
         ]
+
+    async def _ensure_streams(self, bus: Bus, beginnings: dict[str, int]) -> None:
+        settings = self.settings.bus
+        await bus.ensure_streams(
+            max_stream_bytes=settings.max_stream_bytes, retention_s=settings.stream_retention_h * 3600,
+            duplicate_window_s=settings.duplicate_window_s, beginnings=beginnings,
+        )  # fmt: skip
 
     async def stop(self) -> None:
         """Stop in reverse order. Safe to call after a failed start."""
@@ -155,7 +163,7 @@ class Platform:
         settings = self.settings
         return HostConfig(
             name=name, nats_url=self._nats.url, nats_token=self._bus_token,
-            lake_dir=settings.lake_dir.resolve(), snapshot_dir=self._data_dir / "snapshots",
+            lake_dir=settings.lake_dir.resolve(), snapshot_dir=self._snapshot_dir,
             policy=HostPolicy(
                 turn_readings=settings.hosts.turn_readings, flush_interval_s=settings.lake.flush_interval_s,
                 flush_rows=settings.lake.flush_rows, snapshot_interval_s=settings.hosts.snapshot_interval_s,

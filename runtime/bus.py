@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -249,10 +249,12 @@ class Bus:
         await self._client.subscribe(subject, cb=receive)
 
     async def ensure_streams(
-        self, *, max_stream_bytes: int, retention_s: float, duplicate_window_s: float, replicas: int = 1
-    ) -> None:
+        self, *, max_stream_bytes: int, retention_s: float, duplicate_window_s: float, replicas: int = 1,
+        beginnings: Mapping[str, int] | None = None,
+    ) -> None:  # fmt: skip
         """Create the platform's streams, or bring their limits up to date. Idempotent.
 
+        One that is created begins at its sequence in `beginnings`, or at 1; see `cluster.stream_beginnings`.
         Alarms and rejects may take a tenth of the readings' bytes each; they drop their oldest, readings refuse new ones.
         """
         month_s = 30 * 86_400.0
@@ -273,6 +275,7 @@ class Bus:
                 duplicate_window=min(duplicate_window_s, max_age_s),
                 num_replicas=replicas,
                 allow_direct=True,
+                first_seq=(beginnings or {}).get(name, 1),  # taken no notice of when the stream is there
             )
             try:
                 await self._jetstream.add_stream(config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,11 @@ def forget(platform: RunningPlatform) -> None:
     asyncio.run(purge())
 
 
-@pytest.mark.clause("9.3", "9.3d")
-def test_devices_patients_and_limits_are_known_again_after_the_loss_of_all_snapshots(tmp_path: Path) -> None:
-    platform = start_platform(tmp_path)
+@pytest.fixture(scope="module")
+def worn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a platform that was stopped, with one reading and all its snapshots gone, and the monitor's token."""
+    folder = tmp_path_factory.mktemp("worn")
+    platform = start_platform(folder)
     try:
         token = register(platform)
         send(platform, token, 120)
@@ -66,19 +69,40 @@ def test_devices_patients_and_limits_are_known_again_after_the_loss_of_all_snaps
         forget(platform)
     finally:
         assert platform.stop() == 0
-    for snapshot in (tmp_path / "snapshots").rglob("*.snapshot"):
+    for snapshot in (folder / "snapshots").rglob("*.snapshot"):
         snapshot.unlink()
-    platform = start_platform(tmp_path)
+    return folder, token
+
+
+def after(worn: tuple[Path, str], value: float, rule: str) -> tuple[dict[str, Any], list[float], list[dict[str, Any]]]:
+    """Start the platform, send a reading, wait for its alarm, and stop: the alarm, values stored, rejects."""
+    folder, token = worn
+    platform = start_platform(folder)
     try:
-        send(platform, token, 105)  # low for this patient alone
+        send(platform, token, value)
         (alarm,) = wait_until(
-            lambda: items(platform, "/alarms", hospital=HOSPITAL), 30, lambda: platform.log("hosts.log")[-3000:]
-        )
-        found = items(platform, "/readings", device=MONITOR)
-        refused = items(platform, "/rejects")
+            lambda: [row for row in items(platform, "/alarms", hospital=HOSPITAL) if row["rule"] == rule], 30,
+            lambda: platform.log("hosts.log")[-3000:],
+        )  # fmt: skip
+        values = [row["value"] for row in items(platform, "/readings", device=MONITOR)]
+        return alarm, sorted(values), items(platform, "/rejects")
     finally:
         platform.stop()
-    assert (alarm["rule"], alarm["value"], alarm["limit"]) == ("limit.low", 105.0, 110.0)
-    assert sorted(row["value"] for row in found) == [105.0, 120.0]
+
+
+@pytest.mark.clause("9.3", "9.3d")
+def test_devices_patients_and_limits_are_known_again_after_the_loss_of_all_snapshots(worn: tuple[Path, str]) -> None:
+    alarm, values, refused = after(worn, 105, "limit.low")  # low for this patient alone
+    assert (alarm["value"], alarm["limit"]) == (105.0, 110.0)
+    assert (values, refused) == ([105.0, 120.0], [])
+    assert "known again from the directory" in (worn[0] / "log" / "hosts.log").read_text()
+
+
+@pytest.mark.clause("9.3")
+def test_what_comes_after_the_loss_of_all_streams_is_kept_and_alarms(worn: tuple[Path, str]) -> None:
+    shutil.rmtree(worn[0] / "nats")
+    alarm, values, refused = after(worn, 95, "limit.very-low")
+    assert (alarm["value"], alarm["limit"]) == (95.0, 100.0)
+    assert values[0] == 95.0
+    assert values[-1] == 120.0
     assert refused == []
-    assert "known again from the directory" in platform.log("hosts.log")

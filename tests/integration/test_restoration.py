@@ -10,14 +10,18 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
+from cluster.stream_beginnings import stream_beginnings
 from domain import subjects
 from domain.errors import Unavailable
 from domain.ids import ActorKind, Address
 from domain.messages import DescribeActor
 from runtime import shard_directory
 from runtime.bus import Bus
+from runtime.lake import Lake
 from runtime.outbox_relay import OutboxRelay
 from runtime.shard_directory import ShardDirectory, ask_directory
+from runtime.snapshots import SnapshotStore
+from runtime.sql.devices import NewDevice, register_device
 from runtime.sql.engine import open_engine
 from runtime.sql.patients import associate
 from runtime.sql.presets import set_preset
@@ -92,6 +96,31 @@ async def test_without_a_snapshot_and_beyond_retention_nothing_is_lost_doubled_o
     assert (device["patient_key"], device["bed_id"], known["devices"]) == (patient["patient_key"], "icu-07", ["mon-7"])
     raised = [(event.rule, event.subject.patient_key) for event in await alarms(bus) if event.rule.startswith("limit.")]
     assert raised == [("limit.low", patient["patient_key"])]
+
+
+@pytest.mark.clause("9.3")
+async def test_after_the_loss_of_the_stream_a_new_one_goes_on_behind_it(
+    engine: Engine, registered: SmallHospital, bus: Bus, rig: HostRig
+) -> None:
+    monitor = registered.monitor["handle"]
+    async with rig.host(shard_0=1) as host:
+        await caught_up(host, SHARD, await send(bus, SHARD, monitor, METRIC, {1: 120.0, 2: 121.0}))
+    pump, _ = register_device(engine, ADA, HOSPITAL, NewDevice("pump-4", "infusion-pump"))
+    await OutboxRelay(engine, bus, CLOCK).relay()  # into the stream, which is lost before any host sees it
+    await bus._jetstream.delete_stream(subjects.READINGS_STREAM)
+    beginnings = stream_beginnings(Lake(rig.lake_dir), SnapshotStore(rig.snapshot_dir), engine)
+    await bus.ensure_streams(max_stream_bytes=2**30, retention_s=86_400, duplicate_window_s=600, beginnings=beginnings)
+    await bus.answer(subjects.DIRECTORIES, ShardDirectory(engine).answer)
+    async with rig.host("host-2", shard_0=2) as host:
+        await send(bus, SHARD, pump["handle"], "battery", {1: 80.0})
+        await caught_up(host, SHARD, await send(bus, SHARD, monitor, METRIC, {3: 122.0}))
+    assert sorted(rig.stored()["value"].to_list()) == [80.0, 120.0, 121.0, 122.0]
+    assert await rejects(bus) == []
+
+
+async def test_streams_of_a_new_platform_begin_at_one(engine: Engine, rig: HostRig) -> None:
+    beginnings = stream_beginnings(Lake(rig.lake_dir), SnapshotStore(rig.snapshot_dir), engine)
+    assert beginnings == {subjects.READINGS_STREAM: 1, subjects.ALARMS_STREAM: 1}
 
 
 async def test_a_shard_whose_stream_is_whole_asks_nobody(registered: SmallHospital, bus: Bus, rig: HostRig) -> None:
