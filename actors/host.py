@@ -16,9 +16,7 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -26,15 +24,16 @@ import pyarrow as pa
 
 from actors.announcer import Announcer
 from actors.host_metrics import HostMetrics
-from actors.shard import ShardCell
+from actors.mailboxes import Mailboxes
+from actors.post import Post
+from actors.restoration import Restoration
 from actors.shard_runner import Refusal, ShardRunner
+from actors.ticker import Ticker
 from domain import subjects
-from domain.errors import NotFound, Unavailable
-from domain.frames import encode_frame
-from domain.ids import ActorKind, Address
-from domain.messages import HostHeartbeat, Reject, TailQuery, decode_query, encode
+from domain.alarms import AlarmEvent
+from domain.errors import Unavailable
+from domain.messages import HostHeartbeat, Reject, encode
 from domain.ports import Clock
-from domain.readings import ReadingBatch
 from runtime.bus import Bus
 from runtime.lake import Lake
 from runtime.lake_schema import ROWS, Advance, Fenced, PositionMoved
@@ -44,7 +43,6 @@ from runtime.tasks import end
 
 logger = logging.getLogger(__name__)
 
-_TICK_S: Final = 1.0
 _INBOX_BYTES: Final = 64 * 2**20  # a shard that lags further lets the stream hold the rest
 _RETRY_S: Final = 0.5
 _REJECT_BYTES: Final = 4 * 2**20  # any frame we write fits
@@ -73,16 +71,18 @@ class Host:
         self._bus = bus
         self._lake = lake
         self._snapshots = snapshots
+        self._restoration = Restoration(bus, lake, snapshots, policy.live_horizon_s)
         self._clock = clock
         self._policy = policy
         self._tail = HotTail()
         self._runners: dict[int, ShardRunner] = {}
-        self._answering: dict[str, Callable[[], Awaitable[None]]] = {}
+        self._mailboxes = Mailboxes(bus, self._runners, self._tail)
+        self.post = Post(bus, self._mailboxes)
         self._work = asyncio.Event()
         self._flush = asyncio.Event()
         self._committing = asyncio.Lock()
         self._announcer = Announcer(bus)
-        self._ticking: dict[int, asyncio.Task[None]] = {}
+        self._ticker = Ticker(bus, clock, self._runners)
         self._tasks: list[asyncio.Task[None]] = []
         self.loop_us = clock.now_us()
         self.metrics = HostMetrics()
@@ -90,20 +90,20 @@ class Host:
     # -- life ------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        for loop in (self._announcer.run, self._turns, self._ticks, self._commits):
-            self._tasks.append(asyncio.create_task(loop(), name=f"{self.name}.{loop.__name__}"))
+        for loop in (self._announcer.run, self._turns, self._ticker.run, self._commits):
+            self._tasks.append(asyncio.create_task(loop(), name=f"{self.name}.{loop.__qualname__}"))
 
     async def stop(self) -> None:
         """Commit and snapshot what is held, then let go of everything."""
         for shard in list(self._runners):
             await self.release(shard)
-        await end(*self._tasks, *self._ticking.values())
+        await end(*self._tasks)
+        await self._ticker.stop()
 
     async def acquire(self, shard: int, epoch: int) -> None:
         """Hold `shard` under `epoch`: fence former holders, restore, and follow its stream from there."""
         await asyncio.to_thread(self._lake.claim, shard, epoch)
         await self._restore(shard, epoch, {})
-        self._answering[subjects.shard(shard)] = await self._bus.answer(subjects.shard(shard), self._answer_shard)
         logger.info("shard acquired", extra={"shard": shard, "epoch": epoch, "host": self.name})
 
     async def release(self, shard: int) -> None:
@@ -114,9 +114,7 @@ class Host:
         if runner.follower is not None:
             await runner.follower.stop()
         await self._commit(snapshot=True)
-        self._drop(runner)
-        for subject in [s for s in self._answering if s == subjects.shard(shard)]:
-            await self._answering.pop(subject)()
+        await self._drop(runner)
 
     def heartbeat(self) -> HostHeartbeat:
         """What the supervisor is told. Safe to call from another thread."""
@@ -128,19 +126,12 @@ class Host:
     # -- shards ----------------------------------------------------------------------------------------------------
 
     async def _restore(self, shard: int, epoch: int, suspects: dict[int, int]) -> None:
-        cell = ShardCell(shard, live_horizon_us=round(self._policy.live_horizon_s * 1e6))
-        snapshot = await asyncio.to_thread(self._snapshots.load, shard)
-        applied = 0
-        if snapshot is not None:
-            cell.restore(snapshot.tables)
-            applied = snapshot.sequence
-        view = await asyncio.to_thread(self._lake.positions)
-        runner = ShardRunner(shard, epoch, cell, applied=applied, committed=view.positions.get(shard, 0), suspects=suspects)
+        restored = await self._restoration.restore(shard, epoch, suspects)
+        runner = restored.runner
+        for event in restored.alarms:
+            self._notify(event)
         runner.snapshot_us = self._clock.now_us()
         self._tail.hold(shard, runner.committed)
-        self._runners[shard] = runner
-        for hospital_id in cell.hospital_ids():
-            await self._answer_hospital(hospital_id)
 
         def receive(message: Any) -> None:
             runner.receive(message)
@@ -149,12 +140,17 @@ class Host:
             self._work.set()
 
         wanted = [subjects.reading(shard), subjects.control(shard)]
-        runner.follower = await self._bus.follow(subjects.READINGS_STREAM, wanted, applied + 1, receive)
+        runner.follower = await self._bus.follow(subjects.READINGS_STREAM, wanted, runner.applied + 1, receive)
+        self._runners[shard] = runner
+        await self._mailboxes.open(runner)
+        self._work.set()
 
-    def _drop(self, runner: ShardRunner) -> None:
-        if self._runners.get(runner.shard) is runner:
-            del self._runners[runner.shard]
+    async def _drop(self, runner: ShardRunner) -> None:
+        if self._runners.get(runner.shard) is not runner:
+            return  # it was acquired anew meanwhile
+        del self._runners[runner.shard]
         self._tail.forget(runner.shard)
+        await self._mailboxes.close(runner.shard)
 
     async def _turns(self) -> None:
         while True:
@@ -180,7 +176,7 @@ class Host:
             self._tail.append(runner.shard, sequence, table)
         self._tail.append(runner.shard, runner.applied, _NO_ROWS)  # what brought no rows is covered too
         for event in result.alarms:
-            self._announcer.tell(subjects.alarm(event.subject.hospital_id), msgspec.json.encode(event), event.event_id)
+            self._notify(event)
         for number, refusal in enumerate(result.refusals):
             self._refuse(runner.shard, number, refusal)
         if runner.segment_rows >= self._policy.flush_rows:
@@ -189,18 +185,23 @@ class Host:
             runner.follower.resume()
         if runner.inbox:
             self._work.set()
-        for hospital_id in runner.cell.hospital_ids():
-            await self._answer_hospital(hospital_id)
+        await self._mailboxes.open(runner)
         self.metrics.turn(result, started_us, self._clock.now_us(), runner.high_water_us)
 
     async def _replay(self, runner: ShardRunner) -> None:
         if runner.follower is not None:
             await runner.follower.stop()
         async with self._committing:
-            self._drop(runner)
-            await self._restore(runner.shard, runner.epoch, runner.suspects)
+            await self._drop(runner)
+            try:
+                await self._restore(runner.shard, runner.epoch, runner.suspects)
+            except Unavailable:  # it is held no more, so the supervisor grants it again
+                logger.exception("a shard could not be restored", extra={"shard": runner.shard, "host": self.name})
 
     # -- what turns bring ------------------------------------------------------------------------------------------
+
+    def _notify(self, event: AlarmEvent) -> None:
+        self._announcer.tell(subjects.alarm(event.subject.hospital_id), msgspec.json.encode(event), event.event_id)
 
     def _refuse(self, shard: int, number: int, refusal: Refusal) -> None:
         reject_id = f"host-{shard}-{refusal.sequence}-{number}"
@@ -209,32 +210,6 @@ class Host:
             hospital_id=None, received_us=self._clock.now_us(), payload=refusal.payload[:_REJECT_BYTES], topic=refusal.subject,
         )  # fmt: skip
         self._announcer.tell(subjects.reject(None), encode(reject), reject_id)
-
-    async def _ticks(self) -> None:
-        """The holder of a shard writes the time into its stream, so that silence has a clock and replays decide alike.
-
-        Shards tick one after the other within the second: all at once they would hold up every alarm behind them.
-        """
-        while True:
-            runners = list(self._runners.values())
-            for runner in runners:
-                await asyncio.sleep(_TICK_S / len(runners))
-                now_us = self._clock.now_us()
-                if runner.cell.device_count and runner.shard not in self._ticking:
-                    tick = encode_frame(ReadingBatch.empty(), source=0, sequence=0, arrival_us=now_us)
-                    message_id = f"tick-{runner.shard}-{runner.epoch}-{now_us}"
-                    task = asyncio.create_task(self._tick(subjects.reading(runner.shard), tick, message_id))
-                    self._ticking[runner.shard] = task
-                    task.add_done_callback(partial(self._ticked, runner.shard))
-            if not runners:
-                await asyncio.sleep(_TICK_S)
-
-    def _ticked(self, shard: int, _: asyncio.Task[None]) -> None:
-        self._ticking.pop(shard, None)
-
-    async def _tick(self, subject: str, tick: bytes, message_id: str) -> None:
-        with contextlib.suppress(Unavailable):  # the next second brings the next one
-            await self._bus.publish(subject, tick, message_id)
 
     # -- lake and snapshots ----------------------------------------------------------------------------------------
 
@@ -310,32 +285,4 @@ class Host:
                 continue
             if runner.follower is not None:
                 await runner.follower.stop()
-            self._drop(runner)
-
-    # -- questions -------------------------------------------------------------------------------------------------
-
-    async def _answer_shard(self, payload: bytes, subject: str) -> pa.Table:
-        shard = int(subject.rpartition(".")[2])
-        runner = self._runners.get(shard)
-        if runner is None:
-            raise Unavailable(f"shard {shard} is not held here any more")
-        query = decode_query(payload)
-        if isinstance(query, TailQuery):
-            return self._tail.query(shard, query)
-        return runner.cell.answer(query)
-
-    async def _answer_hospital(self, hospital_id: str) -> None:
-        subject = subjects.actors_of_hospital(hospital_id)
-        if subject not in self._answering:
-            self._answering[subject] = await self._bus.answer(subject, self._answer_actor)
-
-    async def _answer_actor(self, _payload: bytes, subject: str) -> bytes:
-        _, kind, region, hospital, local_id = subject.split(".", 4)
-        return msgspec.json.encode(self.ask(Address(ActorKind(kind), f"{region}.{hospital}", local_id)))
-
-    def ask(self, address: Address) -> dict[str, Any]:
-        """The state of an actor held here; raises NotFound for one that is not."""
-        for runner in self._runners.values():
-            if address.hospital_id in runner.cell.hospital_ids():
-                return runner.cell.describe(address)
-        raise NotFound(f"{address} is not held by {self.name}")
+            await self._drop(runner)

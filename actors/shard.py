@@ -7,7 +7,7 @@ decide alike. Stream time is the greatest arrival time seen; timers run on it, a
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ from actors import freshness
 from actors.anomalies import Anomalies
 from actors.associations import Associations
 from actors.clock_alarms import ClockAlarms
+from actors.device_alarms import DeviceAlarms
 from actors.duplicates import RecentReadings
 from actors.early_warning import EarlyWarning, ScoreCounts
 from actors.effects import Effects
@@ -32,6 +33,7 @@ from actors.turn import Notices, Turn
 from actors.unmonitored import Unmonitored
 from analytics.robust_z import RobustZ
 from domain.alarms import AlarmEvent
+from domain.errors import RejectedInput
 from domain.ids import Address
 from domain.messages import (
     Control,
@@ -47,11 +49,19 @@ from domain.messages import (
 from domain.ports import Scorer
 from domain.quality import Mark
 from domain.readings import ReadingBatch
+from domain.thing_models import PRESENCE
 
 __all__ = ["Effects", "ShardCell"]
 
 OFFLINE: Final = "offline"
 ONLINE: Final = "online"
+
+
+class Part(Protocol):
+    """A part of the cell that has state of its own."""
+
+    def snapshot(self) -> dict[str, pa.Table]: ...
+    def restore(self, tables: dict[str, pa.Table]) -> None: ...
 
 
 class ShardCell:
@@ -71,6 +81,7 @@ class ShardCell:
         self._technical = TechnicalAlarms(self._roster, self._associations)
         self._unmonitored = Unmonitored(self._roster, self._associations)
         self._clock_alarms = ClockAlarms(self._roster)
+        self._told = DeviceAlarms(self._roster, self._associations, live_horizon_us)
         self._early = EarlyWarning(self._roster, live_horizon_us)
         self._anomalies = Anomalies(self._roster, scorer or RobustZ())
         self._answers = Answers(self._roster, self._associations, self._early)
@@ -126,6 +137,7 @@ class ShardCell:
         alarms += self._technical.tick(signals, self.now_us)
         alarms += self._unmonitored.tick(signals, self.now_us)
         alarms += self._clock_alarms.tick(self.now_us)
+        alarms += self._told.settle(self.now_us)
         notices = Notices()
         self._early.tick(self.now_us, notices)
         scores, derived, _ = notices.in_order()
@@ -133,7 +145,11 @@ class ShardCell:
         return Effects(alarms=[*alarms, *scores], derived=derived)
 
     def apply_control(self, message: Control, arrival_us: int) -> Effects:
-        """Take a registration, association, preset, maintenance window or device event. Idempotent."""
+        """Take a registration, association, preset, maintenance window or device event. Idempotent.
+
+        Raises RejectedInput for an event of a device that is not here (`unknown-device`), or that its thing model does not
+        say (`unknown-event`).
+        """
         self._go_on(np.array([arrival_us], dtype=np.int64))
         alarms: list[AlarmEvent] = []
         match message:
@@ -151,9 +167,9 @@ class ShardCell:
                 self._presets.preset(message)
             case MaintenanceSet():
                 self._roster.maintain(message)
-                alarms = self._limits.settle(self.now_us)
+                alarms = self._limits.settle(self.now_us) + self._told.settle(self.now_us)
             case DeviceEvent():
-                self._hear(message)
+                alarms = self._hear(message)
         return Effects(alarms=alarms)
 
     def answer(self, query: LatestQuery | FreshnessQuery) -> pa.Table:
@@ -166,21 +182,30 @@ class ShardCell:
         """The present state of one actor. Raises NotFound when it is not in this shard."""
         return self._answers.describe(address, self._signals(), self.now_us)
 
+    def handle_of(self, address: Address) -> int:
+        """The handle of a device or patient; NO_HANDLE for other kinds. Raises NotFound when it is not in this shard."""
+        return self._answers.handle_of(address)
+
     def snapshot(self) -> dict[str, pa.Table]:
         """A copy of everything; `restore` of it behaves exactly as a cell that never stopped."""
-        parts = (self._roster, self._associations, self._presets, self._recent, self._early, self._anomalies)
         tables: dict[str, pa.Table] = {}
-        for part in parts:
+        for part in self._parts():
             tables |= part.snapshot()
         tables["cell"] = pa.table({"now_us": [self.now_us], "watching_since_us": [self._watching_since_us]})
         return tables
 
     def restore(self, tables: dict[str, pa.Table]) -> None:
         """Take the state of a snapshot, in place of whatever is here."""
-        for part in (self._roster, self._associations, self._presets, self._recent, self._early, self._anomalies):
+        for part in self._parts():
             part.restore(tables)
         self.now_us = tables["cell"]["now_us"][0].as_py()
         self._watching_since_us = tables["cell"]["watching_since_us"][0].as_py()
+
+    def _parts(self) -> tuple[Part, ...]:
+        """What a snapshot is made of; the roster first, which the others build on."""
+        return (
+            self._roster, self._associations, self._presets, self._recent, self._early, self._anomalies, self._told,
+        )  # fmt: skip
 
     def _go_on(self, arrival_us: NDArray[np.int64]) -> NDArray[np.int64]:
         """Let stream time go on; returns it, never going back. A pause is remembered: nothing could come in it."""
@@ -214,19 +239,25 @@ class ShardCell:
             channels = self._roster.channel_rows(self._roster.device_rows(derived.handle), derived.metric, derived.instance)
             place(self._roster.channels, channels, derived, derived.time_us, stream_us)
 
-    def _hear(self, message: DeviceEvent) -> None:
-        """A device that goes offline is silent at once, and so is all that it sends for others."""
+    def check_event(self, message: DeviceEvent) -> int:
+        """The row of the device of an event. Raises RejectedInput as `apply_control`."""
         device = self._roster.device_row(message.handle)
         if device < 0:
-            return
+            raise RejectedInput("unknown-device", f"an event of handle {message.handle}, which is not registered in this shard")
+        if message.event not in PRESENCE:
+            self._roster.model_of(device).check_event(message.event)
+        return device
+
+    def _hear(self, message: DeviceEvent) -> list[AlarmEvent]:
+        """A device that goes offline is silent at once, and so is all that it sends for others."""
+        device = self.check_event(message)
         self._roster.hear(device, message.event, message.at_us)
         table = self._roster.devices
-        if message.event == OFFLINE:
-            table["is_offline"][table["last_source"] == message.handle] = True
-            table["is_offline"][device] = True
-        elif message.event == ONLINE:
-            table["is_offline"][table["last_source"] == message.handle] = False
-            table["is_offline"][device] = False
+        if message.event not in (OFFLINE, ONLINE):
+            return self._told.hear(device, message, self.now_us)
+        table["is_offline"][table["last_source"] == message.handle] = message.event == OFFLINE
+        table["is_offline"][device] = message.event == OFFLINE
+        return []
 
     def _signals(self) -> Signals:
         return Signals(self._roster, self.now_us, self._watching_since_us)

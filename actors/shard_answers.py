@@ -17,7 +17,7 @@ from actors.kinds import NOBODY
 from actors.roster import Roster
 from actors.technical_alarms import Signals
 from domain.errors import NotFound
-from domain.ids import ActorKind, Address
+from domain.ids import NO_HANDLE, ActorKind, Address
 from domain.instants import NEVER_US
 from domain.messages import FreshnessQuery, LatestQuery
 from domain.metrics import BY_ID
@@ -80,6 +80,16 @@ class Answers:
                 return self._bed(address, now_us)
             case ActorKind.HOSPITAL:
                 return self._hospital(address, signals, now_us)
+
+    def handle_of(self, address: Address) -> int:
+        """The handle of a device or patient; NO_HANDLE for other kinds. Raises NotFound for one that is not here."""
+        match address.kind:
+            case ActorKind.DEVICE:
+                return int(self._roster.devices["handle"][self._find_device(address)])
+            case ActorKind.PATIENT:
+                return int(self._roster.patients["handle"][self._find_patient(address)])
+            case _:
+                return NO_HANDLE
 
     def _chosen_devices(self, handles: list[int], hospital_id: str | None) -> NDArray[np.intp]:
         """The rows of some devices, in order of row; of all, where nothing is named."""

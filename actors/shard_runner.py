@@ -152,11 +152,11 @@ class ShardRunner:
 
     def _apply_control(self, message: StreamMessage, result: TurnResult) -> None:
         try:
-            control = decode_control(message.payload)
+            effects = self.cell.apply_control(decode_control(message.payload), message.stored_us)
         except RejectedInput as error:
             result.refusals.append(Refusal(message.sequence, message.subject, error.reason, error.detail, message.payload))
             return
-        self._absorb(message.sequence, self.cell.apply_control(control, message.stored_us), result)
+        self._absorb(message.sequence, effects, result)
 
     def _apply_frame_alone(self, message: StreamMessage, result: TurnResult) -> None:
         frame = self._decode(message, result)

@@ -14,7 +14,8 @@ from api.services import Backend
 from domain.errors import Conflict, InvalidInput
 from domain.ports import Principal, Receipt
 from domain.thing_catalogue import thing_model
-from gateways.formats import BY_NAME, Format, format_of
+from gateways.formats import BY_NAME, AnyFormat, format_of
+from gateways.keyed import stored_once
 from runtime.rejects import KeptReject
 from runtime.sql.access import record_resubmission, resubmissions
 from runtime.sql.devices import find_device
@@ -37,10 +38,8 @@ async def resubmit(behind: Backend, who: Caller, kept: KeptReject, body: Resubmi
         raise InvalidInput(f"the sender of reject {kept.sequence} was not known: name the device, such as 'sz.h012/mon-7'")
     principal = await behind.read(_sender, behind.engine, name)
     payload = _payload(kept, body)
-    decode, intake = _format(kept, body).decode, behind.services.intake
-    batch = decode(payload, principal, behind.services.clock.now_us())
-    claim = await intake.claim(principal, batch, f"reject-{reject.reject_id}", payload)
-    receipt = await intake.submit_once(principal, decode(payload, principal, claim.arrival_us), claim)
+    services, key = behind.services, f"reject-{reject.reject_id}"
+    receipt = await stored_once(services.intake, _format(kept, body), principal, payload, key, services.clock.now_us())
     text = f"{receipt.shard}-{receipt.stream_sequence}"
     await behind.write(record_resubmission, behind.engine, behind.author(who), reject.reject_id, text)
     return receipt
@@ -67,7 +66,7 @@ def _payload(kept: KeptReject, body: ResubmitIn) -> bytes:
         raise InvalidInput(f"payload_base64 is not base64: {error}") from None
 
 
-def _format(kept: KeptReject, body: ResubmitIn) -> Format:
+def _format(kept: KeptReject, body: ResubmitIn) -> AnyFormat:
     if body.format is None:
         return format_of(kept.reject.topic or "")
     if body.format not in BY_NAME:

@@ -12,6 +12,7 @@ from typing import Annotated, Final, ParamSpec, Protocol, Self, TypeVar
 from fastapi import Depends, Request
 from sqlalchemy import Engine
 
+from actors.post import Post
 from api.auth import Caller, Tokens
 from api.directory import Directory
 from api.hosts import Hosts
@@ -147,12 +148,14 @@ class Backend:
     reading_feed: Feed
     directory: Directory
     relay: OutboxRelay
+    post: Post
 
     @classmethod
     def over(cls, services: Services, telemetry: Telemetry) -> Self:
         return cls(
             services, Lanes(), telemetry, Hosts(services.clock, services.shards), alarm_feed(services.bus),
             reading_feed(services.bus), Directory(services.engine), OutboxRelay(services.engine, services.bus, services.clock),
+            Post(services.bus),
         )  # fmt: skip
 
     async def close(self) -> None:

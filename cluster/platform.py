@@ -15,11 +15,14 @@ import secrets
 from collections.abc import Callable
 from typing import IO, Final
 
+from sqlalchemy import Engine
+
 from actors.host import HostPolicy
 from actors.shell import HostConfig
 from cluster.connection import Connection, admin_token_file, forget_connection, write_secret
 from cluster.processes import ChildProcess
 from cluster.ray_hosts import launcher, start_ray, stop_ray
+from cluster.stream_beginnings import stream_beginnings
 from cluster.supervisor import Supervisor
 from domain import subjects
 from domain.errors import Conflict, VitalgridError
@@ -29,6 +32,8 @@ from runtime.clock import SystemClock
 from runtime.lake import Lake
 from runtime.nats_server import NatsServer
 from runtime.settings import Settings
+from runtime.shard_directory import ShardDirectory
+from runtime.snapshots import SnapshotStore
 from runtime.sql.access import create_first_administrator
 from runtime.sql.engine import migrate, open_engine
 from runtime.tasks import end
@@ -52,6 +57,7 @@ class Platform:
         self.settings = settings
         self._say = say
         self._data_dir = settings.data_dir.resolve()
+        self._snapshot_dir = self._data_dir / "snapshots"
         self._log_dir = self._data_dir / "log"
         self._bus_token = secrets.token_urlsafe(32)
         self._nats = NatsServer(
@@ -60,6 +66,7 @@ class Platform:
         )  # fmt: skip
         self._lock: IO[str] | None = None
         self._bus: Bus | None = None
+        self._engine: Engine | None = None
         self.supervisor: Supervisor | None = None
         self._children: dict[str, ChildProcess] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -86,14 +93,14 @@ class Platform:
         self._say("starting the bus (nats-server, fsync on every message)")
         await self._nats.start()
         self._bus = await Bus.connect(self._nats.url, self._bus_token, "supervisor")
-        await self._bus.ensure_streams(
-            max_stream_bytes=settings.bus.max_stream_bytes,
-            retention_s=settings.bus.stream_retention_h * 3600,
-            duplicate_window_s=settings.bus.duplicate_window_s,
-        )
         self._say("opening the stores (business database, lake)")
-        await asyncio.to_thread(self._open_stores)
+        self._engine = open_engine(settings.sql_url)
+        await asyncio.to_thread(self._open_stores, self._engine)
+        await self._bus.answer(subjects.DIRECTORIES, ShardDirectory(self._engine).answer)  # hosts may ask as they start
         lake = await asyncio.to_thread(Lake, settings.lake_dir.resolve())
+        await self._ensure_streams(
+            self._bus, await asyncio.to_thread(stream_beginnings, lake, SnapshotStore(self._snapshot_dir), self._engine)
+        )
         self._say(f"starting Ray and {settings.hosts.count} hosts for {settings.shards} shards")
         await asyncio.to_thread(start_ray)
         self.supervisor = Supervisor(
@@ -110,6 +117,13 @@ class Platform:
             asyncio.create_task(self._keep_remembering(), name="remember pids"),
         ]
 
+    async def _ensure_streams(self, bus: Bus, beginnings: dict[str, int]) -> None:
+        settings = self.settings.bus
+        await bus.ensure_streams(
+            max_stream_bytes=settings.max_stream_bytes, retention_s=settings.stream_retention_h * 3600,
+            duplicate_window_s=settings.duplicate_window_s, beginnings=beginnings,
+        )  # fmt: skip
+
     async def stop(self) -> None:
         """Stop in reverse order. Safe to call after a failed start."""
         await end(*self._tasks)
@@ -121,6 +135,8 @@ class Platform:
         if self._bus is not None:
             with contextlib.suppress(VitalgridError, OSError):
                 await self._bus.close()
+        if self._engine is not None:
+            self._engine.dispose()
         await self._nats.stop()
         forget_connection(self._data_dir)
         if self._lock is not None:
@@ -136,13 +152,9 @@ class Platform:
             self._lock = None
             raise Conflict(f"another platform runs in {self._data_dir}: stop it, or choose another --data-dir") from None
 
-    def _open_stores(self) -> None:
-        engine = open_engine(self.settings.sql_url)
-        try:
-            migrate(engine)
-            token = create_first_administrator(engine, now_us=SystemClock().now_us())
-        finally:
-            engine.dispose()
+    def _open_stores(self, engine: Engine) -> None:
+        migrate(engine)
+        token = create_first_administrator(engine, now_us=SystemClock().now_us())
         if token is not None:
             self.first_token = token
             write_secret(admin_token_file(self._data_dir), token.encode())
@@ -151,7 +163,7 @@ class Platform:
         settings = self.settings
         return HostConfig(
             name=name, nats_url=self._nats.url, nats_token=self._bus_token,
-            lake_dir=settings.lake_dir.resolve(), snapshot_dir=self._data_dir / "snapshots",
+            lake_dir=settings.lake_dir.resolve(), snapshot_dir=self._snapshot_dir,
             policy=HostPolicy(
                 turn_readings=settings.hosts.turn_readings, flush_interval_s=settings.lake.flush_interval_s,
                 flush_rows=settings.lake.flush_rows, snapshot_interval_s=settings.hosts.snapshot_interval_s,

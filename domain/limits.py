@@ -12,6 +12,8 @@ effect on alarm burden (15 s delay: 60 % fewer).
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -20,6 +22,7 @@ import numpy as np
 
 from domain.ages import AgeBand
 from domain.alarms import Priority
+from domain.errors import InvalidInput
 from domain.metrics import MAX_ID, metric_of
 
 RULE_VERSION: Final = 1
@@ -137,3 +140,15 @@ def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 # LIMITS[metric id, age band, LimitRule], DELAY_US[metric id], HYSTERESIS[metric id], MAX_CHANGE_PER_MIN[metric id]
 LIMITS, DELAY_US, HYSTERESIS, MAX_CHANGE_PER_MIN = _tables()
+
+
+def check_preset(metric: str, limits: Sequence[float | None]) -> None:
+    """Raise InvalidInput unless `metric` exists and (very low, low, high, very high) can be limits of it; None is no limit."""
+    code = metric_of(metric).code
+    given = [limit for limit in limits if limit is not None]
+    lows, highs = ([limit for limit in half if limit is not None] for half in (limits[:2], limits[2:]))
+    rises = given == sorted(given) and not (lows and highs and lows[-1] >= highs[0])
+    if not given or not rises or not all(math.isfinite(limit) for limit in given):
+        raise InvalidInput(
+            f"limits {list(limits)} of {code} must rise from very low to very high, low below high, with one at least"
+        )

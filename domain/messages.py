@@ -7,11 +7,12 @@ opaque keys.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
 from domain.errors import InvalidInput, RejectedInput
+from domain.quality import Mode
 
 
 class DevicesRegistered(msgspec.Struct, frozen=True, tag="devices-registered"):
@@ -80,13 +81,17 @@ class MaintenanceSet(msgspec.Struct, frozen=True, tag="maintenance-set"):
 
 
 class DeviceEvent(msgspec.Struct, frozen=True, tag="device-event"):
-    """Something a device said or that happened to it (`offline`, `online`, `lead_off`, …). Texts travel here."""
+    """Something a device said or that happened to it (`offline`, `online`, `lead_off`, …). Texts travel here.
+
+    Which events a device says, and which of them are alarms, is said by its thing model. Of test and demo none is.
+    """
 
     hospital_id: str
     handle: int
     event: str
     at_us: int
     detail: str | None = None
+    mode: Mode = Mode.REAL
 
 
 Control = DevicesRegistered | PatientAdmitted | DeviceAssociated | LimitsPreset | MaintenanceSet | DeviceEvent
@@ -146,7 +151,27 @@ ShardQuery = TailQuery | LatestQuery | FreshnessQuery
 
 
 class DescribeActor(msgspec.Struct, frozen=True, tag="describe"):
-    """Ask an actor: your present state, as a JSON object."""
+    """Ask an actor: your present state, as a JSON object. Every kind of actor understands it."""
+
+
+class Tell(msgspec.Struct, frozen=True, tag="tell"):
+    """Tell an actor something. Answered (`Posted`) once it is in the stream of the actor's shard, ordered with all else.
+
+    One `message_id` is one message of one actor: told again under it, it is kept once.
+    """
+
+    message_id: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
+    message: Control
+
+
+class Posted(msgspec.Struct, frozen=True):
+    """Where a told message is kept: its shard, and its sequence in the readings stream."""
+
+    shard: int
+    sequence: int
+
+
+ActorMessage = DescribeActor | Tell
 
 
 class ShardHeld(msgspec.Struct, frozen=True):
@@ -175,9 +200,20 @@ class HostHeartbeat(msgspec.Struct, frozen=True):
     shards: list[ShardHeld]
 
 
+_encoder: Final = msgspec.json.Encoder()
 _query_decoder: Final[msgspec.json.Decoder[ShardQuery]] = msgspec.json.Decoder(ShardQuery)
 _control_decoder: Final[msgspec.json.Decoder[Control]] = msgspec.json.Decoder(Control)
-encode: Final = msgspec.json.Encoder().encode
+_actor_decoder: Final[msgspec.json.Decoder[ActorMessage]] = msgspec.json.Decoder(ActorMessage)
+encode: Final = _encoder.encode
+encode_controls: Final = _encoder.encode_lines  # many control messages as one text, one a line
+
+
+def decode_controls(data: bytes) -> list[Control]:
+    """Decode what `encode_controls` made; raises RejectedInput (`malformed-control`) for anything else."""
+    try:
+        return _control_decoder.decode_lines(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RejectedInput("malformed-control", f"{len(data)} bytes are no lines of control messages: {error}") from error
 
 
 def decode_control(data: bytes) -> Control:
@@ -194,3 +230,11 @@ def decode_query(data: bytes) -> ShardQuery:
         return _query_decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(f"question to a shard cannot be read: {error}") from error
+
+
+def decode_actor_message(data: bytes) -> ActorMessage:
+    """Decode what an actor is asked or told; raises InvalidInput for anything else."""
+    try:
+        return _actor_decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"message to an actor cannot be read: {error}") from error

@@ -35,7 +35,7 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Proof that readings are kept: the stream position of the frame that carries them."""
+    """Proof that readings are kept: the stream position of the frame that carries them. Of an event, `readings` is 0."""
 
     shard: int
     stream_sequence: int
@@ -69,6 +69,13 @@ class Intake(Protocol):
         """Put a device's event into the stream; same guarantees as `submit`."""
         ...
 
+    async def submit_event(self, principal: Principal, event: DeviceEvent) -> Receipt:
+        """As `tell_event`, of an event that `principal` says of a device: RejectedInput when it may not speak for it.
+
+        Events of one sender reach the stream in the order in which they were submitted.
+        """
+        ...
+
     def reject(self, *, door: str, principal: Principal | None, topic: str | None, payload: bytes,
                reason: str, detail: str) -> Awaitable[None]:  # fmt: skip
         """Keep a refused message with its reason; returns once it is stored."""
@@ -97,14 +104,14 @@ class Claim:
 class OnceIntake(Intake, Protocol):
     """An Intake that also knows requests by a key of the sender's, so that a repeated one is stored once."""
 
-    async def claim(self, principal: Principal, readings: ReadingBatch, key: str, payload: bytes) -> Claim:
+    async def claim(self, principal: Principal, content: ReadingBatch | DeviceEvent, key: str, payload: bytes) -> Claim:
         """Take `key` for this payload, or find it taken. Raises Conflict when it was taken for another payload.
 
-        `readings` are the payload's; RejectedInput as `submit`, before the key is taken.
+        `content` is the payload's; RejectedInput as `submit`, before the key is taken.
         """
         ...
 
-    async def submit_once(self, principal: Principal, readings: ReadingBatch, claim: Claim) -> Receipt:
+    async def submit_once(self, principal: Principal, content: ReadingBatch | DeviceEvent, claim: Claim) -> Receipt:
         """As `submit`; of all calls with one claim, the first stores and the others get its receipt."""
         ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from domain.errors import InvalidInput
 from domain.ids import Address
 
 READINGS_STREAM: Final = "READINGS"  # frames and control messages, ordered by shard
@@ -13,6 +14,8 @@ REJECTS_STREAM: Final = "REJECTS"  # refused messages with their reason
 READINGS_SUBJECTS: Final = ("reading.*", "control.*", "once.*")
 ALARMS_SUBJECTS: Final = ("alarm.>",)
 REJECTS_SUBJECTS: Final = ("reject.>",)
+
+_MAILBOX_TOKENS: Final = 5
 
 
 def reading(shard: int) -> str:
@@ -45,6 +48,15 @@ def actor(address: Address) -> str:
     return f"actor.{address.kind}.{address.hospital_id}.{address.local_id}"
 
 
+def address_of(subject: str) -> Address:
+    """The actor whose mailbox `subject` is; raises InvalidInput for a subject that is no mailbox."""
+    parts = subject.split(".")
+    if len(parts) != _MAILBOX_TOKENS or parts[0] != "actor":
+        raise InvalidInput(f"subject {subject!r} is no mailbox: expected 'actor.device.sz.h012.mon-7'")
+    _, kind, region, hospital, local_id = parts
+    return Address.parse(f"{kind}:{region}.{hospital}/{local_id}")
+
+
 def actors_of_hospital(hospital_id: str) -> str:
     """All mailboxes of a hospital."""
     return f"actor.*.{hospital_id}.>"
@@ -55,6 +67,12 @@ def shard(number: int) -> str:
     return f"shard.{number}"
 
 
+def directory(shard: int) -> str:
+    """Request: who is in a shard, as the business database says it now; see `runtime.shard_directory`."""
+    return f"directory.shard.{shard}"
+
+
+DIRECTORIES: Final = "directory.shard.*"
 HOST_HEARTBEATS: Final = "heartbeat.host.*"
 
 

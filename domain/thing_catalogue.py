@@ -5,12 +5,17 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Final
 
+from domain.alarms import AlertType, Priority
 from domain.errors import NotFound
 from domain.thing_models import ChannelModel as Channel
 from domain.thing_models import Criticality, Modality, ThingModel, check_model
+from domain.thing_models import EventModel as Event
 
 _I = Modality.INTERMITTENT
 _E = Modality.ON_EVENT
+_P = Priority
+_ADVISORY = AlertType.ADVISORY
+_BATTERY_LOW = Event("battery_low", _P.MEDIUM, counter="battery_ok")
 
 # What bedside monitors seen in Chinese hospitals send for "no value" (Mindray, Comen and others; public captures).
 MONITOR_SENTINELS: Final = (-999.0, -99.9, -100.0, -1.0, -10000.0, 8388607.0)
@@ -34,8 +39,9 @@ _ZERO = (0.0,)
 
 THING_MODELS: Final[tuple[ThingModel, ...]] = tuple(map(check_model, (
     ThingModel("monitor", 1, "Multi-parameter patient monitor", "多参数监护仪", Criticality.VITAL, _MONITOR, True, 69965,
-               events=("lead_off", "alarm"), services=("set_alarm_limit", "start_nibp"), calibration_interval_days=365,
-               no_measurement=MONITOR_SENTINELS),
+               events=(Event("lead_off", _P.MEDIUM, counter="lead_on"), _BATTERY_LOW,
+                       Event("alarm", _P.MEDIUM, _ADVISORY)), services=("set_alarm_limit", "start_nibp"),
+               calibration_interval_days=365, no_measurement=MONITOR_SENTINELS),
     # MIMIC-II numerics: that recorder writes 0 where the module had no valid measurement (see tests/data/SOURCES.md)
     ThingModel("monitor-mimic2", 1, "Patient monitor, MIMIC-II recording", "监护仪(MIMIC-II记录)", Criticality.VITAL, (
         *(Channel(metric, 60, no_measurement=_ZERO) for metric in
@@ -51,18 +57,22 @@ THING_MODELS: Final[tuple[ThingModel, ...]] = tuple(map(check_model, (
     ThingModel("ventilator", 1, "Ventilator", "呼吸机", Criticality.VITAL, (
         Channel("vent_rate"), Channel("tidal_volume"), Channel("minute_volume"), Channel("peep"),
         Channel("peak_pressure"), Channel("fio2"), Channel("etco2"), Channel("running_state", modality=_E),
-    ), True, 70001, events=("apnoea", "disconnect"), calibration_interval_days=180, no_measurement=MONITOR_SENTINELS),
+    ), True, 70001, events=(Event("apnoea", _P.HIGH, AlertType.PHYSIOLOGICAL), Event("disconnect", _P.HIGH, counter="connect"),
+                            _BATTERY_LOW), calibration_interval_days=180, no_measurement=MONITOR_SENTINELS),
     ThingModel("infusion-pump", 1, "Infusion pump with channels", "多通道输液泵", Criticality.THERAPY, (
         Channel("infusion_rate", 5, instances=4), Channel("volume_infused", 5, instances=4),
         Channel("volume_to_be_infused", 5, instances=4), Channel("infusion_time_remaining", 5, instances=4),
         Channel("infusion_status", 5, _E, instances=4), Channel("battery", 60),
-    ), True, 70049, events=("occlusion", "near_complete", "air_in_line"), services=("set_rate",),
+    ), True, 70049, events=(Event("occlusion", _P.HIGH), Event("air_in_line", _P.HIGH), Event("near_complete", _P.LOW),
+                            _BATTERY_LOW), services=("set_rate",),
                calibration_interval_days=365),
     ThingModel("wearable", 1, "Wearable", "可穿戴设备", Criticality.SUPPORT, (
         Channel("pulse_rate", 5, keys=("heart_rate", "hr")), Channel("spo2", 60), Channel("skin_temp", 60),
         Channel("step_count", 60), Channel("posture", 60, _E), Channel("activity_level", 60),
         Channel("battery", 300), Channel("latitude", 60, _I), Channel("longitude", 60, _I),
-    ), True, events=("fall", "sos")),
+    ), True, events=(Event("fall", _P.HIGH, _ADVISORY, is_happening=True),
+                     Event("sos", _P.HIGH, _ADVISORY, is_happening=True),
+                     Event("battery_low", _P.LOW, counter="battery_ok"))),
     ThingModel("bp-cuff", 1, "Blood pressure cuff", "电子血压计", Criticality.SUPPORT, (
         *_CUFF, Channel("pulse_rate", 900, _I), Channel("battery", 3600, _I)), True, calibration_interval_days=365),
     ThingModel("gas-pressure", 1, "Medical gas pressure sensor", "医用气体压力传感器", Criticality.FACILITY, (
@@ -74,7 +84,8 @@ THING_MODELS: Final[tuple[ThingModel, ...]] = tuple(map(check_model, (
     ThingModel("ct", 1, "CT scanner", "CT机", Criticality.SUPPORT, (
         Channel("running_state", 60, _E), Channel("tube_temp", 10), Channel("exposure_count", 60, _E),
         Channel("active_power", 10), Channel("energy_total", 60), Channel("operating_hours", 600, _I)),
-               events=("arc", "cooling_fault"), calibration_interval_days=365),
+               events=(Event("arc", _P.MEDIUM, is_happening=True), Event("cooling_fault", _P.MEDIUM)),
+               calibration_interval_days=365),
     ThingModel("room-sensor", 1, "Ward environment sensor", "病房环境传感器", Criticality.FACILITY, (
         Channel("room_temp", 60), Channel("room_humidity", 60), Channel("co2_concentration", 60), Channel("pm25", 60),
         Channel("noise", 60), Channel("illuminance", 60), Channel("smoke", 60, _E),
@@ -84,7 +95,7 @@ THING_MODELS: Final[tuple[ThingModel, ...]] = tuple(map(check_model, (
         Channel(metric, 14400, _I) for metric in
         ("acvpu", "oxygen_therapy", "gcs_total", "body_temp", "resp_rate", "spo2", "nibp_sys", "nibp_dia", "pulse_rate",
          "urine_output", "glucose", "body_weight", "news2", "anomaly_score")), True),
-    ThingModel("gateway", 1, "Hospital gateway", "医院网关", Criticality.SUPPORT, (), events=("offline",)),
+    ThingModel("gateway", 1, "Hospital gateway", "医院网关", Criticality.SUPPORT, ()),
 )))  # fmt: skip
 
 BY_MODEL_ID: Final = MappingProxyType({model.id: model for model in THING_MODELS})

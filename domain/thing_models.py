@@ -10,9 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
+from typing import Final
 
-from domain.errors import InvalidInput
+from domain.alarms import AlertType, Priority
+from domain.errors import InvalidInput, RejectedInput
 from domain.metrics import BY_ID, Metric, metric_of
+
+PRESENCE: Final = ("online", "offline", "disconnected")  # said of devices of any kind, by doors and by gateways
+_SHOWN_CHARS: Final = 40
 
 
 class Criticality(IntEnum):
@@ -55,6 +60,27 @@ class ChannelModel:
         return max(3 * self.period_s, 15.0) if self.modality is Modality.CONTINUOUS else 2.5 * self.period_s
 
 
+@dataclass(frozen=True, slots=True)
+class EventModel:
+    """One event that a kind of device says.
+
+    priority: of the alarm that it raises; None: it is only remembered. ended_by: the event that says that it is over; a
+    condition has one (its name and `_end` unless named otherwise), a happening such as a fall has none.
+    """
+
+    name: str
+    priority: Priority | None = None
+    alert_type: AlertType = AlertType.TECHNICAL
+    is_happening: bool = False
+    counter: str | None = None
+
+    @property
+    def ended_by(self) -> str | None:
+        if self.priority is None or self.is_happening:
+            return None
+        return self.counter or f"{self.name}_end"
+
+
 @dataclass(frozen=True)
 class ThingModel:
     """A kind of device. `patient_bound`: its readings belong to the patient it is associated with."""
@@ -67,7 +93,7 @@ class ThingModel:
     channels: tuple[ChannelModel, ...]
     patient_bound: bool = False
     mdc: int | None = None  # IEEE 11073 device type
-    events: tuple[str, ...] = ()
+    events: tuple[EventModel, ...] = ()
     services: tuple[str, ...] = ()
     calibration_interval_days: int | None = None
     no_measurement: tuple[float, ...] = ()  # sentinels of every channel of this model
@@ -87,6 +113,19 @@ class ThingModel:
         return keys
 
     @cached_property
+    def by_event(self) -> dict[str, tuple[EventModel, bool]]:
+        """Name -> (event, whether the name says that it is over)."""
+        ends = {event.ended_by: (event, True) for event in self.events if event.ended_by is not None}
+        return {event.name: (event, False) for event in self.events} | ends
+
+    def check_event(self, name: str) -> None:
+        """Raise RejectedInput (`unknown-event`) for an event that this kind of device does not say."""
+        if name not in self.by_event:
+            said = ", ".join(self.by_event) or "none"
+            shown = name[:_SHOWN_CHARS]
+            raise RejectedInput("unknown-event", f"event {shown!r} is not one of thing model {self.id}, which says {said}")
+
+    @cached_property
     def by_metric(self) -> dict[int, ChannelModel]:
         return {metric_of(channel.metric).id: channel for channel in self.channels}
 
@@ -100,8 +139,11 @@ class ThingModel:
 
 
 def check_model(model: ThingModel) -> ThingModel:
-    """Return `model` when each metric exists and appears once; raises InvalidInput otherwise."""
+    """Return `model` when each metric exists and appears once, and each event has one meaning; raises InvalidInput."""
     ids = [metric_of(channel.metric).id for channel in model.channels]
     if len(set(ids)) != len(ids):
         raise InvalidInput(f"thing model {model.id} names a metric twice: use `instances` for several alike")
+    names = [name for event in model.events for name in (event.name, event.ended_by) if name is not None]
+    if len(set(names)) != len(names) or set(names) & set(PRESENCE):
+        raise InvalidInput(f"thing model {model.id} gives an event two meanings: {', '.join(names)}")
     return model

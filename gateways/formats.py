@@ -1,4 +1,4 @@
-"""The formats of readings that doors take: one row a format, whichever door it comes through.
+"""The formats of readings, and of events, that doors take: one row a format, whichever door it comes through.
 
 A refused message is kept with its topic (or HTTP path); `format_of` finds the row that decodes it again after repair.
 """
@@ -11,9 +11,11 @@ from typing import Final
 
 from domain.errors import IntegrityViolation, NotFound, RejectedInput
 from domain.frames import decode_frame
+from domain.messages import DeviceEvent
 from domain.ports import Principal
 from domain.readings import ReadingBatch
 from gateways.checks import check_readings
+from gateways.events_json import decode_event
 from gateways.readings_json import decode_readings, pack_readings
 from gateways.thingsboard import decode_telemetry, pack_telemetry
 
@@ -33,6 +35,17 @@ class Format:
     path: str
     decode: Decode
     pack: Callable[[bytes, Principal, int], bytes] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EventFormat:
+    """As `Format`, of events instead of readings: `decode` gives one checked event."""
+
+    name: str
+    media_type: str
+    topic: str
+    path: str
+    decode: Callable[[bytes, Principal, int], DeviceEvent]
 
 
 def decode_checked_frame(payload: bytes, principal: Principal, arrival_us: int) -> ReadingBatch:
@@ -58,14 +71,17 @@ FORMATS: Final = (
     ),
     Format("frame", "application/vnd.vitalgrid.frame", "v1/devices/me/frames", "/v1/frames", decode_checked_frame),
 )
-BY_TOPIC: Final = {row.topic: row for row in FORMATS}
-BY_NAME: Final = {row.name: row for row in FORMATS}
+EVENTS: Final = EventFormat("event", "application/json", "v1/devices/me/events", "/v1/events", decode_event)
+AnyFormat = Format | EventFormat
+ALL_FORMATS: Final[tuple[AnyFormat, ...]] = (*FORMATS, EVENTS)
+BY_TOPIC: Final = {row.topic: row for row in ALL_FORMATS}
+BY_NAME: Final = {row.name: row for row in ALL_FORMATS}
 ERRORS_TOPIC: Final = "v1/devices/me/errors"
 
 
-def format_of(topic_or_path: str) -> Format:
+def format_of(topic_or_path: str) -> AnyFormat:
     """The format of an MQTT topic or HTTP path. Raises NotFound."""
-    for row in FORMATS:
+    for row in ALL_FORMATS:
         if topic_or_path in (row.topic, row.path):
             return row
-    raise NotFound(f"{topic_or_path!r} carries no readings: expected one of {', '.join(row.topic for row in FORMATS)}")
+    raise NotFound(f"{topic_or_path!r} carries nothing of devices: expected one of {', '.join(BY_TOPIC)}")

@@ -1,7 +1,8 @@
-"""The HTTP door: readings and frames by POST, for devices and platforms that speak HTTP. Clauses 5.4a, 5.4c, 5.4e, 8.1.
+"""The HTTP door: readings, frames and events by POST, for devices and platforms that speak HTTP. Clauses 5.4a, 5.4c, 5.4e, 8.1.
 
     POST /v1/readings                    native JSON            Authorization: Bearer <token>
     POST /v1/frames                      one binary frame       Authorization: Bearer <token>
+    POST /v1/events                      one device event       Authorization: Bearer <token>
     POST /api/v1/{token}/telemetry       ThingsBoard's shapes   token in the path
 
 200 {"accepted": n, "receipt": "<shard>-<sequence>"} comes after the stream's acknowledgement. Errors are RFC 9457
@@ -31,7 +32,8 @@ from starlette.routing import Route
 from domain.errors import RejectedInput, Unauthenticated, VitalgridError
 from domain.ports import Clock, Identities, OnceIntake, Principal, Receipt
 from gateways.counters import DoorCounters
-from gateways.formats import FORMATS, Format
+from gateways.formats import ALL_FORMATS, AnyFormat, EventFormat
+from gateways.keyed import stored_once
 from gateways.problems import problem, problem_of
 
 logger = logging.getLogger(__name__)
@@ -56,13 +58,13 @@ def http_door(identities: Identities, intake: OnceIntake, clock: Clock, max_payl
     Serve it without access logs: ThingsBoard's path carries the token.
     """
     door = _Door(identities, intake, clock, max_payload_bytes, DoorCounters())
-    routes = [Route(row.path, partial(_post, door, row), methods=["POST"]) for row in FORMATS]
+    routes = [Route(row.path, partial(_post, door, row), methods=["POST"]) for row in ALL_FORMATS]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _on_http_exception})
     app.state.counters = door.counters
     return app
 
 
-async def _post(door: _Door, row: Format, request: Request) -> Response:
+async def _post(door: _Door, row: AnyFormat, request: Request) -> Response:
     """One message: who, how large, of which type, what it says; then stored, and only then answered."""
     counters = door.counters
     try:
@@ -86,11 +88,12 @@ async def _post(door: _Door, row: Format, request: Request) -> Response:
         counters.unavailable += error.code == "unavailable"
         return problem_of(error)
     counters.readings += receipt.readings
-    answer = {"accepted": receipt.readings, "receipt": f"{receipt.shard}-{receipt.stream_sequence}"}
+    accepted = 1 if isinstance(row, EventFormat) else receipt.readings
+    answer = {"accepted": accepted, "receipt": f"{receipt.shard}-{receipt.stream_sequence}"}
     return Response(msgspec.json.encode(answer), media_type="application/json")
 
 
-async def _principal(door: _Door, row: Format, request: Request) -> Principal:
+async def _principal(door: _Door, row: AnyFormat, request: Request) -> Principal:
     if _PATH_TOKEN in row.path:
         return await door.identities.identify(request.path_params["token"])
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -111,7 +114,7 @@ async def _body(request: Request, limit_bytes: int) -> tuple[bytes, int]:
     return bytes(kept), size_bytes
 
 
-def _check_envelope(row: Format, request: Request, size_bytes: int, limit_bytes: int) -> None:
+def _check_envelope(row: AnyFormat, request: Request, size_bytes: int, limit_bytes: int) -> None:
     if size_bytes > limit_bytes:
         raise RejectedInput("oversize", f"the body is larger than the {limit_bytes} bytes that are taken")
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -128,18 +131,17 @@ def _key(request: Request) -> str | None:
     return key
 
 
-async def _stored(door: _Door, row: Format, principal: Principal, body: bytes, key: str | None) -> Receipt:
-    """Decode and store. With a key the readings are checked before the key is claimed, and take the claim's arrival time."""
-    readings = row.decode(body, principal, door.clock.now_us())
-    if key is None:
-        return await door.intake.submit(principal, readings)
-    claim = await door.intake.claim(principal, readings, key, body)
-    if claim.receipt is not None:
-        return claim.receipt
-    return await door.intake.submit_once(principal, row.decode(body, principal, claim.arrival_us), claim)
+async def _stored(door: _Door, row: AnyFormat, principal: Principal, body: bytes, key: str | None) -> Receipt:
+    """Decode and store."""
+    now_us = door.clock.now_us()
+    if key is not None:
+        return await stored_once(door.intake, row, principal, body, key, now_us)
+    if isinstance(row, EventFormat):
+        return await door.intake.submit_event(principal, row.decode(body, principal, now_us))
+    return await door.intake.submit(principal, row.decode(body, principal, now_us))
 
 
-async def _rejected(door: _Door, row: Format, principal: Principal, body: bytes, error: RejectedInput) -> Response:
+async def _rejected(door: _Door, row: AnyFormat, principal: Principal, body: bytes, error: RejectedInput) -> Response:
     door.counters.rejects[error.reason] += 1
     logger.info("a message was refused", extra={"device": principal.name, "reason": error.reason})
     try:
@@ -154,7 +156,7 @@ async def _rejected(door: _Door, row: Format, principal: Principal, body: bytes,
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     """Paths and methods that do not exist."""
     assert isinstance(error, HTTPException)
-    paths = ", ".join(row.path for row in FORMATS)
+    paths = ", ".join(row.path for row in ALL_FORMATS)
     code = "method-not-allowed" if error.status_code == 405 else "not-found"
     detail = f"{request.method} is not answered at this path: expected POST to one of {paths}"
     return problem(405 if error.status_code == 405 else 404, code, detail, dict(error.headers or {}))

@@ -22,7 +22,7 @@ import msgspec
 from domain.errors import RejectedInput, Unauthenticated, Unavailable, VitalgridError
 from domain.ports import Clock, Identities, PackedIntake, Principal, Receipt
 from gateways.counters import DoorCounters
-from gateways.formats import BY_TOPIC, ERRORS_TOPIC, Format
+from gateways.formats import BY_TOPIC, ERRORS_TOPIC, AnyFormat, EventFormat
 from gateways.mqtt import encode, encode_puback, encode_publish
 from gateways.mqtt_packets import (
     SUBSCRIPTION_REFUSED,
@@ -301,9 +301,12 @@ class MqttConnection(asyncio.Protocol):
             return
         stored.add_done_callback(partial(self._on_stored, packet, owed))
 
-    def _submitted(self, row: Format, payload: bytes) -> asyncio.Future[Receipt]:
+    def _submitted(self, row: AnyFormat, payload: bytes) -> asyncio.Future[Receipt]:
         assert self.principal is not None
         now_us = self._door.clock.now_us()
+        if isinstance(row, EventFormat):
+            event = row.decode(payload, self.principal, now_us)
+            return asyncio.ensure_future(self._door.intake.submit_event(self.principal, event))
         if row.pack is not None:
             return asyncio.ensure_future(
                 self._door.intake.submit_packed(self.principal, row.pack(payload, self.principal, now_us))

@@ -6,6 +6,7 @@ Session take-over: a CONNECT with the same principal, or the same client id, end
 state is kept: a device subscribes again when it connects again, and repeats what was not acknowledged.
 Events: `online` when a device connects, `offline` when its connection is lost or ended by us, with its will's text as
 detail; `disconnected` when it says goodbye (DISCONNECT drops the will). A take-over is neither.
+What a device itself says (`lead_off`, …) comes on `v1/devices/me/events`; see `gateways.events_json`.
 Not covered: QoS 2, MQTT 5, retained messages, subscriptions other than `v1/devices/me/errors` (refused with 0x80).
 """
 

@@ -38,7 +38,7 @@ _TITLES: Final = {
     409: "Conflict",
     413: "The message is too large",
     415: "The content type is not taken here",
-    422: "The readings cannot be accepted",
+    422: "The message cannot be accepted",
     503: "Not stored: send again later",
 }
 

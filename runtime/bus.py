@@ -7,8 +7,9 @@ reconnects. ask/answer: a question to whoever holds a subject. Subjects are spel
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 _ERROR_HEADER: Final = "Vitalgrid-Error"
 _END_HEADER: Final = "Vitalgrid-End"
+_FLUSH_S: Final = 5
 _CHUNK_BYTES: Final = 4 * 2**20
 _ERRORS: Final = {
     cls.code: cls for cls in (errors.InvalidInput, errors.NotFound, errors.Conflict, errors.Forbidden, errors.Unavailable)
@@ -211,6 +213,12 @@ class Bus:
         subscription = await self._client.subscribe(subject, cb=receive)
         return subscription.unsubscribe
 
+    async def flush(self) -> None:
+        """Return once the server has taken all that was sent so far, subscriptions too; or at once when it is away."""
+        with contextlib.suppress(NatsError, TimeoutError, OSError):
+            if self._client.is_connected:
+                await self._client.flush(_FLUSH_S)
+
     async def _reply(self, message: Msg, handler: Handler) -> None:
         try:
             result = await handler(message.data, message.subject)
@@ -241,10 +249,12 @@ class Bus:
         await self._client.subscribe(subject, cb=receive)
 
     async def ensure_streams(
-        self, *, max_stream_bytes: int, retention_s: float, duplicate_window_s: float, replicas: int = 1
-    ) -> None:
+        self, *, max_stream_bytes: int, retention_s: float, duplicate_window_s: float, replicas: int = 1,
+        beginnings: Mapping[str, int] | None = None,
+    ) -> None:  # fmt: skip
         """Create the platform's streams, or bring their limits up to date. Idempotent.
 
+        One that is created begins at its sequence in `beginnings`, or at 1; see `cluster.stream_beginnings`.
         Alarms and rejects may take a tenth of the readings' bytes each; they drop their oldest, readings refuse new ones.
         """
         month_s = 30 * 86_400.0
@@ -265,6 +275,7 @@ class Bus:
                 duplicate_window=min(duplicate_window_s, max_age_s),
                 num_replicas=replicas,
                 allow_direct=True,
+                first_seq=(beginnings or {}).get(name, 1),  # taken no notice of when the stream is there
             )
             try:
                 await self._jetstream.add_stream(config)

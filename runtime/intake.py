@@ -26,12 +26,13 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from domain import subjects
-from domain.errors import RejectedInput, Unavailable, VitalgridError
+from domain.errors import Unavailable, VitalgridError
 from domain.frames import MAX_ROWS, encode_frame
 from domain.messages import DeviceEvent, Reject, encode
 from domain.ports import Claim, Clock, Identities, Principal, Receipt
 from domain.readings import NO_SEQUENCE, ROW, ReadingBatch
-from runtime.intake_group import GroupFrame, Submission, own_readings_error, pieces
+from runtime.intake_events import IntakeEvents
+from runtime.intake_group import GroupFrame, Submission, own_readings_error, pieces, unknown_device
 from runtime.once import OnceLedger, RecordBus
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,6 @@ class IntakeCounters:
     retries: int = 0
     unavailable: int = 0
     rejects: int = 0
-    events: int = 0
     held_readings: int = 0
 
 
@@ -97,6 +97,7 @@ class StreamIntake:
         self._is_closed = False
         self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()  # sender -> whose turn it is
         self._controls = asyncio.Semaphore(_CONTROLS_AT_ONCE)
+        self._events = IntakeEvents(identities, self._publish_control)
         self.counters = IntakeCounters()
 
     # ---- what doors call
@@ -121,33 +122,45 @@ class StreamIntake:
         self._accept(Submission(((principal.shard, rows, count),), count, future))
         return future
 
-    async def claim(self, principal: Principal, readings: ReadingBatch, key: str, payload: bytes) -> Claim:
+    async def claim(self, principal: Principal, content: ReadingBatch | DeviceEvent, key: str, payload: bytes) -> Claim:
         """As `domain.ports.OnceIntake.claim`; see `runtime.once` for what is guaranteed."""
-        await self._by_shard(principal, readings)
+        if isinstance(content, DeviceEvent):
+            await self._events.shard_of(principal, content)
+        else:
+            await self._by_shard(principal, content)
         return await self._ledger.claim(principal, key, payload)
 
-    async def submit_once(self, principal: Principal, readings: ReadingBatch, claim: Claim) -> Receipt:
+    async def submit_once(self, principal: Principal, content: ReadingBatch | DeviceEvent, claim: Claim) -> Receipt:
         """As `domain.ports.OnceIntake.submit_once`. The request has frames of its own, outside the groups."""
         if claim.receipt is not None:
             return claim.receipt
+        message_id = f"once-{claim.name}-{claim.sequence}"
+        if isinstance(content, DeviceEvent):
+            receipt = await self._events.submit(principal, content, f"{message_id}-event")
+        else:
+            receipt = await self._store_alone(principal, content, message_id)
+        await self._ledger.settle(claim, receipt)
+        return receipt
+
+    async def _store_alone(self, principal: Principal, readings: ReadingBatch, message_id: str) -> Receipt:
         receipt = None
         for number, (shard, batch) in enumerate(await self._by_shard(principal, readings)):
             for start in range(0, len(batch), MAX_ROWS):
                 rows = batch.take(slice(start, start + MAX_ROWS))
                 payload = encode_frame(rows, source=self._source, sequence=NO_SEQUENCE, arrival_us=self._arrival_us())
-                message_id = f"once-{claim.name}-{claim.sequence}-{number}-{start}"
-                sequence = await self._publish(subjects.reading(shard), payload, message_id)
+                sequence = await self._publish(subjects.reading(shard), payload, f"{message_id}-{number}-{start}")
                 receipt = Receipt(shard, sequence, len(readings))
         assert receipt is not None
-        await self._ledger.settle(claim, receipt)
         self._count(1, len(readings))
         return receipt
 
+    async def submit_event(self, principal: Principal, event: DeviceEvent) -> Receipt:
+        """As `domain.ports.Intake.submit_event`."""
+        return await self._events.submit(principal, event, self._message_id("event"))
+
     async def tell_event(self, event: DeviceEvent, shard: int) -> None:
         """As `domain.ports.Intake.tell_event`."""
-        async with self._controls:
-            await self._publish(subjects.control(shard), encode(event), self._message_id("event"))
-        self.counters.events += 1
+        await self._events.store(shard, event, self._message_id("event"))
 
     async def reject(self, *, door: str, principal: Principal | None, topic: str | None, payload: bytes,
                      reason: str, detail: str) -> None:  # fmt: skip
@@ -158,8 +171,7 @@ class StreamIntake:
         reject_id = self._message_id("reject")
         kept = Reject(reject_id, reason, detail, door, principal.name if principal else None, hospital_id,
                       self._clock.now_us(), payload[:MAX_REJECT_BYTES], topic)  # fmt: skip
-        async with self._controls:
-            await self._publish(subjects.reject(hospital_id), encode(kept), reject_id)
+        await self._publish_control(subjects.reject(hospital_id), encode(kept), reject_id)
         self.counters.rejects += 1
 
     async def close(self) -> None:
@@ -192,7 +204,7 @@ class StreamIntake:
         unknown = shards < 0
         if unknown.any():
             handle = int(readings.handle[unknown.argmax()])
-            raise RejectedInput("unknown-device", f"device handle {handle} is not one of hospital {principal.hospital_id}")
+            raise unknown_device(handle, principal)
         if (shards == shards[0]).all():
             return [(int(shards[0]), readings)]
         return [(int(shard), readings.take(shards == shard)) for shard in np.unique(shards)]
@@ -311,6 +323,10 @@ class StreamIntake:
         except TimeoutError:
             self.counters.unavailable += 1
             raise Unavailable(f"the stream did not acknowledge within {self._limits.ack_timeout_s:g} s: send again") from None
+
+    async def _publish_control(self, subject: str, payload: bytes, message_id: str) -> int:
+        async with self._controls:
+            return await self._publish(subject, payload, message_id)
 
     def _arrival_us(self) -> int:
         """Now, never earlier than before: shards run their timers on it."""

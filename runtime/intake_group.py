@@ -78,7 +78,13 @@ def own_readings_error(principal: Principal, readings: ReadingBatch) -> Rejected
     foreign = readings.handle != principal.handle
     if foreign.any():
         handle = int(readings.handle[foreign.argmax()])
-        return RejectedInput(
-            "unknown-device", f"device handle {handle} is not the sender's own: only a gateway speaks for others"
-        )
+        return foreign_device(handle)
     return None
+
+
+def foreign_device(handle: int) -> RejectedInput:
+    return RejectedInput("unknown-device", f"device handle {handle} is not the sender's own: only a gateway speaks for others")
+
+
+def unknown_device(handle: int, principal: Principal) -> RejectedInput:
+    return RejectedInput("unknown-device", f"device handle {handle} is not one of hospital {principal.hospital_id}")

@@ -91,6 +91,11 @@ class SnapshotStore:
                 )
         return None
 
+    def highest_sequence(self) -> int:
+        """The furthest that any snapshot of any shard, damaged or not, has come in the stream; 0 without one."""
+        names = (_NAME.match(path.name) for path in self._folder.glob("*/*.snapshot"))
+        return max((int(name[2]) for name in names if name), default=0)
+
 
 def _newest_first(folder: Path) -> list[Path]:
     """Names sort by epoch, then sequence."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
-import msgspec
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from api.auth import Operator, Viewer
@@ -30,7 +29,7 @@ from api.times import In, Zone
 from domain import subjects
 from domain.errors import Conflict, InvalidInput, NotFound, StaleVersion, Unavailable
 from domain.ids import ActorKind, Address, parse_hospital_id, parse_token
-from domain.messages import DescribeActor, encode
+from domain.messages import DescribeActor
 from runtime.sql import devices
 from runtime.sql.records import Row
 
@@ -148,6 +147,5 @@ async def _tell_doors(behind: Backend) -> None:
 
 async def _live_state(behind: Backend, hospital_id: str, device_id: str, zone: Zone) -> dict[str, Any]:
     address = Address(ActorKind.DEVICE, parse_hospital_id(hospital_id), parse_token(device_id, "device id"))
-    state = await behind.services.bus.ask(subjects.actor(address), encode(DescribeActor()))
-    shown: dict[str, Any] = readable(msgspec.json.decode(state), zone)
+    shown: dict[str, Any] = readable(await behind.post.ask(address, DescribeActor()), zone)
     return shown

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import msgspec
 from fastapi import APIRouter, Depends, Header, Query, Response
 
 from api.auth import Clinician, Viewer
@@ -26,10 +25,9 @@ from api.schemas.patients import (
 )
 from api.services import Behind
 from api.times import In, instant
-from domain import subjects
 from domain.errors import Conflict, InvalidInput, NotFound, RejectedInput, StaleVersion, Unavailable
 from domain.ids import ActorKind, Address
-from domain.messages import DescribeActor, encode
+from domain.messages import DescribeActor
 from domain.metrics import metric_of
 from runtime.sql import patients, presets
 
@@ -80,8 +78,7 @@ async def show_state(patient_key: str, _who: Viewer, behind: Behind, zone: In) -
     """What the shard holds of a patient now: devices, early warning score and its inputs."""
     row = await behind.read(patients.get_patient, behind.engine, patient_key)
     address = Address(ActorKind.PATIENT, row["hospital_id"], patient_key)
-    state = await behind.services.bus.ask(subjects.actor(address), encode(DescribeActor()))
-    shown: dict[str, Any] = readable(msgspec.json.decode(state), zone)
+    shown: dict[str, Any] = readable(await behind.post.ask(address, DescribeActor()), zone)
     return shown
 
 

@@ -81,7 +81,7 @@ class ThingModelOut(BaseModel):
     def of(cls, model: ThingModel) -> Self:
         return cls(
             id=model.id, title_en=model.title_en, title_zh=model.title_zh, criticality=model.criticality.name.lower(),
-            patient_bound=model.patient_bound, mdc=model.mdc, events=list(model.events), services=list(model.services),
+            patient_bound=model.patient_bound, mdc=model.mdc, events=list(model.by_event), services=list(model.services),
             calibration_interval_days=model.calibration_interval_days, no_measurement=list(model.no_measurement),
             channels=[ChannelOut.of(channel) for channel in model.channels],
         )  # fmt: skip
@@ -97,7 +97,7 @@ def thing_description(model: ThingModel) -> dict[str, Any]:
         "titles": {"en": model.title_en, "zh": model.title_zh},
         "version": {"model": f"{model.version}.0.0"},
         "properties": {channel.metric: _property(channel) for channel in model.channels},
-        "events": {event: {"data": {"type": "string"}} for event in model.events},
+        "events": {event: {"data": {"type": "string"}} for event in model.by_event},
         "actions": {service: {} for service in model.services},
     }
 

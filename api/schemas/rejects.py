@@ -72,4 +72,6 @@ class ResubmitIn(BaseModel):
     payload_text: str | None = None
     payload_base64: str | None = None
     device: str | None = Field(None, description="`hospital/device` that the message is of, where the sender was unknown.")
-    format: str | None = Field(None, description="`readings`, `thingsboard` or `frame`; that of its topic, if left out.")
+    format: str | None = Field(
+        None, description="`readings`, `thingsboard`, `frame` or `event`; that of its topic, if left out."
+    )

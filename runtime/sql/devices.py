@@ -25,7 +25,7 @@ IN_USE: Final = "in-use"
 MAINTENANCE: Final = "maintenance"  # in the workshop; whether it may alarm is said by maintenance windows
 RETIRED: Final = "retired"
 _FIELDS: Final = ("ward_id", "bed_id", "status", "attributes")
-_FOR_EVER_US: Final = 2**62
+FOR_EVER_US: Final = 2**62
 _PER_MESSAGE: Final = 20_000
 _LOOKUP_CHUNK: Final = 500
 
@@ -150,7 +150,7 @@ def retire_device(engine: Engine, author: Author, handle: int, *, version: int |
         values = {"status": RETIRED, "token_sha256": None}
         row = _change_in_service(connection, handle, values, version)
         end_spans(connection, author, author.now_us, handle=handle)
-        quiet = MaintenanceSet(row["hospital_id"], author.now_us, _FOR_EVER_US, handle)
+        quiet = MaintenanceSet(row["hospital_id"], author.now_us, FOR_EVER_US, handle)
         tell_hosts(connection, author, row["hospital_id"], quiet)
         log_write(connection, author, "device.retire", f"{row['hospital_id']}/{row['device_id']}")
         return row
@@ -287,9 +287,10 @@ def _change_in_service(connection: Connection, handle: int, values: dict[str, An
     return change(connection, devices, {"handle": handle}, values, version=version, what=what)
 
 
-def _announce(connection: Connection, author: Author, hospital_id: str, rows: Sequence[Row]) -> None:
+def registered(hospital_id: str, rows: Sequence[Row]) -> list[DevicesRegistered]:
+    """What hosts need to know of devices of one hospital, in messages of a size that a stream takes."""
     parts = [rows[start : start + _PER_MESSAGE] for start in range(0, len(rows), _PER_MESSAGE)]
-    messages = [
+    return [
         DevicesRegistered(
             hospital_id=hospital_id, handles=[row["handle"] for row in part],
             device_ids=[row["device_id"] for row in part], models=[row["model"] for row in part],
@@ -297,7 +298,10 @@ def _announce(connection: Connection, author: Author, hospital_id: str, rows: Se
         )
         for part in parts
     ]  # fmt: skip
-    tell_hosts(connection, author, hospital_id, *messages)
+
+
+def _announce(connection: Connection, author: Author, hospital_id: str, rows: Sequence[Row]) -> None:
+    tell_hosts(connection, author, hospital_id, *registered(hospital_id, rows))
 
 
 def _known_devices(connection: Connection, hospital_id: str, device_ids: Iterable[str]) -> dict[str, Row]:

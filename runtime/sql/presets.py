@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Engine, delete, insert, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from domain.errors import Conflict, InvalidInput, NotFound
+from domain.limits import check_preset
 from domain.messages import LimitsPreset, MaintenanceSet
-from domain.metrics import metric_of
 from runtime.sql.engine import reading, writing
 from runtime.sql.patients import get_patient_row
 from runtime.sql.records import Author, Row, change, log_write, one, shard_of, tell_hosts
@@ -27,7 +25,7 @@ def set_preset(
 
     Raises InvalidInput for an unknown metric or limits that do not rise, NotFound, StaleVersion.
     """
-    _check_limits(metric_of(metric).code, limits)
+    check_preset(metric, limits)
     key, what = {"patient_key": patient_key, "metric": metric}, f"preset of {metric} for patient {patient_key!r}"
     values: Row = {"limits": list(limits), "set_us": author.now_us}
     with writing(engine) as connection:
@@ -118,16 +116,6 @@ def list_maintenance(engine: Engine, hospital_id: str, *, open_at_us: int | None
         query = query.where(table.c.from_us <= open_at_us, table.c.until_us > open_at_us)
     with reading(engine) as connection:
         return [dict(row) for row in connection.execute(query).mappings()]
-
-
-def _check_limits(metric: str, limits: Sequence[float | None]) -> None:
-    given = [limit for limit in limits if limit is not None]
-    lows, highs = ([limit for limit in half if limit is not None] for half in (limits[:2], limits[2:]))
-    rises = given == sorted(given) and not (lows and highs and lows[-1] >= highs[0])
-    if not given or not rises or not all(math.isfinite(limit) for limit in given):
-        raise InvalidInput(
-            f"limits {list(limits)} of {metric} must rise from very low to very high, low below high, with one at least"
-        )
 
 
 def _target(connection: Connection, hospital_id: str, handle: int | None, ward_id: str | None) -> str:

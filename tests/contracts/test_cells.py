@@ -91,6 +91,9 @@ def _some_controls(now: float) -> list[Control]:
         MaintenanceSet(HOSPITAL, at(now), at(now + 5), handle=12),
         associated(12, (22, -100, now), (23, now, None)),
         DeviceEvent(HOSPITAL, 15, "offline", at(now)),
+        DeviceEvent(HOSPITAL, 12, "lead_off", at(now - 3)),
+        DeviceEvent(HOSPITAL, 13, "apnoea", at(now)),
+        DeviceEvent(HOSPITAL, 13, "apnoea_end", at(now + 1)),
         admitted(22, 10, spo2_scale=2, discharged_us=at(now)),
     ]
 
@@ -133,6 +136,7 @@ def test_the_stream_of_these_tests_says_much() -> None:
     heard = [play(ShardCell(0), a_stream(seed)) for seed in range(12)]
     rules = {event.rule for one in heard for event in one.alarms}
     assert {"limit.very-high", "limit.low", "change.rate", "news2.single-three", "technical.signal-lost"} <= rules
+    assert {"device.lead-off", "device.apnoea"} <= rules
     assert sum(one.duplicates for one in heard) > 0
     assert {reason for one in heard for _, reason, _ in one.rejected} == {"unknown-device", "unknown-metric"}
     assert any(event.subject.patient_ambiguous for one in heard for event in one.alarms)

@@ -9,7 +9,7 @@ from actors.shard import ShardCell
 from actors.shard_runner import ShardRunner, TurnResult
 from domain import subjects
 from domain.frames import decode_frame, encode_frame
-from domain.messages import DevicesRegistered, encode
+from domain.messages import DeviceEvent, DevicesRegistered, encode
 from domain.metrics import metric_of
 from domain.readings import ReadingBatch
 from runtime.follower import StreamMessage
@@ -106,6 +106,16 @@ def test_a_control_message_that_cannot_be_read_is_refused() -> None:
     bad = StreamMessage(subjects.control(SHARD), 2, b"{}", T0_US)
     result = take(runner(), registered(), bad, frame(3, 70))
     assert [refusal.reason for refusal in result.refusals] == ["malformed-control"]
+    assert stored(result) == [(3, [70.0])]
+
+
+@pytest.mark.clause("8.1")
+def test_an_event_that_its_device_does_not_say_is_refused_as_it_came() -> None:
+    event = encode(DeviceEvent("sz.h001", 7, "tea_time", T0_US))
+    result = take(runner(), registered(), StreamMessage(subjects.control(SHARD), 2, event, T0_US), frame(3, 70))
+    (refusal,) = result.refusals
+    assert (refusal.sequence, refusal.subject, refusal.reason) == (2, subjects.control(SHARD), "unknown-event")
+    assert refusal.payload == event
     assert stored(result) == [(3, [70.0])]
 
 

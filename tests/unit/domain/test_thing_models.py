@@ -7,10 +7,11 @@ from collections import Counter
 
 import pytest
 
+from domain.alarms import Priority
 from domain.errors import InvalidInput, NotFound
 from domain.metrics import BY_CODE, metric_of
 from domain.thing_catalogue import BY_MODEL_ID, LATEST, THING_MODELS, thing_model
-from domain.thing_models import ChannelModel, Criticality, Modality, ThingModel, check_model
+from domain.thing_models import ChannelModel, Criticality, EventModel, Modality, ThingModel, check_model
 
 every_model = pytest.mark.parametrize("model", THING_MODELS, ids=lambda model: model.id)
 
@@ -106,3 +107,20 @@ def test_a_model_with_a_metric_twice_or_unknown_is_refused():
         check_model(twice)
     with pytest.raises(InvalidInput, match="no_such"):
         check_model(ThingModel("x", 1, "X", "某", Criticality.VITAL, (ChannelModel("no_such"),)))
+
+
+def test_a_condition_has_an_event_that_ends_it_and_a_happening_has_none():
+    monitor, wearable = thing_model("monitor"), thing_model("wearable")
+    assert monitor.by_event["lead_on"] == (monitor.by_event["lead_off"][0], True)
+    assert monitor.by_event["alarm"][0].ended_by == "alarm_end"
+    assert wearable.by_event["fall"][0].ended_by is None
+
+
+@pytest.mark.parametrize("events", [
+    (EventModel("a", Priority.LOW), EventModel("a_end")),
+    (EventModel("a"), EventModel("a")),
+    (EventModel("offline"),),
+])  # fmt: skip
+def test_a_model_whose_events_have_two_meanings_is_refused(events):
+    with pytest.raises(InvalidInput, match="two meanings"):
+        check_model(ThingModel("x", 1, "X", "某", Criticality.VITAL, (), events=events))

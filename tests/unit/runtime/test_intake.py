@@ -10,6 +10,7 @@ import pytest
 from domain.errors import Conflict, RejectedInput, Unavailable
 from domain.frames import MAX_ROWS
 from domain.messages import DeviceEvent
+from domain.ports import Receipt
 from domain.readings import NO_SEQUENCE, ReadingBatch, pack_row
 from runtime.intake import MAX_REJECT_BYTES, IntakeLimits, StreamIntake
 from tests.doors import GATEWAY, MONITOR, NOW_US, DictIdentities, MemoryBus, assert_same_rows, clock
@@ -234,6 +235,33 @@ async def test_events_go_to_the_shards_control_subject(bus, make):
     await make().tell_event(DeviceEvent("sz.h001", 7, "offline", NOW_US, "battery"), 3)
     assert bus.messages[0].subject == "control.3"
     assert bus.events() == [(7, "offline", "battery")]
+
+
+async def test_an_event_is_answered_by_where_it_is_kept_and_a_sender_speaks_for_its_own(bus, make):
+    intake = make()
+    assert await intake.submit_event(MONITOR, DeviceEvent("sz.h001", 7, "lead_off", NOW_US)) == Receipt(3, 1, 0)
+    assert await intake.submit_event(GATEWAY, DeviceEvent("sz.h001", 1001, "occlusion", NOW_US)) == Receipt(5, 2, 0)
+    assert [m.subject for m in bus.messages] == ["control.3", "control.5"]
+    for principal, handle, sentence in ((MONITOR, 8, "only a gateway"), (GATEWAY, 5000, "not one of hospital")):
+        with pytest.raises(RejectedInput, match=sentence) as refused:
+            await intake.submit_event(principal, DeviceEvent("sz.h001", handle, "lead_off", NOW_US))
+        assert refused.value.reason == "unknown-device"
+    assert len(bus.messages) == 2
+
+
+async def test_events_of_one_sender_keep_their_order_while_the_stream_is_away(bus, make):
+    intake = make()
+    bus.failures = 3
+    names = ["lead_off", "lead_on", "battery_low", "lead_off"]
+    await asyncio.gather(*(intake.submit_event(MONITOR, DeviceEvent("sz.h001", 7, name, NOW_US)) for name in names))
+    assert [event for _, event, _ in bus.events()] == names
+
+
+async def test_an_event_with_a_key_is_stored_once(bus, make):
+    event = DeviceEvent("sz.h001", 7, "lead_off", NOW_US)
+    first = await once(make(), "k", batch=event)
+    assert await once(make(), "k", batch=event) == first
+    assert bus.events() == [(7, "lead_off", None)]
 
 
 @pytest.mark.clause("8.1")
