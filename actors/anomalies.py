@@ -23,7 +23,7 @@ from domain.alarms import AlarmEvent, AlertType, Phase, Priority
 from domain.instants import NEVER_US
 from domain.metrics import BY_ID, metric_of
 from domain.ports import Scorer
-from domain.quality import Origin, may_alarm, pack
+from domain.quality import Origin, pack
 from domain.readings import ReadingBatch
 
 ANOMALY_ID: Final = metric_of("anomaly_score").id
@@ -42,8 +42,7 @@ class Anomalies:
     def step(self, turn: Turn, notices: Notices) -> None:
         """Score a turn's readings, the k-th of each channel in round k."""
         readings = turn.readings
-        feeds = turn.in_order & may_alarm(readings.quality) & ~np.isnan(readings.value)
-        at = np.flatnonzero(feeds & self._roster.channels["is_scored"][turn.channel])
+        at = turn.fed(self._roster.channels["is_scored"][turn.channel])
         rounds = occurrence(turn.channel[at])
         for number in range(int(rounds.max(initial=-1)) + 1):
             chosen = at[rounds == number]

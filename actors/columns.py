@@ -125,13 +125,11 @@ def group_ends(starts: NDArray[np.bool_]) -> NDArray[np.intp]:
 
 
 def occurrence(keys: NDArray[Any]) -> NDArray[np.intp]:
-    """For each element, how many equal ones stand before it: the round in which a sequential rule may see it."""
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(keys) else np.empty(0, np.intp)
-    lengths = np.diff(np.r_[starts, len(keys)])
-    rounds = np.empty(len(keys), dtype=np.intp)
-    rounds[order] = np.arange(len(keys)) - np.repeat(starts, lengths)
+    """For each element of keys whose equals stand together, how many equal ones stand before it: the round in which a
+    sequential rule may see it.
+    """
+    starts = np.flatnonzero(group_starts(keys))
+    rounds: NDArray[np.intp] = np.arange(len(keys)) - np.repeat(starts, np.diff(starts, append=len(keys)))
     return rounds
 
 

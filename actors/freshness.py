@@ -16,14 +16,15 @@ def count(devices: Table, device: NDArray[np.int32], arrival_us: NDArray[np.int6
     """Count arrivals, which never go back in time; usually all of one or two minutes."""
     minutes = arrival_us // MINUTE_US
     for minute in np.unique(minutes).tolist():
-        rows, counts = np.unique(device[minutes == minute], return_counts=True)
+        counts = np.bincount(device[minutes == minute], minlength=len(devices))
+        rows = np.flatnonzero(counts)
         turned = devices["minute"][rows] != minute
         is_next = devices["minute"][rows] == minute - 1
         running = devices["received_minute"][rows]
         devices["received_minute_before"][rows] = np.where(
             turned, np.where(is_next, running, 0), devices["received_minute_before"][rows]
         )
-        devices["received_minute"][rows] = np.where(turned, 0, running) + counts
+        devices["received_minute"][rows] = np.where(turned, 0, running) + counts[rows]
         devices["minute"][rows] = minute
 
 

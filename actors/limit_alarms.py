@@ -23,7 +23,6 @@ from actors.associations import Associations
 from actors.columns import group_ends, group_starts
 from actors.kinds import AMBIGUOUS, IS_PATIENT_BOUND, NOBODY, RULES
 from actors.limit_scan import Life, Watch, live
-from actors.ordering import by_channel
 from actors.presets import Presets
 from actors.roster import Roster
 from actors.turn import Notices, Turn
@@ -31,7 +30,6 @@ from domain.alarms import AlarmEvent, AlertType, Phase, Priority
 from domain.instants import NEVER_US
 from domain.limits import DELAY_US, HYSTERESIS, LIMITS, MAX_CHANGE_PER_MIN, RULE_VERSION, LimitRule
 from domain.metrics import BY_ID, Metric
-from domain.quality import may_alarm
 
 CHANGE_RULE: Final = "change.rate"
 CHANGE: Final = len(LimitRule)  # its column, after the four limits
@@ -47,9 +45,7 @@ class _Ruled:
 
     def __init__(self, roster: Roster, turn: Turn) -> None:
         readings = turn.readings
-        feeds = turn.in_order & may_alarm(readings.quality) & _WATCHED[readings.metric] & ~np.isnan(readings.value)
-        at = np.flatnonzero(feeds)
-        self.at = at[by_channel(turn.channel[at])]  # into the turn
+        self.at = turn.fed(_WATCHED[readings.metric])  # into the turn
         self.channel = turn.channel[self.at]
         self.time_us = turn.time_us[self.at]
         self.value = readings.value[self.at]

@@ -44,13 +44,15 @@ def timing(
 
 
 def place(
-    channels: Table, channel: NDArray[np.int32], readings: ReadingBatch, time_us: NDArray[np.int64],
-    arrival_us: NDArray[np.int64],
+    channels: Table, channel: NDArray[np.int32], order: NDArray[np.int64], readings: ReadingBatch,
+    time_us: NDArray[np.int64], arrival_us: NDArray[np.int64],
 ) -> tuple[NDArray[np.bool_], NDArray[np.uint16]]:  # fmt: skip
-    """Write readings into the state of their channels; returns which were in order, and the marks they earned."""
+    """Write readings into the state of their channels; returns which were in order, and the marks they earned.
+
+    `order` is that of `by_channel(channel)`.
+    """
     if not len(channel):
         return np.empty(0, np.bool_), np.empty(0, np.uint16)
-    order = by_channel(channel)
     rows, at = channel[order], time_us[order]
     first = group_starts(rows)
     before = newest_before(at, first, channels["time_us"][rows])
@@ -94,13 +96,18 @@ def _repeats(
     """CONFLICT or POSSIBLE_DUPLICATE where a reading states the same time as the newest before it."""
     previous = np.concatenate([last_newest[:1], last_newest[:-1]])
     from_table = first | ~is_newest[previous]  # nothing newer than the table's state came before in this batch
-    sent, value, quality = readings.time_us[order], readings.value[order], readings.quality[order] & _WHAT
-    known_sent = np.where(from_table, channels["sent_time_us"][rows], sent[previous])
-    known_value = np.where(from_table, channels["value"][rows], value[previous])
-    known_quality = np.where(from_table, channels["quality"][rows] & _WHAT, quality[previous])
-    same_value = (value == known_value) | (np.isnan(value) & np.isnan(known_value))
-    same = np.where(same_value & (quality == known_quality), int(Mark.POSSIBLE_DUPLICATE), int(Mark.CONFLICT))
-    return np.where(sent == known_sent, same, 0)
+    sent = readings.time_us[order]
+    repeats = np.flatnonzero(sent == np.where(from_table, channels["sent_time_us"][rows], sent[previous]))
+    marks = np.zeros(len(rows), dtype=np.int64)
+    if len(repeats):  # few, mostly none
+        channel, own, other, of_table = rows[repeats], order[repeats], order[previous[repeats]], from_table[repeats]
+        value = readings.value[own]
+        known_value = np.where(of_table, channels["value"][channel], readings.value[other])
+        known_quality = np.where(of_table, channels["quality"][channel], readings.quality[other]) & _WHAT
+        is_same = (value == known_value) | (np.isnan(value) & np.isnan(known_value))
+        is_same &= (readings.quality[own] & _WHAT) == known_quality
+        marks[repeats] = np.where(is_same, int(Mark.POSSIBLE_DUPLICATE), int(Mark.CONFLICT))
+    return marks
 
 
 def _write(

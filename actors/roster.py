@@ -52,6 +52,7 @@ class Roster:
         self.ward_of_patient: list[str | None] = []
         self.bed_of_patient: list[str | None] = []
         self._ward_windows: dict[tuple[str, str], tuple[int, int]] = {}
+        self._maintained_until_us = NEVER_US  # the end of the last window there ever was
         self._device_index = HandleIndex()
         self._patient_index = HandleIndex()
 
@@ -94,6 +95,8 @@ class Roster:
 
     def in_maintenance(self, devices: NDArray[Any], at_us: NDArray[np.int64] | int) -> NDArray[np.bool_]:
         """Whether each device, or its ward, is under maintenance at that arrival time."""
+        if not len(devices) or np.min(at_us) >= self._maintained_until_us:
+            return np.zeros(len(devices), dtype=np.bool_)
         table = self.devices
         own = (table["maintenance_from_us"][devices] <= at_us) & (at_us < table["maintenance_until_us"][devices])
         ward = (table["ward_maintenance_from_us"][devices] <= at_us) & (at_us < table["ward_maintenance_until_us"][devices])
@@ -136,6 +139,7 @@ class Roster:
 
     def maintain(self, message: MaintenanceSet) -> None:
         """Set the one maintenance window of a device or ward; it replaces an earlier one."""
+        self._maintained_until_us = max(self._maintained_until_us, message.until_us)
         if message.ward_id is not None:
             self._ward_windows[message.hospital_id, message.ward_id] = (message.from_us, message.until_us)
             for device, ward_id in enumerate(self.ward_of_device):
@@ -239,6 +243,8 @@ class Roster:
         self._ward_windows = {
             (row["hospital"], row["ward"]): (row["from_us"], row["until_us"]) for row in tables["ward_windows"].to_pylist()
         }
+        ends = [self.devices[name].max(initial=NEVER_US) for name in ("maintenance_until_us", "ward_maintenance_until_us")]
+        self._maintained_until_us = max(map(int, (*ends, *(until for _, until in self._ward_windows.values()))))
         self._device_index, self._patient_index = HandleIndex(), HandleIndex()
         self._device_index.put(self.devices["handle"], np.arange(len(self.devices)))
         self._patient_index.put(self.patients["handle"], np.arange(len(self.patients)))

@@ -29,12 +29,13 @@ def _sentinels() -> NDArray[np.float64]:
 
 
 _SENTINELS: Final = _sentinels()
-_HAS_ANY: Final[NDArray[np.bool_]] = np.asarray(~np.isnan(_SENTINELS).all(axis=(1, 2)))
+_HAS_ANY: Final[NDArray[np.bool_]] = np.asarray(~np.isnan(_SENTINELS).all(axis=2))  # [model, metric]
 
 
 def screen(batch: ReadingBatch, models: NDArray[np.int16]) -> ReadingBatch:
     """`batch` with sentinels turned to *not available*, value NaN, raw value kept. `models`: of each reading's device."""
-    rows = np.flatnonzero(_HAS_ANY[models] & is_usable(batch.quality))
+    rows = np.flatnonzero(_HAS_ANY[models, batch.metric])
+    rows = rows[is_usable(batch.quality[rows])]
     sentinels = _SENTINELS[models[rows], batch.metric[rows]]
     rows = rows[np.any(np.equal(batch.value[rows].reshape(-1, 1), sentinels), axis=1)]
     if not len(rows):

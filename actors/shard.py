@@ -22,7 +22,7 @@ from actors.duplicates import RecentReadings
 from actors.early_warning import EarlyWarning, ScoreCounts
 from actors.effects import Effects
 from actors.limit_alarms import LimitAlarms
-from actors.ordering import place, timing
+from actors.ordering import by_channel, place, timing
 from actors.presets import Presets
 from actors.roster import Roster
 from actors.screening import screen
@@ -47,7 +47,7 @@ from domain.messages import (
     PatientAdmitted,
 )
 from domain.ports import Scorer
-from domain.quality import Mark
+from domain.quality import Mark, may_alarm
 from domain.readings import ReadingBatch
 from domain.thing_models import PRESENCE
 
@@ -116,9 +116,11 @@ class ShardCell:
         channels = self._roster.channel_rows(devices, readings.metric, readings.instance)
         rejected = _refuse(readings, devices, channels)
         row = np.flatnonzero(channels >= 0)
-        doubles, doubtful = self._recent.take(readings.take(row))
-        row, doubtful = row[~doubles], doubtful[~doubles]
-        screened = screen(readings.take(row), self._roster.devices["model"][devices[row]])
+        known = readings if len(row) == len(readings) else readings.take(row)
+        doubles, doubtful = self._recent.take(known)
+        if doubles.any():
+            row, doubtful, known = row[~doubles], doubtful[~doubles], known.take(~doubles)
+        screened = screen(known, self._roster.devices["model"][devices[row]])
         clock = self._clocks.take(screened, stream_us[row])
         turn = self._place(screened, row, devices[row], channels[row], stream_us[row], clock, doubtful)
         notices = Notices()
@@ -222,7 +224,8 @@ class ShardCell:
     ) -> Turn:  # fmt: skip
         """Write readings into their channels and devices, and find whose they were."""
         time_us, quality = timing(readings, stream_us, clock.offset_us, self._live_horizon_us)
-        in_order, marks = place(self._roster.channels, channels, readings.with_columns(quality=quality), time_us, stream_us)
+        readings, order = readings.with_columns(quality=quality), by_channel(channels)
+        in_order, marks = place(self._roster.channels, channels, order, readings, time_us, stream_us)
         quality |= marks | np.where(doubtful, int(Mark.POSSIBLE_DUPLICATE), 0).astype(np.uint16)
         table = self._roster.devices
         table["last_arrival_us"][devices] = stream_us
@@ -231,13 +234,15 @@ class ShardCell:
         np.maximum.at(table["last_time_us"], devices, time_us)
         freshness.count(table, devices, stream_us)
         patients = self._associations.patients_at(devices, readings.time_us + clock.offset_us, clock.uncertainty_us)
-        return Turn(readings.with_columns(quality=quality), row, devices, channels, time_us, stream_us, patients, in_order)
+        feeds = in_order & may_alarm(quality) & ~np.isnan(readings.value)
+        marked = readings.with_columns(quality=quality)
+        return Turn(marked, row, devices, channels, time_us, stream_us, patients, feeds, order)
 
     def _place_derived(self, derived: ReadingBatch, stream_us: NDArray[np.int64]) -> None:
         """Scores are readings of the patient's chart: shown as its latest values like any other."""
         if len(derived):
             channels = self._roster.channel_rows(self._roster.device_rows(derived.handle), derived.metric, derived.instance)
-            place(self._roster.channels, channels, derived, derived.time_us, stream_us)
+            place(self._roster.channels, channels, by_channel(channels), derived, derived.time_us, stream_us)
 
     def check_event(self, message: DeviceEvent) -> int:
         """The row of the device of an event. Raises RejectedInput as `apply_control`."""

@@ -19,7 +19,8 @@ class Turn:
 
     row: place in the turn's input, which orders what is notified; time_us: event time that rules go by (`ordering.timing`),
     never ahead of its arrival (a clock that runs ahead would else block its channel); arrival_us: stream time, never going
-    back; patient: a patient's row, NOBODY or AMBIGUOUS; in_order: no newer reading of the channel was there before.
+    back; patient: a patient's row, NOBODY or AMBIGUOUS; feeds: no newer reading of the channel was there before, and it is
+    a number that may alarm; order: `ordering.by_channel(channel)`.
     """
 
     readings: ReadingBatch
@@ -29,10 +30,16 @@ class Turn:
     time_us: NDArray[np.int64]
     arrival_us: NDArray[np.int64]
     patient: NDArray[np.int64]
-    in_order: NDArray[np.bool_]
+    feeds: NDArray[np.bool_]
+    order: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.row)
+
+    def fed(self, of_kind: NDArray[np.bool_]) -> NDArray[np.intp]:
+        """Those of the flagged readings that feed rules, by channel and in stream order within each."""
+        chosen = self.feeds & of_kind
+        return self.order if chosen.all() else self.order[chosen[self.order]]
 
     def is_live(self, rows: NDArray[Any] | int) -> NDArray[np.bool_]:
         """Whether what these readings raise may page: neither late nor sent as catching up."""

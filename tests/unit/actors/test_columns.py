@@ -76,8 +76,7 @@ def test_handles_are_found_by_one_look_up() -> None:
 
 
 def test_occurrences_and_groups() -> None:
-    keys = np.array([5, 3, 5, 5, 3])
-    assert occurrence(keys).tolist() == [0, 0, 1, 2, 1]
+    assert occurrence(np.array([5, 5, 5, 3, 3, 8])).tolist() == [0, 1, 2, 0, 1, 0]
     assert occurrence(np.empty(0, np.int64)).tolist() == []
     starts = group_starts(np.array([1, 1, 2, 3, 3]))
     assert starts.tolist() == [True, False, True, True, False]
