@@ -79,7 +79,7 @@ class _Ruled:
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """Of each ruled reading: limits [n, 4], whether its device is under maintenance, and [n, rules] whether it is strictly
+    """Of some ruled readings: limits [n, 4], whether the device is under maintenance, and [n, rules] whether it is strictly
     beyond, and back inside by the hysteresis. Under maintenance nothing is beyond and all is back.
     """
 
@@ -115,10 +115,14 @@ class LimitAlarms:
         ruled = _Ruled(self._roster, turn)
         if not len(ruled):
             return
-        limits = self._presets.limits_of(ruled.metric, np.where(ruled.told_patient == AMBIGUOUS, NOBODY, ruled.patient))
-        judged = _judge(ruled, limits, self._roster.in_maintenance(turn.device[ruled.at], turn.arrival_us[ruled.at]))
-        stirred = self._stirred(ruled, judged.beyond)
+        whose = np.where(ruled.told_patient == AMBIGUOUS, NOBODY, ruled.patient)
+        quiet = self._roster.in_maintenance(turn.device[ruled.at], turn.arrival_us[ruled.at])
+        low, high = self._presets.bounds_of(ruled.metric, whose)
+        is_fast = _changes_fast(ruled)
+        stirred = self._stirred(ruled, (is_fast | (ruled.value < low) | (ruled.value > high)) & ~quiet)
         if len(stirred):
+            limits = self._presets.limits_of(ruled.metric[stirred], whose[stirred])
+            judged = _judge(ruled.value[stirred], ruled.metric[stirred], limits, is_fast[stirred], quiet[stirred])
             life = self._live(ruled, stirred, judged)
             for hit in self._tell(ruled, stirred, judged, life):
                 notices.alarms.append((int(turn.row[ruled.at[hit.row]]), self._event(turn, ruled, hit)))
@@ -170,11 +174,11 @@ class LimitAlarms:
         table["is_raised"][channel], table["onset_us"][channel], table["is_stirred"][channel] = False, NEVER_US, False
         return events
 
-    def _stirred(self, ruled: _Ruled, beyond: NDArray[np.bool_]) -> NDArray[np.intp]:
+    def _stirred(self, ruled: _Ruled, is_beyond: NDArray[np.bool_]) -> NDArray[np.intp]:
         """Rows of channels where something is beyond a limit, pending or raised: the few that need following."""
         group = np.cumsum(ruled.first) - 1
         stirs = self._roster.channels["is_stirred"][ruled.channel[ruled.first]]
-        stirs[group[np.flatnonzero(beyond.reshape(-1)) // RULES]] = True
+        stirs[group[is_beyond]] = True
         return np.flatnonzero(stirs[group]) if stirs.any() else np.empty(0, np.intp)
 
     def _live(self, ruled: _Ruled, rows: NDArray[np.intp], judged: _Judged) -> Life:
@@ -182,7 +186,7 @@ class LimitAlarms:
         delay_us = np.zeros((len(rows), RULES), dtype=np.int64)
         delay_us[:, :CHANGE] = DELAY_US[ruled.metric[rows]][:, None]
         return live(Watch(
-            ruled.first[rows], ruled.is_new_patient[rows], ruled.time_us[rows], judged.beyond[rows], judged.back[rows],
+            ruled.first[rows], ruled.is_new_patient[rows], ruled.time_us[rows], judged.beyond, judged.back,
             delay_us, table["onset_us"][channel], table["is_raised"][channel],
         ))  # fmt: skip
 
@@ -209,10 +213,10 @@ class LimitAlarms:
                 row = int(rows[number])
                 is_ambiguous = ruled.told_patient[row] == AMBIGUOUS if phase is Phase.START else was_ambiguous[number, rule]
                 patient = int(ruled.patient_before[row] if phase is None else ruled.patient[row])
-                limit = float(judged.limits[row, rule]) if rule < CHANGE else None
+                limit = float(judged.limits[number, rule]) if rule < CHANGE else None
                 hits.append(_Hit(
                     row, rule, phase, int(onset_us[number, rule]), AMBIGUOUS if is_ambiguous else patient, limit,
-                    bool(judged.quiet[row]),
+                    bool(judged.quiet[number]),
                 ))  # fmt: skip
         return hits
 
@@ -277,22 +281,27 @@ class LimitAlarms:
         return f"{name}: {'change' if rule == CHANGE else LimitRule(rule).name.lower().replace('_', ' ')} alarm"
 
 
-def _judge(ruled: _Ruled, limits: NDArray[np.float64], quiet: NDArray[np.bool_]) -> _Judged:
-    beyond, back = (np.empty((len(ruled), RULES), dtype=np.bool_) for _ in range(2))
-    excess = (ruled.value[:, None] - limits) * _SIDE
+def _judge(
+    value: NDArray[np.float64], metric: NDArray[np.uint16], limits: NDArray[np.float64], is_fast: NDArray[np.bool_],
+    quiet: NDArray[np.bool_],
+) -> _Judged:  # fmt: skip
+    beyond, back = (np.empty((len(value), RULES), dtype=np.bool_) for _ in range(2))
+    excess = (value[:, None] - limits) * _SIDE
     beyond[:, :CHANGE] = excess > 0
-    back[:, :CHANGE] = excess <= -HYSTERESIS[ruled.metric][:, None]
-    beyond[:, CHANGE] = _changes_fast(ruled)
-    back[:, CHANGE] = ~beyond[:, CHANGE]
+    back[:, :CHANGE] = excess <= -HYSTERESIS[metric][:, None]
+    beyond[:, CHANGE], back[:, CHANGE] = is_fast, ~is_fast
     beyond[quiet], back[quiet] = False, True
     return _Judged(limits, quiet, beyond, back)
 
 
 def _changes_fast(ruled: _Ruled) -> NDArray[np.bool_]:
-    known_before = (ruled.time_before_us != NEVER_US) & ~ruled.is_new_patient
-    gap_us = np.where(known_before, ruled.time_us - np.where(known_before, ruled.time_before_us, 0), 0)
-    allowed = MAX_CHANGE_PER_MIN[ruled.metric] * np.maximum(gap_us / _MINUTE_US, 1.0)
-    fast: NDArray[np.bool_] = (gap_us > 0) & (gap_us <= CHANGE_WITHIN_US) & (np.abs(ruled.value - ruled.value_before) > allowed)
+    fast = np.abs(ruled.value - ruled.value_before) > MAX_CHANGE_PER_MIN[ruled.metric]  # the least that is ever too much
+    rows = np.flatnonzero(fast)
+    known_before = (ruled.time_before_us[rows] != NEVER_US) & ~ruled.is_new_patient[rows]
+    gap_us = np.where(known_before, ruled.time_us[rows] - np.where(known_before, ruled.time_before_us[rows], 0), 0)
+    allowed = MAX_CHANGE_PER_MIN[ruled.metric[rows]] * np.maximum(gap_us / _MINUTE_US, 1.0)
+    change = np.abs(ruled.value[rows] - ruled.value_before[rows])
+    fast[rows] = (gap_us > 0) & (gap_us <= CHANGE_WITHIN_US) & (change > allowed)
     return fast
 
 

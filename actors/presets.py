@@ -15,6 +15,7 @@ from domain.messages import LimitsPreset
 from domain.metrics import MAX_ID, metric_of
 
 _NORMAL: Final[NDArray[np.float64]] = LIMITS.reshape(-1, len(LimitRule))  # row: metric * bands + band
+_IS_LOW: Final = np.array([rule.is_low for rule in LimitRule])
 _OPEN_ENDS: Final = np.array([-np.inf if rule.is_low else np.inf for rule in LimitRule])
 
 
@@ -42,19 +43,36 @@ class Presets:
 
     def limits_of(self, metrics: NDArray[np.uint16], patients: NDArray[Any]) -> NDArray[np.float64]:
         """[n, 4] limits of each metric for each patient row; NOBODY and AMBIGUOUS have the adult range."""
-        by_band: NDArray[np.intp] = metrics.astype(np.intp) * len(AgeBand)
-        if not len(self._roster.patients):
-            return _NORMAL.take(by_band + AgeBand.ADULT, axis=0)
-        known = patients >= 0
-        table = self._roster.patients
-        bands = np.where(known, table["band"][patients], AgeBand.ADULT)
-        limits = _NORMAL.take(by_band + bands, axis=0)
-        slots = np.where(known, table["preset_slot"][patients], -1)
-        chosen = np.flatnonzero(slots >= 0)
-        if len(chosen):
-            preset = self._limits[slots[chosen], metrics[chosen]]
-            limits[chosen] = np.where(np.isnan(preset), limits[chosen], preset)
+        limits = _NORMAL.take(self._normal_of(metrics, patients), axis=0)
+        chosen, presets = self._presets_of(metrics, patients)
+        limits[chosen] = np.where(np.isnan(presets), limits[chosen], presets)
         return limits
+
+    def bounds_of(self, metrics: NDArray[np.uint16], patients: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """[n] the greatest of the low limits and the least of the high ones: no limit is crossed between them."""
+        normal = self._normal_of(metrics, patients)
+        low, high = _LEAST.take(normal), _GREATEST.take(normal)
+        chosen, presets = self._presets_of(metrics, patients)
+        if len(chosen):
+            limits = np.where(np.isnan(presets), _NORMAL.take(normal[chosen], axis=0), presets)
+            low[chosen], high[chosen] = _bounds(limits)
+        return low, high
+
+    def _normal_of(self, metrics: NDArray[np.uint16], patients: NDArray[Any]) -> NDArray[np.intp]:
+        """The row of _NORMAL of each."""
+        rows: NDArray[np.intp] = metrics.astype(np.intp) * len(AgeBand) + AgeBand.ADULT
+        if len(self._roster.patients):
+            known = np.flatnonzero(patients >= 0)
+            rows[known] += self._roster.patients["band"][patients[known]].astype(np.intp) - AgeBand.ADULT
+        return rows
+
+    def _presets_of(self, metrics: NDArray[np.uint16], patients: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        """Those whose patient has limits of its own, and these: [m, 4], NaN where the normal range holds."""
+        if not len(self._limits):
+            return np.empty(0, np.intp), np.empty((0, len(LimitRule)))
+        slots = np.where(patients >= 0, self._roster.patients["preset_slot"][patients], -1)
+        chosen = np.flatnonzero(slots >= 0)
+        return chosen, self._limits[slots[chosen], metrics[chosen]]
 
     def is_preset(self, metric: int, patient: int) -> bool:
         """Whether the patient's own limits hold for the metric, in place of the normal range."""
@@ -76,3 +94,11 @@ class Presets:
         slots, metrics = table["slot"].to_numpy(), table["metric"].to_numpy()
         for rule in LimitRule:
             self._limits[slots, metrics, rule] = table[rule.name.lower()].to_numpy()
+
+
+def _bounds(limits: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The greatest low and the least high limit of each row."""
+    return limits[:, _IS_LOW].max(axis=1), limits[:, ~_IS_LOW].min(axis=1)
+
+
+_LEAST, _GREATEST = _bounds(_NORMAL)
