@@ -95,26 +95,34 @@ class Cohorts:
         """All channels of every `parts`-th device, beginning with the `part`-th."""
         return np.flatnonzero(self.device % parts == part)
 
-    def say(self, channels: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.float64], QualityArray]:
-        """(channels, values, qualities) of those of `channels` whose device works, in the state in which it is."""
-        return self.conditions.applied(channels, self.draw(channels))
+    def say(
+        self, due: NDArray[np.intp], put_on: NDArray[np.intp]
+    ) -> tuple[NDArray[np.intp], NDArray[np.float64], QualityArray]:
+        """(channels, values, qualities) of those due whose device works, in the state in which it is.
 
-    def draw(self, channels: NDArray[np.intp]) -> NDArray[np.float64]:
+        Devices that were just put on somebody (`put_on`) measure everything at once, as a nurse has them do.
+        """
+        fresh = np.setdiff1d(np.flatnonzero(np.isin(self.device, put_on)), due) if len(put_on) else put_on
+        values = np.append(self.draw(due), self.draw(fresh, in_turn=False))
+        return self.conditions.applied(np.append(due, fresh), values)
+
+    def draw(self, channels: NDArray[np.intp], *, in_turn: bool = True) -> NDArray[np.float64]:
         """A value for each channel, rounded as its metric is charted."""
         values = np.empty(len(channels))
         metrics = self.metric[channels]
         order = np.argsort(metrics, kind="stable")
         kinds, starts = np.unique(metrics[order], return_index=True)
-        for kind, rows in zip(kinds, np.split(order, starts[1:]), strict=True):
-            values[rows] = self._draw_metric(int(kind), channels[rows])
+        for kind, first, end in zip(kinds, starts, [*starts[1:], len(order)], strict=False):
+            rows = order[first:end]
+            values[rows] = self._draw_metric(int(kind), channels[rows], in_turn=in_turn)
         return values
 
-    def _draw_metric(self, metric_id: int, channels: NDArray[np.intp]) -> NDArray[np.float64]:
+    def _draw_metric(self, metric_id: int, channels: NDArray[np.intp], *, in_turn: bool) -> NDArray[np.float64]:
         metric = BY_ID[metric_id]
         if metric.codes:
             return np.full(len(channels), _CODED_TYPICAL.get(metric.code, 0.0))
         typical, scatter = _TYPICAL.get(metric.code, (sum(metric.plausible) / 2, 0.0))
-        values = typical + scatter * (self._level[channels] + 0.3 * self._noise(channels))
+        values = typical + scatter * (self._level[channels] + 0.3 * self._noise(channels, in_turn=in_turn))
         parts = _FROM_PATIENT.get(metric.code)
         if parts is not None:
             patient = self.conditions.wearer[self.device[channels]]
@@ -125,9 +133,9 @@ class Cohorts:
         rounded: NDArray[np.float64] = np.round(np.clip(values, *metric.plausible) * steps) / steps
         return rounded
 
-    def _noise(self, channels: NDArray[np.intp]) -> NDArray[np.float64]:
-        """Channels beyond the plan's have a chance of their own: they do not shift what the others say."""
-        noise, planned = np.empty(len(channels)), channels < self._planned
+    def _noise(self, channels: NDArray[np.intp], *, in_turn: bool) -> NDArray[np.float64]:
+        """Channels beyond the plan's, or out of their turn, have a chance of their own: they do not shift the others'."""
+        noise, planned = np.empty(len(channels)), (channels < self._planned) & in_turn
         noise[planned] = self._rng.normal(0, 1, int(planned.sum()))
         noise[~planned] = self._late_rng.normal(0, 1, int((~planned).sum()))
         return noise

@@ -109,8 +109,8 @@ class FleetPlan:
     patient_is_icu: NDArray[np.bool_]
 
     def worn_at(self, bed: int) -> NDArray[np.intp]:
-        """The devices that are put on whoever lies in the bed."""
-        return np.flatnonzero((self.bed == bed) & IS_BOUND[self.model])
+        """The devices that are put on whoever lies in the bed; none for NOWHERE."""
+        return np.flatnonzero((self.bed == bed) & (self.bed != NOWHERE) & IS_BOUND[self.model])
 
     def device_id(self, device: int) -> str:
         hospital = self.manifest.hospitals[int(self.hospital[device])]

@@ -23,7 +23,7 @@ from domain.readings import ReadingBatch
 from sim.devices import Cohorts
 from sim.emission import Emission, Truth
 from sim.faults import OF_DEVICES, OF_MESSAGES, FaultSpec
-from sim.fleet import NOBODY, NOWHERE, FleetPlan
+from sim.fleet import NOBODY, FleetPlan
 from sim.movements import Adt, Movements
 from sim.network import Network
 from sim.people import People
@@ -100,8 +100,7 @@ class World:
         ticks = round(duration_s / self._tick_s)
         for tick in range(ticks):
             self.physiology.advance(self._tick_s)
-            self._move(tick * self._tick_s)
-            self._speak(tick)
+            self._speak(tick, put_on=self._move(tick * self._tick_s))
             self._env.run(until=(tick + 1) * self._tick_s)
             ready = sorted(self._ready, key=lambda emission: emission.due_s)
             self._ready.clear()
@@ -114,25 +113,30 @@ class World:
         self.physiology.join(ages, is_icu, self._streams.stream("physiology", "newcomers"), _ILLNESS)
         return People(self.plan, movements)
 
-    def _move(self, now_s: float) -> None:
-        """Act out the movements that are due: the bed's devices come off whoever goes and on whoever comes."""
+    def _move(self, now_s: float) -> NDArray[np.intp]:
+        """Act out the movements that are due: the bed's devices come off whoever goes and on whoever comes.
+
+        Returns the devices that are newly on somebody.
+        """
+        put_on = [np.empty(0, dtype=np.intp)]
         while self._movements and self._movements[0].due_s <= now_s + 1e-9:
             row = self._movements.popleft()
-            for bed, patient in ((row.from_bed, NOBODY), (row.to_bed, row.patient)):
-                if bed != NOWHERE:
-                    self._cohorts.conditions.put_on(self.plan.worn_at(bed), patient)
+            self._cohorts.conditions.put_on(self.plan.worn_at(row.from_bed), NOBODY)
+            put_on.append(self.plan.worn_at(row.to_bed))
+            self._cohorts.conditions.put_on(put_on[-1], row.patient)
             self._people.move(row)
             if row.kind is Adt.ADMIT:
                 self.physiology.recover(np.array([row.patient]))
             self._note_patients(_TOLD_AS[row.kind], np.array([row.patient]))
+        return np.concatenate(put_on)
 
-    def _speak(self, tick: int) -> None:
+    def _speak(self, tick: int, put_on: NDArray[np.intp]) -> None:
         """Draw the tick's readings and schedule each gateway's at its own moment within the tick."""
         assert self._handles is not None
         channels = self._cohorts.due(tick)
         if tick < self._births:
             channels = np.union1d(channels, self._cohorts.of_devices(tick, self._births))
-        channels, values, quality = self._cohorts.say(channels)
+        channels, values, quality = self._cohorts.say(channels, put_on)
         device = self._cohorts.device[channels]
         gateway = self.plan.gateway[device]
         order = np.lexsort((self._cohorts.metric[channels], device, gateway))
