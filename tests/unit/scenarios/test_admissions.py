@@ -12,6 +12,8 @@ from domain.fleet_manifest import FleetRegistered, HospitalRegistered
 from domain.instants import from_us
 from scenarios.admissions import AdmissionDesk, as_planned
 from scenarios.attribution import check_attribution
+from scenarios.fleets import plan_world, world_movements
+from scenarios.model import FleetWish
 from scenarios.roster import Roster
 from sim.fleet import NOBODY, FleetSpec, plan_fleet
 from sim.movements import Adt, Movements, plan_movements
@@ -209,6 +211,15 @@ async def test_readings_of_moved_patients_are_compared_with_who_lay_there(joined
     wrong = await check_attribution(ward, desk, START_US, 100.0)
     assert wrong.right == 0
     assert 0 < wrong.wrong < found.right, "what is ambiguous is neither right nor wrong"
+
+
+def test_the_generator_and_the_runner_know_the_same_movements():
+    wish = FleetWish(devices=300, tertiary_beds=400, tick_s=0.5)
+    one, other = (world_movements(plan_world(wish, 3, "sz"), wish, 3, 500.0, 60.0) for _ in range(2))
+    assert one is not None
+    assert len(one.rows) > 5
+    assert one == other
+    assert world_movements(plan_world(wish, 3, "sz"), wish, 3, 0.0, 60.0) is None
 
 
 async def test_where_nobody_moves_nothing_is_asked():
