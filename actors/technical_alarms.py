@@ -10,6 +10,7 @@ Judged at ticks, on the arrival time of the stream, so that a replay decides ali
   300 s for life signs and life support, MEDIUM at most for all else. It ends when all are back.
 - When at least 5 devices and 20 % of a hospital's live ones fall silent within 10 s, that is one alarm of the hospital
   with its members, in place of single ones; it ends when 80 % of them are back, and the rest is told singly.
+- A patient-bound device that came off its patient and is on nobody waits for the next: nobody's signal is lost.
 - Where the stream itself stood still, nothing could arrive: silence counts from when it went on.
 """
 
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from actors.alarm_writing import Alarm, about_device, device_scope, hospital_scope, known, name_of
 from actors.associations import Associations
-from actors.kinds import CHART_NUMBER, FOREVER_US, IS_VITAL_MODEL
+from actors.kinds import CHART_NUMBER, FOREVER_US, IS_PATIENT_BOUND, IS_VITAL_MODEL, NOBODY
 from actors.roster import Roster
 from domain.alarms import AlarmEvent, AlarmSubject, AlertType, KnownInput, Phase, Priority
 from domain.instants import NEVER_US
@@ -115,7 +116,8 @@ class TechnicalAlarms:
     def tick(self, signals: Signals, now_us: int) -> list[AlarmEvent]:
         """What is lost, back, or more urgent at stream time `now_us`."""
         table = self._roster.devices
-        watched = (table["model"] != CHART_NUMBER) & ~self._roster.in_maintenance(np.arange(len(table)), now_us)
+        every = np.arange(len(table))
+        watched = (table["model"] != CHART_NUMBER) & ~self._roster.in_maintenance(every, now_us) & ~self._waits(every, now_us)
         faulty = watched & (signals.per_device(signals.lost) > 0)
         silent = watched & signals.silent
         for name, flags in (("fault_since_us", faulty), ("silent_since_us", silent)):
@@ -125,6 +127,14 @@ class TechnicalAlarms:
         events += self._announce(faulty, signals.lost, now_us)
         table["fault_since_us"][~faulty], table["silent_since_us"][~silent] = NEVER_US, NEVER_US
         return events
+
+    def _waits(self, devices: NDArray[np.intp], now_us: int) -> NDArray[np.bool_]:
+        """Which of these are patient-bound, were put on somebody once and are surely on nobody now."""
+        table = self._roster.devices
+        waits: NDArray[np.bool_] = IS_PATIENT_BOUND[table["model"][devices]] & (table["span_count"][devices] > 0)
+        worn = devices[waits]
+        waits[waits] = self._associations.patients_at(worn, np.full(len(worn), now_us, dtype=np.int64)) == NOBODY
+        return waits
 
     def _announce(self, faulty: NDArray[np.bool_], lost: NDArray[np.bool_], now_us: int) -> list[AlarmEvent]:
         """Raise, raise higher, restate or end the one technical alarm of each device."""
@@ -178,7 +188,9 @@ class TechnicalAlarms:
         if self._roster.devices["in_outage"][device]:
             return "part of an outage of the hospital"
         is_quiet = self._roster.in_maintenance(np.array([device]), now_us)[0]
-        return "under maintenance" if is_quiet else "all signals are back"
+        if is_quiet:
+            return "under maintenance"
+        return "on no patient any more" if self._waits(np.array([device]), now_us)[0] else "all signals are back"
 
     def _input(self, channel: int, now_us: int) -> KnownInput:
         row = self._roster.channels.view(channel)

@@ -9,7 +9,9 @@ import msgspec
 import numpy as np
 
 from domain.errors import VitalgridError
+from scenarios.admissions import AdmissionDesk
 from scenarios.alarms_seen import AlarmWatch, alarm_latencies, noticed_share
+from scenarios.attribution import Attribution, check_attribution
 from scenarios.books import ClosedBooks
 from scenarios.generator_orders import Done
 from scenarios.ledger import Ledger, sources_of
@@ -62,6 +64,8 @@ class Findings:
     books: ClosedBooks | None = None
     ledger: Ledger | None = None
     stored: StoredRows | None = None
+    desk: AdmissionDesk | None = None
+    attribution: Attribution | None = None
     notes: list[str] = field(default_factory=list)
 
     async def look_at_freshness(self, rest: Rest) -> None:
@@ -70,6 +74,15 @@ class Findings:
             self.live_devices = sum([await rest.live_devices(hospital) for hospital in self.roster.hospitals])
         except VitalgridError as error:
             self.notes.append(f"Devices live were not measured: {error}")
+
+    async def look_at_attribution(self, rest: Rest) -> None:
+        """Ask whose readings those of moved patients are; "not measured" when nobody moved or the platform cannot say."""
+        if self.desk is None or not self.desk.movements.rows:
+            return
+        try:
+            self.attribution = await check_attribution(rest, self.desk, self.start_us, self.scenario.total_s)
+        except VitalgridError as error:
+            self.notes.append(f"Whose readings are whose was not measured: {error}")
 
     @property
     def durable(self) -> Latency:
@@ -120,6 +133,8 @@ class Findings:
             **self._ledger_figures(),
             **self.watch.figures(),
             **self._world_figures(),
+            **(self.desk.figures() if self.desk is not None else {}),
+            **(self.attribution.figures() if self.attribution is not None else {}),
             **self.queries.figures(),
             **figures_of(latencies),
         }
@@ -216,6 +231,8 @@ def _notes(found: Findings) -> list[str]:
     if found.killed:
         notes.append(f"Killed by the scenario: {', '.join(found.killed)}.")
     notes += [f"Rejected messages, reason {reason}: {count}." for reason, count in found.rejected_reasons.items()]
+    if found.desk is not None:
+        notes += [f"A movement failed, {count} times: {sentence}" for sentence, count in found.desk.failures.items()]
     if found.probes.last_failure:
         notes.append(f"The last state probe that failed: {found.probes.last_failure}")
     return notes

@@ -12,6 +12,7 @@ from domain.fleet_manifest import FleetManifest
 from scenarios.model import Fault, FleetWish
 from sim.faults import KINDS, FaultSpec
 from sim.fleet import FleetPlan, FleetSpec, plan_fleet
+from sim.movements import Movements, plan_movements
 
 
 def plan_world(wish: FleetWish, seed: int, region_id: str) -> FleetPlan:
@@ -51,5 +52,6 @@ def world_faults(faults: Sequence[Fault]) -> list[FaultSpec]:
     ]
 
 
-def manifest_of(wish: FleetWish, seed: int, region_id: str) -> FleetManifest:
-    return plan_world(wish, seed, region_id).manifest
+def world_movements(plan: FleetPlan, wish: FleetWish, seed: int, pace: float, duration_s: float) -> Movements | None:
+    """The movements of a run, in the runner and in the generator the same; None where nobody moves."""
+    return plan_movements(plan, seed, pace, duration_s, wish.tick_s) if pace else None

@@ -14,12 +14,13 @@ from scenarios.model import Fault, FleetWish, GeneratorLimits
 
 
 class WorldRecipe(msgspec.Struct, frozen=True, tag="world"):
-    """Play a simulated fleet: the same wish, seed and faults give the same world in every process."""
+    """Play a simulated fleet: the same wish, seed, pace and faults give the same world in every process."""
 
     fleet: FleetWish
     seed: int
     region_id: str
     faults: list[Fault]
+    pace: float
     registered: FleetRegistered
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from domain.errors import InvalidInput
 from scenarios.verdicts import CLAUSES, METRICS
+from sim.movements import MAX_PACE
 
 
 class FleetWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,6 +49,12 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hospitals: list[int] = []
     share: float = 1.0
     magnitude: float = 0.0
+
+
+class MovementWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Patients who come, move and go: `pace` times as fast as in life, 0 for nobody."""
+
+    pace: float = 0.0
 
 
 class Replay(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -98,6 +105,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     duration_s: float
     warmup_s: float = 15.0
     fleet: FleetWish = FleetWish()
+    movement: MovementWish = MovementWish()
     generator: GeneratorLimits = GeneratorLimits()
     queries: Queries = Queries()
     fault: list[Fault] = []
@@ -118,6 +126,9 @@ FAULT_KINDS: Final[Mapping[str, str]] = {
     "network-loss": "`share` of the messages is lost on the way and sent again",
     "network-duplicate": "`share` of the messages arrives twice",
     "network-delay": "messages are late by magnitude seconds on average",
+    "sensor-stuck": "sensors of `share` of the devices say one value for ever, as if it were measured",
+    "sensor-off": "probes of `share` of the devices are off: they say so by their model's own number, or *not available*",
+    "equipment-breakdown": "`share` of the devices falls silent, and is back afterwards",
     "host-kill": "a host process of the platform is killed with SIGKILL (needs the platform on this machine)",
 }
 
@@ -209,6 +220,8 @@ def _check(scenario: Scenario) -> None:
         raise InvalidInput(f"{given}: expected a positive time and one of at least 0")
     if scenario.fleet.devices < 1 or scenario.fleet.tick_s <= 0:
         raise InvalidInput("fleet.devices and fleet.tick_s must be positive")
+    if not 0 <= scenario.movement.pace <= MAX_PACE:
+        raise InvalidInput(f"movement.pace is {scenario.movement.pace:g}: expected 0 (nobody moves) to {MAX_PACE:g}")
 
 
 def _check_fault(index: int, fault: Fault, total_s: float) -> None:

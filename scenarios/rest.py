@@ -85,6 +85,61 @@ class Rest:
         """The platform's numbers in Prometheus' text format."""
         return (await self._send("GET", "/metrics")).text
 
+    async def patients_present(self, hospital_id: str) -> list[dict[str, Any]]:
+        """Everybody who is admitted to a hospital."""
+        found: list[dict[str, Any]] = []
+        params: dict[str, Any] = {"hospital": hospital_id, "present": True, "limit": 1000}
+        while True:
+            page = await self.get("/patients", params)
+            found += page["items"]
+            if page["next"] is None:
+                return found
+            params["cursor"] = httpx.URL(page["next"]).params["cursor"]
+
+    async def admit_patient(
+        self, hospital_id: str, ref: str, age_years: float | None, *, ward_id: str | None, bed_id: str | None, admitted_us: int
+    ) -> dict[str, Any]:  # fmt: skip
+        """HL7 A01; the answer holds the patient's key and handle."""
+        body = {
+            "hospital_id": hospital_id, "ref": ref, "age_years": age_years, "ward_id": ward_id, "bed_id": bed_id,
+            "admitted": from_us_text(admitted_us),
+        }  # fmt: skip
+        admitted = msgspec.json.decode((await self._send("POST", "/patients", json=body)).content)
+        assert isinstance(admitted, dict)
+        return admitted
+
+    async def move_patient(self, patient_key: str, ward_id: str | None, bed_id: str | None) -> None:
+        """HL7 A02."""
+        headers = await self._version_of(patient_key)
+        await self._send("PATCH", f"/patients/{patient_key}", json={"ward_id": ward_id, "bed_id": bed_id}, headers=headers)
+
+    async def discharge_patient(self, patient_key: str, at_us: int) -> None:
+        """HL7 A03; devices that are on the patient come off."""
+        headers = await self._version_of(patient_key)
+        await self._send("POST", f"/patients/{patient_key}/discharge", json={"at": from_us_text(at_us)}, headers=headers)
+
+    async def associate(self, hospital_id: str, device_id: str, patient_key: str, start_us: int) -> None:
+        """Put a device on a patient."""
+        start = from_us_text(start_us)
+        body = {"hospital_id": hospital_id, "device_id": device_id, "patient_key": patient_key, "start": start}
+        await self._send("POST", "/associations", json=body)
+
+    async def end_associations(self, patient_key: str, end_us: int) -> None:
+        """Take every device off a patient."""
+        for span in await self.get("/associations", {"patient": patient_key}):
+            if span["end"] is None:
+                await self._send("POST", f"/associations/{span['id']}/end", json={"end": from_us_text(end_us)})
+
+    async def readings_by_patient(self, device: str, metric: str, from_us: int, until_us: int) -> list[dict[str, Any]]:
+        """Readings of `hospital/device`, each with the patient it belongs to."""
+        params = {"device": device, "metric": metric, "limit": 1000, **_span(from_us, until_us)}
+        found: list[dict[str, Any]] = (await self.get("/readings/by-patient", params))["items"]
+        return found
+
+    async def _version_of(self, patient_key: str) -> dict[str, str]:
+        """The header that says on which version of a patient a change is made."""
+        return {"If-Match": (await self._send("GET", f"/patients/{patient_key}")).headers["ETag"]}
+
     async def live_alarms(self, hospitals: Sequence[str]) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         """(event, data) of the live alarm stream of these hospitals; it connects again behind the last event seen."""
         last_id = ""

@@ -70,13 +70,14 @@ class Roster:
         devices = hospital.devices
         chosen = 0
         for device_id, model, ward_id in zip(devices.device_ids, devices.models, devices.ward_ids, strict=True):
-            metric = _first_continuous(model)
+            metric = first_continuous(model)
             if ward_id is None or metric is None or chosen >= at_most:
                 continue
             self.places.append(Place(hospital.hospital_id, ward_id, device_id, metric))
             chosen += 1
 
 
-def _first_continuous(model: str) -> str | None:
+def first_continuous(model: str) -> str | None:
+    """The first metric that devices of a model measure all the time."""
     channels = thing_model(model).channels
     return next((channel.metric for channel in channels if channel.modality is Modality.CONTINUOUS), None)

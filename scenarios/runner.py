@@ -19,10 +19,11 @@ from domain.ports import Clock
 from runtime.bus import Bus
 from runtime.tasks import end
 from scenarios import faults
+from scenarios.admissions import AdmissionDesk, as_planned
 from scenarios.alarms_seen import AlarmWatch
 from scenarios.books import ClosedBooks
 from scenarios.findings import Findings, assemble
-from scenarios.fleets import manifest_of
+from scenarios.fleets import plan_world, world_movements
 from scenarios.generator_handle import GeneratorHandle
 from scenarios.generator_orders import Beat, Done, Order, RecordingRecipe, WorldRecipe
 from scenarios.host_figures import service_times
@@ -38,12 +39,14 @@ from scenarios.roster import Roster
 from scenarios.state_probes import StateProbes
 from scenarios.stored import RejectWatch, connect_bus, settled_ledger
 from scenarios.target import Target
+from sim.fleet import FleetPlan
 
 logger = logging.getLogger(__name__)
 
 _LEAD_S: Final = 3.0  # between "go" and the first message: the world is built meanwhile
 _DEVICES_A_LEAD_SECOND: Final = 20_000
 _LAST_ALARMS_S: Final = 3.0
+_LAST_MOVEMENTS_S: Final = 30.0  # for movements that are still to be told when the last reading is sent
 BOOKS_FILE: Final = "books.arrow"
 
 
@@ -88,8 +91,9 @@ class ScenarioRun:
     async def _play(self, rest: Rest) -> Report:
         scenario = self._scenario
         self._book.tell(stage=Stage.REGISTERING, detail=f"{scenario.fleet.devices:,} devices")
-        recipes, pairs = await self._register(rest)
+        plan, recipes, pairs = await self._register(rest)
         roster = Roster.of(pairs)
+        desk = await self._admissions(rest, plan, roster)
         self._book.tell(stage=Stage.CONNECTING, devices=roster.device_count, detail="")
         generator = await GeneratorHandle.open(self._folder / "generator.log")
         bus = await connect_bus(self._target.nats_url, self._target.nats_token)
@@ -108,10 +112,13 @@ class ScenarioRun:
                 asyncio.create_task(self._sample(generator.pid), name="resources"),
                 *self._platform_faults(),
             ]
+            moving = asyncio.create_task(self._move(desk), name="movements")
+            background.append(moving)
             done = await self._follow(generator, probes, queries)
+            await asyncio.wait([moving], timeout=_LAST_MOVEMENTS_S)
             await asyncio.sleep(_LAST_ALARMS_S)
             listening.cancel()  # a fleet that stopped is silent: what is said of that is no part of the story
-            found = Findings(scenario, self._start_us, done, roster, self._watch, probes, queries, self._resources)
+            found = Findings(scenario, self._start_us, done, roster, self._watch, probes, queries, self._resources, desk=desk)
             return await self._close(rest, bus, found, recipes)
         finally:
             await end(*background)
@@ -121,20 +128,34 @@ class ScenarioRun:
 
     async def _register(
         self, rest: Rest
-    ) -> tuple[list[WorldRecipe | RecordingRecipe], list[tuple[FleetManifest, FleetRegistered]]]:
+    ) -> tuple[FleetPlan, list[WorldRecipe | RecordingRecipe], list[tuple[FleetManifest, FleetRegistered]]]:
         scenario, region = self._scenario, self._target.region_id
         recipes: list[WorldRecipe | RecordingRecipe] = []
         pairs = []
-        manifest = await asyncio.to_thread(manifest_of, scenario.fleet, scenario.seed, region)
-        registered = await rest.register(manifest)
-        recipes.append(WorldRecipe(scenario.fleet, scenario.seed, region, scenario.fault, registered))
-        pairs.append((manifest, registered))
+        plan = await asyncio.to_thread(plan_world, scenario.fleet, scenario.seed, region)
+        registered = await rest.register(plan.manifest)
+        pace = scenario.movement.pace
+        recipes.append(WorldRecipe(scenario.fleet, scenario.seed, region, scenario.fault, pace, registered))
+        pairs.append((plan.manifest, registered))
         for replay in scenario.replay:
             manifest = await asyncio.to_thread(manifest_of_recording, replay.path, replay.times, replay.limit, region)
             registered = await rest.register(manifest)
             recipes.append(RecordingRecipe(replay.path, replay.speed, replay.times, replay.limit, region, registered))
             pairs.append((manifest, registered))
-        return recipes, pairs
+        return plan, recipes, pairs
+
+    async def _admissions(self, rest: Rest, plan: FleetPlan, roster: Roster) -> AdmissionDesk | None:
+        """Whoever tells the platform of movements, with everybody in the bed of the plan before the first of them."""
+        scenario = self._scenario
+        await as_planned(rest, plan.manifest, self._clock.now_us)
+        movements = await asyncio.to_thread(
+            world_movements, plan, scenario.fleet, scenario.seed, scenario.movement.pace, scenario.total_s
+        )
+        return None if movements is None else AdmissionDesk(rest, plan, movements, roster)
+
+    async def _move(self, desk: AdmissionDesk | None) -> None:
+        if desk is not None:
+            await desk.run(self._start_us, self._zero)
 
     def _order(self, recipes: list[WorldRecipe | RecordingRecipe]) -> Order:
         scenario = self._scenario
@@ -214,6 +235,7 @@ class ScenarioRun:
         if lake_dir is not None and lake_dir.exists():
             found.ledger, found.stored = await settled_ledger(lake_dir, found.books, self._rejects.keys)
             self._book.tell(lost=found.ledger.lost, doubled=found.ledger.doubled)
+        await found.look_at_attribution(rest)
         with contextlib.suppress(FileNotFoundError):
             books_path.unlink()
         return assemble(self._name, self._folder.name, self._command, found)

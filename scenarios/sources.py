@@ -8,7 +8,7 @@ from typing import Protocol
 
 from domain.fleet_manifest import FleetManifest, FleetRegistered
 from scenarios.connections import Sender
-from scenarios.fleets import plan_world, world_faults
+from scenarios.fleets import plan_world, world_faults, world_movements
 from scenarios.generator_orders import RecordingRecipe, WorldRecipe
 from scenarios.model import Fault
 from scenarios.recorded import RecordedSource
@@ -49,7 +49,10 @@ class WorldSource:
     def emissions(self, start_us: int, duration_s: float | None) -> Iterator[Emission]:
         assert duration_s is not None, "a world has no end of its own"
         recipe = self._recipe
-        self._world = World(self._plan, recipe.seed, start_us, world_faults(recipe.faults), recipe.fleet.tick_s)
+        movements = world_movements(self._plan, recipe.fleet, recipe.seed, recipe.pace, duration_s)
+        self._world = World(
+            self._plan, recipe.seed, start_us, world_faults(recipe.faults), recipe.fleet.tick_s, movements=movements
+        )
         self._world.bind(recipe.registered)
         return self._world.emissions(duration_s)
 

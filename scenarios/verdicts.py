@@ -103,6 +103,18 @@ METRICS: Final[Mapping[str, MetricInfo]] = MappingProxyType(
         "late_pages": MetricInfo("alarms", ("6.3f",), "live alarms on readings too old to page for"),
         "deteriorations": MetricInfo("patients", (), "patients on a monitor who turned septic in the world"),
         "deteriorations_noticed_share": MetricInfo("share", ("6.3f",), "of them, patients with a clinical alarm afterwards"),
+        "patients_admitted": MetricInfo("patients", ("8.1",), "admitted in the run, and put on the devices of their bed"),
+        "patients_transferred": MetricInfo("patients", ("8.1",), "moved to another bed, and onto its devices"),
+        "patients_discharged": MetricInfo("patients", ("8.1",), "discharged, their devices taken off"),
+        "movement_errors": MetricInfo("movements", ("8.1",), "movements of patients that the platform did not take"),
+        "readings_attributed": MetricInfo(
+            "readings",
+            ("6.1d", "8.1"),
+            "of some beds with a movement: joined to whoever lay there, or to nobody where nobody did",
+        ),
+        "readings_misattributed": MetricInfo(
+            "readings", ("6.1d", "8.1"), "of the same beds: joined to another, or to nobody where somebody lay"
+        ),
         "hosts_killed": MetricInfo("hosts", (), "host processes killed by the run"),
         "readings_clock_skewed": MetricInfo("readings", ("8.1",), "stored with the mark of a source whose clock is off"),
         "readings_ahead_of_arrival": MetricInfo("readings", ("6.1d",), "looked up at a time beyond their arrival"),

@@ -6,16 +6,18 @@ metric. No Python loop per device or reading.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from domain.metrics import BY_ID, metric_of
+from domain.quality import QualityArray
 from domain.thing_catalogue import thing_model
 from domain.thing_models import Modality
-from sim.fleet import FleetPlan
+from sim.conditions import Conditions
+from sim.fleet import NOWHERE, FleetPlan
 from sim.mix import MODELS
 from sim.physiology import SIGNS, Physiology
 
@@ -62,49 +64,68 @@ _DERIVED: Final = frozenset({"news2", "anomaly_score"})
 
 
 class Cohorts:
-    """All channels of a plan that are in use."""
+    """All channels of a plan that are in use; with `late_rng` also those that a movement may bring into use."""
 
-    def __init__(self, plan: FleetPlan, physiology: Physiology, tick_s: float, rng: np.random.Generator) -> None:
+    def __init__(
+        self, plan: FleetPlan, physiology: Physiology, tick_s: float, rng: np.random.Generator,
+        late_rng: np.random.Generator | None = None,
+    ) -> None:  # fmt: skip
         self._physiology = physiology
-        self._tick_s = tick_s
         self._rng = rng
-        device, metric, instance, period_s = _channels_of(plan)
-        self.device, self.metric, self.instance = device, metric, instance
-        self._patient = plan.patient[device]
-        self._level = rng.normal(0, 1, len(device))  # each device's own deviation from what is typical
-        ticks = np.maximum(1, np.round(period_s / tick_s)).astype(np.int64)
+        planned, late = _channels_of(plan, _speaks), _channels_of(plan, _may_speak if late_rng is not None else _never)
+        self._late_rng = rng if late_rng is None else late_rng
+        self._planned = len(planned[0])
+        device, metric = np.append(planned[0], late[0]), np.append(planned[1], late[1])
+        self.device, self.metric, self.instance = device, metric, np.append(planned[2], late[2])
+        self.conditions = Conditions(plan, device, metric, waits=late_rng is not None)
+        # each device's own deviation from what is typical
+        self._level = np.append(rng.normal(0, 1, self._planned), self._late_rng.normal(0, 1, len(late[0])))
+        ticks = np.maximum(1, np.round(np.append(planned[3], late[3]) / tick_s)).astype(np.int64)
         phase = rng.integers(0, 2**31, len(plan.model))[device] % ticks  # a device's channels speak together
-        self._slots = _slots(ticks, phase)
+        is_late = np.arange(len(device)) >= self._planned
+        self._slots = [*_slots(ticks, phase, ~is_late), *_slots(ticks, phase, is_late)]
         self.readings_per_s = float((1 / (ticks * tick_s)).sum())
 
     def due(self, tick: int) -> NDArray[np.intp]:
-        """The channels whose turn it is."""
-        parts = [slots[tick % period] for period, slots in self._slots.items()]
+        """The channels whose turn it is; those of the plan come first."""
+        parts = [slots[tick % period] for period, slots in self._slots]
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.intp)
 
     def of_devices(self, part: int, parts: int) -> NDArray[np.intp]:
         """All channels of every `parts`-th device, beginning with the `part`-th."""
         return np.flatnonzero(self.device % parts == part)
 
-    def draw(self, channels: NDArray[np.intp]) -> NDArray[np.float64]:
+    def say(
+        self, due: NDArray[np.intp], put_on: NDArray[np.intp]
+    ) -> tuple[NDArray[np.intp], NDArray[np.float64], QualityArray]:
+        """(channels, values, qualities) of those due whose device works, in the state in which it is.
+
+        Devices that were just put on somebody (`put_on`) measure everything at once, as a nurse has them do.
+        """
+        fresh = np.setdiff1d(np.flatnonzero(np.isin(self.device, put_on)), due) if len(put_on) else put_on
+        values = np.append(self.draw(due), self.draw(fresh, in_turn=False))
+        return self.conditions.applied(np.append(due, fresh), values)
+
+    def draw(self, channels: NDArray[np.intp], *, in_turn: bool = True) -> NDArray[np.float64]:
         """A value for each channel, rounded as its metric is charted."""
         values = np.empty(len(channels))
         metrics = self.metric[channels]
         order = np.argsort(metrics, kind="stable")
         kinds, starts = np.unique(metrics[order], return_index=True)
-        for kind, rows in zip(kinds, np.split(order, starts[1:]), strict=True):
-            values[rows] = self._draw_metric(int(kind), channels[rows])
+        for kind, first, end in zip(kinds, starts, [*starts[1:], len(order)], strict=False):
+            rows = order[first:end]
+            values[rows] = self._draw_metric(int(kind), channels[rows], in_turn=in_turn)
         return values
 
-    def _draw_metric(self, metric_id: int, channels: NDArray[np.intp]) -> NDArray[np.float64]:
+    def _draw_metric(self, metric_id: int, channels: NDArray[np.intp], *, in_turn: bool) -> NDArray[np.float64]:
         metric = BY_ID[metric_id]
         if metric.codes:
             return np.full(len(channels), _CODED_TYPICAL.get(metric.code, 0.0))
         typical, scatter = _TYPICAL.get(metric.code, (sum(metric.plausible) / 2, 0.0))
-        values = typical + scatter * (self._level[channels] + 0.3 * self._rng.normal(0, 1, len(channels)))
+        values = typical + scatter * (self._level[channels] + 0.3 * self._noise(channels, in_turn=in_turn))
         parts = _FROM_PATIENT.get(metric.code)
         if parts is not None:
-            patient = self._patient[channels]
+            patient = self.conditions.wearer[self.device[channels]]
             known = patient >= 0
             signs = self._physiology.signs
             values[known] = sum(share * signs[patient[known], _SIGN[sign]] for sign, share in parts)
@@ -112,9 +133,16 @@ class Cohorts:
         rounded: NDArray[np.float64] = np.round(np.clip(values, *metric.plausible) * steps) / steps
         return rounded
 
+    def _noise(self, channels: NDArray[np.intp], *, in_turn: bool) -> NDArray[np.float64]:
+        """Channels beyond the plan's, or out of their turn, have a chance of their own: they do not shift the others'."""
+        noise, planned = np.empty(len(channels)), (channels < self._planned) & in_turn
+        noise[planned] = self._rng.normal(0, 1, int(planned.sum()))
+        noise[~planned] = self._late_rng.normal(0, 1, int((~planned).sum()))
+        return noise
+
 
 def _channels_of(
-    plan: FleetPlan,
+    plan: FleetPlan, speaks: Callable[[FleetPlan, str, str], NDArray[np.bool_]]
 ) -> tuple[NDArray[np.int64], NDArray[np.uint16], NDArray[np.uint8], NDArray[np.float64]]:
     """(device, metric, instance, period_s) of every channel in use."""
     parts = []
@@ -123,7 +151,7 @@ def _channels_of(
         for channel in thing_model(name).channels if len(devices) else ():
             if channel.metric in _DERIVED:
                 continue
-            own = devices[_speaks(plan, name, channel.metric)[devices]]
+            own = devices[speaks(plan, name, channel.metric)[devices]]
             instances = 1 if name in _FIRST_ONLY else channel.instances
             period_s = max(channel.period_s, _ON_EVENT_S if channel.modality is Modality.ON_EVENT else _FORWARDED_S)
             parts += [(own, metric_of(channel.metric).id, instance, period_s) for instance in range(instances)]
@@ -144,12 +172,21 @@ def _speaks(plan: FleetPlan, model: str, metric: str) -> NDArray[np.bool_]:
     return np.ones(len(plan.model), dtype=np.bool_)
 
 
-def _slots(ticks: NDArray[np.int64], phase: NDArray[np.int64]) -> dict[int, list[NDArray[np.intp]]]:
-    """Period in ticks -> for each tick of the period, the channels that speak then."""
-    slots: dict[int, list[NDArray[np.intp]]] = {}
-    for period in np.unique(ticks):
-        channels = np.flatnonzero(ticks == period)
+def _may_speak(plan: FleetPlan, model: str, metric: str) -> NDArray[np.bool_]:
+    """What a device of an empty bed does not use before somebody comes to lie there."""
+    return np.asarray(~_speaks(plan, model, metric) & (plan.bed != NOWHERE) & (model in _OF_A_PATIENT))
+
+
+def _never(plan: FleetPlan, _model: str, _metric: str) -> NDArray[np.bool_]:
+    return np.zeros(len(plan.model), dtype=np.bool_)
+
+
+def _slots(
+    ticks: NDArray[np.int64], phase: NDArray[np.int64], chosen: NDArray[np.bool_]
+) -> Iterator[tuple[int, list[NDArray[np.intp]]]]:
+    """(period in ticks, for each tick of the period those of the chosen channels that speak then)."""
+    for period in np.unique(ticks[chosen]).tolist():
+        channels = np.flatnonzero(chosen & (ticks == period))
         channels = channels[np.argsort(phase[channels], kind="stable")]
         edges = np.searchsorted(phase[channels], np.arange(period + 1))
-        slots[int(period)] = [channels[edges[n] : edges[n + 1]] for n in range(int(period))]
-    return slots
+        yield period, [channels[edges[n] : edges[n + 1]] for n in range(period)]

@@ -26,8 +26,8 @@ class Emission:
 class Truth:
     """One thing that really happened in the world, whatever the platform came to know of it.
 
-    kind: `deteriorated`, `recovered`, `fault-began` or `fault-ended`; subject: `sz.h001/p000012` (patient) or
-    `sz.h001/gw-007` (gateway).
+    kind: `deteriorated`, `recovered`, `admitted`, `transferred`, `discharged`, `fault-began` or `fault-ended`; subject:
+    `sz.h001/p000012` (patient), `sz.h001/gw-007` (gateway) or `sz.h001` (a fault of several of its devices).
     """
 
     kind: str

@@ -9,15 +9,17 @@ from domain.errors import InvalidInput
 
 KINDS: Final = (
     "sepsis", "wan-cut", "power-failure", "clock-skew", "network-loss", "network-duplicate", "network-delay",
+    "sensor-stuck", "sensor-off", "equipment-breakdown",
 )  # fmt: skip
+OF_DEVICES: Final = ("sensor-stuck", "sensor-off", "equipment-breakdown")  # their share is of devices
 OF_MESSAGES: Final = frozenset({"network-loss", "network-duplicate"})  # their share is of a link's messages
 
 
 @dataclass(frozen=True, slots=True)
 class FaultSpec:
     """`at_s`, `for_s`: when and how long (0: to the end); `hospitals`: indices, empty for all; `share`: of patients
-    (sepsis), of messages (OF_MESSAGES) or of gateways; `magnitude`: seconds of skew or mean delay; for sepsis how many
-    times faster than an hour to the worst, 0 as 1. Negative skew is a clock that is slow.
+    (sepsis), of devices (OF_DEVICES), of messages (OF_MESSAGES) or of gateways; `magnitude`: seconds of skew or mean
+    delay; for sepsis how many times faster than an hour to the worst, 0 as 1. Negative skew is a clock that is slow.
     """
 
     kind: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -22,8 +22,9 @@ from sim.mix import FILL, ID_PREFIX, MODELS, PER_BED, PER_WARD_BED, TIERS, WARD_
 from sim.rng import Streams
 
 NOBODY: Final = -1
+NOWHERE: Final = -1
 _MODEL_NUMBER: Final = {name: number for number, name in enumerate(MODELS)}
-_BOUND: Final = np.array([thing_model(name).patient_bound for name in MODELS])
+IS_BOUND: Final = np.array([thing_model(name).patient_bound for name in MODELS])
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +73,24 @@ class Gateway:
     position: int
 
 
+@dataclass(frozen=True, slots=True)
+class Bed:
+    """A bed of a hospital (index), and the patient (index over all) who lies in it when a run begins, or NOBODY."""
+
+    hospital: int
+    kind: WardKind
+    ward_id: str
+    bed_id: str
+    patient: int
+
+
 @dataclass(frozen=True)
 class FleetPlan:
     """The plan as a manifest and as columns of devices, all hospitals together (gateways are not among the columns).
 
     hospital, model (index into `sim.mix.MODELS`), gateway (index into `gateways`), patient (index over all patients,
-    NOBODY for none), position (index into the manifest's device columns of the hospital), is_icu.
+    NOBODY for none), position (index into the manifest's device columns of the hospital), is_icu, bed (index into
+    `beds`, NOWHERE for none).
     """
 
     spec: FleetSpec
@@ -89,9 +102,19 @@ class FleetPlan:
     patient: NDArray[np.int32]
     position: NDArray[np.int32]
     is_icu: NDArray[np.bool_]
+    bed: NDArray[np.int32]
+    beds: tuple[Bed, ...]
     patient_hospital: NDArray[np.int32]
     patient_age_years: NDArray[np.float64]
     patient_is_icu: NDArray[np.bool_]
+
+    def worn_at(self, bed: int) -> NDArray[np.intp]:
+        """The devices that are put on whoever lies in the bed; none for NOWHERE."""
+        return np.flatnonzero((self.bed == bed) & (self.bed != NOWHERE) & IS_BOUND[self.model])
+
+    def device_id(self, device: int) -> str:
+        hospital = self.manifest.hospitals[int(self.hospital[device])]
+        return hospital.devices.device_ids[int(self.position[device])]
 
     def bind(self, registered: FleetRegistered) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
         """Handles of (devices, gateways), from the answer to registering `manifest`."""
@@ -114,6 +137,7 @@ class _HospitalPlan:
         self.patients_of: list[int] = []  # local patient of each device
         self.icu: list[bool] = []
         self.people: list[tuple[str, str, bool]] = []  # (ward, bed, icu) of each patient
+        self.made_beds: list[Bed] = []  # with local patients
 
     def add(self, model: str, count: int, ward: str | None, bed: str | None, patient: int, *, icu: bool = False) -> None:
         self.models += [_MODEL_NUMBER[model]] * count
@@ -154,6 +178,7 @@ def _furnish(plan: _HospitalPlan, spec: FleetSpec, rng: np.random.Generator) -> 
             if rng.random() < occupancy:
                 patient = len(plan.people)
                 plan.people.append((ward, bed, kind is WardKind.ICU))
+            plan.made_beds.append(Bed(plan.number, kind, ward, bed, patient))
             for model, per_bed in PER_BED[kind].items():
                 whole = int(per_bed) + int(rng.random() < per_bed % 1)
                 plan.add(model, whole, ward, bed, patient, icu=kind is WardKind.ICU)
@@ -184,7 +209,9 @@ def _fit(plan: _HospitalPlan, wanted: int, rng: np.random.Generator) -> None:
 def _assemble(spec: FleetSpec, plans: list[_HospitalPlan], streams: Streams) -> FleetPlan:
     hospitals: list[HospitalManifest] = []
     gateways: list[Gateway] = []
-    columns: dict[str, list[NDArray[Any]]] = {n: [] for n in ("hospital", "model", "gateway", "patient", "position", "icu")}
+    beds: list[Bed] = []
+    names = ("hospital", "model", "gateway", "patient", "position", "icu", "bed")
+    columns: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
     people_hospital, people_icu, ages = [], [], []
     patients_before = 0
     for plan in plans:
@@ -194,14 +221,16 @@ def _assemble(spec: FleetSpec, plans: list[_HospitalPlan], streams: Streams) -> 
         gateways += [Gateway(plan.number, f"gw-{n + 1:03}", n) for n in range(own)]
         local = np.arange(devices) // spec.devices_per_gateway
         patient = np.array(plan.patients_of)
-        patient[~_BOUND[np.array(plan.models, dtype=np.intp)]] = NOBODY
+        patient[~IS_BOUND[np.array(plan.models, dtype=np.intp)]] = NOBODY
         columns["hospital"].append(np.full(devices, plan.number))
         columns["model"].append(np.array(plan.models))
         columns["gateway"].append(first + local)
         columns["patient"].append(np.where(patient >= 0, patient + patients_before, NOBODY))
         columns["position"].append(own + np.arange(devices))
         columns["icu"].append(np.array(plan.icu, dtype=np.bool_))
-        age = _ages(len(plan.people), streams.stream("ages", plan.number))
+        columns["bed"].append(_bed_numbers(plan, len(beds)))
+        beds += [replace(bed, patient=bed.patient + patients_before if bed.patient >= 0 else NOBODY) for bed in plan.made_beds]
+        age = draw_ages(len(plan.people), streams.stream("ages", plan.number))
         hospitals.append(_manifest(plan, own, local, patient, age))
         people_hospital.append(np.full(len(plan.people), plan.number))
         people_icu.append(np.array([icu for *_, icu in plan.people], dtype=np.bool_))
@@ -213,9 +242,16 @@ def _assemble(spec: FleetSpec, plans: list[_HospitalPlan], streams: Streams) -> 
         hospital=joined["hospital"].astype(np.int32), model=joined["model"].astype(np.int16),
         gateway=joined["gateway"].astype(np.int32), patient=joined["patient"].astype(np.int32),
         position=joined["position"].astype(np.int32), is_icu=joined["icu"].astype(np.bool_),
+        bed=joined["bed"].astype(np.int32), beds=tuple(beds),
         patient_hospital=np.concatenate(people_hospital).astype(np.int32),
         patient_age_years=np.concatenate(ages), patient_is_icu=np.concatenate(people_icu),
     )  # fmt: skip
+
+
+def _bed_numbers(plan: _HospitalPlan, first: int) -> NDArray[np.int32]:
+    """The bed at which each device stands, its beds counted from `first` on."""
+    numbers = {bed.bed_id: first + number for number, bed in enumerate(plan.made_beds)}
+    return np.array([NOWHERE if bed_id is None else numbers[bed_id] for bed_id in plan.bed_ids], dtype=np.int32)
 
 
 def _manifest(
@@ -250,7 +286,7 @@ def _manifest(
     )  # fmt: skip
 
 
-def _ages(count: int, rng: np.random.Generator) -> NDArray[np.float64]:
+def draw_ages(count: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """Inpatients of a district: mostly old, some young, a few children [assumption]."""
     old = rng.normal(66, 14, count)
     young = rng.uniform(0.1, 60, count)

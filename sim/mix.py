@@ -48,6 +48,13 @@ TIERS: Final[Mapping[Tier, TierProfile]] = MappingProxyType({
 
 WARD_BEDS: Final[Mapping[WardKind, int]] = MappingProxyType({_W.ICU: 16, _W.EMERGENCY: 20, _W.GENERAL: 40})  # [A]
 
+# How patients pass through a ward [A]: the mean time in it as a share of the tier's stay; who of it moves on to a general
+# ward rather than home; how long a bed is made ready for the next
+STAY_SHARE: Final[Mapping[WardKind, float]] = MappingProxyType({_W.ICU: 0.5, _W.EMERGENCY: 0.1, _W.GENERAL: 1.0})
+MOVES_ON: Final[Mapping[WardKind, float]] = MappingProxyType({_W.ICU: 0.8, _W.EMERGENCY: 0.5, _W.GENERAL: 0.0})
+CLEANING_S: Final = 2700.0
+LEAST_STAY_S: Final = 1800.0  # nobody leaves a ward sooner
+
 # Devices that stand at a bed: ward kind -> model -> devices per bed
 PER_BED: Final[Mapping[WardKind, Mapping[str, float]]] = MappingProxyType({
     _W.ICU: {"monitor": 1.0, "infusion-pump": 3.0, "patient-chart": 1.0},  # [ICU]; ventilators: see TIERS

@@ -26,14 +26,28 @@ class Physiology:
     """All patients of a world; `advance` moves them on, `signs` is [patients, len(SIGNS)]."""
 
     def __init__(self, age_years: NDArray[np.float64], is_icu: NDArray[np.bool_], rng: np.random.Generator) -> None:
-        self._rng = rng
+        self._base, self._noise = np.empty((0, len(SIGNS))), np.empty((0, len(SIGNS)))
+        self.severity, self._resting, self._target, self._pace_per_s = (np.empty(0) for _ in range(4))
+        self._chances: list[tuple[np.random.Generator, int]] = []  # each with how many rows follow it
+        self.join(age_years, is_icu, rng)
+
+    def join(
+        self, age_years: NDArray[np.float64], is_icu: NDArray[np.bool_], rng: np.random.Generator, illness: float = 0.0
+    ) -> None:  # fmt: skip
+        """More patients, behind those there are, up to `illness` worse than they will be once they have recovered.
+
+        They have a chance of their own: the signs of the others stay what they would have been.
+        """
         count = len(age_years)
-        self._base = _baseline(age_years, rng)
-        self.severity = np.where(is_icu, rng.beta(2, 9, count), rng.beta(1, 14, count)) * 0.6
-        self._resting = self.severity.copy()
-        self._target = self.severity.copy()
-        self._pace_per_s = np.zeros(count)
-        self._noise = rng.normal(0, 1, (count, len(SIGNS)))
+        base = _baseline(age_years, rng)
+        resting = np.where(is_icu, rng.beta(2, 9, count), rng.beta(1, 14, count)) * 0.6
+        severity = resting + illness * rng.random(count) if illness else resting
+        self._base = np.vstack([self._base, base])
+        self._noise = np.vstack([self._noise, rng.normal(0, 1, (count, len(SIGNS)))])
+        self._resting = np.append(self._resting, resting)
+        self.severity, self._target = (np.append(before, severity) for before in (self.severity, self._target))
+        self._pace_per_s = np.append(self._pace_per_s, np.zeros(count))
+        self._chances.append((rng, count))
         self.signs = self._read()
 
     def deteriorate(self, patients: NDArray[np.intp], target: float, within_s: float) -> None:
@@ -52,7 +66,7 @@ class Physiology:
         self.severity += np.clip(self._target - self.severity, -step, step)
         keep = np.exp(-seconds / _MEMORY_S)
         self._noise *= keep
-        self._noise += np.sqrt(1 - keep**2) * self._rng.normal(0, 1, self._noise.shape)
+        self._noise += np.sqrt(1 - keep**2) * np.vstack([rng.normal(0, 1, (count, len(SIGNS))) for rng, count in self._chances])
         self.signs = self._read()
 
     def _read(self) -> NDArray[np.float64]:

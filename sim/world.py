@@ -1,13 +1,15 @@
-"""The world: patients who worsen and recover, devices that speak, networks and power that fail. On SimPy.
+"""The world: patients who come, worsen, recover and go, devices that speak and break, networks and power that fail.
 
-`emissions` steps the environment and yields what senders hand to the platform, in schedule order. The schedule is
-fixed by the seed: open loop, whatever the platform answers. The patients of a run are those of the plan; who comes
-and goes between runs is the plan's matter.
+On SimPy. `emissions` steps the environment and yields what senders hand to the platform, in schedule order. The
+schedule is fixed by the seed: open loop, whatever the platform answers. Who comes and goes is planned ahead
+(`sim.movements`) and acted out here at the beginning of a tick; without movements the patients are those of the plan.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -16,17 +18,35 @@ from numpy.typing import NDArray
 
 from domain.errors import InvalidInput
 from domain.fleet_manifest import FleetRegistered
+from domain.quality import QualityArray
 from domain.readings import ReadingBatch
 from sim.devices import Cohorts
 from sim.emission import Emission, Truth
-from sim.faults import OF_MESSAGES, FaultSpec
-from sim.fleet import FleetPlan
+from sim.faults import OF_DEVICES, OF_MESSAGES, FaultSpec
+from sim.fleet import NOBODY, FleetPlan
+from sim.movements import Adt, Movements
 from sim.network import Network
+from sim.people import People
 from sim.physiology import Physiology
 from sim.rng import Streams
 
 _DETERIORATIONS_PER_PATIENT_DAY: Final = 0.08  # spontaneous ones, of about one in twelve patients a day [assumption]
 _SEPSIS_WITHIN_S: Final = 3600.0  # at pace 1, from first signs to severe
+_ILLNESS: Final = 0.3  # how much worse than at rest somebody may be who comes [assumption]
+_TOLD_AS: Final = {Adt.ADMIT: "admitted", Adt.TRANSFER: "transferred", Adt.DISCHARGE: "discharged"}
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Columns of what is said in a tick."""
+
+    channels: NDArray[np.intp]
+    values: NDArray[np.float64]
+    quality: QualityArray
+    device: NDArray[np.int64]
+
+    def part(self, rows: slice) -> Said:
+        return Said(self.channels[rows], self.values[rows], self.quality[rows], self.device[rows])
 
 
 class World:
@@ -34,7 +54,7 @@ class World:
 
     def __init__(
         self, plan: FleetPlan, seed: int, start_us: int, faults: Sequence[FaultSpec] = (), tick_s: float = 1.0,
-        birth_s: float = 10.0,
+        birth_s: float = 10.0, movements: Movements | None = None,
     ) -> None:  # fmt: skip
         if tick_s <= 0:
             raise InvalidInput(f"a tick lasts {tick_s} s, expected more than 0")
@@ -51,7 +71,10 @@ class World:
         self._ready: list[Emission] = []
         self.truth: list[Truth] = []
         self.physiology = Physiology(plan.patient_age_years, plan.patient_is_icu, self._streams.stream("physiology"))
-        self._cohorts = Cohorts(plan, self.physiology, tick_s, self._streams.stream("devices"))
+        late = None if movements is None else self._streams.stream("devices", "movement")
+        self._cohorts = Cohorts(plan, self.physiology, tick_s, self._streams.stream("devices"), late)
+        self._movements = deque(() if movements is None else movements.rows)
+        self._people = self._populate(movements or Movements((), ()))
         self._network = Network(self._env, len(plan.gateways), self._ready.append, self._streams.stream("network"))
         self._offsets_s = self._streams.stream("gateway-offsets").uniform(0, tick_s, len(plan.gateways))
         self._handles: NDArray[np.uint32] | None = None
@@ -77,43 +100,68 @@ class World:
         ticks = round(duration_s / self._tick_s)
         for tick in range(ticks):
             self.physiology.advance(self._tick_s)
-            self._speak(tick)
+            self._speak(tick, put_on=self._move(tick * self._tick_s))
             self._env.run(until=(tick + 1) * self._tick_s)
             ready = sorted(self._ready, key=lambda emission: emission.due_s)
             self._ready.clear()
             yield from ready
 
-    def _speak(self, tick: int) -> None:
+    def _populate(self, movements: Movements) -> People:
+        """Give those who come in this run their signs from now on: rows that nothing shows before they are admitted."""
+        ages = np.array([new.age_years for new in movements.newcomers])
+        is_icu = np.array([new.is_icu for new in movements.newcomers], dtype=np.bool_)
+        self.physiology.join(ages, is_icu, self._streams.stream("physiology", "newcomers"), _ILLNESS)
+        return People(self.plan, movements)
+
+    def _move(self, now_s: float) -> NDArray[np.intp]:
+        """Act out the movements that are due: the bed's devices come off whoever goes and on whoever comes.
+
+        Returns the devices that are newly on somebody.
+        """
+        put_on = [np.empty(0, dtype=np.intp)]
+        while self._movements and self._movements[0].due_s <= now_s + 1e-9:
+            row = self._movements.popleft()
+            self._cohorts.conditions.put_on(self.plan.worn_at(row.from_bed), NOBODY)
+            put_on.append(self.plan.worn_at(row.to_bed))
+            self._cohorts.conditions.put_on(put_on[-1], row.patient)
+            self._people.move(row)
+            if row.kind is Adt.ADMIT:
+                self.physiology.recover(np.array([row.patient]))
+            self._note_patients(_TOLD_AS[row.kind], np.array([row.patient]))
+        return np.concatenate(put_on)
+
+    def _speak(self, tick: int, put_on: NDArray[np.intp]) -> None:
         """Draw the tick's readings and schedule each gateway's at its own moment within the tick."""
         assert self._handles is not None
         channels = self._cohorts.due(tick)
         if tick < self._births:
             channels = np.union1d(channels, self._cohorts.of_devices(tick, self._births))
-        values = self._cohorts.draw(channels)
+        channels, values, quality = self._cohorts.say(channels, put_on)
         device = self._cohorts.device[channels]
         gateway = self.plan.gateway[device]
         order = np.lexsort((self._cohorts.metric[channels], device, gateway))
-        channels, values, device, gateway = channels[order], values[order], device[order], gateway[order]
+        channels, device, gateway = channels[order], device[order], gateway[order]
+        said = Said(channels, values[order], quality[order], device)
         senders, starts = np.unique(gateway, return_index=True)
         bounds = np.r_[starts, len(gateway)]
         for number, sender in enumerate(senders.tolist()):
             rows = slice(int(bounds[number]), int(bounds[number + 1]))
             due_s = tick * self._tick_s + float(self._offsets_s[sender])
-            self._env.process(self._hand_over(sender, due_s, channels[rows], values[rows], device[rows]))
+            self._env.process(self._hand_over(sender, due_s, said.part(rows)))
 
-    def _hand_over(
-        self, sender: int, due_s: float, channels: NDArray[np.intp], values: NDArray[np.float64], device: NDArray[np.int64]
-    ) -> Generator[Any, Any, None]:
+    def _hand_over(self, sender: int, due_s: float, said: Said) -> Generator[Any, Any, None]:
         yield self._env.timeout(max(0.0, due_s - self._env.now))
         if self._network.links[sender].is_dark:  # the power may have failed, or come back, since the tick began
             return
         assert self._handles is not None
         first = self._sequences[sender]
-        self._sequences[sender] += np.uint64(len(channels))
+        count = len(said.channels)
+        self._sequences[sender] += np.uint64(count)
         readings = ReadingBatch.of(
-            handle=self._handles[device], instance=self._cohorts.instance[channels], metric=self._cohorts.metric[channels],
-            time_us=self._start_us + round(due_s * 1e6) + self._network.links[sender].skew_us, value=values,
-            source=self._gateway_handles[sender], sequence=first + np.arange(1, len(channels) + 1, dtype=np.uint64),
+            handle=self._handles[said.device], instance=self._cohorts.instance[said.channels],
+            metric=self._cohorts.metric[said.channels], value=said.values, quality=said.quality,
+            time_us=self._start_us + round(due_s * 1e6) + self._network.links[sender].skew_us,
+            source=self._gateway_handles[sender], sequence=first + np.arange(1, count + 1, dtype=np.uint64),
         )  # fmt: skip
         self._network.send(Emission(self._env.now, sender, readings))
 
@@ -128,7 +176,8 @@ class World:
             yield self._env.timeout(rng.exponential(mean_s))
             patient = int(rng.integers(patients))
             target, within_s, stays_s = rng.uniform(0.5, 1.0), rng.uniform(20, 600), rng.exponential(3600)
-            self._env.process(self._episode(np.array([patient]), float(target), float(within_s), float(stays_s)))
+            met = self._people.in_place_of(np.array([patient]))
+            self._env.process(self._episode(met, float(target), float(within_s), float(stays_s)))
 
     def _episode(self, patients: NDArray[np.intp], target: float, within_s: float, stays_s: float) -> Generator[Any, Any, None]:
         self.physiology.deteriorate(patients, target, within_s)
@@ -140,13 +189,17 @@ class World:
     def _act(self, fault: FaultSpec, rng: np.random.Generator) -> Generator[Any, Any, None]:
         yield self._env.timeout(fault.at_s)
         if fault.kind == "sepsis":
-            patients = _share(np.flatnonzero(self._in(fault, self.plan.patient_hospital)), fault.share, rng)
+            met = _share(np.flatnonzero(self._in(fault, self.plan.patient_hospital)), fault.share, rng)
+            patients = self._people.in_place_of(met)
             self.physiology.deteriorate(patients, 1.0, _SEPSIS_WITHIN_S / (fault.magnitude or 1.0))
             self._note_patients("deteriorated", patients, "sepsis")
             if fault.for_s:
                 yield self._env.timeout(fault.for_s)
                 self.physiology.recover(patients)
                 self._note_patients("recovered", patients, "sepsis")
+            return
+        if fault.kind in OF_DEVICES:
+            yield from self._break_devices(fault, rng)
             return
         gateways = self._gateways_of(fault, rng)
         self._note_gateways("fault-began", gateways, fault.kind)
@@ -155,6 +208,15 @@ class World:
             yield self._env.timeout(fault.for_s)
             self._set(fault, gateways, begins=False)
             self._note_gateways("fault-ended", gateways, fault.kind)
+
+    def _break_devices(self, fault: FaultSpec, rng: np.random.Generator) -> Generator[Any, Any, None]:
+        devices = _share(np.flatnonzero(self._in(fault, self.plan.hospital)), fault.share, rng)
+        self._cohorts.conditions.begin(fault.kind, devices)
+        self._note_devices("fault-began", devices, fault.kind)
+        if fault.for_s:
+            yield self._env.timeout(fault.for_s)
+            self._cohorts.conditions.end(fault.kind, devices)
+            self._note_devices("fault-ended", devices, fault.kind)
 
     def _set(self, fault: FaultSpec, gateways: NDArray[np.intp], *, begins: bool) -> None:
         for gateway in gateways.tolist():
@@ -183,12 +245,13 @@ class World:
         return np.isin(hospitals, fault.hospitals) if fault.hospitals else np.ones(len(hospitals), dtype=np.bool_)
 
     def _note_patients(self, kind: str, patients: NDArray[np.intp], detail: str = "") -> None:
-        manifest = self.plan.manifest.hospitals
-        first = np.searchsorted(self.plan.patient_hospital, np.arange(len(manifest)))
-        for patient in patients.tolist():
-            hospital = int(self.plan.patient_hospital[patient])
-            ref = manifest[hospital].patients.refs[patient - int(first[hospital])]
-            self.truth.append(Truth(kind, self._env.now, f"{manifest[hospital].hospital_id}/{ref}", detail))
+        self.truth += [Truth(kind, self._env.now, self._people.name(patient), detail) for patient in patients.tolist()]
+
+    def _note_devices(self, kind: str, devices: NDArray[np.intp], detail: str) -> None:
+        counts = np.bincount(self.plan.hospital[devices], minlength=len(self.plan.manifest.hospitals))
+        for number in np.flatnonzero(counts).tolist():
+            hospital_id = self.plan.manifest.hospitals[number].hospital_id
+            self.truth.append(Truth(kind, self._env.now, hospital_id, f"{detail}, {counts[number]} devices"))
 
     def _note_gateways(self, kind: str, gateways: NDArray[np.intp], detail: str) -> None:
         for number in gateways.tolist():

@@ -77,6 +77,27 @@ async def test_a_small_fleet_is_live_and_its_ledger_balances(platform, tmp_path)
 
 
 @pytest.mark.clause("6.1d")
+@pytest.mark.clause("8.1")
+async def test_patients_come_move_and_go_and_readings_are_those_of_whoever_lay_there(platform, tmp_path):
+    """Twice: the second run finds the hospitals as the first left them."""
+    overrides = {
+        "fleet.devices": "900", "fleet.tertiary_beds": "600", "duration_s": "8", "movement.pace": "1000",
+        "fault.0.at_s": "1", "fault.0.for_s": "3",
+    }  # fmt: skip
+    for number in range(2):
+        report, _ = await play(platform, tmp_path / f"20261123-08100{number}-sepsis-cluster", "sepsis-cluster", overrides)
+        figures = report.figures
+        assert figures["movement_errors"] == 0, report.notes
+        assert figures["patients_admitted"] >= 5
+        assert figures["patients_discharged"] >= 3
+        assert figures["patients_transferred"] >= 1
+        assert figures["readings_attributed"] > 20
+        assert figures["readings_misattributed"] == 0
+        ledger = report.ledger
+        assert (ledger.lost, ledger.doubled, ledger.unexpected, ledger.rejected) == (0, 0, 0, 0)
+
+
+@pytest.mark.clause("6.1d")
 @pytest.mark.parametrize(
     ("path", "limit"), [("tests/data/vitals/mimic_s00001_slice.csv", None), ("tests/data/physionet2012", 4)]
 )

@@ -205,6 +205,30 @@ def test_a_patient_whose_device_was_taken_off_is_not_alarmed_about() -> None:
     assert phases(desk.tick_through(5, 60), UNMONITORED) == []
 
 
+@pytest.mark.parametrize(("model", "metric"), [("monitor@1", "heart_rate"), ("infusion-pump@1", "infusion_rate")])
+@pytest.mark.parametrize("says", [True, False])
+def test_a_device_that_came_off_its_patient_waits_for_the_next_and_its_signals_are_nobodys(model, metric, says) -> None:
+    desk = a_desk({1: model})
+    desk.tell(admitted(100), admitted(101), associated(1, (100, -100, None)))
+    desk.read(readings(1, metric, [0], [70]))
+    desk.tell(associated(1, (100, -100, 5)), at_s=5)
+    if says:
+        desk.read(readings(1, metric, [6], [NAN], quality=UNUSABLE))
+    assert desk.tick_through(6, 400) == []
+    desk.tell(associated(1, (100, -100, 5), (101, 401, None)), at_s=401)
+    assert phases(desk.tick_through(401, 420)) == [(Phase.START, Priority.LOW)], "whose it is now is not measured"
+
+
+def test_a_lost_signal_is_over_when_the_device_comes_off_its_patient() -> None:
+    desk = a_desk()
+    desk.tell(admitted(100), associated(1, (100, -100, None)))
+    desk.read(readings(1, "heart_rate", [0], [70]))
+    assert phases(desk.tick_through(0, 30)) == [(Phase.START, Priority.LOW)]
+    desk.tell(associated(1, (100, -100, 30)), at_s=30)
+    (over,) = (event for event in desk.tick_through(30, 60) if event.rule == SIGNAL_LOST)
+    assert (over.phase, "on no patient any more" in over.text) == (Phase.END, True)
+
+
 def test_in_an_outage_the_hospitals_alarm_speaks_for_its_patients() -> None:
     desk = a_hospital(10)
     desk.tell(admitted(100), associated(1, (100, -100, None)))

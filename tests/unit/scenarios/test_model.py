@@ -67,6 +67,13 @@ def test_a_fault_outside_the_run_is_refused():
         parse_scenario(f"{MINIMAL}[[fault]]\nkind = 'wan-cut'\nat_s = 99.0\n")
 
 
+def test_a_pace_of_movement_that_is_none_is_refused_and_nobody_moves_unasked():
+    assert parse_scenario(MINIMAL).movement.pace == 0
+    assert parse_scenario(MINIMAL, {"movement.pace": "2"}).movement.pace == 2
+    with pytest.raises(InvalidInput, match="is -1: expected 0"):
+        parse_scenario(f"{MINIMAL}[movement]\npace = -1.0\n")
+
+
 def test_overrides_take_the_type_of_their_field():
     scenario = parse_scenario(MINIMAL, {"fleet.devices": "5000", "duration_s": "30", "title": "another one"})
     assert scenario.fleet.devices == 5000

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from domain.errors import InvalidInput
-from domain.quality import Mark, has_mark
+from domain.metrics import BY_ID
+from domain.quality import Mark, Validity, has_mark, validity_of
 from domain.readings import ReadingBatch
-from sim.faults import KINDS, FaultSpec
+from domain.thing_catalogue import MONITOR_SENTINELS
+from sim.faults import KINDS, OF_DEVICES, FaultSpec
 from tests.unit.sim.worlds import (
     START_US,
     as_bag,
@@ -18,6 +20,7 @@ from tests.unit.sim.worlds import (
     fingerprint,
     hospital_of,
     of_hospital,
+    registered,
     rows_of,
     said,
     small_plan,
@@ -37,6 +40,8 @@ ONE_OF_EACH = {
     "sepsis": fault("sepsis", magnitude=240.0), "wan-cut": fault("wan-cut"), "power-failure": fault("power-failure"),
     "clock-skew": fault("clock-skew", magnitude=120.0), "network-loss": fault("network-loss", share=0.5),
     "network-duplicate": fault("network-duplicate", share=0.5), "network-delay": fault("network-delay", magnitude=3.0),
+    "sensor-stuck": fault("sensor-stuck", share=0.5), "sensor-off": fault("sensor-off", share=0.5),
+    "equipment-breakdown": fault("equipment-breakdown", share=0.5),
 }  # fmt: skip
 
 
@@ -150,6 +155,67 @@ def test_a_fault_of_half_the_gateways_meets_half_of_them(kind):
     began = [truth for truth in world.truth if truth.kind == "fault-began"]
     assert GATEWAYS_OF_FIRST > 1
     assert len(began) == round(GATEWAYS_OF_FIRST / 2)
+
+
+def devices_of_first(said_of):
+    """Device -> its readings by channel, of the first hospital's devices on a patient."""
+    plan = small_plan()
+    handles, _ = plan.bind(registered(plan.manifest))
+    readings = ReadingBatch.concat(e.readings for e in of_hospital(said_of, FIRST))
+    worn = handles[(plan.hospital == FIRST) & (plan.patient >= 0)]
+    return {handle: readings.take(readings.handle == handle) for handle in worn.tolist()}
+
+
+def during(readings):
+    at_s = (readings.time_us - START_US) / 1e6
+    return readings.take((at_s >= 11) & (at_s < 30))
+
+
+def test_a_stuck_sensor_says_one_value_and_then_those_it_would_have_said(calm):
+    rough, well = devices_of_first(said(RUN_S, fault("sensor-stuck"))), devices_of_first(calm)
+    lively = 0
+    for handle, own in rough.items():
+        stuck, true = during(own), during(well[handle])
+        for metric in set(stuck.metric.tolist()):
+            assert len(set(stuck.value[stuck.metric == metric].tolist())) == 1
+            lively += len(set(true.value[true.metric == metric].tolist())) > 1
+        assert not own.quality.any(), "nothing tells that it is stuck"
+    assert lively > 20
+
+
+def test_a_probe_that_is_off_is_said_by_the_models_own_number_or_as_not_available():
+    run = devices_of_first(said(RUN_S, fault("sensor-off")))
+    codes = {BY_ID[metric].code: metric for own in run.values() for metric in own.metric.tolist()}
+    off = ReadingBatch.concat(during(own) for own in run.values())
+    hearts, rates = (off.take(off.metric == codes[code]) for code in ("heart_rate", "infusion_rate"))
+    assert set(hearts.value.tolist()) == {MONITOR_SENTINELS[0]}
+    assert not hearts.quality.any(), "the platform must know the number"
+    assert len(rates) > 10
+    assert np.isnan(rates.value).all()
+    assert (validity_of(rates.quality) == Validity.NOT_AVAILABLE).all()
+
+
+def test_broken_equipment_is_silent_and_then_is_back(calm):
+    rough, well = (devices_of_first(run) for run in (said(RUN_S, fault("equipment-breakdown", share=0.5)), calm))
+    broken = [handle for handle, own in rough.items() if not len(during(own))]
+    whole = [handle for handle, own in rough.items() if rows_but_numbers(own) == rows_but_numbers(well[handle])]
+    assert len(broken) > 10
+    assert len(whole) > 10
+    assert all(rough[handle].time_us.max() > START_US + 30e6 for handle in broken if len(well[handle]) > 5)
+
+
+def rows_but_numbers(readings):
+    return list(zip(readings.metric.tolist(), readings.time_us.tolist(), readings.value.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("kind", OF_DEVICES)
+def test_a_fault_of_devices_is_told_of_the_hospital_with_how_many_it_meets(kind):
+    world = world_of(fault(kind, share=0.5))
+    list(world.emissions(RUN_S))
+    count = round(int((small_plan().hospital == FIRST).sum()) / 2)
+    facts = [(t.kind, t.at_s, t.subject, t.detail) for t in world.truth if t.kind.startswith("fault")]
+    what = f"{kind}, {count} devices"
+    assert facts == [("fault-began", 10, "sz.h001", what), ("fault-ended", 30, "sz.h001", what)]
 
 
 def test_the_world_remembers_what_really_happened():

@@ -12,6 +12,7 @@ from domain.readings import DTYPES, ReadingBatch
 from sim.emission import Emission
 from sim.faults import FaultSpec
 from sim.fleet import FleetPlan, FleetSpec, plan_fleet
+from sim.movements import Movements
 from sim.world import World
 
 START_US = 1_795_420_800_000_000
@@ -37,10 +38,11 @@ def registered(manifest: FleetManifest) -> FleetRegistered:
 
 
 def world_of(
-    *faults: FaultSpec, plan: FleetPlan | None = None, seed: int = SEED, tick_s: float = 1.0, birth_s: float = 0.0
-) -> World:
+    *faults: FaultSpec, plan: FleetPlan | None = None, seed: int = SEED, tick_s: float = 1.0, birth_s: float = 0.0,
+    movements: Movements | None = None,
+) -> World:  # fmt: skip
     plan = plan or small_plan()
-    world = World(plan, seed, START_US, faults, tick_s=tick_s, birth_s=birth_s)
+    world = World(plan, seed, START_US, faults, tick_s=tick_s, birth_s=birth_s, movements=movements)
     world.bind(registered(plan.manifest))
     return world
 
