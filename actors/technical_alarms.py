@@ -86,11 +86,9 @@ class Signals:
     @cached_property
     def silent(self) -> NDArray[np.bool_]:
         """Devices of which nothing came for longer than the quickest of their channels in use may be silent."""
-        channels, devices = self._roster.channels, self._roster.devices
-        last_us, patience_us = np.zeros(len(devices), dtype=np.int64), np.full(len(devices), FOREVER_US)
-        np.maximum.at(last_us, channels["device"], self._heard_us(slice(None)))
-        np.minimum.at(patience_us, channels["device"][self.used], channels["stale_after_us"][self.used])
-        unheard = devices["is_offline"] | (self._now_us - last_us > patience_us)
+        patience_us = np.where(self.used, self._roster.channels["stale_after_us"], FOREVER_US)
+        silence_us = self._now_us - self._of_devices(np.maximum, self._heard_us(slice(None)), 0)
+        unheard = self._roster.devices["is_offline"] | (silence_us > self._of_devices(np.minimum, patience_us, FOREVER_US))
         silent: NDArray[np.bool_] = (self.per_device(self.used) > 0) & unheard
         return silent
 
@@ -99,11 +97,17 @@ class Signals:
         return heard_us
 
     def per_device(self, flags: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """How many of each device's channels are flagged: they lie side by side."""
-        first = self._roster.devices["base"]
-        total = np.concatenate([np.zeros(1, np.int64), np.cumsum(flags)])
-        counts: NDArray[np.int64] = total[first + self._roster.devices["channels"]] - total[first]
-        return counts
+        """How many of each device's channels are flagged."""
+        return self._of_devices(np.add, flags.astype(np.int64), 0)
+
+    def _of_devices(self, together: np.ufunc, values: NDArray[np.int64], of_none: int) -> NDArray[np.int64]:
+        """The values of each device's channels, which lie side by side, together; `of_none` where it has no channel."""
+        devices = self._roster.devices
+        having = np.flatnonzero(devices["channels"])
+        found = np.full(len(devices), of_none, dtype=np.int64)
+        if len(having):
+            found[having] = together.reduceat(values, devices["base"][having])
+        return found
 
 
 class TechnicalAlarms:
