@@ -33,6 +33,8 @@ _OTHERWISE: Final = {  # where a dictionary does not pay
 _DICTIONARY_PAYS_BELOW: Final = {"value": 0.25, "raw_value": 0.25, "arrival_us": 0.05}  # distinct values a row
 _SAMPLE_ROWS: Final = 131_072
 STORED: Final = pl.DataFrame(FILE_SCHEMA.empty_table()).schema
+# as it is handed to the writer: texts once each, not once a row; the file is that of FILE_SCHEMA
+_WRITTEN: Final = FILE_SCHEMA.set(0, pa.field("hospital", pa.dictionary(pa.int32(), pa.string()), nullable=False))
 _SORTING: Final = [pq.SortingColumn(FILE_SCHEMA.get_field_index(name)) for name in FILE_ORDER]
 
 
@@ -105,7 +107,7 @@ def _write(path: Path, chunks: Iterable[pl.DataFrame]) -> tuple[int, dict[str, A
     bounds: list[pl.DataFrame] = []
     remaining = iter(chunks)
     first = next(remaining)
-    with pq.ParquetWriter(path, FILE_SCHEMA, sorting_columns=_SORTING, **_writer_options(first)) as writer:
+    with pq.ParquetWriter(path, _WRITTEN, sorting_columns=_SORTING, **_writer_options(first)) as writer:
         for chunk in _chain(first, remaining):
             bounds.append(_bounds(chunk))
             rows += len(chunk)
@@ -122,14 +124,16 @@ def _chain(first: pl.DataFrame, others: Iterator[pl.DataFrame]) -> Iterator[pl.D
 
 
 def _arrow(chunk: pl.DataFrame) -> pa.Table:
-    return chunk.select(pl.col("hospital").cast(pl.String), *FILE_SCHEMA.names[1:]).to_arrow().cast(FILE_SCHEMA)
+    return chunk.select(FILE_SCHEMA.names).to_arrow().cast(_WRITTEN)
 
 
 def _bounds(chunk: pl.DataFrame) -> pl.DataFrame:
-    texts = chunk.select(PRUNING_COLUMNS).with_columns(pl.col("hospital").cast(pl.String))
-    return texts.select(
-        *(pl.col(name).min().alias(f"{name}.min") for name in PRUNING_COLUMNS),
-        *(pl.col(name).max().alias(f"{name}.max") for name in PRUNING_COLUMNS),
+    """The least and the greatest of each column that files are pruned by. Rows are sorted by hospital first."""
+    return chunk.select(
+        pl.col("hospital").first().cast(pl.String).alias("hospital.min"),
+        *(pl.col(name).min().alias(f"{name}.min") for name in PRUNING_COLUMNS if name != "hospital"),
+        pl.col("hospital").last().cast(pl.String).alias("hospital.max"),
+        *(pl.col(name).max().alias(f"{name}.max") for name in PRUNING_COLUMNS if name != "hospital"),
     )
 
 
