@@ -112,7 +112,7 @@ class DeviceClient:
 
     async def publish_readings(self, readings: list[dict[str, Any]] | dict[str, Any]) -> None:
         """Send readings in the native JSON; returns once they are acknowledged."""
-        await self._start(BY_NAME["readings"].topic, msgspec.json.encode(readings))
+        await self.start(BY_NAME["readings"].topic, msgspec.json.encode(readings))
 
     async def publish_frame(self, frame: bytes) -> None:
         """Send one binary frame; returns once it is acknowledged."""
@@ -120,7 +120,7 @@ class DeviceClient:
 
     def start_frame(self, frame: bytes) -> asyncio.Future[None]:
         """Put a frame on its way; the future is done when it is acknowledged."""
-        return self._start(BY_NAME["frame"].topic, frame)
+        return self.start(BY_NAME["frame"].topic, frame)
 
     async def disconnect(self) -> None:
         """Drop the connection without a goodbye, as a power failure does, and stay away until `connect`."""
@@ -140,7 +140,8 @@ class DeviceClient:
 
     # ---- sending
 
-    def _start(self, topic: str, payload: bytes) -> asyncio.Future[None]:
+    def start(self, topic: str, payload: bytes) -> asyncio.Future[None]:
+        """Put a message on its way, in any format of the door; the future is done when it is acknowledged."""
         message = _Message(topic, payload, asyncio.get_running_loop().create_future())
         self._queue.append(message)
         self.pump()
