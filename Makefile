@@ -73,10 +73,11 @@ check: setup ## lint, format, types, import rules, documents
 	$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_docs.py tests/test_architecture.py tests/test_packages.py
 
 .PHONY: bench
-bench: setup ## measure; QUICK=1 for a smoke run; results in build/bench
+bench: setup ## measure, and write docs/performance.md; QUICK=1 for a smoke run that writes nothing
 	@mkdir -p build/bench; \
 	for file in benchmarks/bench_*.py; do \
 		echo "== $$file"; $(BIN)/python "$$file" $(if $(QUICK),--quick) $(ARGS); done
+	@$(if $(QUICK),,$(BIN)/python docs/generate.py performance)
 
 .PHONY: scenarios
 scenarios: setup ## play every story at full size, each against a new platform; reports in build/scenarios (15 minutes)

@@ -9,13 +9,13 @@ starts; time is that of the processor, so that neighbours on the machine do not 
 
 from __future__ import annotations
 
-import argparse
 import time
 
 import numpy as np
 from numpy.typing import NDArray
 
 from actors.shard import ShardCell
+from benchmarks.measure import Bench
 from domain.messages import AssociationSpan, DeviceAssociated, DevicesRegistered, PatientAdmitted
 from domain.metrics import metric_of
 from domain.readings import ReadingBatch
@@ -62,10 +62,8 @@ def batches(monitors: int, count: int) -> list[tuple[ReadingBatch, NDArray[np.in
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--quick", action="store_true", help="a tenth of the shard, for continuous integration")
-    quick = arguments.parse_args().quick
-    monitors, count = (2_000, 20) if quick else (20_000, 60)
+    bench = Bench("cell")
+    monitors, count = (2_000, 20) if bench.quick else (20_000, 60)
     cell, made = a_shard(monitors), batches(monitors, count)
     warm_up = count // 4
     for batch, arrival_us in made[:warm_up]:
@@ -81,8 +79,11 @@ def main() -> None:
     snapshot_started = time.process_time()
     cell.snapshot()
     snapshot_s = time.process_time() - snapshot_started
-    print(f"{cell.channel_count:,} channels, batches of {BATCH_ROWS:,}: {rows / took_s:,.0f} readings per second of one core")
-    print(f"{alarms:,} alarm events; tick {tick_s * 1e3:.1f} ms; snapshot {snapshot_s * 1e3:.0f} ms")
+    bench.note(f"{cell.channel_count:,} channels, batches of {BATCH_ROWS:,}", rows / took_s, "readings/s of one core")
+    bench.note("alarm events among them", alarms, "")
+    bench.note("tick", tick_s * 1e3, "ms")
+    bench.note("snapshot", snapshot_s * 1e3, "ms")
+    bench.finish()
 
 
 if __name__ == "__main__":

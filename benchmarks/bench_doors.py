@@ -75,7 +75,13 @@ async def mqtt(bench: Bench, target: Target, tokens: list[str], door: psutil.Pro
     clients = [DeviceClient(target.mqtt_host, target.mqtt_port, token, max_in_flight=IN_FLIGHT) for token in tokens]
     for start in range(0, len(clients), 100):
         await asyncio.gather(*(client.connect() for client in clients[start : start + 100]))
-    bench.note(f"{len(clients):,} idle MQTT connections", (door.memory_info().rss - before) / len(clients) / 1024, "KB each")
+    bench.note(
+        f"{len(clients):,} idle MQTT connections",
+        (door.memory_info().rss - before) / len(clients) / 1024,
+        "KB each",
+        "≤ 10",
+        "≤ 5",
+    )
     topic, payload = BY_NAME["thingsboard"].topic, b'{"heart_rate":72,"spo2":97.5,"resp_rate":16}'
 
     def sender(client: DeviceClient) -> Callable[[], Awaitable[None]]:
@@ -83,7 +89,7 @@ async def mqtt(bench: Bench, target: Target, tokens: list[str], door: psutil.Pro
 
     senders = [sender(client) for client in clients for _ in range(IN_FLIGHT)]
     rate, took_s = await for_a_while(senders, 1.0 if bench.quick else 10.0)
-    bench.note("MQTT QoS 1, three values a message", rate * VALUES, "data points/s")
+    bench.note("MQTT QoS 1, three values a message", rate * VALUES, "data points/s", "≥ 60,000", "≥ 150,000")
     bench.note("its acknowledgement, p50", 1000 * float(np.quantile(took_s, 0.5)), "ms")
     bench.note("its acknowledgement, p99", 1000 * float(np.quantile(took_s, 0.99)), "ms")
     await asyncio.gather(*(client.close() for client in clients))
@@ -128,14 +134,18 @@ class HttpClient(asyncio.Protocol):
 
 async def http(bench: Bench, connection: Connection, tokens: list[str]) -> None:
     single = {"metric": "heart_rate", "value": 72}
-    for what, body, readings in (("single readings", single, 1), (f"lists of {BATCH}", [single] * BATCH, BATCH)):
+    kinds = (
+        ("single readings", single, 1, "≥ 2,000", "≥ 5,000"),
+        (f"lists of {BATCH}", [single] * BATCH, BATCH, "≥ 100,000", "≥ 300,000"),
+    )
+    for what, body, readings, *wanted in kinds:
         clients = []
         for token in tokens[:HTTP_CLIENTS]:
             made = HttpClient(token, msgspec.json.encode(body))
             await asyncio.get_running_loop().create_connection(lambda c=made: c, connection.mqtt_host, connection.http_port)
             clients.append(made)
         rate, took_s = await for_a_while([client.post for client in clients], 1.0 if bench.quick else 10.0)
-        bench.note(f"HTTP, {what}", rate * readings, "readings/s")
+        bench.note(f"HTTP, {what}", rate * readings, "readings/s", *wanted)
         bench.note("its answer, p99", 1000 * float(np.quantile(took_s, 0.99)), "ms")
         for client in clients:
             client.close()

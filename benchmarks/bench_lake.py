@@ -73,7 +73,7 @@ def merge(bench: Bench, lake: Lake, kind: str) -> None:
     taken_s = time.perf_counter() - started
     held = stats(lake)
     bench.note(f"{kind}: {merged_files} files merged into {held.files}", held.rows / taken_s, "readings/s")
-    bench.note(f"{kind}: merged", held.size_bytes / held.rows, "bytes/reading")
+    bench.note(f"{kind}: merged", held.size_bytes / held.rows, "bytes/reading", "≤ 3", "≤ 1.5")
     bench.note(f"{kind}: compression of {ROW_BYTES} bytes in memory", ROW_BYTES * held.rows / held.size_bytes, ": 1")
 
 

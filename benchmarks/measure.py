@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,21 +34,26 @@ class Bench:
     """One script's figures. `seconds` is how long to measure each."""
 
     def __init__(self, subject: str) -> None:
-        parser = argparse.ArgumentParser(description=f"Measure {subject}.")
+        self._about = (sys.modules["__main__"].__doc__ or "").strip().splitlines()[0]
+        parser = argparse.ArgumentParser(description=self._about)
         parser.add_argument("--quick", action="store_true", help="a smoke run: figures mean little")
         self.quick = parser.parse_args().quick
         self.seconds = QUICK_S if self.quick else FULL_S
         self.subject = subject
         self._figures: list[dict[str, object]] = []
 
-    def note(self, name: str, value: float, unit: str) -> None:
-        """Print a figure and keep it."""
-        print(f"  {name:<44} {value:>14,.2f} {unit}")
-        self._figures.append({"name": name, "value": value, "unit": unit})
+    def note(self, name: str, value: float, unit: str, bound: str = "", aim: str = "") -> None:
+        """Print a figure and keep it. `bound`: what it has to be, and `aim`: what would be better, as `≥ 60,000`."""
+        wanted = f"   ({bound}; aim {aim})" if aim else f"   ({bound})" if bound else ""
+        print(f"  {name:<44} {value:>14,.2f} {unit}{wanted}")
+        self._figures.append({"name": name, "value": value, "unit": unit, "bound": bound, "aim": aim})
 
     def finish(self) -> None:
         """Write the figures with the machine they were measured on."""
         RESULTS.mkdir(parents=True, exist_ok=True)
         machine = {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()}
-        result = {"subject": self.subject, "quick": self.quick, "machine": machine, "figures": self._figures}
+        result = {
+            "subject": self.subject, "about": self._about, "script": f"benchmarks/{Path(sys.argv[0]).name}",
+            "quick": self.quick, "machine": machine, "figures": self._figures,
+        }  # fmt: skip
         (RESULTS / f"{self.subject}.json").write_text(json.dumps(result, indent=1) + "\n")

@@ -1,7 +1,8 @@
-"""Writes the pages that are made from code and from test runs: `python docs/generate.py settings metrics conformance`.
+"""Writes the pages that are made from code and from runs: `python docs/generate.py settings metrics conformance performance`.
 
 `settings_page` and `metrics_page` are pure, so a guard test compares them with what is committed. The conformance
-page is made from build/conformance.json, which `make test` writes.
+page is made from build/conformance.json, which `make test` writes, the performance page from build/bench, which
+`make bench` writes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from runtime.settings import Settings
 
 DOCS: Final = Path(__file__).resolve().parent
 RESULT: Final = DOCS.parent / "build" / "conformance.json"
+BENCH: Final = DOCS.parent / "build" / "bench"
 PROFILE: Final = "embedded"
 
 
@@ -159,10 +161,48 @@ def _conformance_from_run() -> str:
     return conformance_page(json.loads(RESULT.read_text()))
 
 
+# performance
+
+
+def performance_page(results: Iterable[Mapping[str, Any]]) -> str:
+    """docs/performance.md: the figures of each benchmark, with what they had to be, the machine and the command."""
+    parts = [
+        "# Performance\n",
+        "<!-- made by `make bench` from build/bench; do not edit -->\n",
+        "Figures of one machine that does nothing else, the load generator included. Compare them with each other, not "
+        "with those of another day. What matters under load, end to end, is measured by [scenarios](scenarios.md).\n",
+    ]
+    for result in results:
+        machine = result["machine"]
+        parts.append(f"## {result['subject'].replace('-', ' ').capitalize()}\n\n{result['about']}\n")
+        rows = [
+            (figure["name"], _figure(figure["value"]), figure["unit"], figure["bound"], figure["aim"])
+            for figure in result["figures"]
+        ]
+        parts.append(table(("figure", "measured", "unit", "bound", "aim"), rows))
+        parts.append(
+            f"`python {result['script']}` on {machine['cores']} cores, Python {machine['python']}, {machine['system']}.\n"
+        )
+    return "\n".join(parts)
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:,.3g}"
+
+
+def _performance_from_run() -> str:
+    results = [json.loads(path.read_text()) for path in sorted(BENCH.glob("*.json"))]
+    quick = [result["subject"] for result in results if result["quick"]]
+    if quick or not results:
+        sys.exit(f"figures of {', '.join(quick) or 'nothing'} are of a smoke run or not there: run `make bench` first")
+    return performance_page(results)
+
+
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "settings": settings_page,
     "metrics": metrics_page,
     "conformance": _conformance_from_run,
+    "performance": _performance_from_run,
 }
 
 
