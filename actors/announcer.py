@@ -1,8 +1,7 @@
 """What turns make known, on its way into the streams: alarm events and refusals, in order, a bounded number at once.
 
-A mass outage or a replay brings tens of thousands of events in one turn. Sent all at once they would wait for each
-other until all of them run out of time together; here they leave in windows, and what was not acknowledged is sent
-again, under the same id, before anything that came after it.
+A mass outage or a replay brings tens of thousands of events in one turn. They leave in windows, each with one fsync,
+and a window that was not acknowledged is sent again, under the same ids, before anything that came after it.
 """
 
 from __future__ import annotations
@@ -10,22 +9,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from typing import Final, NamedTuple
+from itertools import islice, takewhile
+from typing import Final
 
+from domain.errors import Unavailable
+from runtime.batches import NewMessage
 from runtime.bus import Bus
 
 logger = logging.getLogger(__name__)
 
 WINDOW: Final = 256
-WINDOW_BYTES: Final = 8 * 2**20
 FULL: Final = 20_000  # told and not yet kept: from here on turns wait
 _RETRY_S: Final = 0.5
-
-
-class _Message(NamedTuple):
-    subject: str
-    payload: bytes
-    message_id: str
 
 
 class Announcer:
@@ -33,7 +28,7 @@ class Announcer:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._waiting: deque[_Message] = deque()
+        self._waiting: deque[NewMessage] = deque()
         self._changed = asyncio.Condition()
         self._work = asyncio.Event()
         self.told = 0
@@ -41,7 +36,7 @@ class Announcer:
 
     def tell(self, subject: str, payload: bytes, message_id: str) -> None:
         """Take a message; it is in the stream once `kept` has reached what `told` is now."""
-        self._waiting.append(_Message(subject, payload, message_id))
+        self._waiting.append(NewMessage(subject, payload, message_id))
         self.told += 1
         self._work.set()
 
@@ -72,23 +67,18 @@ class Announcer:
             self.kept += count
             self._changed.notify_all()
 
-    def _window(self) -> list[_Message]:
-        window: list[_Message] = []
-        size = 0
-        for message in self._waiting:
-            size += len(message.payload)
-            if window and (len(window) == WINDOW or size > WINDOW_BYTES):
-                break
-            window.append(message)
-        return window
+    def _window(self) -> list[NewMessage]:
+        """The messages that wait first and go into one stream."""
+        stream = self._waiting[0].subject.partition(".")[0] if self._waiting else ""
+        return list(takewhile(lambda message: message.subject.partition(".")[0] == stream, islice(self._waiting, WINDOW)))
 
-    async def _publish(self, window: list[_Message]) -> None:
+    async def _publish(self, window: list[NewMessage]) -> None:
         """Return once every message of `window` is acknowledged."""
         while True:
-            results = await asyncio.gather(*(self._bus.publish(*message) for message in window), return_exceptions=True)
-            failed = [(message, error) for message, error in zip(window, results, strict=True) if isinstance(error, Exception)]
-            if not failed:
+            try:
+                await self._bus.publish_all(window)
+            except Unavailable as error:
+                logger.warning("events wait for their stream: %s", error, extra={"waiting": len(self._waiting)})
+                await asyncio.sleep(_RETRY_S)
+            else:
                 return
-            logger.warning("events wait for their stream: %s", failed[0][1], extra={"waiting": len(self._waiting)})
-            window = [message for message, _ in failed]
-            await asyncio.sleep(_RETRY_S)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -24,6 +24,7 @@ from nats.js.errors import APIError, BadRequestError, NotFoundError
 
 from domain import errors, subjects
 from domain.errors import Unavailable, VitalgridError
+from runtime.batches import NewMessage, batches_of, publish_batch
 from runtime.follower import Follower, StreamMessage
 
 logger = logging.getLogger(__name__)
@@ -117,6 +118,17 @@ class Bus:
         if ack.error is not None:
             raise Unavailable(f"the stream of {subject} refused a message: {ack.error.get('description')}")
         return ack.seq
+
+    async def publish_all(self, messages: Sequence[NewMessage]) -> None:
+        """Store messages of one stream in their order, many with one fsync; returns once all are fsynced.
+
+        Each is kept once, as by `publish`. Raises Unavailable when the stream did not acknowledge: the first of them
+        may be stored, and the caller retries with the same ids.
+        """
+        for batch in batches_of(messages):
+            if len(batch) == 1 or not await publish_batch(self._client, batch):
+                for message in batch:
+                    await self.publish(*message)
 
     async def follow(
         self,
@@ -275,6 +287,7 @@ class Bus:
                 duplicate_window=min(duplicate_window_s, max_age_s),
                 num_replicas=replicas,
                 allow_direct=True,
+                allow_atomic=True,
                 first_seq=(beginnings or {}).get(name, 1),  # taken no notice of when the stream is there
             )
             try:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from sqlalchemy import Engine
 
 from domain.errors import Unavailable
 from domain.ports import Clock
+from runtime.batches import NewMessage
 from runtime.sql.outbox import mark_published, unpublished
 
 logger = logging.getLogger(__name__)
@@ -25,8 +27,8 @@ _AT_ONCE: Final = 500
 
 
 class Publisher(Protocol):
-    async def publish(self, subject: str, payload: bytes, message_id: str) -> int:
-        """Store a message; returns its stream sequence. Raises Unavailable."""
+    async def publish_all(self, messages: Sequence[NewMessage]) -> None:
+        """Store messages in their order, each once. Raises Unavailable, with the first of them stored perhaps."""
         ...
 
 
@@ -93,14 +95,10 @@ class OutboxRelay:
                     await self._work.wait()
 
     async def relay(self) -> int:
-        """Publish what waits now, one after the other; returns how many. Raises Unavailable, with the rest still waiting."""
+        """Publish what waits now, in order; returns how many. Raises Unavailable, with all of it still waiting."""
         rows = await asyncio.to_thread(unpublished, self._engine, _AT_ONCE)
-        done: list[int] = []
-        try:
-            for row in rows:
-                await self._publisher.publish(row["subject"], row["payload"], f"outbox-{row['id']}")
-                done.append(row["id"])
-        finally:
-            if done:
-                await asyncio.to_thread(mark_published, self._engine, done, self._clock.now_us())
-        return len(done)
+        if rows:
+            messages = [NewMessage(row["subject"], row["payload"], f"outbox-{row['id']}") for row in rows]
+            await self._publisher.publish_all(messages)
+            await asyncio.to_thread(mark_published, self._engine, [row["id"] for row in rows], self._clock.now_us())
+        return len(rows)

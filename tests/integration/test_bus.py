@@ -9,6 +9,7 @@ import pytest
 
 from domain import subjects
 from domain.errors import NotFound, Unavailable
+from runtime.batches import MOST, MOST_BYTES, NewMessage, batches_of
 from runtime.bus import Bus
 from runtime.nats_server import NatsServer
 from tests.waiting import until
@@ -21,6 +22,45 @@ async def test_a_message_id_is_stored_once(bus: Bus) -> None:
     again = await bus.publish(subjects.reading(3), b"frame", "id-1")
     assert (first, again) == (1, 1)
     assert (await bus.stream_state(subjects.READINGS_STREAM)).messages == 1
+
+
+def numbered(*numbers: int) -> list[NewMessage]:
+    return [NewMessage(subjects.control(n % 3), f"{n}".encode(), f"id-{n}") for n in numbers]
+
+
+async def kept(bus: Bus) -> list[int]:
+    """All of the readings stream, in its order."""
+    messages = (await bus.stream_state(subjects.READINGS_STREAM)).last_sequence
+    seen: list[int] = []
+    follower = await bus.follow(subjects.READINGS_STREAM, ["control.*"], 1, lambda message: seen.append(int(message.payload)))
+    await until(lambda: len(seen) == messages)
+    await follower.stop()
+    return seen
+
+
+async def test_many_messages_are_stored_in_their_order(bus: Bus) -> None:
+    await bus.publish_all(numbered(*range(1203)))
+    assert await kept(bus) == list(range(1203))
+
+
+async def test_of_messages_sent_again_each_is_stored_once(bus: Bus) -> None:
+    await bus.publish_all(numbered(1, 2, 3))
+    await bus.publish_all(numbered(1, 2, 3))
+    await bus.publish_all(numbered(3, 4, 5))
+    await bus.publish_all([])
+    assert await kept(bus) == [1, 2, 3, 4, 5]
+
+
+async def test_messages_of_no_stream_are_unavailable(bus: Bus) -> None:
+    with pytest.raises(Unavailable, match=r"nowhere\.at\.all"):
+        await bus.publish_all([NewMessage("nowhere.at.all", b"", f"id-{n}") for n in range(2)])
+
+
+def test_batches_are_bounded_in_number_and_bytes() -> None:
+    many = numbered(*range(MOST + 1))
+    assert [len(batch) for batch in batches_of(many)] == [MOST, 1]
+    large = [NewMessage("reject.x", bytes(MOST_BYTES // 2), f"{n}") for n in range(3)]
+    assert [len(batch) for batch in batches_of(large)] == [2, 1]
 
 
 async def test_a_subject_of_no_stream_is_unavailable(bus: Bus) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 from sqlalchemy import Engine, func, insert, select
 
 from domain import subjects
 from domain.errors import Unavailable
+from runtime.batches import NewMessage
 from runtime.bus import Bus
 from runtime.clock import ManualClock
 from runtime.nats_server import NatsServer
@@ -29,22 +30,28 @@ class Breaks(Exception):
 
 
 class Recorder:
-    """Publishes through `publisher`, noting each message; may refuse, wait, or break off behind a message."""
+    """Publishes through `publisher`, noting each message once, as a stream does; may refuse or break off behind one."""
 
     def __init__(self, publisher: Publisher | None = None) -> None:
         self.payloads: list[bytes] = []
         self.refuses_after: int | None = None
         self.breaks_after: int | None = None
         self._publisher = publisher
+        self._ids = set[str]()
+        self.carried = 0
 
-    async def publish(self, subject: str, payload: bytes, message_id: str) -> int:
-        if len(self.payloads) == self.refuses_after:
-            raise Unavailable("the bus is away")
-        sequence = await self._publisher.publish(subject, payload, message_id) if self._publisher else len(self.payloads)
-        self.payloads.append(payload)
-        if len(self.payloads) == self.breaks_after:
-            raise Breaks
-        return sequence
+    async def publish_all(self, messages: Sequence[NewMessage]) -> None:
+        for message in messages:
+            if len(self.payloads) == self.refuses_after:
+                raise Unavailable("the bus is away")
+            if self._publisher:
+                await self._publisher.publish_all([message])
+            if message.message_id not in self._ids:
+                self.payloads.append(message.payload)
+            self._ids.add(message.message_id)
+            self.carried += 1
+            if len(self.payloads) == self.breaks_after:
+                raise Breaks
 
 
 def put(engine: Engine, *numbers: int, shard: int = 0) -> None:
@@ -142,7 +149,7 @@ async def test_a_message_stored_but_not_answered_for_is_carried_again_and_kept_o
     recorder.breaks_after = 2
     with pytest.raises(Breaks):
         await OutboxRelay(engine, recorder, clock).relay()
-    assert waiting(engine) == [2, 3]
+    assert waiting(engine) == [1, 2, 3]
     await OutboxRelay(engine, bus, clock).relay()
     assert await stored(bus) == [1, 2, 3]
 
@@ -161,7 +168,7 @@ async def test_nothing_overtakes_a_message_that_was_refused(engine: Engine, cloc
     relay = OutboxRelay(engine, recorder, clock)
     with pytest.raises(Unavailable):
         await relay.relay()
-    assert waiting(engine) == [2, 3]
+    assert waiting(engine) == [1, 2, 3]
     recorder.refuses_after = None
     await relay.relay()
     assert recorder.payloads == [b"1", b"2", b"3"]
@@ -212,9 +219,9 @@ async def test_a_write_settles_although_others_never_stop_writing(engine: Engine
     """Each message that is published finds a further one in the outbox: it never runs empty."""
 
     class Busy(Recorder):
-        async def publish(self, subject: str, payload: bytes, message_id: str) -> int:
-            await asyncio.to_thread(put, engine, int(payload) + 1)
-            return await super().publish(subject, payload, message_id)
+        async def publish_all(self, messages: Sequence[NewMessage]) -> None:
+            await asyncio.to_thread(put, engine, int(messages[-1].payload) + 1)
+            await super().publish_all(messages)
 
     relay = OutboxRelay(engine, Busy(), clock)
     async with running(relay):
@@ -247,7 +254,7 @@ async def test_a_database_that_is_busy_does_not_end_the_relay(
         patched.setattr("runtime.outbox_relay.mark_published", busy)
         async with asyncio.timeout(20), running(relay):
             relay.nudge()
-            await until(lambda: len(recorder.payloads) >= 2)
+            await until(lambda: recorder.carried >= 2)
             patched.undo()
             assert await relay.settled(10)
     assert waiting(engine) == []

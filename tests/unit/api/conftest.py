@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from api.app import create_app
 from api.auth import Caller, Role
 from api.services import Services
 from domain.errors import Unauthenticated, Unavailable
+from runtime.batches import NewMessage
 from runtime.clock import ManualClock
 from runtime.sql.engine import migrate, open_engine
 
@@ -45,6 +46,9 @@ class NoBus:
         raise Unavailable(f"nobody answers at {subject}")
 
     async def publish(self, subject: str, payload: bytes, message_id: str) -> int:
+        raise Unavailable("there is no bus in this test")
+
+    async def publish_all(self, messages: Sequence[NewMessage]) -> None:
         raise Unavailable("there is no bus in this test")
 
 
