@@ -1,6 +1,6 @@
 """Actors are columns: typed arrays that grow together, one row an actor.
 
-A kind declares its columns once; the table makes the arrays, grows them by doubling, copies them for a snapshot and
+A kind declares its columns once; the table makes the arrays, grows them, copies them for a snapshot and
 takes them back. A single actor is a view of one row.
 """
 
@@ -16,6 +16,9 @@ import pyarrow as pa
 from numpy.typing import DTypeLike, NDArray
 
 _FIRST_CAPACITY: Final = 256
+_LARGE: Final = 1 << 15  # rows from which on doubling wastes more memory than it saves time
+_PAGE_BITS: Final = 10
+_PAGE: Final = 1 << _PAGE_BITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ class Table:
         capacity = len(next(iter(self._arrays.values())))
         if rows <= capacity:
             return
-        capacity = max(rows, 2 * capacity, _FIRST_CAPACITY)
+        capacity = larger(capacity, rows)
         for column in self._columns:
             array = _blank(column, capacity)
             old = self._arrays[column.name]
@@ -88,28 +91,52 @@ class Table:
 
 
 class HandleIndex:
-    """Handle -> row of a table, by one array look-up."""
+    """Handle -> row of a table, by two array look-ups.
+
+    Handles are the region's, and a shard has few of them, mostly in stretches: so the index has pages, and a page only
+    where a handle of the shard is. Page 0 is the blank one.
+    """
 
     def __init__(self) -> None:
-        self._rows = np.full(_FIRST_CAPACITY, -1, dtype=np.int32)
+        self._page_of = np.zeros(1, dtype=np.int32)
+        self._rows = np.full(_PAGE, -1, dtype=np.int32)  # of all pages, one behind the other
 
     def put(self, handles: NDArray[Any], rows: NDArray[Any]) -> None:
-        highest = int(handles.max(initial=0))
-        if highest >= len(self._rows):
-            grown = np.full(max(highest + 1, 2 * len(self._rows)), -1, dtype=np.int32)
-            grown[: len(self._rows)] = self._rows
-            self._rows = grown
-        self._rows[handles] = rows
+        pages = np.unique(handles >> _PAGE_BITS).astype(np.intp)
+        if not len(pages):
+            return
+        if pages[-1] >= len(self._page_of):
+            grown = np.zeros(larger(len(self._page_of), int(pages[-1]) + 1), dtype=np.int32)
+            grown[: len(self._page_of)] = self._page_of
+            self._page_of = grown
+        fresh = pages[self._page_of[pages] == 0]
+        first = len(self._rows) // _PAGE
+        self._page_of[fresh] = np.arange(first, first + len(fresh))
+        self._rows = np.concatenate([self._rows, np.full(len(fresh) * _PAGE, -1, dtype=np.int32)])
+        self._rows[self._at(handles)] = rows
 
     def row_of(self, handle: int) -> int:
         """The row of one handle, -1 where it is not here."""
-        return int(self._rows[handle]) if handle < len(self._rows) else -1
+        return int(self.rows_of(np.array([handle], dtype=np.int64))[0])
 
     def rows_of(self, handles: NDArray[Any]) -> NDArray[np.int32]:
         """The row of each handle, -1 where it is not here."""
-        known = handles < len(self._rows)
-        rows: NDArray[np.int32] = np.where(known, self._rows[np.where(known, handles, 0)], -1).astype(np.int32)
+        rows: NDArray[np.int32] = self._rows[self._at(handles)]
         return rows
+
+    def _at(self, handles: NDArray[Any]) -> NDArray[np.int64]:
+        number = (handles >> _PAGE_BITS).astype(np.int64)
+        if len(number) and number.max() >= len(self._page_of):  # beyond all that are here: in the blank page
+            page = np.where(number < len(self._page_of), self._page_of[np.minimum(number, len(self._page_of) - 1)], 0)
+        else:
+            page = self._page_of[number]
+        at: NDArray[np.int64] = page.astype(np.int64) << _PAGE_BITS | (handles & (_PAGE - 1)).astype(np.int64)
+        return at
+
+
+def larger(capacity: int, least: int) -> int:
+    """The next capacity of arrays that must hold `least` rows: twice the last, of large ones an eighth more."""
+    return max(least, capacity + (capacity >> 3 if capacity > _LARGE else capacity), _FIRST_CAPACITY)
 
 
 def group_starts(keys: NDArray[Any]) -> NDArray[np.bool_]:

@@ -70,13 +70,13 @@ CHANNEL_COLUMNS: Final = (
     Column("stale_after_us", np.int64, FOREVER_US, "us"),
     Column("is_vital", np.bool_, False),  # a sign by which a patient counts as monitored
     Column("is_scored", np.bool_, False),  # continuous signs of life: what the detector watches
-    Column("per_minute", np.float64, 0.0, "1/min"),  # readings that the thing model promises
+    Column("per_minute", np.float32, 0.0, "1/min"),  # readings that the thing model promises
     Column("time_us", np.int64, NEVER_US, "us"),  # newest reading: the time that rules go by
     Column("sent_time_us", np.int64, NEVER_US, "us"),  # the same as the device stated it
     Column("value", np.float64, np.nan),
     Column("quality", np.uint16),
     Column("arrival_us", np.int64, NEVER_US, "us"),  # of the last reading of any age
-    Column("received", np.int64),
+    Column("received", np.uint32),
     Column("was_usable", np.bool_, False),  # ever: a channel that never was is "not in use"
     Column("ruled_time_us", np.int64, NEVER_US, "us"),  # newest reading that fed the rules
     Column("ruled_value", np.float64, np.nan),

@@ -66,7 +66,7 @@ def place(
     newest = newest[is_newest[newest]]
     _write(channels, rows[newest], order[newest], readings, time_us)
     channels["arrival_us"][rows[ends]] = arrival_us[order[ends]]
-    channels["received"][rows[ends]] += np.diff(ends, prepend=-1)
+    channels["received"][rows[ends]] += np.diff(ends, prepend=-1).astype(np.uint32)
     channels["was_usable"][channel[may_alarm(readings.quality)]] = True
     in_order, marked = np.empty(len(rows), dtype=np.bool_), np.empty(len(rows), dtype=np.uint16)
     in_order[order], marked[order] = is_newest, marks

@@ -5,6 +5,7 @@ Rows are never removed or moved: a row number is good for the life of the shard.
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Final
 
 import numpy as np
@@ -156,6 +157,7 @@ class Roster:
         self.devices["last_event_us"][device] = at_us
 
     def _move(self, device: int, hospital_id: str, ward_id: str | None, bed_id: str | None) -> None:
+        ward_id = None if ward_id is None else sys.intern(ward_id)  # many devices stand in one ward
         self.ward_of_device[device], self.bed_of_device[device] = ward_id, bed_id
         self._set_ward_window(device, self._ward_windows.get((hospital_id, ward_id or ""), _NO_WINDOW))
 
