@@ -24,6 +24,7 @@ from domain.messages import (
     Control,
     DeviceEvent,
     LimitsPreset,
+    PositionQuery,
     Posted,
     TailQuery,
     Tell,
@@ -100,6 +101,8 @@ class Mailboxes:
         if runner is None:
             raise Unavailable(f"shard {shard} is not held here any more")
         query = decode_query(payload)
+        if isinstance(query, PositionQuery):
+            return pa.table({"applied": [runner.applied], "committed": [runner.committed]})
         if isinstance(query, TailQuery):
             return self._tail.query(shard, query)
         return runner.cell.answer(query)

@@ -20,6 +20,7 @@ from runtime.identities import SqlIdentities
 from runtime.intake import IntakeLimits, StreamIntake
 from runtime.log import configure_logging
 from runtime.priority import share_finely
+from runtime.receipts import StreamReceipts
 from runtime.settings import DoorSettings, IntakeSettings, Settings
 from runtime.sql.engine import open_engine
 
@@ -42,7 +43,7 @@ async def main() -> None:
     doors = settings.doors
     tls = _tls(doors)
     mqtt = MqttDoor(identities, intake, SystemClock(), limits=_mqtt_limits(doors), tls=tls)
-    http = http_door(identities, intake, SystemClock(), doors.max_payload_bytes)
+    http = http_door(identities, intake, SystemClock(), StreamReceipts(bus), doors.max_payload_bytes)
     mqtt_port = await mqtt.start(doors.host, doors.mqtt_port)
     async with serving(http, doors.host, doors.http_port, tls=tls) as http_port:
         tell_ready(mqtt_port=mqtt_port, http_port=http_port)

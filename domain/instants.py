@@ -24,6 +24,11 @@ def from_us(time_us: int) -> datetime:
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=micros)
 
 
+def to_rfc3339(time_us: int) -> str:
+    """UTC, as `2026-11-23T08:00:00Z`, with a fraction where there is one."""
+    return from_us(time_us).isoformat().replace("+00:00", "Z")
+
+
 def parse_rfc3339(text: str) -> int:
     """UTC microseconds of an RFC 3339 text with a zone; raises InvalidInput otherwise."""
     try:

@@ -147,7 +147,11 @@ class FreshnessQuery(msgspec.Struct, frozen=True, tag="freshness"):
     handles: list[int] = []
 
 
-ShardQuery = TailQuery | LatestQuery | FreshnessQuery
+class PositionQuery(msgspec.Struct, frozen=True, tag="position"):
+    """Ask a shard how far it has come. Answer: Arrow table of one row, applied and committed (stream sequences)."""
+
+
+ShardQuery = TailQuery | LatestQuery | FreshnessQuery | PositionQuery
 
 
 class DescribeActor(msgspec.Struct, frozen=True, tag="describe"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Protocol
 
 import numpy as np
@@ -40,6 +41,28 @@ class Receipt:
     shard: int
     stream_sequence: int
     readings: int
+
+
+class KeptIn(StrEnum):
+    STREAM = "stream"
+    LAKE = "lake"
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptState:
+    """Where what a receipt stands for lies now. In the stream: since when, and how many readings are the asker's."""
+
+    kept_in: KeptIn
+    stored_us: int | None
+    readings: int | None
+
+
+class Receipts(Protocol):
+    """Looks receipts up."""
+
+    async def look_up(self, principal: Principal, shard: int, sequence: int) -> ReceiptState:
+        """Raises NotFound for a receipt that was never the principal's, Unavailable, or IntegrityViolation (damaged)."""
+        ...
 
 
 class Identities(Protocol):

@@ -4,6 +4,7 @@
     POST /v1/frames                      one binary frame       Authorization: Bearer <token>
     POST /v1/events                      one device event       Authorization: Bearer <token>
     POST /api/v1/{token}/telemetry       ThingsBoard's shapes   token in the path
+    GET  /v1/receipts/<receipt>          is it still kept?      Authorization: Bearer <token>
 
 200 {"accepted": n, "receipt": "<shard>-<sequence>"} comes after the stream's acknowledgement. Errors are RFC 9457
 problems; a message refused for what it is (4xx with a reason) is kept among the rejects first. 503 with Retry-After:
@@ -18,6 +19,7 @@ Without a key, a repeated request is told by `seq` (JSON) or source and sequence
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -29,8 +31,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from domain.errors import RejectedInput, Unauthenticated, VitalgridError
-from domain.ports import Clock, Identities, OnceIntake, Principal, Receipt
+from domain.errors import NotFound, RejectedInput, Unauthenticated, VitalgridError
+from domain.instants import to_rfc3339
+from domain.ports import Clock, Identities, OnceIntake, Principal, Receipt, Receipts
 from gateways.counters import DoorCounters
 from gateways.formats import ALL_FORMATS, AnyFormat, EventFormat
 from gateways.keyed import stored_once
@@ -40,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 DOOR: Final = "http"
 _KEY_CHARS: Final = 255
+_RECEIPT: Final = re.compile(r"(\d{1,4})-(\d{1,18})")
 _PATH_TOKEN: Final = "{token}"  # noqa: S105 (a route's parameter)
 
 
@@ -48,17 +52,21 @@ class _Door:
     identities: Identities
     intake: OnceIntake
     clock: Clock
+    receipts: Receipts
     max_payload_bytes: int
     counters: DoorCounters
 
 
-def http_door(identities: Identities, intake: OnceIntake, clock: Clock, max_payload_bytes: int = 1_048_576) -> Starlette:
+def http_door(
+    identities: Identities, intake: OnceIntake, clock: Clock, receipts: Receipts, max_payload_bytes: int = 1_048_576
+) -> Starlette:
     """The door as an ASGI application; `app.state.counters` are its `DoorCounters`.
 
     Serve it without access logs: ThingsBoard's path carries the token.
     """
-    door = _Door(identities, intake, clock, max_payload_bytes, DoorCounters())
+    door = _Door(identities, intake, clock, receipts, max_payload_bytes, DoorCounters())
     routes = [Route(row.path, partial(_post, door, row), methods=["POST"]) for row in ALL_FORMATS]
+    routes.append(Route("/v1/receipts/{receipt}", partial(_receipt, door), methods=["GET"]))
     app = Starlette(routes=routes, exception_handlers={HTTPException: _on_http_exception})
     app.state.counters = door.counters
     return app
@@ -93,9 +101,29 @@ async def _post(door: _Door, row: AnyFormat, request: Request) -> Response:
     return Response(msgspec.json.encode(answer), media_type="application/json")
 
 
+async def _receipt(door: _Door, request: Request) -> Response:
+    """What became of a receipt that this very device or gateway was given."""
+    text = request.path_params["receipt"]
+    try:
+        principal = await _bearer(door, request)
+        found = _RECEIPT.fullmatch(text)
+        if found is None:
+            raise NotFound(f"{text[:40]!r} is no receipt: expected <shard>-<sequence> as an answer gave it")
+        state = await door.receipts.look_up(principal, int(found[1]), int(found[2]))
+    except VitalgridError as error:
+        return problem_of(error)
+    stored = None if state.stored_us is None else to_rfc3339(state.stored_us)
+    answer = {"receipt": text, "kept_in": state.kept_in, "stored": stored, "readings": state.readings}
+    return Response(msgspec.json.encode(answer), media_type="application/json")
+
+
 async def _principal(door: _Door, row: AnyFormat, request: Request) -> Principal:
     if _PATH_TOKEN in row.path:
         return await door.identities.identify(request.path_params["token"])
+    return await _bearer(door, request)
+
+
+async def _bearer(door: _Door, request: Request) -> Principal:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         raise Unauthenticated("the request carries no token: expected the header 'Authorization: Bearer <token>'")

@@ -7,7 +7,16 @@ from typing import Final
 import msgspec
 from starlette.responses import Response
 
-from domain.errors import Conflict, InvalidInput, NotFound, RejectedInput, Unauthenticated, Unavailable, VitalgridError
+from domain.errors import (
+    Conflict,
+    IntegrityViolation,
+    InvalidInput,
+    NotFound,
+    RejectedInput,
+    Unauthenticated,
+    Unavailable,
+    VitalgridError,
+)
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_S: Final = 2
@@ -28,6 +37,7 @@ _STATUS_OF_ERROR: Final = (
     (NotFound, 404),
     (Conflict, 409),
     (InvalidInput, 422),
+    (IntegrityViolation, 500),
     (Unavailable, 503),
 )
 _TITLES: Final = {
@@ -39,6 +49,7 @@ _TITLES: Final = {
     413: "The message is too large",
     415: "The content type is not taken here",
     422: "The message cannot be accepted",
+    500: "What was kept is damaged",
     503: "Not stored: send again later",
 }
 

@@ -11,7 +11,7 @@ import msgspec
 
 from domain.errors import Forbidden, InvalidInput, Unauthenticated, Unavailable, VitalgridError
 from domain.fleet_manifest import FleetManifest, FleetRegistered
-from domain.instants import from_us
+from domain.instants import to_rfc3339
 from scenarios.target import Target
 
 _REGISTER_TIMEOUT_S: Final = 300.0
@@ -102,7 +102,7 @@ class Rest:
         """HL7 A01; the answer holds the patient's key and handle."""
         body = {
             "hospital_id": hospital_id, "ref": ref, "age_years": age_years, "ward_id": ward_id, "bed_id": bed_id,
-            "admitted": from_us_text(admitted_us),
+            "admitted": to_rfc3339(admitted_us),
         }  # fmt: skip
         admitted = msgspec.json.decode((await self._send("POST", "/patients", json=body)).content)
         assert isinstance(admitted, dict)
@@ -116,11 +116,11 @@ class Rest:
     async def discharge_patient(self, patient_key: str, at_us: int) -> None:
         """HL7 A03; devices that are on the patient come off."""
         headers = await self._version_of(patient_key)
-        await self._send("POST", f"/patients/{patient_key}/discharge", json={"at": from_us_text(at_us)}, headers=headers)
+        await self._send("POST", f"/patients/{patient_key}/discharge", json={"at": to_rfc3339(at_us)}, headers=headers)
 
     async def associate(self, hospital_id: str, device_id: str, patient_key: str, start_us: int) -> None:
         """Put a device on a patient."""
-        start = from_us_text(start_us)
+        start = to_rfc3339(start_us)
         body = {"hospital_id": hospital_id, "device_id": device_id, "patient_key": patient_key, "start": start}
         await self._send("POST", "/associations", json=body)
 
@@ -128,7 +128,7 @@ class Rest:
         """Take every device off a patient."""
         for span in await self.get("/associations", {"patient": patient_key}):
             if span["end"] is None:
-                await self._send("POST", f"/associations/{span['id']}/end", json={"end": from_us_text(end_us)})
+                await self._send("POST", f"/associations/{span['id']}/end", json={"end": to_rfc3339(end_us)})
 
     async def readings_by_patient(self, device: str, metric: str, from_us: int, until_us: int) -> list[dict[str, Any]]:
         """Readings of `hospital/device`, each with the patient it belongs to."""
@@ -190,9 +190,4 @@ async def _events(response: httpx.Response) -> AsyncIterator[tuple[str, dict[str
 
 
 def _span(from_us: int, until_us: int) -> dict[str, str]:
-    return {"from": from_us_text(from_us), "until": from_us_text(until_us)}
-
-
-def from_us_text(time_us: int) -> str:
-    """RFC 3339 of an instant."""
-    return from_us(time_us).isoformat().replace("+00:00", "Z")
+    return {"from": to_rfc3339(from_us), "until": to_rfc3339(until_us)}

@@ -16,11 +16,11 @@ from typing import Any, Final
 import numpy as np
 
 from domain.frames import encode_frame
+from domain.instants import to_rfc3339
 from domain.metrics import BY_ID
 from domain.quality import Mark, Mode, Validity
 from domain.readings import ReadingBatch
 from scenarios.ledger import Keys, keys_of_readings
-from scenarios.rest import from_us_text
 from sim.emission import Emission
 
 LOOK_AHEAD_S: Final = 5.0
@@ -68,7 +68,7 @@ def readings_as_json(readings: ReadingBatch) -> list[dict[str, Any]]:
         row: dict[str, Any] = {
             "metric": BY_ID[int(readings.metric[i])].code,
             "value": float(readings.value[i]),
-            "time": from_us_text(int(readings.time_us[i])),
+            "time": to_rfc3339(int(readings.time_us[i])),
             "instance": int(readings.instance[i]),
             "seq": int(readings.sequence[i]),
         }

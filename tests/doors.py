@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 import uvicorn
 
 from domain import subjects
@@ -60,6 +61,7 @@ class MemoryBus:
     failures: int = 0
     lost: int = 0
     tries: int = 0
+    committed: int | None = None  # what the host of any shard says of the lake; None: there is no host
 
     def __post_init__(self) -> None:
         self.held.set()
@@ -90,7 +92,12 @@ class MemoryBus:
         return max((m.sequence for m in self.messages if m.subject == subject), default=0)
 
     async def get_message(self, stream: str, sequence: int) -> StreamMessage | None:
-        return self.messages[sequence - 1] if 0 < sequence <= len(self.messages) else None
+        return next((message for message in self.messages if message.sequence == sequence), None)
+
+    async def ask_table(self, subject: str, payload: bytes, timeout_s: float) -> pa.Table:
+        if self.committed is None:
+            raise Unavailable(f"nobody answers at {subject}")
+        return pa.table({"applied": [self.committed], "committed": [self.committed]})
 
     async def stream_state(self, stream: str) -> StreamState:
         return StreamState(1 if self.messages else 0, len(self.messages), len(self.messages), 0)

@@ -19,6 +19,7 @@ from gateways.http_door import http_door
 from gateways.mqtt_door import MqttDoor
 from runtime.bus import Bus
 from runtime.intake import StreamIntake
+from runtime.receipts import StreamReceipts
 from tests.doors import DictIdentities, run, served
 from tests.host_rig import CLOCK, HostRig, alarms, applied, caught_up, rejects
 from tests.mqtt_peer import ERRORS, opened
@@ -97,7 +98,7 @@ async def test_an_event_that_cannot_be_taken_is_told_kept_and_acknowledged(paylo
 
 
 async def test_curl_posts_an_event_and_is_told_where_it_is_kept(bus: Bus) -> None:
-    door = http_door(DictIdentities(), StreamIntake(bus, DictIdentities(), CLOCK, source=2), CLOCK)
+    door = http_door(DictIdentities(), StreamIntake(bus, DictIdentities(), CLOCK, source=2), CLOCK, StreamReceipts(bus))
     headers = ("-H", "Authorization: Bearer token-of-monitor", "-H", "Content-Type: application/json")
     async with served(door) as url:
         path = f"{url}{EVENTS.path}"
@@ -152,7 +153,7 @@ async def test_an_event_that_only_the_host_can_judge_is_kept_among_the_rejects(
     rig, identities = HostRig(tmp_path, nats_url), DictIdentities()
     device_12 = DevicesRegistered("sz.h001", [12], ["pump-1"], ["infusion-pump@1"], ["icu"], ["b1"])
     await bus.publish(subjects.control(SHARD), encode(device_12), "registered")
-    door = http_door(identities, StreamIntake(bus, identities, CLOCK, source=2), CLOCK)
+    door = http_door(identities, StreamIntake(bus, identities, CLOCK, source=2), CLOCK, StreamReceipts(bus))
     headers = ("-H", "Authorization: Bearer token-of-gateway", "-H", "Content-Type: application/json")
     async with served(door) as url, rig.host(shard_3=1) as host:
         for event in ("occlusion", "lead_off"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -15,6 +16,7 @@ from gateways.http_door import http_door
 from runtime.bus import Bus
 from runtime.clock import SystemClock
 from runtime.intake import IntakeLimits, StreamIntake
+from runtime.receipts import StreamReceipts
 from tests.doors import GATEWAY, MONITOR, NOW_US, DictIdentities, MemoryBus, assert_same_rows, clock, run, served
 
 pytestmark = pytest.mark.integration
@@ -34,7 +36,7 @@ class Stage:
 
     def restart(self):
         intake = StreamIntake(self.bus, self.identities, self.clock, source=2, limits=IntakeLimits(ack_timeout_s=0.1))
-        self.app = http_door(self.identities, intake, self.clock, max_payload_bytes=4096)
+        self.app = http_door(self.identities, intake, self.clock, StreamReceipts(self.bus), max_payload_bytes=4096)
 
     async def post(self, path, body, headers=JSON):
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=True)
@@ -245,7 +247,7 @@ async def test_a_repeated_request_is_stored_once_in_the_real_stream(bus: Bus):
     answers = []
     for _ in range(2):  # the second time by a door that started again
         intake = StreamIntake(bus, identities, SystemClock(), source=2)
-        async with served(http_door(identities, intake, SystemClock())) as url:
+        async with served(http_door(identities, intake, SystemClock(), StreamReceipts(bus))) as url:
             answers.append(
                 await curl(
                     f"{url}/v1/readings",
@@ -262,3 +264,47 @@ async def test_a_repeated_request_is_stored_once_in_the_real_stream(bus: Bus):
     assert answers[0] == answers[1]
     assert answers[0][0] == 200
     assert (await bus.stream_state("READINGS")).messages == 3  # claim, frame, receipt
+
+
+async def looked_up(stage, receipt, token="token-of-monitor"):
+    transport = httpx.ASGITransport(stage.app, raise_app_exceptions=True)
+    async with httpx.AsyncClient(transport=transport, base_url="http://door") as client:
+        return await client.get(f"/v1/receipts/{receipt}", headers={"Authorization": f"Bearer {token}"})
+
+
+@pytest.mark.clause("5.4c")
+async def test_a_receipt_tells_its_holder_where_the_reading_is(stage):
+    receipt = (await stage.post("/v1/readings", HR_72)).json()["receipt"]
+    found = (await looked_up(stage, receipt)).json()
+    assert found == {"receipt": receipt, "kept_in": "stream", "stored": "2026-11-23T08:00:00Z", "readings": 1}
+    stage.bus.messages.clear()  # the stream keeps it for two days only
+    stage.bus.committed = 1
+    assert (await looked_up(stage, receipt)).json() == {"receipt": receipt, "kept_in": "lake", "stored": None, "readings": None}
+
+
+async def test_what_nobody_can_say_of_a_receipt_is_no_answer(stage):
+    receipt = (await stage.post("/v1/readings", HR_72)).json()["receipt"]
+    stage.bus.messages.clear()
+    assert_problem(await looked_up(stage, receipt), 503, "unavailable")
+    stage.bus.committed = 0  # it is neither in the stream nor in the lake
+    assert_problem(await looked_up(stage, receipt), 404, "not-found")
+
+
+@pytest.mark.parametrize("receipt", ["3-99", "5-1", "3-0", "abc", "3-1-1"])
+async def test_a_receipt_that_was_never_given_is_not_found(stage, receipt):
+    await stage.post("/v1/readings", HR_72)
+    stage.bus.committed = 1
+    assert_problem(await looked_up(stage, receipt), 404, "not-found")
+
+
+async def test_a_receipt_of_somebody_else_is_not_found(stage):
+    receipt = (await stage.post("/v1/readings", HR_72)).json()["receipt"]
+    assert_problem(await looked_up(stage, receipt, "token-of-cuff"), 404, "not-found")
+    assert_problem(await looked_up(stage, receipt, "wrong"), 401, "unauthenticated")
+
+
+async def test_a_damaged_frame_is_not_vouched_for(stage):
+    receipt = (await stage.post("/v1/readings", HR_72)).json()["receipt"]
+    message = stage.bus.messages[0]
+    stage.bus.messages[0] = replace(message, payload=message.payload[:-1] + bytes([message.payload[-1] ^ 1]))
+    assert_problem(await looked_up(stage, receipt), 500, "integrity-violation")
