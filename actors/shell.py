@@ -23,6 +23,7 @@ from domain import subjects
 from domain.messages import encode
 from runtime.bus import Bus
 from runtime.clock import SystemClock
+from runtime.garbage import look_seldom
 from runtime.lake import Lake
 from runtime.log import configure_logging
 from runtime.priority import share_finely
@@ -76,6 +77,7 @@ class HostShell:
         )
         await self._host.start()
         await bus.answer(subjects.host_metrics(config.name), self._tell_metrics)
+        look_seldom()
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._heart.start()
         return os.getpid()

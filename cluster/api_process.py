@@ -19,6 +19,7 @@ from cluster.processes import tell_ready, until_ended
 from cluster.serving import serving
 from runtime.bus import Bus
 from runtime.clock import SystemClock
+from runtime.garbage import look_seldom
 from runtime.identities import SqlIdentities
 from runtime.intake import StreamIntake
 from runtime.lake import Lake
@@ -56,6 +57,7 @@ async def main() -> None:
         scenarios=ScenarioRuns(Path("reports"), settings.data_dir, clock),
     )  # fmt: skip
     async with serving(create_app(services), settings.api.host, settings.api.port) as port:
+        look_seldom()
         tell_ready(port=port)
         logger.info("API open", extra={"port": port})
         await until_ended()

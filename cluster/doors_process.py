@@ -16,6 +16,7 @@ from gateways.http_door import http_door
 from gateways.mqtt_door import MqttDoor, MqttLimits
 from runtime.bus import Bus
 from runtime.clock import SystemClock
+from runtime.garbage import look_seldom
 from runtime.identities import SqlIdentities
 from runtime.intake import IntakeLimits, StreamIntake
 from runtime.log import configure_logging
@@ -46,6 +47,7 @@ async def main() -> None:
     http = http_door(identities, intake, SystemClock(), StreamReceipts(bus), doors.max_payload_bytes)
     mqtt_port = await mqtt.start(doors.host, doors.mqtt_port)
     async with serving(http, doors.host, doors.http_port, tls=tls) as http_port:
+        look_seldom()
         tell_ready(mqtt_port=mqtt_port, http_port=http_port)
         logger.info("doors open", extra={"mqtt_port": mqtt_port, "http_port": http_port})
         await until_ended()

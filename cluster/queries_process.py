@@ -16,6 +16,7 @@ from cluster.connection import Connection
 from cluster.processes import tell_ready, until_ended
 from domain import subjects
 from runtime.bus import Bus
+from runtime.garbage import look_seldom
 from runtime.lake import Lake
 from runtime.large_questions import LargeQuestions
 from runtime.log import configure_logging
@@ -34,6 +35,7 @@ async def main() -> None:
     lake = await asyncio.to_thread(Lake, settings.lake_dir)
     questions = LargeQuestions(ReadingStore(lake, bus, range(settings.shards)))
     await bus.answer(subjects.LARGE_QUESTIONS, questions.answer)
+    look_seldom()
     tell_ready()
     await until_ended()
     await bus.close()
