@@ -125,7 +125,9 @@ async def found_by(
     if text is None:
         selection = await behind.read(select_by, behind.engine, wanted)
     else:
-        selection = await behind.read(search, behind.engine, text, wanted.hospital)
+        await behind.directory.warmed()
+        by_id = await behind.lanes.codec(behind.directory.devices_named, text, wanted.hospital)
+        selection = await behind.read(search, behind.engine, text, wanted.hospital, by_id)
     query = query_of(wanted, selection, page, asked)
     query = ReadingQuery(
         handles=query.handles, metrics=query.metrics, hospitals=query.hospitals, from_us=query.from_us, until_us=query.until_us,
