@@ -19,6 +19,8 @@ from domain.messages import TailQuery
 from runtime.lake_schema import STREAM_SEQUENCE, TAIL_ROWS, to_rows
 
 KEEP_COMMITTED_US: Final = 60_000_000
+KEEP_LEAST_US: Final = 5_000_000  # however many rows there are: readers' versions of the lake are younger
+MANY_ROWS: Final = 2_000_000  # from here on committed rows stay that long only: a flood must not fill the memory
 _SEGMENT_ROWS: Final = 65_536  # small appends are merged up to this many rows
 _SEGMENT_TABLES: Final = 64
 _COMPLETE_FROM: Final = b"vitalgrid.complete_from"
@@ -91,29 +93,35 @@ class _ShardTail:
         """Tables that hold all rows beyond `sequence`, and some before it."""
         return [segment.table() for segment in self.segments if segment.last > sequence and segment.rows]
 
-    def drop_until(self, sequence: int) -> None:
-        """Drop whole segments up to `sequence`."""
+    def drop_until(self, sequence: int) -> int:
+        """Drop whole segments up to `sequence`; returns how many rows that were."""
+        rows = 0
         while self.segments and self.segments[0].last <= sequence:
+            rows += self.segments[0].rows
             self.complete_from = self.segments.pop(0).last
+        return rows
 
 
 class HotTail:
     """Thread-safe. Times are the host's (stream arrival or system time): only their differences matter."""
 
-    def __init__(self, keep_committed_us: int = KEEP_COMMITTED_US) -> None:
+    def __init__(self, keep_committed_us: int = KEEP_COMMITTED_US, many_rows: int = MANY_ROWS) -> None:
         self._keep_us = keep_committed_us
+        self._many_rows = many_rows
+        self._rows = 0
         self._lock = threading.Lock()
         self._shards: dict[int, _ShardTail] = {}
 
     def hold(self, shard: int, position: int) -> None:
         """Begin with a shard at the lake's `position`: the tail will hold everything behind it. Forgets what it held."""
         with self._lock:
+            self._forget(shard)
             self._shards[shard] = _ShardTail(position, position, position)
 
     def forget(self, shard: int) -> None:
         """The shard is held here no more; its questions are answered NotFound from now on."""
         with self._lock:
-            self._shards.pop(shard, None)
+            self._forget(shard)
 
     def append(self, shard: int, sequence: int, rows: pa.Table) -> None:
         """Add rows that the stream brought by `sequence` (`TAIL_ROWS`, or `ROWS` if all came by `sequence`), in order.
@@ -128,11 +136,13 @@ class HotTail:
                 return
             if sequence < tail.applied:
                 raise InvalidInput(f"shard {shard} is at stream sequence {tail.applied}: rows of {sequence} come too late")
-            tail.open_segment().add(sequence, _tail_table(rows, sequence, tail.position))
+            table = _tail_table(rows, sequence, tail.position)
+            tail.open_segment().add(sequence, table)
+            self._rows += table.num_rows
             tail.applied = sequence
 
     def committed(self, shard: int, sequence: int, now_us: int) -> None:
-        """The lake holds the shard up to `sequence`; rows leave the tail `keep_committed_us` later.
+        """The lake holds the shard up to `sequence`; rows leave the tail `keep_committed_us` later, sooner if they are many.
 
         Nothing happens for a shard that is not held: it may have been given away while the commit was under way.
         """
@@ -143,10 +153,11 @@ class HotTail:
             tail.commits.append((sequence, now_us))
             if tail.segments:
                 tail.segments[-1].is_sealed = True
-            old = [commit for commit in tail.commits if commit[1] <= now_us - self._keep_us]
+            keep_us = self._keep_us if self._rows < self._many_rows else min(self._keep_us, KEEP_LEAST_US)
+            old = [commit for commit in tail.commits if commit[1] <= now_us - keep_us]
             if old:
                 tail.commits = tail.commits[len(old) :]
-                tail.drop_until(old[-1][0])
+                self._rows -= tail.drop_until(old[-1][0])
 
     def query(self, shard: int, query: TailQuery) -> pa.Table:
         """Rows of `TAIL_ROWS` beyond `query.after_sequence` that it asks for, in stream order.
@@ -163,7 +174,12 @@ class HotTail:
     def rows(self) -> int:
         """Rows held, over all shards."""
         with self._lock:
-            return sum(segment.rows for tail in self._shards.values() for segment in tail.segments)
+            return self._rows
+
+    def _forget(self, shard: int) -> None:
+        tail = self._shards.pop(shard, None)
+        if tail is not None:
+            self._rows -= sum(segment.rows for segment in tail.segments)
 
     def _tail(self, shard: int) -> _ShardTail:
         if shard not in self._shards:

@@ -89,6 +89,24 @@ def test_committed_rows_stay_for_a_while_then_leave_and_the_answer_says_so() -> 
     assert TailExtent.of(answer) == TailExtent(complete_from=5, applied=8)
 
 
+def test_many_committed_rows_leave_sooner() -> None:
+    tail = HotTail(keep_committed_us=60 * S, many_rows=3)
+    tail.hold(3, 0)
+    for sequence in (1, 2, 3):
+        tail.append(3, sequence, one_row(sequence))
+        tail.committed(3, sequence, sequence * S)
+    assert tail.rows() == 3
+    tail.append(3, 4, one_row(4))
+    tail.committed(3, 4, 7 * S)
+    answer = tail.query(3, ALL)
+    assert (sequences(answer), TailExtent.of(answer).complete_from) == ([3, 4], 2)
+    assert tail.rows() == 2
+    tail.committed(3, 4, 30 * S)  # few again: they stay their time
+    assert sequences(tail.query(3, ALL)) == [3, 4]
+    tail.forget(3)
+    assert tail.rows() == 0
+
+
 def test_rows_that_are_not_committed_never_leave() -> None:
     tail = HotTail(keep_committed_us=0)
     tail.hold(3, 0)
