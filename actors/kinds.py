@@ -81,10 +81,6 @@ CHANNEL_COLUMNS: Final = (
     Column("ruled_time_us", np.int64, NEVER_US, "us"),  # newest reading that fed the rules
     Column("ruled_value", np.float64, np.nan),
     Column("ruled_patient", np.int32, NOBODY),
-    Column("onset_us", np.int64, NEVER_US, "us", width=RULES),
-    Column("is_raised", np.bool_, False, width=RULES),
-    Column("is_stirred", np.bool_, False),  # something is pending or raised
-    Column("is_ambiguous", np.bool_, False, width=RULES),  # raised when the patient could not be told
     Column("anomaly_onset_us", np.int64, NEVER_US, "us"),
 )
 PATIENT_COLUMNS: Final = (

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from actors.alarm_writing import Alarm, about_device, channel_scope, known
@@ -25,6 +26,7 @@ from actors.kinds import AMBIGUOUS, IS_PATIENT_BOUND, NOBODY, RULES
 from actors.limit_scan import Life, Watch, live
 from actors.presets import Presets
 from actors.roster import Roster
+from actors.rule_states import RuleStates
 from actors.turn import Notices, Turn
 from domain.alarms import AlarmEvent, AlertType, Phase, Priority
 from domain.instants import NEVER_US
@@ -103,12 +105,19 @@ class _Hit:
 
 
 class LimitAlarms:
-    """Keeps its state in the roster's channel columns `onset_us`, `is_raised`, `is_ambiguous` and `ruled_*`."""
+    """Keeps its state in `RuleStates` and in the roster's channel columns `ruled_*`."""
 
     def __init__(self, roster: Roster, associations: Associations, presets: Presets) -> None:
         self._roster = roster
         self._associations = associations
         self._presets = presets
+        self._states = RuleStates()
+
+    def snapshot(self) -> dict[str, pa.Table]:
+        return self._states.snapshot()
+
+    def restore(self, tables: dict[str, pa.Table]) -> None:
+        self._states.restore(tables)
 
     def step(self, turn: Turn, notices: Notices) -> None:
         """Take a turn's readings through the rules."""
@@ -131,12 +140,11 @@ class LimitAlarms:
 
     def settle(self, now_us: int, device: int | None = None) -> list[AlarmEvent]:
         """End what no reading will end: alarms of patients who left, and of devices under maintenance; of one or of all."""
-        table = self._roster.channels
-        first, count = (0, len(table)) if device is None else self._roster.channels_of(device)
-        raised = np.flatnonzero(table["is_raised"][first : first + count].reshape(-1))
-        if not len(raised):
+        table, channels = self._roster.channels, self._states.raised()
+        if device is not None:
+            channels = channels[table["device"][channels] == device]
+        if not len(channels):
             return []
-        channels = first + np.unique(raised // RULES)
         devices, patients = table["device"][channels], table["ruled_patient"][channels]
         quiet = self._roster.in_maintenance(devices, now_us)
         here = self._associations.patients_at(devices, np.full(len(channels), now_us, dtype=np.int64))
@@ -151,7 +159,7 @@ class LimitAlarms:
 
     def _left_us(self, device: int, patient: int, channel: int, now_us: int) -> int | None:
         """When the patient left the device, once the device's readings have come that far or it has fallen silent."""
-        onsets = self._roster.channels["onset_us"][channel]
+        onsets = self._states.of("onset_us", np.array([channel]))
         left_us = self._associations.end_of(device, patient, int(onsets[onsets != NEVER_US].min()))
         if left_us is None or left_us > now_us:
             return None
@@ -160,45 +168,44 @@ class LimitAlarms:
         return left_us if came_so_far or table["last_arrival_us"][device] <= now_us - _QUIET_US else None
 
     def _end_channel(self, channel: int, event_us: int, now_us: int, why: str) -> list[AlarmEvent]:
-        table = self._roster.channels
+        one = np.array([channel])
+        raised, onsets, ambiguous = (self._states.of(name, one)[0] for name in ("is_raised", "onset_us", "is_ambiguous"))
         events = []
-        for rule in np.flatnonzero(table["is_raised"][channel]).tolist():
-            onset_us = int(table["onset_us"][channel, rule])
-            patient = AMBIGUOUS if table["is_ambiguous"][channel, rule] else int(table["ruled_patient"][channel])
+        for rule in np.flatnonzero(raised).tolist():
+            onset_us = int(onsets[rule])
+            patient = AMBIGUOUS if ambiguous[rule] else int(self._roster.channels["ruled_patient"][channel])
             text = f"{self._title(channel, rule)} ended: {why}"
             events.append(
                 self._alarm(channel, rule, onset_us, patient).notice(
                     Phase.END, _priority(rule), text, event_us=max(event_us, onset_us), arrival_us=now_us
                 )
             )
-        table["is_raised"][channel], table["onset_us"][channel], table["is_stirred"][channel] = False, NEVER_US, False
+        self._states.clear(one)
         return events
 
     def _stirred(self, ruled: _Ruled, is_beyond: NDArray[np.bool_]) -> NDArray[np.intp]:
         """Rows of channels where something is beyond a limit, pending or raised: the few that need following."""
         group = np.cumsum(ruled.first) - 1
-        stirs = self._roster.channels["is_stirred"][ruled.channel[ruled.first]]
+        stirs = self._states.is_stirred(ruled.channel[ruled.first])
         stirs[group[is_beyond]] = True
         return np.flatnonzero(stirs[group]) if stirs.any() else np.empty(0, np.intp)
 
     def _live(self, ruled: _Ruled, rows: NDArray[np.intp], judged: _Judged) -> Life:
-        table, channel = self._roster.channels, ruled.channel[rows]
+        channel = ruled.channel[rows]
         delay_us = np.zeros((len(rows), RULES), dtype=np.int64)
         delay_us[:, :CHANGE] = DELAY_US[ruled.metric[rows]][:, None]
         return live(Watch(
             ruled.first[rows], ruled.is_new_patient[rows], ruled.time_us[rows], judged.beyond, judged.back,
-            delay_us, table["onset_us"][channel], table["is_raised"][channel],
+            delay_us, self._states.of("onset_us", channel), self._states.of("is_raised", channel),
         ))  # fmt: skip
 
     def _write(self, ruled: _Ruled, rows: NDArray[np.intp], life: Life) -> None:
-        table = self._roster.channels
         ends = group_ends(ruled.first[rows])
         channel, raised, start = ruled.channel[rows[ends]], life.raised[ends], life.start_row[ends]
         is_ambiguous = ruled.told_patient[rows] == AMBIGUOUS
-        table["is_ambiguous"][channel] = raised & np.where(start >= 0, is_ambiguous[start], table["is_ambiguous"][channel])
-        table["is_raised"][channel] = raised
+        was_ambiguous = self._states.of("is_ambiguous", channel)
         onset_us = np.where(raised, life.onset_us[ends], life.pending_us[ends])
-        table["onset_us"][channel], table["is_stirred"][channel] = onset_us, (onset_us != NEVER_US).any(axis=1)
+        self._states.put(channel, onset_us, raised, raised & np.where(start >= 0, is_ambiguous[start], was_ambiguous))
 
     def _tell(self, ruled: _Ruled, rows: NDArray[np.intp], judged: _Judged, life: Life) -> list[_Hit]:
         """What is to be said: first of patients who left, then what ended, then what started."""
@@ -225,9 +232,7 @@ class LimitAlarms:
         told, first = ruled.told_patient[rows] == AMBIGUOUS, ruled.first[rows]
         start = np.concatenate([life.start_row[:1], life.start_row[:-1]])
         start[first] = -1
-        before: NDArray[np.bool_] = np.where(
-            start >= 0, told[start], self._roster.channels["is_ambiguous"][ruled.channel[rows]]
-        )
+        before: NDArray[np.bool_] = np.where(start >= 0, told[start], self._states.of("is_ambiguous", ruled.channel[rows]))
         return before
 
     def _left(self, turn: Turn, ruled: _Ruled, hit: _Hit) -> AlarmEvent:

@@ -206,7 +206,8 @@ class ShardCell:
     def _parts(self) -> tuple[Part, ...]:
         """What a snapshot is made of; the roster first, which the others build on."""
         return (
-            self._roster, self._associations, self._presets, self._recent, self._early, self._anomalies, self._told,
+            self._roster, self._associations, self._presets, self._recent, self._limits, self._early, self._anomalies,
+            self._told,
         )  # fmt: skip
 
     def _go_on(self, arrival_us: NDArray[np.int64]) -> NDArray[np.int64]:
