@@ -275,12 +275,18 @@ class Bus:
                 duplicate_window=min(duplicate_window_s, max_age_s),
                 num_replicas=replicas,
                 allow_direct=True,
-                first_seq=(beginnings or {}).get(name, 1),  # taken no notice of when the stream is there
+                first_seq=(beginnings or {}).get(name, 1),
             )
             try:
                 await self._jetstream.add_stream(config)
             except APIError:
+                config.first_seq = await self._first_sequence_of(name)
                 await self._jetstream.update_stream(config)
+
+    async def _first_sequence_of(self, stream: str) -> int:
+        """Where a stream that is there says it begins. Told anything higher the server empties it at its next start."""
+        info = await self._jetstream.stream_info(stream)
+        return max(1, min(int(info.config.first_seq or 1), int(info.state.first_seq)))
 
 
 def _ipc_bytes(table: pa.Table) -> bytes:
