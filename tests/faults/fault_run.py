@@ -30,19 +30,26 @@ from tests.faults.senders import HOSPITALS, Cast, Load, fleet
 from tests.faults.stand import Stand
 from tests.faults.tcp_proxy import CONDITIONS
 
-LOAD_S: Final = 9.0
-RECOVERY_DEADLINE_S: Final = 90.0
-SETTLE_DEADLINE_S: Final = 45.0
-TOLD_WITHIN_S: Final = 20.0  # after recovery
 _LOOK_S: Final = 0.2
 _SETTLING: Final = (  # what time may mend: the last readings are answered from the hosts before they are in the lake
     Invariant.LOST, Invariant.UNANSWERED, Invariant.ANSWERED_WRONG, Invariant.UNTOLD, Invariant.UNSHOWN,
 )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long a run loads, and waits for what the platform owes. `told_within_s`: of recovery, for live alarms."""
+
+    load_s: float = 9.0
+    recovery_s: float = 90.0
+    told_within_s: float = 20.0
+    settle_s: float = 45.0
+
+
 @dataclass(slots=True)
 class RunResult:
-    """What became of one run. `recovered_s`: seconds from the end of a fault until the whole way worked again."""
+    """What became of one run. `recovered_s`: seconds from a kill, or from the end of any other fault,
+    until the whole way worked again."""
 
     plan: Plan
     verdict: Verdict | None = None
@@ -76,8 +83,9 @@ class RunResult:
 class FaultBench:
     """A started stand with its fleet registered; `play` plans on it one after the other."""
 
-    def __init__(self, stand: Stand) -> None:
+    def __init__(self, stand: Stand, pace: Pace | None = None) -> None:
         self.stand = stand
+        self._pace = pace or Pace()
         self.clock = SystemClock()
         self._cast: Cast | None = None
         self._last_base = 0
@@ -121,7 +129,7 @@ class FaultBench:
         jobs: list[tuple[float, Callable[[], Awaitable[None]]]] = [
             *((fault.at_s, lambda fault=fault: self._do(fault, load, result)) for fault in plan.faults),  # type: ignore[misc]
             *((at_s, lambda number=number: _now(load.cross, number)) for at_s, number in plan.crossings),  # type: ignore[misc]
-            (LOAD_S, lambda: _now(lambda: None)),
+            (self._pace.load_s, lambda: _now(lambda: None)),
         ]
         async with asyncio.TaskGroup() as group:
             for at_s, job in jobs:
@@ -129,6 +137,7 @@ class FaultBench:
         await self._recovered(load, self.clock.now_us())
 
     async def _do(self, fault: Fault, load: Load, result: RunResult) -> None:
+        over_us = self.clock.now_us()  # of a kill: what follows is the platform's own
         if fault.way in CONDITIONS:
             link = self.stand.links[fault.target]
             link.disturb(fault.way)
@@ -136,7 +145,8 @@ class FaultBench:
             link.heal()
         else:
             await self._hurt(fault)
-        over_us = self.clock.now_us()
+        if fault.way != "kill":
+            over_us = self.clock.now_us()
         await self._recovered(load, over_us)
         result.recovered_s[fault.kind] = (self.clock.now_us() - over_us) / 1e6
 
@@ -159,12 +169,12 @@ class FaultBench:
     # ---- recovery
 
     async def _recovered(self, load: Load, over_us: int) -> None:
-        deadline_s = asyncio.get_running_loop().time() + RECOVERY_DEADLINE_S
+        deadline_s = asyncio.get_running_loop().time() + self._pace.recovery_s
         headers = {"X-Reason": "fault run"}
         async with httpx.AsyncClient(timeout=2.0, trust_env=False, headers=headers) as http:
             while not await self._is_whole(http, load, over_us):
                 if asyncio.get_running_loop().time() > deadline_s:
-                    raise TimeoutError(f"not recovered within {RECOVERY_DEADLINE_S:g} s: {await self._why_not(http)}")
+                    raise TimeoutError(f"not recovered within {self._pace.recovery_s:g} s: {await self._why_not(http)}")
                 await asyncio.sleep(_LOOK_S)
 
     async def _is_whole(self, http: httpx.AsyncClient, load: Load, over_us: int) -> bool:
@@ -196,8 +206,8 @@ class FaultBench:
     async def _settle(self, load: Load, since: dict[str, int], result: RunResult) -> None:
         """Let what is under way arrive, then check; what time may mend is looked at until the deadline."""
         loop = asyncio.get_running_loop()
-        tell_by_us = self.clock.now_us() + round(TOLD_WITHIN_S * 1e6)
-        deadline_s = loop.time() + SETTLE_DEADLINE_S
+        tell_by_us = self.clock.now_us() + round(self._pace.told_within_s * 1e6)
+        deadline_s = loop.time() + self._pace.settle_s
         await self._alarms_told(load, tell_by_us, since)
         load.rest()
         while load.history.waiting and loop.time() < deadline_s:  # noqa: ASYNC110 (a book is looked at, by the clock)

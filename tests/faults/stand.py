@@ -27,10 +27,11 @@ LINKS: Final = (DOOR_LINK, *BUS_LINKS)
 class Stand:
     """One data directory and the platform in it. `start`, any number of faults and `restart`s, `close`.
 
-    `links`: what can be cut, by name. `broken`: a variant of `hooks/fault_hooks.py`.
+    `links`: what can be cut, by name. `broken`: variants of
+    `hooks/broken_variants.py`.
     """
 
-    def __init__(self, data_dir: Path, *, broken: str | None = None, proxied: bool = True, **settings: str) -> None:
+    def __init__(self, data_dir: Path, *, broken: tuple[str, ...] = (), proxied: bool = True, **settings: str) -> None:
         self.data_dir = data_dir
         self._broken = broken
         self._proxied = proxied

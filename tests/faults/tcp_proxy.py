@@ -48,6 +48,7 @@ class TcpProxy:
         self._target = target
         self._server: asyncio.Server | None = None
         self._links: set[_Link] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self.condition = CLEAR
         self.port = 0
 
@@ -61,6 +62,9 @@ class TcpProxy:
             self._server.close()
         for link in list(self._links):
             link.end(reset=False)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def disturb(self, name: str) -> None:
         """Let the condition of that name begin."""
@@ -73,7 +77,12 @@ class TcpProxy:
         """Links pass again. What a black hole swallowed is delivered late, as TCP would."""
         self.condition = CLEAR
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._lead(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _lead(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.condition.refuses:
             writer.transport.abort()
             return
@@ -83,14 +92,19 @@ class TcpProxy:
             writer.transport.abort()
             return
         link = _Link((writer, far_writer))
+        if self.condition.refuses:  # it was cut meanwhile
+            link.end(reset=False)
+            return
         self._links.add(link)
+        ways = [asyncio.create_task(self._pass(*way)) for way in ((reader, far_writer), (far_reader, writer))]
         try:
-            await asyncio.gather(self._pass(reader, far_writer), self._pass(far_reader, writer))
-        except (OSError, EOFError):
-            pass
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._links.discard(link)
             link.end(reset=False)
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Chunks in order, each no earlier than its delay after it came. Ends both ways with the first end."""
@@ -98,8 +112,9 @@ class TcpProxy:
         chunks: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(maxsize=256)
 
         async def take() -> None:
-            while data := await reader.read(_CHUNK):
-                await chunks.put((loop.time(), data))
+            with contextlib.suppress(OSError):
+                while data := await reader.read(_CHUNK):
+                    await chunks.put((loop.time(), data))
             await chunks.put((loop.time(), b""))
 
         taking = asyncio.create_task(take())
@@ -108,7 +123,7 @@ class TcpProxy:
                 came_s, data = await chunks.get()
                 await self._hold(came_s, len(data))
                 if not data:
-                    raise EOFError
+                    return
                 writer.write(data)
                 await writer.drain()
         finally:

@@ -6,6 +6,7 @@ Imported in a platform's processes by `fault_hooks`, when a test asks for one of
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 

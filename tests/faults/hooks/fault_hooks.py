@@ -2,7 +2,7 @@
 
 `links`: part of a bus connection's name -> url of the proxy it goes through instead of to the nats-server.
 `clock_file`: a file with microseconds that every process adds to the time of day.
-`broken`: a deliberately broken variant of the code, by which the history checker is shown to go red.
+`broken`: deliberately broken variants of the code, by which the history checker is shown to go red.
 
 A module is changed once it has been imported, so that nothing is imported earlier than it would be.
 """
@@ -32,8 +32,9 @@ def install(words: str) -> None:
     if wanted.get("broken"):
         import broken_variants  # noqa: PLC0415 (only a broken platform may have read it)
 
-        name, change = broken_variants.BROKEN[wanted["broken"]]
-        changes.setdefault(name, []).append(change)
+        for variant in wanted["broken"]:
+            name, change = broken_variants.BROKEN[variant]
+            changes.setdefault(name, []).append(change)
     if changes:
         sys.meta_path.insert(0, _Changer(changes))
 
