@@ -22,7 +22,7 @@ from actors.shell import HostConfig
 from cluster.connection import Connection, admin_token_file, forget_connection, write_secret
 from cluster.processes import ChildProcess
 from cluster.ray_hosts import RayLauncher, start_ray, stop_ray
-from cluster.stream_beginnings import stream_beginnings
+from cluster.stream_beginnings import lead_on_streams, stream_beginnings, taken_of_streams
 from cluster.supervisor import Supervisor
 from domain import subjects
 from domain.errors import Conflict, VitalgridError
@@ -100,9 +100,10 @@ class Platform:
         await asyncio.to_thread(self._open_stores, self._engine)
         await self._bus.answer(subjects.DIRECTORIES, ShardDirectory(self._engine).answer)  # hosts may ask as they start
         lake = await asyncio.to_thread(Lake, settings.lake_dir.resolve())
-        await self._ensure_streams(
-            self._bus, await asyncio.to_thread(stream_beginnings, lake, SnapshotStore(self._snapshot_dir), self._engine)
-        )
+        kept = (lake, SnapshotStore(self._snapshot_dir), self._engine)
+        await self._ensure_streams(self._bus, await asyncio.to_thread(stream_beginnings, *kept))
+        for stream in await lead_on_streams(self._bus, await asyncio.to_thread(taken_of_streams, *kept)):
+            self._say(f"the end of stream {stream} is lost: its files were damaged (log/up.log says how much)")
         self._say(f"starting Ray and {settings.hosts.count} hosts for {settings.shards} shards")
         await asyncio.to_thread(start_ray)
         self.supervisor = Supervisor(

@@ -33,8 +33,10 @@ _END_HEADER: Final = "Vitalgrid-End"
 _FLUSH_S: Final = 5
 _CHUNK_BYTES: Final = 4 * 2**20
 _ERRORS: Final = {
-    cls.code: cls for cls in (errors.InvalidInput, errors.NotFound, errors.Conflict, errors.Forbidden, errors.Unavailable)
-}
+    cls.code: cls for cls in (
+        errors.InvalidInput, errors.NotFound, errors.Conflict, errors.Forbidden, errors.Unavailable, errors.IntegrityViolation,
+    )
+}  # fmt: skip
 Handler = Callable[[bytes, str], Awaitable[bytes | pa.Table]]
 
 
@@ -151,6 +153,13 @@ class Bus:
         except (NatsError, TimeoutError, OSError) as error:
             raise Unavailable(f"stream {stream} does not answer: {type(error).__name__}") from error
         return int(message.seq or 0)
+
+    async def purge(self, stream: str, until: int) -> None:
+        """Delete what lies before sequence `until`; the next message gets it at least. Raises Unavailable."""
+        try:
+            await self._jetstream.purge_stream(stream, seq=until)
+        except (NatsError, TimeoutError, OSError) as error:
+            raise Unavailable(f"stream {stream} does not answer: {type(error).__name__}") from error
 
     async def get_message(self, stream: str, sequence: int) -> StreamMessage | None:
         """One stored message, or None when there is none at that sequence. Raises Unavailable."""
