@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -87,13 +87,15 @@ class FaultBench:
         self.stand = stand
         self._pace = pace or Pace()
         self.clock = SystemClock()
-        self._cast: Cast | None = None
+        self.cast: Cast | None = None
+        self.history: History | None = None  # of the last run, as is `load`
+        self.load: Load | None = None
         self._last_base = 0
 
     async def start(self) -> None:
         await self.stand.start()
-        if self._cast is None:
-            self._cast = await asyncio.to_thread(self._register)
+        if self.cast is None:
+            self.cast = await asyncio.to_thread(self._register)
 
     def _register(self) -> Cast:
         with self.stand.running.http() as http:
@@ -103,18 +105,18 @@ class FaultBench:
 
     async def play(self, plan: Plan) -> RunResult:
         """One run. Never raises for what the platform does: that is in the result."""
-        assert self._cast is not None, "start comes first"
+        assert self.cast is not None, "start comes first"
         since = await positions(self.stand)
         self._last_base = max(self.clock.now_us(), self._last_base + 1)
-        history = History(self._last_base)
-        load = Load(self._cast, history, self.clock.now_us, np.random.SeedSequence([plan.seed, 7]))
+        self.history = history = History(self._last_base)
+        self.load = load = Load(self.cast, history, self.clock.now_us, np.random.SeedSequence([plan.seed, 7]))
         result = RunResult(plan)
         try:
             await load.start(self.stand.door_port)
             await self._disturb(plan, load, result)
             await self._settle(load, since, result)
-        except (AssertionError, TimeoutError, OSError, Unavailable, httpx.HTTPError) as error:
-            result.problem = f"{type(error).__name__}: {error}"
+        except* (AssertionError, TimeoutError, OSError, Unavailable, httpx.HTTPError) as group:
+            result.problem = "; ".join(f"{type(error).__name__}: {error}" for error in _leaves(group))
         finally:
             await load.close()
             result.reconnects, result.refusals = history.reconnects, history.refusals
@@ -227,6 +229,14 @@ class FaultBench:
             if not check(load.history, observed, tell_by_us=tell_by_us).count(Invariant.UNTOLD):
                 return
             await asyncio.sleep(_LOOK_S)
+
+
+def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 async def _at(due_s: float, job: Callable[[], Awaitable[None]]) -> None:

@@ -42,9 +42,12 @@ class _Message:
 
 @dataclass(slots=True)
 class History:
-    """Entered while a run lasts. `reconnects`: connections that senders lost and made again."""
+    """Entered while a run lasts. `until`: where the sequences of a later run begin, once there is one.
+    `reconnects`: connections that senders lost and made again.
+    """
 
     base: int
+    until: int = 2**63 - 1
     crossings: list[Crossing] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
     reconnects: int = 0

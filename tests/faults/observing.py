@@ -67,7 +67,7 @@ def lake_rows(lake_dir: Path, history: History) -> pl.DataFrame:
         return READINGS.to_frame()
     rows = scan_files(paths).filter(
         pl.col("source").is_in(sent["source"].unique().cast(pl.Int64).implode()),
-        pl.col("sequence").is_between(history.base, history.base + MAX_SEQUENCE, closed="left"),
+        pl.col("sequence").is_between(history.base, min(history.until, history.base + MAX_SEQUENCE), closed="left"),
     )
     return rows.select(*READINGS).collect().cast(dict(READINGS))
 
@@ -87,7 +87,8 @@ def rest_rows(stand: Stand, history: History) -> pl.DataFrame:
         answer.raise_for_status()
     rows = pl.read_ipc_stream(answer.content)
     return _as_stored(rows).filter(
-        pl.col("source").is_in(sent["source"].unique().implode()), pl.col("sequence") >= history.base
+        pl.col("source").is_in(sent["source"].unique().implode()),
+        pl.col("sequence").is_between(history.base, history.until, closed="left"),
     )
 
 

@@ -207,6 +207,8 @@ class Load:
             self._probe(probe)
 
     async def close(self) -> None:
+        for pacer in self._pacers:
+            pacer.cancel()
         await asyncio.gather(*self._pacers, return_exceptions=True)
         await asyncio.gather(*(sender.close() for sender in self.senders))
 

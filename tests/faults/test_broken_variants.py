@@ -9,7 +9,7 @@ from tests.faults.fault_run import FaultBench, Pace
 from tests.faults.schedule import Fault, Plan
 from tests.faults.stand import Stand
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(240)]
 
 QUICK = Pace(load_s=6.0, told_within_s=4.0, settle_s=6.0)
 CROSSINGS = tuple((1.0, number) for number in range(4))
