@@ -72,14 +72,15 @@ class History:
         return sum(message.acknowledged_us is None for message in self._messages)
 
     def frame(self) -> pl.DataFrame:
-        """One row a reading, columns of `SENT`."""
-        if not self._messages:
+        """One row a reading, columns of `SENT`. From any thread, while more is sent."""
+        messages = list(self._messages)
+        if not messages:
             return SENT.to_frame()
-        together = ReadingBatch.concat(message.readings for message in self._messages)
-        rows = [len(message.readings) for message in self._messages]
+        together = ReadingBatch.concat(message.readings for message in messages)
+        rows = [len(message.readings) for message in messages]
         columns = {name: getattr(together, name) for name in READINGS}
         for name in ("sent_us", "acknowledged_us", "attempts"):
-            values = [getattr(message, name) or 0 for message in self._messages]
+            values = [getattr(message, name) or 0 for message in messages]
             columns[name] = np.repeat(np.array(values, dtype=np.int64), rows)
         frame = pl.DataFrame(columns).cast(dict(SENT))
         acknowledged = pl.col("acknowledged_us")

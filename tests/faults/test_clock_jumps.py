@@ -1,4 +1,8 @@
-"""Clocks jump, of the platform and of a sender: nothing is lost or doubled, and live alarms are told again afterwards."""
+"""Clocks jump, of the platform and of a sender: nothing is lost, doubled or changed.
+
+Known gap: arrival times never go back, so after the platform's clock was ahead and came back everything counts as late,
+and nothing is told live, until the true time has caught up. The first test lets that invariant go, and only that one.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.faults.checker import Invariant
-from tests.faults.fault_run import FaultBench
+from tests.faults.fault_run import FaultBench, Pace
 from tests.faults.schedule import Plan
 from tests.faults.senders import HOSPITALS
 from tests.faults.stand import Stand
@@ -26,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory):
 
 async def test_jumps_of_the_platforms_clock_lose_and_double_nothing(folder):
     """An hour on, then back to the true time, then half an hour back: as an NTP client does that was wrong twice."""
-    bench = FaultBench(Stand(folder, proxied=False))
+    bench = FaultBench(Stand(folder, proxied=False), Pace(told_within_s=2.0, settle_s=10.0))
     stand = bench.stand
     jumped: list[int] = []
 
@@ -45,7 +49,7 @@ async def test_jumps_of_the_platforms_clock_lose_and_double_nothing(folder):
         assert result.verdict is not None, str(result)
         assert result.verdict.ledger.acknowledged > 2_000
         broken = {violation.invariant for violation in result.verdict.violations}
-        assert broken <= {Invariant.UNTOLD}, str(result)  # an hour off, what is live cannot be told from what is late
+        assert broken <= {Invariant.UNTOLD}, str(result)  # the known gap
         stand.clock_file.write_text("0")
         after = await bench.play(Plan(1, (), CROSSINGS))
         assert after.verdict is not None, str(after)
