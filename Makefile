@@ -72,6 +72,10 @@ check: setup ## lint, format, types, import rules, documents
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_docs.py tests/test_architecture.py tests/test_packages.py
 
+.PHONY: faults
+faults: setup ## break a real platform under load, RUNS times from SEED on (ONLY="kill host"); no acknowledged reading may be lost
+	@nice -n 5 $(BIN)/python -m tests.faults --runs $(or $(RUNS),10) --seed $(or $(SEED),1) $(if $(ONLY),--only "$(ONLY)") $(ARGS)
+
 .PHONY: bench
 bench: setup ## measure, and write docs/performance.md; QUICK=1 for a smoke run that writes nothing
 	@mkdir -p build/bench; \

@@ -21,8 +21,8 @@ from actors.host import HostPolicy
 from actors.shell import HostConfig
 from cluster.connection import Connection, admin_token_file, forget_connection, write_secret
 from cluster.processes import ChildProcess
-from cluster.ray_hosts import launcher, start_ray, stop_ray
-from cluster.stream_beginnings import stream_beginnings
+from cluster.ray_hosts import RayLauncher, start_ray, stop_ray
+from cluster.stream_beginnings import lead_on_streams, stream_beginnings, taken_of_streams
 from cluster.supervisor import Supervisor
 from domain import subjects
 from domain.errors import Conflict, VitalgridError
@@ -41,6 +41,7 @@ from runtime.tasks import end
 logger = logging.getLogger(__name__)
 
 _METRICS_S = 2.0
+_RAY_S = 1.0
 # child -> which of the ports it tells are kept when it is started again; stopped in this order
 _CHILDREN: Final[dict[str, tuple[str, ...]]] = {
     "doors": ("mqtt_port", "http_port"),
@@ -68,6 +69,7 @@ class Platform:
         self._bus: Bus | None = None
         self._engine: Engine | None = None
         self.supervisor: Supervisor | None = None
+        self._launcher = RayLauncher(self._host_config)
         self._children: dict[str, ChildProcess] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self.connection: Connection | None = None
@@ -98,14 +100,15 @@ class Platform:
         await asyncio.to_thread(self._open_stores, self._engine)
         await self._bus.answer(subjects.DIRECTORIES, ShardDirectory(self._engine).answer)  # hosts may ask as they start
         lake = await asyncio.to_thread(Lake, settings.lake_dir.resolve())
-        await self._ensure_streams(
-            self._bus, await asyncio.to_thread(stream_beginnings, lake, SnapshotStore(self._snapshot_dir), self._engine)
-        )
+        kept = (lake, SnapshotStore(self._snapshot_dir), self._engine)
+        await self._ensure_streams(self._bus, await asyncio.to_thread(stream_beginnings, *kept))
+        for stream in await lead_on_streams(self._bus, await asyncio.to_thread(taken_of_streams, *kept)):
+            self._say(f"the end of stream {stream} is lost: its files were damaged (log/up.log says how much)")
         self._say(f"starting Ray and {settings.hosts.count} hosts for {settings.shards} shards")
         await asyncio.to_thread(start_ray)
         self.supervisor = Supervisor(
             bus=self._bus, lake=lake, shards=settings.shards, host_count=settings.hosts.count,
-            heartbeat_timeout_s=settings.hosts.heartbeat_timeout_s, launch=launcher(self._host_config),
+            heartbeat_timeout_s=settings.hosts.heartbeat_timeout_s, launch=self._launcher.launch,
         )  # fmt: skip
         await self.supervisor.start()
         self._remember()
@@ -114,6 +117,7 @@ class Platform:
         self._remember()
         self._tasks = [
             asyncio.create_task(self._keep_bus(), name="keep nats-server"),
+            asyncio.create_task(self._keep_ray(), name="keep Ray"),
             asyncio.create_task(self._keep_remembering(), name="remember pids"),
         ]
 
@@ -216,3 +220,11 @@ class Platform:
                 with contextlib.suppress(VitalgridError):
                     await self._nats.start()
                     self._remember()
+
+    async def _keep_ray(self) -> None:
+        while True:
+            await asyncio.sleep(_RAY_S)
+            try:
+                await self._launcher.revive()
+            except Exception:  # Ray has many ways to fail to start; without it no host can be replaced
+                logger.exception("Ray could not be started again; it is tried again")

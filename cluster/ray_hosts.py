@@ -15,12 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 import ray
-from ray.exceptions import RayError
 
 from actors.shell import HostActor, HostConfig
 
+logger = logging.getLogger(__name__)
+
+_RAY_PROCESSES: Final = {"raylet", "gcs_server"}
 _EXIT_S: Final = 5.0
+_LAUNCH_S: Final = 60.0
 _OBJECT_STORE_BYTES: Final = 80 * 2**20  # readings never pass through Ray
 
 
@@ -77,23 +81,53 @@ class RayHost:
         return state != "Z"
 
     def kill(self) -> None:
-        """End the process for certain, also one that is stopped or stuck. Nothing happens when it has ended."""
-        if not self.is_alive():
-            return
-        with contextlib.suppress(RayError, ValueError):
-            ray.kill(self.actor, no_restart=True)
+        """End the process for certain, also one that is stopped or stuck, without asking Ray, which may be what has died."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if self.is_alive():
                 os.kill(self.pid, signal.SIGKILL)
 
 
-def launcher(configure: Callable[[str], HostConfig]) -> Callable[[str], Any]:
-    """An async function that launches the host of a name, told what `configure` says."""
+def is_ray_alive() -> bool:
+    """Whether the processes of our Ray that no host can start without are there."""
+    found = set()
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.status() != psutil.STATUS_ZOMBIE:
+                found.add(child.name())
+    return found >= _RAY_PROCESSES
 
-    async def launch(name: str) -> RayHost:
-        actor = HostActor.options(name=name, max_concurrency=64).remote(configure(name))
-        async with asyncio.timeout(60):
+
+class RayLauncher:
+    """Launches hosts, told what `configure` says of a name, and starts Ray again when it has died.
+
+    Hosts that outlive their Ray are ended with it: nobody could speak to them any more. And this process would end by
+    itself a minute after the loss of `gcs_server`.
+    """
+
+    def __init__(self, configure: Callable[[str], HostConfig]) -> None:
+        self._configure = configure
+        self._launched: list[RayHost] = []
+        self._reviving = asyncio.Lock()
+
+    async def launch(self, name: str) -> RayHost:
+        """Start the host `name` and return once it is connected."""
+        await self.revive()
+        actor = HostActor.options(name=name, max_concurrency=64).remote(self._configure(name))
+        async with asyncio.timeout(_LAUNCH_S):
             pid = await actor.start.remote()
-        return RayHost(name, pid, actor)
+        host = RayHost(name, pid, actor)
+        self._launched = [host, *(other for other in self._launched if other.is_alive())]
+        return host
 
-    return launch
+    async def revive(self) -> bool:
+        """Start Ray again if it has died; whether it had."""
+        async with self._reviving:
+            if await asyncio.to_thread(is_ray_alive):
+                return False
+            logger.error("Ray has died and is started again, and its hosts too")
+            for host in self._launched:
+                host.kill()
+            self._launched.clear()
+            await asyncio.to_thread(stop_ray)
+            await asyncio.to_thread(start_ray)
+            return True

@@ -1,22 +1,69 @@
-"""Where streams begin when they have to be made anew, because their files were lost: behind all that was taken of the old.
+"""Where streams begin, or go on, when their files were lost or damaged: behind all that was taken of them.
 
 Lake, snapshots and alarm desk remember how far they have come as sequences of a stream. A new stream that began at 1
 would be taken for what they have already, and everything it brought until it caught up would be passed over in silence.
 It begins one further still: so hosts see that something is missing between their state and the stream, and ask for the
-directory.
+directory. A stream whose end was lost (a damaged block: the server drops what lies behind the damage) would go on with
+sequences that were taken already; it is led on to where it was.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Final
+
 from sqlalchemy import Engine
 
 from domain import subjects
+from runtime.bus import Bus
 from runtime.lake import Lake
 from runtime.snapshots import SnapshotStore
 from runtime.sql.alarm_projection import position_of
 
+logger = logging.getLogger(__name__)
+
+_FILLERS_AT_ONCE: Final = 256
+_FILLER: Final = "reading.lost"  # a subject that nobody follows
+
 
 def stream_beginnings(lake: Lake, snapshots: SnapshotStore, engine: Engine) -> dict[str, int]:
     """First sequence of each stream, should it be made now. Raises Unavailable."""
-    taken = max([snapshots.highest_sequence(), *lake.positions().positions.values()])
-    return {subjects.READINGS_STREAM: taken + 2 if taken else 1, subjects.ALARMS_STREAM: position_of(engine) + 1}
+    taken = taken_of_streams(lake, snapshots, engine)
+    readings, alarms = taken[subjects.READINGS_STREAM], taken[subjects.ALARMS_STREAM]
+    return {subjects.READINGS_STREAM: readings + 2 if readings else 1, subjects.ALARMS_STREAM: alarms + 1}
+
+
+def taken_of_streams(lake: Lake, snapshots: SnapshotStore, engine: Engine) -> dict[str, int]:
+    """The furthest sequence of each stream that anybody remembers to have taken. Raises Unavailable."""
+    readings = max([snapshots.highest_sequence(), *lake.positions().positions.values()])
+    return {subjects.READINGS_STREAM: readings, subjects.ALARMS_STREAM: position_of(engine)}
+
+
+async def lead_on_streams(bus: Bus, taken: Mapping[str, int]) -> list[str]:
+    """Lead streams that end before what was taken of them to where they were; their names. Before anything is published.
+
+    Readings that remain may be wanted still, so the gap is filled; alarms that remain are on the desk, and go.
+    """
+    short = []
+    for stream, sequence in taken.items():
+        last = (await bus.stream_state(stream)).last_sequence
+        if last >= sequence:
+            continue
+        short.append(stream)
+        logger.error(
+            "the end of a stream is lost: its files were damaged; messages that nobody had taken yet are gone",
+            extra={"stream": stream, "ends_at": last, "taken_until": sequence},
+        )
+        if stream == subjects.READINGS_STREAM:
+            await _fill(bus, last, sequence)
+        else:
+            await bus.purge(stream, sequence + 1)
+    return short
+
+
+async def _fill(bus: Bus, last: int, until: int) -> None:
+    for start in range(last + 1, until + 1, _FILLERS_AT_ONCE):
+        numbers = range(start, min(start + _FILLERS_AT_ONCE, until + 1))
+        await asyncio.gather(*(bus.publish(_FILLER, b"", f"lost-{until}-{number}") for number in numbers))

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 _ROUND_S: Final = 0.5
 _GRANT_GRACE_S: Final = 5.0  # a fresh grant may miss in the heartbeats that were already under way
+_LAUNCH_AGAIN_S: Final = 2.0
 _STUCK_LOOP_S: Final = 60.0  # a loop that has work and has not moved for so long is stuck
 
 
@@ -74,6 +75,7 @@ class Supervisor:
         self._granted_s: dict[int, float] = {}
         self._launched = 0
         self._launching: set[asyncio.Task[None]] = set()
+        self._launch_again_s = 0.0
         self._loop: asyncio.Task[None] | None = None
         self.restarts = 0
 
@@ -102,6 +104,7 @@ class Supervisor:
         """One round: bury the dead, then bring the real assignment to the wished one."""
         for name in [name for name, watched in self._hosts.items() if self._is_lost(watched)]:
             self._bury(name)
+        self._replace_lost()
         self._forget_dropped()
         load = {held.shard: float(held.devices) for held in self.shards_held()}
         wished = assign_shards(self._shards, sorted(self._hosts), self._holder, load)
@@ -141,9 +144,22 @@ class Supervisor:
         watched.handle.kill()
         self._holder = {shard: holder for shard, holder in self._holder.items() if holder != name}
         self.restarts += 1
-        task = asyncio.create_task(self._add_host(), name="launch host")
-        self._launching.add(task)
-        task.add_done_callback(self._launching.discard)
+
+    def _replace_lost(self) -> None:
+        """Launch the hosts that are missing. One that does not start is missing still: a later round tries again."""
+        if _monotonic() < self._launch_again_s:
+            return
+        for _ in range(self._host_count - len(self._hosts) - len(self._launching)):
+            task = asyncio.create_task(self._replace(), name="launch host")
+            self._launching.add(task)
+            task.add_done_callback(self._launching.discard)
+
+    async def _replace(self) -> None:
+        try:
+            await self._add_host()
+        except Exception:  # Ray, memory, disk: whatever it was, fewer hosts than wanted are no state to stay in
+            logger.exception("a host could not be started; it is tried again", extra={"hosts_alive": len(self._hosts)})
+            self._launch_again_s = _monotonic() + _LAUNCH_AGAIN_S
 
     def _forget_dropped(self) -> None:
         """A shard that its host no longer reports (it lost it, or restoring failed) is free again."""

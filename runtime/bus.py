@@ -34,8 +34,10 @@ _END_HEADER: Final = "Vitalgrid-End"
 _FLUSH_S: Final = 5
 _CHUNK_BYTES: Final = 4 * 2**20
 _ERRORS: Final = {
-    cls.code: cls for cls in (errors.InvalidInput, errors.NotFound, errors.Conflict, errors.Forbidden, errors.Unavailable)
-}
+    cls.code: cls for cls in (
+        errors.InvalidInput, errors.NotFound, errors.Conflict, errors.Forbidden, errors.Unavailable, errors.IntegrityViolation,
+    )
+}  # fmt: skip
 Handler = Callable[[bytes, str], Awaitable[bytes | pa.Table]]
 
 
@@ -164,6 +166,13 @@ class Bus:
             raise Unavailable(f"stream {stream} does not answer: {type(error).__name__}") from error
         return int(message.seq or 0)
 
+    async def purge(self, stream: str, until: int) -> None:
+        """Delete what lies before sequence `until`; the next message gets it at least. Raises Unavailable."""
+        try:
+            await self._jetstream.purge_stream(stream, seq=until)
+        except (NatsError, TimeoutError, OSError) as error:
+            raise Unavailable(f"stream {stream} does not answer: {type(error).__name__}") from error
+
     async def get_message(self, stream: str, sequence: int) -> StreamMessage | None:
         """One stored message, or None when there is none at that sequence. Raises Unavailable."""
         try:
@@ -288,12 +297,18 @@ class Bus:
                 num_replicas=replicas,
                 allow_direct=True,
                 allow_atomic=True,
-                first_seq=(beginnings or {}).get(name, 1),  # taken no notice of when the stream is there
+                first_seq=(beginnings or {}).get(name, 1),
             )
             try:
                 await self._jetstream.add_stream(config)
             except APIError:
+                config.first_seq = await self._first_sequence_of(name)
                 await self._jetstream.update_stream(config)
+
+    async def _first_sequence_of(self, stream: str) -> int:
+        """Where a stream that is there says it begins. Told anything higher the server empties it at its next start."""
+        info = await self._jetstream.stream_info(stream)
+        return max(1, min(int(info.config.first_seq or 1), int(info.state.first_seq)))
 
 
 def _ipc_bytes(table: pa.Table) -> bytes:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake.transaction import AddAction
 
+from runtime.lake_checksums import check_files, name_with_checksum
 from runtime.lake_schema import FILE_ORDER, FILE_SCHEMA, PRUNING_COLUMNS
 
 ROW_GROUP_ROWS: Final = 32_768  # one device and metric is in one or two: what a small question decodes
@@ -62,7 +63,11 @@ class DataFile:
 
 
 def scan_files(paths: list[str]) -> pl.LazyFrame:
-    """Rows of finished files in stored form, whatever version wrote them: a column that a file lacks is null in its rows."""
+    """Rows of finished files in stored form, whatever version wrote them: a column that a file lacks is null in its rows.
+
+    Raises IntegrityViolation for a file that is not as it was written; see `lake_checksums`.
+    """
+    check_files(paths)
     return pl.scan_parquet(paths, schema=STORED, missing_columns="insert", glob=False, hive_partitioning=False, cache=False)
 
 
@@ -80,6 +85,7 @@ def write_file(table_path: Path, day: str, chunks: Iterable[pl.DataFrame]) -> Da
     name = f"{uuid4().hex}.parquet"
     rows, least, greatest = _write(folder / name, chunks)
     fsync(folder / name)
+    name = name_with_checksum(folder / name)
     fsync(folder)
     if new_folder:
         fsync(table_path)

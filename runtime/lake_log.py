@@ -18,6 +18,7 @@ from typing import Final
 
 import polars as pl
 
+from domain.errors import IntegrityViolation
 from runtime.lake_files import fsync
 
 logger = logging.getLogger(__name__)
@@ -100,7 +101,9 @@ def set_aside_torn_end(table_path: Path) -> list[str]:
 
     From the first torn or missing entry on, all go: a commit is acknowledged only once every entry up to its own is on
     disk. Writers link complete files into place, one version after the other, so a running writer's entry is never
-    taken for a torn one. Call under `repair_lock`.
+    taken for a torn one. An entry that is whole and yet not readable is damaged: to set it aside, and all that came
+    after it, would forget readings that are long acknowledged. Raises IntegrityViolation, which names it. Call under
+    `repair_lock`.
     """
     folder = table_path / "_delta_log"
     torn = [path for _, path in _numbered(folder, _CHECKPOINT) if not _is_readable_checkpoint(path)]
@@ -121,9 +124,20 @@ def _torn_entries(folder: Path) -> list[Path]:
     entries = [(version, path) for version, path in _numbered(folder, _ENTRY) if version >= start]
     for expected, (version, path) in enumerate(entries, start):
         earlier = folder / f"{expected:020d}.json"  # may have been linked while the folder was listed
-        if (version != expected and not earlier.exists()) or not all(map(_is_json, path.read_bytes().splitlines() or [b""])):
+        if (version != expected and not earlier.exists()) or not _is_readable_entry(path):
             return [path for _, path in entries[expected - start :]]
     return []
+
+
+def _is_readable_entry(path: Path) -> bool:
+    """False for one that a power cut tore: empty, cut off, or never filled."""
+    entry = path.read_bytes()
+    if all(map(_is_json, entry.splitlines() or [b""])):
+        return True
+    if b"\0" in entry or not entry.rstrip(b"\n").endswith(b"}"):
+        return False
+    logger.error("an entry of the lake's log is damaged: restore it from the backup", extra={"file": path.name})
+    raise IntegrityViolation(f"entry {path.name} of the lake's log is damaged: restore it from the backup")
 
 
 def _numbered(folder: Path, pattern: re.Pattern[str]) -> list[tuple[int, Path]]:

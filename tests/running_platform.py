@@ -52,12 +52,12 @@ class RunningPlatform:
         return self.process.wait(STOP_DEADLINE_S)
 
 
-def start_platform(data_dir: Path, **settings: str) -> RunningPlatform:
-    """Start `vitalgrid up` with `settings` as VITALGRID_* variables and return once it is ready."""
+def start_platform(data_dir: Path, also: dict[str, str] | None = None, **settings: str) -> RunningPlatform:
+    """Start `vitalgrid up` with `settings` as VITALGRID_* variables, and variables `also`; return once it is ready."""
     environment = {
         "VITALGRID_API__PORT": "0", "VITALGRID_DOORS__MQTT_PORT": "0", "VITALGRID_DOORS__HTTP_PORT": "0",
         "VITALGRID_SHARDS": "4", "VITALGRID_HOSTS__SNAPSHOT_INTERVAL_S": "2", "VITALGRID_LAKE__FLUSH_INTERVAL_S": "1",
-    } | {f"VITALGRID_{name}": value for name, value in settings.items()}  # fmt: skip
+    } | {f"VITALGRID_{name}": value for name, value in settings.items()} | (also or {})  # fmt: skip
     data_dir.mkdir(parents=True, exist_ok=True)
     with (data_dir / "up.out").open("wb") as out:
         process = subprocess.Popen(

@@ -127,3 +127,21 @@ async def test_ask_brings_the_answer_or_the_error_of_the_other_side(bus: Bus) ->
         await bus.ask("shard.5", b"missing")
     with pytest.raises(Unavailable, match=r"shard\.6"):
         await bus.ask("shard.6", b"anyone")
+
+
+@pytest.mark.clause("9.3d")
+async def test_streams_that_are_there_outlive_a_second_start_and_the_death_of_the_server(nats_server: NatsServer) -> None:
+    """Found by fault seed 6: a first sequence beyond the stream's own empties it when the server starts next."""
+    limits = {"max_stream_bytes": 2**30, "retention_s": 86_400, "duplicate_window_s": 600}
+    bus = await Bus.connect(nats_server.url, nats_server.token, "before")
+    for n in range(10):
+        await bus.publish(subjects.reading(0), b"frame", f"id-{n}")
+    await bus.ensure_streams(**limits, beginnings={subjects.READINGS_STREAM: 12})
+    await bus.publish(subjects.reading(0), b"not in the lake yet", "id-10")
+    await bus.close()
+    nats_server.kill()
+    await nats_server.start()
+    bus = await Bus.connect(nats_server.url, nats_server.token, "after")
+    state = await bus.stream_state(subjects.READINGS_STREAM)
+    assert (state.first_sequence, state.last_sequence, state.messages) == (1, 11, 11)
+    await bus.close()

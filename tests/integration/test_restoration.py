@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from cluster.stream_beginnings import stream_beginnings
+from cluster.stream_beginnings import lead_on_streams, stream_beginnings, taken_of_streams
 from domain import subjects
 from domain.errors import Unavailable
 from domain.ids import ActorKind, Address
@@ -21,6 +21,7 @@ from runtime.lake import Lake
 from runtime.outbox_relay import OutboxRelay
 from runtime.shard_directory import ShardDirectory, ask_directory
 from runtime.snapshots import SnapshotStore
+from runtime.sql.alarm_projection import move_position
 from runtime.sql.devices import NewDevice, register_device
 from runtime.sql.engine import open_engine
 from runtime.sql.patients import associate
@@ -179,3 +180,27 @@ async def test_a_database_that_is_away_is_waited_for(bus: Bus, nats_url: tuple[s
         await ask_directory(asker, SHARD, 0.3)
     assert shard_directory.PATIENCE_S <= 10  # a host's grant is awaited by the supervisor's round
     await asker.close()
+
+
+@pytest.mark.clause("9.3")
+async def test_a_stream_that_lost_its_end_goes_on_behind_what_was_taken_of_it(
+    engine: Engine, registered: SmallHospital, bus: Bus, rig: HostRig
+) -> None:
+    """Found by flipping a bit in a block: what came next got sequences that hosts had passed, and was lost in silence."""
+    monitor = registered.monitor["handle"]
+    async with rig.host(shard_0=1) as host:
+        await caught_up(host, SHARD, await send(bus, SHARD, monitor, METRIC, {n: 120.0 + n for n in range(1, 9)}))
+    state = await bus.stream_state(subjects.READINGS_STREAM)
+    kept = Lake(rig.lake_dir), SnapshotStore(rig.snapshot_dir), engine
+    with engine.begin() as connection:
+        move_position(connection, "alarm-desk", 7)
+    await bus._jetstream.delete_stream(subjects.READINGS_STREAM)
+    limits = {"max_stream_bytes": 2**30, "retention_s": 86_400, "duplicate_window_s": 600}
+    await bus.ensure_streams(**limits, beginnings={subjects.READINGS_STREAM: state.last_sequence - 4})
+    assert await lead_on_streams(bus, taken_of_streams(*kept)) == [subjects.READINGS_STREAM, subjects.ALARMS_STREAM]
+    assert await lead_on_streams(bus, taken_of_streams(*kept)) == []
+    assert (await bus.stream_state(subjects.ALARMS_STREAM)).last_sequence == 7
+    await bus.answer(subjects.DIRECTORIES, ShardDirectory(engine).answer)
+    async with rig.host("host-2", shard_0=2) as host:
+        await caught_up(host, SHARD, await send(bus, SHARD, monitor, METRIC, {10: 140.0}))
+    assert sorted(rig.stored()["value"].to_list()) == [*(120.0 + n for n in range(1, 9)), 140.0]

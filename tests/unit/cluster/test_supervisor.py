@@ -52,6 +52,7 @@ class World:
         self.hosts: dict[str, FakeHost] = {}
         self.epochs: dict[int, int] = {}
         self.refusing: set[str] = set()
+        self.unstartable = 0  # launches that will fail
         self.listener = None
 
     async def core_subscribe(self, _subject, callback) -> None:
@@ -61,6 +62,9 @@ class World:
         return LakeView(0, {}, dict(self.epochs))
 
     async def launch(self, name: str) -> FakeHost:
+        if self.unstartable:
+            self.unstartable -= 1
+            raise OSError("no host can start")
         self.hosts[name] = FakeHost(name, self)
         return self.hosts[name]
 
@@ -136,3 +140,15 @@ async def test_stop_stops_every_host(world: World) -> None:
     supervisor = await supervise(world)
     await supervisor.stop()
     assert not any(host.alive for host in world.hosts.values())
+
+
+async def test_a_host_that_cannot_be_started_is_tried_again(world: World, monkeypatch) -> None:
+    """Found by killing the raylet: a launch that failed was never tried again, and the last host was the end."""
+    monkeypatch.setattr("cluster.supervisor._LAUNCH_AGAIN_S", 0.0)
+    supervisor = await supervise(world)
+    world.unstartable = 2
+    world.hosts["host-1"].alive = False
+    await supervisor.reconcile()
+    await until(lambda: "host-5" in world.hosts, 5)
+    assert world.unstartable == 0
+    await supervisor.stop()

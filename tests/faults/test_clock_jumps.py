@@ -1,0 +1,75 @@
+"""Clocks jump, of the platform and of a sender: nothing is lost, doubled or changed.
+
+Known gap: arrival times never go back, so after the platform's clock was ahead and came back everything counts as late,
+and nothing is told live, until the true time has caught up. The first test lets that invariant go, and only that one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from tests.faults.checker import Invariant
+from tests.faults.fault_run import FaultBench, Pace
+from tests.faults.schedule import Plan
+from tests.faults.senders import HOSPITALS
+from tests.faults.stand import Stand
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(300)]
+
+HOUR_US = 3_600_000_000
+CROSSINGS = tuple((2.0 + number, number) for number in range(len(HOSPITALS)))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory):
+    return tmp_path_factory.mktemp("clocks") / "var"
+
+
+async def test_jumps_of_the_platforms_clock_lose_and_double_nothing(folder):
+    """An hour on, then back to the true time, then half an hour back: as an NTP client does that was wrong twice."""
+    bench = FaultBench(Stand(folder, proxied=False), Pace(told_within_s=2.0, settle_s=10.0))
+    stand = bench.stand
+    jumped: list[int] = []
+
+    async def jump() -> None:
+        for offset_us in (HOUR_US, 0, -HOUR_US // 2):
+            await asyncio.sleep(2.0)
+            stand.clock_file.write_text(str(offset_us))
+            jumped.append(offset_us)
+
+    try:
+        await bench.start()
+        jumping = asyncio.create_task(jump())
+        result = await bench.play(Plan(0, (), CROSSINGS))
+        await jumping
+        assert len(jumped) == 3
+        assert result.verdict is not None, str(result)
+        assert result.verdict.ledger.acknowledged > 2_000
+        broken = {violation.invariant for violation in result.verdict.violations}
+        assert broken <= {Invariant.UNTOLD}, str(result)  # the known gap
+        stand.clock_file.write_text("0")
+        after = await bench.play(Plan(1, (), CROSSINGS))
+        assert after.verdict is not None, str(after)
+        assert {v.invariant for v in after.verdict.violations} <= {Invariant.UNTOLD}, str(after)
+    finally:
+        await stand.close()
+
+
+async def test_a_sender_whose_clock_jumps_loses_nothing_and_its_values_stay_as_sent(folder):
+    """A gateway's clock goes an hour back, then two hours on, in the middle of its frames."""
+    bench = FaultBench(Stand(folder.with_name("senders"), proxied=False))
+    rng = np.random.default_rng(5)
+    try:
+        await bench.start()
+        playing = asyncio.create_task(bench.play(Plan(0, (), CROSSINGS)))
+        for skew_us in (-HOUR_US, 2 * HOUR_US, 0):
+            await asyncio.sleep(2.0)
+            if bench.load is not None:
+                bench.load.gateways[int(rng.integers(len(HOSPITALS)))].skew_us = skew_us
+        result = await playing
+        assert result.holds, str(result)
+    finally:
+        await bench.stand.close()

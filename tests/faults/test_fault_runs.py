@@ -1,0 +1,30 @@
+"""Two seeded runs against a real platform, as `make faults` plays many: kills, stops and cut links, and nothing is lost."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults.fault_run import FaultBench
+from tests.faults.schedule import Fault, Plan, draw
+from tests.faults.senders import HOSPITALS
+from tests.faults.stand import Stand
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(300)]
+
+CROSSINGS = tuple((2.0 + number, number) for number in range(len(HOSPITALS)))
+PLANS = (
+    draw(6, len(HOSPITALS)),  # nats-server, a host and the senders' link within two seconds
+    Plan(0, (Fault(1.5, "kill", "gcs_server"), Fault(2.0, "blackhole", "host", 3.0), Fault(4.0, "kill", "doors")), CROSSINGS),
+)
+
+
+@pytest.mark.clause("9.3", "9.3d")
+async def test_nothing_that_was_acknowledged_is_lost_doubled_or_changed_and_alarms_are_told(tmp_path):
+    bench = FaultBench(Stand(tmp_path / "var"))
+    try:
+        await bench.start()
+        results = [await bench.play(plan) for plan in PLANS]
+    finally:
+        await bench.stand.close()
+    assert [str(result) for result in results if not result.holds] == []
+    assert all(result.verdict.ledger.acknowledged > 2_000 for result in results)
