@@ -177,8 +177,8 @@ class Host:
         self._tail.append(runner.shard, runner.applied, _NO_ROWS)  # what brought no rows is covered too
         for event in result.alarms:
             self._notify(event)
-        for number, refusal in enumerate(result.refusals):
-            self._refuse(runner.shard, number, refusal)
+        for refusal in result.refusals:
+            self._refuse(runner.shard, refusal)
         if runner.segment_rows >= self._policy.flush_rows:
             self._flush.set()
         if runner.follower is not None and runner.inbox_bytes < _INBOX_BYTES // 2:
@@ -203,8 +203,8 @@ class Host:
     def _notify(self, event: AlarmEvent) -> None:
         self._announcer.tell(subjects.alarm(event.subject.hospital_id), msgspec.json.encode(event), event.event_id)
 
-    def _refuse(self, shard: int, number: int, refusal: Refusal) -> None:
-        reject_id = f"host-{shard}-{refusal.sequence}-{number}"
+    def _refuse(self, shard: int, refusal: Refusal) -> None:
+        reject_id = f"host-{shard}-{refusal.sequence}-{refusal.reason}"
         reject = Reject(
             reject_id=reject_id, reason=refusal.reason, detail=refusal.detail, door="host", principal=None,
             hospital_id=None, received_us=self._clock.now_us(), payload=refusal.payload[:_REJECT_BYTES], topic=refusal.subject,
