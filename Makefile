@@ -72,6 +72,10 @@ check: setup ## lint, format, types, import rules, documents
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_docs.py tests/test_architecture.py tests/test_packages.py
 
+.PHONY: simulate
+simulate: setup ## play the platform on virtual time under faults: SEEDS=1000 runs, from SEED=17 on; SEED alone repeats one
+	@$(BIN)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
 .PHONY: bench
 bench: setup ## measure; QUICK=1 for a smoke run; results in build/bench
 	@mkdir -p build/bench; \
