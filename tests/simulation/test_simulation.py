@@ -13,8 +13,8 @@ import sys
 import pytest
 
 from tests.simulation import variants
-from tests.simulation.__main__ import verdict
 from tests.simulation.checker import PROMISES, broken
+from tests.simulation.many import verdict
 from tests.simulation.story import play
 from tests.simulation.virtual_time import NODE, Node, Stuck, run
 
