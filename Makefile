@@ -76,6 +76,10 @@ check: setup ## lint, format, types, import rules, documents
 faults: setup ## break a real platform under load, RUNS times from SEED on (ONLY="kill host"); no acknowledged reading may be lost
 	@nice -n 5 $(BIN)/python -m tests.faults --runs $(or $(RUNS),10) --seed $(or $(SEED),1) $(if $(ONLY),--only "$(ONLY)") $(ARGS)
 
+.PHONY: simulate
+simulate: setup ## play the platform on virtual time under faults: SEEDS=1000 runs, from SEED=17 on; SEED alone repeats one
+	@$(BIN)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
 .PHONY: bench
 bench: setup ## measure, and write docs/performance.md; QUICK=1 for a smoke run that writes nothing
 	@mkdir -p build/bench; \

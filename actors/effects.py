@@ -16,7 +16,9 @@ from domain.readings import ReadingBatch
 class Effects:
     """`stored`: the input's readings less proven doubles, with marks; `derived`: scores; `rejected`: (rows, reason, detail).
 
-    `stored_arrival_us` and `stored_clock` (what was added to event times to find the patient) are aligned with `stored`.
+    `stored_arrival_us` and `stored_clock` (what was added to event times to find the patient) are aligned with `stored`,
+    `derived_arrival_us` (stream time of what brought them) with `derived`, and `rejected_at` with `rejected`: the places
+    in the input of the rows that were refused.
     """
 
     alarms: list[AlarmEvent] = field(default_factory=list)
@@ -24,5 +26,7 @@ class Effects:
     stored_arrival_us: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     stored_clock: ClockCorrection = field(default_factory=lambda: ClockCorrection.none(0))
     derived: ReadingBatch = field(default_factory=ReadingBatch.empty)
+    derived_arrival_us: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     rejected: list[tuple[ReadingBatch, str, str]] = field(default_factory=list)
+    rejected_at: list[NDArray[np.intp]] = field(default_factory=list)
     duplicates: int = 0

@@ -31,7 +31,7 @@ from actors.shard_runner import Refusal, ShardRunner
 from actors.ticker import Ticker
 from domain import subjects
 from domain.alarms import AlarmEvent
-from domain.errors import Unavailable
+from domain.errors import IntegrityViolation, Unavailable
 from domain.messages import HostHeartbeat, Reject, encode
 from domain.ports import Clock
 from runtime.bus import Bus
@@ -113,8 +113,10 @@ class Host:
             return
         if runner.follower is not None:
             await runner.follower.stop()
-        await self._commit(snapshot=True)
-        await self._drop(runner)
+        try:
+            await self._commit(snapshot=True)
+        finally:  # what could not be written is still in the stream, for whoever holds the shard next
+            await self._drop(runner)
 
     def heartbeat(self) -> HostHeartbeat:
         """What the supervisor is told. Safe to call from another thread."""
@@ -131,7 +133,6 @@ class Host:
         for event in restored.alarms:
             self._notify(event)
         runner.snapshot_us = self._clock.now_us()
-        self._tail.hold(shard, runner.committed)
 
         def receive(message: Any) -> None:
             runner.receive(message)
@@ -140,10 +141,25 @@ class Host:
             self._work.set()
 
         wanted = [subjects.reading(shard), subjects.control(shard)]
-        runner.follower = await self._bus.follow(subjects.READINGS_STREAM, wanted, runner.applied + 1, receive)
+        follower = await self._bus.follow(subjects.READINGS_STREAM, wanted, runner.applied + 1, receive)
+        if not await self._makes_way(shard, epoch):
+            await follower.stop()
+            return
+        runner.follower = follower
+        self._tail.hold(shard, runner.committed)
         self._runners[shard] = runner
         await self._mailboxes.open(runner)
         self._work.set()
+
+    async def _makes_way(self, shard: int, epoch: int) -> bool:
+        """Whether `epoch` is to hold the shard: an older one goes; a newer one was granted while a replay was under way."""
+        while (former := self._runners.get(shard)) is not None:
+            if former.epoch > epoch:
+                return False
+            if former.follower is not None:
+                await former.follower.stop()
+            await self._drop(former)
+        return True
 
     async def _drop(self, runner: ShardRunner) -> None:
         if self._runners.get(runner.shard) is not runner:
@@ -177,8 +193,8 @@ class Host:
         self._tail.append(runner.shard, runner.applied, _NO_ROWS)  # what brought no rows is covered too
         for event in result.alarms:
             self._notify(event)
-        for number, refusal in enumerate(result.refusals):
-            self._refuse(runner.shard, number, refusal)
+        for refusal in result.refusals:
+            self._refuse(runner.shard, refusal)
         if runner.segment_rows >= self._policy.flush_rows:
             self._flush.set()
         if runner.follower is not None and runner.inbox_bytes < _INBOX_BYTES // 2:
@@ -195,7 +211,7 @@ class Host:
             await self._drop(runner)
             try:
                 await self._restore(runner.shard, runner.epoch, runner.suspects)
-            except Unavailable:  # it is held no more, so the supervisor grants it again
+            except (Unavailable, Fenced):  # it is held no more, so the supervisor grants it again
                 logger.exception("a shard could not be restored", extra={"shard": runner.shard, "host": self.name})
 
     # -- what turns bring ------------------------------------------------------------------------------------------
@@ -203,8 +219,8 @@ class Host:
     def _notify(self, event: AlarmEvent) -> None:
         self._announcer.tell(subjects.alarm(event.subject.hospital_id), msgspec.json.encode(event), event.event_id)
 
-    def _refuse(self, shard: int, number: int, refusal: Refusal) -> None:
-        reject_id = f"host-{shard}-{refusal.sequence}-{number}"
+    def _refuse(self, shard: int, refusal: Refusal) -> None:
+        reject_id = f"host-{shard}-{refusal.sequence}-{refusal.reason}"
         reject = Reject(
             reject_id=reject_id, reason=refusal.reason, detail=refusal.detail, door="host", principal=None,
             hospital_id=None, received_us=self._clock.now_us(), payload=refusal.payload[:_REJECT_BYTES], topic=refusal.subject,
@@ -241,8 +257,15 @@ class Host:
                 await self._announcer.all_kept(told)  # a snapshot must not be ahead of what it made known
             for runner, _, applied, tables in cuts:
                 if tables is not None and self._runners.get(runner.shard) is runner:
-                    await asyncio.to_thread(self._snapshots.save, runner.shard, runner.epoch, applied, tables)
+                    await self._save(runner, applied, tables)
                     runner.snapshot_us = now_us
+
+    async def _save(self, runner: ShardRunner, applied: int, tables: dict[str, pa.Table]) -> None:
+        """Snapshot a shard; one that another host has snapshot since is lost, though it brought no rows to be fenced by."""
+        try:
+            await asyncio.to_thread(self._snapshots.save, runner.shard, runner.epoch, applied, tables)
+        except IntegrityViolation:
+            await self._lose(runner)
 
     def _due_for_snapshot(self, now_us: int) -> list[ShardRunner]:
         """Those whose time has come, the oldest first: a few at a time, because the copy holds up the shards' turns."""
@@ -263,7 +286,9 @@ class Host:
         try:
             await asyncio.to_thread(self._lake.commit, rows, advances)
         except (Fenced, PositionMoved) as error:
-            await self._lose(error.shard, cuts)
+            lost = next(runner for runner, _, _ in cuts if runner.shard == error.shard)
+            await self._lose(lost)
+            await self._write([cut for cut in cuts if cut[0] is not lost])  # a snapshot of theirs may come next
             return
         except Exception:
             for runner, tables, _ in cuts:  # back to the front, in order, for the next try
@@ -275,14 +300,9 @@ class Host:
             self._tail.committed(runner.shard, runner.committed, self._clock.now_us())
         self.metrics.commit(rows.num_rows, self._clock.now_us() - started_us)
 
-    async def _lose(self, shard: int, cuts: list[tuple[ShardRunner, list[pa.Table], int]]) -> None:
-        """Another host holds `shard` now. Drop it unwritten; the others' rows go back for the next commit."""
-        logger.warning("shard lost to another host", extra={"shard": shard, "host": self.name})
-        for runner, tables, _ in cuts:
-            if runner.shard != shard:
-                runner.segment[:0] = tables
-                runner.segment_rows += sum(table.num_rows for table in tables)
-                continue
-            if runner.follower is not None:
-                await runner.follower.stop()
-            await self._drop(runner)
+    async def _lose(self, runner: ShardRunner) -> None:
+        """Another host holds the shard now. Drop it unwritten."""
+        logger.warning("shard lost to another host", extra={"shard": runner.shard, "host": self.name})
+        if runner.follower is not None:
+            await runner.follower.stop()
+        await self._drop(runner)

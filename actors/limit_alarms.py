@@ -220,9 +220,10 @@ class LimitAlarms:
                 row = int(rows[number])
                 is_ambiguous = ruled.told_patient[row] == AMBIGUOUS if phase is Phase.START else was_ambiguous[number, rule]
                 patient = int(ruled.patient_before[row] if phase is None else ruled.patient[row])
-                limit = float(judged.limits[number, rule]) if rule < CHANGE else None
+                limit = float(judged.limits[number, rule]) if rule < CHANGE else np.inf
                 hits.append(_Hit(
-                    row, rule, phase, int(onset_us[number, rule]), AMBIGUOUS if is_ambiguous else patient, limit,
+                    row, rule, phase, int(onset_us[number, rule]), AMBIGUOUS if is_ambiguous else patient,
+                    limit if np.isfinite(limit) else None,
                     bool(judged.quiet[number]),
                 ))  # fmt: skip
         return hits
@@ -265,9 +266,11 @@ class LimitAlarms:
         )  # fmt: skip
 
     def _limit_text(self, hit: _Hit, metric: Metric, value: float) -> str:
-        if hit.limit is None:
+        if hit.rule == CHANGE:
             return ""
         limit = LimitRule(hit.rule)
+        if hit.limit is None:
+            return f"{metric.name_en} {value:g} {metric.unit}, no {limit.name.lower().replace('_', ' ')} limit is set any more"
         own = "preset " if self._presets.is_preset(metric.id, hit.patient) else ""
         where = f"the {own}{limit.name.lower().replace('_', ' ')} limit of {hit.limit:g} {metric.unit}"
         side = "back inside" if hit.phase is Phase.END else "below" if limit.is_low else "above"

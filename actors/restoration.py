@@ -21,6 +21,7 @@ from domain.alarms import AlarmEvent
 from domain.messages import Control
 from runtime.bus import Bus
 from runtime.lake import Lake
+from runtime.lake_schema import Fenced
 from runtime.shard_directory import ask_directory
 from runtime.snapshots import SnapshotStore
 
@@ -47,7 +48,9 @@ class Restoration:
         self._live_horizon_us = round(live_horizon_s * 1e6)
 
     async def restore(self, shard: int, epoch: int, suspects: dict[int, int]) -> Restored:
-        """Raises Unavailable when the stream, or the directory where it is needed, does not answer."""
+        """Raises Unavailable when the stream, or the directory where it is needed, does not answer; Fenced when another
+        host was given the shard meanwhile.
+        """
         cell = ShardCell(shard, live_horizon_us=self._live_horizon_us)
         snapshot = await asyncio.to_thread(self._snapshots.load, shard)
         applied = 0
@@ -56,6 +59,9 @@ class Restoration:
             applied = snapshot.sequence
         alarms = await self._know_again(cell, applied) if await self._has_gap(applied) else []
         view = await asyncio.to_thread(self._lake.positions)
+        newer = view.epochs.get(shard, 0)
+        if newer > epoch:
+            raise Fenced(shard, epoch, newer)
         runner = ShardRunner(shard, epoch, cell, applied=applied, committed=view.positions.get(shard, 0), suspects=suspects)
         return Restored(runner, alarms)
 

@@ -55,6 +55,11 @@ __all__ = ["Effects", "ShardCell"]
 
 OFFLINE: Final = "offline"
 ONLINE: Final = "online"
+# reason -> the column that names what has no place here, and the words for it
+_REFUSALS: Final = {
+    "unknown-device": ("handle", "handles {} that are not registered in this shard"),
+    "unknown-metric": ("metric", "metrics {} that the devices' thing models lack"),
+}
 
 
 class Part(Protocol):
@@ -114,7 +119,8 @@ class ShardCell:
         stream_us = self._go_on(arrival_us)
         devices = self._roster.device_rows(readings.handle)
         channels = self._roster.channel_rows(devices, readings.metric, readings.instance)
-        rejected = _refuse(readings, devices, channels)
+        misfits = _misfits(devices, channels)
+        rejected = [refused(readings.take(at), reason) for reason, at in misfits]
         row = np.flatnonzero(channels >= 0)
         known = readings if len(row) == len(readings) else readings.take(row)
         doubles, doubtful = self._recent.take(known)
@@ -128,8 +134,12 @@ class ShardCell:
         self._early.step(turn, notices)
         self._anomalies.step(turn, notices)
         alarms, derived, derived_by = notices.in_order()
-        self._place_derived(derived, stream_us[derived_by])
-        return Effects(alarms, turn.readings, arrival_us[row], clock, derived, rejected, int(doubles.sum()))
+        derived_us = stream_us[derived_by]
+        self._place_derived(derived, derived_us)
+        return Effects(
+            alarms, turn.readings, arrival_us[row], clock, derived, derived_us, rejected, [at for _, at in misfits],
+            int(doubles.sum()),
+        )  # fmt: skip
 
     def tick(self, now_us: int) -> Effects:
         """Stream time goes on to `now_us`: silence is noticed, scores settle, what no reading ends is ended."""
@@ -143,8 +153,9 @@ class ShardCell:
         notices = Notices()
         self._early.tick(self.now_us, notices)
         scores, derived, _ = notices.in_order()
-        self._place_derived(derived, np.full(len(derived), self.now_us))
-        return Effects(alarms=[*alarms, *scores], derived=derived)
+        derived_us = np.full(len(derived), self.now_us)
+        self._place_derived(derived, derived_us)
+        return Effects(alarms=[*alarms, *scores], derived=derived, derived_arrival_us=derived_us)
 
     def apply_control(self, message: Control, arrival_us: int) -> Effects:
         """Take a registration, association, preset, maintenance window or device event. Idempotent.
@@ -269,15 +280,14 @@ class ShardCell:
         return Signals(self._roster, self.now_us, self._watching_since_us)
 
 
-def _refuse(
-    readings: ReadingBatch, devices: NDArray[np.int32], channels: NDArray[np.int32]
-) -> list[tuple[ReadingBatch, str, str]]:
-    refused = []
-    for misfits, reason, which, why in (
-        (devices < 0, "unknown-device", readings.handle, "handles {} that are not registered in this shard"),
-        ((devices >= 0) & (channels < 0), "unknown-metric", readings.metric, "metrics {} that the devices' thing models lack"),
-    ):
-        if misfits.any():
-            named = np.unique(which[misfits])[:5].tolist()
-            refused.append((readings.take(misfits), reason, f"{int(misfits.sum())} readings of {why.format(named)}"))
-    return refused
+def refused(readings: ReadingBatch, reason: str) -> tuple[ReadingBatch, str, str]:
+    """Readings refused for `reason`, with the sentence that says so."""
+    column, why = _REFUSALS[reason]
+    named = np.unique(getattr(readings, column))[:5].tolist()
+    return readings, reason, f"{len(readings)} readings of {why.format(named)}"
+
+
+def _misfits(devices: NDArray[np.int32], channels: NDArray[np.int32]) -> list[tuple[str, NDArray[np.intp]]]:
+    """Which readings have no place here, by the reason."""
+    found = (("unknown-device", devices < 0), ("unknown-metric", (devices >= 0) & (channels < 0)))
+    return [(reason, np.flatnonzero(misfits)) for reason, misfits in found if misfits.any()]

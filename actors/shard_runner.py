@@ -16,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from actors.shard import Effects, ShardCell
+from actors.shard import Effects, ShardCell, refused
 from actors.source_clocks import ClockCorrection
 from domain import subjects
 from domain.alarms import AlarmEvent
 from domain.errors import IntegrityViolation, RejectedInput
-from domain.frames import MAX_ROWS, Frame, decode_frame, encode_frame
+from domain.frames import Frame, decode_frame, encode_frame
 from domain.messages import ShardHeld, decode_control
 from domain.readings import ReadingBatch
 from runtime.follower import Follower, StreamMessage
@@ -34,7 +34,7 @@ _POISON_TRIES: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A message or readings that a host could not use, with the stream position that names it."""
+    """A message or readings of it that a host could not use. Its sequence and reason name it, in every replay alike."""
 
     sequence: int
     subject: str
@@ -191,23 +191,29 @@ class ShardRunner:
         last = frames[-1][0]
         self.high_water_us = max(self.high_water_us, int(arrival_us.max()))
         self._absorb(last, effects, result)
+        self._refuse(frames, effects, result)
         self.applied = last
 
     def _absorb(self, sequence: int, effects: Effects, result: TurnResult) -> None:
         result.alarms.extend(effects.alarms)
         result.duplicates += effects.duplicates
-        for rows, reason, detail in effects.rejected:
-            for start in range(0, len(rows), MAX_ROWS):
-                part = rows.take(slice(start, start + MAX_ROWS))
-                payload = encode_frame(part, source=0, sequence=0, arrival_us=self.high_water_us)
-                result.refusals.append(Refusal(sequence, subjects.reading(self.shard), reason, detail, payload))
-        derived_us = np.full(len(effects.derived), self.high_water_us, dtype=np.int64)
         for rows, arrival_us, clock in (
             (effects.stored, effects.stored_arrival_us, effects.stored_clock),
-            (effects.derived, derived_us, ClockCorrection.none(len(effects.derived))),
+            (effects.derived, effects.derived_arrival_us, ClockCorrection.none(len(effects.derived))),
         ):
             if len(rows):
                 self._keep(sequence, self._table(rows, arrival_us, clock), result)
+
+    def _refuse(self, frames: list[tuple[int, Frame]], effects: Effects, result: TurnResult) -> None:
+        """One refusal a frame and reason: a replay that cuts the stream into other runs refuses the same."""
+        ends = np.cumsum([frame.header.rows for _, frame in frames])
+        for (rows, reason, _), at in zip(effects.rejected, effects.rejected_at, strict=True):
+            of_frame = np.searchsorted(ends, at, side="right")
+            for number in np.unique(of_frame).tolist():
+                sequence, frame = frames[number]
+                part, _, detail = refused(rows.take(of_frame == number), reason)
+                payload = encode_frame(part, source=0, sequence=0, arrival_us=frame.header.arrival_us)
+                result.refusals.append(Refusal(sequence, subjects.reading(self.shard), reason, detail, payload))
 
     def _keep(self, sequence: int, table: pa.Table, result: TurnResult) -> None:
         """Rows go to the lake once: a replay of what it already holds only rebuilds state."""
