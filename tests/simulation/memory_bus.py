@@ -1,7 +1,8 @@
 """A bus in memory: one server that fsyncs before it acknowledges and remembers message ids, and connections to it.
 
 As `runtime.bus.Bus` promises: a publish that was acknowledged is stored, under its message id once; one that was not may
-or may not be. A follower gets each message of its subjects once, in order, however late and in however many pieces.
+or may not be; an atomic batch is stored whole or not at all, and refused when an id of it is known. A follower gets each
+message of its subjects once, in order, however late and in however many pieces.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ import pyarrow as pa
 
 from domain import subjects
 from domain.errors import Unavailable
+from runtime.batches import NewMessage, batches_of
 from runtime.bus import StreamState
 from runtime.follower import StreamMessage
 from tests.simulation.network import Network
@@ -24,6 +26,7 @@ from tests.simulation.virtual_time import EPOCH_US, Node
 
 PUBLISH_S = 5.0  # as of `runtime.bus`
 _FSYNC_S = 0.004
+_REFUSED = 0
 _STREAMS = {
     "reading": subjects.READINGS_STREAM, "control": subjects.READINGS_STREAM, "once": subjects.READINGS_STREAM,
     "alarm": subjects.ALARMS_STREAM, "reject": subjects.REJECTS_STREAM,
@@ -32,14 +35,14 @@ _STREAMS = {
 
 @dataclass(frozen=True)
 class _Publish:
-    subject: str
-    payload: bytes
-    message_id: str
+    """One message, or an atomic batch of several."""
+
+    messages: Sequence[NewMessage]
     answer: Callable[[int], None]
 
     @property
     def stream(self) -> str:
-        return _STREAMS[self.subject.partition(".")[0]]
+        return _STREAMS[self.messages[0].subject.partition(".")[0]]
 
 
 class StreamServer:
@@ -87,12 +90,16 @@ class StreamServer:
             follower.wake()
 
     def _store(self, publish: _Publish) -> int:
-        log, key = self.logs[publish.stream], (publish.stream, publish.message_id)
-        if key not in self._sequence_of:
-            stored_us = EPOCH_US + round(asyncio.get_running_loop().time() * 1e6)
-            log.append(StreamMessage(publish.subject, len(log) + 1, publish.payload, stored_us))
-            self._sequence_of[key] = len(log)
-        return self._sequence_of[key]
+        """The sequence of the last message; _REFUSED for a batch of which an id is known."""
+        log, keys = self.logs[publish.stream], [(publish.stream, message.message_id) for message in publish.messages]
+        if len(keys) > 1 and any(key in self._sequence_of for key in keys):
+            return _REFUSED
+        for key, message in zip(keys, publish.messages, strict=True):
+            if key not in self._sequence_of:
+                stored_us = EPOCH_US + round(asyncio.get_running_loop().time() * 1e6)
+                log.append(StreamMessage(message.subject, len(log) + 1, message.payload, stored_us))
+                self._sequence_of[key] = len(log)
+        return self._sequence_of[keys[-1]]
 
     def followers(self) -> list[MemoryFollower]:
         return list(self._followers)
@@ -164,17 +171,26 @@ class MemoryBus:
         self.node = node
 
     async def publish(self, subject: str, payload: bytes, message_id: str) -> int:
+        return await self._publish([NewMessage(subject, payload, message_id)])
+
+    async def publish_all(self, messages: Sequence[NewMessage]) -> None:
+        for batch in batches_of(messages):
+            if len(batch) == 1 or await self._publish(batch) == _REFUSED:
+                for message in batch:
+                    await self.publish(*message)
+
+    async def _publish(self, messages: Sequence[NewMessage]) -> int:
         loop = asyncio.get_running_loop()
         acknowledged: asyncio.Future[int] = loop.create_future()
-        self.server.told.append((subject, payload, message_id))
-        publish = _Publish(subject, payload, message_id, lambda sequence: self._send_back(acknowledged, sequence))
+        self.server.told += messages
+        publish = _Publish(messages, lambda sequence: self._send_back(acknowledged, sequence))
         for delay_s in self.network.delays_s():
             loop.call_later(delay_s, self._arrive, publish)
         try:
             async with asyncio.timeout(PUBLISH_S):
                 return await acknowledged
         except TimeoutError:
-            raise Unavailable(f"no acknowledgement from the stream of {subject}") from None
+            raise Unavailable(f"no acknowledgement from the stream of {messages[0].subject}") from None
 
     def _arrive(self, publish: _Publish) -> None:
         """A client that is cut off keeps what it has to say and says it when it is joined again, or loses it."""
