@@ -61,7 +61,7 @@ def limit_episodes(
     rows = _with_limits(_with_stays(_feeding(readings), associations), patients, presets)
     found = [_of_limit(rows, rule) for rule in LimitRule] + [_of_change(rows)]
     episodes = _ended_by_leaving(pl.concat(found), associations)
-    return episodes.select(*EPISODES).cast(EPISODES).sort(*_CHANNEL, "onset_us", "rule")  # type: ignore[arg-type]
+    return episodes.select(*EPISODES).cast(EPISODES).sort(*_CHANNEL, "onset_us", "rule")
 
 
 def _feeding(readings: pl.DataFrame) -> pl.DataFrame:
