@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from sqlalchemy import Engine
 
 from runtime.sql.places import get_hospital
-from tests.unit.api.conftest import client_of
+from tests.unit.api.conftest import client_of, make
 from tests.unit.api.small_platform import SmallPlatform
 from tests.unit.api.test_readings import START_US, app, at, beats, client, device, platform
 
@@ -65,6 +65,21 @@ async def test_episodes_as_csv_and_arrow_say_the_lakes_version(client: httpx.Asy
     assert pa.ipc.open_stream(arrow.content).read_all()["rule"].to_pylist() == ["limit.high"]
 
 
-async def test_an_unknown_device_and_a_range_that_ends_before_it_starts_are_problems(client: httpx.AsyncClient, filled: int) -> None:
+async def test_an_unknown_device_and_a_range_that_goes_back_are_problems(client: httpx.AsyncClient, filled: int) -> None:
     assert (await client.get("alarms/episodes", params={"device": "sz.h001/none"})).status_code == 404
     assert (await client.get("alarms/episodes", params=PARAMS | {"from": at(200)})).status_code == 422
+
+
+@pytest.mark.clause("6.3f")
+async def test_limits_are_those_of_the_patient_and_episodes_are_found_by_patient_and_ward(
+    client: httpx.AsyncClient, filled: int
+) -> None:
+    child = (await make(client, "patients", {"hospital_id": "sz.h001", "ref": "R1", "age_years": 10}))["patient_key"]
+    link = {"hospital_id": "sz.h001", "device_id": "mon-7", "patient_key": child, "start": at(-100)}
+    await make(client, "associations", link)
+    span = {"from": at(0), "until": at(100)}
+    found = (await client.get("alarms/episodes", params=span | {"patient": child})).json()["items"]
+    assert [(row["limit"], row["patient_key"], row["rule"]) for row in found] == [(118.0, child, "limit.high")]
+    assert (await client.put(f"patients/{child}/presets/heart_rate", json={"low": 50, "high": 128})).status_code < 300
+    found = (await client.get("alarms/episodes", params=span | {"hospital": "sz.h001", "ward": "icu"})).json()["items"]
+    assert [row["limit"] for row in found] == [128.0]
