@@ -205,10 +205,10 @@ class Host:
         self.metrics.turn(result, started_us, self._clock.now_us(), runner.high_water_us)
 
     async def _replay(self, runner: ShardRunner) -> None:
+        await self._drop(runner)  # at once: a commit that waits for its turn must not snapshot a cell that is half changed
         if runner.follower is not None:
             await runner.follower.stop()
         async with self._committing:
-            await self._drop(runner)
             try:
                 await self._restore(runner.shard, runner.epoch, runner.suspects)
             except (Unavailable, Fenced):  # it is held no more, so the supervisor grants it again

@@ -52,7 +52,10 @@ TABLE_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-_TIMES: Final = {"time_us": "time", "arrival_us": "arrival", "bucket_us": "bucket", "last_time_us": "last_time"}
+_TIMES: Final = {
+    "time_us": "time", "arrival_us": "arrival", "bucket_us": "bucket", "last_time_us": "last_time",
+    "onset_us": "onset", "end_us": "end",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

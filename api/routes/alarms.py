@@ -7,11 +7,25 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
 
+from api import episode_answers
+from api.answers.formats import TABLE_RESPONSES
 from api.auth import Clinician, Viewer
-from api.errors import problems
+from api.errors import NotAcceptable, problems
 from api.paging import Paged
 from api.preconditions import OptionalVersion, set_etag
-from api.schemas.alarms import AcknowledgeIn, AlarmOut, AlarmPage, Burden, BurdenRow, Knowledge, NotificationOut, PauseIn
+from api.reading_answers import Asked
+from api.schemas.alarms import (
+    AcknowledgeIn,
+    AlarmOut,
+    AlarmPage,
+    Burden,
+    BurdenRow,
+    EpisodeTable,
+    Knowledge,
+    NotificationOut,
+    PauseIn,
+)
+from api.selection import ReadingFilter
 from api.services import Behind
 from api.times import In, Rfc3339, instant, maybe_instant
 from domain.alarms import OPEN_STATES, AlarmState, Priority
@@ -68,6 +82,15 @@ async def count_alarms(
     rows = [BurdenRow(**row) for row in found]
     still_open = sum(row.count for row in rows if row.state in OPEN_STATES)
     return Burden(open=still_open, total=sum(row.count for row in rows), rows=rows)
+
+
+@router.get(
+    "/episodes", response_class=Response,
+    responses={200: TABLE_RESPONSES[200] | {"model": EpisodeTable}, **problems(NotFound, InvalidInput, NotAcceptable)},
+)  # fmt: skip
+async def list_episodes(asked: Asked, wanted: Annotated[ReadingFilter, Depends()]) -> Response:
+    """Limit alarms as conditions in event time, recomputed from the readings; what was notified is not changed by it."""
+    return await episode_answers.episodes(asked, wanted)
 
 
 @router.get("/{alarm_id}", responses=problems(NotFound))

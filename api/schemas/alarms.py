@@ -146,3 +146,25 @@ class Knowledge(BaseModel):
     alarm: AlarmOut
     notifications: list[NotificationOut]
     intended_use: str = INTENDED_USE
+
+
+class EpisodeRow(BaseModel):
+    hospital: str | None
+    device_id: str | None
+    handle: int
+    metric: str
+    instance: int
+    rule: str = Field(description="`limit.very-low` … `limit.very-high`, `change.rate`.")
+    onset: str
+    end: str | None = Field(description="Null while it lasts.")
+    patient_key: str | None = Field(description="Null where the patient could not be told.")
+    limit: float | None
+    value: float | None = Field(description="Of the reading that raised it.")
+    unit: str | None
+
+
+class EpisodeTable(BaseModel):
+    items: list[EpisodeRow]
+    next: str | None = None
+    lake_version: int | None = Field(description="Version of the lake that it was recomputed from.")
+    incomplete_shards: list[int]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, delete, insert, select
 from sqlalchemy.sql.elements import ColumnElement
@@ -13,7 +13,9 @@ from domain.messages import LimitsPreset, MaintenanceSet
 from runtime.sql.engine import reading, writing
 from runtime.sql.patients import get_patient_row
 from runtime.sql.records import Author, Row, change, log_write, one, shard_of, tell_hosts
-from runtime.sql.tables import devices, limit_presets, maintenance_windows, wards
+from runtime.sql.tables import devices, limit_presets, maintenance_windows, patients, wards
+
+_CHUNK: Final = 500
 
 PresetLimits = tuple[float | None, float | None, float | None, float | None]
 
@@ -58,6 +60,21 @@ def list_presets(engine: Engine, patient_key: str) -> list[Row]:
     query = select(limit_presets).where(limit_presets.c.patient_key == patient_key).order_by(limit_presets.c.metric)
     with reading(engine) as connection:
         return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def limits_of_patients(engine: Engine, patient_keys: list[str]) -> tuple[list[Row], list[Row]]:
+    """What limits go by: (patient_key, age_years) and (patient_key, metric, limits) of these patients."""
+    ages: list[Row] = []
+    presets: list[Row] = []
+    with reading(engine) as connection:
+        for start in range(0, len(patient_keys), _CHUNK):
+            part = patient_keys[start : start + _CHUNK]
+            of_age = select(patients.c.patient_key, patients.c.age_years).where(patients.c.patient_key.in_(part))
+            of_limits = select(limit_presets.c.patient_key, limit_presets.c.metric, limit_presets.c.limits)
+            ages += [dict(row) for row in connection.execute(of_age).mappings()]
+            chosen = of_limits.where(limit_presets.c.patient_key.in_(part))
+            presets += [dict(row) for row in connection.execute(chosen).mappings()]
+    return ages, presets
 
 
 def start_maintenance(
