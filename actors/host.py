@@ -177,7 +177,7 @@ class Host:
                     await self._announcer.room()
                     await self._turn(runner)
                     await asyncio.sleep(0)  # questions and heartbeats get their turn between shards
-            self.loop_us = self._clock.now_us()
+                self.loop_us = self._clock.now_us()  # at each: a round through full inboxes takes long, and is no standstill
 
     async def _turn(self, runner: ShardRunner) -> None:
         started_us = self._clock.now_us()

@@ -30,6 +30,7 @@ from runtime.lake_schema import lake_rows
 logger = logging.getLogger(__name__)
 
 _POISON_TRIES: Final = 2
+_MOST_ALONE: Final = 300  # in a turn; each may cost as much as a thousand readings
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class TurnResult:
     refusals: list[Refusal] = field(default_factory=list)
     readings: int = 0
     duplicates: int = 0
+    alone: int = 0  # messages that were taken one by one
 
 
 class ShardRunner:
@@ -98,13 +100,13 @@ class ShardRunner:
         )  # fmt: skip
 
     def turn(self, most_readings: int) -> TurnResult:
-        """Take waiting messages, up to about `most_readings`, through the cell.
+        """Take waiting messages, up to about `most_readings` or a few hundred others, through the cell.
 
         After an unexpected exception the cell may be half changed: the host calls `blame`, restores the shard from
         its snapshot and hands the suspects on to the new runner.
         """
         result = TurnResult()
-        while self.inbox and result.readings < most_readings:
+        while self.inbox and result.readings < most_readings and result.alone < _MOST_ALONE:
             self._take_run(result, most_readings)
         return result
 
@@ -140,6 +142,7 @@ class ShardRunner:
 
     def _take_alone(self, message: StreamMessage, result: TurnResult) -> None:
         self._in_hand = [message.sequence]
+        result.alone += 1
         if self.suspects.get(message.sequence, 0) >= _POISON_TRIES:
             detail = f"message {message.sequence} of shard {self.shard} broke {_POISON_TRIES} turns and is set aside"
             result.refusals.append(Refusal(message.sequence, message.subject, "poison-message", detail, message.payload))

@@ -77,6 +77,18 @@ def test_a_turn_is_bounded_and_the_rest_waits() -> None:
 
 
 @pytest.mark.clause("5.4c")
+def test_a_turn_is_bounded_in_messages_that_are_taken_one_by_one() -> None:
+    """A host that is told of thousands of patients at once still answers questions and is seen alive between turns."""
+    many = runner()
+    for sequence in range(1, 1_001):
+        many.receive(registered(sequence))
+    turns = 0
+    while many.inbox:
+        assert many.turn(most_readings=10).alone <= 300
+        turns += 1
+    assert (turns, many.applied) == (4, 1_000)
+
+
 def test_a_replay_rebuilds_state_and_keeps_only_what_the_lake_lacks() -> None:
     held = runner(committed=3)
     result = take(held, registered(), frame(2, 70), frame(3, 71), frame(4, 72), frame(5, 73))
