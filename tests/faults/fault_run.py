@@ -29,6 +29,7 @@ from tests.faults.schedule import Fault, Plan
 from tests.faults.senders import HOSPITALS, Cast, Load, fleet
 from tests.faults.stand import Stand
 from tests.faults.tcp_proxy import CONDITIONS
+from tests.running_platform import wait_until
 
 _LOOK_S: Final = 0.2
 _SETTLING: Final = (  # what time may mend: the last readings are answered from the hosts before they are in the lake
@@ -167,6 +168,12 @@ class FaultBench:
         if fault.target == "up":
             await asyncio.to_thread(self.stand.running.process.wait)
             await self.stand.start()
+        await asyncio.to_thread(wait_until, lambda: self._is_replaced(fault.target, pid), self._pace.recovery_s)
+
+    def _is_replaced(self, role: str, pid: int) -> bool:
+        """What still works without a process (hosts without the raylet, say) says nothing of its return."""
+        pids = self.stand.pids(role)
+        return bool(pids) and pid not in pids
 
     # ---- recovery
 

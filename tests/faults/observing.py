@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import msgspec
 import numpy as np
 import polars as pl
@@ -14,6 +15,7 @@ from domain import subjects
 from domain.alarms import AlarmEvent
 from domain.errors import IntegrityViolation, RejectedInput
 from domain.frames import decode_frame
+from domain.instants import to_rfc3339
 from domain.messages import Reject
 from domain.metrics import metric_of
 from runtime.bus import Bus
@@ -21,11 +23,11 @@ from runtime.follower import StreamMessage
 from runtime.lake import Lake
 from runtime.lake_files import scan_files
 from scenarios.ledger import MAX_SEQUENCE, Keys, keys_of_readings
-from scenarios.rest import from_us_text
 from tests.faults.checker import Observed, Told
 from tests.faults.history import READINGS, History
 from tests.faults.senders import HOSPITALS
 from tests.faults.stand import Stand
+from tests.running_platform import wait_until
 from tests.waiting import until
 
 _MARGIN_US: Final = 86_400_000_000  # a sender whose clock is off states other times
@@ -78,14 +80,19 @@ def rest_rows(stand: Stand, history: History) -> pl.DataFrame:
     if sent.is_empty():
         return READINGS.to_frame()
     span = {
-        "from": from_us_text(sent.select(pl.col("time_us").min()).item()),
-        "until": from_us_text(sent.select(pl.col("time_us").max() + 1).item()),
+        "from": to_rfc3339(sent.select(pl.col("time_us").min()).item()),
+        "until": to_rfc3339(sent.select(pl.col("time_us").max() + 1).item()),
     }
-    with stand.running.http() as http:
-        params: dict[str, Any] = {"hospital": list(HOSPITALS), "limit": _MOST_ROWS, **span}
-        answer = http.get("/readings", params=params, headers={"Accept": "application/vnd.apache.arrow.stream"})
-        answer.raise_for_status()
-    rows = pl.read_ipc_stream(answer.content)
+    params: dict[str, Any] = {"hospital": list(HOSPITALS), "limit": _MOST_ROWS, **span}
+
+    def ask() -> bytes | None:
+        with stand.running.http() as http:
+            answer = http.get("/readings", params=params, headers={"Accept": "application/vnd.apache.arrow.stream"})
+        if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:  # said so, and no wrong answer: ask again
+            return None
+        return answer.raise_for_status().content
+
+    rows = pl.read_ipc_stream(wait_until(ask, _READ_S))
     return _as_stored(rows).filter(
         pl.col("source").is_in(sent["source"].unique().implode()),
         pl.col("sequence").is_between(history.base, history.until, closed="left"),

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from runtime.clock import SystemClock
+from runtime.lake import Lake, ReadingQuery
+from runtime.lake_queries import prune
 from tests.faults.checker import Observed, check
 from tests.faults.fault_run import FaultBench, Pace
 from tests.faults.history import History
@@ -120,7 +122,8 @@ async def test_a_damaged_block_of_the_stream_is_named_and_what_comes_next_is_kep
 
 @pytest.mark.clause("9.3")
 async def test_a_damaged_file_of_the_lake_is_refused_by_its_name_and_new_readings_are_kept(stand: Stand, kept: Kept) -> None:
-    file = max(stand.lake_dir.glob("day=*/*.parquet"), key=lambda path: path.stat().st_size)
+    of_hospital = prune(Lake(stand.lake_dir).state().files, ReadingQuery(hospitals=[HOSPITALS[0]]))  # each host has its own
+    file = stand.lake_dir / of_hospital.sort("size_bytes")["path"][-1]
     flip(file)
     try:
         await stand.start()
