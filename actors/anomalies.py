@@ -15,11 +15,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from actors.alarm_writing import Alarm, about_device, channel_scope, known
-from actors.columns import occurrence
 from actors.roster import Roster
 from actors.turn import Notices, Turn
 from analytics.scorers import scorer_id
 from domain.alarms import AlarmEvent, AlertType, Phase, Priority
+from domain.compiled import Bools, Floats, Int32s, Int64s, OutInt8s, OutInt64s, compiled
 from domain.instants import NEVER_US
 from domain.metrics import BY_ID, metric_of
 from domain.ports import Scorer
@@ -29,6 +29,7 @@ from domain.readings import ReadingBatch
 ANOMALY_ID: Final = metric_of("anomaly_score").id
 THRESHOLD: Final = 8.0  # deviations: far beyond what winsorised spread calls usual
 _OVER_SHARE: Final = 0.5
+_STARTS, _ENDS = 1, 2
 
 
 class Anomalies:
@@ -40,15 +41,12 @@ class Anomalies:
         self._threshold = threshold
 
     def step(self, turn: Turn, notices: Notices) -> None:
-        """Score a turn's readings, the k-th of each channel in round k."""
-        readings = turn.readings
-        at = turn.fed(self._roster.channels["is_scored"][turn.channel])
-        rounds = occurrence(turn.channel[at])
-        for number in range(int(rounds.max(initial=-1)) + 1):
-            chosen = at[rounds == number]
-            scores = self._scorer.score(turn.channel[chosen].astype(np.intp), readings.value[chosen])
-            self._derive(turn, chosen, scores, notices)
-            self._tell(turn, chosen, scores, notices)
+        """Score a turn's readings."""
+        at = np.flatnonzero(turn.feeds & self._roster.channels["is_scored"][turn.channel])
+        if len(at):
+            scores = self._scorer.score(turn.channel[at].astype(np.intp), turn.readings.value[at])
+            self._derive(turn, at, scores, notices)
+            self._tell(turn, at, scores, notices)
 
     def _derive(self, turn: Turn, at: NDArray[np.intp], scores: NDArray[np.float64], notices: Notices) -> None:
         found = (scores > self._threshold) & (turn.patient[at] >= 0)
@@ -62,30 +60,26 @@ class Anomalies:
             notices.derived.append((turn.row[rows], batch))
 
     def _tell(self, turn: Turn, at: NDArray[np.intp], scores: NDArray[np.float64], notices: Notices) -> None:
-        onset = self._roster.channels["anomaly_onset_us"]
-        channel = turn.channel[at]
-        is_raised = onset[channel] != NEVER_US
         quiet = self._roster.in_maintenance(turn.device[at], turn.arrival_us[at])
-        starts = (scores > self._threshold) & ~is_raised & ~quiet
-        ends = is_raised & ((scores <= _OVER_SHARE * self._threshold) | quiet)
-        onset[channel[starts]] = turn.time_us[at[starts]]
-        for hits, phase in ((starts, Phase.START), (ends, Phase.END)):
-            for number in np.flatnonzero(hits).tolist():
-                event = self._notice(turn, int(at[number]), float(scores[number]), phase)
-                notices.alarms.append((int(turn.row[at[number]]), event))
-        onset[channel[ends]] = NEVER_US
+        phases, onset_us = np.zeros(len(at), dtype=np.int8), np.empty(len(at), dtype=np.int64)
+        _follow(
+            turn.channel[at], turn.time_us[at], scores, quiet, self._threshold, _OVER_SHARE * self._threshold, NEVER_US,
+            self._roster.channels["anomaly_onset_us"], phases, onset_us,
+        )  # fmt: skip
+        for number in np.flatnonzero(phases).tolist():
+            phase = Phase.START if phases[number] == _STARTS else Phase.END
+            event = self._notice(turn, int(at[number]), float(scores[number]), phase, int(onset_us[number]))
+            notices.alarms.append((int(turn.row[at[number]]), event))
 
-    def _notice(self, turn: Turn, at: int, score: float, phase: Phase) -> AlarmEvent:
+    def _notice(self, turn: Turn, at: int, score: float, phase: Phase, onset_us: int) -> AlarmEvent:
         roster, channel = self._roster, int(turn.channel[at])
         metric = BY_ID[int(roster.channels["metric"][channel])]
         value, time_us, arrival_us = float(turn.readings.value[at]), int(turn.time_us[at]), int(turn.arrival_us[at])
         model = f"{self._scorer.name}@{self._scorer.version}"
         unusual = "unusual" if phase is Phase.START else "no longer unusual"
         subject = about_device(roster, int(turn.device[at]), int(turn.patient[at]), channel)
-        rule, onset_us = f"anomaly.{self._scorer.name}", int(roster.channels["anomaly_onset_us"][channel])
-        return Alarm(
-            channel_scope(roster, channel), rule, self._scorer.version, AlertType.ADVISORY, subject, onset_us
-        ).notice(
+        rule, version = f"anomaly.{self._scorer.name}", self._scorer.version
+        return Alarm(channel_scope(roster, channel), rule, version, AlertType.ADVISORY, subject, onset_us).notice(
             phase, Priority.LOW,
             f"{metric.name_en} {value:g} {metric.unit} is {unusual} for this channel: score {score:.1f} by {model}",
             event_us=time_us, arrival_us=arrival_us, live=bool(turn.is_live(at)), value=score, limit=self._threshold,
@@ -98,3 +92,17 @@ class Anomalies:
     def restore(self, tables: dict[str, pa.Table]) -> None:
         if "scorer" in tables:
             self._scorer.load_state({name: tables["scorer"][name].to_numpy() for name in tables["scorer"].column_names})
+
+
+@compiled
+def _follow(
+    channel: Int32s, time_us: Int64s, scores: Floats, quiet: Bools, threshold: float, over: float, never_us: int,
+    raised_us: OutInt64s, phases: OutInt8s, onset_us: OutInt64s,
+) -> None:  # fmt: skip
+    for i in range(len(channel)):
+        row = channel[i]
+        if raised_us[row] == never_us:
+            if scores[i] > threshold and not quiet[i]:
+                phases[i], raised_us[row], onset_us[i] = _STARTS, time_us[i], time_us[i]
+        elif quiet[i] or scores[i] <= over:
+            phases[i], onset_us[i], raised_us[row] = _ENDS, raised_us[row], never_us

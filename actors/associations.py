@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from actors.columns import Column, Table
 from actors.kinds import AMBIGUOUS, FOREVER_US, NOBODY
 from actors.roster import Roster
+from domain.compiled import Int32s, Int64s, OutInt64s, compiled
 from domain.instants import NEVER_US
 from domain.messages import DeviceAssociated
 
@@ -69,14 +70,12 @@ class Associations:
 
         `uncertainty_us`: of each time, beyond what the association says of the device's clock.
         """
-        found = np.full(len(devices), NOBODY, dtype=np.int64)
-        asked = np.flatnonzero(self._roster.devices["span_count"][devices]) if len(devices) else np.empty(0, np.intp)
-        if len(asked):
-            rows, at = devices[asked], time_us[asked]
-            uncertainty = self._of_device["uncertainty_us"][rows] + np.broadcast_to(uncertainty_us, len(devices))[asked]
-            before, patients = self._lookup(rows, at - uncertainty)
-            after, _ = self._lookup(rows, at + uncertainty)
-            found[asked] = np.where(before == after, patients, AMBIGUOUS)
+        found, uncertainty = np.empty(len(devices), np.int64), np.broadcast_to(uncertainty_us, len(devices))
+        _find(
+            devices.astype(np.int32, copy=False), time_us, np.ascontiguousarray(uncertainty, np.int64),
+            self._roster.devices["span_count"], self._of_device["first"], self._of_device["uncertainty_us"],
+            self._spans["start_us"], self._spans["end_us"], self._spans["patient"], NOBODY, AMBIGUOUS, found,
+        )  # fmt: skip
         return found
 
     def patient_of(self, device: int, time_us: int) -> int:
@@ -144,24 +143,29 @@ class Associations:
         for handle in self._told:
             self._place(handle)
 
-    def _lookup(self, devices: NDArray[Any], at_us: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where in its spans each device is at exactly `at_us` (a number for each span and each gap), and the patient.
 
-        A binary search among each device's own spans, all devices at once.
-        """
-        first, count = self._of_device["first"][devices], self._of_device["count"][devices]
-        start_us, end_us, patient = self._spans["start_us"], self._spans["end_us"], self._spans["patient"]
-        low, high = first - 1, first + count
-        for _ in range(int(count.max(initial=0)).bit_length()):
-            middle = (low + high) // 2
-            inside = middle > low
-            started = inside & (start_us[np.where(inside, middle, 0)] <= at_us)
-            low, high = np.where(started, middle, low), np.where(inside & ~started, middle, high)
-        found = low >= first
-        span = np.where(found, low, 0)
-        is_within = found & (at_us < end_us[span])
-        place = np.where(found, 2 * span + is_within, -1)
-        return place, np.where(is_within, patient[span], NOBODY)
+@compiled
+def _find(
+    device: Int32s, time_us: Int64s, uncertainty_us: Int64s, span_count: Int32s, first: Int64s, of_device_us: Int64s,
+    start_us: Int64s, end_us: Int64s, patient: Int64s, nobody: int, ambiguous: int, found: OutInt64s,
+) -> None:  # fmt: skip
+    """A binary search among the device's own spans for the earliest and the latest that the time may be."""
+    for i in range(len(device)):
+        found[i] = nobody
+        count = span_count[device[i]]
+        if count == 0:
+            continue
+        base, reach_us = first[device[i]], of_device_us[device[i]] + uncertainty_us[i]
+        places = (-1, -1)
+        for side in range(2):
+            at_us = time_us[i] + (reach_us if side else -reach_us)
+            span = base - 1 + np.searchsorted(start_us[base : base + count], at_us, side="right")
+            is_within = span >= base and at_us < end_us[span]
+            place = 2 * span + is_within if span >= base else -1  # a number for each span and each gap
+            found[i] = patient[span] if is_within else nobody
+            places = (places[1], place)
+        if places[0] != places[1]:
+            found[i] = ambiguous
 
 
 def _without_seams(spans: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:

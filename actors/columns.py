@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import DTypeLike, NDArray
 
+from domain.compiled import Int32s, OutInt32s, UInt32s, compiled
+
 _FIRST_CAPACITY: Final = 256
 _LARGE: Final = 1 << 15  # rows from which on doubling wastes more memory than it saves time
 _PAGE_BITS: Final = 10
@@ -45,6 +47,11 @@ class Table:
 
     def __len__(self) -> int:
         return self.rows
+
+    @property
+    def capacity(self) -> int:
+        """How many rows there is room for."""
+        return len(next(iter(self._arrays.values())))
 
     def append(self, count: int, **values: Any) -> slice:
         """Add `count` rows, with arrays or scalars for some columns and defaults for the rest; returns where they are."""
@@ -79,10 +86,9 @@ class Table:
             self._arrays[column.name] = array
 
     def _grow(self, rows: int) -> None:
-        capacity = len(next(iter(self._arrays.values())))
-        if rows <= capacity:
+        if rows <= self.capacity:
             return
-        capacity = larger(capacity, rows)
+        capacity = larger(self.capacity, rows)
         for column in self._columns:
             array = _blank(column, capacity)
             old = self._arrays[column.name]
@@ -113,25 +119,25 @@ class HandleIndex:
         first = len(self._rows) // _PAGE
         self._page_of[fresh] = np.arange(first, first + len(fresh))
         self._rows = np.concatenate([self._rows, np.full(len(fresh) * _PAGE, -1, dtype=np.int32)])
-        self._rows[self._at(handles)] = rows
+        self._rows[self._page_of[handles >> _PAGE_BITS].astype(np.intp) << _PAGE_BITS | handles & _PAGE - 1] = rows
 
     def row_of(self, handle: int) -> int:
         """The row of one handle, -1 where it is not here."""
-        return int(self.rows_of(np.array([handle], dtype=np.int64))[0])
+        page = handle >> _PAGE_BITS
+        return int(self._rows[self._page_of[page] << _PAGE_BITS | handle & _PAGE - 1]) if page < len(self._page_of) else -1
 
-    def rows_of(self, handles: NDArray[Any]) -> NDArray[np.int32]:
+    def rows_of(self, handles: NDArray[np.uint32]) -> NDArray[np.int32]:
         """The row of each handle, -1 where it is not here."""
-        rows: NDArray[np.int32] = self._rows[self._at(handles)]
+        rows = np.empty(len(handles), dtype=np.int32)
+        _look_up(handles, self._page_of, self._rows, rows)
         return rows
 
-    def _at(self, handles: NDArray[Any]) -> NDArray[np.int64]:
-        number = (handles >> _PAGE_BITS).astype(np.int64)
-        if len(number) and number.max() >= len(self._page_of):  # beyond all that are here: in the blank page
-            page = np.where(number < len(self._page_of), self._page_of[np.minimum(number, len(self._page_of) - 1)], 0)
-        else:
-            page = self._page_of[number]
-        at: NDArray[np.int64] = page.astype(np.int64) << _PAGE_BITS | (handles & (_PAGE - 1)).astype(np.int64)
-        return at
+
+@compiled
+def _look_up(handles: UInt32s, page_of: Int32s, rows: Int32s, found: OutInt32s) -> None:
+    for i in range(len(handles)):
+        page = handles[i] >> _PAGE_BITS
+        found[i] = rows[page_of[page] << _PAGE_BITS | handles[i] & _PAGE - 1] if page < len(page_of) else -1
 
 
 def larger(capacity: int, least: int) -> int:
@@ -149,15 +155,6 @@ def group_starts(keys: NDArray[Any]) -> NDArray[np.bool_]:
 def group_ends(starts: NDArray[np.bool_]) -> NDArray[np.intp]:
     """The last row of each group."""
     return np.flatnonzero(np.append(starts[1:], True)[: len(starts)])
-
-
-def occurrence(keys: NDArray[Any]) -> NDArray[np.intp]:
-    """For each element of keys whose equals stand together, how many equal ones stand before it: the round in which a
-    sequential rule may see it.
-    """
-    starts = np.flatnonzero(group_starts(keys))
-    rounds: NDArray[np.intp] = np.arange(len(keys)) - np.repeat(starts, np.diff(starts, append=len(keys)))
-    return rounds
 
 
 def strings(values: Mapping[str, list[Any]]) -> pa.Table:

@@ -17,16 +17,20 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from actors.roster import Roster
+from domain.compiled import Bools, Int32s, OutUInt64s, UInt8s, UInt16s, UInt32s, UInt64s, compiled
 from domain.readings import NO_SEQUENCE, ReadingBatch
 
 GENERATION_ROWS: Final = 1 << 17
 _FIRST_SLOTS: Final = 1 << 10
 _EMPTY: Final = np.uint64(0)
 # odd, so that no bit of a part is lost; one for each part of an identity, then those that mix the sum
-_OF_PARTS: Final = tuple(
-    np.uint64(m) for m in (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xD6E8FEB86659FD93, 0xA0761D6478BD642F, 0xE7037ED1A0B428DB)
-)
+_OF_CHANNEL: Final = np.uint64(0x9E3779B97F4A7C15)
+_OF_SOURCE: Final = np.uint64(0xC2B2AE3D27D4EB4F)
+_OF_SEQUENCE: Final = np.uint64(0xD6E8FEB86659FD93)
+_OF_TIME: Final = np.uint64(0xA0761D6478BD642F)
+_OF_VALUE: Final = np.uint64(0xE7037ED1A0B428DB)
 _MIX: Final = np.uint64(0xBF58476D1CE4E5B9)
+_ONE_NAN: Final = np.float64(np.nan).view(np.uint64)
 _LOW_BYTE: Final = np.uint16(0xFF)
 
 
@@ -115,11 +119,8 @@ class RecentReadings:
     def take(self, batch: ReadingBatch) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Which readings are proven doubles, and which may be doubles of forgotten ones. As if taken one by one."""
         identities, rows = _identities(batch), self._roster.device_rows(batch.source)
-        if self._is_all_new(rows, batch.sequence):
-            self._take_new(identities, rows, batch.sequence)
-            return np.zeros(len(batch), dtype=np.bool_), np.zeros(len(batch), dtype=np.bool_)
         doubles, doubtful = np.zeros(len(batch), dtype=np.bool_), np.zeros(len(batch), dtype=np.bool_)
-        start = 0
+        start = self._take_new(identities, rows, batch.sequence)
         while start < len(batch):
             is_new = self._is_new_sequence(rows[start:], batch.sequence[start:])
             stop = start + self._take(identities[start:], is_new, doubles[start:])
@@ -129,28 +130,18 @@ class RecentReadings:
             start = stop
         return doubles, doubtful & ~doubles
 
-    def _is_all_new(self, rows: NDArray[np.int32], sequence: NDArray[np.uint64]) -> bool:
-        """Whether each source's sequences begin beyond all that it ever sent, and rise from there on: the usual stream."""
-        if not len(rows) or not self._is_new_sequence(rows, sequence).all():
-            return False
-        same = rows[1:] == rows[:-1]
-        if not (sequence[1:] > sequence[:-1])[same].all():
-            return False
-        first = np.flatnonzero(np.concatenate([[True], ~same]))  # runs of one source
-        last = np.append(first[1:], len(rows)) - 1
-        order = np.argsort(rows[first], kind="stable")
-        again = rows[first[order][1:]] == rows[first[order][:-1]]
-        return bool((sequence[first[order][1:]] > sequence[last[order][:-1]])[again].all())
-
-    def _take_new(self, identities: NDArray[np.uint64], rows: NDArray[np.int32], sequence: NDArray[np.uint64]) -> None:
-        start = 0
-        while start < len(rows):
+    def _take_new(self, identities: NDArray[np.uint64], rows: NDArray[np.int32], sequence: NDArray[np.uint64]) -> int:
+        """Take readings while each is beyond all that its source ever sent, the usual stream; returns how many that were."""
+        start, is_usual = 0, True
+        while is_usual and start < len(rows):
             part = slice(start, start + self._generation_rows - self._young.size)
-            self._young.lay_aside(identities[part])
-            self._roster.devices["highest_sequence"][rows[part]] = sequence[part]  # they rise: the last write is the highest
-            if self._young.size >= self._generation_rows:
+            taken = _take_rising(rows[part], sequence[part], self._roster.devices["highest_sequence"])
+            self._young.lay_aside(identities[start : start + taken])
+            start += taken
+            is_usual = start == part.stop
+            if is_usual:
                 self._turn()
-            start = part.stop
+        return start
 
     def _is_new_sequence(self, rows: NDArray[np.int32], sequence: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Where a sequence is beyond all that its source ever sent: no need to look for it among the old ones."""
@@ -202,18 +193,35 @@ class RecentReadings:
 
 def _identities(batch: ReadingBatch) -> NDArray[np.uint64]:
     """64 bits of every column that makes a reading the same reading, well mixed; never 0."""
-    channel = batch.handle.astype(np.uint64) << np.uint64(32)
-    channel |= batch.metric.astype(np.uint64) << np.uint64(16)
-    channel |= batch.instance.astype(np.uint64) << np.uint64(8)
-    channel |= (batch.quality & _LOW_BYTE).astype(np.uint64)
-    value = batch.value + 0.0  # one zero …
-    value[np.isnan(value)] = np.nan  # … and one NaN
-    identity = channel * _OF_PARTS[0]
-    others = (batch.source.astype(np.uint64), batch.sequence, batch.time_us.view(np.uint64), value.view(np.uint64))
-    for part, factor in zip(others, _OF_PARTS[1:], strict=True):
-        identity += part * factor
-    identity ^= identity >> np.uint64(31)
-    identity *= _MIX
-    identity ^= identity >> np.uint64(29)
-    identity[identity == _EMPTY] = np.uint64(1)
-    return identity
+    identities = np.empty(len(batch), dtype=np.uint64)
+    value = batch.value + 0.0  # there is one zero, and (below) one NaN
+    _identify(
+        batch.handle, batch.metric, batch.instance, batch.quality, batch.source, batch.sequence, batch.time_us.view(np.uint64),
+        value.view(np.uint64), np.isnan(value), identities,
+    )  # fmt: skip
+    return identities
+
+
+@compiled
+def _identify(
+    handle: UInt32s, metric: UInt16s, instance: UInt8s, quality: UInt16s, source: UInt32s, sequence: UInt64s, time_us: UInt64s,
+    value: UInt64s, is_nan: Bools, identities: OutUInt64s,
+) -> None:  # fmt: skip
+    for i in range(len(handle)):
+        channel = np.uint64(handle[i]) << np.uint64(32) | np.uint64(metric[i]) << np.uint64(16)
+        channel |= np.uint64(instance[i]) << np.uint64(8) | np.uint64(quality[i] & _LOW_BYTE)
+        identity = channel * _OF_CHANNEL + np.uint64(source[i]) * _OF_SOURCE + sequence[i] * _OF_SEQUENCE
+        identity += time_us[i] * _OF_TIME + (_ONE_NAN if is_nan[i] else value[i]) * _OF_VALUE
+        identity = (identity ^ identity >> np.uint64(31)) * _MIX
+        identity ^= identity >> np.uint64(29)
+        identities[i] = identity if identity != _EMPTY else np.uint64(1)
+
+
+@compiled
+def _take_rising(rows: Int32s, sequence: UInt64s, highest: OutUInt64s) -> int:
+    """How many readings from the first on have sequences beyond all that their sources sent before; they count as sent."""
+    for i in range(len(rows)):
+        if rows[i] < 0 or sequence[i] <= highest[rows[i]]:
+            return i
+        highest[rows[i]] = sequence[i]
+    return len(rows)

@@ -28,9 +28,10 @@ from actors.turn import Notices, Turn
 from analytics import news2
 from analytics.news2 import SOURCE_METRICS, SOURCES, WINDOWS_US, Parameter
 from domain.alarms import AlarmEvent, AlertType, KnownInput, Phase, Priority
+from domain.compiled import Bools, Floats, Int64s, UInt16s, compiled
 from domain.instants import NEVER_US
 from domain.metrics import MAX_ID, metric_of
-from domain.quality import Mark, Origin, may_alarm, pack
+from domain.quality import MAY_ALARM, Mark, Origin, pack
 from domain.readings import ReadingBatch
 
 NEWS2_ID: Final = metric_of("news2").id
@@ -80,24 +81,24 @@ class EarlyWarning:
 
     def step(self, turn: Turn, notices: Notices) -> None:
         """Take a turn's inputs; closes and scores the instants that a later input ends."""
-        slots = _SLOT[turn.readings.metric]
-        feeds = (slots >= 0) & (turn.patient >= 0) & may_alarm(turn.readings.quality) & ~np.isnan(turn.readings.value)
-        at = np.flatnonzero(feeds)
+        readings = turn.readings
+        at = _inputs(turn.patient, readings.metric, readings.quality, readings.value, _SLOT, MAY_ALARM)
         if not len(at):
             return
         at = at[by_channel(turn.patient[at])]
+        slots = _SLOT[readings.metric[at]]
         patient, time_us = turn.patient[at], turn.time_us[at]
         first = group_starts(patient)
         opens = time_us > newest_before(time_us, first, self._roster.patients["instant_us"][patient])
         opened = np.cumsum(opens)
         starts = np.flatnonzero(first)
         group: NDArray[np.int64] = opened - np.repeat(opened[starts] - opens[starts], np.diff(np.append(starts, len(at))))
-        newest = _newest_of_each(np.cumsum(first | opens) * len(SOURCES) + slots[at], time_us)
+        newest = _newest_of_each(np.cumsum(first | opens) * len(SOURCES) + slots, time_us)
         for number in range(int(group.max(initial=0)) + 1):
             opening = np.flatnonzero(opens & (group == number))
             self._open(turn, at[opening], notices)
-            taken = at[newest[group[newest] == number]]
-            self._take(turn, taken, slots[taken])
+            taken = newest[group[newest] == number]
+            self._take(turn, at[taken], slots[taken])
 
     def tick(self, now_us: int, notices: Notices) -> None:
         """Close instants that have waited long enough, and end the alarms of patients who were discharged."""
@@ -257,6 +258,20 @@ class EarlyWarning:
 
     def restore(self, tables: dict[str, pa.Table]) -> None:
         self.counts = ScoreCounts(*tables["score_counts"]["count"].to_pylist())
+
+
+@compiled
+def _inputs(
+    patient: Int64s, metric: UInt16s, quality: UInt16s, value: Floats, slot: Int64s, may_alarm: Bools
+) -> NDArray[np.intp]:
+    """Usable, real readings of patients that a score can take."""
+    found = np.empty(len(patient), dtype=np.intp)
+    count = 0
+    for i in range(len(patient)):
+        if patient[i] >= 0 and slot[metric[i]] >= 0 and may_alarm[quality[i] & len(may_alarm) - 1] and not np.isnan(value[i]):
+            found[count] = i
+            count += 1
+    return found[:count]
 
 
 def _newest_of_each(keys: NDArray[np.int64], time_us: NDArray[np.int64]) -> NDArray[np.intp]:

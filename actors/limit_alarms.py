@@ -13,7 +13,7 @@ believable change; a gap of less than a minute counts as a minute, since one ste
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -21,79 +21,39 @@ from numpy.typing import NDArray
 
 from actors.alarm_writing import Alarm, about_device, channel_scope, known
 from actors.associations import Associations
-from actors.columns import group_ends, group_starts
-from actors.kinds import AMBIGUOUS, IS_PATIENT_BOUND, NOBODY, RULES
+from actors.columns import group_ends
+from actors.kinds import AMBIGUOUS, IS_PATIENT_BOUND, RULES
 from actors.limit_scan import Life, Watch, live
+from actors.limit_watch import Followed, LimitWatch
 from actors.presets import Presets
 from actors.roster import Roster
 from actors.rule_states import RuleStates
 from actors.turn import Notices, Turn
 from domain.alarms import AlarmEvent, AlertType, Phase, Priority
 from domain.instants import NEVER_US
-from domain.limits import DELAY_US, HYSTERESIS, LIMITS, MAX_CHANGE_PER_MIN, RULE_VERSION, LimitRule
+from domain.limits import DELAY_US, HYSTERESIS, RULE_VERSION, LimitRule
 from domain.metrics import BY_ID, Metric
 
 CHANGE_RULE: Final = "change.rate"
 CHANGE: Final = len(LimitRule)  # its column, after the four limits
-CHANGE_WITHIN_US: Final = 300_000_000
-_MINUTE_US: Final = 60_000_000
 _SIDE: Final = np.array([-1.0 if rule.is_low else 1.0 for rule in LimitRule])
-_WATCHED: Final = np.isfinite(LIMITS).any(axis=(1, 2)) | np.isfinite(MAX_CHANGE_PER_MIN)
 _QUIET_US: Final = 60_000_000  # a device that has been silent so long will not say itself that its patient left
-
-
-class _Ruled:
-    """Readings that feed the rules, sorted by channel: who, when, what, and what came just before in the channel."""
-
-    def __init__(self, roster: Roster, turn: Turn) -> None:
-        readings = turn.readings
-        self.at = turn.fed(_WATCHED[readings.metric])  # into the turn
-        self.channel = turn.channel[self.at]
-        self.time_us = turn.time_us[self.at]
-        self.value = readings.value[self.at]
-        self.metric = readings.metric[self.at]
-        self.first = group_starts(self.channel)
-        self.told_patient = turn.patient[self.at]
-        table = roster.channels
-        self.patient = self._who(table["ruled_patient"][self.channel])
-        self.time_before_us = np.where(self.first, table["ruled_time_us"][self.channel], _previous(self.time_us))
-        self.value_before = np.where(self.first, table["ruled_value"][self.channel], _previous(self.value))
-        was = np.where(self.first, table["ruled_patient"][self.channel], _previous(self.patient))
-        self.is_new_patient = (self.time_before_us != NEVER_US) & (was != self.patient)
-        self.patient_before = was
-
-    def __len__(self) -> int:
-        return len(self.at)
-
-    def _who(self, carried: NDArray[Any]) -> NDArray[np.int64]:
-        """The patient of each row; a row too near a boundary to tell goes on with whoever was there before it."""
-        told = self.told_patient != AMBIGUOUS
-        last = np.maximum.accumulate(np.where(told | self.first, np.arange(len(self)), 0)) if len(self) else np.empty(0, int)
-        return np.where(told[last], self.told_patient[last], carried)
-
-    def remember(self, roster: Roster) -> None:
-        """The last row of each channel is what the next batch continues from."""
-        table, ends = roster.channels, group_ends(self.first)
-        table["ruled_time_us"][self.channel[ends]] = self.time_us[ends]
-        table["ruled_value"][self.channel[ends]] = self.value[ends]
-        table["ruled_patient"][self.channel[ends]] = self.patient[ends]
 
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """Of some ruled readings: limits [n, 4], whether the device is under maintenance, and [n, rules] whether it is strictly
-    beyond, and back inside by the hysteresis. Under maintenance nothing is beyond and all is back.
+    """Of readings followed: limits [n, 4], and [n, rules] whether it is strictly beyond, and back inside by the hysteresis.
+    Under maintenance nothing is beyond and all is back.
     """
 
     limits: NDArray[np.float64]
-    quiet: NDArray[np.bool_]
     beyond: NDArray[np.bool_]
     back: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
 class _Hit:
-    """One thing to say of a ruled reading and a rule; `phase` None: what was raised ends because the patient changed."""
+    """One thing to say of a reading followed and a rule; `phase` None: what was raised ends because the patient changed."""
 
     row: int
     rule: int
@@ -112,6 +72,7 @@ class LimitAlarms:
         self._associations = associations
         self._presets = presets
         self._states = RuleStates()
+        self._watch = LimitWatch(roster, presets, self._states)
 
     def snapshot(self) -> dict[str, pa.Table]:
         return self._states.snapshot()
@@ -121,22 +82,14 @@ class LimitAlarms:
 
     def step(self, turn: Turn, notices: Notices) -> None:
         """Take a turn's readings through the rules."""
-        ruled = _Ruled(self._roster, turn)
-        if not len(ruled):
+        followed = self._watch.follow(turn)
+        if followed is None:
             return
-        whose = np.where(ruled.told_patient == AMBIGUOUS, NOBODY, ruled.patient)
-        quiet = self._roster.in_maintenance(turn.device[ruled.at], turn.arrival_us[ruled.at])
-        low, high = self._presets.bounds_of(ruled.metric, whose)
-        is_fast = _changes_fast(ruled)
-        stirred = self._stirred(ruled, (is_fast | (ruled.value < low) | (ruled.value > high)) & ~quiet)
-        if len(stirred):
-            limits = self._presets.limits_of(ruled.metric[stirred], whose[stirred])
-            judged = _judge(ruled.value[stirred], ruled.metric[stirred], limits, is_fast[stirred], quiet[stirred])
-            life = self._live(ruled, stirred, judged)
-            for hit in self._tell(ruled, stirred, judged, life):
-                notices.alarms.append((int(turn.row[ruled.at[hit.row]]), self._event(turn, ruled, hit)))
-            self._write(ruled, stirred, life)
-        ruled.remember(self._roster)
+        judged = _judge(followed, self._presets.limits_of(followed.metric, followed.whose))
+        life = self._live(followed, judged)
+        for hit in self._tell(followed, judged, life):
+            notices.alarms.append((int(turn.row[followed.at[hit.row]]), self._event(turn, followed, hit)))
+        self._write(followed, life)
 
     def settle(self, now_us: int, device: int | None = None) -> list[AlarmEvent]:
         """End what no reading will end: alarms of patients who left, and of devices under maintenance; of one or of all."""
@@ -183,63 +136,53 @@ class LimitAlarms:
         self._states.clear(one)
         return events
 
-    def _stirred(self, ruled: _Ruled, is_beyond: NDArray[np.bool_]) -> NDArray[np.intp]:
-        """Rows of channels where something is beyond a limit, pending or raised: the few that need following."""
-        group = np.cumsum(ruled.first) - 1
-        stirs = self._states.is_stirred(ruled.channel[ruled.first])
-        stirs[group[is_beyond]] = True
-        return np.flatnonzero(stirs[group]) if stirs.any() else np.empty(0, np.intp)
-
-    def _live(self, ruled: _Ruled, rows: NDArray[np.intp], judged: _Judged) -> Life:
-        channel = ruled.channel[rows]
-        delay_us = np.zeros((len(rows), RULES), dtype=np.int64)
-        delay_us[:, :CHANGE] = DELAY_US[ruled.metric[rows]][:, None]
+    def _live(self, followed: Followed, judged: _Judged) -> Life:
+        delay_us = np.zeros((len(followed), RULES), dtype=np.int64)
+        delay_us[:, :CHANGE] = DELAY_US[followed.metric][:, None]
         return live(Watch(
-            ruled.first[rows], ruled.is_new_patient[rows], ruled.time_us[rows], judged.beyond, judged.back,
-            delay_us, self._states.of("onset_us", channel), self._states.of("is_raised", channel),
+            followed.first, followed.is_new_patient, followed.time_us, judged.beyond, judged.back, delay_us,
+            self._states.of("onset_us", followed.channel), self._states.of("is_raised", followed.channel),
         ))  # fmt: skip
 
-    def _write(self, ruled: _Ruled, rows: NDArray[np.intp], life: Life) -> None:
-        ends = group_ends(ruled.first[rows])
-        channel, raised, start = ruled.channel[rows[ends]], life.raised[ends], life.start_row[ends]
-        is_ambiguous = ruled.told_patient[rows] == AMBIGUOUS
+    def _write(self, followed: Followed, life: Life) -> None:
+        ends = group_ends(followed.first)
+        channel, raised, start = followed.channel[ends], life.raised[ends], life.start_row[ends]
         was_ambiguous = self._states.of("is_ambiguous", channel)
         onset_us = np.where(raised, life.onset_us[ends], life.pending_us[ends])
-        self._states.put(channel, onset_us, raised, raised & np.where(start >= 0, is_ambiguous[start], was_ambiguous))
+        is_ambiguous = np.where(start >= 0, followed.is_ambiguous[start], was_ambiguous)
+        self._states.put(channel, onset_us, raised, raised & is_ambiguous)
 
-    def _tell(self, ruled: _Ruled, rows: NDArray[np.intp], judged: _Judged, life: Life) -> list[_Hit]:
+    def _tell(self, followed: Followed, judged: _Judged, life: Life) -> list[_Hit]:
         """What is to be said: first of patients who left, then what ended, then what started."""
-        was_ambiguous = self._ambiguity(ruled, rows, life)
+        was_ambiguous = self._ambiguity(followed, life)
         hits = []
         for flags, phase, onset_us in (
             (life.left, None, life.left_onset_us),
             (life.ended, Phase.END, life.onset_us),
             (life.started, Phase.START, life.onset_us),
         ):
-            for number, rule in zip(*(axis.tolist() for axis in np.nonzero(flags)), strict=True):
-                row = int(rows[number])
-                is_ambiguous = ruled.told_patient[row] == AMBIGUOUS if phase is Phase.START else was_ambiguous[number, rule]
-                patient = int(ruled.patient_before[row] if phase is None else ruled.patient[row])
-                limit = float(judged.limits[number, rule]) if rule < CHANGE else np.inf
+            for row, rule in zip(*(axis.tolist() for axis in np.nonzero(flags)), strict=True):
+                is_ambiguous = followed.is_ambiguous[row] if phase is Phase.START else was_ambiguous[row, rule]
+                patient = int(followed.patient_before[row] if phase is None else followed.patient[row])
+                limit = float(judged.limits[row, rule]) if rule < CHANGE else np.inf
                 hits.append(_Hit(
-                    row, rule, phase, int(onset_us[number, rule]), AMBIGUOUS if is_ambiguous else patient,
-                    limit if np.isfinite(limit) else None,
-                    bool(judged.quiet[number]),
+                    row, rule, phase, int(onset_us[row, rule]), AMBIGUOUS if is_ambiguous else patient,
+                    limit if np.isfinite(limit) else None, bool(followed.quiet[row]),
                 ))  # fmt: skip
         return hits
 
-    def _ambiguity(self, ruled: _Ruled, rows: NDArray[np.intp], life: Life) -> NDArray[np.bool_]:
+    def _ambiguity(self, followed: Followed, life: Life) -> NDArray[np.bool_]:
         """[n, rules] whether what was raised before each row had been raised when the patient could not be told."""
-        told, first = ruled.told_patient[rows] == AMBIGUOUS, ruled.first[rows]
         start = np.concatenate([life.start_row[:1], life.start_row[:-1]])
-        start[first] = -1
-        before: NDArray[np.bool_] = np.where(start >= 0, told[start], self._states.of("is_ambiguous", ruled.channel[rows]))
+        start[followed.first] = -1
+        was_ambiguous = self._states.of("is_ambiguous", followed.channel)
+        before: NDArray[np.bool_] = np.where(start >= 0, followed.is_ambiguous[start], was_ambiguous)
         return before
 
-    def _left(self, turn: Turn, ruled: _Ruled, hit: _Hit) -> AlarmEvent:
+    def _left(self, turn: Turn, followed: Followed, hit: _Hit) -> AlarmEvent:
         """The patient changed between this reading and the one before: what was raised ends at the boundary."""
-        at, channel = int(ruled.at[hit.row]), int(ruled.channel[hit.row])
-        time_us, was = int(ruled.time_us[hit.row]), int(ruled.patient_before[hit.row])
+        at, channel = int(followed.at[hit.row]), int(followed.channel[hit.row])
+        time_us, was = int(followed.time_us[hit.row]), int(followed.patient_before[hit.row])
         left_us = self._associations.end_of(int(turn.device[at]), was, hit.onset_us) if was >= 0 else None
         event_us = time_us if left_us is None else min(max(left_us, hit.onset_us), time_us)
         return self._alarm(channel, hit.rule, hit.onset_us, hit.patient).notice(
@@ -247,16 +190,16 @@ class LimitAlarms:
             event_us=event_us, arrival_us=int(turn.arrival_us[at]), live=bool(turn.is_live(at)),
         )  # fmt: skip
 
-    def _event(self, turn: Turn, ruled: _Ruled, hit: _Hit) -> AlarmEvent:
+    def _event(self, turn: Turn, followed: Followed, hit: _Hit) -> AlarmEvent:
         if hit.phase is None:
-            return self._left(turn, ruled, hit)
-        at, channel = int(ruled.at[hit.row]), int(ruled.channel[hit.row])
-        metric, value = BY_ID[int(ruled.metric[hit.row])], float(ruled.value[hit.row])
-        time_us, arrival_us = int(ruled.time_us[hit.row]), int(turn.arrival_us[at])
+            return self._left(turn, followed, hit)
+        at, channel = int(followed.at[hit.row]), int(followed.channel[hit.row])
+        metric, value = BY_ID[int(followed.metric[hit.row])], float(followed.value[hit.row])
+        time_us, arrival_us = int(followed.time_us[hit.row]), int(turn.arrival_us[at])
         inputs = [known(metric.code, value, time_us, arrival_us, int(turn.readings.quality[at]))]
         text = self._limit_text(hit, metric, value)
         if hit.rule == CHANGE:
-            before, before_us = float(ruled.value_before[hit.row]), int(ruled.time_before_us[hit.row])
+            before, before_us = float(followed.value_before[hit.row]), int(followed.time_before_us[hit.row])
             inputs.append(known(metric.code, before, before_us, arrival_us, 0, note="the reading before"))
             text = _change_text(hit, metric, value, before)
         return self._alarm(channel, hit.rule, hit.onset_us, hit.patient).notice(
@@ -289,38 +232,20 @@ class LimitAlarms:
         return f"{name}: {'change' if rule == CHANGE else LimitRule(rule).name.lower().replace('_', ' ')} alarm"
 
 
-def _judge(
-    value: NDArray[np.float64], metric: NDArray[np.uint16], limits: NDArray[np.float64], is_fast: NDArray[np.bool_],
-    quiet: NDArray[np.bool_],
-) -> _Judged:  # fmt: skip
-    beyond, back = (np.empty((len(value), RULES), dtype=np.bool_) for _ in range(2))
-    excess = (value[:, None] - limits) * _SIDE
+def _judge(followed: Followed, limits: NDArray[np.float64]) -> _Judged:
+    beyond, back = (np.empty((len(followed), RULES), dtype=np.bool_) for _ in range(2))
+    excess = (followed.value[:, None] - limits) * _SIDE
     beyond[:, :CHANGE] = excess > 0
-    back[:, :CHANGE] = excess <= -HYSTERESIS[metric][:, None]
-    beyond[:, CHANGE], back[:, CHANGE] = is_fast, ~is_fast
-    beyond[quiet], back[quiet] = False, True
-    return _Judged(limits, quiet, beyond, back)
-
-
-def _changes_fast(ruled: _Ruled) -> NDArray[np.bool_]:
-    fast = np.abs(ruled.value - ruled.value_before) > MAX_CHANGE_PER_MIN[ruled.metric]  # the least that is ever too much
-    rows = np.flatnonzero(fast)
-    known_before = (ruled.time_before_us[rows] != NEVER_US) & ~ruled.is_new_patient[rows]
-    gap_us = np.where(known_before, ruled.time_us[rows] - np.where(known_before, ruled.time_before_us[rows], 0), 0)
-    allowed = MAX_CHANGE_PER_MIN[ruled.metric[rows]] * np.maximum(gap_us / _MINUTE_US, 1.0)
-    change = np.abs(ruled.value[rows] - ruled.value_before[rows])
-    fast[rows] = (gap_us > 0) & (gap_us <= CHANGE_WITHIN_US) & (change > allowed)
-    return fast
+    back[:, :CHANGE] = excess <= -HYSTERESIS[followed.metric][:, None]
+    beyond[:, CHANGE], back[:, CHANGE] = followed.is_fast, ~followed.is_fast
+    beyond[followed.quiet], back[followed.quiet] = False, True
+    return _Judged(limits, beyond, back)
 
 
 def _change_text(hit: _Hit, metric: Metric, value: float, before: float) -> str:
     if hit.phase is Phase.END:
         return f"{metric.name_en} {value:g} {metric.unit}, no longer changing fast"
     return f"{metric.name_en} went from {before:g} to {value:g} {metric.unit}, faster than is believable"
-
-
-def _previous(values: NDArray[Any]) -> NDArray[Any]:
-    return np.concatenate([values[:1], values[:-1]])
 
 
 def _priority(rule: int) -> Priority:

@@ -1,8 +1,7 @@
 """Readings into their channels: what is new, what repeats, what came too late, and which is the newest.
 
-All of a batch at once: readings are sorted by channel, and within a channel each is compared with the newest before it
-(a running maximum). The newest by event time is the channel's state; of two at one time the later arrival. Nothing is
-dropped but proven doubles; all else is stored and marked:
+One after the other, each is compared with the newest that its channel had before. The newest by event time is the
+channel's state; of two at one time the later arrival. Nothing is dropped but proven doubles; all else is stored and marked:
 
 - LATE: arrived longer after its event time than `live_horizon_us`, a clock behind being corrected; CLOCK_SKEWED: the
   source's clock is off by more than 5 s, either way.
@@ -19,11 +18,24 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.columns import Table, group_ends, group_starts
-from domain.quality import SKEWED_US, Mark, may_alarm
+from actors.columns import Table
+from domain.compiled import (
+    Bools,
+    Floats,
+    Int32s,
+    Int64s,
+    OutBools,
+    OutFloats,
+    OutInt64s,
+    OutUInt16s,
+    OutUInt32s,
+    UInt16s,
+    compiled,
+)
+from domain.quality import MAY_ALARM, SKEWED_US, Mark
 from domain.readings import ReadingBatch
 
-_WHAT: Final = np.uint16(0xFF)  # validity, mode and origin, without marks
+_WHAT: Final = 0xFF  # validity, mode and origin, without marks
 _ROW_BITS: Final = np.int64(32)
 
 
@@ -35,42 +47,30 @@ def timing(
     That is the time as stated, corrected forward only, and never ahead of the arrival. Taking a clock that is ahead back
     would put readings behind those of the same channel when it is set right, and rules would not see them.
     """
-    time_us = np.minimum(readings.time_us + np.maximum(clock_offset_us, 0), arrival_us)
-    is_skewed = (readings.time_us > arrival_us + SKEWED_US) | (np.abs(clock_offset_us) > SKEWED_US)
-    quality = readings.quality.copy()
-    quality[is_skewed] |= np.uint16(Mark.CLOCK_SKEWED)
-    quality[arrival_us - time_us > live_horizon_us] |= np.uint16(Mark.LATE)
+    time_us, quality = np.empty(len(readings), dtype=np.int64), readings.quality.copy()
+    _time(
+        readings.time_us, arrival_us, clock_offset_us, live_horizon_us, SKEWED_US, int(Mark.CLOCK_SKEWED), int(Mark.LATE),
+        time_us, quality,
+    )  # fmt: skip
     return time_us, quality
 
 
 def place(
-    channels: Table, channel: NDArray[np.int32], order: NDArray[np.int64], readings: ReadingBatch,
-    time_us: NDArray[np.int64], arrival_us: NDArray[np.int64],
+    channels: Table, channel: NDArray[np.int32], readings: ReadingBatch, time_us: NDArray[np.int64],
+    arrival_us: NDArray[np.int64],
 ) -> tuple[NDArray[np.bool_], NDArray[np.uint16]]:  # fmt: skip
-    """Write readings into the state of their channels; returns which were in order, and the marks they earned.
+    """Write readings into the state of their channels; returns which may feed rules, and the marks they earned.
 
-    `order` is that of `by_channel(channel)`.
+    Those feed rules that are numbers that may alarm and came in order: no newer reading of the channel was there before.
     """
-    if not len(channel):
-        return np.empty(0, np.bool_), np.empty(0, np.uint16)
-    rows, at = channel[order], time_us[order]
-    first = group_starts(rows)
-    before = newest_before(at, first, channels["time_us"][rows])
-    is_newest = at >= before
-    last_newest = np.maximum.accumulate(np.where(is_newest | first, np.arange(len(rows)), 0))
-    marks = np.where(is_newest, 0, int(Mark.OUT_OF_ORDER)) | _repeats(
-        channels, readings, order, rows, first, last_newest, is_newest
-    )
-    ends = group_ends(first)
-    newest = last_newest[ends]
-    newest = newest[is_newest[newest]]
-    _write(channels, rows[newest], order[newest], readings, time_us)
-    channels["arrival_us"][rows[ends]] = arrival_us[order[ends]]
-    channels["received"][rows[ends]] += np.diff(ends, prepend=-1).astype(np.uint32)
-    channels["was_usable"][channel[may_alarm(readings.quality)]] = True
-    in_order, marked = np.empty(len(rows), dtype=np.bool_), np.empty(len(rows), dtype=np.uint16)
-    in_order[order], marked[order] = is_newest, marks
-    return in_order, marked
+    feeds, marks = np.empty(len(channel), dtype=np.bool_), np.zeros(len(channel), dtype=np.uint16)
+    _place(
+        channel, time_us, readings.time_us, readings.value, readings.quality, arrival_us, MAY_ALARM,
+        int(Mark.OUT_OF_ORDER), int(Mark.POSSIBLE_DUPLICATE), int(Mark.CONFLICT),
+        channels["time_us"], channels["sent_time_us"], channels["value"], channels["quality"], channels["arrival_us"],
+        channels["received"], channels["was_usable"], feeds, marks,
+    )  # fmt: skip
+    return feeds, marks
 
 
 def by_channel(keys: NDArray[Any]) -> NDArray[np.int64]:
@@ -89,31 +89,40 @@ def newest_before(at: NDArray[np.int64], first: NDArray[np.bool_], known: NDArra
     return before
 
 
-def _repeats(
-    channels: Table, readings: ReadingBatch, order: NDArray[np.int64], rows: NDArray[np.int32], first: NDArray[np.bool_],
-    last_newest: NDArray[np.intp], is_newest: NDArray[np.bool_],
-) -> NDArray[np.int64]:  # fmt: skip
-    """CONFLICT or POSSIBLE_DUPLICATE where a reading states the same time as the newest before it."""
-    previous = np.concatenate([last_newest[:1], last_newest[:-1]])
-    from_table = first | ~is_newest[previous]  # nothing newer than the table's state came before in this batch
-    sent = readings.time_us[order]
-    repeats = np.flatnonzero(sent == np.where(from_table, channels["sent_time_us"][rows], sent[previous]))
-    marks = np.zeros(len(rows), dtype=np.int64)
-    if len(repeats):  # few, mostly none
-        channel, own, other, of_table = rows[repeats], order[repeats], order[previous[repeats]], from_table[repeats]
-        value = readings.value[own]
-        known_value = np.where(of_table, channels["value"][channel], readings.value[other])
-        known_quality = np.where(of_table, channels["quality"][channel], readings.quality[other]) & _WHAT
-        is_same = (value == known_value) | (np.isnan(value) & np.isnan(known_value))
-        is_same &= (readings.quality[own] & _WHAT) == known_quality
-        marks[repeats] = np.where(is_same, int(Mark.POSSIBLE_DUPLICATE), int(Mark.CONFLICT))
-    return marks
+@compiled
+def _time(
+    sent_us: Int64s, arrival_us: Int64s, clock_offset_us: Int64s, live_horizon_us: int, skewed_us: int, skewed: int, late: int,
+    time_us: OutInt64s, quality: OutUInt16s,
+) -> None:  # fmt: skip
+    for i in range(len(sent_us)):
+        time_us[i] = min(sent_us[i] + max(clock_offset_us[i], 0), arrival_us[i])
+        if sent_us[i] > arrival_us[i] + skewed_us or abs(clock_offset_us[i]) > skewed_us:
+            quality[i] |= skewed
+        if arrival_us[i] - time_us[i] > live_horizon_us:
+            quality[i] |= late
 
 
-def _write(
-    channels: Table, rows: NDArray[np.int32], at: NDArray[np.int64], readings: ReadingBatch, time_us: NDArray[np.int64]
-) -> None:
-    channels["time_us"][rows] = time_us[at]
-    channels["sent_time_us"][rows] = readings.time_us[at]
-    channels["value"][rows] = readings.value[at]
-    channels["quality"][rows] = readings.quality[at]
+@compiled
+def _place(
+    channel: Int32s, time_us: Int64s, sent_us: Int64s, value: Floats, quality: UInt16s, arrival_us: Int64s, may_alarm: Bools,
+    out_of_order: int, duplicate: int, conflict: int,
+    newest_us: OutInt64s, newest_sent_us: OutInt64s, newest_value: OutFloats, newest_quality: OutUInt16s,
+    last_arrival_us: OutInt64s, received: OutUInt32s, was_usable: OutBools, feeds: OutBools, marks: OutUInt16s,
+) -> None:  # fmt: skip
+    for i in range(len(channel)):
+        row, known = channel[i], newest_value[channel[i]]
+        if sent_us[i] == newest_sent_us[row]:
+            is_same = value[i] == known or (np.isnan(value[i]) and np.isnan(known))
+            is_same = is_same and quality[i] & _WHAT == newest_quality[row] & _WHAT
+            marks[i] = duplicate if is_same else conflict
+        is_in_order = time_us[i] >= newest_us[row]
+        if is_in_order:
+            newest_us[row], newest_sent_us[row] = time_us[i], sent_us[i]
+            newest_value[row], newest_quality[row] = value[i], quality[i]
+        else:
+            marks[i] |= out_of_order
+        last_arrival_us[row] = arrival_us[i]
+        received[row] += 1
+        is_alarming = may_alarm[quality[i] & len(may_alarm) - 1]
+        was_usable[row] |= is_alarming
+        feeds[i] = is_in_order and is_alarming and not np.isnan(value[i])

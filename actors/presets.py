@@ -24,7 +24,7 @@ class Presets:
 
     def __init__(self, roster: Roster) -> None:
         self._roster = roster
-        self._limits = np.empty((0, MAX_ID + 1, len(LimitRule)))
+        self._keep(np.empty((0, MAX_ID + 1, len(LimitRule))))
 
     def preset(self, message: LimitsPreset) -> None:
         """Set or remove one patient's limits of one metric; a patient who is not here has none to set."""
@@ -34,12 +34,14 @@ class Presets:
         slot = int(self._roster.patients["preset_slot"][patient])
         if slot < 0:
             slot = self._roster.patients["preset_slot"][patient] = len(self._limits)
-            self._limits = np.concatenate([self._limits, np.full((1, *self._limits.shape[1:]), np.nan)])
+            self._keep(np.concatenate([self._limits, np.full((1, *self._limits.shape[1:]), np.nan)]))
         limits = np.full(len(LimitRule), np.nan)
         if message.limits is not None:
             given = np.array([np.nan if limit is None else limit for limit in message.limits])
             limits = np.where(np.isnan(given), _OPEN_ENDS, given)
-        self._limits[slot, metric_of(message.metric).id] = limits
+        metric = metric_of(message.metric).id
+        self._limits[slot, metric] = limits
+        self._own_least[slot, metric], self._own_greatest[slot, metric] = _bounds(limits)
 
     def limits_of(self, metrics: NDArray[np.uint16], patients: NDArray[Any]) -> NDArray[np.float64]:
         """[n, 4] limits of each metric for each patient row; NOBODY and AMBIGUOUS have the adult range."""
@@ -48,15 +50,11 @@ class Presets:
         limits[chosen] = np.where(np.isnan(presets), limits[chosen], presets)
         return limits
 
-    def bounds_of(self, metrics: NDArray[np.uint16], patients: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """[n] the greatest of the low limits and the least of the high ones: no limit is crossed between them."""
-        normal = self._normal_of(metrics, patients)
-        low, high = _LEAST.take(normal), _GREATEST.take(normal)
-        chosen, presets = self._presets_of(metrics, patients)
-        if len(chosen):
-            limits = np.where(np.isnan(presets), _NORMAL.take(normal[chosen], axis=0), presets)
-            low[chosen], high[chosen] = _bounds(limits)
-        return low, high
+    def bounds(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """The greatest of the low limits and the least of the high ones: no limit is crossed between them. First the normal
+        ones, by metric * bands + band; then patients' own by [slot, metric], NaN where the normal ones hold.
+        """
+        return _LEAST, _GREATEST, self._own_least, self._own_greatest
 
     def _normal_of(self, metrics: NDArray[np.uint16], patients: NDArray[Any]) -> NDArray[np.intp]:
         """The row of _NORMAL of each."""
@@ -89,16 +87,21 @@ class Presets:
 
     def restore(self, tables: dict[str, pa.Table]) -> None:
         count = tables["preset_slots"]["count"][0].as_py()
-        self._limits = np.full((count, MAX_ID + 1, len(LimitRule)), np.nan)
+        limits = np.full((count, MAX_ID + 1, len(LimitRule)), np.nan)
         table = tables["presets"]
         slots, metrics = table["slot"].to_numpy(), table["metric"].to_numpy()
         for rule in LimitRule:
-            self._limits[slots, metrics, rule] = table[rule.name.lower()].to_numpy()
+            limits[slots, metrics, rule] = table[rule.name.lower()].to_numpy()
+        self._keep(limits)
+
+    def _keep(self, limits: NDArray[np.float64]) -> None:
+        self._limits = limits
+        self._own_least, self._own_greatest = _bounds(limits)
 
 
 def _bounds(limits: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The greatest low and the least high limit of each row."""
-    return limits[:, _IS_LOW].max(axis=1), limits[:, ~_IS_LOW].min(axis=1)
+    """The greatest low and the least high limit, along the last axis."""
+    return limits[..., _IS_LOW].max(axis=-1), limits[..., ~_IS_LOW].min(axis=-1)
 
 
 _LEAST, _GREATEST = _bounds(_NORMAL)

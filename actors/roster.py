@@ -27,9 +27,9 @@ from actors.kinds import (
     PATIENT_COLUMNS,
 )
 from domain.ages import age_band
+from domain.compiled import Int16s, Int32s, Int32s2D, OutInt32s, UInt8s, UInt8s2D, UInt16s, compiled
 from domain.instants import NEVER_US
 from domain.messages import DevicesRegistered, MaintenanceSet, PatientAdmitted
-from domain.metrics import MAX_ID
 from domain.thing_catalogue import THING_MODELS
 from domain.thing_models import ThingModel
 
@@ -73,12 +73,9 @@ class Roster:
         self, devices: NDArray[np.int32], metrics: NDArray[np.uint16], instances: NDArray[np.uint8]
     ) -> NDArray[np.int32]:
         """The channel of each reading; -1 where the device is unknown or its model lacks the metric or the instance."""
-        if not len(self.devices):
-            return np.full(len(devices), -1, dtype=np.int32)
-        models = self.devices["model"][devices]
-        metrics = np.where(metrics <= MAX_ID, metrics, 0)  # 0 is no metric: every model lacks it
-        fits = (devices >= 0) & (instances < INSTANCES[models, metrics])
-        rows: NDArray[np.int32] = np.where(fits, self.devices["base"][devices] + OFFSETS[models, metrics] + instances, -1)
+        rows = np.empty(len(devices), dtype=np.int32)
+        table = self.devices
+        _channels(devices, metrics, instances, table["model"], table["base"], INSTANCES, OFFSETS, rows)
         return rows
 
     def channels_of(self, device: int) -> tuple[int, int]:
@@ -250,3 +247,15 @@ class Roster:
         self._device_index, self._patient_index = HandleIndex(), HandleIndex()
         self._device_index.put(self.devices["handle"], np.arange(len(self.devices)))
         self._patient_index.put(self.patients["handle"], np.arange(len(self.patients)))
+
+
+@compiled
+def _channels(
+    devices: Int32s, metrics: UInt16s, instances: UInt8s, model: Int16s, base: Int32s, has_instances: UInt8s2D,
+    offsets: Int32s2D, rows: OutInt32s,
+) -> None:  # fmt: skip
+    for i in range(len(devices)):
+        device, metric = devices[i], metrics[i]
+        rows[i] = -1
+        if device >= 0 and metric < has_instances.shape[1] and instances[i] < has_instances[model[device], metric]:
+            rows[i] = base[device] + offsets[model[device], metric] + instances[i]

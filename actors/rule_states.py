@@ -34,10 +34,10 @@ class RuleStates:
         self._row_of = np.empty(0, dtype=np.int32)  # by channel
         self._free: list[int] = []
 
-    def is_stirred(self, channels: NDArray[Any]) -> NDArray[np.bool_]:
-        """Where something is pending or raised."""
-        stirred: NDArray[np.bool_] = self._rows(channels) != _NONE
-        return stirred
+    def rows_by_channel(self, channels: int) -> NDArray[np.int32]:
+        """By channel, for at least so many: not negative where something is pending or raised."""
+        self._reserve(channels)
+        return self._row_of
 
     def of(self, name: str, channels: NDArray[Any]) -> NDArray[Any]:
         """A column of these channels, a copy."""

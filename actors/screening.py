@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from domain.compiled import Floats, Floats3D, Int16s, OutBools, UInt16s, compiled
 from domain.metrics import MAX_ID
 from domain.quality import Validity, is_usable, with_validity
 from domain.readings import ReadingBatch
@@ -29,15 +30,12 @@ def _sentinels() -> NDArray[np.float64]:
 
 
 _SENTINELS: Final = _sentinels()
-_HAS_ANY: Final[NDArray[np.bool_]] = np.asarray(~np.isnan(_SENTINELS).all(axis=2))  # [model, metric]
 
 
 def screen(batch: ReadingBatch, models: NDArray[np.int16]) -> ReadingBatch:
     """`batch` with sentinels turned to *not available*, value NaN, raw value kept. `models`: of each reading's device."""
-    rows = np.flatnonzero(_HAS_ANY[models, batch.metric])
+    rows = np.flatnonzero(_is_sentinel(models, batch))
     rows = rows[is_usable(batch.quality[rows])]
-    sentinels = _SENTINELS[models[rows], batch.metric[rows]]
-    rows = rows[np.any(np.equal(batch.value[rows].reshape(-1, 1), sentinels), axis=1)]
     if not len(rows):
         return batch
     value, raw_value, quality = batch.value.copy(), batch.raw_value.copy(), batch.quality.copy()
@@ -46,3 +44,17 @@ def screen(batch: ReadingBatch, models: NDArray[np.int16]) -> ReadingBatch:
     value[rows] = np.nan
     quality[rows] = with_validity(quality[rows], Validity.NOT_AVAILABLE)
     return batch.with_columns(value=value, raw_value=raw_value, quality=quality)
+
+
+def _is_sentinel(models: NDArray[np.int16], batch: ReadingBatch) -> NDArray[np.bool_]:
+    found = np.zeros(len(batch), dtype=np.bool_)
+    _find(models, batch.metric, batch.value, _SENTINELS, found)
+    return found
+
+
+@compiled
+def _find(models: Int16s, metrics: UInt16s, values: Floats, sentinels: Floats3D, found: OutBools) -> None:
+    for i in range(len(values)):
+        for k in range(sentinels.shape[2]):
+            if values[i] == sentinels[models[i], metrics[i], k]:  # NaN fills the list up, and equals nothing
+                found[i] = True

@@ -22,7 +22,7 @@ from actors.duplicates import RecentReadings
 from actors.early_warning import EarlyWarning, ScoreCounts
 from actors.effects import Effects
 from actors.limit_alarms import LimitAlarms
-from actors.ordering import by_channel, place, timing
+from actors.ordering import place, timing
 from actors.presets import Presets
 from actors.roster import Roster
 from actors.screening import screen
@@ -47,7 +47,7 @@ from domain.messages import (
     PatientAdmitted,
 )
 from domain.ports import Scorer
-from domain.quality import Mark, may_alarm
+from domain.quality import Mark
 from domain.readings import ReadingBatch
 from domain.thing_models import PRESENCE
 
@@ -236,25 +236,19 @@ class ShardCell:
     ) -> Turn:  # fmt: skip
         """Write readings into their channels and devices, and find whose they were."""
         time_us, quality = timing(readings, stream_us, clock.offset_us, self._live_horizon_us)
-        readings, order = readings.with_columns(quality=quality), by_channel(channels)
-        in_order, marks = place(self._roster.channels, channels, order, readings, time_us, stream_us)
-        quality |= marks | np.where(doubtful, int(Mark.POSSIBLE_DUPLICATE), 0).astype(np.uint16)
-        table = self._roster.devices
-        table["last_arrival_us"][devices] = stream_us
-        table["last_source"][devices] = readings.source
-        table["is_offline"][devices] = False
-        np.maximum.at(table["last_time_us"], devices, time_us)
-        freshness.count(table, devices, stream_us)
+        feeds, marks = place(self._roster.channels, channels, readings.with_columns(quality=quality), time_us, stream_us)
+        quality |= marks
+        quality[doubtful] |= np.uint16(Mark.POSSIBLE_DUPLICATE)
+        freshness.note(self._roster.devices, devices, readings.source, time_us, stream_us)
         patients = self._associations.patients_at(devices, readings.time_us + clock.offset_us, clock.uncertainty_us)
-        feeds = in_order & may_alarm(quality) & ~np.isnan(readings.value)
         marked = readings.with_columns(quality=quality)
-        return Turn(marked, row, devices, channels, time_us, stream_us, patients, feeds, order)
+        return Turn(marked, row, devices, channels, time_us, stream_us, patients, feeds)
 
     def _place_derived(self, derived: ReadingBatch, stream_us: NDArray[np.int64]) -> None:
         """Scores are readings of the patient's chart: shown as its latest values like any other."""
         if len(derived):
             channels = self._roster.channel_rows(self._roster.device_rows(derived.handle), derived.metric, derived.instance)
-            place(self._roster.channels, channels, by_channel(channels), derived, derived.time_us, stream_us)
+            place(self._roster.channels, channels, derived, derived.time_us, stream_us)
 
     def check_event(self, message: DeviceEvent) -> int:
         """The row of the device of an event. Raises RejectedInput as `apply_control`."""

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Final, Self
 
 import numpy as np
@@ -30,12 +29,14 @@ from numpy.typing import NDArray
 from actors.freshness import MINUTE_US
 from actors.kinds import FOREVER_US
 from actors.roster import Roster
+from domain.compiled import Bools, Int32s, Int64s, OutInt64s, compiled
 from domain.quality import Mark, Origin, has_mark, origin_of
 from domain.readings import ReadingBatch
 
 TOLERANCE_US: Final = 2_000_000  # networks and a gateway's gathering stay below it
 STEADY_MINUTES: Final = 3  # that agree before a clock counts as off
 _UNKNOWN: Final = -1
+_OTHERS: Final = -1  # the row of a source whose clock is nothing to us
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,22 +59,20 @@ class SourceClocks:
 
     def take(self, readings: ReadingBatch, stream_us: NDArray[np.int64]) -> ClockCorrection:
         """Learn from readings in stream order, and correct each by what was known when it came."""
-        source, delay_us = self._roster.device_rows(readings.source), stream_us - readings.time_us
-        is_own = (origin_of(readings.quality) == Origin.MEASURED) & (source >= 0)  # stamped by the source's clock
-        tells = is_own & ~has_mark(readings.quality, Mark.BACKFILL)
-        table, correction = self._roster.devices, ClockCorrection.none(len(readings))
+        source, correction = self._roster.device_rows(readings.source), ClockCorrection.none(len(readings))
+        source[origin_of(readings.quality) != Origin.MEASURED] = _OTHERS  # not stamped by the source's clock
+        tells = ~has_mark(readings.quality, Mark.BACKFILL)
+        table, is_doubted = self._roster.devices, False
         for minute, rows in _minutes(stream_us):
-            own = _those(is_own, rows)
-            of = source[own]
-            turned = of[table["clock_minute"][of] != minute]
+            turned = _turned(source[rows], minute, table["clock_minute"])
             if len(turned):
                 self._turn(np.unique(turned), minute)
-            correction.offset_us[own] = table["clock_offset_us"][of]
-            correction.uncertainty_us[own] = table["clock_uncertainty_us"][of]
-            telling = _those(tells, rows)
-            np.minimum.at(table["clock_least_us"], source[telling], delay_us[telling])
-            np.maximum.at(table["clock_greatest_us"], source[telling], delay_us[telling])
-        return _judged_singly(correction, delay_us)
+            is_doubted |= _measure(
+                source[rows], tells[rows], readings.time_us[rows], stream_us[rows], TOLERANCE_US,
+                table["clock_offset_us"], table["clock_uncertainty_us"], table["clock_least_us"], table["clock_greatest_us"],
+                correction.offset_us[rows], correction.uncertainty_us[rows],
+            )  # fmt: skip
+        return _judged_singly(correction, stream_us - readings.time_us) if is_doubted else correction
 
     def _turn(self, sources: NDArray[np.int32], minute: int) -> None:
         """A new minute begins for these sources; the one that is over is judged, if anything in it told of the clock."""
@@ -118,16 +117,42 @@ class SourceClocks:
 
 def _minutes(stream_us: NDArray[np.int64]) -> Iterator[tuple[int, slice]]:
     """The minutes of stream time, which never goes back, and the rows of each."""
-    minutes = stream_us // MINUTE_US
-    edges = [0, *(np.flatnonzero(np.diff(minutes)) + 1).tolist(), len(minutes)]
-    for start, stop in pairwise(edges):
-        if stop > start:
-            yield int(minutes[start]), slice(start, stop)
+    start = 0
+    while start < len(stream_us):
+        minute = int(stream_us[start]) // MINUTE_US
+        stop = int(np.searchsorted(stream_us, (minute + 1) * MINUTE_US))
+        yield minute, slice(start, stop)
+        start = stop
 
 
-def _those(flags: NDArray[np.bool_], rows: slice) -> slice | NDArray[np.intp]:
-    """The flagged ones among `rows`: mostly all, which are taken without copying."""
-    return rows if flags[rows].all() else np.flatnonzero(flags[rows]) + rows.start
+@compiled
+def _turned(source: Int32s, minute: int, clock_minute: Int32s) -> NDArray[np.int32]:
+    """The sources that have not sent in this minute yet, each as often as it has now."""
+    found = np.empty(len(source), dtype=np.int32)
+    count = 0
+    for i in range(len(source)):
+        if source[i] >= 0 and clock_minute[source[i]] != minute:
+            found[count] = source[i]
+            count += 1
+    return found[:count]
+
+
+@compiled
+def _measure(
+    source: Int32s, tells: Bools, time_us: Int64s, stream_us: Int64s, tolerance_us: int, in_force_us: Int64s,
+    in_doubt_us: Int64s, least_us: OutInt64s, greatest_us: OutInt64s, offset_us: OutInt64s, uncertainty_us: OutInt64s,
+) -> bool:  # fmt: skip
+    """Whether anything came from ahead of its arrival, or is in doubt."""
+    is_doubted = False
+    for i in range(len(source)):
+        row, delay_us = source[i], stream_us[i] - time_us[i]
+        if row >= 0:
+            offset_us[i], uncertainty_us[i] = in_force_us[row], in_doubt_us[row]
+            if tells[i]:
+                least_us[row] = min(least_us[row], delay_us)
+                greatest_us[row] = max(greatest_us[row], delay_us)
+        is_doubted |= delay_us - offset_us[i] < -tolerance_us or uncertainty_us[i] != 0
+    return is_doubted
 
 
 def _residual(offset_us: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -140,8 +165,6 @@ def _judged_singly(known: ClockCorrection, delay_us: NDArray[np.int64]) -> Clock
     offset, uncertainty = known.offset_us, known.uncertainty_us
     left_us = delay_us - offset
     is_ahead = left_us < -TOLERANCE_US
-    if not is_ahead.any() and not uncertainty.any():
-        return known
     is_near = np.abs(left_us) <= TOLERANCE_US
     if_late = np.maximum(uncertainty, np.where(offset != 0, np.abs(offset) + TOLERANCE_US, 0))
     if_ahead = np.maximum(delay_us, 0) + TOLERANCE_US  # a clock behind may have been none: then it was late instead

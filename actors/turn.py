@@ -19,8 +19,7 @@ class Turn:
 
     row: place in the turn's input, which orders what is notified; time_us: event time that rules go by (`ordering.timing`),
     never ahead of its arrival (a clock that runs ahead would else block its channel); arrival_us: stream time, never going
-    back; patient: a patient's row, NOBODY or AMBIGUOUS; feeds: no newer reading of the channel was there before, and it is
-    a number that may alarm; order: `ordering.by_channel(channel)`.
+    back; patient: a patient's row, NOBODY or AMBIGUOUS; feeds: whether it may feed rules (`ordering.place`).
     """
 
     readings: ReadingBatch
@@ -31,15 +30,9 @@ class Turn:
     arrival_us: NDArray[np.int64]
     patient: NDArray[np.int64]
     feeds: NDArray[np.bool_]
-    order: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.row)
-
-    def fed(self, of_kind: NDArray[np.bool_]) -> NDArray[np.intp]:
-        """Those of the flagged readings that feed rules, by channel and in stream order within each."""
-        chosen = self.feeds & of_kind
-        return self.order if chosen.all() else self.order[chosen[self.order]]
 
     def is_live(self, rows: NDArray[Any] | int) -> NDArray[np.bool_]:
         """Whether what these readings raise may page: neither late nor sent as catching up."""

@@ -22,7 +22,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-CLIP: Final = 3.0  # deviations beyond which a reading teaches no more
+from domain.compiled import Floats, Int64s, OutFloats, OutInt64s, compiled
+
+_CLIP: Final = 3.0  # deviations beyond which a reading teaches no more
 _TO_SIGMA: Final = 1.2533  # mean absolute deviation -> standard deviation of a normal law: sqrt(pi / 2)
 
 
@@ -50,22 +52,16 @@ class RobustZ:
         self._rows = 0  # in use; the arrays grow ahead of it
 
     def score(self, rows: NDArray[np.intp], values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Score values of distinct rows against what came before, then learn from them.
+        """Score values in order, each against what came before it in its row, then learn from it.
 
         NaN values are not learnt from and score NaN.
         """
         self._grow(int(rows.max(initial=-1)) + 1)
-        location, deviation, count = self._location[rows], self._deviation[rows], self._count[rows]
-        scale = np.maximum(deviation * _TO_SIGMA, np.maximum(self._floor, self._floor_share * np.abs(location)))
-        distance = values - location
-        scores: NDArray[np.float64] = np.where(count >= self._learn, np.abs(distance) / scale, np.nan)
-        seen = ~np.isnan(values)
-        # plain averages while learning, so that the first readings weigh alike
-        weight = np.maximum(self._weight, 1.0 / (count + 1.0))
-        step = np.where(count >= self._learn, np.clip(distance, -CLIP * scale, CLIP * scale), distance)
-        self._location[rows] = np.where(seen, location + weight * step, location)
-        self._deviation[rows] = np.where(seen & (count > 0), deviation + weight * (np.abs(step) - deviation), deviation)
-        self._count[rows] = count + seen
+        scores = np.empty(len(rows))
+        _score(
+            rows, values, self._weight, self._learn, self._floor, self._floor_share,
+            self._location, self._deviation, self._count, scores,
+        )  # fmt: skip
         return scores
 
     def state(self) -> dict[str, NDArray[Any]]:
@@ -86,3 +82,25 @@ class RobustZ:
             self._location = np.concatenate([self._location, np.zeros(missing)])
             self._deviation = np.concatenate([self._deviation, np.zeros(missing)])
             self._count = np.concatenate([self._count, np.zeros(missing, dtype=np.int64)])
+
+
+@compiled
+def _score(
+    rows: Int64s, values: Floats, least_weight: float, learn: int, floor: float, floor_share: float,
+    locations: OutFloats, deviations: OutFloats, counts: OutInt64s, scores: OutFloats,
+) -> None:  # fmt: skip
+    for i in range(len(rows)):
+        row, scores[i] = rows[i], np.nan
+        if np.isnan(values[i]):
+            continue
+        location, deviation, count = locations[row], deviations[row], counts[row]
+        step = values[i] - location
+        if count >= learn:
+            scale = max(deviation * _TO_SIGMA, floor, floor_share * abs(location))
+            scores[i] = abs(step) / scale
+            step = min(max(step, -_CLIP * scale), _CLIP * scale)
+        weight = max(least_weight, 1.0 / (count + 1.0))  # plain averages while learning: the first readings weigh alike
+        locations[row] = location + weight * step
+        if count > 0:
+            deviations[row] = deviation + weight * (abs(step) - deviation)
+        counts[row] = count + 1

@@ -146,7 +146,7 @@ class Scorer(Protocol):
     version: int
 
     def score(self, rows: NDArray[np.intp], values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Score values of distinct channel rows, updating the state of those rows; NaN while still learning."""
+        """Score values in order, each against what came before it in its channel row; NaN while still learning."""
         ...
 
     def state(self) -> dict[str, NDArray[Any]]:

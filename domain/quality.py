@@ -59,8 +59,8 @@ _ORIGIN_SHIFT: Final = 6
 USABLE_VALIDITIES: Final = (Validity.VALID, Validity.QUESTIONABLE, Validity.VALIDATED)
 _USABLE: Final = np.zeros(16, dtype=np.bool_)
 _USABLE[list(USABLE_VALIDITIES)] = True
-_MAY_ALARM: Final = np.zeros(1 << _ORIGIN_SHIFT, dtype=np.bool_)  # by validity and mode
-_MAY_ALARM[: 1 << _MODE_SHIFT] = _USABLE  # Mode.REAL
+MAY_ALARM: Final = np.zeros(1 << _ORIGIN_SHIFT, dtype=np.bool_)  # by validity and mode: what `may_alarm` says
+MAY_ALARM[: 1 << _MODE_SHIFT] = _USABLE  # Mode.REAL
 
 
 def pack(
@@ -102,7 +102,7 @@ def is_usable(quality: QualityArray) -> NDArray[np.bool_]:
 
 def may_alarm(quality: QualityArray) -> NDArray[np.bool_]:
     """Where a reading may feed a clinical alarm: usable and real. Test and demo data never alarm."""
-    alarming: NDArray[np.bool_] = _MAY_ALARM[quality & np.uint16(len(_MAY_ALARM) - 1)]
+    alarming: NDArray[np.bool_] = MAY_ALARM[quality & np.uint16(len(MAY_ALARM) - 1)]
     return alarming
 
 

@@ -49,6 +49,14 @@ def test_the_order_of_rows_in_a_call_does_not_matter(make: Callable[[], Scorer])
         np.testing.assert_array_equal(other.score(ROWS[shuffled], row[shuffled]), expected[shuffled])
 
 
+def test_a_row_may_come_again_in_a_call(make: Callable[[], Scorer]) -> None:
+    one, other = make(), make()
+    values = np.random.default_rng(5).normal(70, 3, (80, 2))
+    apart = np.array([one.score(ROWS[:2], row) for row in values])
+    at_once = other.score(np.tile(ROWS[:2], len(values)), values.reshape(-1)).reshape(-1, 2)
+    np.testing.assert_array_equal(apart, at_once)
+
+
 def test_rows_are_apart(make: Callable[[], Scorer]) -> None:
     values = signs(200)
     alone, together = make(), make()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from actors.columns import Column, HandleIndex, Table, group_ends, group_starts, occurrence
+from actors.columns import Column, HandleIndex, Table, group_ends, group_starts
 
 COLUMNS = (
     Column("handle", np.uint32), Column("value", np.float64, np.nan), Column("onset_us", np.int64, -1, "us", width=3),
@@ -76,8 +76,6 @@ def test_handles_are_found_by_one_look_up() -> None:
 
 
 def test_occurrences_and_groups() -> None:
-    assert occurrence(np.array([5, 5, 5, 3, 3, 8])).tolist() == [0, 1, 2, 0, 1, 0]
-    assert occurrence(np.empty(0, np.int64)).tolist() == []
     starts = group_starts(np.array([1, 1, 2, 3, 3]))
     assert starts.tolist() == [True, False, True, True, False]
     assert group_ends(starts).tolist() == [1, 2, 4]
