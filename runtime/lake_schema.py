@@ -24,7 +24,7 @@ from domain.readings import SCHEMA, ReadingBatch
 
 ROWS: Final = pa.schema(
     [
-        pa.field("hospital", pa.string(), nullable=False),
+        pa.field("hospital", pa.dictionary(pa.int32(), pa.string()), nullable=False),  # few texts, many rows
         *[pa.field(f.name, f.type, nullable=f.name == "raw_value") for f in SCHEMA],
         pa.field("arrival_us", pa.int64(), nullable=False),
         pa.field("clock_offset_us", pa.int64(), nullable=False),
@@ -33,17 +33,21 @@ ROWS: Final = pa.schema(
 )
 ADDED_LATER: Final = ("clock_offset_us", "clock_uncertainty_us")  # columns that older tables and files lack
 STREAM_SEQUENCE: Final = "stream_sequence"  # int64; beside the lake's columns in the hot tail
-TAIL_ROWS: Final = ROWS.append(pa.field(STREAM_SEQUENCE, pa.int64(), nullable=False))
+HELD_ROWS: Final = ROWS.append(pa.field(STREAM_SEQUENCE, pa.int64(), nullable=False))
+_PLAIN: Final = ROWS.set(0, pa.field("hospital", pa.string(), nullable=False))
+TAIL_ROWS: Final = HELD_ROWS.set(0, _PLAIN.field(0))  # as answers of the tail travel
 
 _WIDER: Final = {
     pa.uint8(): pa.int16(), pa.uint16(): pa.int32(), pa.uint32(): pa.int64(), pa.uint64(): pa.int64(),
 }  # fmt: skip
 FILE_SCHEMA: Final = pa.schema(
-    [pa.field(f.name, _WIDER.get(f.type, f.type), f.nullable or f.name in ADDED_LATER) for f in ROWS]
+    [pa.field(f.name, _WIDER.get(f.type, f.type), f.nullable or f.name in ADDED_LATER) for f in _PLAIN]
 )
 TABLE_SCHEMA: Final = FILE_SCHEMA.append(pa.field("day", pa.date32(), nullable=False))
 
-POLARS_ROWS: Final[dict[str, pl.DataType | type[pl.DataType]]] = dict(pl.DataFrame(ROWS.empty_table()).schema)
+_DAY_US: Final = 86_400_000_000
+_KEY_BITS: Final = 63
+POLARS_ROWS: Final[dict[str, pl.DataType | type[pl.DataType]]] = dict(pl.DataFrame(_PLAIN.empty_table()).schema)
 FILE_ORDER: Final = ("hospital", "handle", "metric", "time_us")
 ANSWER_ORDER: Final = ("handle", "metric", "instance", "time_us", "arrival_us", "source", "sequence", "value")
 PRUNING_COLUMNS: Final = ("hospital", "handle", "metric", "time_us", "quality")  # whose least and greatest each commit states
@@ -171,29 +175,66 @@ def to_rows(table: pa.Table) -> pa.Table:
 
 def to_stored(rows: pa.Table) -> pl.DataFrame:
     """Rows as they are stored: signed, raw_value null where there is none, with `day`, in (day, FILE_ORDER) order."""
-    frame = pl.DataFrame(to_rows(rows)).with_columns(
-        pl.col("raw_value").fill_nan(None),
-        pl.col("sequence").reinterpret(signed=True),  # u64 keeps all its bits
-        pl.from_epoch("time_us", time_unit="us").dt.date().alias("day"),
-    )
-    hospitals = pl.Enum(frame["hospital"].unique().sort())  # ranks sort faster than texts
-    stored = pl.DataFrame(FILE_SCHEMA.empty_table()).schema
-    frame = frame.cast({name: dtype for name, dtype in stored.items() if name != "hospital"})
-    frame = frame.with_columns(pl.col("hospital").cast(hospitals))
-    return frame[_file_order(frame)]
+    rows = to_rows(rows).combine_chunks()
+    hospitals, hospital = _ranked(rows["hospital"])
+    columns = {name: rows[name].to_numpy() for name in ROWS.names[1:]}
+    day = columns["time_us"] // _DAY_US
+    order = _file_order(columns, hospital, day)
+    stored = {
+        "hospital": pl.Series(hospital.take(order)).cat.to(pl.Enum(hospitals)),
+        **{field.name: _stored(columns[field.name], order, field) for field in FILE_SCHEMA if field.name in columns},
+        "day": pl.Series(day.take(order).astype(np.int32)).cast(pl.Date),
+    }
+    return pl.DataFrame(stored)
 
 
-def _file_order(frame: pl.DataFrame) -> NDArray[np.intp]:
+def _ranked(hospital: pa.ChunkedArray) -> tuple[list[str], NDArray[np.uint32]]:
+    """The hospitals in order, and which one each row is of: ranks sort faster than texts."""
+    column = hospital.unify_dictionaries().combine_chunks()
+    column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+    names = column.dictionary.to_pylist()
+    ranks = {name: rank for rank, name in enumerate(sorted(set(names)))}
+    return list(ranks), np.array([ranks[name] for name in names], dtype=np.uint32).take(column.indices.to_numpy())
+
+
+def _stored(values: NDArray[Any], order: NDArray[np.intp], field: pa.Field) -> pl.Series:
+    """A column in stored order and type. One that says the same everywhere, as many do, is not moved."""
+    if field.name == "raw_value":
+        return pl.Series(values.take(order)).fill_nan(None)
+    moved = values if len(values) and (values == values[0]).all() else values.take(order)
+    if field.name == "sequence":
+        return pl.Series(moved.view(np.int64))  # u64 keeps all its bits
+    return pl.Series(moved.astype(field.type.to_pandas_dtype(), copy=False))
+
+
+def _file_order(columns: dict[str, NDArray[Any]], hospital: NDArray[np.uint32], day: NDArray[np.int64]) -> NDArray[np.intp]:
     """The rows in (day, FILE_ORDER) order, those that are equal in it as they came.
 
-    A merge sort over two keys: rows come in long runs that are in order already, which it only has to merge.
+    Mostly the rows of a channel come in order of time, all of one day: then one sort of numbers that say channel and row
+    is enough.
     """
-    channel = frame["hospital"].to_physical().to_numpy().astype(np.int64) << 48
-    channel |= frame["handle"].to_numpy() << 16 | frame["metric"].to_numpy()
-    keys = [frame["time_us"].to_numpy(), channel]
-    if frame["day"].n_unique() > 1:
-        keys.append(frame["day"].to_physical().to_numpy())
-    return np.lexsort(keys)
+    handle, metric, time_us = columns["handle"].astype(np.int64), columns["metric"], columns["time_us"]
+    order = _by_channel(hospital, handle, metric) if len(day) and day.min() == day.max() else None
+    if order is not None:
+        ordered, times = handle[order], time_us[order]
+        same = (ordered[1:] == ordered[:-1]) & (metric[order[1:]] == metric[order[:-1]])
+        if not (same & (times[1:] < times[:-1])).any():
+            return order
+    return np.lexsort([time_us, metric, handle, hospital, day])
+
+
+def _by_channel(hospital: NDArray[np.uint32], handle: NDArray[np.int64], metric: NDArray[np.uint16]) -> NDArray[np.intp] | None:
+    """The rows by hospital, handle and metric, as they came within; None where these do not fit into one number."""
+    parts = (hospital, handle - handle.min(), metric, np.arange(len(handle)))
+    bits = [int(part.max()).bit_length() for part in parts]
+    if sum(bits) > _KEY_BITS:
+        return None
+    keys = np.zeros(len(handle), dtype=np.int64)
+    for part, width in zip(parts, bits, strict=True):
+        keys <<= width
+        keys |= part
+    keys.sort()
+    return keys & ((1 << bits[-1]) - 1)
 
 
 def from_stored(name: str) -> pl.Expr:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from domain.errors import InvalidInput, NotFound
 from domain.messages import TailQuery
-from runtime.lake_schema import STREAM_SEQUENCE, TAIL_ROWS, to_rows
+from runtime.lake_schema import HELD_ROWS, STREAM_SEQUENCE, TAIL_ROWS, to_rows
 
 KEEP_COMMITTED_US: Final = 60_000_000
 KEEP_LEAST_US: Final = 5_000_000  # however many rows there are: readers' versions of the lake are younger
@@ -71,7 +71,7 @@ class _Segment:
     def table(self) -> pa.Table:
         """All rows, contiguous; merged once, then kept."""
         if len(self.tables) != 1:
-            merged = pa.concat_tables(self.tables) if self.tables else TAIL_ROWS.empty_table()
+            merged = pa.concat_tables(self.tables) if self.tables else HELD_ROWS.empty_table()
             self.tables = [merged.combine_chunks()]
         return self.tables[0]
 
@@ -124,7 +124,7 @@ class HotTail:
             self._forget(shard)
 
     def append(self, shard: int, sequence: int, rows: pa.Table) -> None:
-        """Add rows that the stream brought by `sequence` (`TAIL_ROWS`, or `ROWS` if all came by `sequence`), in order.
+        """Add rows that the stream brought by `sequence` (`HELD_ROWS`, or `ROWS` if all came by `sequence`), in order.
 
         Several calls may name one sequence; none at all (a tick) moves the extent on. Rows that were in the lake when
         the shard was taken over are left out, so a replay may start before that. Raises NotFound for a shard that is
@@ -169,7 +169,7 @@ class HotTail:
             tail = self._tail(shard)
             extent = TailExtent(tail.complete_from, tail.applied)
             tables = tail.beyond(query.after_sequence)
-        return extent.stamp(_beyond(tables, query.after_sequence, query))
+        return extent.stamp(_beyond(tables, query.after_sequence, query).cast(TAIL_ROWS))
 
     def rows(self) -> int:
         """Rows held, over all shards."""
@@ -191,11 +191,11 @@ def _tail_table(rows: pa.Table, sequence: int, position: int) -> pa.Table:
     table = to_rows(rows)
     if STREAM_SEQUENCE not in rows.column_names:
         came_by = pa.repeat(pa.scalar(sequence, pa.int64()), len(rows))
-        return table.append_column(TAIL_ROWS.field(STREAM_SEQUENCE), came_by)
+        return table.append_column(HELD_ROWS.field(STREAM_SEQUENCE), came_by)
     came_by = rows[STREAM_SEQUENCE].cast(pa.int64())
     if len(rows) and pc.max(came_by).as_py() > sequence:
         raise InvalidInput(f"rows of stream sequence {pc.max(came_by)} were appended as if they came by {sequence}")
-    table = table.append_column(TAIL_ROWS.field(STREAM_SEQUENCE), came_by)
+    table = table.append_column(HELD_ROWS.field(STREAM_SEQUENCE), came_by)
     return _beyond([table], position)
 
 
@@ -203,7 +203,7 @@ def _beyond(tables: list[pa.Table], sequence: int, query: TailQuery | None = Non
     wanted = pc.field(STREAM_SEQUENCE) > sequence
     if query is not None:
         wanted = _asked_for(wanted, query)
-    return pa.concat_tables([TAIL_ROWS.empty_table(), *(table.filter(wanted) for table in tables)])
+    return pa.concat_tables([HELD_ROWS.empty_table(), *(table.filter(wanted) for table in tables)])
 
 
 def _asked_for(wanted: pc.Expression, query: TailQuery) -> pc.Expression:

@@ -24,6 +24,7 @@ from domain.readings import ReadingBatch
 from runtime import lake as lake_module
 from runtime.lake import Advance, Fenced, Lake, PositionMoved, ReadingQuery, lake_rows
 from runtime.lake_files import ROW_GROUP_ROWS
+from runtime.lake_schema import POLARS_ROWS
 from runtime.lake_upkeep import vacuum
 from tests.lake_samples import DAY_US, START_US, as_set, rows_of, sample_batch, sample_rows, table_set
 
@@ -48,7 +49,7 @@ def test_rows_come_back_as_they_were_in_the_types_of_the_domain(lake: Lake) -> N
     )  # fmt: skip
     lake.commit(lake_rows(batch, batch.time_us + 5, np.array(["sz.h1"] * 3, dtype=object)), {0: Advance(0, 9, 1)})
     found = lake.read(EVERYTHING)
-    assert dict(found.schema) == dict(pl.DataFrame(lake_module.ROWS.empty_table()).schema)
+    assert dict(found.schema) == POLARS_ROWS
     assert found["raw_value"].to_list() == [None, None, 98.6]
     returned = ReadingBatch.from_arrow(found.to_arrow())
     expected = batch.take(np.array([1, 2, 0]))
