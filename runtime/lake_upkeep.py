@@ -157,7 +157,7 @@ def _group_to_merge(files: pl.DataFrame, target_rows: int, min_files: int) -> pl
 
 def _merge(lake: Lake, state: LakeState, group: pl.DataFrame) -> bool:
     paths = [str(lake.path / path) for path in group["path"]]
-    new = write_file(lake.path, group["day"][0].isoformat(), _sorted_chunks(paths))
+    new = write_file(lake.path, group["day"][0].isoformat(), _sorted_chunks(paths), is_merged=True)
     if new.rows != group["rows"].sum():
         discard(lake.path, [new])
         raise IntegrityViolation(f"merging {len(group)} files of {group['rows'].sum()} rows gave {new.rows}")
