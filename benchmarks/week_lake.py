@@ -1,7 +1,7 @@
 """A week of a region's readings in the lake, and who is who in its business database: what questions are asked of.
 
-Written straight as upkeep's merges leave it: files of sixteen million rows, each a stretch of a day, through the lake's own
-writer and log. Bedside monitors say six signs a second; ward monitors four a minute; wearables two every five minutes,
+Written straight as upkeep's merges leave it, through the lake's own writer, rollups and log: files of sixteen million rows,
+each a stretch of a day. Bedside monitors say six signs a second; ward monitors four a minute; wearables two every five minutes,
 without a sequence. Clocks jitter by microseconds, signs wander, oxygen saturation falls for some minutes about once a day,
 probes come off, and a few readings are marked as possible repeats. The same for the same number of rows.
 
@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -29,6 +30,7 @@ from domain.metrics import metric_of
 from domain.quality import Mark, Validity, pack
 from runtime.lake import Lake
 from runtime.lake_files import DataFile, write_file
+from runtime.lake_rollups import RollupMaker
 from runtime.lake_schema import FILE_SCHEMA
 from runtime.lake_upkeep import TARGET_ROWS
 from runtime.sql.engine import migrate, open_engine
@@ -42,6 +44,7 @@ END_US = START_US + DAYS * 86_400_000_000
 DAY_S = 86_400
 CHUNK_ROWS = 1_000_000
 WARDS = 5
+SURNAMES = ("Chen", "Deng", "Wang", "Zhang", "Feng", "Huang", "Zheng", "Xiao")
 _POOL = 2**22  # seconds of wandering signs that all channels share, each from a place of its own
 _JITTER_US = 5_000
 
@@ -100,7 +103,8 @@ class Made:
     size_bytes: int
     hospitals: list[str]
     bedside: list[int]  # handles
-    patients: list[str]  # keys of those on bedside monitors
+    patients: list[str]  # keys of those on bedside monitors, in the same order
+    worn_by: dict[str, list[int]]  # surname -> handles of what its bearers wear
 
 
 def make(folder: Path, rows: int) -> Made:
@@ -118,10 +122,11 @@ def make(folder: Path, rows: int) -> Made:
         fleet |= {"rows": sum(file.rows for file in written), "size_bytes": sum(file.size_bytes for file in written)}
         about.write_text(json.dumps(fleet))
     said = json.loads(about.read_text())
-    return Made(data_dir, said["rows"], said["size_bytes"], said["hospitals"], said["bedside"], said["patients"])
+    del said["handles"]
+    return Made(data_dir=data_dir, **said)
 
 
-def _registered(data_dir: Path, region: Region) -> dict[str, list]:
+def _registered(data_dir: Path, region: Region) -> dict[str, Any]:
     """The fleet in the business database, anew: handles and keys by the order of the manifest."""
     for old in data_dir.glob("vitalgrid.db*"):
         old.unlink()
@@ -130,12 +135,17 @@ def _registered(data_dir: Path, region: Region) -> dict[str, list]:
     manifest = FleetManifest([_manifest(f"sz.q{number:03}", region) for number in range(region.hospitals)])
     answer = register_fleet(engine, Author("bench", "bench", START_US), manifest, shards=16)
     engine.dispose()
-    beds = region.per_hospital[0][1]
+    beds, on_wards, _ = (count for _, count in region.per_hospital)
+    worn_by: dict[str, list[int]] = {name: [] for name in SURNAMES}
+    for hospital in answer.hospitals:
+        for number in range(beds + on_wards):
+            worn_by[_surname(number)].append(hospital.handles[number])
     return {
         "hospitals": [hospital.hospital_id for hospital in answer.hospitals],
         "handles": [hospital.handles for hospital in answer.hospitals],
         "bedside": [handle for hospital in answer.hospitals for handle in hospital.handles[:beds]],
         "patients": [key for hospital in answer.hospitals for key in hospital.patient_keys[:beds]],
+        "worn_by": worn_by,
     }
 
 
@@ -158,7 +168,7 @@ def _manifest(hospital_id: str, region: Region) -> HospitalManifest:
 
 
 def _surname(number: int) -> str:
-    return ("Chen", "Li", "Wang", "Zhang", "Liu", "Huang", "Wu", "Lin")[number * 7 % 8]
+    return SURNAMES[number * 7 % len(SURNAMES)]
 
 
 def _written(data_dir: Path, region: Region, handles: list[list[int]]) -> list[DataFile]:
@@ -178,7 +188,10 @@ def _part(data_dir: Path, region: Region, handles: list[list[int]], day: int, pa
     length_s = DAY_S / region.files_a_day()
     from_s, until_s = (round(day * DAY_S + edge * length_s) for edge in (part, part + 1))
     lake = data_dir / "lake" / "readings"
-    file = write_file(lake, str(FIRST_DAY + timedelta(days=day)), _chunks(region, handles, from_s, until_s), is_merged=True)
+    rollups = RollupMaker()
+    chunks = rollups.watch(_chunks(region, handles, from_s, until_s))
+    file = write_file(lake, str(FIRST_DAY + timedelta(days=day)), chunks, is_merged=True)
+    rollups.write(lake, file.path)
     done.write_text(json.dumps(asdict(file)))
     return file
 

@@ -21,8 +21,8 @@ from domain.ids import NO_HANDLE
 from domain.messages import FreshnessQuery, LatestQuery, ShardQuery, TailQuery, encode
 from runtime import lake_queries
 from runtime.lake import Lake, LakeView, ReadingQuery
-from runtime.lake_queries import CHANNEL, FLEET, HOUR_US
-from runtime.lake_schema import POLARS_ROWS, TAIL_ROWS
+from runtime.lake_queries import CHANNEL, FLEET
+from runtime.lake_schema import HOUR_US, POLARS_ROWS, TAIL_ROWS, is_marked
 from runtime.tail import TailExtent
 
 ASK_TIMEOUT_S: Final = 2.0
@@ -199,7 +199,7 @@ class ReadingStore:
     def _fresh(self, query: ReadingQuery, whole: _Whole) -> pl.DataFrame:
         """Tail rows without repeats, neither of each other nor of a marked row in the lake."""
         tail = _fitting(whole.beyond, query)
-        marked = tail.filter(lake_queries.is_marked())
+        marked = tail.filter(is_marked())
         if marked.is_empty():
             return tail
         around = replace(
@@ -209,10 +209,10 @@ class ReadingStore:
             from_us=marked.select(pl.col("time_us").min()).item(),
             until_us=marked.select(pl.col("time_us").max() + 1).item(),
         )
-        known = self._lake.read(around, version=whole.view.version).filter(lake_queries.is_marked())
+        known = self._lake.read(around, version=whole.view.version).filter(is_marked())
         new = lake_queries.without_repeats(marked.lazy()).collect()
         new = new.join(known, on=lake_queries.SAME_READING, how="anti", maintain_order="left")
-        return pl.concat([tail.filter(~lake_queries.is_marked()), new])
+        return pl.concat([tail.filter(~is_marked()), new])
 
 
 def _fitting(tables: list[pa.Table], query: ReadingQuery) -> pl.DataFrame:
