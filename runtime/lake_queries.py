@@ -160,7 +160,7 @@ def summarise(frame: pl.LazyFrame, keys: Sequence[str], bucket_us: int, *, real_
 def merged(parts: Sequence[pl.DataFrame], keys: Sequence[str]) -> pl.DataFrame:
     """Summaries of disjoint rows as one, by `keys` and `bucket_us` in this order, with `mean` in place of `sum`."""
     total = (
-        pl.concat(parts)
+        pl.concat([part.cast({"count": pl.Int64}) for part in parts])
         .group_by(*keys, "bucket_us")
         .agg(
             pl.col("count").sum(),

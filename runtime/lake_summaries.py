@@ -29,29 +29,24 @@ def summary(
     query = query.without_page()
     files = prune(files, query)
     level = FLEETS if tuple(keys) == FLEET and real_only and query.handles is None else CHANNELS
-    hours = _whole_hours(query)
-    has_rollup = [None not in pair for pair in zip(rollups.paths(level, files), rollups.paths(MARKED, files), strict=True)]
-    rolled, others = (
-        files.filter(pl.Series(has_rollup, dtype=pl.Boolean)),
-        files.filter(~pl.Series(has_rollup, dtype=pl.Boolean)),
-    )
-    if bucket_us % HOUR_US or hours.start >= hours.stop or rolled.is_empty() or not _is_of_all_values(query):
+    both = zip(rollups.paths(level, files), rollups.paths(MARKED, files), strict=True)
+    has_rollup = pl.Series([None not in pair for pair in both], dtype=pl.Boolean)
+    rolled, others = files.filter(has_rollup), files.filter(~has_rollup)
+    if rolled.is_empty():
         return collect(summarise(rows(table_path, files, query), keys, bucket_us, real_only=real_only))
-    marked = [path for path in rollups.paths(MARKED, rolled) if path is not None]
-    loose = pl.concat([_unmarked(table_path, rolled, others, query, hours), _marked(table_path, marked, others, query)])
-    channels = [path for path in rollups.paths(level, rolled) if path is not None]
-    parts = [
-        summarise(loose.select(*(from_stored(name) for name in _SUMMARISED)), keys, bucket_us, real_only=real_only),
-        _of_rollups(channels, query, hours, keys, bucket_us, real_only=real_only and level == CHANNELS),
-    ]
-    return pl.concat([collect(part) for part in parts], how="vertical_relaxed")
+    by_hours = bucket_us % HOUR_US == 0 and query.value_above is None and query.value_below is None
+    hours = _whole_hours(query) if by_hours else range(0)
+    kept = [path for path in rollups.paths(MARKED, rolled) if path is not None]
+    loose = pl.concat([_unmarked(table_path, rolled, others, query, hours), _marked(table_path, kept, others, query)])
+    loose = loose.select(*(from_stored(name) for name in _SUMMARISED))
+    parts = [summarise(loose, keys, bucket_us, real_only=real_only)]
+    if hours:
+        paths = [path for path in rollups.paths(level, rolled) if path is not None]
+        parts.append(_of_rollups(paths, query, hours, keys, bucket_us, real_only=real_only))
+    return pl.concat([collect(part).cast({"count": pl.Int64}) for part in parts])
 
 
 _SUMMARISED: Final = ("hospital", "handle", "metric", "instance", "time_us", "value", "quality")
-
-
-def _is_of_all_values(query: ReadingQuery) -> bool:
-    return query.value_above is None and query.value_below is None
 
 
 def _whole_hours(query: ReadingQuery) -> range:
@@ -65,6 +60,8 @@ def _unmarked(
     table_path: Path, rolled: pl.DataFrame, others: pl.DataFrame, query: ReadingQuery, hours: range
 ) -> pl.LazyFrame:  # fmt: skip
     """Rows of files without a rollup, and of the others those before the first and behind the last whole hour."""
+    if not hours:
+        return matching(scan(table_path, [*rolled["path"], *others["path"]]), query).filter(~is_marked())
     parts = [matching(scan(table_path, others["path"].to_list()), query)]
     for ragged in (replace(query, until_us=hours.start), replace(query, from_us=hours.stop)):
         is_there = query.from_us is not None if ragged.until_us == hours.start else query.until_us is not None
