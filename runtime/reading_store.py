@@ -229,4 +229,6 @@ def _tail_query(query: ReadingQuery, position: int) -> TailQuery:
         metrics=[] if query.metrics is None else query.metrics or [0],
         from_us=query.from_us,
         until_us=query.until_us,
+        value_above=query.value_above,
+        value_below=query.value_below,
     )
