@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from runtime.lake_queries import CHANNEL, collect, from_cursor, in_order, matching, prune, scan, without_repeats
+from runtime.lake_queries import CHANNEL, collect, from_cursor, matching, page_of, prune, scan, without_repeats
 from runtime.lake_queries import read as read_all
 from runtime.lake_rollups import CHANNELS, Rollups, scan_rollups
 from runtime.lake_schema import HOUR_US, POLARS_ROWS, ReadingCursor, ReadingQuery, from_stored
@@ -58,7 +58,7 @@ def read(table_path: Path, files: pl.DataFrame, rollups: Rollups, query: Reading
         needed -= len(found[-1])
         if needed <= 0:
             break
-    return collect(in_order(pl.concat(found).lazy(), query))
+    return page_of(pl.concat(found), query)
 
 
 def _is_short(query: ReadingQuery) -> bool:

@@ -194,7 +194,7 @@ class ReadingStore:
             after=None if query.after is None else replace(query.after, given=0),
         )
         lake = self._lake.read(lake_query, version=whole.view.version)
-        return lake_queries.in_order(pl.concat([lake, self._fresh(query, whole)]).lazy(), query).collect()
+        return lake_queries.page_of(pl.concat([lake, self._fresh(query, whole)]), query)
 
     def _fresh(self, query: ReadingQuery, whole: _Whole) -> pl.DataFrame:
         """Tail rows without repeats, neither of each other nor of a marked row in the lake."""
