@@ -39,8 +39,8 @@ _KEYS: Final = ("hospital", "handle", "metric", "instance", "hour_us", "is_real"
 _FLEET_KEYS: Final = ("hospital", "metric", "hour_us")
 _BATCH_ROWS: Final = 1_000_000
 _GROUP_ROWS: Final = 16_384
-_SMALL_BYTES: Final = 65_536  # a rollup this small stays in memory
-_SMALL_KEPT: Final = 2_048
+_SMALL_BYTES: Final = 16_384  # a rollup this small stays in memory, where it takes up to ten times as much
+_SMALL_KEPT: Final = 1_024
 
 
 class RollupMaker:

@@ -35,6 +35,7 @@ TARGET_ROWS: Final = 16_000_000  # a file this large is left alone
 CHUNK_ROWS: Final = 1_000_000  # merged and sorted in memory at once
 _VACUUM_EVERY_US: Final = 3_600_000_000
 WORTH_ROLLING_UP: Final = 1_000_000  # rows of a file that was not merged since there are rollups
+ROLLED_UP_AT_ONCE: Final = 8  # files, so that merging does not wait for long
 MIN_FILES: Final = 8  # before a day that still grows is merged
 _WORTH: Final = 4  # a file is merged with smaller ones that hold at least a quarter of its rows
 
@@ -106,16 +107,17 @@ def vacuum(lake: Lake, retention_h: int = FILE_RETENTION_H) -> int:
     return len(deleted)
 
 
-def roll_up(lake: Lake, *, least_rows: int = WORTH_ROLLING_UP) -> int:
-    """Make the rollups that files of `least_rows` lack: files of an older version, or one whose rollup was damaged.
+def roll_up(lake: Lake, *, least_rows: int = WORTH_ROLLING_UP, most: int = ROLLED_UP_AT_ONCE) -> int:
+    """Make the rollups that files of `least_rows` lack, of `most` files, the newest days first; returns of how many.
 
-    Returns of how many files. Merging makes those of its own files.
+    Merging makes those of its own files; lacking are those of an older version, and one whose rollup was damaged.
     """
-    files = lake.state().files.filter(pl.col("rows") >= least_rows)
-    lacking: set[str] = set()
+    files = lake.state().files.filter(pl.col("rows") >= least_rows).sort("day", "path", descending=True)
+    has_all = pl.Series([True] * len(files), dtype=pl.Boolean)
     for level in LEVELS:
-        lacking |= {file for file, path in zip(files["path"], lake.rollups.paths(level, files), strict=True) if path is None}
-    for path in sorted(lacking):
+        has_all &= pl.Series([path is not None for path in lake.rollups.paths(level, files)], dtype=pl.Boolean)
+    lacking = files.filter(~has_all)["path"].head(most).to_list()
+    for path in lacking:
         roll_up_file(lake.path, path)
     return len(lacking)
 
