@@ -101,11 +101,15 @@ async def in_lane(
 
 def is_light(query: ReadingQuery) -> bool:
     """Few devices, a short time, not too many rows."""
-    is_short = query.from_us is not None and (query.until_us or 2**62) - query.from_us <= _LIGHT_SPAN_US
     few_devices = query.handles is not None and len(query.handles) <= _LIGHT_HANDLES
     few_rows = query.limit is not None and query.limit <= _LIGHT_ROWS
     one_device = query.handles is not None and len(query.handles) <= 4
-    return few_devices and few_rows and (is_short or one_device)
+    return few_devices and few_rows and (is_short(query) or one_device)
+
+
+def is_short(query: ReadingQuery) -> bool:
+    """Two days at most. A summary of more reads much, however few its rows: no limit spares it any."""
+    return query.from_us is not None and (query.until_us or 2**62) - query.from_us <= _LIGHT_SPAN_US
 
 
 async def readings(asked: Ask, wanted: ReadingFilter, page: ReadingPage) -> Response:

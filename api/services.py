@@ -37,7 +37,7 @@ _RELAY_WAIT_S: Final = 20.0
 _CODEC_THREADS: Final = 2
 _LIGHT_QUERIES: Final = 4
 _HEAVY_QUERIES: Final = 1
-_HEAVY_WAITING: Final = 16
+_HEAVY_WAITING: Final = 32
 _TELL_S: Final = 2.0
 
 

@@ -9,7 +9,7 @@ from fastapi.responses import Response
 
 from api.answers.columns import with_metric_names, with_quality_words
 from api.paging import Paging, next_link
-from api.reading_answers import Ask, Made, ReadingPage, about_of, answer, in_lane, is_light, query_of, written
+from api.reading_answers import Ask, Made, ReadingPage, about_of, answer, in_lane, is_light, is_short, query_of, written
 from api.schemas.readings import DeviceFreshness, Freshness
 from api.selection import ReadingFilter, Selection, search, select_by
 from domain.errors import InvalidInput
@@ -72,7 +72,8 @@ async def buckets(asked: Ask, wanted: ReadingFilter, page: ReadingPage, bucket_s
     if query.from_us is None or selection.handles is None:
         raise InvalidInput("buckets are made of named devices (or a patient or ward) from a stated time on: give both")
     _check_buckets(query, bucket_s, behind.services.clock.now_us())
-    found = await in_lane(asked, query, lambda store: store.buckets(query, bucket_s * US_PER_S, selection.shards))
+    heavy = not is_short(query)
+    found = await in_lane(asked, query, lambda store: store.buckets(query, bucket_s * US_PER_S, selection.shards), heavy=heavy)
     order = ("hospital", "device_id", "patient_key", "handle", "metric", "instance", "unit", "bucket_us", "count", "min", "max",
              "mean", "last", "last_time_us")  # fmt: skip
 

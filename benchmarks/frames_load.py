@@ -38,12 +38,13 @@ def _hospital(hospital_id: str, gateways: int) -> HospitalManifest:
     names = [f"gw-{n:03}" for n in range(gateways)]
     monitors = [f"mon-{n:03}-{m:03}" for n in range(gateways) for m in range(MONITORS_A_GATEWAY)]
     nowhere: list[str | None] = [None] * (len(names) + len(monitors))
+    wards = [*nowhere[:gateways], *(f"w-{n:03}-{m // 50}" for n in range(gateways) for m in range(MONITORS_A_GATEWAY))]
     worn = [[f"mon-{n:03}-{m:03}"] for n in range(gateways) for m in range(PATIENTS_A_GATEWAY)]
     people = len(worn)
     return HospitalManifest(
         hospital_id, hospital_id, Tier.TERTIARY, max(1, len(monitors)),
         DeviceColumns(
-            [*names, *monitors], ["gateway"] * gateways + ["monitor"] * len(monitors), nowhere, nowhere,
+            [*names, *monitors], ["gateway"] * gateways + ["monitor"] * len(monitors), wards, nowhere,
             [*[None] * gateways, *(name for name in names for _ in range(MONITORS_A_GATEWAY))],
             [True] * gateways + [False] * len(monitors),
         ),
@@ -75,8 +76,8 @@ def senders_of(manifest: FleetManifest, registered: FleetRegistered) -> list[Sen
     return found
 
 
-def frames_of(sender: Sender, seconds: int, start_us: int, rng: np.random.Generator) -> list[bytes]:
-    """One frame for each second: slow waves with noise, as a monitor rounds them."""
+def frames_of(sender: Sender, seconds: int, start_us: int, rng: np.random.Generator, first: int = 0) -> list[bytes]:
+    """One frame for each second: slow waves with noise, as a monitor rounds them. `first`: so many came before."""
     metrics = np.array([metric_of(code).id for code in SIGNS], dtype=np.uint16)
     rest, scatter = np.array(list(SIGNS.values())).T
     handle = np.repeat(np.arange(sender.monitors.start, sender.monitors.stop), len(metrics))
@@ -86,7 +87,7 @@ def frames_of(sender: Sender, seconds: int, start_us: int, rng: np.random.Genera
         value = np.round(np.where(rng.random(len(value)) < ABNORMAL_SHARE, 1.9 * value, value), 1)
         readings = ReadingBatch.of(
             handle=handle, metric=np.tile(metrics, MONITORS_A_GATEWAY), time_us=start_us + second * 1_000_000, value=value,
-            source=sender.handle, sequence=np.arange(len(handle)) + 1 + second * len(handle),
+            source=sender.handle, sequence=np.arange(len(handle)) + 1 + (first + second) * len(handle),
         )  # fmt: skip
-        frames.append(encode_frame(readings, source=sender.handle, sequence=second + 1, arrival_us=start_us))
+        frames.append(encode_frame(readings, source=sender.handle, sequence=first + second + 1, arrival_us=start_us))
     return frames

@@ -33,11 +33,14 @@ def seconds_each(work: Callable[[], object], for_s: float) -> float:
 class Bench:
     """One script's figures. `seconds` is how long to measure each."""
 
-    def __init__(self, subject: str) -> None:
+    def __init__(self, subject: str, options: Callable[[argparse.ArgumentParser], None] = lambda _: None) -> None:
+        """`options` adds arguments of the script's own, found in `options` afterwards."""
         self._about = (sys.modules["__main__"].__doc__ or "").strip().splitlines()[0]
         parser = argparse.ArgumentParser(description=self._about)
         parser.add_argument("--quick", action="store_true", help="a smoke run: figures mean little")
-        self.quick = parser.parse_args().quick
+        options(parser)
+        self.options = parser.parse_args()
+        self.quick: bool = self.options.quick
         self.seconds = QUICK_S if self.quick else FULL_S
         self.subject = subject
         self._figures: list[dict[str, object]] = []

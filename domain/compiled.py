@@ -3,7 +3,7 @@
 What a rule says of one reading after another is a loop, and compiled it takes a tenth of what a chain of array operations
 does. Such a loop gets arrays and numbers and changes arrays in place; it decides nothing that array operations say as
 well, and it checks no bounds: whoever calls it answers for its indices. Why:
-docs/decisions/0013-sequential-rules-are-compiled-loops.md.
+docs/decisions/0017-sequential-rules-are-compiled-loops.md.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ class Reject(msgspec.Struct, frozen=True):
 
 
 class TailQuery(msgspec.Struct, frozen=True, tag="tail"):
-    """Ask a shard: rows beyond `after_sequence` of its stream, of these keys and times. Empty lists mean all.
+    """Ask a shard: rows beyond `after_sequence` of its stream, of these keys, times and values. Empty lists mean all.
 
     Answer: Arrow table of the lake's columns.
     """
@@ -123,6 +123,8 @@ class TailQuery(msgspec.Struct, frozen=True, tag="tail"):
     metrics: list[int] = []
     from_us: int | None = None
     until_us: int | None = None
+    value_above: float | None = None
+    value_below: float | None = None
 
 
 class LatestQuery(msgspec.Struct, frozen=True, tag="latest"):

@@ -21,10 +21,12 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.transaction import AddAction, RemoveAction
 
 from domain.errors import NotFound, Unavailable
-from runtime import lake_log, lake_queries
+from runtime import lake_log, lake_pages, lake_summaries
 from runtime.lake_files import DataFile, discard, write_days
-from runtime.lake_queries import CHANNEL, FLEET, HOUR_US, merged
+from runtime.lake_queries import CHANNEL, FLEET, merged
+from runtime.lake_rollups import Rollups
 from runtime.lake_schema import (
+    HOUR_US,
     PRUNING_COLUMNS,
     ROWS,
     TABLE_SCHEMA,
@@ -81,6 +83,7 @@ class Lake:
     def __init__(self, path: Path) -> None:
         """Open the table in `path`, creating it if missing; sets aside what a power cut tore off the log's end."""
         self.path = path
+        self.rollups = Rollups(path)
         self._lock = threading.Lock()
         self._table = _open(path)
         self._log = lake_log.TransactionLog(path)
@@ -136,7 +139,7 @@ class Lake:
 
         Repeats that ingest could only mark are given once. Raises NotFound for a version that is not kept any more.
         """
-        return lake_queries.read(self.path, self.state(version).files, query)
+        return lake_pages.read(self.path, self.state(version).files, self.rollups, query)
 
     def buckets(self, query: ReadingQuery, bucket_us: int, version: int | None = None) -> pl.DataFrame:
         """Usable readings of each channel in buckets of `bucket_us`, aligned to 1970.
@@ -152,9 +155,9 @@ class Lake:
     def summary(
         self, query: ReadingQuery, keys: Sequence[str], bucket_us: int, *, real_only: bool = False, version: int | None = None
     ) -> pl.DataFrame:
-        """The part of a summary that the lake holds (`lake_queries.summarise`), to be merged with the tail's."""
-        rows = lake_queries.rows(self.path, self.state(version).files, query.without_page())
-        return lake_queries.collect(lake_queries.summarise(rows, keys, bucket_us, real_only=real_only))
+        """The part of a summary that the lake holds (as of `lake_queries.summarise`), to be merged with the tail's."""
+        files = self.state(version).files
+        return lake_summaries.summary(self.path, files, self.rollups, query, keys, bucket_us, real_only=real_only)
 
     # -- commits
 

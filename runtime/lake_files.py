@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +23,7 @@ from runtime.lake_checksums import check_files, name_with_checksum
 from runtime.lake_schema import FILE_ORDER, FILE_SCHEMA, PRUNING_COLUMNS
 
 ROW_GROUP_ROWS: Final = 32_768  # one device and metric is in one or two: what a small question decodes
+MERGED_GROUP_ROWS: Final = 65_536  # of a merged file: a monitor's signs of some hours, which say the same times
 _ALWAYS_DICTIONARY: Final = (
     "hospital", "instance", "metric", "quality", "source", "raw_unit", "clock_offset_us", "clock_uncertainty_us",
 )  # fmt: skip
@@ -32,8 +33,8 @@ _OTHERWISE: Final = {  # where a dictionary does not pay
     "value": "BYTE_STREAM_SPLIT", "raw_value": "BYTE_STREAM_SPLIT",
 }  # fmt: skip
 _DICTIONARY_PAYS_BELOW: Final = {"value": 0.25, "raw_value": 0.25, "arrival_us": 0.05}  # distinct values a row
-_QUICK: Final = {"compression": "lz4"}  # of files that are merged soon: less work than zstd, a tenth more bytes
-_LASTING: Final = {"compression": "zstd", "compression_level": 3}
+_STEADY_BELOW: Final = 0.05  # distinct steps between times a row: a clock that ticks, whose deltas shrink to nothing
+_PAGE_BYTES: Final = 16 * 2**20  # more than a row group's column: zstd finds a device's times again at its next metric
 _SAMPLE_ROWS: Final = 131_072
 STORED: Final = pl.DataFrame(FILE_SCHEMA.empty_table()).schema
 # as it is handed to the writer: texts once each, not once a row; the file is that of FILE_SCHEMA
@@ -79,18 +80,19 @@ def write_days(table_path: Path, stored: pl.DataFrame) -> list[DataFile]:
         return []
     is_one = stored["day"][0] == stored["day"][-1]  # rows are sorted by day first
     days = [stored] if is_one else stored.partition_by("day", maintain_order=True)
-    return [write_file(table_path, day["day"][0].isoformat(), [day], compression=_QUICK) for day in days]
+    return [write_file(table_path, day["day"][0].isoformat(), [day]) for day in days]
 
 
-def write_file(
-    table_path: Path, day: str, chunks: Iterable[pl.DataFrame], *, compression: Mapping[str, Any] = _LASTING
-) -> DataFile:
-    """Write one file of `day` from chunks that are sorted, each behind the one before. Returns once it is fsynced."""
+def write_file(table_path: Path, day: str, chunks: Iterable[pl.DataFrame], *, is_merged: bool = False) -> DataFile:
+    """Write one file of `day` from chunks that are sorted, each behind the one before. Returns once it is fsynced.
+
+    One that `is_merged` holds long stretches of each channel and is read for years: it is written for that.
+    """
     folder = table_path / f"day={day}"
     new_folder = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{uuid4().hex}.parquet"
-    rows, least, greatest = _write(folder / name, chunks, compression)
+    rows, least, greatest = _write(folder / name, chunks, is_merged=is_merged)
     fsync(folder / name)
     name = name_with_checksum(folder / name)
     fsync(folder)
@@ -115,18 +117,18 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _write(
-    path: Path, chunks: Iterable[pl.DataFrame], compression: Mapping[str, Any]
-) -> tuple[int, dict[str, Any], dict[str, Any]]:
+def _write(path: Path, chunks: Iterable[pl.DataFrame], *, is_merged: bool) -> tuple[int, dict[str, Any], dict[str, Any]]:
     rows = 0
     bounds: list[pl.DataFrame] = []
     remaining = iter(chunks)
     first = next(remaining)
-    with pq.ParquetWriter(path, _WRITTEN, sorting_columns=_SORTING, **compression, **_writer_options(first)) as writer:
+    options = _merged_options(first) if is_merged else _writer_options(first)
+    group_rows = MERGED_GROUP_ROWS if is_merged else ROW_GROUP_ROWS
+    with pq.ParquetWriter(path, _WRITTEN, sorting_columns=_SORTING, **options) as writer:
         for chunk in _chain(first, remaining):
             bounds.append(_bounds(chunk))
             rows += len(chunk)
-            writer.write_table(_arrow(chunk), row_group_size=ROW_GROUP_ROWS)
+            writer.write_table(_arrow(chunk), row_group_size=group_rows)
     both = pl.concat(bounds)
     least = both.select(pl.col(f"{name}.min").min().alias(name) for name in PRUNING_COLUMNS).row(0, named=True)
     greatest = both.select(pl.col(f"{name}.max").max().alias(name) for name in PRUNING_COLUMNS).row(0, named=True)
@@ -163,4 +165,18 @@ def _writer_options(sample: pl.DataFrame) -> dict[str, Any]:
         "use_dictionary": dictionary,
         "column_encoding": {name: encoding for name, encoding in _OTHERWISE.items() if name not in dictionary},
         "store_schema": False,
+        "compression": "lz4",  # of files that are merged soon: less work than zstd, a tenth more bytes
     }
+
+
+def _merged_options(sample: pl.DataFrame) -> dict[str, Any]:
+    """As `_writer_options`, with one page a column, and times by what the clocks do.
+
+    Times of a clock that jitters have no small deltas; byte by byte they are at least the same at a device's next metric.
+    """
+    options = _writer_options(sample)
+    steps = sample["time_us"].head(_SAMPLE_ROWS).diff()
+    if steps.n_unique() >= _STEADY_BELOW * len(steps) + 2:
+        options["column_encoding"]["time_us"] = "BYTE_STREAM_SPLIT"
+    lasting = {"compression": "zstd", "compression_level": 3}
+    return options | lasting | {"max_rows_per_page": MERGED_GROUP_ROWS, "data_page_size": _PAGE_BYTES}

@@ -14,14 +14,21 @@ import numpy as np
 import polars as pl
 
 from domain.errors import NotFound
-from domain.quality import USABLE_VALIDITIES, Mark, Mode
+from domain.quality import Mode
 from runtime.lake_files import STORED, scan_files
-from runtime.lake_schema import ANSWER_ORDER, POLARS_ROWS, ReadingCursor, ReadingQuery, from_stored
+from runtime.lake_schema import (
+    ANSWER_ORDER,
+    POLARS_ROWS,
+    REPEAT,
+    ReadingCursor,
+    ReadingQuery,
+    from_stored,
+    is_marked,
+    is_usable,
+)
 
 CHANNEL: Final = ("handle", "metric", "instance")
 FLEET: Final = ("hospital", "metric")
-HOUR_US: Final = 3_600_000_000
-_REPEAT: Final = int(Mark.POSSIBLE_DUPLICATE)
 _FEW_HANDLES: Final = 500
 SAME_READING: Final = ("handle", "instance", "metric", "time_us", "value", "source", "sequence")
 
@@ -42,13 +49,13 @@ def rows(table_path: Path, files: pl.DataFrame, query: ReadingQuery) -> pl.LazyF
     statistics make cheap.
     """
     files = prune(files, query)
-    found = matching(_scan(table_path, files["path"].to_list()), query)
-    doubtful = files.filter(pl.col("max.quality") >= _REPEAT)["path"].to_list()
+    found = matching(scan(table_path, files["path"].to_list()), query)
+    doubtful = files.filter(pl.col("max.quality") >= REPEAT)["path"].to_list()
     if doubtful and query.handles is not None and len(query.handles) <= _FEW_HANDLES:
         found = without_repeats(collect(found).lazy())
     elif doubtful:
-        marked = matching(_scan(table_path, doubtful), query).filter(is_marked())
-        found = pl.concat([found.filter(~is_marked()), _first_of_each(marked)])
+        marked = matching(scan(table_path, doubtful), query).filter(is_marked())
+        found = pl.concat([found.filter(~is_marked()), first_of_each(marked)])
     return found.select(from_stored(name) for name in POLARS_ROWS)
 
 
@@ -83,7 +90,8 @@ def _meets(files: pl.DataFrame, name: str, keys: Sequence[int] | Sequence[str]) 
     return pl.Series(np.searchsorted(ordered, greatest, side="right") > np.searchsorted(ordered, least, side="left"))
 
 
-def _scan(table_path: Path, paths: list[str]) -> pl.LazyFrame:
+def scan(table_path: Path, paths: list[str]) -> pl.LazyFrame:
+    """Rows of these files, stored."""
     return scan_files([str(table_path / path) for path in paths]) if paths else pl.LazyFrame(schema=STORED)
 
 
@@ -101,22 +109,40 @@ def matching(frame: pl.LazyFrame, query: ReadingQuery) -> pl.LazyFrame:
         *([] if query.value_below is None else [pl.col("value") < query.value_below]),
     ]  # fmt: skip
     if query.usable_only or query.value_above is not None or query.value_below is not None:
-        conditions += [pl.col("value").is_not_nan(), (pl.col("quality") & 0xF).is_in([int(v) for v in USABLE_VALIDITIES])]
+        conditions.append(is_usable())
     return frame.filter(*conditions) if conditions else frame
 
 
 def without_repeats(frame: pl.LazyFrame) -> pl.LazyFrame:
     """Of marked repeats that are alike, keep the first to arrive. Rows that bear no such mark are never touched."""
-    return pl.concat([frame.filter(~is_marked()), _first_of_each(frame.filter(is_marked()))])
+    return pl.concat([frame.filter(~is_marked()), first_of_each(frame.filter(is_marked()))])
 
 
 def in_order(frame: pl.LazyFrame, query: ReadingQuery) -> pl.LazyFrame:
     """Sorted in ANSWER_ORDER (or its reverse), going on behind the query's cursor, at most its limit."""
     if query.after is not None:
-        frame = frame.filter(_from_cursor(query.after, descending=query.descending))
+        frame = frame.filter(from_cursor(query.after, descending=query.descending))
     frame = frame.sort(ANSWER_ORDER, descending=query.descending, nulls_last=query.descending)
     given = query.after.given if query.after is not None else 0
     return frame.slice(given, query.limit) if given or query.limit is not None else frame
+
+
+def page_of(frame: pl.DataFrame, query: ReadingQuery) -> pl.DataFrame:
+    """As `in_order`, of rows in memory that come in long runs which are in order already: those are only merged.
+
+    Two readings of one channel at one time are rare, and only then do the other columns of ANSWER_ORDER matter.
+    """
+    rows = frame if query.after is None else frame.filter(from_cursor(query.after, descending=query.descending))
+    channel = rows["handle"].to_numpy().astype(np.int64) << 24
+    channel |= rows["metric"].to_numpy().astype(np.int64) << 8 | rows["instance"].to_numpy()
+    time_us = rows["time_us"].to_numpy()
+    order = np.lexsort((time_us, channel))
+    is_same = channel[order][1:] == channel[order][:-1]
+    if (is_same & (time_us[order][1:] == time_us[order][:-1])).any():
+        return in_order(frame.lazy(), query).collect()
+    given = query.after.given if query.after is not None else 0
+    order = order[::-1] if query.descending else order
+    return rows[order[given : None if query.limit is None else given + query.limit]]
 
 
 def cursor_behind(page: pl.DataFrame, query: ReadingQuery) -> ReadingCursor | None:
@@ -152,7 +178,7 @@ def summarise(frame: pl.LazyFrame, keys: Sequence[str], bucket_us: int, *, real_
 def merged(parts: Sequence[pl.DataFrame], keys: Sequence[str]) -> pl.DataFrame:
     """Summaries of disjoint rows as one, by `keys` and `bucket_us` in this order, with `mean` in place of `sum`."""
     total = (
-        pl.concat(parts)
+        pl.concat([part.cast({"count": pl.Int64}) for part in parts])
         .group_by(*keys, "bucket_us")
         .agg(
             pl.col("count").sum(),
@@ -178,12 +204,8 @@ def _among(name: str, keys: list[int] | None) -> list[pl.Expr]:
     return [column.is_between(min(keys), max(keys)), column.is_in(pl.Series(keys, dtype=pl.Int64))]  # statistics prune by range
 
 
-def is_marked() -> pl.Expr:
-    """Where ingest marked a reading as the possible repeat of an earlier one."""
-    return (pl.col("quality") >= _REPEAT) & ((pl.col("quality") & _REPEAT) != 0)
-
-
-def _first_of_each(marked: pl.LazyFrame) -> pl.LazyFrame:
+def first_of_each(marked: pl.LazyFrame) -> pl.LazyFrame:
+    """Of marked rows that are alike, the first to arrive."""
     return marked.sort("arrival_us").unique(SAME_READING, keep="first", maintain_order=True)
 
 
@@ -191,11 +213,11 @@ def _key_of(cursor: ReadingCursor) -> tuple[int, int, int, int]:
     return cursor.handle, cursor.metric, cursor.instance, cursor.time_us
 
 
-def _from_cursor(cursor: ReadingCursor, *, descending: bool) -> pl.Expr:
-    """Rows at or beyond the cursor's channel and time."""
+def from_cursor(cursor: ReadingCursor, *, descending: bool, time: pl.Expr | None = None) -> pl.Expr:
+    """Rows at or beyond the cursor's channel and time; `time`: what is taken for their time."""
     reached = pl.lit(value=True)
-    for name, value in reversed(list(zip((*CHANNEL, "time_us"), _key_of(cursor), strict=True))):
-        column = pl.col(name)
+    columns = [*(pl.col(name) for name in CHANNEL), pl.col("time_us") if time is None else time]
+    for column, value in reversed(list(zip(columns, _key_of(cursor), strict=True))):
         beyond = column < value if descending else column > value
         reached = beyond | ((column == value) & reached)
     edge = pl.col("handle") <= cursor.handle if descending else pl.col("handle") >= cursor.handle

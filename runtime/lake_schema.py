@@ -20,6 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from domain.errors import Conflict, IntegrityViolation, InvalidInput
+from domain.quality import USABLE_VALIDITIES, Mark
 from domain.readings import SCHEMA, ReadingBatch
 
 ROWS: Final = pa.schema(
@@ -50,6 +51,8 @@ _KEY_BITS: Final = 63
 POLARS_ROWS: Final[dict[str, pl.DataType | type[pl.DataType]]] = dict(pl.DataFrame(_PLAIN.empty_table()).schema)
 FILE_ORDER: Final = ("hospital", "handle", "metric", "time_us")
 ANSWER_ORDER: Final = ("handle", "metric", "instance", "time_us", "arrival_us", "source", "sequence", "value")
+HOUR_US: Final = 3_600_000_000
+REPEAT: Final = int(Mark.POSSIBLE_DUPLICATE)
 PRUNING_COLUMNS: Final = ("hospital", "handle", "metric", "time_us", "quality")  # whose least and greatest each commit states
 
 
@@ -244,3 +247,13 @@ def from_stored(name: str) -> pl.Expr:
     if name in ADDED_LATER:
         return pl.col(name).fill_null(0)
     return pl.col(name).cast(POLARS_ROWS[name])
+
+
+def is_usable() -> pl.Expr:
+    """Where a reading carries a measurement."""
+    return pl.col("value").is_not_nan() & (pl.col("quality") & 0xF).is_in([int(v) for v in USABLE_VALIDITIES])
+
+
+def is_marked() -> pl.Expr:
+    """Where ingest marked a reading as the possible repeat of an earlier one."""
+    return (pl.col("quality") >= REPEAT) & ((pl.col("quality") & REPEAT) != 0)

@@ -25,6 +25,7 @@ from domain.ports import Clock
 from runtime.clock import SystemClock
 from runtime.lake import FILE_RETENTION_H, Lake, LakeState
 from runtime.lake_files import discard, scan_files, write_file
+from runtime.lake_rollups import LEVELS, RollupMaker, roll_up_file, sweep
 from runtime.lake_schema import FILE_ORDER
 from runtime.settings import LakeSettings
 
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 TARGET_ROWS: Final = 16_000_000  # a file this large is left alone
 CHUNK_ROWS: Final = 1_000_000  # merged and sorted in memory at once
 _VACUUM_EVERY_US: Final = 3_600_000_000
+WORTH_ROLLING_UP: Final = 1_000_000  # rows of a file that was not merged since there are rollups
+ROLLED_UP_AT_ONCE: Final = 8  # files, so that merging does not wait for long
 MIN_FILES: Final = 8  # before a day that still grows is merged
 _WORTH: Final = 4  # a file is merged with smaller ones that hold at least a quarter of its rows
 
@@ -100,7 +103,23 @@ def vacuum(lake: Lake, retention_h: int = FILE_RETENTION_H) -> int:
         full=True,
     )
     lake.checkpoint()
+    sweep(lake.path)
     return len(deleted)
+
+
+def roll_up(lake: Lake, *, least_rows: int = WORTH_ROLLING_UP, most: int = ROLLED_UP_AT_ONCE) -> int:
+    """Make the rollups that files of `least_rows` lack, of `most` files, the newest days first; returns of how many.
+
+    Merging makes those of its own files; lacking are those of an older version, and one whose rollup was damaged.
+    """
+    files = lake.state().files.filter(pl.col("rows") >= least_rows).sort("day", "path", descending=True)
+    has_all = pl.Series([True] * len(files), dtype=pl.Boolean)
+    for level in LEVELS:
+        has_all &= pl.Series([path is not None for path in lake.rollups.paths(level, files)], dtype=pl.Boolean)
+    lacking = files.filter(~has_all)["path"].head(most).to_list()
+    for path in lacking:
+        roll_up_file(lake.path, path)
+    return len(lacking)
 
 
 class LakeUpkeep:
@@ -128,6 +147,7 @@ class LakeUpkeep:
         """One round, in the calling thread."""
         now_us = self._clock.now_us()
         compact(self._lake, now_us)
+        roll_up(self._lake)
         expire(self._lake, self._settings.retention_days, now_us)
         if now_us >= self._vacuum_due_us:
             vacuum(self._lake)
@@ -157,10 +177,12 @@ def _group_to_merge(files: pl.DataFrame, target_rows: int, min_files: int) -> pl
 
 def _merge(lake: Lake, state: LakeState, group: pl.DataFrame) -> bool:
     paths = [str(lake.path / path) for path in group["path"]]
-    new = write_file(lake.path, group["day"][0].isoformat(), _sorted_chunks(paths))
+    rollups = RollupMaker()
+    new = write_file(lake.path, group["day"][0].isoformat(), rollups.watch(_sorted_chunks(paths)), is_merged=True)
     if new.rows != group["rows"].sum():
         discard(lake.path, [new])
         raise IntegrityViolation(f"merging {len(group)} files of {group['rows'].sum()} rows gave {new.rows}")
+    rollups.write(lake.path, new.path)  # before anybody hears of the file
     if lake.commit_upkeep(state, [new.add_action(data_change=False), *_removes(group, data_change=False)]):
         return True
     discard(lake.path, [new])

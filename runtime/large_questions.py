@@ -19,7 +19,7 @@ import pyarrow as pa
 from domain import subjects
 from domain.errors import InvalidInput
 from runtime.lake import ReadingQuery
-from runtime.lake_queries import HOUR_US
+from runtime.lake_schema import HOUR_US
 from runtime.reading_store import AskTable, Readings, ReadingStore
 
 TIMEOUT_S: Final = 60.0

@@ -21,8 +21,8 @@ from domain.ids import NO_HANDLE
 from domain.messages import FreshnessQuery, LatestQuery, ShardQuery, TailQuery, encode
 from runtime import lake_queries
 from runtime.lake import Lake, LakeView, ReadingQuery
-from runtime.lake_queries import CHANNEL, FLEET, HOUR_US
-from runtime.lake_schema import POLARS_ROWS, TAIL_ROWS
+from runtime.lake_queries import CHANNEL, FLEET
+from runtime.lake_schema import HOUR_US, POLARS_ROWS, TAIL_ROWS, is_marked
 from runtime.tail import TailExtent
 
 ASK_TIMEOUT_S: Final = 2.0
@@ -194,12 +194,12 @@ class ReadingStore:
             after=None if query.after is None else replace(query.after, given=0),
         )
         lake = self._lake.read(lake_query, version=whole.view.version)
-        return lake_queries.in_order(pl.concat([lake, self._fresh(query, whole)]).lazy(), query).collect()
+        return lake_queries.page_of(pl.concat([lake, self._fresh(query, whole)]), query)
 
     def _fresh(self, query: ReadingQuery, whole: _Whole) -> pl.DataFrame:
         """Tail rows without repeats, neither of each other nor of a marked row in the lake."""
         tail = _fitting(whole.beyond, query)
-        marked = tail.filter(lake_queries.is_marked())
+        marked = tail.filter(is_marked())
         if marked.is_empty():
             return tail
         around = replace(
@@ -209,10 +209,10 @@ class ReadingStore:
             from_us=marked.select(pl.col("time_us").min()).item(),
             until_us=marked.select(pl.col("time_us").max() + 1).item(),
         )
-        known = self._lake.read(around, version=whole.view.version).filter(lake_queries.is_marked())
+        known = self._lake.read(around, version=whole.view.version).filter(is_marked())
         new = lake_queries.without_repeats(marked.lazy()).collect()
         new = new.join(known, on=lake_queries.SAME_READING, how="anti", maintain_order="left")
-        return pl.concat([tail.filter(~lake_queries.is_marked()), new])
+        return pl.concat([tail.filter(~is_marked()), new])
 
 
 def _fitting(tables: list[pa.Table], query: ReadingQuery) -> pl.DataFrame:
@@ -229,4 +229,6 @@ def _tail_query(query: ReadingQuery, position: int) -> TailQuery:
         metrics=[] if query.metrics is None else query.metrics or [0],
         from_us=query.from_us,
         until_us=query.until_us,
+        value_above=query.value_above,
+        value_below=query.value_below,
     )

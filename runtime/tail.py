@@ -215,4 +215,8 @@ def _asked_for(wanted: pc.Expression, query: TailQuery) -> pc.Expression:
         wanted &= pc.field("time_us") >= query.from_us
     if query.until_us is not None:
         wanted &= pc.field("time_us") < query.until_us
+    if query.value_above is not None:
+        wanted &= pc.field("value") > query.value_above
+    if query.value_below is not None:
+        wanted &= pc.field("value") < query.value_below
     return wanted

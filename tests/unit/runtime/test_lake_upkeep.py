@@ -126,9 +126,9 @@ def test_a_merge_prepared_before_another_is_refused_and_cleans_up(lake: Lake, mo
     rival = Lake(lake.path)
     write_file = lake_upkeep.write_file
 
-    def write_slowly(*args: object) -> object:
+    def write_slowly(*args: object, **options: object) -> object:
         monkeypatch.setattr(lake_upkeep, "write_file", write_file)
-        file = write_file(*args)
+        file = write_file(*args, **options)
         assert compact(rival, TODAY_US) == 10
         return file
 

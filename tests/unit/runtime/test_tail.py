@@ -57,19 +57,24 @@ def test_rows_may_bring_their_own_sequences() -> None:
 @given(
     handles=st.lists(st.integers(1, 300), max_size=100), metrics=st.lists(st.integers(1, 9), max_size=3),
     span=st.none() | st.tuples(st.integers(0, 60 * S), st.integers(0, 60 * S)).map(sorted),
+    above=st.none() | st.integers(60, 100), below=st.none() | st.integers(60, 100),
 )  # fmt: skip
-def test_a_question_is_answered_as_the_plain_way_would(handles: list[int], metrics: list[int], span: list[int] | None) -> None:
+def test_a_question_is_answered_as_the_plain_way_would(
+    handles: list[int], metrics: list[int], span: list[int] | None, above: int | None, below: int | None
+) -> None:
     tail, rows = holding(), rows_of(sample_batch(200))
     tail.append(3, 5, rows)
     query = TailQuery(
         after_sequence=0, handles=handles, metrics=metrics,
         from_us=START_US + span[0] if span else None, until_us=START_US + span[1] if span else None,
+        value_above=above, value_below=below,
     )  # fmt: skip
     plain = [
         row for row in rows.to_pylist()
         if (not handles or row["handle"] in handles) and (not metrics or row["metric"] in metrics)
         and (query.from_us is None or row["time_us"] >= query.from_us)
         and (query.until_us is None or row["time_us"] < query.until_us)
+        and (above is None or row["value"] > above) and (below is None or row["value"] < below)
     ]  # fmt: skip
     found = tail.query(3, query)
     assert found["sequence"].to_pylist() == [row["sequence"] for row in plain]

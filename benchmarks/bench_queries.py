@@ -1,0 +1,187 @@
+"""Questions to a lake of many readings through the REST API while readings come in, beside DuckDB on the same files.
+
+    python benchmarks/bench_queries.py                            10⁸ readings
+    python benchmarks/bench_queries.py --rows 1e9 --ingest 350000 10⁹, with that many readings/s coming in
+    python benchmarks/bench_queries.py --quick                    2 million, as in CI
+
+The week of readings is made once and kept in `--keep` (10⁹: a quarter of an hour, 1.7 GB). A platform is started on links to
+its files, gateways send to it, and each question is put to both in turn, each time of other devices, hours and names; what
+they answer must be the same. "20 at once" are four of each complex question, each on a connection of its own. The peer has
+its footers cached and as many threads as there are cores. Clauses 7.1a-c, 7.3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+
+import httpx
+import numpy as np
+
+from benchmarks.live_load import LiveLoad
+from benchmarks.measure import Bench
+from benchmarks.week_lake import Made, make
+from benchmarks.week_questions import Answer, Duck, Question, questions
+from tests.running_platform import RunningPlatform, start_platform
+
+ROW_BYTES = 65  # as columns in memory, without the hospital
+SETTLE_S = 5.0
+AT_ONCE = 20
+BULK_ROWS = 1_000_000
+PEERS_S = 20.0  # with a question that takes the peer long it is not asked again
+
+
+class Api:
+    """The REST API as its users see it: what is timed is the whole answer, read."""
+
+    def __init__(self, platform: RunningPlatform) -> None:
+        self._client = platform.http(limits=httpx.Limits(max_connections=64), trust_env=False)
+
+    def ask(self, question: Question) -> tuple[float, Answer]:
+        began = time.perf_counter()
+        response = self._client.get(question.path, params=question.parameters)
+        taken_s = time.perf_counter() - began
+        assert response.is_success, f"{question.name}: {response.status_code} {response.text}"
+        return taken_s, question.read(response)
+
+
+@contextmanager
+def running_on(made: Made, folder: Path) -> Iterator[RunningPlatform]:
+    """A platform on links to the files of `made`: it may add to the lake and merge, and those stay as they are."""
+    data_dir = folder / "var"
+    shutil.copytree(made.data_dir / "lake", data_dir / "lake", copy_function=_linked)
+    for file in made.data_dir.glob("vitalgrid.db*"):
+        shutil.copy(file, data_dir)
+    platform = start_platform(data_dir, SHARDS="16", HOSTS__SNAPSHOT_INTERVAL_S="15", LAKE__FLUSH_INTERVAL_S="5")
+    try:
+        yield platform
+    finally:
+        platform.stop()
+
+
+def _linked(source: str, target: str) -> str:
+    """Data is linked, the log is copied."""
+    return os.link(source, target) or target if source.endswith(".parquet") and "_delta_log" not in source \
+        else str(shutil.copy2(source, target))  # fmt: skip
+
+
+def note_times(bench: Bench, question: Question, ours_s: list[float], peers_s: list[float]) -> None:
+    name = f"{question.clause} {question.name}"
+    bench.note(f"{name}, p50", float(np.median(ours_s)), "s")
+    bench.note(f"{name}, p99", float(np.quantile(ours_s, 0.99)), "s", *question.bounds)
+    if peers_s:
+        bench.note(f"{name}, DuckDB p50", float(np.median(peers_s)), "s")
+        bench.note(f"{name}, p50 ÷ DuckDB", float(np.median(ours_s) / np.median(peers_s)), "", "≤ 1.5", "≤ 0.7")
+
+
+def one_by_one(bench: Bench, api: Api, duck: Duck, made: Made, load: LiveLoad) -> None:
+    """Each question many times, the peer's turns in between."""
+    random = Random(1)
+    rounds, peers_each = (2, 1) if bench.quick else (40, 6)
+    for kind in questions(made, load.ward):
+        api.ask(kind(random))
+        ours_s, peers_s = [], []
+        for number in range(rounds):
+            question = kind(random)
+            taken_s, answer = api.ask(question)
+            ours_s.append(taken_s)
+            if question.sql and number % peers_each == 0 and sum(peers_s) < PEERS_S:
+                taken_s, other = duck.ask(question)
+                peers_s.append(taken_s)
+                assert answer.agrees_with(other), f"{question.name}: {answer} is not what DuckDB says, {other}"
+        note_times(bench, question, ours_s, peers_s)
+
+
+def many(made: Made, load: LiveLoad, random: Random) -> list[Question]:
+    """Four of each complex question."""
+    complex_ones = [kind for kind in questions(made, load.ward) if kind(random).clause == "7.1b"]
+    return [complex_ones[number % len(complex_ones)](random) for number in range(AT_ONCE)]
+
+
+def at_once(bench: Bench, api: Api, made: Made, load: LiveLoad) -> None:
+    random = Random(2)
+    taken_s: list[float] = []
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for _ in range(1 if bench.quick else 10):
+            taken_s += [answered_s for answered_s, _ in pool.map(api.ask, many(made, load, random))]
+    note_times(bench, Question("7.1c", f"{AT_ONCE} complex at once", bounds=("≤ 2", "≤ 1")), taken_s, [])
+
+
+def small_beside_large(bench: Bench, api: Api, made: Made, load: LiveLoad) -> None:
+    """Whether complex questions, always twenty of them, keep small ones waiting."""
+    random = Random(3)
+    small = questions(made, load.ward)[0]
+    until = time.monotonic() + (1.0 if bench.quick else 15.0)
+
+    def keep_asking(seed: int) -> int:
+        own, asked = Random(seed), 0
+        while time.monotonic() < until:
+            api.ask(many(made, load, own)[seed % AT_ONCE])
+            asked += 1
+        return asked
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        busy = [pool.submit(keep_asking, seed) for seed in range(AT_ONCE)]
+        times_s = []
+        while time.monotonic() < until:
+            times_s.append(api.ask(small(random))[0])
+        answered = sum(job.result() for job in busy)
+    bench.note(f"7.1a small beside {AT_ONCE} complex, p50", float(np.median(times_s)), "s")
+    bench.note(f"7.1a small beside {AT_ONCE} complex, p99", float(np.quantile(times_s, 0.99)), "s", "≤ 0.3", "≤ 0.05")
+    bench.note("complex ones answered meanwhile", answered, "")
+
+
+def in_bulk(bench: Bench, api: Api, duck: Duck, made: Made) -> None:
+    question = Question(
+        "7.1b", "export", "/readings",
+        {"hospital": made.hospitals[0], "metric": "heart_rate", "limit": BULK_ROWS, "format": "arrow"},
+        f"select * from readings where hospital = '{made.hospitals[0]}' and metric = 1 "
+        f"order by handle, metric, instance, time_us limit {BULK_ROWS}",
+    )  # fmt: skip
+    api.ask(question)
+    ours_s, answer = api.ask(question)
+    peers_s, other = duck.ask(question)
+    assert answer.agrees_with(other), f"{question.name}: {answer} is not what DuckDB says, {other}"
+    bench.note(f"bulk read of {answer.rows:,} rows as Arrow", answer.rows / ours_s, "rows/s")
+    bench.note("the same from DuckDB", other.rows / peers_s, "rows/s")
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rows", type=float, help="about how many readings the lake holds (10⁸)")
+    parser.add_argument("--ingest", type=int, help="readings a second that come in meanwhile (100,000)")
+    parser.add_argument("--keep", type=Path, default=Path("build/lakes"), help="where the made lake is kept")
+
+
+def main() -> None:
+    bench = Bench("queries", options)
+    rows = int(bench.options.rows or (2e6 if bench.quick else 1e8))
+    made = make(bench.options.keep, rows)
+    rollups = sum(file.stat().st_size for file in made.data_dir.glob("lake/readings/_rollups/*/*"))
+    bench.note("readings in the lake", made.rows, "")
+    bench.note("stored, with rollups", (made.size_bytes + rollups) / made.rows, "bytes/reading", "≤ 3", "≤ 1.5")
+    bench.note("rollups alone", rollups / made.rows, "bytes/reading")
+    bench.note(f"compression of {ROW_BYTES} bytes in memory", ROW_BYTES * made.rows / (made.size_bytes + rollups), ": 1")
+    duck = Duck(made)
+    with tempfile.TemporaryDirectory(prefix="queries-", dir=bench.options.keep) as folder, \
+            running_on(made, Path(folder)) as platform, \
+            LiveLoad(platform, bench.options.ingest or (10_000 if bench.quick else 100_000)) as load:  # fmt: skip
+        api = Api(platform)
+        one_by_one(bench, api, duck, made, load)
+        at_once(bench, api, made, load)
+        small_beside_large(bench, api, made, load)
+        in_bulk(bench, api, duck, made)
+        bench.note("came in meanwhile", load.sent_per_s(), "readings/s")
+    bench.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

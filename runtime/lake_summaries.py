@@ -1,0 +1,94 @@
+"""Summaries of the lake's readings: from rollups where files have them, from rows where not and at ragged ends.
+
+Pure of state, as `lake_queries`. Every reading is counted once: by the rollup of its file when it lies in a whole hour of
+the question, else as a row. Readings marked as possible repeats are always counted as rows, all files' together. Clauses
+7.1b, 7.4b.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+
+from runtime.lake_queries import FLEET, collect, first_of_each, matching, prune, rows, scan, summarise
+from runtime.lake_rollups import CHANNELS, FLEETS, MARKED, Rollups, scan_rollups
+from runtime.lake_schema import HOUR_US, REPEAT, ReadingQuery, from_stored, is_marked
+
+_END_US: Final = 2**62 // HOUR_US * HOUR_US
+
+
+def summary(
+    table_path: Path, files: pl.DataFrame, rollups: Rollups, query: ReadingQuery, keys: Sequence[str], bucket_us: int,
+    *, real_only: bool,
+) -> pl.DataFrame:  # fmt: skip
+    """As `lake_queries.summarise` of all rows of `files` that `query` asks for, not cut into pages."""
+    query = query.without_page()
+    files = prune(files, query)
+    level = FLEETS if tuple(keys) == FLEET and real_only and query.handles is None else CHANNELS
+    both = zip(rollups.paths(level, files), rollups.paths(MARKED, files), strict=True)
+    has_rollup = pl.Series([None not in pair for pair in both], dtype=pl.Boolean)
+    rolled, others = files.filter(has_rollup), files.filter(~has_rollup)
+    if rolled.is_empty():
+        return collect(summarise(rows(table_path, files, query), keys, bucket_us, real_only=real_only))
+    by_hours = bucket_us % HOUR_US == 0 and query.value_above is None and query.value_below is None
+    hours = _whole_hours(query) if by_hours else range(0)
+    kept = [path for path in rollups.paths(MARKED, rolled) if path is not None]
+    loose = pl.concat([_unmarked(table_path, rolled, others, query, hours), _marked(table_path, kept, others, query)])
+    loose = loose.select(*(from_stored(name) for name in _SUMMARISED))
+    parts = [summarise(loose, keys, bucket_us, real_only=real_only)]
+    if hours:
+        paths = [path for path in rollups.paths(level, rolled) if path is not None]
+        parts.append(_of_rollups(paths, query, hours, keys, bucket_us, real_only=real_only))
+    return pl.concat([collect(part).cast({"count": pl.Int64}) for part in parts])
+
+
+_SUMMARISED: Final = ("hospital", "handle", "metric", "instance", "time_us", "value", "quality")
+
+
+def _whole_hours(query: ReadingQuery) -> range:
+    """From the first hour that begins in the question to the end of the last that ends in it."""
+    first = 0 if query.from_us is None else -(-query.from_us // HOUR_US) * HOUR_US
+    last = _END_US if query.until_us is None else query.until_us // HOUR_US * HOUR_US
+    return range(-_END_US if query.from_us is None else first, last, HOUR_US)
+
+
+def _unmarked(
+    table_path: Path, rolled: pl.DataFrame, others: pl.DataFrame, query: ReadingQuery, hours: range
+) -> pl.LazyFrame:  # fmt: skip
+    """Rows of files without a rollup, and of the others those before the first and behind the last whole hour."""
+    if not hours:
+        return matching(scan(table_path, [*rolled["path"], *others["path"]]), query).filter(~is_marked())
+    parts = [matching(scan(table_path, others["path"].to_list()), query)]
+    for ragged in (replace(query, until_us=hours.start), replace(query, from_us=hours.stop)):
+        is_there = query.from_us is not None if ragged.until_us == hours.start else query.until_us is not None
+        if is_there and (ragged.from_us or 0) < (ragged.until_us or 0):
+            parts.append(matching(scan(table_path, prune(rolled, ragged)["path"].to_list()), ragged))
+    return pl.concat(parts).filter(~is_marked())
+
+
+def _marked(table_path: Path, kept: list[str], others: pl.DataFrame, query: ReadingQuery) -> pl.LazyFrame:
+    """Of marked repeats that are alike, in whatever files they lie, the first to arrive."""
+    doubtful = others.filter(pl.col("max.quality") >= REPEAT)["path"].to_list()
+    return first_of_each(matching(pl.concat([scan_rollups(kept), scan(table_path, doubtful)]), query).filter(is_marked()))
+
+
+def _of_rollups(
+    paths: list[str], query: ReadingQuery, hours: range, keys: Sequence[str], bucket_us: int, *, real_only: bool
+) -> pl.LazyFrame:  # fmt: skip
+    of_keys = ReadingQuery(handles=query.handles, metrics=query.metrics, hospitals=query.hospitals)
+    found = matching(scan_rollups(paths), of_keys).filter(pl.col("hour_us").is_between(hours.start, hours.stop, closed="left"))
+    if "is_marked" in found.collect_schema():
+        found = found.filter(~pl.col("is_marked"), *([pl.col("is_real")] if real_only else []))
+    bucket = (pl.col("hour_us") // bucket_us * bucket_us).alias("bucket_us")
+    return found.filter(pl.col("count") > 0).group_by(*(from_stored(key).alias(key) for key in keys), bucket).agg(
+        pl.col("count").sum(),
+        pl.col("min").min(),
+        pl.col("max").max(),
+        pl.col("sum").sum(),
+        pl.col("last_time_us").max(),
+        pl.col("last").filter(pl.col("last_time_us") == pl.col("last_time_us").max()).max(),
+    )  # fmt: skip
