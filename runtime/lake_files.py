@@ -74,7 +74,14 @@ def scan_files(paths: list[str]) -> pl.LazyFrame:
 def write_days(table_path: Path, stored: pl.DataFrame) -> list[DataFile]:
     """Write rows in stored form (`lake_schema.to_stored`), one file a day. Returns once all is fsynced."""
     days = stored.partition_by("day", maintain_order=True) if len(stored) else []
-    return [write_file(table_path, day["day"][0].isoformat(), [day]) for day in days]
+    files: list[DataFile] = []
+    try:
+        for day in days:
+            files.append(write_file(table_path, day["day"][0].isoformat(), [day]))  # noqa: PERF401 (kept when a later one fails)
+    except OSError:
+        discard(table_path, files)
+        raise
+    return files
 
 
 def write_file(table_path: Path, day: str, chunks: Iterable[pl.DataFrame]) -> DataFile:
@@ -83,8 +90,12 @@ def write_file(table_path: Path, day: str, chunks: Iterable[pl.DataFrame]) -> Da
     new_folder = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{uuid4().hex}.parquet"
-    rows, least, greatest = _write(folder / name, chunks)
-    fsync(folder / name)
+    try:
+        rows, least, greatest = _write(folder / name, chunks)
+        fsync(folder / name)
+    except OSError:  # half of a file must not keep the disk full
+        (folder / name).unlink(missing_ok=True)
+        raise
     name = name_with_checksum(folder / name)
     fsync(folder)
     if new_folder:

@@ -74,7 +74,7 @@ def _is_ready(platform: RunningPlatform) -> bool:
     if platform.process.poll() is not None:
         said = (platform.data_dir / "up.out").read_text()[-3000:]
         raise AssertionError(f"the platform ended with {platform.process.returncode}: {said}")
-    return b"ready" in (platform.data_dir / "up.out").read_bytes()
+    return b"ready after" in (platform.data_dir / "up.out").read_bytes()
 
 
 def wait_until(condition: Callable[[], Any], deadline_s: float, explain: Callable[[], object] = lambda: "") -> Any:
