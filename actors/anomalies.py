@@ -65,7 +65,7 @@ class Anomalies:
         onset = self._roster.channels["anomaly_onset_us"]
         channel = turn.channel[at]
         is_raised = onset[channel] != NEVER_US
-        quiet = self._roster.in_maintenance(turn.device[at], turn.arrival_us[at])
+        quiet = self._roster.in_maintenance(turn.device[at], turn.clock_us[at])
         starts = (scores > self._threshold) & ~is_raised & ~quiet
         ends = is_raised & ((scores <= _OVER_SHARE * self._threshold) | quiet)
         onset[channel[starts]] = turn.time_us[at[starts]]
@@ -79,6 +79,7 @@ class Anomalies:
         roster, channel = self._roster, int(turn.channel[at])
         metric = BY_ID[int(roster.channels["metric"][channel])]
         value, time_us, arrival_us = float(turn.readings.value[at]), int(turn.time_us[at]), int(turn.arrival_us[at])
+        taken = known(metric.code, value, time_us, int(turn.clock_us[at]), int(turn.readings.quality[at]))
         model = f"{self._scorer.name}@{self._scorer.version}"
         unusual = "unusual" if phase is Phase.START else "no longer unusual"
         subject = about_device(roster, int(turn.device[at]), int(turn.patient[at]), channel)
@@ -89,7 +90,7 @@ class Anomalies:
             phase, Priority.LOW,
             f"{metric.name_en} {value:g} {metric.unit} is {unusual} for this channel: score {score:.1f} by {model}",
             event_us=time_us, arrival_us=arrival_us, live=bool(turn.is_live(at)), value=score, limit=self._threshold,
-            unit="{score}", inputs=(known(metric.code, value, time_us, arrival_us, int(turn.readings.quality[at])),),
+            unit="{score}", inputs=(taken,),
         )  # fmt: skip
 
     def snapshot(self) -> dict[str, pa.Table]:

@@ -302,7 +302,8 @@ class Host:
     def _due_for_snapshot(self, now_us: int) -> list[ShardRunner]:
         """Those whose time has come, the oldest first: a few at a time, because the copy holds up the shards' turns."""
         policy = self._policy
-        due = [r for r in self._runners.values() if now_us - r.snapshot_us >= policy.snapshot_interval_s * 1e6]
+        interval_us = policy.snapshot_interval_s * 1e6  # either way: a clock that was set back must not put them off
+        due = [r for r in self._runners.values() if abs(now_us - r.snapshot_us) >= interval_us]
         most = math.ceil(len(self._runners) * policy.flush_interval_s / policy.snapshot_interval_s)
         return sorted(due, key=lambda runner: runner.snapshot_us)[:most]
 

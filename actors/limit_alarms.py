@@ -119,13 +119,17 @@ class LimitAlarms:
     def restore(self, tables: dict[str, pa.Table]) -> None:
         self._states.restore(tables)
 
+    def set_back(self, latest_us: int) -> None:
+        """Nothing that is pending can have begun after this."""
+        self._states.set_back(latest_us)
+
     def step(self, turn: Turn, notices: Notices) -> None:
         """Take a turn's readings through the rules."""
         ruled = _Ruled(self._roster, turn)
         if not len(ruled):
             return
         whose = np.where(ruled.told_patient == AMBIGUOUS, NOBODY, ruled.patient)
-        quiet = self._roster.in_maintenance(turn.device[ruled.at], turn.arrival_us[ruled.at])
+        quiet = self._roster.in_maintenance(turn.device[ruled.at], turn.clock_us[ruled.at])
         low, high = self._presets.bounds_of(ruled.metric, whose)
         is_fast = _changes_fast(ruled)
         stirred = self._stirred(ruled, (is_fast | (ruled.value < low) | (ruled.value > high)) & ~quiet)
@@ -252,12 +256,12 @@ class LimitAlarms:
             return self._left(turn, ruled, hit)
         at, channel = int(ruled.at[hit.row]), int(ruled.channel[hit.row])
         metric, value = BY_ID[int(ruled.metric[hit.row])], float(ruled.value[hit.row])
-        time_us, arrival_us = int(ruled.time_us[hit.row]), int(turn.arrival_us[at])
-        inputs = [known(metric.code, value, time_us, arrival_us, int(turn.readings.quality[at]))]
+        time_us, arrival_us, clock_us = int(ruled.time_us[hit.row]), int(turn.arrival_us[at]), int(turn.clock_us[at])
+        inputs = [known(metric.code, value, time_us, clock_us, int(turn.readings.quality[at]))]
         text = self._limit_text(hit, metric, value)
         if hit.rule == CHANGE:
             before, before_us = float(ruled.value_before[hit.row]), int(ruled.time_before_us[hit.row])
-            inputs.append(known(metric.code, before, before_us, arrival_us, 0, note="the reading before"))
+            inputs.append(known(metric.code, before, before_us, clock_us, 0, note="the reading before"))
             text = _change_text(hit, metric, value, before)
         return self._alarm(channel, hit.rule, hit.onset_us, hit.patient).notice(
             hit.phase, _priority(hit.rule), f"{text}; the device is under maintenance" if hit.is_quiet else text,

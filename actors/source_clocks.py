@@ -56,9 +56,15 @@ class SourceClocks:
     def __init__(self, roster: Roster) -> None:
         self._roster = roster
 
-    def take(self, readings: ReadingBatch, stream_us: NDArray[np.int64]) -> ClockCorrection:
-        """Learn from readings in stream order, and correct each by what was known when it came."""
-        source, delay_us = self._roster.device_rows(readings.source), stream_us - readings.time_us
+    def take(
+        self, readings: ReadingBatch, stream_us: NDArray[np.int64], clock_us: NDArray[np.int64] | None = None
+    ) -> ClockCorrection:
+        """Learn from readings in stream order, and correct each by what was known when it came.
+
+        `clock_us`: what the platform's clock said at each, where that is not stream time.
+        """
+        source = self._roster.device_rows(readings.source)
+        delay_us = (stream_us if clock_us is None else clock_us) - readings.time_us
         is_own = (origin_of(readings.quality) == Origin.MEASURED) & (source >= 0)  # stamped by the source's clock
         tells = is_own & ~has_mark(readings.quality, Mark.BACKFILL)
         table, correction = self._roster.devices, ClockCorrection.none(len(readings))

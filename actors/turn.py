@@ -19,8 +19,9 @@ class Turn:
 
     row: place in the turn's input, which orders what is notified; time_us: event time that rules go by (`ordering.timing`),
     never ahead of its arrival (a clock that runs ahead would else block its channel); arrival_us: stream time, never going
-    back; patient: a patient's row, NOBODY or AMBIGUOUS; feeds: no newer reading of the channel was there before, and it is
-    a number that may alarm; order: `ordering.by_channel(channel)`.
+    back; clock_us: what the platform's clock said then, against which others' times are held (`stream_clock`); patient: a
+    patient's row, NOBODY or AMBIGUOUS; feeds: no newer reading of the channel was there before, and it is a number that may
+    alarm; order: `ordering.by_channel(channel)`.
     """
 
     readings: ReadingBatch
@@ -29,6 +30,7 @@ class Turn:
     channel: NDArray[np.int32]
     time_us: NDArray[np.int64]
     arrival_us: NDArray[np.int64]
+    clock_us: NDArray[np.int64]
     patient: NDArray[np.int64]
     feeds: NDArray[np.bool_]
     order: NDArray[np.int64]

@@ -86,7 +86,6 @@ class StreamIntake:
         self._boot = secrets.token_hex(6)  # a door that starts again never reuses a message id
         self._sequences: defaultdict[int, int] = defaultdict(int)  # shard -> frames so far
         self._messages = 0
-        self._last_arrival_us = 0
         self._gathering: list[Submission] = []
         self._gathered_rows = 0
         self._waiting: deque[Submission] = deque()  # until there is room for them
@@ -157,7 +156,7 @@ class StreamIntake:
         for number, (shard, batch) in enumerate(await self._by_shard(principal, readings)):
             for start in range(0, len(batch), MAX_ROWS):
                 rows = batch.take(slice(start, start + MAX_ROWS))
-                payload = encode_frame(rows, source=self._source, sequence=NO_SEQUENCE, arrival_us=self._arrival_us())
+                payload = encode_frame(rows, source=self._source, sequence=NO_SEQUENCE, arrival_us=self._clock.now_us())
                 sequence = await self._publish(subjects.reading(shard), payload, f"{message_id}-{number}-{start}")
                 receipt = Receipt(shard, sequence, len(readings))
         assert receipt is not None
@@ -289,7 +288,7 @@ class StreamIntake:
             self._commit()
 
     def _frames_of(self, group: list[Submission]) -> list[GroupFrame]:
-        arrival_us = self._arrival_us()
+        arrival_us = self._clock.now_us()
         frames: list[GroupFrame] = []
         open_frames: dict[int, GroupFrame] = {}
         for submission in group:
@@ -345,11 +344,6 @@ class StreamIntake:
             raise self._no_room(self._nothing)
         async with self._controls:
             return await self._publish(subject, payload, message_id)
-
-    def _arrival_us(self) -> int:
-        """Now, never earlier than before: shards run their timers on it."""
-        self._last_arrival_us = max(self._last_arrival_us, self._clock.now_us())
-        return self._last_arrival_us
 
     def _message_id(self, kind: str) -> str:
         self._messages += 1
