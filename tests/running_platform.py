@@ -66,7 +66,11 @@ def start_platform(data_dir: Path, also: dict[str, str] | None = None, **setting
             start_new_session=True,
         )  # fmt: skip
     platform = RunningPlatform(data_dir, process, environment)
-    wait_until(lambda: _is_ready(platform), START_DEADLINE_S, lambda: (data_dir / "up.out").read_text()[-3000:])
+    try:
+        wait_until(lambda: _is_ready(platform), START_DEADLINE_S, lambda: (data_dir / "up.out").read_text()[-3000:])
+    except AssertionError:
+        process.terminate()  # one that is late must not live on beside the next
+        raise
     return platform
 
 

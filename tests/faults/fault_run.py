@@ -111,10 +111,8 @@ class FaultBench:
     async def play_story(self, plan: Plan, story: Callable[[Load, RunResult], Awaitable[None]]) -> RunResult:
         """As `play`, with anything in place of the plan's faults. `story` returns once what it broke works again."""
         assert self.cast is not None, "start comes first"
-        since = await positions(self.stand)
-        self._last_base = max(self.clock.now_us(), self._last_base + 1)
-        self.history = history = History(self._last_base)
-        self.load = load = Load(self.cast, history, self.clock.now_us, np.random.SeedSequence([plan.seed, 7]))
+        since, load = await positions(self.stand), self.new_load(plan.seed)
+        history = load.history
         result = RunResult(plan)
         try:
             await load.start(self.stand.door_port)
@@ -126,6 +124,14 @@ class FaultBench:
             await load.close()
             result.reconnects, result.refusals = history.reconnects, history.refusals
         return result
+
+    def new_load(self, seed: int) -> Load:
+        """Senders that have not begun, and their empty history."""
+        assert self.cast is not None, "start comes first"
+        self._last_base = max(self.clock.now_us(), self._last_base + 1)
+        self.history = History(self._last_base)
+        self.load = Load(self.cast, self.history, self.clock.now_us, np.random.SeedSequence([seed, 7]))
+        return self.load
 
     # ---- faults
 
@@ -233,12 +239,15 @@ class FaultBench:
         load.rest()
         while load.history.waiting and loop.time() < deadline_s:  # noqa: ASYNC110 (a book is looked at, by the clock)
             await asyncio.sleep(_LOOK_S)
+        result.verdict = await self.verdict_of(load.history, since, tell_by_us, deadline_s)
+
+    async def verdict_of(self, history: History, since: dict[str, int], tell_by_us: int, deadline_s: float) -> Verdict:
+        """The checker's word on a history; what time may mend is looked at until the deadline on the loop's clock."""
         while True:
-            observed = await observe(self.stand, load.history, since)
-            result.verdict = check(load.history, observed, tell_by_us=tell_by_us)
-            broken = {violation.invariant for violation in result.verdict.violations}
-            if not broken or loop.time() > deadline_s or not broken <= set(_SETTLING):
-                return
+            verdict = check(history, await observe(self.stand, history, since), tell_by_us=tell_by_us)
+            broken = {violation.invariant for violation in verdict.violations}
+            if not broken or asyncio.get_running_loop().time() > deadline_s or not broken <= set(_SETTLING):
+                return verdict
             await asyncio.sleep(2 * _LOOK_S)
 
     async def _alarms_told(self, load: Load, tell_by_us: int, since: dict[str, int]) -> None:

@@ -74,9 +74,17 @@ class SmallDisk:
         """Give back what `fill` took."""
         self._filler.unlink(missing_ok=True)
 
-    def copy_as_after_a_power_cut(self, to: Path) -> None:
-        """The image as it lies on disk this moment: what was fsynced, and of the rest whatever happened to be written."""
-        _run("cp", "--sparse=always", self.image, to)
+    def lose_power(self) -> None:
+        """From now on what a power cut would have left: what was fsynced, and of the rest whatever was written by chance.
+
+        The image is copied as it lies there, with the file system still mounted, and the copy takes its place. Whoever
+        writes to it has to be dead. The method is proven by what it finds: a stream that is not fsynced is gone.
+        """
+        copy = self.image.with_suffix(".after")
+        _run("cp", "--sparse=always", self.image, copy)
+        self.unmount()
+        copy.replace(self.image)
+        self.mount()
 
 
 def _run(*command: str | Path) -> None:

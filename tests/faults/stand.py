@@ -49,6 +49,11 @@ class Stand:
         return self.platform
 
     @property
+    def is_sound(self) -> bool:
+        """Whether nothing of it is broken on purpose."""
+        return not self._broken
+
+    @property
     def clock_file(self) -> Path:
         return self.data_dir.parent / f"{self.data_dir.name}.clock"
 
