@@ -24,6 +24,7 @@ import pyarrow as pa
 
 from actors.announcer import Announcer
 from actors.host_metrics import HostMetrics
+from actors.lake_room import LakeRoom
 from actors.mailboxes import Mailboxes
 from actors.post import Post
 from actors.restoration import Restoration
@@ -82,10 +83,7 @@ class Host:
         self._work = asyncio.Event()
         self._flush = asyncio.Event()
         self._committing = asyncio.Lock()
-        self._has_committed = asyncio.Event()
-        self._writing_rows = 0  # on their way into the lake
-        self._failure: type[Exception] | None = None  # what commits fail with at the moment
-        self.full_since_us = 0  # since when no turn is taken because the lake takes no rows; 0: it does
+        self._lake_room = LakeRoom(name, clock, policy.max_uncommitted_rows)
         self._announcer = Announcer(bus)
         self._ticker = Ticker(bus, clock, self._runners)
         self._tasks: list[asyncio.Task[None]] = []
@@ -127,7 +125,7 @@ class Host:
         """What the supervisor is told. Safe to call from another thread."""
         return HostHeartbeat(
             host=self.name, pid=self._pid, at_us=self._clock.now_us(), loop_us=self.loop_us,
-            full_since_us=self.full_since_us, shards=[runner.held() for runner in list(self._runners.values())],
+            full_since_us=self._lake_room.full_since_us, shards=[runner.held() for runner in list(self._runners.values())],
         )  # fmt: skip
 
     # -- shards ----------------------------------------------------------------------------------------------------
@@ -180,28 +178,17 @@ class Host:
             for runner in list(self._runners.values()):
                 if runner.inbox:
                     await self._announcer.room()
-                    await self._rows_fit()
+                    await self._lake_room.wait(self._kept_rows, self._waits_for_the_lake)
                     await self._turn(runner)
                     await asyncio.sleep(0)  # questions and heartbeats get their turn between shards
                 self.loop_us = self._clock.now_us()  # at each: a round through full inboxes takes long, and is no standstill
 
-    async def _rows_fit(self) -> None:
-        """Return while rows may be kept that the lake does not take; else the stream holds what comes."""
-        most = self._policy.max_uncommitted_rows
-        while (rows := self._writing_rows + sum(runner.segment_rows for runner in self._runners.values())) >= most:
-            if self._failure is not None and not self.full_since_us:
-                self.full_since_us = self._clock.now_us()
-                logger.error("the lake takes no rows, and no more fit in memory: the stream is taken no further",
-                             extra={"host": self.name, "rows": rows})  # fmt: skip
-            self._has_committed.clear()
-            self._flush.set()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_RETRY_S):
-                    await self._has_committed.wait()
-            self.loop_us = self._clock.now_us()  # it waits, and is not stuck
-        if self.full_since_us:
-            self.full_since_us = 0
-            logger.warning("the lake takes rows again: the stream is taken on", extra={"host": self.name})
+    def _kept_rows(self) -> int:
+        return sum(runner.segment_rows for runner in self._runners.values())
+
+    def _waits_for_the_lake(self) -> None:
+        self._flush.set()
+        self.loop_us = self._clock.now_us()  # it waits, and is not stuck
 
     async def _turn(self, runner: ShardRunner) -> None:
         started_us = self._clock.now_us()
@@ -261,17 +248,11 @@ class Host:
             self._flush.clear()
             try:
                 await self._commit()
-            except Exception as error:  # a full or failing disk: nothing is lost, the stream holds it; try again
-                if type(error) is not self._failure:  # said once, however often it is tried
-                    logger.exception(
-                        "a commit to the lake, or a snapshot, failed; it is tried again", extra={"host": self.name}
-                    )
-                self._failure = type(error)
+            except Exception as error:  # noqa: BLE001 (a full or failing disk: nothing is lost, the stream holds it; try again)
+                self._lake_room.failed(error)
                 await asyncio.sleep(_RETRY_S)
-                continue
-            if self._failure is not None:
-                logger.warning("commits to the lake and snapshots work again", extra={"host": self.name})
-                self._failure = None
+            else:
+                self._lake_room.worked()
 
     async def _commit(self, *, snapshot: bool = False) -> None:
         """Commit each shard's rows with its position; then snapshot the shards whose snapshot is due, or all."""
@@ -316,7 +297,7 @@ class Host:
             runner.shard: Advance(runner.committed, max(applied, runner.committed), runner.epoch) for runner, _, applied in cuts
         }
         started_us = self._clock.now_us()
-        self._writing_rows = rows.num_rows
+        self._lake_room.writing = rows.num_rows
         try:
             await asyncio.to_thread(self._lake.commit, rows, advances)
         except (Fenced, PositionMoved) as error:
@@ -330,11 +311,11 @@ class Host:
                 runner.segment_rows += sum(table.num_rows for table in tables)
             raise
         finally:
-            self._writing_rows = 0
+            self._lake_room.writing = 0
         for runner, _, applied in cuts:
             runner.committed = max(applied, runner.committed)
             self._tail.committed(runner.shard, runner.committed, self._clock.now_us())
-        self._has_committed.set()
+        self._lake_room.committed()
         self.metrics.commit(rows.num_rows, self._clock.now_us() - started_us)
 
     async def _lose(self, runner: ShardRunner) -> None:
