@@ -76,6 +76,10 @@ check: setup ## lint, format, types, import rules, documents
 faults: setup ## break a real platform under load, RUNS times from SEED on (ONLY="kill host"); no acknowledged reading may be lost
 	@nice -n 5 $(BIN)/python -m tests.faults --runs $(or $(RUNS),10) --seed $(or $(SEED),1) $(if $(ONLY),--only "$(ONLY)") $(ARGS)
 
+.PHONY: power-cut
+power-cut: setup ## cut the power of a platform on a disk image under load, CUTS times from SEED on; needs root
+	@nice -n 5 $(BIN)/python -m tests.faults.power_cut --cuts $(or $(CUTS),5) --seed $(or $(SEED),1) $(ARGS)
+
 .PHONY: simulate
 simulate: setup ## play the platform on virtual time under faults: SEEDS=1000 runs, from SEED=17 on; SEED alone repeats one
 	@$(BIN)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)

@@ -60,7 +60,7 @@ class Anomalies:
             notices.derived.append((turn.row[rows], batch))
 
     def _tell(self, turn: Turn, at: NDArray[np.intp], scores: NDArray[np.float64], notices: Notices) -> None:
-        quiet = self._roster.in_maintenance(turn.device[at], turn.arrival_us[at])
+        quiet = self._roster.in_maintenance(turn.device[at], turn.clock_us[at])
         phases, onset_us = np.zeros(len(at), dtype=np.int8), np.empty(len(at), dtype=np.int64)
         _follow(
             turn.channel[at], turn.time_us[at], scores, quiet, self._threshold, _OVER_SHARE * self._threshold, NEVER_US,
@@ -75,6 +75,7 @@ class Anomalies:
         roster, channel = self._roster, int(turn.channel[at])
         metric = BY_ID[int(roster.channels["metric"][channel])]
         value, time_us, arrival_us = float(turn.readings.value[at]), int(turn.time_us[at]), int(turn.arrival_us[at])
+        taken = known(metric.code, value, time_us, int(turn.clock_us[at]), int(turn.readings.quality[at]))
         model = f"{self._scorer.name}@{self._scorer.version}"
         unusual = "unusual" if phase is Phase.START else "no longer unusual"
         subject = about_device(roster, int(turn.device[at]), int(turn.patient[at]), channel)
@@ -83,7 +84,7 @@ class Anomalies:
             phase, Priority.LOW,
             f"{metric.name_en} {value:g} {metric.unit} is {unusual} for this channel: score {score:.1f} by {model}",
             event_us=time_us, arrival_us=arrival_us, live=bool(turn.is_live(at)), value=score, limit=self._threshold,
-            unit="{score}", inputs=(known(metric.code, value, time_us, arrival_us, int(turn.readings.quality[at])),),
+            unit="{score}", inputs=(taken,),
         )  # fmt: skip
 
     def snapshot(self) -> dict[str, pa.Table]:

@@ -26,13 +26,13 @@ class ClockAlarms:
     def __init__(self, roster: Roster) -> None:
         self._roster = roster
 
-    def tick(self, now_us: int) -> list[AlarmEvent]:
-        """Whose clock is off, or right again, at stream time `now_us`."""
+    def tick(self, now_us: int, clock_us: int) -> list[AlarmEvent]:
+        """Whose clock is off, or right again, at stream time `now_us`, when the platform's clock says `clock_us`."""
         table = self._roster.devices
         is_off, since = np.abs(table["clock_offset_us"]) > SKEWED_US, table["clock_alarm_us"]
         if not is_off.any() and (since == NEVER_US).all():
             return []
-        is_off &= ~self._roster.in_maintenance(np.arange(len(table)), now_us)
+        is_off &= ~self._roster.in_maintenance(np.arange(len(table)), clock_us)
         due, over = np.flatnonzero(is_off & (since == NEVER_US)), np.flatnonzero(~is_off & (since != NEVER_US))
         since[due] = now_us
         events = [self._notice(device, Phase.START, now_us) for device in due.tolist()]

@@ -53,7 +53,7 @@ class DeviceAlarms:
         self._lasting: set[tuple[int, str]] = set()
 
     def hear(self, device: int, message: DeviceEvent, now_us: int) -> list[AlarmEvent]:
-        """Take an event of a device at stream time `now_us`; what it raises or ends."""
+        """Take an event of a device at `now_us`, as the platform's clock has it; what it raises or ends."""
         event, is_end = self._roster.model_of(device).by_event.get(message.event, (None, False))
         if event is None or event.priority is None or message.mode is not Mode.REAL:
             return []
@@ -70,6 +70,11 @@ class DeviceAlarms:
         condition.since_us = at_us
         self._lasting.add((device, event.name))
         return self._raise(device, event, condition, at_us, now_us)
+
+    def set_back(self, latest_us: int) -> None:
+        """Nothing that was said can have happened after this; an alarm is known by its onset, which stays."""
+        for condition in self._known.values():
+            condition.since_us, condition.ended_us = min(condition.since_us, latest_us), min(condition.ended_us, latest_us)
 
     def settle(self, now_us: int) -> list[AlarmEvent]:
         """End what maintenance ends, and raise what outlasted it."""

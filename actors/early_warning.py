@@ -64,11 +64,14 @@ class ScoreCounts:
 
 @dataclass(frozen=True, slots=True)
 class _Instants:
-    """Scores to take now. `row` orders the notices; `arrival_us` is when the instant closed."""
+    """Scores to take now. `row` orders the notices; `arrival_us` is when the instant closed, `clock_us` what the platform's
+    clock said then.
+    """
 
     patient: NDArray[np.int64]
     row: NDArray[np.intp]
     arrival_us: NDArray[np.int64]
+    clock_us: NDArray[np.int64]
 
 
 class EarlyWarning:
@@ -100,24 +103,26 @@ class EarlyWarning:
             taken = newest[group[newest] == number]
             self._take(turn, at[taken], slots[taken])
 
-    def tick(self, now_us: int, notices: Notices) -> None:
+    def tick(self, now_us: int, clock_us: int, notices: Notices) -> None:
         """Close instants that have waited long enough, and end the alarms of patients who were discharged."""
         table = self._roster.patients
         due = table["instant_is_open"] & (now_us - np.maximum(table["instant_arrival_us"], 0) >= SETTLE_US)
         patients = np.flatnonzero(due)
         if len(patients):
             table["instant_is_open"][patients] = False
-            now = np.full(len(patients), now_us, dtype=np.int64)
-            self._score(_Instants(patients, np.full(len(patients), _AT_TICK), now), notices)
-        for patient in np.flatnonzero((table["alarm_band"] > NONE) & (table["discharged_us"] <= now_us)).tolist():
+            now, clock = (np.full(len(patients), time_us, dtype=np.int64) for time_us in (now_us, clock_us))
+            self._score(_Instants(patients, np.full(len(patients), _AT_TICK), now, clock), notices)
+        for patient in np.flatnonzero((table["alarm_band"] > NONE) & (table["discharged_us"] <= clock_us)).tolist():
             notices.alarms.append((int(_AT_TICK), self._discharged(patient, now_us)))
 
     def _open(self, turn: Turn, at: NDArray[np.intp], notices: Notices) -> None:
         """Open the instants of these inputs, at most one a patient, and close those that were open before."""
         table, patient = self._roster.patients, turn.patient[at]
         was_open = table["instant_is_open"][patient]
-        self._score(_Instants(patient[was_open], turn.row[at[was_open]], turn.arrival_us[at[was_open]]), notices)
+        closing = at[was_open]
+        self._score(_Instants(patient[was_open], turn.row[closing], turn.arrival_us[closing], turn.clock_us[closing]), notices)
         table["instant_us"][patient], table["instant_arrival_us"][patient] = turn.time_us[at], turn.arrival_us[at]
+        table["instant_is_late"][patient] = turn.clock_us[at] - turn.time_us[at] > self._live_horizon_us
         table["instant_is_open"][patient] = True
 
     def _take(self, turn: Turn, at: NDArray[np.intp], slots: NDArray[np.int64]) -> None:
@@ -158,7 +163,7 @@ class EarlyWarning:
 
     def _derived(self, patient: NDArray[np.int64], at_us: NDArray[np.int64], total: NDArray[np.float64]) -> ReadingBatch:
         table = self._roster.patients
-        late = table["instant_arrival_us"][patient] - at_us > self._live_horizon_us
+        late = table["instant_is_late"][patient]
         return ReadingBatch.of(
             handle=table["handle"][patient], metric=NEWS2_ID, time_us=at_us, value=total, source=_NO_SCORER,
             quality=pack(origin=Origin.DERIVED) | np.where(late, int(Mark.LATE), 0),
@@ -190,7 +195,7 @@ class EarlyWarning:
         return self._alarm(patient).notice(
             _phase(before, band), priority, _text(band, points), event_us=at_us, arrival_us=arrival_us, rule=rule,
             latching=priority is Priority.HIGH, live=self._is_live(patient), value=None if np.isnan(total) else total,
-            unit="{score}", inputs=self._known(patient, at_us, arrival_us, taken),
+            unit="{score}", inputs=self._known(patient, at_us, int(instants.clock_us[number]), taken),
         )  # fmt: skip
 
     def _discharged(self, patient: int, now_us: int) -> AlarmEvent:
@@ -214,8 +219,7 @@ class EarlyWarning:
         return Alarm(scope, _BANDS[NONE][0], RULE_VERSION, AlertType.PHYSIOLOGICAL, subject, onset_us)
 
     def _is_live(self, patient: int) -> bool:
-        table = self._roster.patients
-        return bool(table["instant_arrival_us"][patient] - table["instant_us"][patient] <= self._live_horizon_us)
+        return not self._roster.patients["instant_is_late"][patient]
 
     def _known(self, patient: int, at_us: int, now_us: int, taken: NDArray[np.int8]) -> tuple[KnownInput, ...]:
         """Each source that ever delivered, used or why not; then each input that is missing."""

@@ -24,6 +24,7 @@ import pyarrow as pa
 
 from actors.announcer import Announcer
 from actors.host_metrics import HostMetrics
+from actors.lake_room import LakeRoom
 from actors.mailboxes import Mailboxes
 from actors.post import Post
 from actors.restoration import Restoration
@@ -58,6 +59,7 @@ class HostPolicy:
     flush_rows: int = 500_000
     snapshot_interval_s: float = 15.0
     live_horizon_s: float = 60.0
+    max_uncommitted_rows: int = 5_000_000
 
 
 class Host:
@@ -81,6 +83,7 @@ class Host:
         self._work = asyncio.Event()
         self._flush = asyncio.Event()
         self._committing = asyncio.Lock()
+        self._lake_room = LakeRoom(name, clock, policy.max_uncommitted_rows)
         self._announcer = Announcer(bus)
         self._ticker = Ticker(bus, clock, self._runners)
         self._tasks: list[asyncio.Task[None]] = []
@@ -122,7 +125,7 @@ class Host:
         """What the supervisor is told. Safe to call from another thread."""
         return HostHeartbeat(
             host=self.name, pid=self._pid, at_us=self._clock.now_us(), loop_us=self.loop_us,
-            shards=[runner.held() for runner in list(self._runners.values())],
+            full_since_us=self._lake_room.full_since_us, shards=[runner.held() for runner in list(self._runners.values())],
         )  # fmt: skip
 
     # -- shards ----------------------------------------------------------------------------------------------------
@@ -175,9 +178,17 @@ class Host:
             for runner in list(self._runners.values()):
                 if runner.inbox:
                     await self._announcer.room()
+                    await self._lake_room.wait(self._kept_rows, self._waits_for_the_lake)
                     await self._turn(runner)
                     await asyncio.sleep(0)  # questions and heartbeats get their turn between shards
                 self.loop_us = self._clock.now_us()  # at each: a round through full inboxes takes long, and is no standstill
+
+    def _kept_rows(self) -> int:
+        return sum(runner.segment_rows for runner in self._runners.values())
+
+    def _waits_for_the_lake(self) -> None:
+        self._flush.set()
+        self.loop_us = self._clock.now_us()  # it waits, and is not stuck
 
     async def _turn(self, runner: ShardRunner) -> None:
         started_us = self._clock.now_us()
@@ -237,9 +248,11 @@ class Host:
             self._flush.clear()
             try:
                 await self._commit()
-            except Exception:  # a full or failing disk: nothing is lost, the stream holds it; try again
-                logger.exception("a commit to the lake failed", extra={"host": self.name})
+            except Exception as error:  # noqa: BLE001 (a full or failing disk: nothing is lost, the stream holds it; try again)
+                self._lake_room.failed(error)
                 await asyncio.sleep(_RETRY_S)
+            else:
+                self._lake_room.worked()
 
     async def _commit(self, *, snapshot: bool = False) -> None:
         """Commit each shard's rows with its position; then snapshot the shards whose snapshot is due, or all."""
@@ -270,7 +283,8 @@ class Host:
     def _due_for_snapshot(self, now_us: int) -> list[ShardRunner]:
         """Those whose time has come, the oldest first: a few at a time, because the copy holds up the shards' turns."""
         policy = self._policy
-        due = [r for r in self._runners.values() if now_us - r.snapshot_us >= policy.snapshot_interval_s * 1e6]
+        interval_us = policy.snapshot_interval_s * 1e6  # either way: a clock that was set back must not put them off
+        due = [r for r in self._runners.values() if abs(now_us - r.snapshot_us) >= interval_us]
         most = math.ceil(len(self._runners) * policy.flush_interval_s / policy.snapshot_interval_s)
         return sorted(due, key=lambda runner: runner.snapshot_us)[:most]
 
@@ -283,6 +297,7 @@ class Host:
             runner.shard: Advance(runner.committed, max(applied, runner.committed), runner.epoch) for runner, _, applied in cuts
         }
         started_us = self._clock.now_us()
+        self._lake_room.writing = rows.num_rows
         try:
             await asyncio.to_thread(self._lake.commit, rows, advances)
         except (Fenced, PositionMoved) as error:
@@ -295,9 +310,12 @@ class Host:
                 runner.segment[:0] = tables
                 runner.segment_rows += sum(table.num_rows for table in tables)
             raise
+        finally:
+            self._lake_room.writing = 0
         for runner, _, applied in cuts:
             runner.committed = max(applied, runner.committed)
             self._tail.committed(runner.shard, runner.committed, self._clock.now_us())
+        self._lake_room.committed()
         self.metrics.commit(rows.num_rows, self._clock.now_us() - started_us)
 
     async def _lose(self, runner: ShardRunner) -> None:

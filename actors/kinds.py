@@ -99,6 +99,7 @@ PATIENT_COLUMNS: Final = (
     Column("input_quality", np.uint16, width=len(SOURCE_METRICS)),
     Column("instant_us", np.int64, NEVER_US, "us"),  # event time of the newest inputs
     Column("instant_arrival_us", np.int64, NEVER_US, "us"),
+    Column("instant_is_late", np.bool_, False),
     Column("instant_is_open", np.bool_, False),
     Column("total", np.float64, np.nan),
     Column("scored_us", np.int64, NEVER_US, "us"),

@@ -80,6 +80,10 @@ class LimitAlarms:
     def restore(self, tables: dict[str, pa.Table]) -> None:
         self._states.restore(tables)
 
+    def set_back(self, latest_us: int) -> None:
+        """Nothing that is pending can have begun after this."""
+        self._states.set_back(latest_us)
+
     def step(self, turn: Turn, notices: Notices) -> None:
         """Take a turn's readings through the rules."""
         followed = self._watch.follow(turn)
@@ -195,12 +199,12 @@ class LimitAlarms:
             return self._left(turn, followed, hit)
         at, channel = int(followed.at[hit.row]), int(followed.channel[hit.row])
         metric, value = BY_ID[int(followed.metric[hit.row])], float(followed.value[hit.row])
-        time_us, arrival_us = int(followed.time_us[hit.row]), int(turn.arrival_us[at])
-        inputs = [known(metric.code, value, time_us, arrival_us, int(turn.readings.quality[at]))]
+        time_us, arrival_us, clock_us = int(followed.time_us[hit.row]), int(turn.arrival_us[at]), int(turn.clock_us[at])
+        inputs = [known(metric.code, value, time_us, clock_us, int(turn.readings.quality[at]))]
         text = self._limit_text(hit, metric, value)
         if hit.rule == CHANGE:
             before, before_us = float(followed.value_before[hit.row]), int(followed.time_before_us[hit.row])
-            inputs.append(known(metric.code, before, before_us, arrival_us, 0, note="the reading before"))
+            inputs.append(known(metric.code, before, before_us, clock_us, 0, note="the reading before"))
             text = _change_text(hit, metric, value, before)
         return self._alarm(channel, hit.rule, hit.onset_us, hit.patient).notice(
             hit.phase, _priority(hit.rule), f"{text}; the device is under maintenance" if hit.is_quiet else text,

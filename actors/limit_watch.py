@@ -95,7 +95,7 @@ class LimitWatch:
         rows, channels, patients = len(turn), self._roster.channels, self._roster.patients
         if len(self._is_hot) < len(channels):
             self._is_hot = np.zeros(channels.capacity, dtype=np.bool_)
-        quiet = self._roster.in_maintenance(turn.device, turn.arrival_us)
+        quiet = self._roster.in_maintenance(turn.device, turn.clock_us)
         is_watched, is_fast = np.empty(rows, np.bool_), np.empty(rows, np.bool_)
         patient, patient_before = np.empty(rows, np.int32), np.empty(rows, np.int32)
         time_before_us, value_before = np.empty(rows, np.int64), np.empty(rows)

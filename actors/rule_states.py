@@ -71,6 +71,11 @@ class RuleStates:
         self._row_of[channels[rows != _NONE]] = _NONE
         self._free += there.tolist()
 
+    def set_back(self, latest_us: int) -> None:
+        """Bound the onsets of what is pending; what is raised is known by its onset."""
+        onset_us, raised = self._table["onset_us"], self._table["is_raised"]
+        np.minimum(onset_us, latest_us, out=onset_us, where=~raised)
+
     def snapshot(self) -> dict[str, pa.Table]:
         kept = self._table.snapshot()
         used = np.flatnonzero(self._table["channel"] != _NONE)

@@ -2,7 +2,8 @@
 
 Given the stream's messages in order it returns what to keep, what to notify and what to refuse; it calls no clock, no
 bus and no Ray. What it returns does not depend on how the stream is cut into batches: a replay cuts differently and must
-decide alike. Stream time is the greatest arrival time seen; timers run on it, at ticks, and never on the wall clock.
+decide alike. Stream time is the greatest arrival time seen; timers run on it, at ticks, and never on the wall clock
+(`stream_clock`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from actors.roster import Roster
 from actors.screening import screen
 from actors.shard_answers import Answers
 from actors.source_clocks import ClockCorrection, SourceClocks
-from actors.technical_alarms import BLIND_US, Signals, TechnicalAlarms
+from actors.stream_clock import StreamClock
+from actors.technical_alarms import Signals, TechnicalAlarms
 from actors.turn import Notices, Turn
 from actors.unmonitored import Unmonitored
 from analytics.robust_z import RobustZ
@@ -74,9 +76,8 @@ class ShardCell:
 
     def __init__(self, shard: int, live_horizon_us: int = 60_000_000, scorer: Scorer | None = None) -> None:
         self.shard = shard
-        self.now_us = 0
+        self._time = StreamClock()
         self._live_horizon_us = live_horizon_us
-        self._watching_since_us = 0
         self._roster = Roster()
         self._associations = Associations(self._roster)
         self._presets = Presets(self._roster)
@@ -90,6 +91,16 @@ class ShardCell:
         self._early = EarlyWarning(self._roster, live_horizon_us)
         self._anomalies = Anomalies(self._roster, scorer or RobustZ())
         self._answers = Answers(self._roster, self._associations, self._early)
+
+    @property
+    def now_us(self) -> int:
+        """Stream time."""
+        return self._time.now_us
+
+    @property
+    def clock_us(self) -> int:
+        """What the platform's clock said at stream time: less, while it catches up after having been set back."""
+        return self._time.clock_us
 
     @property
     def device_count(self) -> int:
@@ -116,7 +127,8 @@ class ShardCell:
         """Take readings in stream order; `arrival_us` is aligned with them."""
         if not len(readings):
             return Effects()
-        stream_us = self._go_on(arrival_us)
+        stream_us = self._time.reach(arrival_us)
+        clock_us = self._time.clock_of(arrival_us, stream_us)
         devices = self._roster.device_rows(readings.handle)
         channels = self._roster.channel_rows(devices, readings.metric, readings.instance)
         misfits = _misfits(devices, channels)
@@ -127,8 +139,8 @@ class ShardCell:
         if doubles.any():
             row, doubtful, known = row[~doubles], doubtful[~doubles], known.take(~doubles)
         screened = screen(known, self._roster.devices["model"][devices[row]])
-        clock = self._clocks.take(screened, stream_us[row])
-        turn = self._place(screened, row, devices[row], channels[row], stream_us[row], clock, doubtful)
+        clock = self._clocks.take(screened, stream_us[row], clock_us[row])
+        turn = self._place(screened, row, devices[row], channels[row], (stream_us[row], clock_us[row]), clock, doubtful)
         notices = Notices()
         self._limits.step(turn, notices)
         self._early.step(turn, notices)
@@ -137,21 +149,22 @@ class ShardCell:
         derived_us = stream_us[derived_by]
         self._place_derived(derived, derived_us)
         return Effects(
-            alarms, turn.readings, arrival_us[row], clock, derived, derived_us, rejected, [at for _, at in misfits],
+            alarms, turn.readings, stream_us[row], clock, derived, derived_us, rejected, [at for _, at in misfits],
             int(doubles.sum()),
         )  # fmt: skip
 
     def tick(self, now_us: int) -> Effects:
         """Stream time goes on to `now_us`: silence is noticed, scores settle, what no reading ends is ended."""
-        self._go_on(np.array([now_us], dtype=np.int64))
-        alarms = self._limits.settle(self.now_us)
-        signals = Signals(self._roster, self.now_us, self._watching_since_us)
-        alarms += self._technical.tick(signals, self.now_us)
-        alarms += self._unmonitored.tick(signals, self.now_us)
-        alarms += self._clock_alarms.tick(self.now_us)
-        alarms += self._told.settle(self.now_us)
+        if self._time.tick(now_us):
+            self._set_back()
+        signals = self._signals()
+        alarms = self._limits.settle(self.clock_us)
+        alarms += self._technical.tick(signals, self.now_us, self.clock_us)
+        alarms += self._unmonitored.tick(signals, self.now_us, self.clock_us)
+        alarms += self._clock_alarms.tick(self.now_us, self.clock_us)
+        alarms += self._told.settle(self.clock_us)
         notices = Notices()
-        self._early.tick(self.now_us, notices)
+        self._early.tick(self.now_us, self.clock_us, notices)
         scores, derived, _ = notices.in_order()
         derived_us = np.full(len(derived), self.now_us)
         self._place_derived(derived, derived_us)
@@ -163,24 +176,24 @@ class ShardCell:
         Raises RejectedInput for an event of a device that is not here (`unknown-device`), or that its thing model does not
         say (`unknown-event`).
         """
-        self._go_on(np.array([arrival_us], dtype=np.int64))
+        self._time.reach(np.array([arrival_us], dtype=np.int64))
         alarms: list[AlarmEvent] = []
         match message:
             case DevicesRegistered():
-                self._roster.register(message, self.now_us)
+                self._roster.register(message, self.clock_us)
                 self._associations.refresh(message.handles)
             case PatientAdmitted():
-                patient = self._roster.admit(message, self.now_us)
+                patient = self._roster.admit(message, self.clock_us)
                 self._associations.admit(message.handle, int(self._roster.patients["discharged_us"][patient]))
             case DeviceAssociated():
                 self._associations.associate(message)
                 device = self._roster.device_row(message.handle)
-                alarms = self._limits.settle(self.now_us, device) if device >= 0 else []
+                alarms = self._limits.settle(self.clock_us, device) if device >= 0 else []
             case LimitsPreset():
                 self._presets.preset(message)
             case MaintenanceSet():
                 self._roster.maintain(message)
-                alarms = self._limits.settle(self.now_us) + self._told.settle(self.now_us)
+                alarms = self._limits.settle(self.clock_us) + self._told.settle(self.clock_us)
             case DeviceEvent():
                 alarms = self._hear(message)
         return Effects(alarms=alarms)
@@ -204,15 +217,14 @@ class ShardCell:
         tables: dict[str, pa.Table] = {}
         for part in self._parts():
             tables |= part.snapshot()
-        tables["cell"] = pa.table({"now_us": [self.now_us], "watching_since_us": [self._watching_since_us]})
+        tables["cell"] = self._time.snapshot()
         return tables
 
     def restore(self, tables: dict[str, pa.Table]) -> None:
         """Take the state of a snapshot, in place of whatever is here."""
         for part in self._parts():
             part.restore(tables)
-        self.now_us = tables["cell"]["now_us"][0].as_py()
-        self._watching_since_us = tables["cell"]["watching_since_us"][0].as_py()
+        self._time.restore(tables["cell"])
 
     def _parts(self) -> tuple[Part, ...]:
         """What a snapshot is made of; the roster first, which the others build on."""
@@ -221,28 +233,36 @@ class ShardCell:
             self._told,
         )  # fmt: skip
 
-    def _go_on(self, arrival_us: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Let stream time go on; returns it, never going back. A pause is remembered: nothing could come in it."""
-        stream_us: NDArray[np.int64] = np.maximum.accumulate(np.maximum(arrival_us, self.now_us))
-        pauses = np.flatnonzero(np.diff(stream_us, prepend=self.now_us) > BLIND_US)
-        if len(pauses):
-            self._watching_since_us = int(stream_us[pauses[-1]])
-        self.now_us = int(stream_us[-1])
-        return stream_us
+    def _set_back(self) -> None:
+        """The platform's clock was ahead: nothing that is known can have happened after what it says now.
+
+        What had been given a later time (by doors, to readings without one) would hide all that comes until then.
+        """
+        latest_us = self.clock_us
+        for table, names in (
+            (self._roster.channels, ("time_us", "ruled_time_us")),
+            (self._roster.devices, ("last_time_us",)),
+            (self._roster.patients, ("input_time_us", "instant_us")),
+        ):
+            for name in names:
+                np.minimum(table[name], latest_us, out=table[name])
+        self._limits.set_back(latest_us)
+        self._told.set_back(latest_us)
 
     def _place(
         self, readings: ReadingBatch, row: NDArray[np.intp], devices: NDArray[np.int32], channels: NDArray[np.int32],
-        stream_us: NDArray[np.int64], clock: ClockCorrection, doubtful: NDArray[np.bool_],
+        times: tuple[NDArray[np.int64], NDArray[np.int64]], clock: ClockCorrection, doubtful: NDArray[np.bool_],
     ) -> Turn:  # fmt: skip
-        """Write readings into their channels and devices, and find whose they were."""
-        time_us, quality = timing(readings, stream_us, clock.offset_us, self._live_horizon_us)
+        """Write readings into their channels and devices, and find whose they were. `times`: stream's and clock's."""
+        stream_us, clock_us = times
+        time_us, quality = timing(readings, clock_us, clock.offset_us, self._live_horizon_us)
         feeds, marks = place(self._roster.channels, channels, readings.with_columns(quality=quality), time_us, stream_us)
         quality |= marks
         quality[doubtful] |= np.uint16(Mark.POSSIBLE_DUPLICATE)
         freshness.note(self._roster.devices, devices, readings.source, time_us, stream_us)
         patients = self._associations.patients_at(devices, readings.time_us + clock.offset_us, clock.uncertainty_us)
         marked = readings.with_columns(quality=quality)
-        return Turn(marked, row, devices, channels, time_us, stream_us, patients, feeds)
+        return Turn(marked, row, devices, channels, time_us, stream_us, clock_us, patients, feeds)
 
     def _place_derived(self, derived: ReadingBatch, stream_us: NDArray[np.int64]) -> None:
         """Scores are readings of the patient's chart: shown as its latest values like any other."""
@@ -265,13 +285,13 @@ class ShardCell:
         self._roster.hear(device, message.event, message.at_us)
         table = self._roster.devices
         if message.event not in (OFFLINE, ONLINE):
-            return self._told.hear(device, message, self.now_us)
+            return self._told.hear(device, message, self.clock_us)
         table["is_offline"][table["last_source"] == message.handle] = message.event == OFFLINE
         table["is_offline"][device] = message.event == OFFLINE
         return []
 
     def _signals(self) -> Signals:
-        return Signals(self._roster, self.now_us, self._watching_since_us)
+        return Signals(self._roster, self.now_us, self._time.watching_since_us)
 
 
 def refused(readings: ReadingBatch, reason: str) -> tuple[ReadingBatch, str, str]:

@@ -168,8 +168,8 @@ class ShardRunner:
         if frame.header.rows:
             self._step([(message.sequence, frame)], result)
         else:
-            self.high_water_us = max(self.high_water_us, frame.header.arrival_us)
             self._absorb(message.sequence, self.cell.tick(frame.header.arrival_us), result)
+            self.high_water_us = self.cell.clock_us
 
     def _decode(self, message: StreamMessage, result: TurnResult) -> Frame | None:
         try:
@@ -192,7 +192,7 @@ class ShardRunner:
         effects = self.cell.step(batch, arrival_us)
         result.readings += len(batch)
         last = frames[-1][0]
-        self.high_water_us = max(self.high_water_us, int(arrival_us.max()))
+        self.high_water_us = self.cell.clock_us
         self._absorb(last, effects, result)
         self._refuse(frames, effects, result)
         self.applied = last

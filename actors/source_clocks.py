@@ -57,8 +57,14 @@ class SourceClocks:
     def __init__(self, roster: Roster) -> None:
         self._roster = roster
 
-    def take(self, readings: ReadingBatch, stream_us: NDArray[np.int64]) -> ClockCorrection:
-        """Learn from readings in stream order, and correct each by what was known when it came."""
+    def take(
+        self, readings: ReadingBatch, stream_us: NDArray[np.int64], clock_us: NDArray[np.int64] | None = None
+    ) -> ClockCorrection:
+        """Learn from readings in stream order, and correct each by what was known when it came.
+
+        `clock_us`: what the platform's clock said at each, where that is not stream time.
+        """
+        delay_us = (stream_us if clock_us is None else clock_us) - readings.time_us
         source, correction = self._roster.device_rows(readings.source), ClockCorrection.none(len(readings))
         source[origin_of(readings.quality) != Origin.MEASURED] = _OTHERS  # not stamped by the source's clock
         tells = ~has_mark(readings.quality, Mark.BACKFILL)
@@ -68,11 +74,11 @@ class SourceClocks:
             if len(turned):
                 self._turn(np.unique(turned), minute)
             is_doubted |= _measure(
-                source[rows], tells[rows], readings.time_us[rows], stream_us[rows], TOLERANCE_US,
+                source[rows], tells[rows], delay_us[rows], TOLERANCE_US,
                 table["clock_offset_us"], table["clock_uncertainty_us"], table["clock_least_us"], table["clock_greatest_us"],
                 correction.offset_us[rows], correction.uncertainty_us[rows],
             )  # fmt: skip
-        return _judged_singly(correction, stream_us - readings.time_us) if is_doubted else correction
+        return _judged_singly(correction, delay_us) if is_doubted else correction
 
     def _turn(self, sources: NDArray[np.int32], minute: int) -> None:
         """A new minute begins for these sources; the one that is over is judged, if anything in it told of the clock."""
@@ -139,19 +145,19 @@ def _turned(source: Int32s, minute: int, clock_minute: Int32s) -> NDArray[np.int
 
 @compiled
 def _measure(
-    source: Int32s, tells: Bools, time_us: Int64s, stream_us: Int64s, tolerance_us: int, in_force_us: Int64s,
+    source: Int32s, tells: Bools, delay_us: Int64s, tolerance_us: int, in_force_us: Int64s,
     in_doubt_us: Int64s, least_us: OutInt64s, greatest_us: OutInt64s, offset_us: OutInt64s, uncertainty_us: OutInt64s,
 ) -> bool:  # fmt: skip
     """Whether anything came from ahead of its arrival, or is in doubt."""
     is_doubted = False
     for i in range(len(source)):
-        row, delay_us = source[i], stream_us[i] - time_us[i]
+        row = source[i]
         if row >= 0:
             offset_us[i], uncertainty_us[i] = in_force_us[row], in_doubt_us[row]
             if tells[i]:
-                least_us[row] = min(least_us[row], delay_us)
-                greatest_us[row] = max(greatest_us[row], delay_us)
-        is_doubted |= delay_us - offset_us[i] < -tolerance_us or uncertainty_us[i] != 0
+                least_us[row] = min(least_us[row], delay_us[i])
+                greatest_us[row] = max(greatest_us[row], delay_us[i])
+        is_doubted |= delay_us[i] - offset_us[i] < -tolerance_us or uncertainty_us[i] != 0
     return is_doubted
 
 

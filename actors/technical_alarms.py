@@ -117,11 +117,13 @@ class TechnicalAlarms:
         self._roster = roster
         self._associations = associations
 
-    def tick(self, signals: Signals, now_us: int) -> list[AlarmEvent]:
-        """What is lost, back, or more urgent at stream time `now_us`."""
+    def tick(self, signals: Signals, now_us: int, clock_us: int) -> list[AlarmEvent]:
+        """What is lost, back, or more urgent at stream time `now_us`, when the platform's clock says `clock_us`."""
         table = self._roster.devices
         every = np.arange(len(table))
-        watched = (table["model"] != CHART_NUMBER) & ~self._roster.in_maintenance(every, now_us) & ~self._waits(every, now_us)
+        watched = (
+            (table["model"] != CHART_NUMBER) & ~self._roster.in_maintenance(every, clock_us) & ~self._waits(every, clock_us)
+        )
         faulty = watched & (signals.per_device(signals.lost) > 0)
         silent = watched & signals.silent
         for name, flags in (("fault_since_us", faulty), ("silent_since_us", silent)):

@@ -19,7 +19,8 @@ class Turn:
 
     row: place in the turn's input, which orders what is notified; time_us: event time that rules go by (`ordering.timing`),
     never ahead of its arrival (a clock that runs ahead would else block its channel); arrival_us: stream time, never going
-    back; patient: a patient's row, NOBODY or AMBIGUOUS; feeds: whether it may feed rules (`ordering.place`).
+    back; clock_us: what the platform's clock said then, against which others' times are held (`stream_clock`); patient: a
+    patient's row, NOBODY or AMBIGUOUS; feeds: whether it may feed rules (`ordering.place`).
     """
 
     readings: ReadingBatch
@@ -28,6 +29,7 @@ class Turn:
     channel: NDArray[np.int32]
     time_us: NDArray[np.int64]
     arrival_us: NDArray[np.int64]
+    clock_us: NDArray[np.int64]
     patient: NDArray[np.int64]
     feeds: NDArray[np.bool_]
 

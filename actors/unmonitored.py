@@ -30,12 +30,12 @@ class Unmonitored:
         self._roster = roster
         self._associations = associations
 
-    def tick(self, signals: Signals, now_us: int) -> list[AlarmEvent]:
-        """Who is not monitored, or monitored again, at stream time `now_us`."""
+    def tick(self, signals: Signals, now_us: int, clock_us: int) -> list[AlarmEvent]:
+        """Who is not monitored, or monitored again, at stream time `now_us`, when the platform's clock says `clock_us`."""
         table = self._roster.patients
         if not len(table):
             return []
-        is_lost = self._lost_patients(signals, now_us)
+        is_lost = self._lost_patients(signals, clock_us)
         since, raised = table["lost_since_us"], table["lost_is_raised"]
         since[is_lost & (since == NEVER_US)] = now_us
         due = is_lost & ~raised & (now_us - np.where(is_lost, since, now_us) >= SETTLE_US)

@@ -51,6 +51,7 @@ def create_app(services: Services, *, background: bool = True) -> FastAPI:
         backend = app.state.backend = Backend.over(services, telemetry)
         watch_platform(backend)
         await backend.hosts.listen(services.bus)
+        await backend.storage.listen(services.bus)
         try:
             async with running(backend, tasks_of(backend) if background else {}):
                 yield

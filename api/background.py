@@ -101,15 +101,19 @@ async def _keep(backend: Backend, name: str, work: Callable[[], Awaitable[None]]
     """Run `work`; when it breaks, log it and start it again, later each time it breaks soon."""
     loop = asyncio.get_running_loop()
     delay_s = _FIRST_RESTART_S
+    said: type[Exception] | None = None  # of what it broke last: a disk that stays full is said once
     while True:
         started_s = loop.time()
         try:
             await work()
             return
-        except Exception:  # whatever it was, the others go on and this one is tried again
-            logger.exception("a background task broke and is started again", extra={"task": name})
+        except Exception as error:  # whatever it was, the others go on and this one is tried again
+            was_stable = loop.time() - started_s > _STABLE_S
+            if was_stable or type(error) is not said:
+                logger.exception("a background task broke and is started again", extra={"task": name})
+            said = type(error)
             backend.telemetry.task_failures.labels(name).inc()
-        if loop.time() - started_s > _STABLE_S:
+        if was_stable:
             delay_s = _FIRST_RESTART_S
         await asyncio.sleep(delay_s)
         delay_s = min(2 * delay_s, _LAST_RESTART_S)

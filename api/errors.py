@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 MEDIA_TYPE: Final = "application/problem+json"
 REQUEST_ID_KEY: Final = "vitalgrid.request_id"  # in the ASGI scope
-_RETRY_AFTER_S: Final = 2
+_RETRY_AFTER_S: Final = {503: 2, 507: 30}
 
 
 class ValidationFailed(InvalidInput):
@@ -83,6 +83,7 @@ PROBLEMS: Final[tuple[ProblemType, ...]] = (
     ProblemType(Conflict, 409, "The request contradicts the present state"),
     ProblemType(errors.Unauthenticated, 401, "Authentication is required"),
     ProblemType(errors.Forbidden, 403, "Not permitted"),
+    ProblemType(errors.StorageFull, 507, "There is no room on disk"),
     ProblemType(errors.Unavailable, 503, "Temporarily unavailable"),
     ProblemType(errors.IntegrityViolation, 500, "Stored data failed its integrity check"),
     ProblemType(InternalError, 500, "Unexpected error"),
@@ -217,8 +218,8 @@ async def _unexpected_error(request: Request, error: Exception) -> Response:
 
 
 def _headers_of(status: int) -> dict[str, str]:
-    if status == 503:
-        return {"Retry-After": str(_RETRY_AFTER_S)}
+    if status in _RETRY_AFTER_S:
+        return {"Retry-After": str(_RETRY_AFTER_S[status])}
     if status == 401:
         return {"WWW-Authenticate": 'Bearer realm="vitalgrid", Basic realm="vitalgrid"'}
     return {}

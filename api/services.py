@@ -19,6 +19,7 @@ from api.hosts import Hosts
 from api.live.alarms import alarm_feed
 from api.live.feed import Feed
 from api.live.readings import reading_feed
+from api.storage import Storage
 from api.telemetry import Telemetry
 from domain.errors import Unavailable
 from domain.ports import Clock, OnceIntake
@@ -149,13 +150,14 @@ class Backend:
     directory: Directory
     relay: OutboxRelay
     post: Post
+    storage: Storage
 
     @classmethod
     def over(cls, services: Services, telemetry: Telemetry) -> Self:
         return cls(
             services, Lanes(), telemetry, Hosts(services.clock, services.shards), alarm_feed(services.bus),
             reading_feed(services.bus), Directory(services.engine), OutboxRelay(services.engine, services.bus, services.clock),
-            Post(services.bus),
+            Post(services.bus), Storage(services.clock),
         )  # fmt: skip
 
     async def close(self) -> None:

@@ -16,6 +16,7 @@ from api.telemetry import Sample
 from domain import subjects
 from domain.alarms import OPEN_STATES, Priority
 from domain.errors import VitalgridError
+from domain.messages import StorageLevel
 from runtime.sql.alarms import count_alarms
 from runtime.sql.outbox import waiting
 
@@ -35,7 +36,7 @@ class Check:
 
 async def check_all(backend: Backend) -> list[Check]:
     """All checks, at once; each has a deadline."""
-    checks = {"bus": _bus, "database": _database, "lake": _lake, "shards": _shards, "lag": _lag}
+    checks = {"bus": _bus, "database": _database, "lake": _lake, "shards": _shards, "lag": _lag, "storage": _storage}
     return list(await asyncio.gather(*(_checked(name, check, backend) for name, check in checks.items())))
 
 
@@ -83,6 +84,16 @@ async def _lag(backend: Backend) -> tuple[bool, str]:
     return ok, f"{behind} messages behind, stream time {'not known' if age_s is None else f'{age_s:.1f} s old'}"
 
 
+async def _storage(backend: Backend) -> tuple[bool, str]:
+    wrong = [state.says for state in backend.storage.troubled()]
+    wrong += [
+        f"{beat.host} takes no more of the stream: the lake takes no rows"
+        for beat in backend.hosts.alive()
+        if beat.full_since_us
+    ]
+    return not wrong, "; ".join(wrong) or "there is room in every place"
+
+
 async def refresh_figures(backend: Backend) -> None:
     """Bring the figures that have to be asked for up to date; what does not answer in time reads NaN."""
     await asyncio.gather(_alarms_open(backend), _rejects(backend))
@@ -128,7 +139,15 @@ def watch_platform(backend: Backend) -> None:
         age_s = _age_s(backend)
         return [] if age_s is None else [((), age_s)]
 
+    def room() -> list[Sample]:
+        return [((state.name,), float(state.free_bytes)) for state in backend.storage.places()]
+
+    def troubled() -> list[Sample]:
+        return [((state.name,), float(state.level is not StorageLevel.OK)) for state in backend.storage.places()]
+
     watch = telemetry.watch
+    watch("vitalgrid_storage_free_bytes", "Free on the disk of a place.", ("place",), room)
+    watch("vitalgrid_storage_troubled", "1 where a disk runs full or fails: see /health.", ("place",), troubled)
     watch("vitalgrid_shard_lag_messages", "Messages of the stream not yet worked through.", ("shard",), by_shard("lag"))
     watch("vitalgrid_shard_devices", "Devices of a shard.", ("shard",), by_shard("devices"))
     watch("vitalgrid_shard_channels", "Channels of a shard.", ("shard",), by_shard("channels"))

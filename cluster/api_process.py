@@ -17,6 +17,7 @@ from cluster.connection import Connection
 from cluster.doors_process import intake_limits
 from cluster.processes import tell_ready, until_ended
 from cluster.serving import serving
+from domain import subjects
 from runtime.bus import Bus
 from runtime.clock import SystemClock
 from runtime.garbage import look_seldom
@@ -30,6 +31,7 @@ from runtime.reading_store import ReadingStore
 from runtime.settings import Settings, WebhookSettings
 from runtime.sql.access import authenticate
 from runtime.sql.engine import open_engine
+from runtime.storage import of_stream
 from scenarios.launch import ScenarioRuns
 
 logger = logging.getLogger(__name__)
@@ -49,6 +51,7 @@ async def main() -> None:
     lake = await asyncio.to_thread(Lake, settings.lake_dir)
     clock = SystemClock()
     intake = StreamIntake(bus, SqlIdentities(engine), clock, source=_API_SOURCE, limits=intake_limits(settings.intake))
+    await bus.core_subscribe(subjects.STORAGE, lambda payload, _subject: intake.heed(of_stream(payload)))
     services = Services(
         engine=engine, bus=bus, lake=lake, readings=ReadingStore(lake, bus, range(settings.shards)),
         large_readings=LargeReadings(bus), intake=intake, clock=clock, tokens=SqlTokens(engine),

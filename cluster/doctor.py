@@ -33,11 +33,14 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from cluster.connection import Connection
+from cluster.storage_keeping import places_of
 from domain.errors import VitalgridError
 from domain.instants import US_PER_S, from_us
+from domain.messages import StorageLevel
 from runtime.clock import SystemClock
 from runtime.nats_server import find_nats_server
 from runtime.settings import Settings
+from runtime.storage import existing, look_at
 
 GIB: Final = 2**30
 PYTHONS: Final = ((3, 11), (3, 14))  # from, before
@@ -180,14 +183,9 @@ def _bind_error(host: str, port: int) -> str | None:
     return None
 
 
-def _existing(path: Path) -> Path:
-    """`path`, or the nearest folder above it that exists: where it will be made."""
-    return next(folder for folder in (path.resolve(), *path.resolve().parents) if folder.is_dir())
-
-
 def disk(settings: Settings) -> Iterator[Finding]:
     """Room for the stream at its largest, and some for the lake."""
-    place = _existing(settings.data_dir)
+    place = existing(settings.data_dir)
     free = shutil.disk_usage(place).free
     says = f"{free / GIB:.1f} GiB free in {place}"
     if free < GIB:
@@ -199,9 +197,21 @@ def disk(settings: Settings) -> Iterator[Finding]:
         yield ok("disk", says)
 
 
+def storage(settings: Settings) -> Iterator[Finding]:
+    """Each place that the platform writes to can be written, and has more left than its reserve."""
+    for place in places_of(settings):
+        state = look_at(place, settings.storage.reserve_bytes)
+        check = f"room-{place.name}"
+        if state.level is StorageLevel.OK:
+            yield ok(check, f"{state.free_bytes / GIB:.1f} GiB free for the {place.name}")
+        else:
+            mend = "make room or repair the disk; a smaller storage.reserve_bytes leaves less for what must still be written"
+            yield Finding(check, Level.PROBLEM, state.says, mend)
+
+
 def fsync(settings: Settings) -> Iterator[Finding]:
     """How long a durable write takes where the data will lie: acknowledgements wait for it."""
-    place = _existing(settings.data_dir)
+    place = existing(settings.data_dir)
     try:
         median_ms = _fsync_ms(place)
     except OSError as error:
@@ -341,7 +351,8 @@ def database(settings: Settings) -> Iterator[Finding]:
 
 
 CHECKS: Final[tuple[Callable[[Settings], Iterator[Finding]], ...]] = (
-    python, libraries, nats_server, ports, disk, fsync, memory, cores, open_files, shared_memory, clock, time_zones, database,
+    python, libraries, nats_server, ports, disk, storage, fsync, memory, cores, open_files, shared_memory, clock, time_zones,
+    database,
 )  # fmt: skip
 
 _COLOURS: Final = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red"}

@@ -24,6 +24,7 @@ from runtime.priority import share_finely
 from runtime.receipts import StreamReceipts
 from runtime.settings import DoorSettings, IntakeSettings, Settings
 from runtime.sql.engine import open_engine
+from runtime.storage import of_stream
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ async def main() -> None:
     identities = SqlIdentities(engine)
     await bus.core_subscribe(subjects.DIRECTORY_CHANGED, lambda _payload, _subject: identities.forget())
     intake = StreamIntake(bus, identities, SystemClock(), source=_DOOR_SOURCE, limits=intake_limits(settings.intake))
+    await bus.core_subscribe(subjects.STORAGE, lambda payload, _subject: intake.heed(of_stream(payload)))
     doors = settings.doors
     tls = _tls(doors)
     mqtt = MqttDoor(identities, intake, SystemClock(), limits=_mqtt_limits(doors), tls=tls)

@@ -22,11 +22,12 @@ from actors.shell import HostConfig
 from cluster.connection import Connection, admin_token_file, forget_connection, write_secret
 from cluster.processes import ChildProcess
 from cluster.ray_hosts import RayLauncher, start_ray, stop_ray
+from cluster.storage_keeping import StorageKeeper, places_of
 from cluster.stream_beginnings import lead_on_streams, stream_beginnings, taken_of_streams
 from cluster.supervisor import Supervisor
 from domain import subjects
-from domain.errors import Conflict, VitalgridError
-from domain.messages import encode
+from domain.errors import Conflict, StorageFull, VitalgridError
+from domain.messages import StorageLevel, encode
 from runtime.bus import Bus
 from runtime.clock import SystemClock
 from runtime.lake import Lake
@@ -36,6 +37,7 @@ from runtime.shard_directory import ShardDirectory
 from runtime.snapshots import SnapshotStore
 from runtime.sql.access import create_first_administrator
 from runtime.sql.engine import migrate, open_engine
+from runtime.storage import StorageWatch
 from runtime.tasks import end
 
 logger = logging.getLogger(__name__)
@@ -65,6 +67,7 @@ class Platform:
             self._data_dir / "nats", token=self._bus_token, port=settings.bus.port,
             max_file_store_bytes=2 * settings.bus.max_stream_bytes + 2**30,
         )  # fmt: skip
+        self._storage = StorageWatch(places_of(settings), settings.storage.reserve_bytes)
         self._lock: IO[str] | None = None
         self._bus: Bus | None = None
         self._engine: Engine | None = None
@@ -92,6 +95,7 @@ class Platform:
 
     async def _start(self) -> None:
         settings = self.settings
+        await self._check_storage()
         self._say("starting the bus (nats-server, fsync on every message)")
         await self._nats.start()
         self._bus = await Bus.connect(self._nats.url, self._bus_token, "supervisor")
@@ -119,7 +123,17 @@ class Platform:
             asyncio.create_task(self._keep_bus(), name="keep nats-server"),
             asyncio.create_task(self._keep_ray(), name="keep Ray"),
             asyncio.create_task(self._keep_remembering(), name="remember pids"),
+            asyncio.create_task(StorageKeeper(self._bus, self._storage, self._nats.stop).run(), name="watch storage"),
         ]
+
+    async def _check_storage(self) -> None:
+        """Raises StorageFull, with every place that cannot be written, before anything is begun that would break halfway."""
+        states = await asyncio.to_thread(self._storage.look)
+        if full := [state.says for state in states if state.level is StorageLevel.FULL]:
+            raise StorageFull(f"{'; '.join(full)}: make room, or change storage.reserve_bytes")
+        for state in states:
+            if state.level is not StorageLevel.OK:
+                self._say(f"{state.says}: no readings are taken until there is more")
 
     async def _ensure_streams(self, bus: Bus, beginnings: dict[str, int]) -> None:
         settings = self.settings.bus
@@ -171,7 +185,7 @@ class Platform:
             policy=HostPolicy(
                 turn_readings=settings.hosts.turn_readings, flush_interval_s=settings.lake.flush_interval_s,
                 flush_rows=settings.lake.flush_rows, snapshot_interval_s=settings.hosts.snapshot_interval_s,
-                live_horizon_s=settings.hosts.live_horizon_s,
+                live_horizon_s=settings.hosts.live_horizon_s, max_uncommitted_rows=settings.hosts.max_uncommitted_rows,
             ),
             log_level=settings.log_level, log_format=settings.log_format, log_file=self._log_dir / "hosts.log",
         )  # fmt: skip
@@ -208,18 +222,24 @@ class Platform:
             assert self._bus is not None
             pids = (self.supervisor.host_pids, self._process_pids())
             if previous is None or (previous.host_pids, previous.process_pids) != pids:
-                self._remember()
+                with contextlib.suppress(OSError):  # a full disk; it is tried again
+                    self._remember()
             with contextlib.suppress(OSError):
                 await self._bus.core_publish(subjects.SHARDS_HELD, encode(self.supervisor.shards_held()))
 
     async def _keep_bus(self) -> None:
+        was_running = True
         while True:
             await asyncio.sleep(0.2)
-            if not self._nats.is_running():
+            if self._nats.is_running():
+                was_running = True
+                continue
+            if was_running:  # said once, however often it has to be tried
                 logger.warning("nats-server ended and is started again")
-                with contextlib.suppress(VitalgridError):
-                    await self._nats.start()
-                    self._remember()
+            was_running = False
+            with contextlib.suppress(VitalgridError, OSError):
+                await self._nats.start()
+                self._remember()
 
     async def _keep_ray(self) -> None:
         while True:

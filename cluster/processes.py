@@ -101,7 +101,7 @@ class ChildProcess:
             try:
                 await self._launch()
                 delay_s = 0.5
-            except Unavailable as error:
+            except (Unavailable, OSError) as error:
                 logger.error("a process cannot be started: %s", error, extra={"child": self.module})
                 delay_s = min(delay_s * 2, 15.0)
             await asyncio.sleep(delay_s)

@@ -19,6 +19,7 @@ import psutil
 import ray
 
 from actors.shell import HostActor, HostConfig
+from domain.errors import Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,10 @@ def is_ray_alive() -> bool:
     return found >= _RAY_PROCESSES
 
 
+async def _start(actor: Any) -> int:
+    return int(await actor.start.remote())
+
+
 class RayLauncher:
     """Launches hosts, told what `configure` says of a name, and starts Ray again when it has died.
 
@@ -108,16 +113,31 @@ class RayLauncher:
         self._configure = configure
         self._launched: list[RayHost] = []
         self._reviving = asyncio.Lock()
+        self._died = asyncio.Event()  # set once the Ray of now has died
 
     async def launch(self, name: str) -> RayHost:
-        """Start the host `name` and return once it is connected."""
+        """Start the host `name` and return once it is connected.
+
+        Raises Unavailable when Ray dies meanwhile, TimeoutError when it takes too long.
+        """
         await self.revive()
         actor = HostActor.options(name=name, max_concurrency=64).remote(self._configure(name))
-        async with asyncio.timeout(_LAUNCH_S):
-            pid = await actor.start.remote()
-        host = RayHost(name, pid, actor)
+        host = RayHost(name, await self._started(actor), actor)
         self._launched = [host, *(other for other in self._launched if other.is_alive())]
         return host
+
+    async def _started(self, actor: Any) -> int:
+        """The pid of the actor's process. Nobody would ever answer for one whose Ray has died."""
+        starting, dying = asyncio.ensure_future(_start(actor)), asyncio.ensure_future(self._died.wait())
+        try:
+            async with asyncio.timeout(_LAUNCH_S):
+                await asyncio.wait({starting, dying}, return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                raise Unavailable("Ray died while a host was starting: it is to be started anew")
+            return starting.result()
+        finally:
+            starting.cancel()
+            dying.cancel()
 
     async def revive(self) -> bool:
         """Start Ray again if it has died; whether it had."""
@@ -125,6 +145,8 @@ class RayLauncher:
             if await asyncio.to_thread(is_ray_alive):
                 return False
             logger.error("Ray has died and is started again, and its hosts too")
+            self._died.set()
+            self._died = asyncio.Event()
             for host in self._launched:
                 host.kill()
             self._launched.clear()

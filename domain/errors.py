@@ -55,6 +55,12 @@ class Unavailable(VitalgridError):
     code = "unavailable"
 
 
+class StorageFull(Unavailable):
+    """What was sent cannot be kept: a disk is full or cannot be written. The same may be sent again when there is room."""
+
+    code = "storage-full"
+
+
 class IntegrityViolation(VitalgridError):
     """Stored or received bytes are not what was written: a CRC, a sequence or a fencing epoch is wrong."""
 

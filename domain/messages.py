@@ -7,6 +7,7 @@ opaque keys.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Final
 
 import msgspec
@@ -196,7 +197,8 @@ class ShardHeld(msgspec.Struct, frozen=True):
 class HostHeartbeat(msgspec.Struct, frozen=True):
     """Said once a second by each host, from a thread that its turns cannot hold up.
 
-    `loop_us`: when the host's event loop last moved, so that a host stuck in its own loop is seen too.
+    `loop_us`: when the host's event loop last moved, so that a host stuck in its own loop is seen too. `full_since_us`:
+    since when it takes no more of the stream because the lake takes no rows; 0 while it does.
     """
 
     host: str
@@ -204,6 +206,25 @@ class HostHeartbeat(msgspec.Struct, frozen=True):
     at_us: int
     loop_us: int
     shards: list[ShardHeld]
+    full_since_us: int = 0
+
+
+class StorageLevel(StrEnum):
+    """What a place on disk is good for; see `runtime.storage`."""
+
+    OK = "ok"
+    LOW = "low"  # the reserve is touched: no more readings are taken
+    FULL = "full"  # next to nothing fits, or it cannot be written: nothing is taken
+
+
+class StorageState(msgspec.Struct, frozen=True):
+    """One place on disk as it was last looked at. `says`: one sentence, for people."""
+
+    name: str
+    path: str
+    level: StorageLevel
+    free_bytes: int
+    says: str
 
 
 _encoder: Final = msgspec.json.Encoder()

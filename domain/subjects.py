@@ -84,6 +84,10 @@ DIRECTORY_CHANGED: Final = "directory.changed"  # core message: doors drop what 
 SHARDS_HELD: Final = "shards.held"  # core message: the supervisor's view of all shards, every two seconds
 
 
+STORAGE: Final = "storage.state"  # core message: the places on disk (`messages.StorageState`), every second
+STREAM_SILENT: Final = "stream.silent"  # core message: a stream does not acknowledge; the payload is the subject
+
+
 LARGE_QUESTIONS: Final = "readings.large"  # request: see `runtime.large_questions`
 
 

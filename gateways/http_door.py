@@ -8,7 +8,8 @@
 
 200 {"accepted": n, "receipt": "<shard>-<sequence>"} comes after the stream's acknowledgement. Errors are RFC 9457
 problems; a message refused for what it is (4xx with a reason) is kept among the rejects first. 503 with Retry-After:
-nothing is known to be stored, send again. A request without a good token is refused before its body is read.
+nothing is known to be stored, send again. 507 with Retry-After: nothing is stored, there is no room on disk. A request
+without a good token is refused before its body is read.
 
 `Idempotency-Key`: 1 to 255 printable characters, chosen by the sender for one request. The same key, sender and body
 within 24 h give the same answer and store nothing again, also when the first answer was lost or the door restarted;
@@ -31,7 +32,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from domain.errors import NotFound, RejectedInput, Unauthenticated, VitalgridError
+from domain.errors import NotFound, RejectedInput, Unauthenticated, Unavailable, VitalgridError
 from domain.instants import to_rfc3339
 from domain.ports import Clock, Identities, OnceIntake, Principal, Receipt, Receipts
 from gateways.counters import DoorCounters
@@ -93,7 +94,7 @@ async def _post(door: _Door, row: AnyFormat, request: Request) -> Response:
     except RejectedInput as error:
         return await _rejected(door, row, principal, body, error)
     except VitalgridError as error:
-        counters.unavailable += error.code == "unavailable"
+        counters.unavailable += isinstance(error, Unavailable)
         return problem_of(error)
     counters.readings += receipt.readings
     accepted = 1 if isinstance(row, EventFormat) else receipt.readings

@@ -2,8 +2,9 @@
 
 QoS 1: PUBACK follows when the readings are in the stream, in the order of the PUBLISHes (4.6). A refused message is
 kept as a reject, told on `v1/devices/me/errors`, and acknowledged, since sending it again would not help. When the
-stream does not answer there is no PUBACK: the connection ends and the sender repeats (DUP). QoS 0 gets no answer; a
-message that could not be stored is counted and told. QoS 2 is not spoken: the connection ends.
+stream does not answer, or there is no room on disk, there is no PUBACK: that is told on the same topic, the connection
+ends and the sender repeats (DUP). QoS 0 gets no answer; a message that could not be stored is counted and told. QoS 2
+is not spoken: the connection ends.
 Back-pressure: with `max_in_flight` messages unanswered, or answers that the peer does not read, reading pauses.
 """
 
@@ -19,7 +20,7 @@ from typing import Any, Final, Protocol, cast
 
 import msgspec
 
-from domain.errors import RejectedInput, Unauthenticated, Unavailable, VitalgridError
+from domain.errors import RejectedInput, StorageFull, Unauthenticated, Unavailable, VitalgridError
 from domain.ports import Clock, Identities, PackedIntake, Principal, Receipt
 from gateways.counters import DoorCounters
 from gateways.formats import BY_TOPIC, ERRORS_TOPIC, AnyFormat, EventFormat
@@ -320,7 +321,7 @@ class MqttConnection(asyncio.Protocol):
         elif stored.cancelled() or error is not None:
             if error is not None and not isinstance(error, Unavailable):
                 logger.error("a message met an unexpected error", exc_info=error, extra={"device": self._name()})
-            self._not_stored(packet, owed)
+            self._not_stored(packet, owed, error)
         else:
             self._door.counters.readings += stored.result().readings
             self._answered(owed)
@@ -333,15 +334,18 @@ class MqttConnection(asyncio.Protocol):
                 door=DOOR, principal=self.principal, topic=packet.topic[:_TOPIC_CHARS], payload=packet.payload,
                 reason=error.reason, detail=error.detail,
             )  # fmt: skip
-        except Unavailable:
-            self._not_stored(packet, owed)
+        except Unavailable as unavailable:
+            self._not_stored(packet, owed, unavailable)
             return
         self._tell(error.reason, error.detail, packet.topic)
         self._answered(owed)
 
-    def _not_stored(self, packet: Publish, owed: _Owed) -> None:
+    def _not_stored(self, packet: Publish, owed: _Owed, error: BaseException | None) -> None:
         self._door.counters.unavailable += 1
-        self._tell("unavailable", "the message was not stored: send it again later", packet.topic)
+        if isinstance(error, StorageFull):
+            self._tell(error.code, f"the message was not stored: {error}", packet.topic)
+        else:
+            self._tell("unavailable", "the message was not stored: send it again later", packet.topic)
         if packet.qos:
             self.end("unavailable")
         else:

@@ -13,6 +13,7 @@ from domain.errors import (
     InvalidInput,
     NotFound,
     RejectedInput,
+    StorageFull,
     Unauthenticated,
     Unavailable,
     VitalgridError,
@@ -20,6 +21,9 @@ from domain.errors import (
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_S: Final = 2
+NO_ROOM_RETRY_AFTER_S: Final = 30
+_LATER: Final = {"Retry-After": str(RETRY_AFTER_S)}
+_MUCH_LATER: Final = {"Retry-After": str(NO_ROOM_RETRY_AFTER_S)}
 
 # reason of a reject -> status; a reason that is not here is 422: understood, and not acceptable
 _STATUS_OF_REASON: Final = {
@@ -38,6 +42,7 @@ _STATUS_OF_ERROR: Final = (
     (Conflict, 409),
     (InvalidInput, 422),
     (IntegrityViolation, 500),
+    (StorageFull, 507),
     (Unavailable, 503),
 )
 _TITLES: Final = {
@@ -51,6 +56,7 @@ _TITLES: Final = {
     422: "The message cannot be accepted",
     500: "What was kept is damaged",
     503: "Not stored: send again later",
+    507: "Not stored: there is no room on disk",
 }
 
 
@@ -65,5 +71,5 @@ def problem_of(error: VitalgridError) -> Response:
     if isinstance(error, RejectedInput):
         return problem(_STATUS_OF_REASON.get(error.reason, 422), error.reason, error.detail)
     status = next((status for kind, status in _STATUS_OF_ERROR if isinstance(error, kind)), 503)
-    headers = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": str(RETRY_AFTER_S)}}.get(status)
+    headers = {401: {"WWW-Authenticate": "Bearer"}, 503: _LATER, 507: _MUCH_LATER}.get(status)
     return problem(status, error.code, str(error), headers)

@@ -24,6 +24,10 @@ _TIMEOUT_S: Final = 5.0
 _KNOWN_ID: Final = 10_201
 
 
+class NotAcknowledged(Unavailable):
+    """The stream did not answer at all."""
+
+
 class NewMessage(NamedTuple):
     """What is to be stored, under an id by which the stream keeps it once."""
 
@@ -53,7 +57,7 @@ def batches_of(messages: Sequence[NewMessage]) -> list[Sequence[NewMessage]]:
 async def publish_batch(client: Client, messages: Sequence[NewMessage]) -> bool:
     """Store a batch, of one stream; True once it is fsynced, False when an id of it is known: then nothing is stored.
 
-    Raises Unavailable when the stream did not acknowledge: all of it may be stored, or nothing.
+    Raises NotAcknowledged: all of it may be stored, or nothing; Unavailable when the stream refused it.
     """
     batch_id, last = uuid4().hex, len(messages)
     try:
@@ -67,7 +71,7 @@ async def publish_batch(client: Client, messages: Sequence[NewMessage]) -> bool:
                 headers["Nats-Batch-Commit"] = "1"
                 reply = await client.request(subject, payload, timeout=_TIMEOUT_S, headers=headers)
     except (NatsError, TimeoutError, OSError) as error:
-        raise Unavailable(f"no acknowledgement from the stream of {messages[0].subject}: {type(error).__name__}") from error
+        raise NotAcknowledged(f"no acknowledgement from the stream of {messages[0].subject}: {type(error).__name__}") from error
     answer = _decoder.decode(reply.data)
     if answer.error is None:
         return True

@@ -24,7 +24,7 @@ from nats.js.errors import APIError, BadRequestError, NotFoundError
 
 from domain import errors, subjects
 from domain.errors import Unavailable, VitalgridError
-from runtime.batches import NewMessage, batches_of, publish_batch
+from runtime.batches import NewMessage, NotAcknowledged, batches_of, publish_batch
 from runtime.follower import Follower, StreamMessage
 
 logger = logging.getLogger(__name__)
@@ -115,6 +115,7 @@ class Bus:
         try:
             reply = await self._client.request(subject, payload, timeout=5.0, headers={api.Header.MSG_ID.value: message_id})
         except (NatsError, TimeoutError, OSError) as error:
+            await self._complain(subject)
             raise Unavailable(f"no acknowledgement from the stream of {subject}: {type(error).__name__}") from error
         ack = _ack_decoder.decode(reply.data)
         if ack.error is not None:
@@ -128,9 +129,22 @@ class Bus:
         may be stored, and the caller retries with the same ids.
         """
         for batch in batches_of(messages):
-            if len(batch) == 1 or not await publish_batch(self._client, batch):
+            if len(batch) == 1 or not await self._publish_batch(batch):
                 for message in batch:
                     await self.publish(*message)
+
+    async def _publish_batch(self, batch: Sequence[NewMessage]) -> bool:
+        try:
+            return await publish_batch(self._client, batch)
+        except NotAcknowledged:
+            await self._complain(batch[0].subject)
+            raise
+
+    async def _complain(self, subject: str) -> None:
+        """Tell whoever keeps the server that a stream does not answer, unless it is the connection that is gone."""
+        if self._client.is_connected:
+            with contextlib.suppress(NatsError, OSError):
+                await self._client.publish(subjects.STREAM_SILENT, subject.encode())
 
     async def follow(
         self,

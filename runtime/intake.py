@@ -18,7 +18,7 @@ import asyncio
 import logging
 import secrets
 from collections import defaultdict, deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Final
 from weakref import WeakValueDictionary
@@ -26,9 +26,9 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from domain import subjects
-from domain.errors import Unavailable, VitalgridError
+from domain.errors import StorageFull, Unavailable, VitalgridError
 from domain.frames import MAX_ROWS, encode_frame
-from domain.messages import DeviceEvent, Reject, encode
+from domain.messages import DeviceEvent, Reject, StorageLevel, StorageState, encode
 from domain.ports import Claim, Clock, Identities, Principal, Receipt
 from domain.readings import NO_SEQUENCE, ROW, ReadingBatch
 from runtime.intake_events import IntakeEvents
@@ -86,7 +86,6 @@ class StreamIntake:
         self._boot = secrets.token_hex(6)  # a door that starts again never reuses a message id
         self._sequences: defaultdict[int, int] = defaultdict(int)  # shard -> frames so far
         self._messages = 0
-        self._last_arrival_us = 0
         self._gathering: list[Submission] = []
         self._gathered_rows = 0
         self._waiting: deque[Submission] = deque()  # until there is room for them
@@ -97,8 +96,15 @@ class StreamIntake:
         self._is_closed = False
         self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()  # sender -> whose turn it is
         self._controls = asyncio.Semaphore(_CONTROLS_AT_ONCE)
+        self._no_readings = ""  # why none are taken
+        self._nothing = ""  # why nothing is taken at all
         self._events = IntakeEvents(identities, self._publish_control)
         self.counters = IntakeCounters()
+
+    def heed(self, states: Sequence[StorageState]) -> None:
+        """Take what there is room for: `states` as they were last seen, of the places that what is taken has to go to."""
+        self._no_readings = next((state.says for state in states if state.level is not StorageLevel.OK), "")
+        self._nothing = next((state.says for state in states if state.level is StorageLevel.FULL), "")
 
     # ---- what doors call
 
@@ -124,6 +130,9 @@ class StreamIntake:
 
     async def claim(self, principal: Principal, content: ReadingBatch | DeviceEvent, key: str, payload: bytes) -> Claim:
         """As `domain.ports.OnceIntake.claim`; see `runtime.once` for what is guaranteed."""
+        why = self._nothing if isinstance(content, DeviceEvent) else self._no_readings
+        if why:
+            raise self._no_room(why)
         if isinstance(content, DeviceEvent):
             await self._events.shard_of(principal, content)
         else:
@@ -147,7 +156,7 @@ class StreamIntake:
         for number, (shard, batch) in enumerate(await self._by_shard(principal, readings)):
             for start in range(0, len(batch), MAX_ROWS):
                 rows = batch.take(slice(start, start + MAX_ROWS))
-                payload = encode_frame(rows, source=self._source, sequence=NO_SEQUENCE, arrival_us=self._arrival_us())
+                payload = encode_frame(rows, source=self._source, sequence=NO_SEQUENCE, arrival_us=self._clock.now_us())
                 sequence = await self._publish(subjects.reading(shard), payload, f"{message_id}-{number}-{start}")
                 receipt = Receipt(shard, sequence, len(readings))
         assert receipt is not None
@@ -212,11 +221,17 @@ class StreamIntake:
     def _accept(self, submission: Submission) -> None:
         if self._is_closed:
             submission.failed(Unavailable("the door is closing: send again to another, or later"))
+        elif self._no_readings:
+            submission.failed(self._no_room(self._no_readings))
         elif self._waiting or not self._has_room(submission):
             self._waiting.append(submission)
             asyncio.get_running_loop().call_later(self._limits.ack_timeout_s, self._give_up, submission)
         else:
             self._gather(submission)
+
+    def _no_room(self, why: str) -> StorageFull:
+        self.counters.unavailable += 1
+        return StorageFull(f"{why}: send again later")
 
     def _has_room(self, submission: Submission) -> bool:
         held = self.counters.held_readings
@@ -273,7 +288,7 @@ class StreamIntake:
             self._commit()
 
     def _frames_of(self, group: list[Submission]) -> list[GroupFrame]:
-        arrival_us = self._arrival_us()
+        arrival_us = self._clock.now_us()
         frames: list[GroupFrame] = []
         open_frames: dict[int, GroupFrame] = {}
         for submission in group:
@@ -325,13 +340,10 @@ class StreamIntake:
             raise Unavailable(f"the stream did not acknowledge within {self._limits.ack_timeout_s:g} s: send again") from None
 
     async def _publish_control(self, subject: str, payload: bytes, message_id: str) -> int:
+        if self._nothing:
+            raise self._no_room(self._nothing)
         async with self._controls:
             return await self._publish(subject, payload, message_id)
-
-    def _arrival_us(self) -> int:
-        """Now, never earlier than before: shards run their timers on it."""
-        self._last_arrival_us = max(self._last_arrival_us, self._clock.now_us())
-        return self._last_arrival_us
 
     def _message_id(self, kind: str) -> str:
         self._messages += 1

@@ -23,6 +23,7 @@ from deltalake.transaction import AddAction, RemoveAction
 from domain.errors import NotFound, Unavailable
 from runtime import lake_log, lake_pages, lake_summaries
 from runtime.lake_files import DataFile, discard, write_days
+from runtime.lake_log_checksums import EntryChecksums
 from runtime.lake_queries import CHANNEL, FLEET, merged
 from runtime.lake_rollups import Rollups
 from runtime.lake_schema import (
@@ -87,6 +88,7 @@ class Lake:
         self._lock = threading.Lock()
         self._table = _open(path)
         self._log = lake_log.TransactionLog(path)
+        self._checksums = EntryChecksums(path)
         self._opened_at = self._table.version()
         self._synced = self._table.version() - 2 * CHECKPOINT_EVERY  # entries up to here are known to be on disk
         self._state: LakeState | None = None
@@ -242,7 +244,9 @@ class Lake:
                 mode="append",
                 schema=self._table.schema(),
                 partition_by=["day"],
-                commit_properties=CommitProperties(app_transactions=transactions),
+                commit_properties=CommitProperties(
+                    app_transactions=transactions, custom_metadata=self._checksums.of_last(self._table.version())
+                ),
                 post_commithook_properties=_NO_HOOKS,
             )
         except CommitFailedError:

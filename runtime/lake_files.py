@@ -80,7 +80,14 @@ def write_days(table_path: Path, stored: pl.DataFrame) -> list[DataFile]:
         return []
     is_one = stored["day"][0] == stored["day"][-1]  # rows are sorted by day first
     days = [stored] if is_one else stored.partition_by("day", maintain_order=True)
-    return [write_file(table_path, day["day"][0].isoformat(), [day]) for day in days]
+    files: list[DataFile] = []
+    try:
+        for day in days:
+            files.append(write_file(table_path, day["day"][0].isoformat(), [day]))  # noqa: PERF401 (kept when a later one fails)
+    except OSError:
+        discard(table_path, files)
+        raise
+    return files
 
 
 def write_file(table_path: Path, day: str, chunks: Iterable[pl.DataFrame], *, is_merged: bool = False) -> DataFile:
@@ -92,8 +99,12 @@ def write_file(table_path: Path, day: str, chunks: Iterable[pl.DataFrame], *, is
     new_folder = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{uuid4().hex}.parquet"
-    rows, least, greatest = _write(folder / name, chunks, is_merged=is_merged)
-    fsync(folder / name)
+    try:
+        rows, least, greatest = _write(folder / name, chunks, is_merged=is_merged)
+        fsync(folder / name)
+    except OSError:  # half of a file must not keep the disk full
+        (folder / name).unlink(missing_ok=True)
+        raise
     name = name_with_checksum(folder / name)
     fsync(folder)
     if new_folder:

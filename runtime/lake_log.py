@@ -20,6 +20,7 @@ import polars as pl
 
 from domain.errors import IntegrityViolation
 from runtime.lake_files import fsync
+from runtime.lake_log_checksums import damaged_entry
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +112,9 @@ def set_aside_torn_end(table_path: Path) -> list[str]:
     if pointer.exists() and (not _is_json(pointer.read_bytes()) or torn):
         torn.append(pointer)
     torn += _torn_entries(folder)
+    whole = [entry for entry in _numbered(folder, _ENTRY) if entry[1] not in torn]
+    if (damaged := damaged_entry(whole)) is not None:
+        raise _damaged(damaged)
     for path in torn:
         path.rename(path.with_name(path.name + ".torn"))
         logger.warning("a torn entry of the lake's log was set aside", extra={"file": path.name})
@@ -136,8 +140,12 @@ def _is_readable_entry(path: Path) -> bool:
         return True
     if b"\0" in entry or not entry.rstrip(b"\n").endswith(b"}"):
         return False
+    raise _damaged(path)
+
+
+def _damaged(path: Path) -> IntegrityViolation:
     logger.error("an entry of the lake's log is damaged: restore it from the backup", extra={"file": path.name})
-    raise IntegrityViolation(f"entry {path.name} of the lake's log is damaged: restore it from the backup")
+    return IntegrityViolation(f"entry {path.name} of the lake's log is damaged: restore it from the backup")
 
 
 def _numbered(folder: Path, pattern: re.Pattern[str]) -> list[tuple[int, Path]]:

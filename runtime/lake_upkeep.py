@@ -21,6 +21,7 @@ from deltalake.exceptions import DeltaError
 from deltalake.transaction import RemoveAction
 
 from domain.errors import IntegrityViolation, VitalgridError
+from domain.messages import StorageLevel
 from domain.ports import Clock
 from runtime.clock import SystemClock
 from runtime.lake import FILE_RETENTION_H, Lake, LakeState
@@ -28,6 +29,7 @@ from runtime.lake_files import discard, scan_files, write_file
 from runtime.lake_rollups import LEVELS, RollupMaker, roll_up_file, sweep
 from runtime.lake_schema import FILE_ORDER
 from runtime.settings import LakeSettings
+from runtime.storage import Place, look_at
 
 logger = logging.getLogger(__name__)
 
@@ -128,10 +130,12 @@ class LakeUpkeep:
     One for a region is enough; more do no harm.
     """
 
-    def __init__(self, lake: Lake, settings: LakeSettings, clock: Clock) -> None:
+    def __init__(self, lake: Lake, settings: LakeSettings, clock: Clock, reserve_bytes: int = 0) -> None:
         self._lake = lake
         self._settings = settings
         self._clock = clock
+        self._reserve_bytes = reserve_bytes  # merging takes room before it gives any back: commits need it more
+        self._failure: type[Exception] | None = None
         self._vacuum_due_us = 0
 
     async def run(self) -> None:
@@ -140,14 +144,19 @@ class LakeUpkeep:
             await asyncio.sleep(self._settings.compaction_interval_s)
             try:
                 await asyncio.to_thread(self.once)
-            except (VitalgridError, DeltaError, pl.exceptions.PolarsError, pa.ArrowException, OSError):
-                logger.exception("upkeep of the lake failed; its readers and writers go on without it")
+            except (VitalgridError, DeltaError, pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
+                if type(error) is not self._failure:  # said once, however often it is tried
+                    logger.exception("upkeep of the lake failed; its readers and writers go on without it")
+                self._failure = type(error)
+            else:
+                self._failure = None
 
     def once(self) -> None:
         """One round, in the calling thread."""
         now_us = self._clock.now_us()
-        compact(self._lake, now_us)
-        roll_up(self._lake)
+        if look_at(Place("lake", self._lake.path), self._reserve_bytes, write=False).level is StorageLevel.OK:
+            compact(self._lake, now_us)
+            roll_up(self._lake)
         expire(self._lake, self._settings.retention_days, now_us)
         if now_us >= self._vacuum_due_us:
             vacuum(self._lake)

@@ -63,6 +63,9 @@ class HostSettings(BaseModel):
     count: int = Field(2, ge=1, le=64, description="Host processes (Ray actors) that share the shards.")
     heartbeat_timeout_s: float = Field(5.0, gt=0, description="Silence after which a host's shards are given to others.")
     turn_readings: int = Field(50_000, ge=1, description="Most readings a host handles in one turn.")
+    max_uncommitted_rows: int = Field(
+        5_000_000, ge=1, description="Rows a host keeps while the lake cannot be written; then it takes no more of the stream."
+    )
     snapshot_interval_s: float = Field(15.0, gt=0, description="Time between state snapshots.")
     live_horizon_s: float = Field(
         60.0, gt=0, description="Readings older than this on arrival are late: stored, shown, never paged."
@@ -75,6 +78,13 @@ class LakeSettings(BaseModel):
     flush_rows: int = Field(500_000, ge=1, description="Rows after which a commit does not wait for the interval.")
     compaction_interval_s: float = Field(30.0, gt=0, description="Time between compactions of small files.")
     retention_days: int = Field(3650, ge=1, description="Readings older than this are deleted from the lake.")
+
+
+class StorageSettings(BaseModel):
+    model_config = _FROZEN
+    reserve_bytes: int = Field(
+        512 * 2**20, ge=0, description="Free space on each disk below which doors take no more readings (507, no PUBACK)."
+    )
 
 
 class WebhookSettings(BaseModel):
@@ -106,6 +116,7 @@ class Settings(BaseSettings):
     bus: BusSettings = BusSettings()
     hosts: HostSettings = HostSettings()
     lake: LakeSettings = LakeSettings()
+    storage: StorageSettings = StorageSettings()
     webhook: WebhookSettings = WebhookSettings()
 
     @classmethod

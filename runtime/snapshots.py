@@ -108,11 +108,15 @@ def _epoch_of(path: Path) -> int:
 
 def _write_durably(path: Path, parts: list[bytes | memoryview]) -> None:
     aside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with aside.open("wb") as file:
-        file.writelines(parts)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        with aside.open("wb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError:  # half of a snapshot must not keep the disk full
+        aside.unlink(missing_ok=True)
+        raise
     for folder in (path.parent, path.parent.parent):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 from cluster.connection import Connection, admin_token_file
 from domain.errors import Unavailable
@@ -51,6 +53,15 @@ class RunningPlatform:
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(STOP_DEADLINE_S)
 
+    def kill(self) -> None:
+        """kill -9, with all that it has started so far."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            own = psutil.Process(self.process.pid)
+            for process in (own, *own.children(recursive=True)):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+        self.process.wait(STOP_DEADLINE_S)
+
 
 def start_platform(data_dir: Path, also: dict[str, str] | None = None, **settings: str) -> RunningPlatform:
     """Start `vitalgrid up` with `settings` as VITALGRID_* variables, and variables `also`; return once it is ready."""
@@ -66,7 +77,11 @@ def start_platform(data_dir: Path, also: dict[str, str] | None = None, **setting
             start_new_session=True,
         )  # fmt: skip
     platform = RunningPlatform(data_dir, process, environment)
-    wait_until(lambda: _is_ready(platform), START_DEADLINE_S, lambda: (data_dir / "up.out").read_text()[-3000:])
+    try:
+        wait_until(lambda: _is_ready(platform), START_DEADLINE_S, lambda: (data_dir / "up.out").read_text()[-3000:])
+    except AssertionError:
+        platform.kill()  # one that is late must not live on beside the next
+        raise
     return platform
 
 
@@ -74,7 +89,7 @@ def _is_ready(platform: RunningPlatform) -> bool:
     if platform.process.poll() is not None:
         said = (platform.data_dir / "up.out").read_text()[-3000:]
         raise AssertionError(f"the platform ended with {platform.process.returncode}: {said}")
-    return b"ready" in (platform.data_dir / "up.out").read_bytes()
+    return b"ready after" in (platform.data_dir / "up.out").read_bytes()
 
 
 def wait_until(condition: Callable[[], Any], deadline_s: float, explain: Callable[[], object] = lambda: "") -> Any:

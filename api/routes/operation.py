@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from api.auth import Viewer
 from api.services import Behind
 from api.telemetry import CONTENT_TYPE
 from api.vitals import check_all, refresh_figures
 from domain.alarms import INTENDED_USE
+from domain.messages import StorageLevel
 
 router = APIRouter(tags=["operation"])
+
+
+class PlaceOut(BaseModel):
+    name: str = Field(description="What is kept there: stream, lake, snapshots, log, database.")
+    path: str
+    level: StorageLevel = Field(description="low: no more readings are taken; full: nothing is, or it cannot be written.")
+    free_bytes: int
+    says: str
 
 
 class Health(BaseModel):
     status: str
     region: str
     intended_use: str
+    storage: list[PlaceOut] = Field(description="The platform's disks; none when nothing was said of them lately.")
 
 
 class CheckOut(BaseModel):
@@ -33,13 +43,17 @@ class Readiness(BaseModel):
 
 @router.get("/health")
 async def health(_who: Viewer, behind: Behind) -> Health:
-    """The process is alive. Says nothing of what it stands on: see `/ready`."""
-    return Health(status="alive", region=behind.services.region_id, intended_use=INTENDED_USE)
+    """The process is alive, and how its disks are. Of all else that it stands on: see `/ready`."""
+    places = [
+        PlaceOut(name=place.name, path=place.path, level=place.level, free_bytes=place.free_bytes, says=place.says)
+        for place in behind.storage.places()
+    ]
+    return Health(status="alive", region=behind.services.region_id, intended_use=INTENDED_USE, storage=places)
 
 
 @router.get("/ready", responses={503: {"model": Readiness, "description": "Not ready; the failing checks say why."}})
 async def ready(_who: Viewer, behind: Behind, response: Response) -> Readiness:
-    """Bus, database and lake answer, every shard is held, and no shard lags."""
+    """Bus, database and lake answer, every shard is held, no shard lags, and there is room on disk."""
     checks = [CheckOut(name=check.name, ok=check.ok, detail=check.detail) for check in await check_all(behind)]
     is_ready = all(check.ok for check in checks)
     response.status_code = 200 if is_ready else 503

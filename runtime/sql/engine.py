@@ -19,13 +19,14 @@ from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
-from domain.errors import Conflict, InvalidInput, Unavailable
+from domain.errors import Conflict, InvalidInput, StorageFull, Unavailable
 
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")
 _WAIT_MS: Final = 30_000  # for the writer before us
 _WAL_RETRY_S: Final = 0.01
 _WRITER_LOCK: Final = 7_251_839_402  # PostgreSQL advisory lock: whoever holds it writes
-_LATER: Final = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY")
+_LATER: Final = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN")
+_NO_ROOM: Final = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "53100")  # 53100: PostgreSQL's disk is full
 _SAME_OR_GONE: Final = (
     "23505", "23503", "SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY", "SQLITE_CONSTRAINT_FOREIGNKEY",
 )  # fmt: skip
@@ -109,6 +110,10 @@ def _in_our_words() -> Iterator[None]:
         raise InvalidInput("a value is too long or too large to be stored") from None
     except OperationalError as error:
         code = _code(error)
+        if code.startswith(_NO_ROOM):
+            raise StorageFull(
+                f"the business database cannot write to its disk ({code}): try again when there is room"
+            ) from None
         if code.startswith("SQLITE_") and not code.startswith(_LATER):
             raise
         raise Unavailable(f"the business database does not answer ({code or 'no connection'}): try again") from None

@@ -1,4 +1,6 @@
-"""`python -m tests.faults --runs 20 --seed 1`: seeded runs against one platform; exit code 1 when an invariant is broken."""
+"""`python -m tests.faults --runs 20 --seed 1`: seeded runs, many of them against one platform; exit code 1 when an
+invariant is broken.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,20 @@ from tests.faults.senders import HOSPITALS
 from tests.faults.stand import Stand
 
 
-async def play(folder: Path, first_seed: int, runs: int, only: str | None) -> list[RunResult]:
-    """Play seeds one after the other, and say what became of each as it ends."""
-    bench = FaultBench(Stand(folder / "var"))
+async def play(folder: Path, first_seed: int, runs: int, only: str | None, fresh_every: int) -> list[RunResult]:
+    """Play seeds one after the other, and say what became of each as it ends. `fresh_every`: runs that share a platform."""
+    results: list[RunResult] = []
+    seeds = range(first_seed, first_seed + runs)
+    for at in range(0, runs, fresh_every):
+        results += await _series(FaultBench(Stand(folder / f"var-{seeds[at]}")), seeds[at : at + fresh_every], only)
+    return results
+
+
+async def _series(bench: FaultBench, seeds: range, only: str | None) -> list[RunResult]:
     results: list[RunResult] = []
     try:
         await bench.start()
-        for seed in range(first_seed, first_seed + runs):
+        for seed in seeds:
             results.append(await bench.play(draw(seed, len(HOSPITALS), only)))
             sys.stdout.write(f"{results[-1]}\n")
             sys.stdout.flush()
@@ -58,9 +67,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the first run; the others follow it")
     parser.add_argument("--only", help="one kind of fault, such as 'kill host' or 'blackhole senders'")
     parser.add_argument("--folder", type=Path, help="where the platform lies and is left; without it, nowhere afterwards")
+    parser.add_argument("--fresh-every", type=int, default=25, help="runs after which a new platform is started")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="vitalgrid-faults-") as aside:
-        results = asyncio.run(play(given.folder or Path(aside), given.seed, given.runs, given.only))
+        results = asyncio.run(play(given.folder or Path(aside), given.seed, given.runs, given.only, given.fresh_every))
     sys.stdout.write(f"{summary(results)}\n")
     return 0 if all(result.holds for result in results) else 1
 

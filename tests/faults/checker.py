@@ -130,13 +130,14 @@ def _of_alarms(crossings: list[Crossing], observed: Observed, tell_by_us: int) -
     for told in observed.told:
         first.setdefault(told.event.event_id, told.event)
     contradicted = sorted({t.event.event_id for t in observed.told if t.event != first[t.event.event_id]})
-    untold = [str(crossing) for crossing in crossings if not _is_told(crossing, observed.told, tell_by_us)]
+    untold = [str(crossing) for crossing in crossings if not is_told(crossing, observed.told, tell_by_us)]
     unshown = sorted({event.alarm_id for event in first.values()} - observed.shown_alarms)
     found = ((Invariant.CONTRADICTED, contradicted), (Invariant.UNTOLD, untold), (Invariant.UNSHOWN, unshown))
     return [Violation(invariant, len(ids), tuple(ids[:_EXAMPLES])) for invariant, ids in found if ids]
 
 
-def _is_told(crossing: Crossing, told: list[Told], tell_by_us: int) -> bool:
+def is_told(crossing: Crossing, told: list[Told], tell_by_us: int) -> bool:
+    """Whether a live alarm told of a crossing in time."""
     return any(
         t.event.live
         and t.event.phase is Phase.START

@@ -106,15 +106,17 @@ class FaultBench:
 
     async def play(self, plan: Plan) -> RunResult:
         """One run. Never raises for what the platform does: that is in the result."""
+        return await self.play_story(plan, lambda load, result: self._disturb(plan, load, result))
+
+    async def play_story(self, plan: Plan, story: Callable[[Load, RunResult], Awaitable[None]]) -> RunResult:
+        """As `play`, with anything in place of the plan's faults. `story` returns once what it broke works again."""
         assert self.cast is not None, "start comes first"
-        since = await positions(self.stand)
-        self._last_base = max(self.clock.now_us(), self._last_base + 1)
-        self.history = history = History(self._last_base)
-        self.load = load = Load(self.cast, history, self.clock.now_us, np.random.SeedSequence([plan.seed, 7]))
+        since, load = await positions(self.stand), self.new_load(plan.seed)
+        history = load.history
         result = RunResult(plan)
         try:
             await load.start(self.stand.door_port)
-            await self._disturb(plan, load, result)
+            await story(load, result)
             await self._settle(load, since, result)
         except* (AssertionError, TimeoutError, OSError, Unavailable, httpx.HTTPError) as group:
             result.problem = "; ".join(f"{type(error).__name__}: {error}" for error in _leaves(group))
@@ -122,6 +124,14 @@ class FaultBench:
             await load.close()
             result.reconnects, result.refusals = history.reconnects, history.refusals
         return result
+
+    def new_load(self, seed: int) -> Load:
+        """Senders that have not begun, and their empty history."""
+        assert self.cast is not None, "start comes first"
+        self._last_base = max(self.clock.now_us(), self._last_base + 1)
+        self.history = History(self._last_base)
+        self.load = Load(self.cast, self.history, self.clock.now_us, np.random.SeedSequence([seed, 7]))
+        return self.load
 
     # ---- faults
 
@@ -137,7 +147,7 @@ class FaultBench:
         async with asyncio.TaskGroup() as group:
             for at_s, job in jobs:
                 group.create_task(_at(began_s + at_s, job))
-        await self._recovered(load, self.clock.now_us())
+        await self.recovered(load, self.clock.now_us())
 
     async def _do(self, fault: Fault, load: Load, result: RunResult) -> None:
         over_us = self.clock.now_us()  # of a kill: what follows is the platform's own
@@ -150,7 +160,7 @@ class FaultBench:
             await self._hurt(fault)
         if fault.way != "kill":
             over_us = self.clock.now_us()
-        await self._recovered(load, over_us)
+        await self.recovered(load, over_us)
         result.recovered_s[fault.kind] = (self.clock.now_us() - over_us) / 1e6
 
     async def _hurt(self, fault: Fault) -> None:
@@ -177,7 +187,8 @@ class FaultBench:
 
     # ---- recovery
 
-    async def _recovered(self, load: Load, over_us: int) -> None:
+    async def recovered(self, load: Load, over_us: int) -> None:
+        """Return once the whole way works again for what is sent after `over_us`."""
         deadline_s = asyncio.get_running_loop().time() + self._pace.recovery_s
         headers = {"X-Reason": "fault run"}
         async with httpx.AsyncClient(timeout=2.0, trust_env=False, headers=headers) as http:
@@ -190,16 +201,23 @@ class FaultBench:
         if any(sender.last_acknowledged_us < over_us for sender in load.gateways):
             return False
         try:
+            ready = await self._get(http, "/ready")
+        except (httpx.HTTPError, Unavailable):
+            return False
+        return ready.status_code == 200 and await self.is_shown(http, over_us)
+
+    async def is_shown(self, http: httpx.AsyncClient, since_us: int) -> bool:
+        """Whether REST shows readings of every hospital that were taken since."""
+        try:
             answers = [await self._get(http, "/readings/latest", hospital=name, limit=100) for name in HOSPITALS]
             newest = [
                 max((parse_rfc3339(row["time"]) for row in a.json()["items"]), default=0)
                 for a in answers
                 if a.status_code == 200
             ]
-            ready = await self._get(http, "/ready")
         except (httpx.HTTPError, Unavailable):
             return False
-        return len(newest) == len(HOSPITALS) and min(newest) >= over_us and ready.status_code == 200
+        return len(newest) == len(HOSPITALS) and min(newest) >= since_us
 
     async def _get(self, http: httpx.AsyncClient, path: str, **params: str | int) -> httpx.Response:
         running = self.stand.running
@@ -221,12 +239,15 @@ class FaultBench:
         load.rest()
         while load.history.waiting and loop.time() < deadline_s:  # noqa: ASYNC110 (a book is looked at, by the clock)
             await asyncio.sleep(_LOOK_S)
+        result.verdict = await self.verdict_of(load.history, since, tell_by_us, deadline_s)
+
+    async def verdict_of(self, history: History, since: dict[str, int], tell_by_us: int, deadline_s: float) -> Verdict:
+        """The checker's word on a history; what time may mend is looked at until the deadline on the loop's clock."""
         while True:
-            observed = await observe(self.stand, load.history, since)
-            result.verdict = check(load.history, observed, tell_by_us=tell_by_us)
-            broken = {violation.invariant for violation in result.verdict.violations}
-            if not broken or loop.time() > deadline_s or not broken <= set(_SETTLING):
-                return
+            verdict = check(history, await observe(self.stand, history, since), tell_by_us=tell_by_us)
+            broken = {violation.invariant for violation in verdict.violations}
+            if not broken or asyncio.get_running_loop().time() > deadline_s or not broken <= set(_SETTLING):
+                return verdict
             await asyncio.sleep(2 * _LOOK_S)
 
     async def _alarms_told(self, load: Load, tell_by_us: int, since: dict[str, int]) -> None:

@@ -37,17 +37,26 @@ _READ_S: Final = 30.0
 
 async def observe(stand: Stand, history: History, since: dict[str, int]) -> Observed:
     """Everything about the run of `history`. `since`: where the streams stood when it began (`positions`)."""
+    told = await told_alarms(stand, since)
     bus = await Bus.connect(stand.bus_url, stand.running.connection.nats_token, "history checker")
     try:
-        alarms = await _read_stream(bus, subjects.ALARMS_STREAM, subjects.ALARMS_SUBJECTS, since)
         rejects = await _read_stream(bus, subjects.REJECTS_STREAM, subjects.REJECTS_SUBJECTS, since)
     finally:
         await bus.close()
-    told = [Told(msgspec.json.decode(m.payload, type=AlarmEvent), m.stored_us) for m in alarms]
     stored = await asyncio.to_thread(lake_rows, stand.lake_dir, history)
     answered = await asyncio.to_thread(rest_rows, stand, history)
     shown = await asyncio.to_thread(_shown, stand, {one.event.alarm_id for one in told})
     return Observed(stored, answered, _rejected(rejects, history.base), told, shown)
+
+
+async def told_alarms(stand: Stand, since: dict[str, int]) -> list[Told]:
+    """What has been notified since, in order."""
+    bus = await Bus.connect(stand.bus_url, stand.running.connection.nats_token, "history checker")
+    try:
+        alarms = await _read_stream(bus, subjects.ALARMS_STREAM, subjects.ALARMS_SUBJECTS, since)
+    finally:
+        await bus.close()
+    return [Told(msgspec.json.decode(m.payload, type=AlarmEvent), m.stored_us) for m in alarms]
 
 
 async def positions(stand: Stand) -> dict[str, int]:

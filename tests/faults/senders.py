@@ -86,6 +86,7 @@ class Sender:
         self.history = history
         self.skew_us = 0
         self.last_acknowledged_us = 0
+        self.told: list[dict[str, str]] = []  # by the door, of messages that it did not take
         self._now_us = now_us
         self._rng = rng
         self._next = history.base
@@ -158,7 +159,8 @@ class Sender:
             self.history.refusals.append(str(error))
 
     def _refused(self, refusal: dict[str, str]) -> None:
-        if refusal.get("reason") != "unavailable":
+        self.told.append(refusal)
+        if refusal.get("reason") not in ("unavailable", "storage-full"):  # these are sent again
             self.history.refusals.append(str(refusal))
 
 

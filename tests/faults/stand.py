@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
 import signal
 import socket
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ from tests.running_platform import RunningPlatform, start_platform
 HOOKS: Final = Path(__file__).resolve().parent / "hooks"
 DOOR_LINK: Final = "senders"
 BUS_LINKS: Final = ("host", "doors", "api", "supervisor", "queries")  # parts of connections' names
+_PORTS: Final = range(20_000, 32_000)
 LINKS: Final = (DOOR_LINK, *BUS_LINKS)
 
 
@@ -45,6 +47,11 @@ class Stand:
     def running(self) -> RunningPlatform:
         assert self.platform is not None, "start comes first"
         return self.platform
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing of it is broken on purpose."""
+        return not self._broken
 
     @property
     def clock_file(self) -> Path:
@@ -149,9 +156,15 @@ def _name(process: psutil.Process) -> str:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that are free now; all are held until the last is known, so that they differ."""
+    """Ports that are free now; all are held until the last is known, so that they differ.
+
+    From below those that the system gives to connections: a platform that is down would find its own taken when it is back.
+    """
+    found: list[int] = []
     with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
+        while len(found) < count:
+            port, one = secrets.choice(_PORTS), held.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                one.bind(("127.0.0.1", port))
+                found.append(port)
+    return found

@@ -20,6 +20,7 @@ TOGETHER = {
         (),
         {
             "forgets-duplicates": Invariant.DOUBLED,
+            "drops-refused-commits": Invariant.LOST,
             "invents-readings": Invariant.NEVER_SENT,
             "contradicts-itself": Invariant.CONTRADICTED,
             "answers-without-the-lake": Invariant.UNANSWERED,

@@ -1,8 +1,4 @@
-"""Clocks jump, of the platform and of a sender: nothing is lost, doubled or changed.
-
-Known gap: arrival times never go back, so after the platform's clock was ahead and came back everything counts as late,
-and nothing is told live, until the true time has caught up. The first test lets that invariant go, and only that one.
-"""
+"""Clocks jump, of the platform and of a sender: nothing is lost, doubled or changed, and alarms are told live soon after."""
 
 from __future__ import annotations
 
@@ -11,7 +7,6 @@ import asyncio
 import numpy as np
 import pytest
 
-from tests.faults.checker import Invariant
 from tests.faults.fault_run import FaultBench, Pace
 from tests.faults.schedule import Plan
 from tests.faults.senders import HOSPITALS
@@ -20,6 +15,7 @@ from tests.faults.stand import Stand
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(300)]
 
 HOUR_US = 3_600_000_000
+AFTER_THE_JUMPS = tuple((10.5 + number / 2, number) for number in range(len(HOSPITALS)))
 CROSSINGS = tuple((2.0 + number, number) for number in range(len(HOSPITALS)))
 
 
@@ -28,32 +24,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory):
     return tmp_path_factory.mktemp("clocks") / "var"
 
 
-async def test_jumps_of_the_platforms_clock_lose_and_double_nothing(folder):
-    """An hour on, then back to the true time, then half an hour back: as an NTP client does that was wrong twice."""
-    bench = FaultBench(Stand(folder, proxied=False), Pace(told_within_s=2.0, settle_s=10.0))
+async def test_jumps_of_the_platforms_clock_lose_and_double_nothing_and_alarms_are_told_live_soon_after(folder):
+    """An hour on, then back by one and a half, then to the true time: as an NTP client does that was wrong twice."""
+    bench = FaultBench(Stand(folder, proxied=False), Pace(load_s=14.0, told_within_s=3.0, settle_s=10.0))
     stand = bench.stand
     jumped: list[int] = []
 
     async def jump() -> None:
-        for offset_us in (HOUR_US, 0, -HOUR_US // 2):
-            await asyncio.sleep(2.0)
+        for offset_us in (HOUR_US, -HOUR_US // 2, 0):
+            await asyncio.sleep(2.5)
             stand.clock_file.write_text(str(offset_us))
             jumped.append(offset_us)
 
     try:
         await bench.start()
         jumping = asyncio.create_task(jump())
-        result = await bench.play(Plan(0, (), CROSSINGS))
+        result = await bench.play(Plan(0, (), AFTER_THE_JUMPS))
         await jumping
         assert len(jumped) == 3
-        assert result.verdict is not None, str(result)
+        assert result.holds, str(result)
         assert result.verdict.ledger.acknowledged > 2_000
-        broken = {violation.invariant for violation in result.verdict.violations}
-        assert broken <= {Invariant.UNTOLD}, str(result)  # the known gap
-        stand.clock_file.write_text("0")
-        after = await bench.play(Plan(1, (), CROSSINGS))
-        assert after.verdict is not None, str(after)
-        assert {v.invariant for v in after.verdict.violations} <= {Invariant.UNTOLD}, str(after)
     finally:
         await stand.close()
 

@@ -17,7 +17,7 @@ from actors import restoration, ticker
 from runtime.follower import StreamMessage
 from tests.simulation.platform import FragileCell, Platform
 from tests.simulation.senders import Said, Senders
-from tests.simulation.virtual_time import Stuck, run
+from tests.simulation.virtual_time import Node, Stuck, run
 
 TICK_S = 2.0  # half as often as in life: ticks are most of a run's work
 _SETTLED_S = 30.0  # by then a host that was believed dead knows that it lost its shards
@@ -97,14 +97,15 @@ class Fate:
         platform.snapshots.damaging = chance.choice([0, 0, 0.3])
         blows: list[Callable[[], Any]] = [
             self._crash_door, self._crash_host, self._crash_host, self._crash_server, self._cut_off, self._give_up,
-            self._move, self._break_turn, self._turn_clock,
+            self._move, self._break_turn, self._turn_clock, self._set_clocks,
         ]  # fmt: skip
         for _ in range(chance.randint(0, 6)):
             await asyncio.sleep(chance.uniform(0, 3))
             blow = chance.choice(blows)
             self.struck.append(f"{asyncio.get_running_loop().time():.2f} {blow.__name__.strip('_')}")
             blow()
-        await asyncio.gather(*self._ends)
+        while pending := [end for end in self._ends if not end.done()]:  # some bring others
+            await asyncio.gather(*pending)
         platform.network.calm()
         platform.lake.failing = platform.snapshots.damaging = 0.0
 
@@ -152,7 +153,23 @@ class Fate:
         if self._platform.hosts and "break_turn" not in "".join(self.struck[:-1]):
             self._platform.node_of(self._chance.choice(self._platform.hosts)).breaks_next_turn = True
 
+    @property
+    def _nodes(self) -> list[Node]:
+        return [door.node for door in self._platform.doors] + [self._platform.node_of(host) for host in self._platform.hosts]
+
+    def _set_clocks(self) -> None:
+        """The machine's clock is far ahead for a while, then set back; a host may die while stream time catches up."""
+        nodes, ahead_us = self._nodes, self._chance.choice([30_000_000, 120_000_000, 3_600_000_000])
+
+        def turn(by_us: int) -> None:
+            for node in nodes:
+                node.clock_off_us += by_us
+
+        turn(ahead_us)
+        self._later(4, lambda: turn(-ahead_us))
+        self._later(12, self._crash_host)
+
     def _turn_clock(self) -> None:
-        nodes = [door.node for door in self._platform.doors] + [self._platform.node_of(host) for host in self._platform.hosts]
+        nodes = self._nodes
         if nodes:
             self._chance.choice(nodes).clock_off_us += self._chance.choice([-2_000_000, 500_000, 4_000_000])

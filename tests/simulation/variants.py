@@ -21,6 +21,7 @@ from actors.duplicates import RecentReadings
 from actors.host import Host
 from actors.restoration import Restoration, Restored
 from actors.shard import ShardCell
+from actors.stream_clock import StreamClock
 from domain.ports import Receipt
 from runtime.intake import StreamIntake
 from runtime.intake_group import Submission
@@ -150,6 +151,17 @@ def a_host_that_snapshots_what_it_could_not_commit(patch: pytest.MonkeyPatch) ->
     return {"acknowledged_is_stored_or_rejected"}
 
 
+def a_cell_that_forgets_in_a_snapshot_that_the_clock_was_set_back(patch: pytest.MonkeyPatch) -> set[str]:
+    restore = StreamClock.restore
+
+    def forgetful(self: StreamClock, table: pa.Table) -> None:
+        restore(self, table)
+        self.ahead_us = 0
+
+    patch.setattr(StreamClock, "restore", forgetful)
+    return {"state_is_that_of_a_run_without_faults"}
+
+
 def replays_that_bow_to_nobody(patch: pytest.MonkeyPatch) -> set[str]:
     async def always(*_: Any) -> bool:
         return True
@@ -164,4 +176,5 @@ ALL: Final[tuple[Variant, ...]] = (
     a_host_that_takes_no_snapshot_back, doubles_that_are_not_dropped, keys_that_make_new_messages,
     snapshots_ahead_of_what_they_made_known, alarms_that_speak_of_the_weather, alarms_under_another_id_each_time,
     a_host_that_snapshots_what_it_could_not_commit, replays_that_bow_to_nobody,
+    a_cell_that_forgets_in_a_snapshot_that_the_clock_was_set_back,
 )  # fmt: skip

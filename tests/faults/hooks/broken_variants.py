@@ -33,6 +33,24 @@ def _acknowledge_before_the_stream(intake: Any) -> None:
     intake.StreamIntake._publish = publish
 
 
+def _drop_what_the_lake_refused(host: Any) -> None:
+    """A host whose first commit with readings meets a full disk, and that forgets what it could not write."""
+    write = host.Host._write
+
+    async def forgetful(self: Any, cuts: Any) -> None:
+        if not getattr(host.Host, "has_forgotten", False) and any(tables for _, tables, _ in cuts):
+            host.Host.has_forgotten = True
+            raise OSError(28, "No space left on device")
+        await write(self, cuts)
+
+    host.Host._write = forgetful
+
+
+def _leave_streams_unsynced(server: Any) -> None:
+    """A stream server as it comes: acknowledged is what the operating system has, and the disk gets it later."""
+    server._CONFIG = server._CONFIG.replace("sync_interval: always", 'sync_interval: "10m"')
+
+
 def _commit_without_position(lake: Any) -> None:
     """A host whose commits do not carry how far they go in the stream."""
     compare_and_set = lake.Lake._compare_and_set
@@ -117,6 +135,8 @@ def _show_no_alarms(projection: Any) -> None:
 
 BROKEN: Final[dict[str, tuple[str, Change]]] = {
     "acknowledges-early": ("runtime.intake", _acknowledge_before_the_stream),
+    "drops-refused-commits": ("actors.host", _drop_what_the_lake_refused),
+    "leaves-streams-unsynced": ("runtime.nats_server", _leave_streams_unsynced),
     "commits-without-position": ("runtime.lake", _commit_without_position),
     "forgets-duplicates": ("actors.duplicates", _forget_duplicates),
     "invents-readings": ("actors.shard_runner", _invent_a_reading),

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import Engine
@@ -13,7 +14,7 @@ from sqlalchemy import Engine
 from api.app import create_app
 from domain.alarms import INTENDED_USE
 from domain.errors import Unavailable
-from domain.messages import HostHeartbeat, ShardHeld, encode
+from domain.messages import HostHeartbeat, ShardHeld, StorageLevel, StorageState, encode
 from runtime.bus import StreamState
 from runtime.clock import ManualClock
 from runtime.large_questions import LargeReadings
@@ -85,7 +86,7 @@ async def test_ready_when_everything_answers(app: FastAPI, client: httpx.AsyncCl
     response = await client.get("ready")
     assert response.status_code == 200, response.text
     assert {check["name"]: check["ok"] for check in response.json()["checks"]} == dict.fromkeys(
-        ("bus", "database", "lake", "shards", "lag"), True
+        ("bus", "database", "lake", "shards", "lag", "storage"), True
     )
 
 
@@ -150,3 +151,38 @@ async def test_without_scenarios_the_api_says_so(plain_client: httpx.AsyncClient
     response = await plain_client.get("/api/v1/scenarios")
     assert (response.status_code, response.json()["code"]) == (503, "unavailable")
     assert response.headers["retry-after"]
+
+
+def told(clock: ManualClock, app: FastAPI, level: StorageLevel) -> None:
+    state = StorageState("lake", "/data/lake", level, 5 * 2**20, f"the disk of the lake (/data/lake) is {level}")
+    app.state.backend.storage.receive(msgspec.json.encode([state]), "storage.state")
+
+
+async def test_a_disk_that_runs_full_is_named_by_health_and_makes_the_platform_unready(
+    client: httpx.AsyncClient, app: FastAPI, clock: ManualClock
+) -> None:
+    beat(app, clock)
+    told(clock, app, StorageLevel.FULL)
+    (place,) = (await client.get("health")).json()["storage"]
+    assert (place["name"], place["path"], place["level"], place["free_bytes"]) == ("lake", "/data/lake", "full", 5 * 2**20)
+    answer = await client.get("ready")
+    assert answer.status_code == 503
+    assert "/data/lake" in next(check["detail"] for check in answer.json()["checks"] if check["name"] == "storage")
+    assert 'vitalgrid_storage_troubled{place="lake"} 1.0' in (await client.get("metrics")).text
+    told(clock, app, StorageLevel.OK)
+    assert (await client.get("ready")).status_code == 200
+    clock.advance(60)
+    assert (await client.get("health")).json()["storage"] == []  # nothing was said lately
+
+
+async def test_a_host_that_holds_back_for_the_lake_makes_the_platform_unready(
+    client: httpx.AsyncClient, app: FastAPI, clock: ManualClock
+) -> None:
+    beat(app, clock)
+    now_us = clock.now_us()
+    app.state.backend.hosts.receive(
+        encode(HostHeartbeat("h1", 2, now_us, now_us, [], full_since_us=now_us)), "heartbeat.host.h1"
+    )
+    answer = await client.get("ready")
+    assert answer.status_code == 503
+    assert "h1 takes no more of the stream" in answer.text

@@ -7,9 +7,9 @@ import asyncio
 import numpy as np
 import pytest
 
-from domain.errors import Conflict, RejectedInput, Unavailable
+from domain.errors import Conflict, RejectedInput, StorageFull, Unavailable
 from domain.frames import MAX_ROWS
-from domain.messages import DeviceEvent
+from domain.messages import DeviceEvent, StorageLevel, StorageState
 from domain.ports import Receipt
 from domain.readings import NO_SEQUENCE, ReadingBatch, pack_row
 from runtime.intake import MAX_REJECT_BYTES, IntakeLimits, StreamIntake
@@ -202,13 +202,14 @@ async def test_packed_rows_over_a_frame_are_split(bus, make):
     assert [frame.header.rows for frame in bus.frames()] == [MAX_ROWS, 1]
 
 
-async def test_arrival_never_goes_back(bus, make):
+async def test_arrival_is_what_the_clock_says_also_when_it_was_set_back(bus, make):
+    """Shards see to it that their time does not go back; what is made up here they could not tell from the truth."""
     now = clock()
     intake = make(now)
     await intake.submit(MONITOR, rows())
     now.advance(-60)
     await intake.submit(MONITOR, rows())
-    assert [frame.header.arrival_us for frame in bus.frames()] == [NOW_US, NOW_US]
+    assert [frame.header.arrival_us for frame in bus.frames()] == [NOW_US, NOW_US - 60_000_000]
 
 
 async def test_a_door_that_starts_again_reuses_no_message_id(bus, make):
@@ -356,3 +357,34 @@ async def test_concurrent_repeats_are_stored_once(bus, make):
     receipts = await asyncio.gather(*(once(intake, "k1") for _ in range(5)))
     assert len(set(receipts)) == 1
     assert len(bus.frames()) == 1
+
+
+def disk(level):
+    return StorageState("stream", "/nats", level, 1, f"the disk of the stream (/nats) is {level}")
+
+
+async def test_without_room_readings_are_refused_at_once_with_the_reason_and_taken_again_with_room(bus, make):
+    intake = make()
+    intake.heed([disk(StorageLevel.LOW)])
+    with pytest.raises(StorageFull, match="/nats"):
+        await intake.submit(MONITOR, rows())
+    with pytest.raises(StorageFull, match="/nats"):
+        await intake.submit(GATEWAY, rows())
+    with pytest.raises(StorageFull, match="/nats"):
+        await intake.claim(MONITOR, rows(), "key", b"")
+    assert not bus.messages
+    intake.heed([disk(StorageLevel.OK)])
+    await intake.submit(MONITOR, rows())
+    assert len(bus.messages) == 1
+
+
+async def test_events_and_rejects_are_taken_until_the_disk_is_full(bus, make):
+    intake, event = make(), DeviceEvent(MONITOR.hospital_id, MONITOR.handle, "lead_off", NOW_US)
+    intake.heed([disk(StorageLevel.LOW)])
+    await intake.submit_event(MONITOR, event)
+    intake.heed([disk(StorageLevel.FULL)])
+    with pytest.raises(StorageFull):
+        await intake.submit_event(MONITOR, event)
+    with pytest.raises(StorageFull):
+        await intake.reject(door="http", principal=MONITOR, topic=None, payload=b"", reason="malformed-json", detail="")
+    assert len(bus.messages) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
@@ -19,11 +20,12 @@ import pytest
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
-from domain.errors import InvalidInput, NotFound
+from domain.errors import IntegrityViolation, InvalidInput, NotFound
 from domain.readings import ReadingBatch
 from runtime import lake as lake_module
 from runtime.lake import Advance, Fenced, Lake, PositionMoved, ReadingQuery, lake_rows
 from runtime.lake_files import ROW_GROUP_ROWS
+from runtime.lake_log_checksums import EntryChecksums, damaged_entry
 from runtime.lake_schema import POLARS_ROWS
 from runtime.lake_upkeep import vacuum
 from tests.lake_samples import DAY_US, START_US, as_set, rows_of, sample_batch, sample_rows, table_set
@@ -322,3 +324,51 @@ def test_hospitals_may_come_as_texts_or_dictionary() -> None:
     texts = pa.array(["sz.h1", "sz.h2", "sz.h1", "sz.h2"])
     for given in (texts, texts.dictionary_encode()):
         assert lake_rows(batch, batch.time_us, given)["hospital"].to_pylist() == texts.to_pylist()
+
+
+@pytest.mark.clause("9.3")
+def test_a_flipped_bit_in_the_log_is_detected_and_named_also_where_the_entry_still_reads(lake: Lake) -> None:
+    """One value of each entry but the newest, which the next commit covers."""
+    for step in range(6):
+        lake.commit(sample_rows(10, seed=step), {0: Advance(step, step + 1, 1)})
+    log, flips = lake.path / "_delta_log", 0
+    for version in range(1, 6):
+        entry = log / f"{version:020d}.json"
+        whole = entry.read_bytes()
+        for at in range(0, len(whole), 97):
+            flipped = bytearray(whole)
+            flipped[at] ^= 1
+            if not all(map(_is_json, bytes(flipped).splitlines())):
+                continue
+            flips += 1
+            entry.write_bytes(flipped)
+            with pytest.raises(IntegrityViolation, match=entry.name):
+                Lake(lake.path)
+            entry.write_bytes(whole)
+    assert flips > 30
+    assert Lake(lake.path).positions().positions == {0: 6}
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def test_an_entry_that_contradicts_all_others_is_the_damaged_one(tmp_path: Path) -> None:
+    checksums = EntryChecksums(tmp_path)
+    folder = tmp_path / "_delta_log"
+    folder.mkdir()
+    entries = []
+    for version in range(5):
+        stated = checksums.of_last(version - 1) if version else {}
+        path = folder / f"{version:020d}.json"
+        path.write_text(json.dumps({"commitInfo": {"timestamp": version, **stated}}))
+        entries.append((version, path))
+    assert damaged_entry(entries) is None
+    liar = entries[3][1]
+    liar.write_text(liar.read_text().replace("0:", "0:f"))
+    assert damaged_entry(entries) == liar
+    assert damaged_entry(entries[4:]) is None  # those of before a checkpoint are gone

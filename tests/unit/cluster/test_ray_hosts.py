@@ -1,0 +1,60 @@
+"""Launching hosts while Ray comes and goes. Ray itself is left out: what it does is in the fault suite."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from cluster import ray_hosts
+from cluster.ray_hosts import RayLauncher
+from domain.errors import Unavailable
+
+
+class Actor:
+    """One that answers `start` when it is told to, as the class and as its instance."""
+
+    def __init__(self) -> None:
+        self.answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.asked = asyncio.Event()
+        self.start = self
+
+    def options(self, **_: object) -> Actor:
+        return self
+
+    def remote(self, *config: object) -> object:
+        if config:
+            return self
+        self.asked.set()
+        return self.answer
+
+
+@pytest.fixture
+async def ray(monkeypatch):
+    """Whether Ray is alive (a list of one), and the actor that is launched."""
+    alive, actor = [True], Actor()
+    monkeypatch.setattr(ray_hosts, "HostActor", actor)
+    monkeypatch.setattr(ray_hosts, "is_ray_alive", lambda: alive[0])
+    monkeypatch.setattr(ray_hosts, "stop_ray", lambda: None)
+    monkeypatch.setattr(ray_hosts, "start_ray", lambda: alive.__setitem__(0, True))
+    return alive, actor
+
+
+async def test_a_host_is_launched_once_it_has_said_its_pid(ray):
+    _, actor = ray
+    launching = asyncio.create_task(RayLauncher(lambda name: name).launch("host-1"))
+    await actor.asked.wait()
+    actor.answer.set_result(7)
+    assert (await launching).pid == 7
+
+
+async def test_a_host_that_was_starting_when_ray_died_is_given_up_at_once(ray):
+    alive, actor = ray
+    launcher = RayLauncher(lambda name: name)
+    launching = asyncio.create_task(launcher.launch("host-1"))
+    await actor.asked.wait()
+    alive[0] = False
+    assert await launcher.revive()
+    with pytest.raises(Unavailable, match="Ray died"):
+        async with asyncio.timeout(5):
+            await launching
