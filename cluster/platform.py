@@ -20,6 +20,7 @@ from sqlalchemy import Engine
 from actors.host import HostPolicy
 from actors.shell import HostConfig
 from cluster.connection import Connection, admin_token_file, forget_connection, write_secret
+from cluster.host_orders import HostOrders
 from cluster.processes import ChildProcess
 from cluster.ray_hosts import RayLauncher, start_ray, stop_ray
 from cluster.stream_beginnings import lead_on_streams, stream_beginnings, taken_of_streams
@@ -111,6 +112,7 @@ class Platform:
             heartbeat_timeout_s=settings.hosts.heartbeat_timeout_s, launch=self._launcher.launch,
         )  # fmt: skip
         await self.supervisor.start()
+        await self._bus.answer(subjects.HOST_ORDERS, HostOrders(self.supervisor).answer)
         self._remember()
         self._say("opening the doors (MQTT, HTTP) and the API")
         await asyncio.gather(*(self._start_child(name) for name in _CHILDREN))

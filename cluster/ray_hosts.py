@@ -72,6 +72,11 @@ class RayHost:
                 while self.is_alive():  # noqa: ASYNC110 (a process tells nobody of its end)
                     await asyncio.sleep(0.05)
 
+    async def ended(self) -> None:
+        """Return when the process has ended, as Ray tells its callers at once."""
+        with contextlib.suppress(Exception):  # Ray names a death in several ways, and each of them is one
+            await self.actor.until_stopped.remote()
+
     def is_alive(self) -> bool:
         """Whether the process exists and is not a zombie."""
         try:

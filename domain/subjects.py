@@ -74,6 +74,7 @@ def directory(shard: int) -> str:
 
 DIRECTORIES: Final = "directory.shard.*"
 HOST_HEARTBEATS: Final = "heartbeat.host.*"
+HOST_ORDERS: Final = "hosts.order"  # request: see `domain.host_orders`
 
 
 def host_heartbeat(host_name: str) -> str:

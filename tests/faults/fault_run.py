@@ -25,7 +25,8 @@ from runtime.clock import SystemClock
 from tests.faults.checker import Invariant, Verdict, check
 from tests.faults.history import History
 from tests.faults.observing import observe, positions
-from tests.faults.schedule import Fault, Plan
+from tests.faults.orders import ORDERS
+from tests.faults.schedule import ORDER, Fault, Plan
 from tests.faults.senders import HOSPITALS, Cast, Load, fleet
 from tests.faults.stand import Stand
 from tests.faults.tcp_proxy import CONDITIONS
@@ -146,6 +147,8 @@ class FaultBench:
             link.disturb(fault.way)
             await asyncio.sleep(fault.for_s)
             link.heal()
+        elif fault.way == ORDER:
+            await ORDERS[fault.target](self.stand, fault.pick)
         else:
             await self._hurt(fault)
         if fault.way != "kill":
