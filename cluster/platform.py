@@ -70,7 +70,7 @@ class Platform:
         self._bus: Bus | None = None
         self._engine: Engine | None = None
         self.supervisor: Supervisor | None = None
-        self._launcher = RayLauncher(self._host_config)
+        self._launcher = RayLauncher(self._host_config, settings.hosts.ray_address)
         self._children: dict[str, ChildProcess] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self.connection: Connection | None = None
@@ -106,7 +106,7 @@ class Platform:
         for stream in await lead_on_streams(self._bus, await asyncio.to_thread(taken_of_streams, *kept)):
             self._say(f"the end of stream {stream} is lost: its files were damaged (log/up.log says how much)")
         self._say(f"starting Ray and {settings.hosts.count} hosts for {settings.shards} shards")
-        await asyncio.to_thread(start_ray)
+        await asyncio.to_thread(start_ray, settings.hosts.ray_address)
         self.supervisor = Supervisor(
             bus=self._bus, lake=lake, shards=settings.shards, host_count=settings.hosts.count,
             heartbeat_timeout_s=settings.hosts.heartbeat_timeout_s, launch=self._launcher.launch,

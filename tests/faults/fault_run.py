@@ -28,7 +28,7 @@ from tests.faults.observing import observe, positions
 from tests.faults.orders import ORDERS
 from tests.faults.schedule import ORDER, Fault, Plan
 from tests.faults.senders import HOSPITALS, Cast, Load, fleet
-from tests.faults.stand import Stand
+from tests.faults.stand import NODE, Stand
 from tests.faults.tcp_proxy import CONDITIONS
 from tests.running_platform import wait_until
 
@@ -168,6 +168,9 @@ class FaultBench:
                 os.kill(pid, signal.SIGCONT)
                 return
             os.kill(pid, signal.SIGKILL)
+        if fault.target == NODE and self.stand.raylets is not None:
+            self.stand.raylets.nodes.remove(pid)
+            return  # nobody replaces a machine: the others carry on
         if fault.target == "up":
             await asyncio.to_thread(self.stand.running.process.wait)
             await self.stand.start()
