@@ -17,6 +17,7 @@ from cluster.connection import Connection
 from cluster.doors_process import intake_limits
 from cluster.processes import tell_ready, until_ended
 from cluster.serving import serving
+from domain import subjects
 from runtime.bus import Bus
 from runtime.clock import SystemClock
 from runtime.garbage import look_seldom
@@ -30,6 +31,7 @@ from runtime.reading_store import ReadingStore
 from runtime.settings import Settings, WebhookSettings
 from runtime.sql.access import authenticate
 from runtime.sql.engine import open_engine
+from runtime.tasks import end
 from scenarios.launch import ScenarioRuns
 
 logger = logging.getLogger(__name__)
@@ -48,7 +50,10 @@ async def main() -> None:
     engine = open_engine(settings.sql_url)
     lake = await asyncio.to_thread(Lake, settings.lake_dir)
     clock = SystemClock()
-    intake = StreamIntake(bus, SqlIdentities(engine), clock, source=_API_SOURCE, limits=intake_limits(settings.intake))
+    identities = SqlIdentities(engine)
+    places = asyncio.create_task(identities.keep_places(), name="places")
+    await bus.core_subscribe(subjects.DIRECTORY_CHANGED, lambda _payload, _subject: identities.forget())
+    intake = StreamIntake(bus, identities, clock, source=_API_SOURCE, limits=intake_limits(settings.intake))
     services = Services(
         engine=engine, bus=bus, lake=lake, readings=ReadingStore(lake, bus, range(settings.shards)),
         large_readings=LargeReadings(bus), intake=intake, clock=clock, tokens=SqlTokens(engine),
@@ -62,6 +67,7 @@ async def main() -> None:
         logger.info("API open", extra={"port": port})
         await until_ended()
     await intake.close()
+    await end(places)
     await bus.close()
     engine.dispose()
 

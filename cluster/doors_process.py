@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 from typing import Final
@@ -24,6 +25,7 @@ from runtime.priority import share_finely
 from runtime.receipts import StreamReceipts
 from runtime.settings import DoorSettings, IntakeSettings, Settings
 from runtime.sql.engine import open_engine
+from runtime.tasks import end
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,7 @@ async def main() -> None:
     engine = open_engine(settings.sql_url)
     identities = SqlIdentities(engine)
     await bus.core_subscribe(subjects.DIRECTORY_CHANGED, lambda _payload, _subject: identities.forget())
+    places = asyncio.create_task(identities.keep_places(), name="places")
     intake = StreamIntake(bus, identities, SystemClock(), source=_DOOR_SOURCE, limits=intake_limits(settings.intake))
     doors = settings.doors
     tls = _tls(doors)
@@ -53,6 +56,7 @@ async def main() -> None:
         await until_ended()
         await mqtt.close()
     await intake.close()
+    await end(places)
     await bus.close()
     engine.dispose()
 

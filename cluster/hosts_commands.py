@@ -16,7 +16,9 @@ from cluster.run_view import wide_console
 from domain.errors import InvalidInput, Unavailable, VitalgridError
 from scenarios.target import Target
 
-hosts = typer.Typer(name="hosts", help="Hosts of the running platform come and go.", no_args_is_help=True)
+hosts = typer.Typer(
+    name="hosts", help="Hosts of the running platform come and go, and hospitals among them.", no_args_is_help=True
+)
 _console = wide_console()
 _LOOK_S: Final = 0.3
 _TIMEOUT_S: Final = 70.0
@@ -58,6 +60,24 @@ def remove(name: Name, wait: Wait = 120.0, token: Token = None, data_dir: DataDi
     _carry_out(_target(token, data_dir), ("DELETE", f"/{name}"), gone, wait)
 
 
+@hosts.command("hand-over")
+def hand_over(
+    hospital: Annotated[str, typer.Argument(help="The hospital, such as sz.h012.")],
+    shard: Annotated[int, typer.Argument(help="The shard it is to be in.")],
+    wait: Wait = 60.0,
+    token: Token = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Hand a hospital over to another shard, while it sends; returns when it is there."""
+    target, path, deadline_s = _target(token, data_dir), f"/hospitals/{hospital}/hand-over", time.monotonic() + wait
+    state = _ask(target, "POST", path, {"shard": shard})
+    while state["state"] == "begun" and time.monotonic() < deadline_s:
+        time.sleep(_LOOK_S)
+        state = _ask(target, "GET", path)
+    words = f"hospital {hospital}: from shard {state['from_shard']} to shard {state['to_shard']}, {state['state']}"
+    _console.print(words, highlight=False)
+
+
 def _carry_out(target: Target, order: tuple[str, str], is_done: Callable[[dict[str, Any]], bool], wait_s: float) -> None:
     """Give an order and wait until it is carried out. Raises Unavailable when that takes longer than `wait_s`."""
     view, deadline_s = _order(target, *order), time.monotonic() + wait_s
@@ -85,10 +105,14 @@ def _target(token: str | None, data_dir: Path | None) -> Target:
 
 
 def _order(target: Target, method: str, path: str) -> dict[str, Any]:
+    return _ask(target, method, f"/hosts{path}")
+
+
+def _ask(target: Target, method: str, path: str, body: Any = None) -> dict[str, Any]:
     headers = {"Authorization": f"Bearer {target.token}", "X-Reason": "vitalgrid hosts"}
     try:
         answer = httpx.request(
-            method, f"{target.api_url}/api/v1/hosts{path}", headers=headers, timeout=_TIMEOUT_S, trust_env=False
+            method, f"{target.api_url}/api/v1{path}", headers=headers, json=body, timeout=_TIMEOUT_S, trust_env=False
         )
         said = answer.json()
     except (httpx.HTTPError, ValueError) as error:

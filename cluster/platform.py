@@ -101,10 +101,13 @@ class Platform:
         await asyncio.to_thread(self._open_stores, self._engine)
         await self._bus.answer(subjects.DIRECTORIES, ShardDirectory(self._engine).answer)  # hosts may ask as they start
         lake = await asyncio.to_thread(Lake, settings.lake_dir.resolve())
-        kept = (lake, SnapshotStore(self._snapshot_dir), self._engine)
+        snapshots = SnapshotStore(self._snapshot_dir)
+        kept = (lake, snapshots, self._engine)
         await self._ensure_streams(self._bus, await asyncio.to_thread(stream_beginnings, *kept))
         for stream in await lead_on_streams(self._bus, await asyncio.to_thread(taken_of_streams, *kept)):
             self._say(f"the end of stream {stream} is lost: its files were damaged (log/up.log says how much)")
+        began = (await self._bus.stream_state(subjects.READINGS_STREAM)).first_sequence
+        await asyncio.to_thread(snapshots.forget_given, began)
         self._say(f"starting Ray and {settings.hosts.count} hosts for {settings.shards} shards")
         await asyncio.to_thread(start_ray, settings.hosts.ray_address)
         self.supervisor = Supervisor(

@@ -14,6 +14,8 @@ from tests.faults.stand import Stand
 _LOOK_S: Final = 0.2
 _LONGEST_S: Final = 90.0
 _ANSWER_S: Final = 30.0
+_SHARDS: Final = 4  # of `tests.running_platform`
+_HOSPITALS: Final = tuple(f"sz.fault{number}" for number in range(4))  # of `tests.faults.senders`
 
 
 async def swap_hosts(stand: Stand, pick: float) -> None:
@@ -32,12 +34,31 @@ async def swap_hosts(stand: Stand, pick: float) -> None:
             view = await _hosts(stand)
 
 
-ORDERS: Final[dict[str, Callable[[Stand, float], Awaitable[None]]]] = {"swap-hosts": swap_hosts}
+async def hand_over(stand: Stand, pick: float) -> None:
+    """A hospital that is not on its way already goes to the next shard; returns when it is there."""
+    first = int(pick * len(_HOSPITALS))
+    async with asyncio.timeout(_LONGEST_S):
+        for hospital in (*_HOSPITALS[first:], *_HOSPITALS[:first]):
+            shard = ((await _answer(stand, f"/hospitals/{hospital}"))["shard"] + 1) % _SHARDS
+            answer = None
+            while answer is None or answer.is_server_error:
+                answer = await _try(stand, "POST", f"/hospitals/{hospital}/hand-over", {"shard": shard})
+            if answer.is_success:
+                break
+        while answer.is_success and (await _answer(stand, f"/hospitals/{hospital}"))["shard"] != shard:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_S)
+
+
+ORDERS: Final[dict[str, Callable[[Stand, float], Awaitable[None]]]] = {"swap-hosts": swap_hosts, "hand-over": hand_over}
 
 
 async def _hosts(stand: Stand) -> dict[str, Any]:
+    return await _answer(stand, "/hosts")
+
+
+async def _answer(stand: Stand, path: str) -> dict[str, Any]:
     while True:
-        answer = await _try(stand, "GET", "/hosts")
+        answer = await _try(stand, "GET", path)
         if answer is not None and answer.is_success:
             return dict(answer.json())
         await asyncio.sleep(_LOOK_S)

@@ -14,7 +14,11 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.faults, pyt
 CROSSINGS = tuple((2.0 + number, number) for number in range(len(HOSPITALS)))
 PLANS = (
     draw(6, len(HOSPITALS)),  # nats-server, a host and the senders' link within two seconds
-    Plan(0, (Fault(1.0, "order", "swap-hosts", pick=0.1), Fault(4.5, "kill", "host", pick=0.9)), CROSSINGS),
+    Plan(
+        0,
+        (Fault(1.0, "order", "swap-hosts", pick=0.1), Fault(2.5, "order", "hand-over"), Fault(3.0, "kill", "host")),
+        CROSSINGS,
+    ),
     Plan(0, (Fault(1.5, "kill", "gcs_server"), Fault(2.0, "blackhole", "host", 3.0), Fault(4.0, "kill", "doors")), CROSSINGS),
 )
 
