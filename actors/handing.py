@@ -13,7 +13,6 @@ from typing import Final
 
 from actors.hospital_state import State
 from actors.shard_runner import ShardRunner
-from domain.errors import IntegrityViolation
 from runtime.snapshots import SnapshotStore
 
 logger = logging.getLogger(__name__)
@@ -34,7 +33,7 @@ class Handing:
         while self._is_held(runner):
             try:
                 await asyncio.to_thread(self._store.give, number, runner.shard, sequence, state)
-            except OSError:
+            except Exception:  # whatever it is, the shard may not snapshot without it
                 logger.exception("the state of a hospital could not be kept; it is tried again", extra={"number": number})
                 await asyncio.sleep(_RETRY_S)
                 continue
@@ -47,7 +46,7 @@ class Handing:
         while self._is_held(runner) and runner.awaited == number:
             try:
                 state = await asyncio.to_thread(self._store.given, number)
-            except (OSError, IntegrityViolation):
+            except Exception:  # damaged, or the disk: the shard waits, others go on
                 if not is_damaged:
                     logger.exception("the state of a hospital cannot be read", extra={"number": number, "shard": runner.shard})
                 is_damaged, state = True, None

@@ -176,7 +176,7 @@ class Host:
         runner.forget_inbox()
         try:
             runner.follower = await self._follow(runner)
-        except Unavailable:  # it is held no more, so the supervisor grants it again
+        except Exception:  # whatever the bus has: it is held no more, so the supervisor grants it again
             logger.exception("a shard's stream could not be followed", extra={"shard": runner.shard, "host": self.name})
             await self._drop(runner)
 
