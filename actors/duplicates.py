@@ -179,6 +179,11 @@ class RecentReadings:
         table["forgotten_sequence"][:] = table["old_sequence"]
         table["old_sequence"][:] = table["highest_sequence"]
 
+    def settle(self) -> None:
+        """After the memory of another shard came in: a young generation that is more than full becomes the old one."""
+        if self._young.size >= self._generation_rows:
+            self._turn()
+
     def snapshot(self) -> dict[str, pa.Table]:
         return {
             "recent_young": pa.table({"identity": self._young.members()}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from actors.source_clocks import ClockCorrection
@@ -18,7 +19,8 @@ class Effects:
 
     `stored_arrival_us` and `stored_clock` (what was added to event times to find the patient) are aligned with `stored`,
     `derived_arrival_us` (stream time of what brought them) with `derived`, and `rejected_at` with `rejected`: the places
-    in the input of the rows that were refused.
+    in the input of the rows that were refused. `given`: the state of a hospital that goes to another shard, and the number
+    of its hand-over.
     """
 
     alarms: list[AlarmEvent] = field(default_factory=list)
@@ -30,3 +32,4 @@ class Effects:
     rejected: list[tuple[ReadingBatch, str, str]] = field(default_factory=list)
     rejected_at: list[NDArray[np.intp]] = field(default_factory=list)
     duplicates: int = 0
+    given: tuple[int, dict[str, pa.Table]] | None = None

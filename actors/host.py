@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import logging
 import math
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,12 +24,13 @@ import msgspec
 import pyarrow as pa
 
 from actors.announcer import Announcer
+from actors.handing import Handing
 from actors.host_metrics import HostMetrics
 from actors.lake_room import LakeRoom
 from actors.mailboxes import Mailboxes
 from actors.post import Post
 from actors.restoration import Restoration
-from actors.shard_runner import Refusal, ShardRunner
+from actors.shard_runner import Refusal, ShardRunner, TurnResult
 from actors.ticker import Ticker
 from domain import subjects
 from domain.alarms import AlarmEvent
@@ -36,6 +38,7 @@ from domain.errors import IntegrityViolation, Unavailable
 from domain.messages import HostHeartbeat, Reject, encode
 from domain.ports import Clock
 from runtime.bus import Bus
+from runtime.follower import Follower, StreamMessage
 from runtime.lake import Lake
 from runtime.lake_schema import ROWS, Advance, Fenced, PositionMoved
 from runtime.snapshots import SnapshotStore
@@ -86,7 +89,9 @@ class Host:
         self._lake_room = LakeRoom(name, clock, policy.max_uncommitted_rows)
         self._announcer = Announcer(bus)
         self._ticker = Ticker(bus, clock, self._runners)
+        self._handing = Handing(snapshots, lambda runner: self._runners.get(runner.shard) is runner)
         self._tasks: list[asyncio.Task[None]] = []
+        self._jobs: set[asyncio.Task[None]] = set()
         self.loop_us = clock.now_us()
         self.metrics = HostMetrics()
 
@@ -100,7 +105,7 @@ class Host:
         """Commit and snapshot what is held, then let go of everything."""
         for shard in list(self._runners):
             await self.release(shard)
-        await end(*self._tasks)
+        await end(*self._tasks, *self._jobs)
         await self._ticker.stop()
 
     async def acquire(self, shard: int, epoch: int) -> None:
@@ -136,15 +141,7 @@ class Host:
         for event in restored.alarms:
             self._notify(event)
         runner.snapshot_us = self._clock.now_us()
-
-        def receive(message: Any) -> None:
-            runner.receive(message)
-            if runner.inbox_bytes > _INBOX_BYTES and runner.follower is not None:
-                runner.follower.pause()
-            self._work.set()
-
-        wanted = [subjects.reading(shard), subjects.control(shard)]
-        follower = await self._bus.follow(subjects.READINGS_STREAM, wanted, runner.applied + 1, receive)
+        follower = await self._follow(runner)
         if not await self._makes_way(shard, epoch):
             await follower.stop()
             return
@@ -153,6 +150,38 @@ class Host:
         self._runners[shard] = runner
         await self._mailboxes.open(runner)
         self._work.set()
+
+    async def _follow(self, runner: ShardRunner) -> Follower:
+        """Let a runner have all behind what it has applied, of the subjects it wants."""
+
+        def receive(message: StreamMessage) -> None:
+            runner.receive(message)
+            if runner.inbox_bytes > _INBOX_BYTES and runner.follower is not None:
+                runner.follower.pause()
+            self._work.set()
+
+        runner.followed = runner.wanted()
+        return await self._bus.follow(subjects.READINGS_STREAM, runner.followed, runner.applied + 1, receive)
+
+    async def _hand_over(self, runner: ShardRunner, result: TurnResult) -> None:
+        """What a turn brought of hospitals that go to another shard, or come from one."""
+        for number, sequence, state in result.given:
+            self._run(self._handing.give(runner, number, sequence, state))
+        if runner.awaited is not None:
+            self._run(self._handing.fetch(runner, runner.awaited, self._work.set))
+        if runner.wanted() != runner.followed:
+            await self._follow_others(runner)
+
+    async def _follow_others(self, runner: ShardRunner) -> None:
+        """A hospital comes from another shard, or has come: take from here on the messages that are wanted now."""
+        if runner.follower is not None:
+            await runner.follower.stop()
+        runner.forget_inbox()
+        try:
+            runner.follower = await self._follow(runner)
+        except Exception:  # whatever the bus has: it is held no more, so the supervisor grants it again
+            logger.exception("a shard's stream could not be followed", extra={"shard": runner.shard, "host": self.name})
+            await self._drop(runner)
 
     async def _makes_way(self, shard: int, epoch: int) -> bool:
         """Whether `epoch` is to hold the shard: an older one goes; a newer one was granted while a replay was under way."""
@@ -176,7 +205,7 @@ class Host:
             await self._work.wait()
             self._work.clear()
             for runner in list(self._runners.values()):
-                if runner.inbox:
+                if runner.inbox and runner.awaited is None:
                     await self._announcer.room()
                     await self._lake_room.wait(self._kept_rows, self._waits_for_the_lake)
                     await self._turn(runner)
@@ -206,14 +235,20 @@ class Host:
             self._notify(event)
         for refusal in result.refusals:
             self._refuse(runner.shard, refusal)
+        await self._hand_over(runner, result)
         if runner.segment_rows >= self._policy.flush_rows:
             self._flush.set()
         if runner.follower is not None and runner.inbox_bytes < _INBOX_BYTES // 2:
             runner.follower.resume()
-        if runner.inbox:
+        if runner.inbox and runner.awaited is None:
             self._work.set()
         await self._mailboxes.open(runner)
         self.metrics.turn(result, started_us, self._clock.now_us(), runner.high_water_us)
+
+    def _run(self, job: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(job)
+        self._jobs.add(task)
+        task.add_done_callback(self._jobs.discard)
 
     async def _replay(self, runner: ShardRunner) -> None:
         await self._drop(runner)  # at once: a commit that waits for its turn must not snapshot a cell that is half changed
@@ -262,7 +297,7 @@ class Host:
             runners = list(self._runners.values())
             due = runners if snapshot else self._due_for_snapshot(now_us)
             for runner in runners:
-                tables = runner.cell.snapshot() if runner in due else None
+                tables = runner.cell.snapshot() if runner in due and not runner.giving else None
                 cuts.append((runner, runner.take_segment(), runner.applied, tables))
             told = self._announcer.told
             await self._write([(runner, rows, applied) for runner, rows, applied, _ in cuts])

@@ -60,6 +60,9 @@ class Mailboxes:
         fresh = [subject for subject in wanted if subject not in self._open]
         for subject in fresh:
             self._open[subject] = (runner.shard, await self._bus.answer(subject, wanted[subject]))
+        for subject in [subject for subject, (of, _) in self._open.items() if of == runner.shard and subject not in wanted]:
+            _, unsubscribe = self._open.pop(subject)  # the hospital was handed over to another shard
+            await unsubscribe()
         if fresh:
             await self._bus.flush()
 

@@ -1,7 +1,7 @@
 """Which host holds which shard. Pure: given loads and who is alive, the wished-for assignment.
 
-A shard stays where it is unless its host is gone or much busier than another, because a move costs a snapshot,
-a restore and a replay.
+A shard stays where it is unless its host is gone or the hosts are far from even, because a move costs a snapshot,
+a restore and a replay. When they are (one has joined, say), as many move as make them even, and no more.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-_IMBALANCE: Final = 1.5  # a host may carry this many times the average before shards leave it
+# a host may carry so many times the average, or so little of it, before shards move
+_MOST: Final = 1.5
+_LEAST: Final = 0.5
 
 
 def assign_shards(
@@ -45,14 +47,16 @@ def assign_shards(
 
 
 def _even_out(placed: dict[int, str], carried: dict[str, float], weight: Mapping[int, float]) -> None:
-    """Move shards from the busiest to the idlest while that narrows a gap worth a move."""
+    """Of hosts far from even, move shards from the busiest to the idlest while that narrows the gap between them."""
     average = sum(carried.values()) / len(carried)
+    if max(carried.values()) <= _MOST * average and min(carried.values()) >= _LEAST * average:
+        return
     while True:
         busiest = max(carried, key=lambda host: (carried[host], host))
         idlest = min(carried, key=lambda host: (carried[host], host))
         gap = carried[busiest] - carried[idlest]
         movable = [s for s, host in placed.items() if host == busiest and weight[s] < gap]
-        if not movable or carried[busiest] <= _IMBALANCE * average:
+        if not movable:
             return
         shard = min(movable, key=lambda s: (abs(gap / 2 - weight[s]), s))
         placed[shard] = idlest

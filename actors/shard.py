@@ -22,6 +22,8 @@ from actors.device_alarms import DeviceAlarms
 from actors.duplicates import RecentReadings
 from actors.early_warning import EarlyWarning, ScoreCounts
 from actors.effects import Effects
+from actors.hand_overs import HandOvers
+from actors.hospital_state import State, part_of, together
 from actors.limit_alarms import LimitAlarms
 from actors.ordering import place, timing
 from actors.presets import Presets
@@ -43,6 +45,8 @@ from domain.messages import (
     DeviceEvent,
     DevicesRegistered,
     FreshnessQuery,
+    HandOver,
+    HandOverStep,
     LatestQuery,
     LimitsPreset,
     MaintenanceSet,
@@ -57,6 +61,7 @@ __all__ = ["Effects", "ShardCell"]
 
 OFFLINE: Final = "offline"
 ONLINE: Final = "online"
+_OWN: Final = ("cell", "hand_overs", "score_counts")  # of a snapshot: what says nothing of hospitals
 # reason -> the column that names what has no place here, and the words for it
 _REFUSALS: Final = {
     "unknown-device": ("handle", "handles {} that are not registered in this shard"),
@@ -90,6 +95,7 @@ class ShardCell:
         self._told = DeviceAlarms(self._roster, self._associations, live_horizon_us)
         self._early = EarlyWarning(self._roster, live_horizon_us)
         self._anomalies = Anomalies(self._roster, scorer or RobustZ())
+        self.hand_overs = HandOvers(shard)
         self._answers = Answers(self._roster, self._associations, self._early)
 
     @property
@@ -131,7 +137,7 @@ class ShardCell:
         clock_us = self._time.clock_of(arrival_us, stream_us)
         devices = self._roster.device_rows(readings.handle)
         channels = self._roster.channel_rows(devices, readings.metric, readings.instance)
-        misfits = _misfits(devices, channels)
+        misfits = self._misfits(readings.handle, devices, channels)
         rejected = [refused(readings.take(at), reason) for reason, at in misfits]
         row = np.flatnonzero(channels >= 0)
         known = readings if len(row) == len(readings) else readings.take(row)
@@ -177,6 +183,10 @@ class ShardCell:
         say (`unknown-event`).
         """
         self._time.reach(np.array([arrival_us], dtype=np.int64))
+        if isinstance(message, HandOver):
+            return self._hand_over(message)
+        if self.hand_overs.is_gone(message):
+            return Effects()  # another shard follows ours for it
         alarms: list[AlarmEvent] = []
         match message:
             case DevicesRegistered():
@@ -198,6 +208,23 @@ class ShardCell:
                 alarms = self._hear(message)
         return Effects(alarms=alarms)
 
+    def take_over(self, message: HandOver, state: State, arrival_us: int) -> None:
+        """At the cut of a hospital that comes here: go on with it from `state`, which its former shard gave away there."""
+        own = self.snapshot()
+        others = [hospital for hospital in self.hospital_ids() if hospital != message.hospital_id]
+        if len(others) < len(self.hospital_ids()):
+            own = part_of(own, others)  # told of it by the directory, before the stream came to the cut
+        self._take(together(own, state))
+        self._recent.settle()
+        self.hand_overs.cut(message, np.empty(0, np.uint32))
+
+    def arrived(self, handles: NDArray[np.uint32], from_shard: int) -> NDArray[np.bool_]:
+        """Which readings that come by another shard's subject are of hospitals that came here from there."""
+        devices = self._roster.device_rows(handles)
+        ours = [number for number, one in enumerate(self.hospital_ids()) if one in self.hand_overs.arrived_from(from_shard)]
+        of = self._roster.devices["hospital"][devices] if len(self._roster.devices) else np.full(len(devices), -1)
+        return (devices >= 0) & np.isin(of, ours)
+
     def answer(self, query: LatestQuery | FreshnessQuery) -> pa.Table:
         """Answer a question to the shard; see the query's docstring for the columns."""
         if isinstance(query, LatestQuery):
@@ -215,19 +242,23 @@ class ShardCell:
     def snapshot(self) -> dict[str, pa.Table]:
         """A copy of everything; `restore` of it behaves exactly as a cell that never stopped."""
         tables: dict[str, pa.Table] = {}
-        for part in self._parts():
+        for part in (*self._parts(), self.hand_overs):
             tables |= part.snapshot()
         tables["cell"] = self._time.snapshot()
         return tables
 
     def restore(self, tables: dict[str, pa.Table]) -> None:
         """Take the state of a snapshot, in place of whatever is here."""
-        for part in self._parts():
-            part.restore(tables)
+        self._take(tables)
+        self.hand_overs.restore(tables)
         self._time.restore(tables["cell"])
 
+    def _take(self, tables: State) -> None:
+        for part in self._parts():
+            part.restore(tables)
+
     def _parts(self) -> tuple[Part, ...]:
-        """What a snapshot is made of; the roster first, which the others build on."""
+        """What knows of hospitals and all that is in them; the roster first, which the others build on."""
         return (
             self._roster, self._associations, self._presets, self._recent, self._limits, self._early, self._anomalies,
             self._told,
@@ -290,6 +321,36 @@ class ShardCell:
         table["is_offline"][device] = message.event == OFFLINE
         return []
 
+    def _hand_over(self, message: HandOver) -> Effects:
+        """As the shard that is told: expect a hospital, give one away, or be done with it."""
+        match message.step:
+            case HandOverStep.PREPARE if message.to_shard == self.shard:
+                self.hand_overs.prepare(message)
+            case HandOverStep.SETTLE:
+                self._settle(message)
+            case HandOverStep.CUT if message.from_shard == self.shard and not self.hand_overs.is_done(message):
+                state = self.snapshot()
+                given = part_of(state, [message.hospital_id])
+                self._take(part_of(state, [one for one in self.hospital_ids() if one != message.hospital_id]))
+                self.hand_overs.cut(message, given["devices"]["handle"].to_numpy())
+                return Effects(given=(message.number, {name: table for name, table in given.items() if name not in _OWN}))
+        return Effects()
+
+    def _settle(self, message: HandOver) -> None:
+        """A cut that was lost with the stream's files is made good: the directory has the hospital elsewhere."""
+        if message.from_shard == self.shard and message.hospital_id in self.hospital_ids():
+            self._take(part_of(self.snapshot(), [one for one in self.hospital_ids() if one != message.hospital_id]))
+        self.hand_overs.settle(message)
+
+    def _misfits(
+        self, handles: NDArray[np.uint32], devices: NDArray[np.int32], channels: NDArray[np.int32]
+    ) -> list[tuple[str, NDArray[np.intp]]]:
+        """Which readings have no place here, by the reason. Those of a hospital that has gone have one elsewhere."""
+        unknown = np.flatnonzero(devices < 0)
+        unknown = unknown[~self.hand_overs.are_gone(handles[unknown])]
+        found = (("unknown-device", unknown), ("unknown-metric", np.flatnonzero((devices >= 0) & (channels < 0))))
+        return [(reason, at) for reason, at in found if len(at)]
+
     def _signals(self) -> Signals:
         return Signals(self._roster, self.now_us, self._time.watching_since_us)
 
@@ -299,9 +360,3 @@ def refused(readings: ReadingBatch, reason: str) -> tuple[ReadingBatch, str, str
     column, why = _REFUSALS[reason]
     named = np.unique(getattr(readings, column))[:5].tolist()
     return readings, reason, f"{len(readings)} readings of {why.format(named)}"
-
-
-def _misfits(devices: NDArray[np.int32], channels: NDArray[np.int32]) -> list[tuple[str, NDArray[np.intp]]]:
-    """Which readings have no place here, by the reason."""
-    found = (("unknown-device", devices < 0), ("unknown-metric", (devices >= 0) & (channels < 0)))
-    return [(reason, np.flatnonzero(misfits)) for reason, misfits in found if misfits.any()]

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from actors.hospital_state import State
 from actors.shard import Effects, ShardCell, refused
 from actors.source_clocks import ClockCorrection
 from domain import subjects
 from domain.alarms import AlarmEvent
 from domain.errors import IntegrityViolation, RejectedInput
 from domain.frames import Frame, decode_frame, encode_frame
-from domain.messages import ShardHeld, decode_control
+from domain.messages import HandOver, HandOverStep, ShardHeld, decode_control
 from domain.readings import ReadingBatch
 from runtime.follower import Follower, StreamMessage
 from runtime.lake_schema import lake_rows
@@ -54,6 +55,7 @@ class TurnResult:
     readings: int = 0
     duplicates: int = 0
     alone: int = 0  # messages that were taken one by one
+    given: list[tuple[int, int, State]] = field(default_factory=list)  # number of a hand-over, sequence of its cut, the state
 
 
 class ShardRunner:
@@ -82,11 +84,25 @@ class ShardRunner:
         self.follower: Follower | None = None
         self.snapshot_us = 0
         self.suspects = suspects if suspects is not None else {}  # stream sequence -> times it broke a turn
+        self.followed = self.wanted()  # what its inbox holds messages of
+        self.awaited: int | None = None  # the hand-over whose state the next message needs
+        self.arrivals: dict[int, State] = {}  # what came of those, by number
+        self.giving = 0  # states of hospitals that are not in safety yet: no snapshot may go ahead of them
         self._in_hand: list[int] = []
+
+    def wanted(self) -> list[str]:
+        """The subjects to follow: its own, and those of shards from which a hospital comes."""
+        shards = [self.shard, *self.cell.hand_overs.sources()]
+        return [subject for shard in shards for subject in (subjects.reading(shard), subjects.control(shard))]
 
     def receive(self, message: StreamMessage) -> None:
         self.inbox.append(message)
         self.inbox_bytes += len(message.payload)
+
+    def forget_inbox(self) -> None:
+        """What was received is received again, with what other subjects have between."""
+        self.inbox.clear()
+        self.inbox_bytes = 0
 
     @property
     def lag(self) -> int:
@@ -103,11 +119,14 @@ class ShardRunner:
         """Take waiting messages, up to about `most_readings` or a few hundred others, through the cell.
 
         After an unexpected exception the cell may be half changed: the host calls `blame`, restores the shard from
-        its snapshot and hands the suspects on to the new runner.
+        its snapshot and hands the suspects on to the new runner. A turn ends early where other subjects are `wanted` than
+        are followed, and where the state of a hospital is `awaited`.
         """
         result = TurnResult()
         while self.inbox and result.readings < most_readings and result.alone < _MOST_ALONE:
             self._take_run(result, most_readings)
+            if self.awaited is not None or self.wanted() != self.followed:
+                break
         return result
 
     def blame(self) -> None:
@@ -121,11 +140,12 @@ class ShardRunner:
         rows = 0
         while self.inbox and rows < most_readings:
             message = self.inbox[0]
-            if message.sequence in self.suspects or message.subject != subjects.reading(self.shard):
+            kind, shard = subjects.of_shard(message.subject)
+            if message.sequence in self.suspects or kind != subjects.READING:
                 break
             if frames and frames[-1][0] <= self.committed < message.sequence:
                 break  # a replay may not mix rows that the lake has with rows that it lacks
-            frame = self._decode(message, result)
+            frame = self._decode(message, result) if shard == self.shard else self._ours(message, shard)
             if frame is None:
                 self._done(message)
                 continue
@@ -141,15 +161,24 @@ class ShardRunner:
             self._take_alone(self.inbox[0], result)
 
     def _take_alone(self, message: StreamMessage, result: TurnResult) -> None:
+        kind, shard = subjects.of_shard(message.subject)
+        hand_over = self._arrival(message) if kind == subjects.CONTROL and shard != self.shard else None
+        if hand_over is not None and hand_over.number not in self.arrivals:
+            self.awaited = hand_over.number
+            return
         self._in_hand = [message.sequence]
         result.alone += 1
         if self.suspects.get(message.sequence, 0) >= _POISON_TRIES:
             detail = f"message {message.sequence} of shard {self.shard} broke {_POISON_TRIES} turns and is set aside"
             result.refusals.append(Refusal(message.sequence, message.subject, "poison-message", detail, message.payload))
-        elif message.subject == subjects.control(self.shard):
+        elif hand_over is not None:
+            self.cell.take_over(hand_over, self.arrivals.pop(hand_over.number), message.stored_us)
+        elif kind == subjects.CONTROL and shard == self.shard:
             self._apply_control(message, result)
+        elif kind == subjects.CONTROL:
+            self._apply_control_of_others(message, shard, result)
         else:
-            self._apply_frame_alone(message, result)
+            self._apply_frame_alone(message, shard, result)
         self.suspects.pop(message.sequence, None)
         self._done(message)
 
@@ -161,8 +190,42 @@ class ShardRunner:
             return
         self._absorb(message.sequence, effects, result)
 
-    def _apply_frame_alone(self, message: StreamMessage, result: TurnResult) -> None:
-        frame = self._decode(message, result)
+    def _apply_control_of_others(self, message: StreamMessage, shard: int, result: TurnResult) -> None:
+        """A message among those of a shard from which a hospital came. What is not of that hospital is the other's."""
+        try:
+            control = decode_control(message.payload)
+        except RejectedInput:
+            return
+        if isinstance(control, HandOver):
+            is_ours = control.step is HandOverStep.SETTLE and control.to_shard == self.shard
+        else:
+            is_ours = control.hospital_id in self.cell.hand_overs.arrived_from(shard)
+        if is_ours:
+            self._apply_control(message, result)
+
+    def _arrival(self, message: StreamMessage) -> HandOver | None:
+        """The hand-over to this shard that another shard's message makes; None for any other message."""
+        try:
+            control = decode_control(message.payload)
+        except RejectedInput:
+            return None
+        if not isinstance(control, HandOver) or (control.step, control.to_shard) != (HandOverStep.CUT, self.shard):
+            return None
+        return None if self.cell.hand_overs.is_done(control) else control
+
+    def _ours(self, message: StreamMessage, shard: int) -> Frame | None:
+        """Of a frame of another shard what is of hospitals that came here from there; None where nothing is."""
+        try:
+            frame = decode_frame(message.payload)
+        except (RejectedInput, IntegrityViolation):
+            return None  # the other shard refuses it
+        if not frame.header.rows:
+            return None
+        ours = self.cell.arrived(frame.readings.handle, shard)
+        return Frame(replace(frame.header, rows=int(ours.sum())), frame.readings.take(ours)) if ours.any() else None
+
+    def _apply_frame_alone(self, message: StreamMessage, shard: int, result: TurnResult) -> None:
+        frame = self._decode(message, result) if shard == self.shard else self._ours(message, shard)
         if frame is None:
             return
         if frame.header.rows:
@@ -198,6 +261,9 @@ class ShardRunner:
         self.applied = last
 
     def _absorb(self, sequence: int, effects: Effects, result: TurnResult) -> None:
+        if effects.given is not None:
+            result.given.append((effects.given[0], sequence, effects.given[1]))
+            self.giving += 1
         result.alarms.extend(effects.alarms)
         result.duplicates += effects.duplicates
         for rows, arrival_us, clock in (

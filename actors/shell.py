@@ -59,6 +59,7 @@ class HostShell:
         self._host: Host | None = None
         self._heart: threading.Thread | None = None
         self._stopping = threading.Event()
+        self._stopped = asyncio.Event()
 
     async def start(self) -> int:
         """Connect, start the loops and the heartbeat; return the process id."""
@@ -102,6 +103,11 @@ class HostShell:
         if self._heart is not None:
             await asyncio.to_thread(self._heart.join, 5.0)
         await self._bus.close()
+        self._stopped.set()
+
+    async def until_stopped(self) -> None:
+        """Return after `stop`. A caller that awaits this learns of a death too: Ray fails the call then."""
+        await self._stopped.wait()
 
     def _held(self) -> Host:
         assert self._host is not None, "the supervisor starts a shell before it uses it"

@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from api.hand_overs import lead_hand_overs
 from api.services import Backend
 from api.webhook import Webhook
 from domain import subjects
@@ -81,6 +82,7 @@ def tasks_of(backend: Backend) -> dict[str, Callable[[], Awaitable[None]]]:
         "alarm-desk": AlarmDesk(backend).run,
         "audio-pauses": lambda: expire_audio_pauses(backend),
         "outbox-relay": backend.relay.run,
+        "hand-overs": lambda: lead_hand_overs(backend),
     }
     if backend.services.webhook is not None:
         tasks["webhook"] = Webhook(backend, backend.services.webhook).run

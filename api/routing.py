@@ -13,6 +13,7 @@ from api.routes import (
     catalogue,
     devices,
     fleets,
+    hosts,
     live,
     maintenance,
     operation,
@@ -37,6 +38,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     rejects.router,
     scenarios.router,
     access.router,
+    hosts.router,
     operation.router,
 )
 OPERATION: Final[APIRouter] = operation.router

@@ -17,6 +17,7 @@ from domain.errors import InvalidInput, NotFound
 from domain.ids import parse_hospital_id
 from domain.metrics import metric_of
 from runtime.sql.engine import reading
+from runtime.sql.hand_overs import shards_ever_of
 from runtime.sql.tables import associations, devices, hospitals, patients, wards
 
 MAX_FOUND: Final = 20_000
@@ -62,13 +63,13 @@ def select_by(engine: Engine, wanted: ReadingFilter) -> Selection:
     if sum(kind is not None for kind in kinds) > 1:
         raise InvalidInput("readings are asked for by device, handle, patient or ward: give one kind")
     with reading(engine) as connection:
-        shard_of = _shards_of(connection, [parse_hospital_id(one) for one in wanted.hospital or ()])
+        asked = _shards_of(connection, [parse_hospital_id(one) for one in wanted.hospital or ()])
         found = _found(connection, wanted)
         if found is None:
-            return Selection(None, wanted.hospital or None, sorted(set(shard_of.values())) if wanted.hospital else None)
+            return Selection(None, wanted.hospital or None, asked if wanted.hospital else None)
         handles = sorted({handle for handle, _ in found})
         shards = _shards_of(connection, sorted({hospital for _, hospital in found}))
-    return Selection(handles, wanted.hospital or None, sorted(set(shards.values())))
+    return Selection(handles, wanted.hospital or None, shards)
 
 
 def _found(connection: Connection, wanted: ReadingFilter) -> list[tuple[int, str]] | None:
@@ -108,7 +109,7 @@ def search(engine: Engine, text: str, hospital_ids: Sequence[str] | None, by_id:
     with reading(engine) as connection:
         found = sorted({*by_id, *((handle, hospital) for handle, hospital in connection.execute(query))})
         shards = _shards_of(connection, sorted({hospital for _, hospital in found[: MAX_FOUND + 1]}))
-    return Selection([handle for handle, _ in found[:MAX_FOUND]], None, sorted(set(shards.values())), len(found) > MAX_FOUND)
+    return Selection([handle for handle, _ in found[:MAX_FOUND]], None, shards, len(found) > MAX_FOUND)
 
 
 def handles_of(engine: Engine, hospital_ids: Sequence[str] | None) -> list[int]:
@@ -194,10 +195,11 @@ def _of_ward(connection: Connection, wanted: ReadingFilter) -> list[tuple[int, s
     return found
 
 
-def _shards_of(connection: Connection, hospital_ids: Sequence[str]) -> dict[str, int]:
+def _shards_of(connection: Connection, hospital_ids: Sequence[str]) -> list[int]:
+    """The shards to ask for readings of these hospitals: where they are, and where their last rows may lie."""
     query = select(hospitals.c.id, hospitals.c.shard).where(hospitals.c.id.in_(list(hospital_ids)))
     found = {row.id: row.shard for row in connection.execute(query)} if hospital_ids else {}
     for hospital_id in hospital_ids:
         if hospital_id not in found:
             raise NotFound(f"hospital {hospital_id!r} is unknown")
-    return found
+    return sorted({*found.values(), *shards_ever_of(connection, hospital_ids)})

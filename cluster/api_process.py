@@ -32,6 +32,7 @@ from runtime.settings import Settings, WebhookSettings
 from runtime.sql.access import authenticate
 from runtime.sql.engine import open_engine
 from runtime.storage import of_stream
+from runtime.tasks import end
 from scenarios.launch import ScenarioRuns
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,10 @@ async def main() -> None:
     engine = open_engine(settings.sql_url)
     lake = await asyncio.to_thread(Lake, settings.lake_dir)
     clock = SystemClock()
-    intake = StreamIntake(bus, SqlIdentities(engine), clock, source=_API_SOURCE, limits=intake_limits(settings.intake))
+    identities = SqlIdentities(engine)
+    places = asyncio.create_task(identities.keep_places(), name="places")
+    await bus.core_subscribe(subjects.DIRECTORY_CHANGED, lambda _payload, _subject: identities.forget())
+    intake = StreamIntake(bus, identities, clock, source=_API_SOURCE, limits=intake_limits(settings.intake))
     await bus.core_subscribe(subjects.STORAGE, lambda payload, _subject: intake.heed(of_stream(payload)))
     services = Services(
         engine=engine, bus=bus, lake=lake, readings=ReadingStore(lake, bus, range(settings.shards)),
@@ -65,6 +69,7 @@ async def main() -> None:
         logger.info("API open", extra={"port": port})
         await until_ended()
     await intake.close()
+    await end(places)
     await bus.close()
     engine.dispose()
 

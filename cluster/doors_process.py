@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 from typing import Final
@@ -25,6 +26,7 @@ from runtime.receipts import StreamReceipts
 from runtime.settings import DoorSettings, IntakeSettings, Settings
 from runtime.sql.engine import open_engine
 from runtime.storage import of_stream
+from runtime.tasks import end
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ async def main() -> None:
     engine = open_engine(settings.sql_url)
     identities = SqlIdentities(engine)
     await bus.core_subscribe(subjects.DIRECTORY_CHANGED, lambda _payload, _subject: identities.forget())
+    places = asyncio.create_task(identities.keep_places(), name="places")
     intake = StreamIntake(bus, identities, SystemClock(), source=_DOOR_SOURCE, limits=intake_limits(settings.intake))
     await bus.core_subscribe(subjects.STORAGE, lambda payload, _subject: intake.heed(of_stream(payload)))
     doors = settings.doors
@@ -55,6 +58,7 @@ async def main() -> None:
         await until_ended()
         await mqtt.close()
     await intake.close()
+    await end(places)
     await bus.close()
     engine.dispose()
 

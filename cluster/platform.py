@@ -20,6 +20,7 @@ from sqlalchemy import Engine
 from actors.host import HostPolicy
 from actors.shell import HostConfig
 from cluster.connection import Connection, admin_token_file, forget_connection, write_secret
+from cluster.host_orders import HostOrders
 from cluster.processes import ChildProcess
 from cluster.ray_hosts import RayLauncher, start_ray, stop_ray
 from cluster.storage_keeping import StorageKeeper, places_of
@@ -72,7 +73,7 @@ class Platform:
         self._bus: Bus | None = None
         self._engine: Engine | None = None
         self.supervisor: Supervisor | None = None
-        self._launcher = RayLauncher(self._host_config)
+        self._launcher = RayLauncher(self._host_config, settings.hosts.ray_address)
         self._children: dict[str, ChildProcess] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self.connection: Connection | None = None
@@ -104,17 +105,21 @@ class Platform:
         await asyncio.to_thread(self._open_stores, self._engine)
         await self._bus.answer(subjects.DIRECTORIES, ShardDirectory(self._engine).answer)  # hosts may ask as they start
         lake = await asyncio.to_thread(Lake, settings.lake_dir.resolve())
-        kept = (lake, SnapshotStore(self._snapshot_dir), self._engine)
+        snapshots = SnapshotStore(self._snapshot_dir)
+        kept = (lake, snapshots, self._engine)
         await self._ensure_streams(self._bus, await asyncio.to_thread(stream_beginnings, *kept))
         for stream in await lead_on_streams(self._bus, await asyncio.to_thread(taken_of_streams, *kept)):
             self._say(f"the end of stream {stream} is lost: its files were damaged (log/up.log says how much)")
+        began = (await self._bus.stream_state(subjects.READINGS_STREAM)).first_sequence
+        await asyncio.to_thread(snapshots.forget_given, began)
         self._say(f"starting Ray and {settings.hosts.count} hosts for {settings.shards} shards")
-        await asyncio.to_thread(start_ray)
+        await asyncio.to_thread(start_ray, settings.hosts.ray_address)
         self.supervisor = Supervisor(
             bus=self._bus, lake=lake, shards=settings.shards, host_count=settings.hosts.count,
             heartbeat_timeout_s=settings.hosts.heartbeat_timeout_s, launch=self._launcher.launch,
         )  # fmt: skip
         await self.supervisor.start()
+        await self._bus.answer(subjects.HOST_ORDERS, HostOrders(self.supervisor).answer)
         self._remember()
         self._say("opening the doors (MQTT, HTTP) and the API")
         await asyncio.gather(*(self._start_child(name) for name in _CHILDREN))

@@ -11,11 +11,14 @@ _REPOSITORY: Final = Path(__file__).resolve().parent.parent
 
 
 def prepare_ray() -> None:
-    """Loopback only, a token of this run's own, no telemetry; workers import this very code. Call before importing Ray."""
+    """Loopback only, a token (of this run's own unless given), no telemetry; workers import this very code.
+
+    Call before importing Ray.
+    """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # what makes Ray listen on loopback only, on Linux too
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # leave accelerator variables alone
     os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # given where a Ray that runs is joined
     paths = [str(_REPOSITORY), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in paths if path))

@@ -29,8 +29,14 @@ _LAUNCH_S: Final = 60.0
 _OBJECT_STORE_BYTES: Final = 80 * 2**20  # readings never pass through Ray
 
 
-def start_ray() -> None:
-    """Start a Ray of our own, on loopback and with a token of its own, without dashboard; its workers import this very code."""
+def start_ray(address: str | None = None) -> None:
+    """Start a Ray of our own, on loopback and with a token of its own, without dashboard; its workers import this very code.
+
+    With `address`: join the Ray that runs there, whose token is in the environment and whose nodes have this code.
+    """
+    if address is not None:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="vitalgrid")
+        return
     ray.init(
         address="local",
         num_cpus=os.cpu_count(),
@@ -73,6 +79,11 @@ class RayHost:
                 while self.is_alive():  # noqa: ASYNC110 (a process tells nobody of its end)
                     await asyncio.sleep(0.05)
 
+    async def ended(self) -> None:
+        """Return when the process has ended, as Ray tells its callers at once."""
+        with contextlib.suppress(Exception):  # Ray names a death in several ways, and each of them is one
+            await self.actor.until_stopped.remote()
+
     def is_alive(self) -> bool:
         """Whether the process exists and is not a zombie."""
         try:
@@ -106,11 +117,12 @@ class RayLauncher:
     """Launches hosts, told what `configure` says of a name, and starts Ray again when it has died.
 
     Hosts that outlive their Ray are ended with it: nobody could speak to them any more. And this process would end by
-    itself a minute after the loss of `gcs_server`.
+    itself a minute after the loss of `gcs_server`. A Ray that was joined (`address`) is started again by whoever runs it.
     """
 
-    def __init__(self, configure: Callable[[str], HostConfig]) -> None:
+    def __init__(self, configure: Callable[[str], HostConfig], address: str | None = None) -> None:
         self._configure = configure
+        self._address = address
         self._launched: list[RayHost] = []
         self._reviving = asyncio.Lock()
         self._died = asyncio.Event()  # set once the Ray of now has died
@@ -121,7 +133,8 @@ class RayLauncher:
         Raises Unavailable when Ray dies meanwhile, TimeoutError when it takes too long.
         """
         await self.revive()
-        actor = HostActor.options(name=name, max_concurrency=64).remote(self._configure(name))
+        options = {"name": name, "max_concurrency": 64, "scheduling_strategy": "SPREAD"}  # over nodes, where there are some
+        actor = HostActor.options(**options).remote(self._configure(name))
         host = RayHost(name, await self._started(actor), actor)
         self._launched = [host, *(other for other in self._launched if other.is_alive())]
         return host
@@ -142,7 +155,7 @@ class RayLauncher:
     async def revive(self) -> bool:
         """Start Ray again if it has died; whether it had."""
         async with self._reviving:
-            if await asyncio.to_thread(is_ray_alive):
+            if self._address is not None or await asyncio.to_thread(is_ray_alive):
                 return False
             logger.error("Ray has died and is started again, and its hosts too")
             self._died.set()

@@ -95,7 +95,25 @@ class DeviceEvent(msgspec.Struct, frozen=True, tag="device-event"):
     mode: Mode = Mode.REAL
 
 
-Control = DevicesRegistered | PatientAdmitted | DeviceAssociated | LimitsPreset | MaintenanceSet | DeviceEvent
+class HandOverStep(StrEnum):
+    """`prepare` is told to the new shard; then `cut` and `settle` to the old one, whom the new one follows by then."""
+
+    PREPARE = "prepare"
+    CUT = "cut"
+    SETTLE = "settle"
+
+
+class HandOver(msgspec.Struct, frozen=True, tag="hand-over"):
+    """A hospital goes from one shard to another. `number` names the hand-over, and with it the state that is handed over."""
+
+    hospital_id: str
+    number: int
+    step: HandOverStep
+    from_shard: int
+    to_shard: int
+
+
+Control = DevicesRegistered | PatientAdmitted | DeviceAssociated | LimitsPreset | MaintenanceSet | DeviceEvent | HandOver
 
 
 class Reject(msgspec.Struct, frozen=True):

@@ -25,7 +25,10 @@ class Clock(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who is talking at a door. `handle` is its own; `model` is None for a gateway that carries other devices."""
+    """Who is talking at a door. `handle` is its own; `model` is None for a gateway that carries other devices.
+
+    `shard`: where its hospital was when it was identified; `Identities.place_of` knows where it is now.
+    """
 
     name: str
     handle: int
@@ -70,6 +73,10 @@ class Identities(Protocol):
 
     async def identify(self, token: str) -> Principal:
         """The principal of `token`; raises Unauthenticated."""
+        ...
+
+    def place_of(self, hospital_id: str, shard: int) -> int:
+        """The shard that a hospital is in now, if it was handed over since it was in `shard`. Never waits."""
         ...
 
     async def shards_of(self, principal: Principal, handles: NDArray[np.uint32]) -> NDArray[np.int16]:

@@ -15,6 +15,8 @@ READINGS_SUBJECTS: Final = ("reading.*", "control.*", "once.*")
 ALARMS_SUBJECTS: Final = ("alarm.>",)
 REJECTS_SUBJECTS: Final = ("reject.>",)
 
+READING: Final = "reading"
+CONTROL: Final = "control"
 _MAILBOX_TOKENS: Final = 5
 
 
@@ -26,6 +28,12 @@ def reading(shard: int) -> str:
 def control(shard: int) -> str:
     """Registrations, associations, presets: ordered with the shard's readings in the same stream."""
     return f"control.{shard}"
+
+
+def of_shard(subject: str) -> tuple[str, int]:
+    """READING or CONTROL, and whose, of a subject that `reading` or `control` made."""
+    kind, _, shard = subject.partition(".")
+    return kind, int(shard)
 
 
 def once(name: str) -> str:
@@ -74,6 +82,7 @@ def directory(shard: int) -> str:
 
 DIRECTORIES: Final = "directory.shard.*"
 HOST_HEARTBEATS: Final = "heartbeat.host.*"
+HOST_ORDERS: Final = "hosts.order"  # request: see `domain.host_orders`
 
 
 def host_heartbeat(host_name: str) -> str:

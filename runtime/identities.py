@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import Final
 
@@ -10,14 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Engine, select, union_all
 
-from domain.errors import Unauthenticated
+from domain.errors import Unauthenticated, Unavailable
 from domain.ports import Principal
 from domain.thing_catalogue import thing_model
 from runtime.sql.devices import device_of_token, token_digest
 from runtime.sql.engine import reading
+from runtime.sql.hand_overs import places
 from runtime.sql.tables import devices, patients
 
 _REMEMBER_S: Final = 30.0
+_PLACES_EVERY_S: Final = 10.0
 _REFRESH_EVERY_S: Final = 0.2  # looks for unknown handles are this far apart, however many senders ask
 
 
@@ -28,6 +31,8 @@ class SqlIdentities:
         self._engine = engine
         self._principals: dict[str, tuple[float, Principal]] = {}
         self._forgotten = 0
+        self._places: dict[str, int] = {}  # of hospitals that were handed over
+        self._look_again = asyncio.Event()
         self._numbers_of: dict[str, int] = {}  # a hospital's number, by the order in which this door met them
         self._hospital_of = np.full(1024, -1, dtype=np.int32)  # the number of each handle's hospital
         self._highest = 0
@@ -38,6 +43,21 @@ class SqlIdentities:
         """Drop what is remembered of tokens, after one was changed."""
         self._forgotten += 1
         self._principals.clear()
+        self._look_again.set()
+
+    def place_of(self, hospital_id: str, shard: int) -> int:
+        """As `domain.ports.Identities.place_of`; as new as `keep_places` is."""
+        return self._places.get(hospital_id, shard)
+
+    async def keep_places(self) -> None:
+        """Know where hospitals are that were handed over, for ever: at once when told that something changed."""
+        while True:
+            self._look_again.clear()
+            with contextlib.suppress(Unavailable):
+                self._places = await asyncio.to_thread(places, self._engine)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PLACES_EVERY_S):
+                    await self._look_again.wait()
 
     async def identify(self, token: str) -> Principal:
         """The device or gateway that holds `token`; raises Unauthenticated.
@@ -71,7 +91,8 @@ class SqlIdentities:
             await self._look_since(time.monotonic())
             numbers = self._numbers(handles)
         own = self._numbers_of.get(principal.hospital_id, -1)
-        shards: NDArray[np.int16] = np.where((numbers == own) & (numbers >= 0), principal.shard, -1).astype(np.int16)
+        shard = self.place_of(principal.hospital_id, principal.shard)
+        shards: NDArray[np.int16] = np.where((numbers == own) & (numbers >= 0), shard, -1).astype(np.int16)
         return shards
 
     def _numbers(self, handles: NDArray[np.uint32]) -> NDArray[np.int32]:

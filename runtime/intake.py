@@ -117,7 +117,7 @@ class StreamIntake:
                 future.set_exception(error)
             else:
                 rows = len(readings)
-                self._accept(Submission(((principal.shard, readings, rows),), rows, future))
+                self._accept(Submission(((self._shard_of(principal), readings, rows),), rows, future))
             return future
         return asyncio.ensure_future(self._submit_for_others(principal, readings))
 
@@ -125,7 +125,7 @@ class StreamIntake:
         """As `domain.ports.PackedIntake.submit_packed`."""
         future = asyncio.get_running_loop().create_future()
         count = len(rows) // ROW.itemsize
-        self._accept(Submission(((principal.shard, rows, count),), count, future))
+        self._accept(Submission(((self._shard_of(principal), rows, count),), count, future))
         return future
 
     async def claim(self, principal: Principal, content: ReadingBatch | DeviceEvent, key: str, payload: bytes) -> Claim:
@@ -148,6 +148,7 @@ class StreamIntake:
             receipt = await self._events.submit(principal, content, f"{message_id}-event")
         else:
             receipt = await self._store_alone(principal, content, message_id)
+        receipt = await self._ledger.located(receipt)
         await self._ledger.settle(claim, receipt)
         return receipt
 
@@ -169,7 +170,8 @@ class StreamIntake:
 
     async def tell_event(self, event: DeviceEvent, shard: int) -> None:
         """As `domain.ports.Intake.tell_event`."""
-        await self._events.store(shard, event, self._message_id("event"))
+        now = self._identities.place_of(event.hospital_id, shard)
+        await self._events.store(now, event, self._message_id("event"))
 
     async def reject(self, *, door: str, principal: Principal | None, topic: str | None, payload: bytes,
                      reason: str, detail: str) -> None:  # fmt: skip
@@ -208,7 +210,7 @@ class StreamIntake:
             error = own_readings_error(principal, readings)
             if error is not None:
                 raise error
-            return [(principal.shard, readings)]
+            return [(self._shard_of(principal), readings)]
         shards = await self._identities.shards_of(principal, readings.handle)
         unknown = shards < 0
         if unknown.any():
@@ -217,6 +219,9 @@ class StreamIntake:
         if (shards == shards[0]).all():
             return [(int(shards[0]), readings)]
         return [(int(shard), readings.take(shards == shard)) for shard in np.unique(shards)]
+
+    def _shard_of(self, principal: Principal) -> int:
+        return self._identities.place_of(principal.hospital_id, principal.shard)
 
     def _accept(self, submission: Submission) -> None:
         if self._is_closed:

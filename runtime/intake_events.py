@@ -37,7 +37,7 @@ class IntakeEvents:
     async def shard_of(self, principal: Principal, event: DeviceEvent) -> int:
         """The shard of the event's device. Raises RejectedInput when it is not the principal's to speak for."""
         if event.handle == principal.handle:
-            return principal.shard
+            return self._identities.place_of(principal.hospital_id, principal.shard)
         if principal.model is not None:
             raise foreign_device(event.handle)
         shard = int((await self._identities.shards_of(principal, np.array([event.handle], np.uint32)))[0])

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final, Protocol
 
 import msgspec
@@ -77,6 +78,12 @@ class OnceLedger:
         if record.body != body:
             raise Conflict("the idempotency key was used within a day with another body: use a new key for a new request")
         return Claim(name, record.claim or sequence, record.arrival_us, body, record.receipt)
+
+    async def located(self, receipt: Receipt) -> Receipt:
+        """The receipt with the shard whose subject the message has: an earlier try may have been before a hand-over."""
+        message = await self._bus.get_message(subjects.READINGS_STREAM, receipt.stream_sequence)
+        kind, _, shard = ("" if message is None else message.subject).partition(".")
+        return replace(receipt, shard=int(shard)) if kind in (subjects.READING, subjects.CONTROL) else receipt
 
     async def settle(self, claim: Claim, receipt: Receipt) -> None:
         """Record the receipt of a claim."""

@@ -36,11 +36,11 @@ class StreamReceipts:
     async def look_up(self, principal: Principal, shard: int, sequence: int) -> ReceiptState:
         """As `domain.ports.Receipts.look_up`."""
         unknown = NotFound(f"receipt {shard}-{sequence} is none of {principal.name}'s")
-        if shard != principal.shard or sequence < 1:
+        if sequence < 1:
             raise unknown
         message = await self._bus.get_message(subjects.READINGS_STREAM, sequence)
         if message is not None:
-            readings = _of(principal, message)
+            readings = _of(principal, message, shard)
             if readings is None:
                 raise unknown
             return ReceiptState(KeptIn.STREAM, message.stored_us, readings)
@@ -50,15 +50,15 @@ class StreamReceipts:
         return ReceiptState(KeptIn.LAKE, None, None)
 
 
-def _of(principal: Principal, message: StreamMessage) -> int | None:
+def _of(principal: Principal, message: StreamMessage, shard: int) -> int | None:
     """How many readings of the principal's a message holds, 0 for its event; None when nothing there is its own.
 
     Raises IntegrityViolation when the stored frame is damaged.
     """
-    if message.subject == subjects.reading(principal.shard):
+    if message.subject == subjects.reading(shard):
         readings = decode_frame(message.payload).readings
         return int(((readings.source == principal.handle) | (readings.handle == principal.handle)).sum()) or None
-    if message.subject == subjects.control(principal.shard):
+    if message.subject == subjects.control(shard):
         control = decode_control(message.payload)
         return 0 if isinstance(control, DeviceEvent) and control.handle == principal.handle else None
     return None

@@ -61,6 +61,9 @@ class BusSettings(BaseModel):
 class HostSettings(BaseModel):
     model_config = _FROZEN
     count: int = Field(2, ge=1, le=64, description="Host processes (Ray actors) that share the shards.")
+    ray_address: str | None = Field(
+        None, description="Ray cluster whose nodes run the hosts, with RAY_AUTH_TOKEN set; none: a Ray of the platform's own."
+    )
     heartbeat_timeout_s: float = Field(5.0, gt=0, description="Silence after which a host's shards are given to others.")
     turn_readings: int = Field(50_000, ge=1, description="Most readings a host handles in one turn.")
     max_uncommitted_rows: int = Field(

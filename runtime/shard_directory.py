@@ -31,13 +31,16 @@ class ShardDirectory:
         self._engine = engine
         self._one_at_a_time = asyncio.Lock()  # an answer can be large, and all shards may ask at once
 
-    async def answer(self, _payload: bytes, subject: str) -> bytes:
-        """The present control messages of a shard. Raises Unavailable while the database is away."""
-        async with self._one_at_a_time:
-            return await asyncio.to_thread(self._said, int(subject.rpartition(".")[2]))
+    async def answer(self, payload: bytes, subject: str) -> bytes:
+        """The present control messages of a shard, for a stream that begins at the sequence in `payload`.
 
-    def _said(self, shard: int) -> bytes:
-        return encode_controls(shard_directory(self._engine, shard))
+        Raises Unavailable while the database is away.
+        """
+        async with self._one_at_a_time:
+            return await asyncio.to_thread(self._said, int(subject.rpartition(".")[2]), int(payload or b"0"))
+
+    def _said(self, shard: int, since: int) -> bytes:
+        return encode_controls(shard_directory(self._engine, shard, since))
 
 
 async def ask_directory(bus: Bus, shard: int, patience_s: float = PATIENCE_S) -> list[Control]:
@@ -46,7 +49,8 @@ async def ask_directory(bus: Bus, shard: int, patience_s: float = PATIENCE_S) ->
     deadline_s, wait_s = loop.time() + patience_s, _FIRST_WAIT_S
     while True:
         try:
-            said = await bus.ask(subjects.directory(shard), b"", ANSWER_S)
+            since = (await bus.stream_state(subjects.READINGS_STREAM)).first_sequence
+            said = await bus.ask(subjects.directory(shard), str(since).encode(), ANSWER_S)
         except Unavailable:
             if loop.time() + wait_s > deadline_s:
                 raise

@@ -25,6 +25,7 @@ from domain.errors import IntegrityViolation
 logger = logging.getLogger(__name__)
 
 KEEP: Final = 3
+_GIVEN: Final = "given"
 _MAGIC: Final = b"VGSN"
 _HEAD: Final = struct.Struct("<4sIQ")
 _OPTIONS: Final = pa.ipc.IpcWriteOptions(compression="zstd")
@@ -90,6 +91,30 @@ class SnapshotStore:
                     "a damaged snapshot was skipped", extra={"shard": shard, "file": path.name, "reason": str(error)}
                 )
         return None
+
+    def give(self, number: int, shard: int, sequence: int, tables: Mapping[str, pa.Table]) -> None:
+        """Keep the state of a hospital that `shard` gives away at `sequence`; on return it survives a power cut.
+
+        What is given a second time, by a replay, is kept as it was at first.
+        """
+        folder = self._folder / _GIVEN
+        folder.mkdir(exist_ok=True)
+        path = folder / f"{sequence:020d}-{number}.given"
+        if not path.exists():
+            _write_durably(path, _encode(shard, 0, sequence, tables))
+
+    def given(self, number: int) -> dict[str, pa.Table] | None:
+        """What was given under `number`; None while nothing was. Raises IntegrityViolation when it is damaged."""
+        for path in (self._folder / _GIVEN).glob(f"*-{number}.given"):
+            data = path.read_bytes()
+            return _decode(_manifest(data)[0].shard, data).tables
+        return None
+
+    def forget_given(self, before_sequence: int) -> None:
+        """Delete what was given before the stream's beginning: no replay can come to it any more."""
+        for path in (self._folder / _GIVEN).glob("*.given"):
+            if int(path.name.partition("-")[0]) < before_sequence:
+                path.unlink(missing_ok=True)
 
     def highest_sequence(self) -> int:
         """The furthest that any snapshot of any shard, damaged or not, has come in the stream; 0 without one."""

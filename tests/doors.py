@@ -39,6 +39,7 @@ class DictIdentities:
     def __init__(self, tokens: dict[str, Principal] | None = None) -> None:
         self.tokens = dict(TOKENS if tokens is None else tokens)
         self.is_down = False
+        self.moved: dict[str, int] = {}  # hospitals that were handed over
 
     async def identify(self, token: str) -> Principal:
         if self.is_down:
@@ -46,6 +47,9 @@ class DictIdentities:
         if token not in self.tokens:
             raise Unauthenticated("the token is unknown")
         return self.tokens[token]
+
+    def place_of(self, hospital_id: str, shard: int) -> int:
+        return self.moved.get(hospital_id, shard)
 
     async def shards_of(self, principal: Principal, handles: np.ndarray) -> np.ndarray:
         shards = np.select([(handles >= 1) & (handles < 1000), (handles > 1000) & (handles < 2000)], [3, 5], -1)

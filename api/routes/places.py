@@ -14,6 +14,8 @@ from api.schemas.places import (
     BedChange,
     BedIn,
     BedOut,
+    HandOverIn,
+    HandOverOut,
     HospitalChange,
     HospitalIn,
     HospitalOut,
@@ -25,7 +27,7 @@ from api.services import Behind
 from api.times import In
 from domain.errors import Conflict, NotFound, StaleVersion
 from domain.fleet_manifest import Tier
-from runtime.sql import places
+from runtime.sql import hand_overs, places
 
 router = APIRouter(prefix="/hospitals", tags=["places"])
 _UPDATE = problems(NotFound, PreconditionRequired, StaleVersion)
@@ -79,6 +81,22 @@ async def update_hospital(
     row = await behind.write(places.update_hospital, behind.engine, behind.author(who), hospital_id, values, version=version)
     set_etag(response, row["version"])
     return HospitalOut.of(row, zone)
+
+
+@router.post("/{hospital_id}/hand-over", status_code=202, responses=problems(NotFound, Conflict))
+async def hand_over(hospital_id: str, body: HandOverIn, who: Operator, behind: Behind, zone: In) -> HandOverOut:
+    """Hand a hospital over to another shard, while it sends. Its state goes along, and nothing is lost or told twice."""
+    row = await behind.write(
+        hand_overs.begin, behind.engine, behind.author(who), hospital_id, body.shard, shards=behind.services.shards
+    )
+    behind.relay.nudge()
+    return HandOverOut.of(row, zone)
+
+
+@router.get("/{hospital_id}/hand-over", responses=problems(NotFound))
+async def show_hand_over(hospital_id: str, _who: Viewer, behind: Behind, zone: In) -> HandOverOut:
+    """The last hand-over of a hospital, and how far it has come."""
+    return HandOverOut.of(await behind.read(hand_overs.newest, behind.engine, hospital_id), zone)
 
 
 @router.get("/{hospital_id}/wards")

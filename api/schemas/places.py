@@ -46,6 +46,26 @@ class HospitalOut(BaseModel):
         return cls(**{**row, "created": zone.text(row["created_us"])})
 
 
+class HandOverIn(BaseModel):
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"shard": 3}]})
+    shard: int = Field(ge=0, description="The shard that the hospital is to be in.")
+
+
+class HandOverOut(BaseModel):
+    number: int
+    hospital_id: str
+    from_shard: int
+    to_shard: int
+    state: str = Field(description="begun (both shards are told), switched (it is in the new one), settled.")
+    begun: str
+
+    @classmethod
+    def of(cls, row: dict[str, Any], zone: Zone) -> Self:
+        state = "settled" if row["settled_us"] else "switched" if row["switched_us"] else "begun"
+        kept = ("number", "hospital_id", "from_shard", "to_shard")
+        return cls(**{name: row[name] for name in kept}, state=state, begun=zone.text(row["begun_us"]))
+
+
 class WardIn(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"id": "icu", "name": "重症医学科"}]})
     id: str

@@ -9,21 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import groupby
 
-from sqlalchemy import Connection, Engine, Select, func, select
+from sqlalchemy import Connection, Engine, Select, func, or_, select
 
 from domain.messages import AssociationSpan, Control, DeviceAssociated, LimitsPreset, MaintenanceSet
 from runtime.sql.devices import FOR_EVER_US, RETIRED, registered
 from runtime.sql.engine import reading
 from runtime.sql.patients import admitted
-from runtime.sql.tables import associations, devices, hospitals, limit_presets, maintenance_windows, patients
+from runtime.sql.tables import associations, devices, hand_overs, hospitals, limit_presets, maintenance_windows, patients
 
 
-def shard_directory(engine: Engine, shard: int) -> list[Control]:
+def shard_directory(engine: Engine, shard: int, since: int = 0) -> list[Control]:
     """Everything hosts hold of the hospitals of `shard`. Raises Unavailable.
 
+    `since`: where the stream begins. Hospitals that were handed over behind it are said too: the cut takes them away.
     A change made while this reads may be in it or not: it is in the outbox, and so reaches the stream behind it.
     """
-    inside = select(hospitals.c.id).where(hospitals.c.shard == shard)
+    gone = select(hand_overs.c.hospital_id).where(hand_overs.c.from_shard == shard, hand_overs.c.cut_by >= since)
+    inside = select(hospitals.c.id).where(or_(hospitals.c.shard == shard, hospitals.c.id.in_(gone)))
     with reading(engine) as connection:
         windows = list(_windows(connection, inside))
         return [

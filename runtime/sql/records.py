@@ -6,12 +6,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select, Table, and_, insert, or_, select, update
+from sqlalchemy import Connection, Engine, Select, Table, and_, insert, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from domain import subjects
 from domain.errors import InvalidInput, NotFound, StaleVersion
 from domain.messages import Control, encode
+from runtime.sql.engine import writing
 from runtime.sql.tables import hospitals, outbox, write_log
 
 Row = dict[str, Any]
@@ -44,6 +45,12 @@ def log_write(
         "reason": author.reason, "detail": detail,
     }  # fmt: skip
     connection.execute(insert(write_log).values(values))
+
+
+def note_write(engine: Engine, author: Author, action: str, target: str) -> None:
+    """Append to the write log what was ordered and is kept nowhere else in the database."""
+    with writing(engine) as connection:
+        log_write(connection, author, action, target)
 
 
 def tell_hosts(connection: Connection, author: Author, hospital_id: str, *messages: Control) -> None:

@@ -50,6 +50,18 @@ hospitals: Final = Table(
     _time("created_us"), _version(),
 )  # fmt: skip
 
+hand_overs: Final = Table(
+    "hand_overs", metadata,
+    Column("number", _Id, primary_key=True, autoincrement=True),
+    Column("hospital_id", ForeignKey("hospitals.id"), nullable=False, index=True),
+    Column("from_shard", Integer, nullable=False),
+    Column("to_shard", Integer, nullable=False),
+    Column("outbox_id", BigInteger, nullable=False),  # of the last message that tells both shards
+    Column("cut_by", BigInteger, nullable=True),  # a sequence of the stream, not before the cut
+    _time("begun_us"), _time("switched_us", nullable=True), _time("settled_us", nullable=True),
+    sqlite_autoincrement=True,  # a number names a state in safety: never twice
+)  # fmt: skip
+
 wards: Final = Table(
     "wards", metadata,
     Column("hospital_id", ForeignKey("hospitals.id"), primary_key=True),

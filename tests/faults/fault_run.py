@@ -25,9 +25,10 @@ from runtime.clock import SystemClock
 from tests.faults.checker import Invariant, Verdict, check
 from tests.faults.history import History
 from tests.faults.observing import observe, positions
-from tests.faults.schedule import Fault, Plan
+from tests.faults.orders import ORDERS
+from tests.faults.schedule import ORDER, Fault, Plan
 from tests.faults.senders import HOSPITALS, Cast, Load, fleet
-from tests.faults.stand import Stand
+from tests.faults.stand import NODE, Stand
 from tests.faults.tcp_proxy import CONDITIONS
 from tests.running_platform import wait_until
 
@@ -156,6 +157,8 @@ class FaultBench:
             link.disturb(fault.way)
             await asyncio.sleep(fault.for_s)
             link.heal()
+        elif fault.way == ORDER:
+            await ORDERS[fault.target](self.stand, fault.pick)
         else:
             await self._hurt(fault)
         if fault.way != "kill":
@@ -175,6 +178,9 @@ class FaultBench:
                 os.kill(pid, signal.SIGCONT)
                 return
             os.kill(pid, signal.SIGKILL)
+        if fault.target == NODE and self.stand.raylets is not None:
+            self.stand.raylets.nodes.remove(pid)
+            return  # nobody replaces a machine: the others carry on
         if fault.target == "up":
             await asyncio.to_thread(self.stand.running.process.wait)
             await self.stand.start()

@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 
+from tests.faults.orders import ORDERS
 from tests.faults.stand import BUS_LINKS, DOOR_LINK
 from tests.faults.tcp_proxy import CONDITIONS
 
@@ -18,12 +19,14 @@ _LINK_WEIGHTS: Final = {DOOR_LINK: 3, **dict.fromkeys(BUS_LINKS, 1)}
 _WAYS: Final = {"kill": 5, "stop": 4, "link": 4}
 FIRST_S: Final = 1.0  # so that every sender has been heard before
 LAST_S: Final = 8.0
+ORDER: Final = "order"  # no fault of its own: what an operator wishes in the midst of others
+_ORDERED: Final = 0.3  # share of runs in which something is ordered
 _LONGEST_STOP_S: Final = 9.0  # longer than the silence after which a host's shards are given away
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Fault:
-    """`way`: kill, stop, or the name of a link's condition. `pick`: which of several processes of a role, in [0, 1)."""
+    """`way`: kill, stop, the name of a link's condition, or order. `pick`: which of several processes of a role, in [0, 1)."""
 
     at_s: float
     way: str
@@ -54,9 +57,12 @@ class Plan:
 def draw(seed: int, hospitals: int, only: str | None = None) -> Plan:
     """The plan of a seed. `only`: draw nothing but this kind, such as `kill host` or `blackhole senders`."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, 6]))
-    faults = sorted(_fault(rng, only) for _ in range(int(rng.integers(1, 4)) if only is None else 1))
+    faults = [_fault(rng, only) for _ in range(int(rng.integers(1, 4)) if only is None else 1)]
     crossings = [(float(rng.uniform(FIRST_S, LAST_S)), number) for number in range(hospitals)]
-    return Plan(seed, tuple(faults), tuple(sorted(crossings)))
+    if only is None and rng.random() < _ORDERED:
+        at_s = round(float(rng.uniform(FIRST_S, LAST_S)), 1)
+        faults.append(Fault(at_s, ORDER, _choose(rng, dict.fromkeys(ORDERS, 1)), pick=float(rng.random())))
+    return Plan(seed, tuple(sorted(faults)), tuple(sorted(crossings)))
 
 
 def _fault(rng: np.random.Generator, only: str | None) -> Fault:
@@ -68,7 +74,7 @@ def _fault(rng: np.random.Generator, only: str | None) -> Fault:
         way, target = _choose(rng, dict.fromkeys(CONDITIONS, 1)), _choose(rng, _LINK_WEIGHTS)
     else:
         target = _choose(rng, PROCESSES)
-    for_s = 0.0 if way in ("kill", "reset") else round(float(rng.uniform(0.5, _LONGEST_STOP_S)), 1)
+    for_s = 0.0 if way in ("kill", "reset", ORDER) else round(float(rng.uniform(0.5, _LONGEST_STOP_S)), 1)
     return Fault(at_s, way, target, for_s, float(rng.random()))
 
 

@@ -17,26 +17,32 @@ import psutil
 
 from domain.errors import Unavailable
 from tests.faults.tcp_proxy import TcpProxy
+from tests.faults.two_raylets import TwoRaylets
 from tests.running_platform import RunningPlatform, start_platform
 
 HOOKS: Final = Path(__file__).resolve().parent / "hooks"
 DOOR_LINK: Final = "senders"
 BUS_LINKS: Final = ("host", "doors", "api", "supervisor", "queries")  # parts of connections' names
 _PORTS: Final = range(20_000, 32_000)
+NODE: Final = "node"  # a raylet of `TwoRaylets` other than its first, and with it the hosts it runs
 LINKS: Final = (DOOR_LINK, *BUS_LINKS)
 
 
 class Stand:
     """One data directory and the platform in it. `start`, any number of faults and `restart`s, `close`.
 
-    `links`: what can be cut, by name. `broken`: variants of
-    `hooks/broken_variants.py`.
+    `links`: what can be cut, by name. `broken`: variants of `hooks/broken_variants.py`. `raylets`: the nodes that run its
+    hosts, in place of a Ray of its own.
     """
 
-    def __init__(self, data_dir: Path, *, broken: tuple[str, ...] = (), proxied: bool = True, **settings: str) -> None:
+    def __init__(
+        self, data_dir: Path, *, broken: tuple[str, ...] = (), proxied: bool = True, raylets: TwoRaylets | None = None,
+        **settings: str,
+    ) -> None:  # fmt: skip
         self.data_dir = data_dir
         self._broken = broken
         self._proxied = proxied
+        self.raylets = raylets
         self._settings = settings
         self._ports = dict(zip(("bus", "mqtt", "http", "api"), _free_ports(4), strict=True))
         self.links: dict[str, TcpProxy] = {}
@@ -76,6 +82,8 @@ class Stand:
             port = self._ports["mqtt" if name == DOOR_LINK else "bus"]
             self.links[name] = TcpProxy(lambda port=port: ("127.0.0.1", port))  # type: ignore[misc]
             await self.links[name].start()
+        if self.raylets is not None and not self.raylets.address:
+            await self.raylets.start(self._environment())
         self.platform = await asyncio.to_thread(start_platform, self.data_dir, self._environment(), **self._all_settings())
         self.starts += 1
         return self.platform
@@ -85,6 +93,8 @@ class Stand:
         code = None
         if self.platform is not None and self.platform.process.poll() is None:
             code = await asyncio.to_thread(self.platform.stop)
+        if self.raylets is not None:
+            await self.raylets.close()
         for proxy in self.links.values():
             await proxy.close()
         return code
@@ -108,9 +118,11 @@ class Stand:
         return list(found.values())
 
     def pids(self, role: str) -> list[int]:
-        """Processes of a role: a child of `vitalgrid up`, `up`, `host`, `raylet` or `gcs_server`; none while it is down."""
+        """Processes of a role: a child of `vitalgrid up`, `up`, `host`, `raylet` `gcs_server`, or NODE."""
         if role == "up":
             return [self.running.process.pid] if self.running.process.poll() is None else []
+        if role == NODE:
+            return list(self.raylets.nodes) if self.raylets is not None else []
         if role in ("raylet", "gcs_server"):
             return sorted(process.pid for process in self.family() if _name(process) == role)
         known = self._known()
@@ -131,13 +143,15 @@ class Stand:
         return {
             "FAULTS_HOOKS": json.dumps(words),
             "PYTHONPATH": os.pathsep.join([str(HOOKS), *filter(None, [os.environ.get("PYTHONPATH")])]),
+            **({"RAY_AUTH_TOKEN": self.raylets.token} if self.raylets is not None and self.raylets.token else {}),
         }
 
     def _all_settings(self) -> dict[str, str]:
         ports = self._ports
+        joined = {"HOSTS__RAY_ADDRESS": self.raylets.address} if self.raylets is not None else {}
         return {
             "BUS__PORT": str(ports["bus"]), "DOORS__MQTT_PORT": str(ports["mqtt"]), "DOORS__HTTP_PORT": str(ports["http"]),
-            "API__PORT": str(ports["api"]), **self._settings,
+            "API__PORT": str(ports["api"]), **joined, **self._settings,
         }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Two seeded runs against a real platform, as `make faults` plays many: kills, stops and cut links, and nothing is lost."""
+"""Some of the runs that `make faults` plays: kills, stops, cut links, hosts that come and go, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.faults, pyt
 CROSSINGS = tuple((2.0 + number, number) for number in range(len(HOSPITALS)))
 PLANS = (
     draw(6, len(HOSPITALS)),  # nats-server, a host and the senders' link within two seconds
+    Plan(
+        0,
+        (Fault(1.0, "order", "swap-hosts", pick=0.1), Fault(2.5, "order", "hand-over"), Fault(3.0, "kill", "host")),
+        CROSSINGS,
+    ),
     Plan(0, (Fault(1.5, "kill", "gcs_server"), Fault(2.0, "blackhole", "host", 3.0), Fault(4.0, "kill", "doors")), CROSSINGS),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.faults.orders import ORDERS
 from tests.faults.schedule import FIRST_S, LAST_S, PROCESSES, draw
 from tests.faults.stand import LINKS
 from tests.faults.tcp_proxy import CONDITIONS
@@ -15,7 +16,7 @@ def test_every_kind_of_fault_is_drawn_sooner_or_later():
     kinds = {fault.kind for seed in range(2_000) for fault in draw(seed, 4).faults}
     of_processes = {f"{way} {role}" for way in ("kill", "stop") for role in PROCESSES}
     of_links = {f"{condition} {link}" for condition in CONDITIONS for link in LINKS}
-    assert kinds == of_processes | of_links
+    assert kinds == of_processes | of_links | {f"order {name}" for name in ORDERS}
 
 
 def test_faults_come_in_order_while_readings_are_sent():

@@ -16,13 +16,15 @@ from domain.errors import Unauthenticated
 from domain.fleet_manifest import Tier
 from domain.ports import Principal
 from runtime.identities import SqlIdentities
-from runtime.sql import devices, patients, places
+from runtime.sql import devices, hand_overs, patients, places
 from runtime.sql.devices import NewDevice
 from runtime.sql.engine import open_engine, writing
 from runtime.sql.patients import NewPatient
 from runtime.sql.records import Row
 from runtime.sql.tables import hospitals
+from runtime.tasks import end
 from tests.sql_fixtures import ADA, HOSPITAL, NOW_US, SHARDS, SmallHospital, add_hospital
+from tests.waiting import until
 
 pytestmark = pytest.mark.integration
 OTHER = "sz.h002"
@@ -248,3 +250,17 @@ async def test_devices_registered_between_two_parts_of_a_look_are_not_lost(engin
     assert made
     shards = await identities.shards_of(principal, handles_of(*made))
     assert shards.tolist() == [principal.shard] * len(made)
+
+
+async def test_a_hospital_that_is_handed_over_is_found_in_its_new_shard(engine: Engine, hospital: SmallHospital) -> None:
+    identities = SqlIdentities(engine)
+    principal = await identities.identify(hospital.pump_token)
+    keeper = asyncio.create_task(identities.keep_places())
+    row = hand_overs.begin(engine, ADA, HOSPITAL, 2, shards=SHARDS)
+    assert identities.place_of(HOSPITAL, principal.shard) == 0
+    hand_overs.switch(engine, row["number"], cut_by=1, now_us=NOW_US)
+    identities.forget()
+    await until(lambda: identities.place_of(HOSPITAL, principal.shard) == 2)
+    gateway = replace(principal, model=None)
+    assert (await identities.shards_of(gateway, handles_of(hospital.monitor))).tolist() == [2]
+    await end(keeper)

@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 import pyarrow as pa
 
+from actors.hospital_state import State
 from actors.shard import ShardCell
 from actors.shard_runner import ShardRunner, TurnResult
 from domain import subjects
@@ -25,6 +26,7 @@ from domain.messages import Reject, decode_control
 from domain.quality import Origin, origin_of
 from domain.readings import ReadingBatch
 from runtime.lake_schema import ROWS
+from tests.simulation.platform import SHARD_HANDLES
 from tests.simulation.story import History
 
 Key = tuple[Any, ...]  # what makes a reading that reading
@@ -40,19 +42,30 @@ class Reference:
     cell: ShardCell
 
     @classmethod
-    def of(cls, history: History, shard: int) -> Reference:
-        runner = ShardRunner(shard, 1, ShardCell(shard), applied=0, committed=0)
-        wanted = {subjects.reading(shard), subjects.control(shard)}
+    def of(cls, history: History) -> dict[int, Reference]:
+        """Of all shards together, message by message: what one gives away another takes up."""
+        runners = {shard: ShardRunner(shard, 1, ShardCell(shard), applied=0, committed=0) for shard in history.cells}
+        results, given = {shard: TurnResult() for shard in runners}, dict[int, State]()
         for message in history.logs[subjects.READINGS_STREAM]:
-            if message.subject in wanted and message.sequence <= history.cells[shard][0]:
-                runner.receive(message)
-        result = TurnResult()
-        while runner.inbox:
-            part = runner.turn(10**9)
-            result.alarms += part.alarms
-            result.rows += part.rows
-            result.refusals += part.refusals
-        return cls(result, runner.cell)
+            _, _, owner = message.subject.partition(".")
+            for shard in sorted(runners, key=lambda shard: str(shard) != owner):
+                runner = runners[shard]
+                if message.subject in runner.wanted() and message.sequence <= history.cells[shard][0]:
+                    runner.receive(message)
+                    _take(runner, results[shard], given)
+        return {shard: cls(results[shard], runner.cell) for shard, runner in runners.items()}
+
+
+def _take(runner: ShardRunner, result: TurnResult, given: dict[int, State]) -> None:
+    while runner.inbox:
+        runner.followed = runner.wanted()
+        part = runner.turn(10**9)
+        result.alarms += part.alarms
+        result.rows += part.rows
+        result.refusals += part.refusals
+        given |= {number: state for number, _, state in part.given}
+        if runner.awaited is not None:
+            runner.arrivals[runner.awaited], runner.awaited = given[runner.awaited], None
 
 
 class Evidence:
@@ -60,7 +73,7 @@ class Evidence:
 
     def __init__(self, history: History) -> None:
         self.history = history
-        self.references = {shard: Reference.of(history, shard) for shard in history.cells}
+        self.references = Reference.of(history)
 
     @cached_property
     def stored(self) -> Counter[Key]:
@@ -116,10 +129,11 @@ def receipts_name_the_frame(seen: Evidence) -> Iterator[str]:
     """A receipt names a message of the stream that holds what was acknowledged."""
     log = seen.history.logs[subjects.READINGS_STREAM]
     for batch, receipt in _all_kept(seen.history):
-        of_shard = [key for key in keys_of(batch) if key[0] // 100 - 1 == receipt.shard]
-        frame = seen.frames.get(receipt.stream_sequence, [])
-        if not of_shard or not set(of_shard) <= set(frame):
-            yield f"the receipt {receipt} names a frame without {_words((of_shard or [('?',) * len(_KEY)])[0])}"
+        frame = set(seen.frames.get(receipt.stream_sequence, []))
+        hospitals = {key[0] // SHARD_HANDLES for key in keys_of(batch) if key in frame}
+        missing = [key for key in keys_of(batch) if key[0] // SHARD_HANDLES in hospitals and key not in frame]
+        if not hospitals or missing:
+            yield f"the receipt {receipt} names a frame without {_words((missing or keys_of(batch))[0])}"
         elif log[receipt.stream_sequence - 1].subject != subjects.reading(receipt.shard):
             yield f"the receipt {receipt} names a message of {log[receipt.stream_sequence - 1].subject}"
 
@@ -216,11 +230,21 @@ def a_shard_has_one_holder(seen: Evidence) -> Iterator[str]:
         yield f"(shard, host, followers): {holders}"
 
 
+def a_hospital_is_in_one_shard(seen: Evidence) -> Iterator[str]:
+    """All that a hospital has is in the shard that the business database says, and nothing of it in another."""
+    for shard, (_, tables) in seen.history.cells.items():
+        there = {number for number, place in enumerate(seen.history.places) if place == shard}
+        found = {handle // SHARD_HANDLES - 1 for handle in tables["devices"]["handle"].to_pylist()}
+        if found != there:
+            yield f"shard {shard} has devices of hospitals {sorted(found)}, and should have those of {sorted(there)}"
+
+
 PROMISES: Final[tuple[Callable[[Evidence], Iterator[str]], ...]] = (
     acknowledged_is_stored_or_rejected, nothing_is_stored_twice, nothing_is_invented, receipts_name_the_frame,
     events_are_in_the_stream, refused_is_kept, rejects_are_those_of_a_run_without_faults, a_key_is_one_request,
     an_event_id_says_one_thing, an_alarm_starts_once, alarms_are_those_of_a_run_without_faults,
     the_lake_is_that_of_a_run_without_faults, state_is_that_of_a_run_without_faults, a_shard_has_one_holder,
+    a_hospital_is_in_one_shard,
 )  # fmt: skip
 
 

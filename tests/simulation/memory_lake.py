@@ -71,6 +71,7 @@ class MemorySnapshots:
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance
         self._kept: dict[int, list[Snapshot]] = {}  # the newest first, by epoch, then sequence
+        self._given: dict[int, dict[str, pa.Table]] = {}
         self.damaging = 0.0  # the chance that a snapshot cannot be read
 
     def save(self, shard: int, epoch: int, sequence: int, tables: Mapping[str, pa.Table]) -> None:
@@ -80,6 +81,12 @@ class MemorySnapshots:
         fresh = Snapshot(shard, epoch, sequence, dict(tables))
         rest = [one for one in kept if (one.epoch, one.sequence) != (epoch, sequence)]
         self._kept[shard] = sorted([fresh, *rest], key=lambda one: (one.epoch, one.sequence), reverse=True)[:KEEP]
+
+    def give(self, number: int, _shard: int, _sequence: int, tables: Mapping[str, pa.Table]) -> None:
+        self._given[number] = dict(tables)
+
+    def given(self, number: int) -> dict[str, pa.Table] | None:
+        return self._given.get(number)
 
     def load(self, shard: int) -> Snapshot | None:
         intact = (one for one in self._kept.get(shard, []) if self._chance.random() >= self.damaging)

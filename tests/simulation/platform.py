@@ -14,6 +14,7 @@ from actors.host import Host, HostPolicy
 from actors.shard import Effects, ShardCell
 from actors.shard_runner import ShardRunner
 from domain.errors import Unavailable
+from domain.messages import Control, HandOver, HandOverStep, encode
 from domain.ports import Principal
 from domain.readings import ReadingBatch
 from runtime.intake import IntakeLimits, StreamIntake
@@ -24,9 +25,11 @@ from tests.simulation.virtual_time import NODE, Node
 
 POLICY = HostPolicy(flush_interval_s=1.5, snapshot_interval_s=3.0)
 LIMITS = IntakeLimits(ack_timeout_s=4.0, max_pending_readings=60)
-SHARD_HANDLES = 100  # handles from 100 on are of shard 0, from 200 on of shard 1
+SHARD_HANDLES = 100  # handles from 100 on are of hospital 0, from 200 on of hospital 1; each begins in the shard of its number
 _PATIENCE_S = 6.0  # after which a sender gives up on a door that does not answer
 _ROUND_S = 0.25
+_LOOK_UP_S = 1.0
+_SETTLE_S = 8.0  # longer than a door may be cut off, and believe what it knew before
 T = TypeVar("T")
 
 
@@ -43,22 +46,29 @@ class FragileCell(ShardCell):
 
 
 class HandleIdentities:
-    """Everybody speaks for everybody whose handle is of a shard."""
+    """Everybody speaks for everybody whose handle is of a hospital. `places`: where each hospital is, as the door knows."""
+
+    def __init__(self, places: list[int]) -> None:
+        self.places = list(places)
+
+    def place_of(self, hospital_id: str, _shard: int) -> int:
+        return self.places[int(hospital_id[-1])]
 
     async def identify(self, token: str) -> Principal:
         raise Unavailable("nobody logs in")
 
     async def shards_of(self, principal: Principal, handles: Any) -> Any:
         await asyncio.sleep(0)
-        return (handles.astype(np.int64) // SHARD_HANDLES - 1).astype(np.int16)
+        return np.array(self.places, np.int16)[handles.astype(np.int64) // SHARD_HANDLES - 1]
 
 
 class Door:
     """One start of a door: an Intake of its own."""
 
-    def __init__(self, node: Node, bus: MemoryBus, source: int) -> None:
+    def __init__(self, node: Node, bus: MemoryBus, source: int, places: list[int]) -> None:
         self.node = node
-        self.intake = StreamIntake(bus, HandleIdentities(), node, source=source, limits=LIMITS)
+        self.identities = HandleIdentities(places)
+        self.intake = StreamIntake(bus, self.identities, node, source=source, limits=LIMITS)
         self.intake._boot = node.name  # else from the operating system, and another one in each run
 
     async def ask(self, question: Callable[[StreamIntake], Awaitable[T]]) -> T:
@@ -84,6 +94,11 @@ class Platform:
         self.seed = seed
         self.chance = chance
         self.shards = range(shards)
+        self.hands_over = shards > 1 and chance.random() < 0.7  # then senders speak for their own hospital only, as in life
+        self.places = list(self.shards)  # the shard of each hospital, as the business database says
+        self.outbox = asyncio.Lock()  # what the database tells leaves in its order
+        self.hand_overs = 0
+        self.handing = 0  # hand-overs that are not settled
         self.network = Network(Weather.of(chance), random.Random(f"{seed}/network"))
         self.server = StreamServer(random.Random(f"{seed}/server"))
         self.lake = MemoryLake(random.Random(f"{seed}/lake"))
@@ -94,6 +109,7 @@ class Platform:
         self._holder: dict[int, Host] = {}
         self._grants: dict[int, asyncio.Task[Any]] = {}
         self._started = 0
+        self._told = 0
         self.turns_break = 0
 
     # -- life and death
@@ -103,7 +119,9 @@ class Platform:
 
     def start_door(self) -> None:
         node = self._node("door")
-        self.doors.append(Door(node, self.bus(node), source=self._started))
+        door = Door(node, self.bus(node), self._started, self.places)
+        self.doors.append(door)
+        node.run(self._look_up(door))
 
     def start_host(self) -> None:
         node = self._node("host")
@@ -175,11 +193,48 @@ class Platform:
             self._grants[shard] = self._node_of[host].run(host.release(shard))
             self._grants[shard].add_done_callback(lambda done: done.cancelled() or done.exception())
 
+    # -- hospitals
+
+    async def hand_over(self, hospital: int, to_shard: int) -> None:
+        """As `runtime.sql.hand_overs`: tell both shards, then let doors know; settle when every door must have looked."""
+        if self.handing or self.places[hospital] == to_shard:
+            return
+        self.handing += 1
+        self.hand_overs += 1
+        number, source = self.hand_overs, self.places[hospital]
+        async with self.outbox:
+            await self.tell(to_shard, hospital, HandOver(f"sz.h00{hospital}", number, HandOverStep.PREPARE, source, to_shard))
+            await self.tell(source, hospital, HandOver(f"sz.h00{hospital}", number, HandOverStep.CUT, source, to_shard))
+            self.places[hospital] = to_shard
+        await asyncio.sleep(_SETTLE_S)
+        async with self.outbox:
+            await self.tell(source, hospital, HandOver(f"sz.h00{hospital}", number, HandOverStep.SETTLE, source, to_shard))
+        self.handing -= 1
+
+    async def tell(self, shard: int, hospital: int, message: Control) -> None:
+        """As the outbox relay: until the stream has it."""
+        self._told += 1
+        node, message_id = Node(f"relay-{hospital}-{self._told}", self.seed), f"outbox-{self._told}"
+        while True:
+            try:
+                await node.run(self.bus(node).publish(f"control.{shard}", encode(message), message_id))
+                return
+            except Unavailable:
+                await asyncio.sleep(0.2)
+
+    async def _look_up(self, door: Door) -> None:
+        """A door looks now and then where hospitals are."""
+        while True:
+            await asyncio.sleep(_LOOK_UP_S)
+            if not self.network.is_cut(door.node):
+                door.identities.places = list(self.places)
+
     # -- the end
 
     def unrest(self) -> list[str]:
         """What keeps each shard from rest: held, all of its stream seen, and all that came of it in lake and alarms."""
-        return [f"shard {shard} {why}" for shard in self.shards if (why := self._unrest_of(shard))]
+        handing = ["a hospital is on its way"] if self.handing else []
+        return handing + [f"shard {shard} {why}" for shard in self.shards if (why := self._unrest_of(shard))]
 
     def _unrest_of(self, shard: int) -> str:
         host = self._holder.get(shard)
@@ -188,8 +243,8 @@ class Platform:
             return "is held by nobody"
         epoch, wanted = self.lake.positions().epochs[shard], {f"reading.{shard}", f"control.{shard}"}
         last = max((m.sequence for m in self.server.logs["READINGS"] if m.subject in wanted), default=0)
-        if runner.epoch != epoch:
-            return f"is held by {host.name} under epoch {runner.epoch}, and the lake knows epoch {epoch}"
+        if runner.epoch != epoch or runner.followed != [f"reading.{shard}", f"control.{shard}"]:
+            return f"is held by {host.name} under epoch {runner.epoch} of {epoch}, and follows {runner.followed}"
         if runner.applied < last:
             return f"is at {runner.applied} of {last}, with {len(runner.inbox)} messages in its inbox"
         if runner.segment or host._committing.locked():

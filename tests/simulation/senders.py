@@ -22,7 +22,6 @@ from domain.messages import (
     LimitsPreset,
     MaintenanceSet,
     PatientAdmitted,
-    encode,
 )
 from domain.metrics import metric_of
 from domain.ports import Principal, Receipt
@@ -31,7 +30,7 @@ from domain.readings import DTYPES, NO_SEQUENCE, ReadingBatch, pack_row
 from domain.thing_catalogue import thing_model
 from runtime.intake import StreamIntake
 from tests.simulation.platform import SHARD_HANDLES, Platform
-from tests.simulation.virtual_time import EPOCH_US, Node
+from tests.simulation.virtual_time import EPOCH_US
 
 S = 1_000_000
 # values that cross limits often
@@ -108,7 +107,8 @@ class Senders:
         await self._send(batch, lambda intake: intake.submit_packed(who, rows))
 
     async def _for_others(self, who: Principal, number: int) -> None:
-        bases = [SHARD_HANDLES * (shard + 1) for shard in self._platform.shards]
+        own = who.handle // SHARD_HANDLES * SHARD_HANDLES
+        bases = [own] if self._platform.hands_over else [SHARD_HANDLES * (shard + 1) for shard in self._platform.shards]
         known = [MONITOR, SECOND, SECOND, ADULT, ADULT, ADULT, CHILD, STRANGER]
         handles = [self._chance.choice(bases) + self._chance.choice(known) for _ in range(self._chance.randint(1, 6))]
         batch = self._some(who, handles, number * 100)
@@ -184,16 +184,10 @@ class Senders:
 
     async def _registry(self, shard: int, hospital: str, base: int) -> None:
         """The business database, saying in order who is in the shard."""
-        node = Node(f"registry-{shard}", self._platform.seed)
-        bus = self._platform.bus(node)
-        for number, (wait_s, message) in enumerate(self._controls(hospital, base)):
+        for wait_s, message in self._controls(hospital, base):
             await asyncio.sleep(wait_s)
-            while True:
-                try:
-                    await node.run(bus.publish(f"control.{shard}", encode(message), f"outbox-{shard}-{number}"))
-                    break
-                except Unavailable:
-                    await asyncio.sleep(0.2)
+            async with self._platform.outbox:
+                await self._platform.tell(self._platform.places[shard], shard, message)
 
     def _controls(self, hospital: str, base: int) -> list[tuple[float, Control]]:
         models = {base + MONITOR: "monitor@1", base + SECOND: "monitor@1", base + GATEWAY: "gateway@1"}

@@ -34,6 +34,7 @@ class History:
     told: list[tuple[str, bytes, str]]
     rows: pa.Table
     cells: dict[int, tuple[int, dict[str, pa.Table]]]  # shard -> the last sequence it has seen, its state
+    places: list[int]  # the shard of each hospital
     holders: list[tuple[int, str, int]]  # (shard, host, followers) of every host that holds it
     faults: list[str]
 
@@ -59,7 +60,7 @@ def play(seed: int) -> History:
 
 async def _play(seed: int) -> History:
     loop, chance = asyncio.get_running_loop(), random.Random(f"{seed}")
-    platform = Platform(str(seed), chance.choice([1, 1, 1, 2]), chance)
+    platform = Platform(str(seed), chance.choice([1, 1, 2]), chance)
     fate = Fate(platform, random.Random(f"{seed}/fate"))
     senders = Senders(platform, random.Random(f"{seed}/senders"), messages=chance.randint(1, 4))
     for start in (platform.start_door, platform.start_door, platform.start_host, platform.start_host):
@@ -79,7 +80,9 @@ async def _play(seed: int) -> History:
     cells = {shard: (runner.applied, runner.cell.snapshot()) for shard, runner in platform.runners().items()}
     logs = {stream: list(log) for stream, log in platform.server.logs.items()}
     rows, holders = platform.lake.rows(), platform.holders()
-    return History(seed, senders.said, logs, list(platform.server.told), rows, cells, holders, fate.struck)
+    return History(
+        seed, senders.said, logs, list(platform.server.told), rows, cells, list(platform.places), holders, fate.struck
+    )
 
 
 class Fate:
@@ -98,6 +101,7 @@ class Fate:
         blows: list[Callable[[], Any]] = [
             self._crash_door, self._crash_host, self._crash_host, self._crash_server, self._cut_off, self._give_up,
             self._move, self._break_turn, self._turn_clock, self._set_clocks,
+            *[self._hand_over] * (3 if platform.hands_over else 0),
         ]  # fmt: skip
         for _ in range(chance.randint(0, 6)):
             await asyncio.sleep(chance.uniform(0, 3))
@@ -147,6 +151,11 @@ class Fate:
 
     def _move(self) -> None:
         self._ends.append(asyncio.ensure_future(self._platform.move(self._chance.choice(self._platform.shards))))
+
+    def _hand_over(self) -> None:
+        """A hospital goes to another shard while it sends."""
+        hospital, shard = self._chance.choice(self._platform.shards), self._chance.choice(self._platform.shards)
+        self._ends.append(asyncio.ensure_future(self._platform.hand_over(hospital, shard)))
 
     def _break_turn(self) -> None:
         """Once a run: a message that breaks two turns is poison, and rightly set aside."""

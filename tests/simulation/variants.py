@@ -18,10 +18,12 @@ import pytest
 
 from actors.announcer import Announcer
 from actors.duplicates import RecentReadings
+from actors.hand_overs import HandOvers
 from actors.host import Host
 from actors.restoration import Restoration, Restored
-from actors.shard import ShardCell
+from actors.shard import Effects, ShardCell
 from actors.stream_clock import StreamClock
+from domain.messages import HandOver
 from domain.ports import Receipt
 from runtime.intake import StreamIntake
 from runtime.intake_group import Submission
@@ -170,6 +172,26 @@ def replays_that_bow_to_nobody(patch: pytest.MonkeyPatch) -> set[str]:
     return {"a_shard_has_one_holder"}
 
 
+def a_shard_that_keeps_what_it_gives_away(patch: pytest.MonkeyPatch) -> set[str]:
+    give = ShardCell._hand_over
+
+    def keeping(self: ShardCell, message: HandOver) -> Effects:
+        before = self.snapshot()
+        effects = give(self, message)
+        if effects.given is not None:
+            self._take(before)
+        return effects
+
+    patch.setattr(ShardCell, "_hand_over", keeping)
+    patch.setattr(ShardCell, "_settle", lambda self, message: self.hand_overs.settle(message))
+    return {"a_hospital_is_in_one_shard"}
+
+
+def a_shard_that_takes_only_its_own_messages(patch: pytest.MonkeyPatch) -> set[str]:
+    patch.setattr(HandOvers, "arrived_from", lambda *_: set())
+    return {"acknowledged_is_stored_or_rejected"}
+
+
 ALL: Final[tuple[Variant, ...]] = (
     an_intake_that_answers_before_the_stream_has_it, receipts_that_are_one_too_high, a_lake_that_forgets_its_position,
     a_lake_that_fences_nobody, a_lake_that_rounds, a_host_that_begins_at_the_streams_end,
@@ -177,4 +199,5 @@ ALL: Final[tuple[Variant, ...]] = (
     snapshots_ahead_of_what_they_made_known, alarms_that_speak_of_the_weather, alarms_under_another_id_each_time,
     a_host_that_snapshots_what_it_could_not_commit, replays_that_bow_to_nobody,
     a_cell_that_forgets_in_a_snapshot_that_the_clock_was_set_back,
+    a_shard_that_keeps_what_it_gives_away, a_shard_that_takes_only_its_own_messages,
 )  # fmt: skip

@@ -48,3 +48,10 @@ def test_every_shard_has_exactly_one_living_host_and_a_second_look_changes_nothi
     assert set(placed) == set(SHARDS)
     assert set(placed.values()) <= set(hosts)
     assert assign_shards(SHARDS, hosts, placed, load) == placed
+
+
+def test_an_idle_host_is_given_work_though_no_other_is_overloaded() -> None:
+    before = assign_shards(SHARDS, ["a", "b"], {})
+    after = assign_shards(SHARDS, ["a", "b", "c"], before)
+    assert sorted(Counter(after.values()).values()) == [5, 5, 6]
+    assert sum(after[shard] != before[shard] for shard in SHARDS) == 5, "no shard moves that need not"

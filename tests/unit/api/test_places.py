@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import httpx
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import Engine
 
+from api.hand_overs import SETTLE_S, _lead
+from domain import subjects
+from runtime.bus import StreamState
+from runtime.clock import ManualClock
 from runtime.sql.access import list_writes
-from tests.unit.api.conftest import client_of, make
+from runtime.sql.outbox import mark_published, unpublished
+from tests.unit.api.conftest import NoBus, client_of, make
 
 HOSPITAL = {"id": "sz.h001", "name": "福田区人民医院", "tier": "tertiary", "beds": 1200}
 
@@ -125,3 +132,39 @@ async def test_a_cursor_of_other_filters_is_refused(client: httpx.AsyncClient) -
     assert "other filters" in response.json()["detail"]
     assert (await client.get("hospitals?cursor=nonsense")).status_code == 422
     assert (await client.get("hospitals?limit=1001")).status_code == 422
+
+
+class Streams(NoBus):
+    """A stream that has what it is told, and who is told that a directory changed."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    async def stream_state(self, _stream: str) -> StreamState:
+        return StreamState(1, 700, 700, 0)
+
+    async def core_publish(self, subject: str, payload: bytes) -> None:
+        self.told.append(subject)
+
+
+async def test_a_hospital_is_handed_over_from_wherever_its_hand_over_stands(
+    client: httpx.AsyncClient, app: FastAPI, engine: Engine, clock: ManualClock
+) -> None:
+    shard = (await make(client, "hospitals", HOSPITAL))["shard"]
+    assert (await client.get("hospitals/sz.h001/hand-over")).status_code == 404
+    answer = await client.post("hospitals/sz.h001/hand-over", json={"shard": (shard + 1) % 4})
+    assert (answer.status_code, answer.json()["state"]) == (202, "begun")
+    assert (await client.post("hospitals/sz.h001/hand-over", json={"shard": (shard + 2) % 4})).status_code == 409
+    assert (await client.post("hospitals/sz.h001/hand-over", json={"shard": 99})).status_code == 422
+    bus = Streams()
+    backend = replace(app.state.backend, services=replace(app.state.backend.services, bus=bus))
+    assert await _lead(backend), "the shards are not told yet"
+    mark_published(engine, [row["id"] for row in unpublished(engine)], clock.now_us())
+    assert not await _lead(backend)
+    assert (await client.get("hospitals/sz.h001")).json()["shard"] == (shard + 1) % 4
+    assert bus.told == [subjects.DIRECTORY_CHANGED]
+    await _lead(backend)
+    assert (await client.get("hospitals/sz.h001/hand-over")).json()["state"] == "switched"
+    clock.advance(SETTLE_S)
+    await _lead(backend)
+    assert (await client.get("hospitals/sz.h001/hand-over")).json()["state"] == "settled"

@@ -137,3 +137,26 @@ def test_a_host_killed_while_saving_leaves_what_it_had_saved(tmp_path: Path) -> 
     assert set(snapshot.tables["n"]["n"].to_numpy()) == {snapshot.sequence}
     SnapshotStore(tmp_path).save(0, 2, snapshot.sequence, {})
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_what_a_shard_gave_away_is_kept_once_and_until_the_stream_has_forgotten_it(store: SnapshotStore) -> None:
+    assert store.given(7) is None
+    store.give(7, 3, 900, TABLES)
+    store.give(7, 3, 900, {"other": TABLES["empty"]})  # a replay gives the same; what is there stays
+    found = store.given(7)
+    assert found is not None
+    assert list(found) == list(TABLES)
+    store.forget_given(900)
+    assert store.given(7) is not None
+    store.forget_given(901)
+    assert store.given(7) is None
+
+
+def test_what_was_given_and_is_damaged_is_not_taken(store: SnapshotStore, tmp_path: Path) -> None:
+    store.give(7, 3, 900, TABLES)
+    (path,) = (tmp_path / "snapshots").glob("given/*")
+    data = bytearray(path.read_bytes())
+    data[-20] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(IntegrityViolation):
+        store.given(7)

@@ -1,0 +1,136 @@
+"""`vitalgrid hosts`: who holds what on the running platform; one host more, one fewer, one that gives its shards away."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import httpx
+import typer
+from rich.table import Table
+
+from cluster.run_target import local_target, settings_of
+from cluster.run_view import wide_console
+from domain.errors import InvalidInput, Unavailable, VitalgridError
+from scenarios.target import Target
+
+hosts = typer.Typer(
+    name="hosts", help="Hosts of the running platform come and go, and hospitals among them.", no_args_is_help=True
+)
+_console = wide_console()
+_LOOK_S: Final = 0.3
+_TIMEOUT_S: Final = 70.0
+
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the platform (default: var).")]
+Token = Annotated[str | None, typer.Option("--token", help="API token (default: this machine's own).")]
+Wait = Annotated[float, typer.Option("--wait", help="Longest wait, in seconds, until the shards have moved; 0: none.")]
+Name = Annotated[str, typer.Argument(help="The host, such as host-2.")]
+
+
+@hosts.command("list")
+def list_hosts(token: Token = None, data_dir: DataDir = None) -> None:
+    """Each host: its state, its shards, how many devices, what waits for it."""
+    _show(_order(_target(token, data_dir), "GET", ""))
+
+
+@hosts.command("add")
+def add(wait: Wait = 120.0, token: Token = None, data_dir: DataDir = None) -> None:
+    """Start one host more; shards move to it."""
+    _carry_out(_target(token, data_dir), ("POST", ""), _is_calm, wait)
+
+
+@hosts.command("drain")
+def drain(name: Name, wait: Wait = 120.0, token: Token = None, data_dir: DataDir = None) -> None:
+    """Let a host give all its shards to others; it stays, without any."""
+    _carry_out(_target(token, data_dir), ("POST", f"/{name}/drain"), lambda view: _is_empty(view, name), wait)
+
+
+@hosts.command("resume")
+def resume(name: Name, wait: Wait = 120.0, token: Token = None, data_dir: DataDir = None) -> None:
+    """Give a drained host shards again."""
+    _carry_out(_target(token, data_dir), ("POST", f"/{name}/resume"), _is_calm, wait)
+
+
+@hosts.command("remove")
+def remove(name: Name, wait: Wait = 120.0, token: Token = None, data_dir: DataDir = None) -> None:
+    """Drain a host, then end it; one fewer is kept from then on."""
+    gone: Callable[[dict[str, Any]], bool] = lambda view: all(host["name"] != name for host in view["hosts"])  # noqa: E731
+    _carry_out(_target(token, data_dir), ("DELETE", f"/{name}"), gone, wait)
+
+
+@hosts.command("hand-over")
+def hand_over(
+    hospital: Annotated[str, typer.Argument(help="The hospital, such as sz.h012.")],
+    shard: Annotated[int, typer.Argument(help="The shard it is to be in.")],
+    wait: Wait = 60.0,
+    token: Token = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Hand a hospital over to another shard, while it sends; returns when it is there."""
+    target, path, deadline_s = _target(token, data_dir), f"/hospitals/{hospital}/hand-over", time.monotonic() + wait
+    state = _ask(target, "POST", path, {"shard": shard})
+    while state["state"] == "begun" and time.monotonic() < deadline_s:
+        time.sleep(_LOOK_S)
+        state = _ask(target, "GET", path)
+    words = f"hospital {hospital}: from shard {state['from_shard']} to shard {state['to_shard']}, {state['state']}"
+    _console.print(words, highlight=False)
+
+
+def _carry_out(target: Target, order: tuple[str, str], is_done: Callable[[dict[str, Any]], bool], wait_s: float) -> None:
+    """Give an order and wait until it is carried out. Raises Unavailable when that takes longer than `wait_s`."""
+    view, deadline_s = _order(target, *order), time.monotonic() + wait_s
+    while wait_s and not is_done(view):
+        if time.monotonic() > deadline_s:
+            _show(view)
+            raise Unavailable(f"not carried out within {wait_s:g} s: the order stands, look again with `vitalgrid hosts list`")
+        time.sleep(_LOOK_S)
+        view = _order(target, "GET", "")
+    _show(view)
+
+
+def _is_calm(view: dict[str, Any]) -> bool:
+    """Nothing moves, and each host that works has something, as far as there are shards enough."""
+    shards_of = [host["shards"] for host in view["hosts"] if host["state"] == "working"]
+    return not view["moving"] and (all(shards_of) or sum(map(len, shards_of)) < len(shards_of))
+
+
+def _is_empty(view: dict[str, Any], name: str) -> bool:
+    return not view["moving"] and all(not host["shards"] for host in view["hosts"] if host["name"] == name)
+
+
+def _target(token: str | None, data_dir: Path | None) -> Target:
+    return local_target(settings_of(data_dir), token)
+
+
+def _order(target: Target, method: str, path: str) -> dict[str, Any]:
+    return _ask(target, method, f"/hosts{path}")
+
+
+def _ask(target: Target, method: str, path: str, body: Any = None) -> dict[str, Any]:
+    headers = {"Authorization": f"Bearer {target.token}", "X-Reason": "vitalgrid hosts"}
+    try:
+        answer = httpx.request(
+            method, f"{target.api_url}/api/v1{path}", headers=headers, json=body, timeout=_TIMEOUT_S, trust_env=False
+        )
+        said = answer.json()
+    except (httpx.HTTPError, ValueError) as error:
+        raise Unavailable(f"the API at {target.api_url} does not answer: {type(error).__name__}") from error
+    if answer.is_success:
+        assert isinstance(said, dict)
+        return said
+    kind: type[VitalgridError] = Unavailable if answer.is_server_error else InvalidInput
+    raise kind(said.get("detail", f"the API answered {answer.status_code}"))
+
+
+def _show(view: dict[str, Any]) -> None:
+    table = Table("host", "pid", "state", "shards", "devices", "lag", "silent s")
+    for host in sorted(view["hosts"], key=lambda host: int(host["name"].rpartition("-")[2])):
+        table.add_row(
+            host["name"], str(host["pid"]), host["state"], " ".join(map(str, host["shards"])) or "none",
+            f"{host['devices']:,}", f"{host['lag']:,}", f"{host['silent_s']:.1f}",
+        )  # fmt: skip
+    _console.print(table)
+    moving = f", moving: shards {' '.join(map(str, view['moving']))}" if view["moving"] else ""
+    _console.print(f"{view['wanted']} hosts wanted{moving}", highlight=False)
