@@ -26,6 +26,7 @@ from actors.announcer import Announcer
 from actors.host_metrics import HostMetrics
 from actors.mailboxes import Mailboxes
 from actors.post import Post
+from actors.progress import Progress
 from actors.restoration import Restoration
 from actors.shard_runner import Refusal, ShardRunner
 from actors.ticker import Ticker
@@ -58,6 +59,7 @@ class HostPolicy:
     flush_rows: int = 500_000
     snapshot_interval_s: float = 15.0
     live_horizon_s: float = 60.0
+    progress_interval_s: float = 0.05
 
 
 class Host:
@@ -83,6 +85,8 @@ class Host:
         self._committing = asyncio.Lock()
         self._announcer = Announcer(bus)
         self._ticker = Ticker(bus, clock, self._runners)
+        self._progress = Progress(name, bus, self._runners, self._uncommitted_rows, policy.progress_interval_s)
+        self._rows_in_writing = 0
         self._tasks: list[asyncio.Task[None]] = []
         self.loop_us = clock.now_us()
         self.metrics = HostMetrics()
@@ -90,7 +94,7 @@ class Host:
     # -- life ------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        for loop in (self._announcer.run, self._turns, self._ticker.run, self._commits):
+        for loop in (self._announcer.run, self._turns, self._ticker.run, self._progress.run, self._commits):
             self._tasks.append(asyncio.create_task(loop(), name=f"{self.name}.{loop.__qualname__}"))
 
     async def stop(self) -> None:
@@ -283,6 +287,7 @@ class Host:
             runner.shard: Advance(runner.committed, max(applied, runner.committed), runner.epoch) for runner, _, applied in cuts
         }
         started_us = self._clock.now_us()
+        self._rows_in_writing = rows.num_rows
         try:
             await asyncio.to_thread(self._lake.commit, rows, advances)
         except (Fenced, PositionMoved) as error:
@@ -295,10 +300,15 @@ class Host:
                 runner.segment[:0] = tables
                 runner.segment_rows += sum(table.num_rows for table in tables)
             raise
+        finally:
+            self._rows_in_writing = 0
         for runner, _, applied in cuts:
             runner.committed = max(applied, runner.committed)
             self._tail.committed(runner.shard, runner.committed, self._clock.now_us())
         self.metrics.commit(rows.num_rows, self._clock.now_us() - started_us)
+
+    def _uncommitted_rows(self) -> int:
+        return self._rows_in_writing + sum(runner.segment_rows for runner in self._runners.values())
 
     async def _lose(self, runner: ShardRunner) -> None:
         """Another host holds the shard now. Drop it unwritten."""

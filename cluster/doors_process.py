@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 from typing import Final
@@ -14,11 +15,13 @@ from cluster.serving import serving
 from domain import subjects
 from gateways.http_door import http_door
 from gateways.mqtt_door import MqttDoor, MqttLimits
+from runtime.admission import Admission
 from runtime.bus import Bus
 from runtime.clock import SystemClock
 from runtime.garbage import look_seldom
 from runtime.identities import SqlIdentities
-from runtime.intake import IntakeLimits, StreamIntake
+from runtime.intake import StreamIntake
+from runtime.intake_lanes import IntakeLimits
 from runtime.log import configure_logging
 from runtime.priority import share_finely
 from runtime.receipts import StreamReceipts
@@ -40,7 +43,11 @@ async def main() -> None:
     engine = open_engine(settings.sql_url)
     identities = SqlIdentities(engine)
     await bus.core_subscribe(subjects.DIRECTORY_CHANGED, lambda _payload, _subject: identities.forget())
-    intake = StreamIntake(bus, identities, SystemClock(), source=_DOOR_SOURCE, limits=intake_limits(settings.intake))
+    admission = Admission(asyncio.get_running_loop().time)
+    await bus.core_subscribe(subjects.HOSTS_PROGRESS, admission.hear)
+    intake = StreamIntake(
+        bus, identities, SystemClock(), source=_DOOR_SOURCE, limits=intake_limits(settings.intake), admission=admission
+    )
     doors = settings.doors
     tls = _tls(doors)
     mqtt = MqttDoor(identities, intake, SystemClock(), limits=_mqtt_limits(doors), tls=tls)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from domain.messages import DeviceEvent
 from domain.readings import ReadingBatch
-from domain.thing_models import ThingModel
+from domain.thing_models import Lane, ThingModel
 
 
 class Clock(Protocol):
@@ -76,6 +76,10 @@ class Identities(Protocol):
         """The shard of each handle; -1 where the handle is unknown or not of the principal's hospital."""
         ...
 
+    def lane_of(self, handles: NDArray[np.uint32]) -> Lane:
+        """The lane of readings of devices that `shards_of` has found: bulk when all of them are."""
+        ...
+
 
 class Intake(Protocol):
     """The one way in for readings, shared by all doors."""
@@ -110,6 +114,10 @@ class PackedIntake(Intake, Protocol):
 
     def submit_packed(self, principal: Principal, rows: bytes) -> Awaitable[Receipt]:
         """As `submit`, of `domain.readings.ROW` records that are all of the principal's own handle."""
+        ...
+
+    def is_holding(self, principal: Principal) -> bool:
+        """Whether readings of this sender wait to be taken for now: who asks had better not read on what it sends."""
         ...
 
 

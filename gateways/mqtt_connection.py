@@ -4,7 +4,8 @@ QoS 1: PUBACK follows when the readings are in the stream, in the order of the P
 kept as a reject, told on `v1/devices/me/errors`, and acknowledged, since sending it again would not help. When the
 stream does not answer there is no PUBACK: the connection ends and the sender repeats (DUP). QoS 0 gets no answer; a
 message that could not be stored is counted and told. QoS 2 is not spoken: the connection ends.
-Back-pressure: with `max_in_flight` messages unanswered, or answers that the peer does not read, reading pauses.
+Back-pressure: with `max_in_flight` messages unanswered, or one that the Intake lets wait, or answers that the peer does
+not read, reading pauses.
 """
 
 from __future__ import annotations
@@ -185,11 +186,13 @@ class MqttConnection(asyncio.Protocol):
         self._hold_or_go_on()
 
     def _is_held(self) -> bool:
-        return (
-            len(self._owed) >= self._door.max_in_flight
-            or self._is_write_paused
-            or self._state in (_State.IDENTIFYING, _State.CLOSED)
-        )
+        return self._owes_enough() or self._is_write_paused or self._state in (_State.IDENTIFYING, _State.CLOSED)
+
+    def _owes_enough(self) -> bool:
+        """Whether to read no further until something is answered: at once when what this sender brings must wait."""
+        if not self._owed or self.principal is None:
+            return False
+        return len(self._owed) >= self._door.max_in_flight or self._door.intake.is_holding(self.principal)
 
     def _hold_or_go_on(self) -> None:
         if self._transport is None or self._transport.is_closing():
@@ -359,7 +362,7 @@ class MqttConnection(asyncio.Protocol):
             packet_id = self._owed.popleft().packet_id
             if packet_id:
                 self._write(encode_puback(packet_id))
-        if self._is_read_paused and len(self._owed) <= self._door.max_in_flight // 2:
+        if self._is_read_paused and (not self._owed or len(self._owed) <= self._door.max_in_flight // 2):
             self._pump()
 
     # ---- bytes out

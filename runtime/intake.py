@@ -1,9 +1,10 @@
 """The Intake: readings of all connections become few frames, and nobody is answered before the stream has them.
 
-Group commit. While nothing is on its way to the stream, a submission is committed at once, with all others of the
-same turn of the event loop: an idle door adds no delay. While a group is on its way, the next one gathers, for at most
-`gather_ms` or until `gather_readings`, or until the way is free; at most two groups are on their way, so when the
-stream slows down, groups grow instead of queues. One fsync then serves thousands of senders.
+Readings come in lanes (`domain.thing_models.Lane`), by what depends on their devices. In each lane they leave in group
+commits (`runtime.intake_lanes`): one fsync serves thousands of senders. There is not always room: of memory here
+(`max_pending_readings`, half of it for bulk), and before the hosts (`runtime.admission`). Who finds none waits, in order,
+with its answer; that is how senders are slowed. Priority is let in before bulk, and is not held up by bulk that waits.
+After `ack_timeout_s`, or at once when as much waits as may be in memory, a sender is told Unavailable.
 
 A group is one frame for each shard it touches. A frame is published until it is acknowledged, always under the same
 message id, so that the stream keeps it once; after `ack_timeout_s` its senders are told Unavailable and repeat their
@@ -17,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Final
@@ -31,32 +32,25 @@ from domain.frames import MAX_ROWS, encode_frame
 from domain.messages import DeviceEvent, Reject, encode
 from domain.ports import Claim, Clock, Identities, Principal, Receipt
 from domain.readings import NO_SEQUENCE, ROW, ReadingBatch
+from domain.thing_models import Lane
+from runtime.admission import Admission
 from runtime.intake_events import IntakeEvents
 from runtime.intake_group import GroupFrame, Submission, own_readings_error, pieces, unknown_device
+from runtime.intake_lanes import GroupCommit, IntakeLimits, Waiting
 from runtime.once import OnceLedger, RecordBus
 
 logger = logging.getLogger(__name__)
 
 MAX_REJECT_BYTES: Final = 65_536  # of a refused payload that are kept
-_GROUPS_ON_THEIR_WAY: Final = 2
+_LOOK_AGAIN_S: Final = 0.25
 _FIRST_RETRY_S: Final = 0.05
 _LAST_RETRY_S: Final = 1.0
 _CONTROLS_AT_ONCE: Final = 32  # events and rejects on their way: a storm of them must not hold up readings
 
 
-@dataclass(frozen=True, slots=True)
-class IntakeLimits:
-    """As `runtime.settings.IntakeSettings`."""
-
-    gather_ms: float = 4.0
-    gather_readings: int = 20_000
-    max_pending_readings: int = 2_000_000
-    ack_timeout_s: float = 10.0
-
-
 @dataclass(slots=True)
 class IntakeCounters:
-    """Running totals since the start; `held_readings` is a gauge."""
+    """Running totals since the start; `held_readings` (being stored) and `waiting_readings` (for room) are gauges."""
 
     submissions: int = 0
     readings: int = 0
@@ -66,17 +60,20 @@ class IntakeCounters:
     unavailable: int = 0
     rejects: int = 0
     held_readings: int = 0
+    waiting_readings: int = 0
+    waited: int = 0  # submissions that found no room at first
 
 
 class StreamIntake:
     """Implements `domain.ports.OnceIntake` and `PackedIntake` over the bus.
 
-    `source` is the door's own id, in every frame's header.
+    `source` is the door's own id, in every frame's header. `admission`: what is known of the hosts; by itself nothing.
     """
 
     def __init__(
-        self, bus: RecordBus, identities: Identities, clock: Clock, *, source: int, limits: IntakeLimits | None = None
-    ) -> None:
+        self, bus: RecordBus, identities: Identities, clock: Clock, *, source: int, limits: IntakeLimits | None = None,
+        admission: Admission | None = None,
+    ) -> None:  # fmt: skip
         self._bus = bus
         self._identities = identities
         self._clock = clock
@@ -87,13 +84,11 @@ class StreamIntake:
         self._sequences: defaultdict[int, int] = defaultdict(int)  # shard -> frames so far
         self._messages = 0
         self._last_arrival_us = 0
-        self._gathering: list[Submission] = []
-        self._gathered_rows = 0
-        self._waiting: deque[Submission] = deque()  # until there is room for them
-        self._on_their_way: set[asyncio.Task[None]] = set()
-        self._timer: asyncio.TimerHandle | None = None
-        self._is_due = False
-        self._is_called = False
+        self._admission = admission or Admission(lambda: asyncio.get_running_loop().time())
+        self._admission.on_progress = self._release
+        self._commits = {lane: GroupCommit(self._limits, self._store, self._arrived) for lane in Lane}
+        self._waiting = Waiting()
+        self._look_again: asyncio.TimerHandle | None = None
         self._is_closed = False
         self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()  # sender -> whose turn it is
         self._controls = asyncio.Semaphore(_CONTROLS_AT_ONCE)
@@ -111,7 +106,7 @@ class StreamIntake:
                 future.set_exception(error)
             else:
                 rows = len(readings)
-                self._accept(Submission(((principal.shard, readings, rows),), rows, future))
+                self._accept(Submission(principal.model.lane, ((principal.shard, readings, rows),), rows, future))
             return future
         return asyncio.ensure_future(self._submit_for_others(principal, readings))
 
@@ -119,8 +114,17 @@ class StreamIntake:
         """As `domain.ports.PackedIntake.submit_packed`."""
         future = asyncio.get_running_loop().create_future()
         count = len(rows) // ROW.itemsize
-        self._accept(Submission(((principal.shard, rows, count),), count, future))
+        lane = Lane.PRIORITY if principal.model is None else principal.model.lane
+        self._accept(Submission(lane, ((principal.shard, rows, count),), count, future))
         return future
+
+    def is_holding(self, principal: Principal) -> bool:
+        """As `domain.ports.PackedIntake.is_holding`. A gateway that waits with bulk may have signs to bring all the same."""
+        if not self._waiting.rows:
+            return False
+        lane = Lane.PRIORITY if principal.model is None else principal.model.lane
+        is_much = self._waiting.rows > self._limits.max_pending_readings // 4
+        return is_much or self._waiting.has(lane, principal.shard)
 
     async def claim(self, principal: Principal, content: ReadingBatch | DeviceEvent, key: str, payload: bytes) -> Claim:
         """As `domain.ports.OnceIntake.claim`; see `runtime.once` for what is guaranteed."""
@@ -144,7 +148,10 @@ class StreamIntake:
 
     async def _store_alone(self, principal: Principal, readings: ReadingBatch, message_id: str) -> Receipt:
         receipt = None
-        for number, (shard, batch) in enumerate(await self._by_shard(principal, readings)):
+        parts = await self._by_shard(principal, readings)
+        if any(self._waiting.has(self._lane_of(principal, readings), shard) for shard, _ in parts):
+            raise Unavailable("others wait for room already: send again later, with the same key")
+        for number, (shard, batch) in enumerate(parts):
             for start in range(0, len(batch), MAX_ROWS):
                 rows = batch.take(slice(start, start + MAX_ROWS))
                 payload = encode_frame(rows, source=self._source, sequence=NO_SEQUENCE, arrival_us=self._arrival_us())
@@ -177,10 +184,9 @@ class StreamIntake:
     async def close(self) -> None:
         """Take no more, and return once all that was taken is stored or its senders were told otherwise."""
         self._is_closed = True
-        while self._gathering or self._waiting or self._on_their_way:
-            if self._gathering and len(self._on_their_way) < _GROUPS_ON_THEIR_WAY:
-                self._commit()
-            await asyncio.wait(self._on_their_way)
+        while self._waiting or self.counters.held_readings:
+            self._release()
+            await asyncio.gather(*(commit.drain() for commit in self._commits.values()))
 
     # ---- gathering
 
@@ -190,8 +196,11 @@ class StreamIntake:
         turn = self._turns.setdefault(principal.handle, asyncio.Lock())
         async with turn:
             parts = [(shard, batch, len(batch)) for shard, batch in await self._by_shard(principal, readings)]
-            self._accept(Submission(parts, len(readings), future))
+            self._accept(Submission(self._lane_of(principal, readings), parts, len(readings), future))
         return await future
+
+    def _lane_of(self, principal: Principal, readings: ReadingBatch) -> Lane:
+        return self._identities.lane_of(readings.handle) if principal.model is None else principal.model.lane
 
     async def _by_shard(self, principal: Principal, readings: ReadingBatch) -> list[tuple[int, ReadingBatch]]:
         """The readings by shard. Raises RejectedInput when one is of a device that is not the principal's to speak for."""
@@ -212,65 +221,65 @@ class StreamIntake:
     def _accept(self, submission: Submission) -> None:
         if self._is_closed:
             submission.failed(Unavailable("the door is closing: send again to another, or later"))
-        elif self._waiting or not self._has_room(submission):
-            self._waiting.append(submission)
-            asyncio.get_running_loop().call_later(self._limits.ack_timeout_s, self._give_up, submission)
+        elif self._waiting.has(submission.lane, submission.shard) or not self._has_room(submission):
+            self._hold(submission)
         else:
             self._gather(submission)
 
     def _has_room(self, submission: Submission) -> bool:
-        held = self.counters.held_readings
-        return not held or held + submission.rows <= self._limits.max_pending_readings
-
-    def _give_up(self, submission: Submission) -> None:
-        if submission in self._waiting:
-            self._waiting.remove(submission)
-            self.counters.unavailable += 1
-            submission.failed(Unavailable(f"{self.counters.held_readings} readings wait to be stored: send again later"))
+        held, most = self.counters.held_readings, self._limits.max_pending_readings
+        if held and held + submission.rows > (most if submission.lane is Lane.PRIORITY else most // 2):
+            return False
+        return self._is_closed or self._admission.has_room(submission.lane, submission.shard)
 
     def _gather(self, submission: Submission) -> None:
-        self._gathering.append(submission)
-        self._gathered_rows += submission.rows
         self.counters.held_readings += submission.rows
-        if not self._on_their_way:
-            if not self._is_called:
-                self._is_called = True
-                asyncio.get_running_loop().call_soon(self._commit_when_called)
-        elif self._gathered_rows >= self._limits.gather_readings:
-            self._on_timer()
-        elif self._timer is None and not self._is_due:
-            self._timer = asyncio.get_running_loop().call_later(self._limits.gather_ms / 1000, self._on_timer)
+        for shard, _, rows in submission.parts:
+            self._admission.taken(shard, rows)
+        self._commits[submission.lane].gather(submission)
 
-    def _commit_when_called(self) -> None:
-        self._is_called = False
-        self._on_timer()
+    def _arrived(self, rows: int) -> None:
+        self.counters.held_readings -= rows
+        self._release()
 
-    def _on_timer(self) -> None:
-        self._is_due = bool(self._gathering)
-        if self._is_due and len(self._on_their_way) < _GROUPS_ON_THEIR_WAY:
-            self._commit()
+    # ---- waiting for room
+
+    def _hold(self, submission: Submission) -> None:
+        self.counters.waited += 1
+        if self._waiting.rows and self._waiting.rows + submission.rows > self._limits.max_pending_readings:
+            self._refuse(submission)
+            return
+        self._waiting.add(submission)
+        self.counters.waiting_readings = self._waiting.rows
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._limits.ack_timeout_s, self._give_up, submission)
+        if self._look_again is None:
+            self._look_again = loop.call_later(_LOOK_AGAIN_S, self._on_look_again)
+
+    def _give_up(self, submission: Submission) -> None:
+        if self._waiting.give_up(submission):
+            self._refuse(submission)
+            self._release()
+
+    def _refuse(self, submission: Submission) -> None:
+        self.counters.unavailable += 1
+        waiting = self.counters.held_readings + self._waiting.rows
+        submission.failed(Unavailable(f"{waiting} readings wait to be stored: send again later"))
+
+    def _release(self) -> None:
+        """Let in those for which there is room now."""
+        if self._waiting:
+            self._waiting.release(self._has_room, self._gather)
+            self.counters.waiting_readings = self._waiting.rows
+
+    def _on_look_again(self) -> None:
+        """Hosts that are not heard of any more hold nobody back, and nothing tells us when."""
+        self._release()
+        self._look_again = None
+        if self._waiting:
+            self._look_again = asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self._on_look_again)
 
     # ---- committing
-
-    def _commit(self) -> None:
-        """Send what has gathered on its way."""
-        group, rows = self._gathering, self._gathered_rows
-        self._gathering, self._gathered_rows, self._is_due = [], 0, False
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        task = asyncio.create_task(self._store(self._frames_of(group)))
-        self._on_their_way.add(task)
-        task.add_done_callback(lambda done: self._arrived(done, rows))
-        self.counters.groups += 1
-
-    def _arrived(self, task: asyncio.Task[None], rows: int) -> None:
-        self._on_their_way.discard(task)
-        self.counters.held_readings -= rows
-        while self._waiting and self._has_room(self._waiting[0]):
-            self._gather(self._waiting.popleft())
-        if self._gathering and (self._is_due or not self._on_their_way):
-            self._commit()
 
     def _frames_of(self, group: list[Submission]) -> list[GroupFrame]:
         arrival_us = self._arrival_us()
@@ -287,8 +296,8 @@ class StreamIntake:
                     frame.add(submission, piece, rows)
         return frames
 
-    async def _store(self, frames: list[GroupFrame]) -> None:
-        await asyncio.gather(*map(self._store_frame, frames))
+    async def _store(self, group: list[Submission]) -> None:
+        await asyncio.gather(*map(self._store_frame, self._frames_of(group)))
 
     async def _store_frame(self, frame: GroupFrame) -> None:
         try:
@@ -299,9 +308,11 @@ class StreamIntake:
             if not isinstance(error, VitalgridError):
                 logger.exception("a frame could not be stored", extra={"shard": frame.shard, "sequence": frame.sequence})
                 error = Unavailable("the readings could not be stored: send them again")
+            self._admission.failed(frame.shard, frame.rows)
             for submission in frame.submissions:
                 submission.failed(error)
             return
+        self._admission.stored(frame.shard, sequence, frame.rows)
         self._count(len(frame.submissions), frame.rows)
         receipt = Receipt(frame.shard, sequence, frame.rows)
         for submission in frame.submissions:

@@ -15,7 +15,8 @@ from domain.readings import ReadingBatch
 from gateways.http_door import http_door
 from runtime.bus import Bus
 from runtime.clock import SystemClock
-from runtime.intake import IntakeLimits, StreamIntake
+from runtime.intake import StreamIntake
+from runtime.intake_lanes import IntakeLimits
 from runtime.receipts import StreamReceipts
 from tests.doors import GATEWAY, MONITOR, NOW_US, DictIdentities, MemoryBus, assert_same_rows, clock, run, served
 

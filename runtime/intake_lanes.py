@@ -1,0 +1,149 @@
+"""The Intake's lanes: in each, submissions wait until there is room for them and then gather into group commits.
+
+While nothing of a lane is on its way, a submission is committed at once, with all others of the same turn of the event
+loop: an idle door adds no delay. While a group is on its way, the next one gathers, for at most `gather_ms` or until
+`gather_readings`, or until the way is free; at most two groups are on their way, so when the stream slows down, groups
+grow instead of queues. Groups of bulk do not hold up those of priority.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final
+
+from domain.thing_models import Lane
+from runtime.intake_group import Submission
+
+_GROUPS_ON_THEIR_WAY: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeLimits:
+    """As `runtime.settings.IntakeSettings`."""
+
+    gather_ms: float = 4.0
+    gather_readings: int = 20_000
+    max_pending_readings: int = 2_000_000
+    ack_timeout_s: float = 10.0
+
+
+class GroupCommit:
+    """One lane's group commit. `store` sends a group and returns once its fate is known; `arrived` is told its rows."""
+
+    def __init__(
+        self,
+        limits: IntakeLimits,
+        store: Callable[[list[Submission]], Coroutine[Any, Any, None]],
+        arrived: Callable[[int], None],
+    ) -> None:
+        self._limits = limits
+        self._store = store
+        self._tell_arrived = arrived
+        self._gathering: list[Submission] = []
+        self._gathered_rows = 0
+        self._on_their_way: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self.is_due = False
+        self._is_called = False
+
+    def gather(self, submission: Submission) -> None:
+        """Take a submission; it leaves with the next group."""
+        self._gathering.append(submission)
+        self._gathered_rows += submission.rows
+        if not self._on_their_way:
+            if not self._is_called:
+                self._is_called = True
+                asyncio.get_running_loop().call_soon(self._commit_when_called)
+        elif self._gathered_rows >= self._limits.gather_readings:
+            self._on_timer()
+        elif self._timer is None and not self.is_due:
+            self._timer = asyncio.get_running_loop().call_later(self._limits.gather_ms / 1000, self._on_timer)
+
+    async def drain(self) -> None:
+        """Return once all that was gathered has arrived."""
+        while self._gathering or self._on_their_way:
+            if self._gathering and len(self._on_their_way) < _GROUPS_ON_THEIR_WAY:
+                self._commit()
+            await asyncio.wait(self._on_their_way)
+
+    def _commit_when_called(self) -> None:
+        self._is_called = False
+        self._on_timer()
+
+    def _on_timer(self) -> None:
+        self.is_due = bool(self._gathering)
+        if self.is_due and len(self._on_their_way) < _GROUPS_ON_THEIR_WAY:
+            self._commit()
+
+    def _commit(self) -> None:
+        """Send what has gathered on its way."""
+        group, rows = self._gathering, self._gathered_rows
+        self._gathering, self._gathered_rows, self.is_due = [], 0, False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        task = asyncio.create_task(self._store(group))
+        self._on_their_way.add(task)
+        task.add_done_callback(lambda done: self._arrived(done, rows))
+
+    def _arrived(self, task: asyncio.Task[None], rows: int) -> None:
+        self._on_their_way.discard(task)
+        self._tell_arrived(rows)
+        if self._gathering and (self.is_due or not self._on_their_way):
+            self._commit()
+
+
+class Waiting:
+    """Submissions that there is no room for yet: first come, first taken within a lane and shard, shards in turn."""
+
+    def __init__(self) -> None:
+        self._queues: dict[Lane, dict[int, deque[Submission]]] = {lane: {} for lane in Lane}
+        self.rows = 0
+
+    def __bool__(self) -> bool:
+        return any(self._queues.values())
+
+    def has(self, lane: Lane, shard: int) -> bool:
+        """Whether somebody waits there, so that who comes now waits too."""
+        return shard in self._queues[lane]
+
+    def add(self, submission: Submission) -> None:
+        submission.is_waiting = True
+        self.rows += submission.rows
+        self._queues[submission.lane].setdefault(submission.shard, deque()).append(submission)
+
+    def give_up(self, submission: Submission) -> bool:
+        """Take it out of the count, and out of its queue when its turn comes; False when it is not waiting any more."""
+        if not submission.is_waiting:
+            return False
+        submission.is_waiting, submission.parts = False, ()
+        self.rows -= submission.rows
+        return True
+
+    def release(self, has_room: Callable[[Submission], bool], gather: Callable[[Submission], None]) -> None:
+        """Gather those for which there is room, priority first."""
+        for queues in self._queues.values():
+            open_shards = list(queues)
+            while open_shards:
+                open_shards = [shard for shard in open_shards if self._release_next(queues, shard, has_room, gather)]
+
+    def _release_next(
+        self, queues: dict[int, deque[Submission]], shard: int, has_room: Callable[[Submission], bool],
+        gather: Callable[[Submission], None],
+    ) -> bool:  # fmt: skip
+        """Whether the first of a shard went, and another waits behind it."""
+        queue = queues[shard]
+        while queue and not queue[0].is_waiting:
+            queue.popleft()
+        goes = bool(queue) and has_room(queue[0])
+        if goes:
+            submission = queue.popleft()
+            submission.is_waiting = False
+            self.rows -= submission.rows
+            gather(submission)
+        if not queue:
+            del queues[shard]
+        return goes and bool(queue)
