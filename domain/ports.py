@@ -103,6 +103,12 @@ class Intake(Protocol):
         """
         ...
 
+    def allowance(self, principal: Principal) -> int:
+        """How many messages of this sender a door may hold unanswered now: 1 while such messages wait for room, and 0
+        while so much waits that a door had better read nothing. Asking again is all that tells of a change.
+        """
+        ...
+
     def reject(self, *, door: str, principal: Principal | None, topic: str | None, payload: bytes,
                reason: str, detail: str) -> Awaitable[None]:  # fmt: skip
         """Keep a refused message with its reason; returns once it is stored."""
@@ -114,10 +120,6 @@ class PackedIntake(Intake, Protocol):
 
     def submit_packed(self, principal: Principal, rows: bytes) -> Awaitable[Receipt]:
         """As `submit`, of `domain.readings.ROW` records that are all of the principal's own handle."""
-        ...
-
-    def is_holding(self, principal: Principal) -> bool:
-        """Whether readings of this sender wait to be taken for now: who asks had better not read on what it sends."""
         ...
 
 

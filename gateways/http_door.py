@@ -31,7 +31,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from domain.errors import NotFound, RejectedInput, Unauthenticated, VitalgridError
+from domain.errors import NotFound, RejectedInput, Unauthenticated, Unavailable, VitalgridError
 from domain.instants import to_rfc3339
 from domain.ports import Clock, Identities, OnceIntake, Principal, Receipt, Receipts
 from gateways.counters import DoorCounters
@@ -84,6 +84,8 @@ async def _post(door: _Door, row: AnyFormat, request: Request) -> Response:
     counters.messages += 1
     body = b""
     try:
+        if not door.intake.allowance(principal):
+            raise Unavailable("more readings wait to be stored than the door can hold: send again later")
         body, size_bytes = await _body(request, door.max_payload_bytes)
         counters.bytes_received += size_bytes
         _check_envelope(row, request, size_bytes, door.max_payload_bytes)

@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 MAX_REJECT_BYTES: Final = 65_536  # of a refused payload that are kept
 _LOOK_AGAIN_S: Final = 0.25
+_MANY: Final = 1_000_000
 _FIRST_RETRY_S: Final = 0.05
 _LAST_RETRY_S: Final = 1.0
 _CONTROLS_AT_ONCE: Final = 32  # events and rejects on their way: a storm of them must not hold up readings
@@ -88,6 +89,8 @@ class StreamIntake:
         self._admission.on_progress = self._release
         self._commits = {lane: GroupCommit(self._limits, self._store, self._arrived) for lane in Lane}
         self._waiting = Waiting()
+        self._looking_up: set[asyncio.Task[None]] = set()  # messages of gateways, whose devices are looked for
+        self._looked_up_rows = 0
         self._look_again: asyncio.TimerHandle | None = None
         self._is_closed = False
         self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()  # sender -> whose turn it is
@@ -108,7 +111,12 @@ class StreamIntake:
                 rows = len(readings)
                 self._accept(Submission(principal.model.lane, ((principal.shard, readings, rows),), rows, future))
             return future
-        return asyncio.ensure_future(self._submit_for_others(principal, readings))
+        future = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(self._look_up(principal, readings, future))
+        self._looking_up.add(task)
+        self._looked_up_rows += len(readings)
+        task.add_done_callback(lambda done: self._looked_up(done, len(readings)))
+        return future
 
     def submit_packed(self, principal: Principal, rows: bytes) -> asyncio.Future[Receipt]:
         """As `domain.ports.PackedIntake.submit_packed`."""
@@ -118,13 +126,15 @@ class StreamIntake:
         self._accept(Submission(lane, ((principal.shard, rows, count),), count, future))
         return future
 
-    def is_holding(self, principal: Principal) -> bool:
-        """As `domain.ports.PackedIntake.is_holding`. A gateway that waits with bulk may have signs to bring all the same."""
-        if not self._waiting.rows:
-            return False
-        lane = Lane.PRIORITY if principal.model is None else principal.model.lane
-        is_much = self._waiting.rows > self._limits.max_pending_readings // 4
-        return is_much or self._waiting.has(lane, principal.shard)
+    def allowance(self, principal: Principal) -> int:
+        """As `domain.ports.Intake.allowance`. What a gateway brings is known only when it is read."""
+        rows = self._waiting.rows + self._looked_up_rows
+        if not rows:
+            return _MANY
+        if rows > self._limits.max_pending_readings // 2:
+            return 0
+        lanes = Lane if principal.model is None else (principal.model.lane,)
+        return 1 if any(self._waiting.has(lane, principal.shard) for lane in lanes) else _MANY
 
     async def claim(self, principal: Principal, content: ReadingBatch | DeviceEvent, key: str, payload: bytes) -> Claim:
         """As `domain.ports.OnceIntake.claim`; see `runtime.once` for what is guaranteed."""
@@ -190,14 +200,23 @@ class StreamIntake:
 
     # ---- gathering
 
-    async def _submit_for_others(self, principal: Principal, readings: ReadingBatch) -> Receipt:
+    async def _look_up(self, principal: Principal, readings: ReadingBatch, future: asyncio.Future[Receipt]) -> None:
         """In the order of the sender: a message whose devices must be looked up first is not overtaken by the next one."""
-        future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
         turn = self._turns.setdefault(principal.handle, asyncio.Lock())
-        async with turn:
-            parts = [(shard, batch, len(batch)) for shard, batch in await self._by_shard(principal, readings)]
-            self._accept(Submission(self._lane_of(principal, readings), parts, len(readings), future))
-        return await future
+        try:
+            async with turn:
+                parts = [(shard, batch, len(batch)) for shard, batch in await self._by_shard(principal, readings)]
+                self._accept(Submission(self._lane_of(principal, readings), parts, len(readings), future))
+        except Exception as error:  # whatever it is, no sender may wait for ever
+            if not isinstance(error, VitalgridError):
+                logger.exception("devices could not be looked up", extra={"device": principal.name})
+                error = Unavailable("the readings could not be stored: send them again")
+            if not future.done():
+                future.set_exception(error)
+
+    def _looked_up(self, task: asyncio.Task[None], rows: int) -> None:
+        self._looking_up.discard(task)
+        self._looked_up_rows -= rows
 
     def _lane_of(self, principal: Principal, readings: ReadingBatch) -> Lane:
         return self._identities.lane_of(readings.handle) if principal.model is None else principal.model.lane
@@ -219,6 +238,8 @@ class StreamIntake:
         return [(int(shard), readings.take(shards == shard)) for shard in np.unique(shards)]
 
     def _accept(self, submission: Submission) -> None:
+        if submission.future.cancelled():
+            return  # its sender is gone
         if self._is_closed:
             submission.failed(Unavailable("the door is closing: send again to another, or later"))
         elif self._waiting.has(submission.lane, submission.shard) or not self._has_room(submission):

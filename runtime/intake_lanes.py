@@ -97,7 +97,10 @@ class GroupCommit:
 
 
 class Waiting:
-    """Submissions that there is no room for yet: first come, first taken within a lane and shard, shards in turn."""
+    """Submissions that there is no room for yet: first come, first taken within a lane and shard, shards in turn.
+
+    One whose sender is gone (its future cancelled) is never taken.
+    """
 
     def __init__(self) -> None:
         self._queues: dict[Lane, dict[int, deque[Submission]]] = {lane: {} for lane in Lane}
@@ -136,8 +139,8 @@ class Waiting:
     ) -> bool:  # fmt: skip
         """Whether the first of a shard went, and another waits behind it."""
         queue = queues[shard]
-        while queue and not queue[0].is_waiting:
-            queue.popleft()
+        while queue and (not queue[0].is_waiting or queue[0].future.cancelled()):
+            self.give_up(queue.popleft())
         goes = bool(queue) and has_room(queue[0])
         if goes:
             submission = queue.popleft()

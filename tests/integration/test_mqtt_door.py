@@ -179,7 +179,7 @@ async def test_a_sender_with_too_much_in_flight_is_read_no_further():
         raw.send(*(encode_publish(READINGS, HR_72, 1, n) for n in range(1, 101)))
         await until(lambda: stage.door.counters.messages == 8)
         connection = stage.door._by_handle[MONITOR.handle]
-        connection.check_silence(asyncio.get_running_loop().time() + 60)  # what is not read is not silent
+        connection.look_after(asyncio.get_running_loop().time() + 60)  # what is not read is not silent
         assert stage.door.counters.messages == 8
         stage.bus.release()
         assert [(await raw.next()).packet_id for _ in range(100)] == list(range(1, 101))

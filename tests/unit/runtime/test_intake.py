@@ -15,7 +15,7 @@ from domain.readings import NO_SEQUENCE, ReadingBatch, pack_row
 from domain.thing_models import Lane
 from runtime.intake import MAX_REJECT_BYTES, StreamIntake
 from runtime.intake_lanes import IntakeLimits
-from tests.doors import GATEWAY, MONITOR, NOW_US, SENSOR, DictIdentities, MemoryBus, assert_same_rows, clock
+from tests.doors import CUFF, GATEWAY, MONITOR, NOW_US, SENSOR, DictIdentities, MemoryBus, assert_same_rows, clock
 from tests.waiting import until
 
 
@@ -394,14 +394,14 @@ async def test_priority_is_taken_while_bulk_waits_for_hosts_and_bulk_when_they_h
     vital = await intake.submit(MONITOR, rows(4))
     mixed = await intake.submit(GATEWAY, rows(2, handle=[901, 7]))
     assert (vital.readings, mixed.readings) == (4, 2)
-    assert intake.is_holding(SENSOR)
-    assert not intake.is_holding(MONITOR)
-    assert not intake.is_holding(GATEWAY)
+    assert (intake.allowance(SENSOR), intake.allowance(GATEWAY)) == (1, 1)
+    assert intake.allowance(MONITOR) > 1000
     assert intake.counters.waiting_readings == 6
     room.open(*Lane)
     assert [r.readings for r in await asyncio.gather(*bulk, gateways)] == [1, 2, 3]
     assert bus.readings().handle.tolist() == [7] * 4 + [901, 7] + [900] * 3 + [901, 902, 903]
-    assert (intake.counters.waiting_readings, intake.is_holding(SENSOR), room.ahead) == (0, False, 0)
+    assert (intake.counters.waiting_readings, room.ahead) == (0, 0)
+    assert intake.allowance(SENSOR) > 1000
 
 
 async def test_who_comes_after_one_that_waits_waits_behind_it_and_is_told_after_a_while(bus):
@@ -411,9 +411,9 @@ async def test_who_comes_after_one_that_waits_waits_behind_it_and_is_told_after_
     room.open()
     waiting = [asyncio.ensure_future(intake.submit(MONITOR, rows(n))) for n in (6, 4)]
     await asyncio.sleep(0)
+    assert intake.allowance(CUFF) == 0
     with pytest.raises(Unavailable, match="10 readings wait"):
         await intake.submit(MONITOR, rows(1))
-    room.lanes = set(Lane)
     room.open(*Lane)
     assert [r.readings for r in await asyncio.gather(*waiting)] == [6, 4]
     room.open()
@@ -458,3 +458,18 @@ async def test_a_keyed_request_is_told_to_come_again_while_others_wait(bus):
     room.open(*Lane)
     await answer
     assert (await intake.submit_once(MONITOR, rows(), claim)).readings == 1
+
+
+async def test_what_waits_for_room_is_not_stored_when_its_sender_is_gone(bus):
+    room = Room()
+    intake = StreamIntake(bus, DictIdentities(), clock(), source=9, admission=room)
+    room.open()
+    answers = [intake.submit(who, rows(n, handle=who.handle)) for n, who in ((1, MONITOR), (2, MONITOR), (3, CUFF))]
+    gone = intake.submit(GATEWAY, rows(4))
+    await asyncio.sleep(0)
+    for answer in (answers[0], gone):
+        answer.cancel()
+    room.open(*Lane)
+    assert [receipt.readings for receipt in await asyncio.gather(*answers[1:])] == [2, 3]
+    assert len(bus.readings()) == 5
+    assert intake.counters.waiting_readings == 0
