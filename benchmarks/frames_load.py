@@ -35,12 +35,13 @@ READINGS_A_FRAME: Final = MONITORS_A_GATEWAY * len(SIGNS)
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What gateways carry. `signs`: metric -> (rest, scatter)."""
+    """What gateways carry. `signs`: metric -> (rest, scatter); `abnormal_share` of readings lie beyond every limit."""
 
     model: str
     signs: dict[str, tuple[float, float]]
     devices_a_gateway: int
     patients_a_gateway: int
+    abnormal_share: float = ABNORMAL_SHARE
 
     @property
     def readings_a_frame(self) -> int:
@@ -129,7 +130,7 @@ def frames_of(
     frames = []
     for number in range(first, first + count):
         value = rng.normal(np.tile(rest, devices), np.tile(scatter, devices))
-        value = np.round(np.where(rng.random(len(value)) < ABNORMAL_SHARE, 1.9 * value, value), 1)
+        value = np.round(np.where(rng.random(len(value)) < load.abnormal_share, 1.9 * value, value), 1)
         readings = ReadingBatch.of(
             handle=handle, metric=np.tile(metrics, devices), time_us=start_us + (number - first) * every_us, value=value,
             source=sender.handle, sequence=np.arange(len(handle)) + 1 + number * len(handle),

@@ -49,6 +49,8 @@ class Gateways:
             for sender in senders
         ]
 
+        self.under_way = asyncio.Event()  # the schedule of `pace` has begun
+
     async def connect(self) -> None:
         await asyncio.gather(*(gateway.client.connect() for gateway in self.all))
 
@@ -61,12 +63,12 @@ class Gateways:
         return sum(len(gateway.acknowledged) for gateway in self.all) * self._load.readings_a_frame
 
     async def flood(self, frames_each: int) -> float:
-        """Send so many frames each, as fast as acknowledgements come; readings a second."""
+        """Send so many frames each, as fast as acknowledgements come. Returns when the first left, by `perf_counter`."""
         start_us = int((time.time() - frames_each) * 1e6)
         made = [self._make(gateway, frames_each, start_us, 1_000_000) for gateway in self.all]
         began = time.perf_counter()
         await asyncio.gather(*(self._start(g, n, f) for g, mine in zip(self.all, made, strict=True) for n, f in mine))
-        return len(self.all) * frames_each * self._load.readings_a_frame / (time.perf_counter() - began)
+        return began
 
     async def pace(self, readings_a_second: float, seconds: float, at_most: float = float("inf")) -> int:
         """Offer readings at that rate by schedule; frames are made for `at_most` a second, and what is due beyond stays
@@ -77,10 +79,12 @@ class Gateways:
         made_each = max(1, round(due_each * min(1.0, at_most / readings_a_second)))
         lead_s = 0.5 + made_each * len(self.all) * 0.0015  # to make them, so that their times are those of sending
         start_us = int((time.time() + lead_s) * 1e6)
+        self.under_way.clear()
         made = [self._make(gateway, made_each, start_us, int(every_s * 1e6)) for gateway in self.all]
         await asyncio.sleep(max(0.0, start_us / 1e6 - time.time()))
         loop = asyncio.get_running_loop()
         until_s = loop.time() + seconds
+        self.under_way.set()
         async with asyncio.TaskGroup() as group:
             for number, (gateway, frames) in enumerate(zip(self.all, made, strict=True)):
                 first_s = loop.time() + every_s * number / len(self.all)
@@ -161,11 +165,12 @@ class Watched:
         self._target = target
         self.peak_bytes: dict[str, int] = {}
         self.behind_ms: list[float] = []
+        self._bus: Bus | None = None
 
     async def run(self) -> None:
         assert self._target.nats_url is not None
         assert self._target.nats_token is not None
-        bus = await Bus.connect(self._target.nats_url, self._target.nats_token, "benchmark")
+        self._bus = bus = await Bus.connect(self._target.nats_url, self._target.nats_token, "benchmark")
         try:
             await bus.core_subscribe(subjects.HOST_HEARTBEATS, self._hear)
             while True:
@@ -173,6 +178,11 @@ class Watched:
                 await asyncio.sleep(0.25)
         finally:
             await bus.close()
+
+    async def alarms(self) -> int:
+        """Alarm events of all devices so far."""
+        assert self._bus is not None
+        return (await self._bus.stream_state(subjects.ALARMS_STREAM)).last_sequence
 
     def start_anew(self) -> None:
         self.peak_bytes, self.behind_ms = {}, []

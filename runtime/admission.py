@@ -24,7 +24,7 @@ from domain.thing_models import Lane
 
 _AHEAD_S: Final = {Lane.PRIORITY: 1.0, Lane.BULK: 0.25}
 _AHEAD_READINGS: Final = 100_000  # always allowed: two turns, so that a host never waits for us
-_UNCOMMITTED_ROWS: Final = {Lane.PRIORITY: 4_000_000, Lane.BULK: 2_000_000}
+_UNCOMMITTED_ROWS: Final = {Lane.PRIORITY: 3_000_000, Lane.BULK: 1_500_000}
 _SILENT_S: Final = 3.0
 _SPAN_S: Final = 0.09  # rates are measured over no less
 _REMEMBER_S: Final = 2.0  # how long the best rate of a host counts

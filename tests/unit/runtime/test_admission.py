@@ -100,9 +100,9 @@ def test_a_host_that_falls_silent_holds_nobody_back(stand):
 
 
 def test_a_host_with_many_rows_that_the_lake_lacks_is_sent_no_more(stand):
-    stand.tell(s1=0, uncommitted_rows=2_000_001)
+    stand.tell(s1=0, uncommitted_rows=1_500_001)
     assert stand.room() == [Lane.PRIORITY]
-    stand.tell(s1=0, uncommitted_rows=4_000_001)
+    stand.tell(s1=0, uncommitted_rows=3_000_001)
     assert stand.room() == []
     stand.tell(s1=0)
     assert stand.room() == [Lane.PRIORITY, Lane.BULK]
