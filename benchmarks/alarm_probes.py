@@ -18,6 +18,7 @@ import numpy as np
 
 from domain.alarms import AlarmEvent, Phase
 from domain.errors import Unavailable
+from domain.instants import parse_rfc3339
 from gateways.device_client import DeviceClient
 from gateways.formats import BY_NAME
 from scenarios.rest import Rest
@@ -36,7 +37,7 @@ class AlarmProbes:
     every_s: float = 1.0
     _clients: list[DeviceClient] = field(default_factory=list)
     _begun: dict[tuple[int, int], float] = field(default_factory=dict)  # (handle, event time in ms) -> when sent
-    _took_s: list[float] = field(default_factory=list)
+    _took_s: list[tuple[float, float, float, float]] = field(default_factory=list)
     _acknowledged_s: list[float] = field(default_factory=list)
     _turns: int = 0
 
@@ -52,13 +53,14 @@ class AlarmProbes:
         async with Rest(self.target) as rest:
             async for name, data in rest.live_alarms(hospitals):
                 if name == "alarm":
-                    self._seen(msgspec.convert(data["event"], AlarmEvent), time.perf_counter())
+                    self._seen(msgspec.convert(data["event"], AlarmEvent), parse_rfc3339(data["times"]["stored"]) / 1e6)
 
-    def _seen(self, event: AlarmEvent, seen_s: float) -> None:
+    def _seen(self, event: AlarmEvent, stored_s: float) -> None:
         if event.phase is Phase.START:
             began_s = self._begun.pop((event.subject.handle, event.event_us // 1000), None)
             if began_s is not None:
-                self._took_s.append(seen_s - began_s)
+                arrived_s, seen_s = event.arrival_us / 1e6, time.time()
+                self._took_s.append((seen_s - began_s, arrived_s - began_s, stored_s - arrived_s, seen_s - stored_s))
 
     async def run(self, seconds: float) -> ProbeResult:
         """Send for that long, wait until every alarm was seen (or for a while), and say how long they took."""
@@ -72,7 +74,7 @@ class AlarmProbes:
         until_s = loop.time() + _SETTLE_S
         while self._begun and loop.time() < until_s:  # noqa: ASYNC110 (many, and once)
             await asyncio.sleep(0.05)
-        return ProbeResult(np.array(self._took_s), np.array(self._acknowledged_s), len(self._begun))
+        return ProbeResult(np.array(self._took_s).reshape(-1, 4), np.array(self._acknowledged_s), len(self._begun))
 
     async def _speak(self, number: int, start_s: float, turns: int) -> None:
         loop = asyncio.get_running_loop()
@@ -90,7 +92,7 @@ class AlarmProbes:
             case end:
                 event = {"event": "lead_on" if end == 3 else "lead_off", "at": now_ms}
                 answer = client.start(_EVENTS, msgspec.json.encode(event))
-        began_s = time.perf_counter()
+        began_s = time.time()
         if not turn % 2:
             self._begun[self.devices[number][1], now_ms] = began_s
         answer.add_done_callback(lambda done: self._answered(done, began_s))
@@ -98,19 +100,22 @@ class AlarmProbes:
     def _answered(self, answer: asyncio.Future[None], began_s: float) -> None:
         if answer.cancelled() or isinstance(answer.exception(), Unavailable):
             return
-        self._acknowledged_s.append(time.perf_counter() - began_s)
+        self._acknowledged_s.append(time.time() - began_s)
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Seconds from the sender to the stream, and to the acknowledgement; `unseen`: alarms that did not come in time."""
+    """Seconds from the sender to the screen, and to the acknowledgement; `unseen`: alarms that did not come in time.
+
+    `seen_s`: whole, then its parts: until the door stamped it, until the alarm was stored, until it was seen.
+    """
 
     seen_s: np.ndarray
     acknowledged_s: np.ndarray
     unseen: int
 
-    def seen_ms(self, quantile: float) -> float:
-        return 1000 * float(np.quantile(self.seen_s, quantile)) if len(self.seen_s) else float("nan")
+    def seen_ms(self, quantile: float, part: int = 0) -> float:
+        return 1000 * float(np.quantile(self.seen_s[:, part], quantile)) if len(self.seen_s) else float("nan")
 
     def acknowledged_ms(self, quantile: float) -> float:
         return 1000 * float(np.quantile(self.acknowledged_s, quantile)) if len(self.acknowledged_s) else float("nan")

@@ -86,6 +86,8 @@ async def at_share(bench: Bench, share: int, most: float, fleet: Gateways, criti
     bench.note(f"{what}, device to alarm seen, p50", result.seen_ms(0.5), "ms")
     bench.note(f"{what}, device to alarm seen, p99", result.seen_ms(0.99), "ms", *WANTED.get(share, ()))
     bench.note(f"{what}, device to alarm seen, most", result.seen_ms(1.0), "ms")
+    for part, name in enumerate(("to the door", "from there to the alarm stored", "from there to the screen"), 1):
+        bench.note(f"{what}, of it {name}, p99", result.seen_ms(0.99, part), "ms")
     bench.note(f"{what}, device acknowledged, p99", result.acknowledged_ms(0.99), "ms")
     bench.note(f"{what}, alarm events of all devices", alarms / seconds, "events/s")
     bench.note(f"{what}, alarms seen", len(result.seen_s), "")

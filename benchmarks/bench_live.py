@@ -11,11 +11,13 @@ of a device. What each screen got is compared with what the alarm stream holds f
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,113 +47,133 @@ READINGS_A_SECOND = 100_000
 DEFAULTS = {"SHARDS": "16", "HOSTS__SNAPSHOT_INTERVAL_S": "15", "LAKE__FLUSH_INTERVAL_S": "5"}  # as users have it, not as tests
 
 
-@dataclass
 class People:
     """Those who ask: each one question a second, by schedule."""
 
-    rest: Rest
-    hospitals: list[str]
-    took_s: list[float] = field(default_factory=list)
-    errors: int = 0
+    def __init__(self, target: Target, hospitals: list[str]) -> None:
+        self._target = target
+        self._hospitals = hospitals
+        self.took_s: list[float] = []
+        self.errors = 0
 
     async def run(self, count: int, seconds: float) -> None:
         loop = asyncio.get_running_loop()
-        start_s = loop.time()
-        await asyncio.gather(*(self._ask_on(n, start_s + n / count, start_s + seconds) for n in range(count)))
+        async with contextlib.AsyncExitStack() as stack:
+            rests = [await stack.enter_async_context(Rest(self._target)) for _ in range(1 + count // 50)]
+            start_s = loop.time()
+            await asyncio.gather(
+                *(self._ask_on(n, rests[n % len(rests)], start_s + n / count, start_s + seconds) for n in range(count))
+            )
 
-    async def _ask_on(self, number: int, due_s: float, until_s: float) -> None:
+    async def _ask_on(self, number: int, rest: Rest, due_s: float, until_s: float) -> None:
         loop = asyncio.get_running_loop()
-        hospital = self.hospitals[number % len(self.hospitals)]
+        hospital = self._hospitals[number % len(self._hospitals)]
+        device = f"{hospital}/dev-000-{number % 500:03}"
         questions = (
-            ("/state/latest", {"device": f"{hospital}/dev-000-{number % 500:03}"}),
+            ("/readings/latest", {"device": device}),
             ("/alarms", {"hospital": hospital, "limit": 50}),
-            ("/readings", {"device": f"{hospital}/dev-000-{number % 500:03}", "metric": "heart_rate", "limit": 100}),
+            ("/readings", {"device": device, "metric": "heart_rate", "limit": 100}),
         )
-        turn = number
-        while due_s < until_s:
+        for turn in itertools.count(number):
+            if due_s >= until_s:
+                return
             await asyncio.sleep(max(0.0, due_s - loop.time()))
             try:
-                await self.rest.get(*questions[turn % len(questions)])
+                await rest.get(*questions[turn % len(questions)])
             except VitalgridError:
                 self.errors += 1
             self.took_s.append(loop.time() - due_s)
-            turn, due_s = turn + 1, due_s + 1.0
+            due_s += 1.0
 
 
-async def watched(
-    bench: Bench, what: str, screens: Screens, by_hospital: list[tuple[int, str]], held: Counter[str], critical: AlarmProbes,
-    seconds: float, api: psutil.Process,
-) -> None:  # fmt: skip
-    """Look on for a while with nothing changed, and note what screens got of what there was."""
-    held.clear()
-    for client in screens.all:
-        client.start_anew()
-    used = sum(api.cpu_times()[:2])
-    result = await critical.run(seconds)
-    await asyncio.sleep(1.0)
-    used = sum(api.cpu_times()[:2]) - used
-    wanted = sum(held[subjects.alarm(hospital)] for _, hospital in by_hospital)
-    got = screens.sum(lambda client: client.alarms)
-    bench.note(f"{what}, alarm events to screens", got / seconds, "events/s")
-    bench.note(f"{what}, alarm events dropped", 100 * max(0, wanted - got) / max(wanted, 1), "%", "≤ 0.1", "= 0")
-    bench.note(f"{what}, screens cut off for being slow", screens.sum(lambda c: c.overflows), "", "= 0")
-    bench.note(f"{what}, connections lost", sum(c.is_lost for c in screens.all), "", "= 0")
-    bench.note(f"{what}, longest silence of a screen", max(c.silence_s for c in screens.all), "s", "≤ 1")
-    bench.note(f"{what}, readings events", screens.sum(lambda c: c.readings) / seconds, "events/s")
-    bench.note(f"{what}, device to alarm seen, p50", result.seen_ms(0.5), "ms")
-    bench.note(f"{what}, device to alarm seen, p99", result.seen_ms(0.99), "ms")
-    bench.note(f"{what}, alarms that did not come", result.unseen, "", "= 0")
-    bench.note(f"{what}, processor of the API", 100 * used / (seconds + 1), "% of one")
+class Looks:
+    """What screens got of what there was, while nothing else changes."""
+
+    def __init__(self, bench: Bench, screens: Screens, showing: list[str], critical: AlarmProbes, api: psutil.Process) -> None:
+        self._bench = bench
+        self._screens = screens
+        self._showing = showing
+        self._critical = critical
+        self._api = api
+        self._held: Counter[str] = Counter()
+
+    def hear(self, message: StreamMessage) -> None:
+        """Take an event as the alarm stream holds it."""
+        self._held[message.subject] += 1
+
+    async def look(self, what: str, seconds: float) -> None:
+        note, screens = self._bench.note, self._screens
+        self._held.clear()
+        for client in screens.all:
+            client.start_anew()
+        used_s = sum(self._api.cpu_times()[:2])
+        result = await self._critical.run(seconds)
+        await asyncio.sleep(1.0)
+        used_s = sum(self._api.cpu_times()[:2]) - used_s
+        wanted = sum(self._held[subjects.alarm(hospital)] for hospital in self._showing)
+        got = screens.sum(lambda client: client.alarms)
+        note(f"{what}, alarm events to screens", got / seconds, "events/s")
+        note(f"{what}, alarm events dropped", 100 * max(0, wanted - got) / max(wanted, 1), "%", "≤ 0.1", "= 0")
+        note(f"{what}, screens cut off for being slow", screens.sum(lambda c: c.overflows), "", "= 0")
+        note(f"{what}, connections lost", sum(c.is_lost for c in screens.all), "", "= 0")
+        note(f"{what}, longest silence of a screen", max(c.silence_s for c in screens.all), "s", "≤ 1")
+        note(f"{what}, readings events to screens", screens.sum(lambda c: c.readings) / seconds, "events/s")
+        note(f"{what}, device to alarm seen, p50", result.seen_ms(0.5), "ms")
+        note(f"{what}, device to alarm seen, p99", result.seen_ms(0.99), "ms")
+        note(f"{what}, alarms that did not come", result.unseen, "", "= 0")
+        note(f"{what}, processor of the API", 100 * used_s / (seconds + 1), "% of one")
+
+
+def paths_of(hospitals: list[str], count: int) -> tuple[list[str], list[str]]:
+    """(the hospital of each screen that shows alarms, the paths of all screens)."""
+    showing = [hospitals[n % HOSPITALS] for n in range(count) if n % 10]
+    wards = ("&".join(f"device={hospitals[n % HOSPITALS]}/dev-000-{n % 10 * 20 + m:03}" for m in range(20))
+             for n in range(count // 10))  # fmt: skip
+    return showing, [f"/live/alarms?hospital={h}" for h in showing] + [f"/live/readings?{ward}" for ward in wards]
 
 
 async def measure(bench: Bench, target: Target, connection: Connection) -> None:
-    seconds, count, asking, gateways = (2.0, 40, 8, HOSPITALS) if bench.quick else (20.0, 2_000, 200, 40)
+    gateways, rate, seconds = (HOSPITALS, 10_000, 2.0) if bench.quick else (40, READINGS_A_SECOND, 20.0)
     async with Rest(target) as rest:
         manifest = manifest_of(HOSPITALS, gateways, target.region_id, LOAD, probes=4)
         registered = await rest.register(manifest)
-        fleet = Gateways(target, senders_of(manifest, registered, LOAD), LOAD, in_flight=4)
-        critical = AlarmProbes(target, probes_of(manifest, registered), every_s=2.0 if not bench.quick else 0.5)
-        await asyncio.gather(fleet.connect(), critical.connect())
-        hospitals = [hospital.hospital_id for hospital in manifest.hospitals]
-        rate = READINGS_A_SECOND if not bench.quick else 10_000
-        paced = asyncio.create_task(fleet.pace(rate, 2 * seconds + 20))
+    fleet = Gateways(target, senders_of(manifest, registered, LOAD), LOAD, in_flight=4)
+    critical = AlarmProbes(target, probes_of(manifest, registered), every_s=0.5 if bench.quick else 2.0)
+    bus = await Bus.connect(target.nats_url or "", target.nats_token or "", "benchmark")
+    await asyncio.gather(fleet.connect(), critical.connect())
+    hospitals = [hospital.hospital_id for hospital in manifest.hospitals]
+    tasks = [asyncio.create_task(fleet.pace(rate, 2 * seconds + 20)), asyncio.create_task(critical.watch(hospitals))]
+    try:
         await fleet.under_way.wait()
-        watching = asyncio.create_task(critical.watch(hospitals))
-        api = psutil.Process(connection.process_pids["api"])
-        before = api.memory_info().rss
-        screens = Screens(target)
-        began = time.perf_counter()
-        showing = [(n, hospitals[n % HOSPITALS]) for n in range(count) if n % 10]
-        alarms = [f"/live/alarms?hospital={hospital}" for _, hospital in showing]
-        wards = [
-            "/live/readings?" + "&".join(f"device={hospitals[n % HOSPITALS]}/dev-000-{n % 10 * 20 + m:03}" for m in range(20))
-            for n in range(count // 10)
-        ]
-        await screens.open([*alarms, *wards])
-        bench.note(f"{count:,} screens opened", time.perf_counter() - began, "s")
-        bench.note(f"{count:,} screens, memory of the API", (api.memory_info().rss - before) / count / 1024, "KB each")
-        held: Counter[str] = Counter()
-        bus = await Bus.connect(target.nats_url or "", target.nats_token or "", "benchmark")
+        await look_at(bench, target, hospitals, critical, bus, psutil.Process(connection.process_pids["api"]))
+    finally:
+        await end(*tasks)
+        await asyncio.gather(critical.close(), fleet.close(), bus.close())
 
-        def hear(message: StreamMessage) -> None:
-            held[message.subject] += 1
 
-        last = (await bus.stream_state(subjects.ALARMS_STREAM)).last_sequence
-        follower = await bus.follow(subjects.ALARMS_STREAM, list(subjects.ALARMS_SUBJECTS), last + 1, hear)
-        await watched(bench, f"{count:,} screens", screens, showing, held, critical, seconds, api)
-        people = People(rest, hospitals)
-        asked = asyncio.create_task(people.run(asking, seconds))
-        await watched(bench, f"{asking} people ask too", screens, showing, held, critical, seconds, api)
-        await asked
-        bench.note(f"{asking} people ask too, an answer, p50", 1000 * float(np.quantile(people.took_s, 0.5)), "ms")
-        bench.note(f"{asking} people ask too, an answer, p99", 1000 * float(np.quantile(people.took_s, 0.99)), "ms")
-        bench.note(f"{asking} people ask too, questions refused", people.errors, "", "= 0")
-        bench.note("memory of the API at the end", api.memory_info().rss / 2**20, "MB")
-        screens.close()
-        await follower.stop()
-        await bus.close()
-        await end(watching, paced)
-        await asyncio.gather(critical.close(), fleet.close())
+async def look_at(
+    bench: Bench, target: Target, hospitals: list[str], critical: AlarmProbes, bus: Bus, api: psutil.Process
+) -> None:
+    count, asking, seconds = (40, 8, 2.0) if bench.quick else (2_000, 200, 20.0)
+    showing, paths = paths_of(hospitals, count)
+    screens, people = Screens(target), People(target, hospitals)
+    before, began = api.memory_info().rss, time.perf_counter()
+    await screens.open(paths)
+    bench.note(f"{count:,} screens opened in", time.perf_counter() - began, "s")
+    bench.note(f"{count:,} screens, memory of the API", (api.memory_info().rss - before) / count / 1024, "KB each")
+    looks = Looks(bench, screens, showing, critical, api)
+    last = (await bus.stream_state(subjects.ALARMS_STREAM)).last_sequence
+    follower = await bus.follow(subjects.ALARMS_STREAM, list(subjects.ALARMS_SUBJECTS), last + 1, looks.hear)
+    await looks.look(f"{count:,} screens", seconds)
+    asked = asyncio.create_task(people.run(asking, seconds))
+    await looks.look(f"{asking} people ask too", seconds)
+    await asked
+    bench.note(f"{asking} people ask too, an answer, p50", 1000 * float(np.quantile(people.took_s, 0.5)), "ms")
+    bench.note(f"{asking} people ask too, an answer, p99", 1000 * float(np.quantile(people.took_s, 0.99)), "ms")
+    bench.note(f"{asking} people ask too, questions refused", people.errors, "", "= 0")
+    bench.note("memory of the API at the end", api.memory_info().rss / 2**20, "MB")
+    screens.close()
+    await follower.stop()
 
 
 def main() -> None:

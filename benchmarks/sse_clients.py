@@ -19,7 +19,8 @@ class SseClient(asyncio.Protocol):
     """One connection to one path. `alarms`, `heartbeats` count events; `silence_s` is the longest time without any."""
 
     def __init__(self, path: str, token: str, host: str) -> None:
-        self._request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\nAccept: text/event-stream\r\n\r\n".encode()
+        head = (f"GET {path} HTTP/1.1", f"Host: {host}", f"Authorization: Bearer {token}", "Accept: text/event-stream", "", "")
+        self._request = "\r\n".join(head).encode()
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.alarms = 0
         self.heartbeats = 0

@@ -20,7 +20,6 @@ import logging
 import secrets
 from collections import defaultdict
 from collections.abc import Awaitable
-from dataclasses import dataclass
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -36,33 +35,16 @@ from domain.thing_models import Lane
 from runtime.admission import Admission
 from runtime.intake_events import IntakeEvents
 from runtime.intake_group import GroupFrame, Submission, own_readings_error, pieces, unknown_device
-from runtime.intake_lanes import GroupCommit, IntakeLimits, Waiting
+from runtime.intake_lanes import IntakeCounters, IntakeLimits, Lanes
 from runtime.once import OnceLedger, RecordBus
 
 logger = logging.getLogger(__name__)
 
 MAX_REJECT_BYTES: Final = 65_536  # of a refused payload that are kept
-_LOOK_AGAIN_S: Final = 0.25
 _MANY: Final = 1_000_000
 _FIRST_RETRY_S: Final = 0.05
 _LAST_RETRY_S: Final = 1.0
 _CONTROLS_AT_ONCE: Final = 32  # events and rejects on their way: a storm of them must not hold up readings
-
-
-@dataclass(slots=True)
-class IntakeCounters:
-    """Running totals since the start; `held_readings` (being stored) and `waiting_readings` (for room) are gauges."""
-
-    submissions: int = 0
-    readings: int = 0
-    frames: int = 0
-    groups: int = 0
-    retries: int = 0
-    unavailable: int = 0
-    rejects: int = 0
-    held_readings: int = 0
-    waiting_readings: int = 0
-    waited: int = 0  # submissions that found no room at first
 
 
 class StreamIntake:
@@ -86,17 +68,13 @@ class StreamIntake:
         self._messages = 0
         self._last_arrival_us = 0
         self._admission = admission or Admission(lambda: asyncio.get_running_loop().time())
-        self._admission.on_progress = self._release
-        self._commits = {lane: GroupCommit(self._limits, self._store, self._arrived) for lane in Lane}
-        self._waiting = Waiting()
+        self.counters = IntakeCounters()
+        self._lanes = Lanes(self._limits, self._admission, self._store, self.counters)
         self._looking_up: set[asyncio.Task[None]] = set()  # messages of gateways, whose devices are looked for
         self._looked_up_rows = 0
-        self._look_again: asyncio.TimerHandle | None = None
-        self._is_closed = False
         self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()  # sender -> whose turn it is
         self._controls = asyncio.Semaphore(_CONTROLS_AT_ONCE)
         self._events = IntakeEvents(identities, self._publish_control)
-        self.counters = IntakeCounters()
 
     # ---- what doors call
 
@@ -109,7 +87,7 @@ class StreamIntake:
                 future.set_exception(error)
             else:
                 rows = len(readings)
-                self._accept(Submission(principal.model.lane, ((principal.shard, readings, rows),), rows, future))
+                self._lanes.accept(Submission(principal.model.lane, ((principal.shard, readings, rows),), rows, future))
             return future
         future = asyncio.get_running_loop().create_future()
         task = asyncio.create_task(self._look_up(principal, readings, future))
@@ -123,18 +101,18 @@ class StreamIntake:
         future = asyncio.get_running_loop().create_future()
         count = len(rows) // ROW.itemsize
         lane = Lane.PRIORITY if principal.model is None else principal.model.lane
-        self._accept(Submission(lane, ((principal.shard, rows, count),), count, future))
+        self._lanes.accept(Submission(lane, ((principal.shard, rows, count),), count, future))
         return future
 
     def allowance(self, principal: Principal) -> int:
         """As `domain.ports.Intake.allowance`. What a gateway brings is known only when it is read."""
-        rows = self._waiting.rows + self._looked_up_rows
+        rows = self._lanes.waiting.rows + self._looked_up_rows
         if not rows:
             return _MANY
         if rows > self._limits.max_pending_readings // 2:
             return 0
         lanes = Lane if principal.model is None else (principal.model.lane,)
-        return 1 if any(self._waiting.has(lane, principal.shard) for lane in lanes) else _MANY
+        return 1 if any(self._lanes.waiting.has(lane, principal.shard) for lane in lanes) else _MANY
 
     async def claim(self, principal: Principal, content: ReadingBatch | DeviceEvent, key: str, payload: bytes) -> Claim:
         """As `domain.ports.OnceIntake.claim`; see `runtime.once` for what is guaranteed."""
@@ -159,7 +137,7 @@ class StreamIntake:
     async def _store_alone(self, principal: Principal, readings: ReadingBatch, message_id: str) -> Receipt:
         receipt = None
         parts = await self._by_shard(principal, readings)
-        if any(self._waiting.has(self._lane_of(principal, readings), shard) for shard, _ in parts):
+        if any(self._lanes.waiting.has(self._lane_of(principal, readings), shard) for shard, _ in parts):
             raise Unavailable("others wait for room already: send again later, with the same key")
         for number, (shard, batch) in enumerate(parts):
             for start in range(0, len(batch), MAX_ROWS):
@@ -193,10 +171,7 @@ class StreamIntake:
 
     async def close(self) -> None:
         """Take no more, and return once all that was taken is stored or its senders were told otherwise."""
-        self._is_closed = True
-        while self._waiting or self.counters.held_readings:
-            self._release()
-            await asyncio.gather(*(commit.drain() for commit in self._commits.values()))
+        await self._lanes.close()
 
     # ---- gathering
 
@@ -206,7 +181,7 @@ class StreamIntake:
         try:
             async with turn:
                 parts = [(shard, batch, len(batch)) for shard, batch in await self._by_shard(principal, readings)]
-                self._accept(Submission(self._lane_of(principal, readings), parts, len(readings), future))
+                self._lanes.accept(Submission(self._lane_of(principal, readings), parts, len(readings), future))
         except Exception as error:  # whatever it is, no sender may wait for ever
             if not isinstance(error, VitalgridError):
                 logger.exception("devices could not be looked up", extra={"device": principal.name})
@@ -236,69 +211,6 @@ class StreamIntake:
         if (shards == shards[0]).all():
             return [(int(shards[0]), readings)]
         return [(int(shard), readings.take(shards == shard)) for shard in np.unique(shards)]
-
-    def _accept(self, submission: Submission) -> None:
-        if submission.future.cancelled():
-            return  # its sender is gone
-        if self._is_closed:
-            submission.failed(Unavailable("the door is closing: send again to another, or later"))
-        elif self._waiting.has(submission.lane, submission.shard) or not self._has_room(submission):
-            self._hold(submission)
-        else:
-            self._gather(submission)
-
-    def _has_room(self, submission: Submission) -> bool:
-        held, most = self.counters.held_readings, self._limits.max_pending_readings
-        if held and held + submission.rows > (most if submission.lane is Lane.PRIORITY else most // 2):
-            return False
-        return self._is_closed or self._admission.has_room(submission.lane, submission.shard)
-
-    def _gather(self, submission: Submission) -> None:
-        self.counters.held_readings += submission.rows
-        for shard, _, rows in submission.parts:
-            self._admission.taken(shard, rows)
-        self._commits[submission.lane].gather(submission)
-
-    def _arrived(self, rows: int) -> None:
-        self.counters.held_readings -= rows
-        self._release()
-
-    # ---- waiting for room
-
-    def _hold(self, submission: Submission) -> None:
-        self.counters.waited += 1
-        if self._waiting.rows and self._waiting.rows + submission.rows > self._limits.max_pending_readings:
-            self._refuse(submission)
-            return
-        self._waiting.add(submission)
-        self.counters.waiting_readings = self._waiting.rows
-        loop = asyncio.get_running_loop()
-        loop.call_later(self._limits.ack_timeout_s, self._give_up, submission)
-        if self._look_again is None:
-            self._look_again = loop.call_later(_LOOK_AGAIN_S, self._on_look_again)
-
-    def _give_up(self, submission: Submission) -> None:
-        if self._waiting.give_up(submission):
-            self._refuse(submission)
-            self._release()
-
-    def _refuse(self, submission: Submission) -> None:
-        self.counters.unavailable += 1
-        waiting = self.counters.held_readings + self._waiting.rows
-        submission.failed(Unavailable(f"{waiting} readings wait to be stored: send again later"))
-
-    def _release(self) -> None:
-        """Let in those for which there is room now."""
-        if self._waiting:
-            self._waiting.release(self._has_room, self._gather)
-            self.counters.waiting_readings = self._waiting.rows
-
-    def _on_look_again(self) -> None:
-        """Hosts that are not heard of any more hold nobody back, and nothing tells us when."""
-        self._release()
-        self._look_again = None
-        if self._waiting:
-            self._look_again = asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self._on_look_again)
 
     # ---- committing
 

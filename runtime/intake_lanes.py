@@ -9,15 +9,22 @@ grow instead of queues. Groups of bulk do not hold up those of priority.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
 
+from domain.errors import Unavailable
 from domain.thing_models import Lane
+from runtime.admission import Admission
 from runtime.intake_group import Submission
 
+logger = logging.getLogger(__name__)
+
 _GROUPS_ON_THEIR_WAY: Final = 2
+_LOOK_AGAIN_S: Final = 0.25
+_SAY_AGAIN_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +35,22 @@ class IntakeLimits:
     gather_readings: int = 20_000
     max_pending_readings: int = 2_000_000
     ack_timeout_s: float = 10.0
+
+
+@dataclass(slots=True)
+class IntakeCounters:
+    """Running totals since the start; `held_readings` (being stored) and `waiting_readings` (for room) are gauges."""
+
+    submissions: int = 0
+    readings: int = 0
+    frames: int = 0
+    groups: int = 0
+    retries: int = 0
+    unavailable: int = 0
+    rejects: int = 0
+    held_readings: int = 0
+    waiting_readings: int = 0
+    waited: int = 0  # submissions that found no room at first
 
 
 class GroupCommit:
@@ -150,3 +173,99 @@ class Waiting:
         if not queue:
             del queues[shard]
         return goes and bool(queue)
+
+
+class Lanes:
+    """What submissions go through: they gather at once, or wait until there is room here and before their host."""
+
+    def __init__(
+        self, limits: IntakeLimits, admission: Admission, store: Callable[[list[Submission]], Coroutine[Any, Any, None]],
+        counters: IntakeCounters,
+    ) -> None:  # fmt: skip
+        self._limits = limits
+        self._admission = admission
+        self._admission.on_progress = self._release
+        self._counters = counters
+        self._commits = {lane: GroupCommit(limits, store, self._arrived) for lane in Lane}
+        self.waiting = Waiting()
+        self._look_again: asyncio.TimerHandle | None = None
+        self._said_s = float("-inf")  # when it was last said that senders wait
+        self._is_closed = False
+
+    def accept(self, submission: Submission) -> None:
+        """Take a submission: it gathers, or waits until there is room, or is refused."""
+        if submission.future.cancelled():
+            return  # its sender is gone
+        if self._is_closed:
+            submission.failed(Unavailable("the door is closing: send again to another, or later"))
+        elif self.waiting.has(submission.lane, submission.shard) or not self._has_room(submission):
+            self._hold(submission)
+        else:
+            self._gather(submission)
+
+    def _has_room(self, submission: Submission) -> bool:
+        held, most = self._counters.held_readings, self._limits.max_pending_readings
+        if held and held + submission.rows > (most if submission.lane is Lane.PRIORITY else most // 2):
+            return False
+        return self._is_closed or self._admission.has_room(submission.lane, submission.shard)
+
+    def _gather(self, submission: Submission) -> None:
+        self._counters.held_readings += submission.rows
+        for shard, _, rows in submission.parts:
+            self._admission.taken(shard, rows)
+        self._commits[submission.lane].gather(submission)
+
+    def _arrived(self, rows: int) -> None:
+        self._counters.held_readings -= rows
+        self._release()
+
+    def _hold(self, submission: Submission) -> None:
+        self._counters.waited += 1
+        if self.waiting.rows and self.waiting.rows + submission.rows > self._limits.max_pending_readings:
+            self._refuse(submission)
+            return
+        self.waiting.add(submission)
+        self._counters.waiting_readings = self.waiting.rows
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._limits.ack_timeout_s, self._give_up, submission)
+        if self._look_again is None:
+            self._look_again = loop.call_later(_LOOK_AGAIN_S, self._on_look_again)
+            self._say_that_senders_wait(loop.time())
+
+    def _say_that_senders_wait(self, now_s: float) -> None:
+        """Once a minute: under overload somebody waits, and nobody, many times a second."""
+        if now_s - self._said_s >= _SAY_AGAIN_S:
+            self._said_s = now_s
+            logger.warning("senders wait: there is no room for more now", extra={
+                "waiting": self.waiting.rows, "held": self._counters.held_readings, "waited": self._counters.waited,
+            })  # fmt: skip
+
+    def _give_up(self, submission: Submission) -> None:
+        if self.waiting.give_up(submission):
+            self._refuse(submission)
+            self._release()
+
+    def _refuse(self, submission: Submission) -> None:
+        self._counters.unavailable += 1
+        waiting = self._counters.held_readings + self.waiting.rows
+        submission.failed(Unavailable(f"{waiting} readings wait to be stored: send again later"))
+
+    def _release(self) -> None:
+        """Let in those for which there is room now."""
+        if self.waiting:
+            self.waiting.release(self._has_room, self._gather)
+            self._counters.waiting_readings = self.waiting.rows
+
+    def _on_look_again(self) -> None:
+        """Hosts that are not heard of any more hold nobody back, and nothing tells us when."""
+        self._release()
+        self._look_again = None
+        if self.waiting:
+            self._look_again = asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self._on_look_again)
+
+    async def close(self) -> None:
+        """Take no more; return once all that was taken is stored or refused."""
+        self._is_closed = True
+        while self.waiting or self._counters.held_readings:
+            self._release()
+            await asyncio.gather(*(commit.drain() for commit in self._commits.values()))
