@@ -24,6 +24,7 @@ from gateways.formats import BY_NAME
 from scenarios.rest import Rest
 from scenarios.target import Target
 
+PARTS: Final = ("to the door", "from there to the alarm stored", "from there to the screen")  # of a latency
 _SETTLE_S: Final = 15.0
 _READINGS, _EVENTS = BY_NAME["readings"].topic, "v1/devices/me/events"
 

@@ -184,6 +184,15 @@ async def test_a_stream_that_does_not_answer_is_503_and_says_when_to_retry(stage
     assert stage.bus.messages == []
 
 
+@pytest.mark.clause("7.3")
+async def test_a_door_that_can_hold_no_more_says_so_before_it_reads_the_body(stage, monkeypatch):
+    monkeypatch.setattr(StreamIntake, "allowance", lambda intake, principal: 0)
+    response = await stage.post("/v1/readings", b"{")
+    assert_problem(response, 503, "unavailable")
+    assert int(response.headers["retry-after"]) > 0
+    assert stage.bus.messages == []
+
+
 async def test_a_directory_that_does_not_answer_is_503(stage):
     stage.identities.is_down = True
     assert_problem(await stage.post("/v1/readings", HR_72), 503, "unavailable")
