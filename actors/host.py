@@ -29,6 +29,7 @@ from actors.host_metrics import HostMetrics
 from actors.lake_room import LakeRoom
 from actors.mailboxes import Mailboxes
 from actors.post import Post
+from actors.progress import Progress
 from actors.restoration import Restoration
 from actors.shard_runner import Refusal, ShardRunner, TurnResult
 from actors.ticker import Ticker
@@ -63,6 +64,7 @@ class HostPolicy:
     snapshot_interval_s: float = 15.0
     live_horizon_s: float = 60.0
     max_uncommitted_rows: int = 5_000_000
+    progress_interval_s: float = 0.05
 
 
 class Host:
@@ -90,6 +92,7 @@ class Host:
         self._announcer = Announcer(bus)
         self._ticker = Ticker(bus, clock, self._runners)
         self._handing = Handing(snapshots, lambda runner: self._runners.get(runner.shard) is runner)
+        self._progress = Progress(name, bus, self._runners, self._uncommitted_rows, policy.progress_interval_s)
         self._tasks: list[asyncio.Task[None]] = []
         self._jobs: set[asyncio.Task[None]] = set()
         self.loop_us = clock.now_us()
@@ -98,7 +101,7 @@ class Host:
     # -- life ------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        for loop in (self._announcer.run, self._turns, self._ticker.run, self._commits):
+        for loop in (self._announcer.run, self._turns, self._ticker.run, self._progress.run, self._commits):
             self._tasks.append(asyncio.create_task(loop(), name=f"{self.name}.{loop.__qualname__}"))
 
     async def stop(self) -> None:
@@ -352,6 +355,9 @@ class Host:
             self._tail.committed(runner.shard, runner.committed, self._clock.now_us())
         self._lake_room.committed()
         self.metrics.commit(rows.num_rows, self._clock.now_us() - started_us)
+
+    def _uncommitted_rows(self) -> int:
+        return self._lake_room.writing + sum(runner.segment_rows for runner in self._runners.values())
 
     async def _lose(self, runner: ShardRunner) -> None:
         """Another host holds the shard now. Drop it unwritten."""

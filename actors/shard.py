@@ -210,6 +210,7 @@ class ShardCell:
 
     def take_over(self, message: HandOver, state: State, arrival_us: int) -> None:
         """At the cut of a hospital that comes here: go on with it from `state`, which its former shard gave away there."""
+        self._time.reach(np.array([arrival_us], dtype=np.int64))
         own = self.snapshot()
         others = [hospital for hospital in self.hospital_ids() if hospital != message.hospital_id]
         if len(others) < len(self.hospital_ids()):

@@ -18,7 +18,7 @@ from api.directory import Directory
 from api.hosts import Hosts
 from api.live.alarms import alarm_feed
 from api.live.feed import Feed
-from api.live.readings import reading_feed
+from api.live.readings import WantedPool, reading_feed
 from api.storage import Storage
 from api.telemetry import Telemetry
 from domain.errors import Unavailable
@@ -147,6 +147,7 @@ class Backend:
     hosts: Hosts
     alarm_feed: Feed
     reading_feed: Feed
+    live_wanted: WantedPool
     directory: Directory
     relay: OutboxRelay
     post: Post
@@ -156,8 +157,8 @@ class Backend:
     def over(cls, services: Services, telemetry: Telemetry) -> Self:
         return cls(
             services, Lanes(), telemetry, Hosts(services.clock, services.shards), alarm_feed(services.bus),
-            reading_feed(services.bus), Directory(services.engine), OutboxRelay(services.engine, services.bus, services.clock),
-            Post(services.bus), Storage(services.clock),
+            reading_feed(services.bus), WantedPool(), Directory(services.engine),
+            OutboxRelay(services.engine, services.bus, services.clock), Post(services.bus), Storage(services.clock),
         )  # fmt: skip
 
     async def close(self) -> None:

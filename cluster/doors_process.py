@@ -15,11 +15,13 @@ from cluster.serving import serving
 from domain import subjects
 from gateways.http_door import http_door
 from gateways.mqtt_door import MqttDoor, MqttLimits
+from runtime.admission import Admission
 from runtime.bus import Bus
 from runtime.clock import SystemClock
 from runtime.garbage import look_seldom
 from runtime.identities import SqlIdentities
-from runtime.intake import IntakeLimits, StreamIntake
+from runtime.intake import StreamIntake
+from runtime.intake_lanes import IntakeLimits
 from runtime.log import configure_logging
 from runtime.priority import share_finely
 from runtime.receipts import StreamReceipts
@@ -44,7 +46,11 @@ async def main() -> None:
     identities = SqlIdentities(engine)
     await bus.core_subscribe(subjects.DIRECTORY_CHANGED, lambda _payload, _subject: identities.forget())
     places = asyncio.create_task(identities.keep_places(), name="places")
-    intake = StreamIntake(bus, identities, SystemClock(), source=_DOOR_SOURCE, limits=intake_limits(settings.intake))
+    admission = Admission(asyncio.get_running_loop().time)
+    await bus.core_subscribe(subjects.HOSTS_PROGRESS, admission.hear)
+    intake = StreamIntake(
+        bus, identities, SystemClock(), source=_DOOR_SOURCE, limits=intake_limits(settings.intake), admission=admission
+    )
     await bus.core_subscribe(subjects.STORAGE, lambda payload, _subject: intake.heed(of_stream(payload)))
     doors = settings.doors
     tls = _tls(doors)

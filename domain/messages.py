@@ -245,6 +245,14 @@ class StorageState(msgspec.Struct, frozen=True):
     says: str
 
 
+class HostProgress(msgspec.Struct, frozen=True):
+    """How far a host has come: shard -> sequence of the last message applied; and rows applied that the lake lacks."""
+
+    host: str
+    applied: dict[int, int]
+    uncommitted_rows: int
+
+
 _encoder: Final = msgspec.json.Encoder()
 _query_decoder: Final[msgspec.json.Decoder[ShardQuery]] = msgspec.json.Decoder(ShardQuery)
 _control_decoder: Final[msgspec.json.Decoder[Control]] = msgspec.json.Decoder(Control)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from domain.messages import DeviceEvent
 from domain.readings import ReadingBatch
-from domain.thing_models import ThingModel
+from domain.thing_models import Lane, ThingModel
 
 
 class Clock(Protocol):
@@ -83,6 +83,10 @@ class Identities(Protocol):
         """The shard of each handle; -1 where the handle is unknown or not of the principal's hospital."""
         ...
 
+    def lane_of(self, handles: NDArray[np.uint32]) -> Lane:
+        """The lane of readings of devices that `shards_of` has found: bulk when all of them are."""
+        ...
+
 
 class Intake(Protocol):
     """The one way in for readings, shared by all doors."""
@@ -103,6 +107,12 @@ class Intake(Protocol):
         """As `tell_event`, of an event that `principal` says of a device: RejectedInput when it may not speak for it.
 
         Events of one sender reach the stream in the order in which they were submitted.
+        """
+        ...
+
+    def allowance(self, principal: Principal) -> int:
+        """How many messages of this sender a door may hold unanswered now: 1 while such messages wait for room, and 0
+        while so much waits that a door had better read nothing. Asking again is all that tells of a change.
         """
         ...
 

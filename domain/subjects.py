@@ -89,6 +89,14 @@ def host_heartbeat(host_name: str) -> str:
     return f"heartbeat.host.{host_name}"
 
 
+HOSTS_PROGRESS: Final = "progress.host.*"
+
+
+def host_progress(host_name: str) -> str:
+    """Core message (`messages.HostProgress`), many times a second: how far a host has come, for those who send to it."""
+    return f"progress.host.{host_name}"
+
+
 DIRECTORY_CHANGED: Final = "directory.changed"  # core message: doors drop what they cached
 SHARDS_HELD: Final = "shards.held"  # core message: the supervisor's view of all shards, every two seconds
 

@@ -29,6 +29,13 @@ class Criticality(IntEnum):
     FACILITY = 3
 
 
+class Lane(IntEnum):
+    """Who goes first where there is not room for all: what a patient depends on, then what only measures."""
+
+    PRIORITY = 0
+    BULK = 1
+
+
 class Modality(IntEnum):
     """How a channel delivers, which decides when silence means something."""
 
@@ -101,6 +108,13 @@ class ThingModel:
     @property
     def id(self) -> str:
         return f"{self.name}@{self.version}"
+
+    @cached_property
+    def lane(self) -> Lane:
+        """Bulk is what no patient depends on: not life support or therapy, not worn, and no call for help."""
+        is_vital = self.criticality <= Criticality.THERAPY or self.patient_bound
+        calls = any(event.priority is Priority.HIGH for event in self.events)
+        return Lane.PRIORITY if is_vital or calls else Lane.BULK
 
     @cached_property
     def by_key(self) -> dict[str, tuple[ChannelModel, int]]:

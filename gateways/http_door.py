@@ -85,6 +85,8 @@ async def _post(door: _Door, row: AnyFormat, request: Request) -> Response:
     counters.messages += 1
     body = b""
     try:
+        if not door.intake.allowance(principal):
+            raise Unavailable("more readings wait to be stored than the door can hold: send again later")
         body, size_bytes = await _body(request, door.max_payload_bytes)
         counters.bytes_received += size_bytes
         _check_envelope(row, request, size_bytes, door.max_payload_bytes)

@@ -5,7 +5,8 @@ kept as a reject, told on `v1/devices/me/errors`, and acknowledged, since sendin
 stream does not answer, or there is no room on disk, there is no PUBACK: that is told on the same topic, the connection
 ends and the sender repeats (DUP). QoS 0 gets no answer; a message that could not be stored is counted and told. QoS 2
 is not spoken: the connection ends.
-Back-pressure: with `max_in_flight` messages unanswered, or answers that the peer does not read, reading pauses.
+Back-pressure: with `max_in_flight` messages unanswered, or as many as the Intake allows now, or answers that the peer
+does not read, reading pauses. What a lost connection had sent, and what still waited for room, is not stored.
 """
 
 from __future__ import annotations
@@ -83,11 +84,12 @@ class _State(Enum):
 class _Owed:
     """A PUBLISH that waits for its answer; `packet_id` 0 at QoS 0."""
 
-    __slots__ = ("is_done", "packet_id")
+    __slots__ = ("is_done", "packet_id", "stored")
 
     def __init__(self, packet_id: int) -> None:
         self.packet_id = packet_id
         self.is_done = False
+        self.stored: asyncio.Future[Receipt] | None = None  # of readings
 
 
 class MqttConnection(asyncio.Protocol):
@@ -133,6 +135,9 @@ class MqttConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's signature)
         self._state = _State.CLOSED
+        for owed in self._owed:
+            if owed.stored is not None:
+                owed.stored.cancel()  # nobody is there to be answered: what waits for room need not be stored
         self._door.ended(self)
 
     # ---- the door's side
@@ -142,9 +147,11 @@ class MqttConnection(asyncio.Protocol):
         """Whether every message was answered."""
         return not self._owed
 
-    def check_silence(self, now_s: float) -> None:
-        """End the connection when it was silent for longer than its keep-alive allows (3.1.2.10)."""
-        if now_s - self._last_heard_s > self._silence_allowed_s and not self._is_read_paused:
+    def look_after(self, now_s: float) -> None:
+        """End the connection when it was silent for longer than its keep-alive allows (3.1.2.10); read on if it may."""
+        if self._is_read_paused:
+            self._pump()  # it may have been for want of room, and nobody tells of that
+        elif now_s - self._last_heard_s > self._silence_allowed_s:
             self.end("no-connect" if self._state is _State.NEW else "keep-alive")
 
     def stop_reading(self) -> None:
@@ -186,11 +193,13 @@ class MqttConnection(asyncio.Protocol):
         self._hold_or_go_on()
 
     def _is_held(self) -> bool:
-        return (
-            len(self._owed) >= self._door.max_in_flight
-            or self._is_write_paused
-            or self._state in (_State.IDENTIFYING, _State.CLOSED)
-        )
+        return self._owes_enough() or self._is_write_paused or self._state in (_State.IDENTIFYING, _State.CLOSED)
+
+    def _owes_enough(self) -> bool:
+        """Whether to read no further: until something is answered, or until there is room when much waits already."""
+        if self.principal is None:
+            return False
+        return len(self._owed) >= min(self._door.max_in_flight, self._door.intake.allowance(self.principal))
 
     def _hold_or_go_on(self) -> None:
         if self._transport is None or self._transport.is_closing():
@@ -300,6 +309,7 @@ class MqttConnection(asyncio.Protocol):
         except RejectedInput as error:
             self._door.spawn(self._reject(packet, owed, error))
             return
+        owed.stored = None if isinstance(row, EventFormat) else stored
         stored.add_done_callback(partial(self._on_stored, packet, owed))
 
     def _submitted(self, row: AnyFormat, payload: bytes) -> asyncio.Future[Receipt]:
@@ -363,7 +373,7 @@ class MqttConnection(asyncio.Protocol):
             packet_id = self._owed.popleft().packet_id
             if packet_id:
                 self._write(encode_puback(packet_id))
-        if self._is_read_paused and len(self._owed) <= self._door.max_in_flight // 2:
+        if self._is_read_paused and (not self._owed or len(self._owed) <= self._door.max_in_flight // 2):
             self._pump()
 
     # ---- bytes out

@@ -168,4 +168,4 @@ class MqttDoor:
             await asyncio.sleep(_SWEEP_S)
             now_s = loop.time()
             for connection in list(self._connections):
-                connection.check_silence(now_s)
+                connection.look_after(now_s)

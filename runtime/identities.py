@@ -9,16 +9,18 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Engine, select, union_all
+from sqlalchemy import Engine, literal, select, union_all
 
 from domain.errors import Unauthenticated, Unavailable
 from domain.ports import Principal
-from domain.thing_catalogue import thing_model
+from domain.thing_catalogue import BY_MODEL_ID, thing_model
+from domain.thing_models import Lane
 from runtime.sql.devices import device_of_token, token_digest
 from runtime.sql.engine import reading
 from runtime.sql.hand_overs import places
 from runtime.sql.tables import devices, patients
 
+_BULK_MODELS: Final = frozenset(model.id for model in BY_MODEL_ID.values() if model.lane is Lane.BULK)
 _REMEMBER_S: Final = 30.0
 _PLACES_EVERY_S: Final = 10.0
 _REFRESH_EVERY_S: Final = 0.2  # looks for unknown handles are this far apart, however many senders ask
@@ -35,6 +37,7 @@ class SqlIdentities:
         self._look_again = asyncio.Event()
         self._numbers_of: dict[str, int] = {}  # a hospital's number, by the order in which this door met them
         self._hospital_of = np.full(1024, -1, dtype=np.int32)  # the number of each handle's hospital
+        self._is_bulk = np.zeros(1024, dtype=np.bool_)  # whether each handle's readings are
         self._highest = 0
         self._looked_s = float("-inf")  # when the last look began
         self._looking = asyncio.Lock()
@@ -95,6 +98,10 @@ class SqlIdentities:
         shards: NDArray[np.int16] = np.where((numbers == own) & (numbers >= 0), shard, -1).astype(np.int16)
         return shards
 
+    def lane_of(self, handles: NDArray[np.uint32]) -> Lane:
+        """As `domain.ports.Identities.lane_of`."""
+        return Lane.BULK if self._is_bulk[handles].all() else Lane.PRIORITY
+
     def _numbers(self, handles: NDArray[np.uint32]) -> NDArray[np.int32]:
         known = handles < len(self._hospital_of)
         return np.where(known, self._hospital_of[np.where(known, handles, 0)], -1)
@@ -112,22 +119,24 @@ class SqlIdentities:
             self._looked_s = looked_s
             self._learn(rows)
 
-    def _learn(self, rows: list[tuple[int, str]]) -> None:
+    def _learn(self, rows: list[tuple[int, str, str]]) -> None:
         if not rows:
             return
-        self._highest = max(handle for handle, _ in rows)
+        self._highest = max(handle for handle, _, _ in rows)
         if self._highest >= len(self._hospital_of):
-            grown = np.full(max(self._highest + 1, 2 * len(self._hospital_of)), -1, dtype=np.int32)
-            grown[: len(self._hospital_of)] = self._hospital_of
-            self._hospital_of = grown
-        numbers = [self._numbers_of.setdefault(hospital_id, len(self._numbers_of)) for _, hospital_id in rows]
-        self._hospital_of[[handle for handle, _ in rows]] = numbers
+            more = max(self._highest + 1, 2 * len(self._hospital_of)) - len(self._hospital_of)
+            self._hospital_of = np.append(self._hospital_of, np.full(more, -1, dtype=np.int32))
+            self._is_bulk = np.append(self._is_bulk, np.zeros(more, dtype=np.bool_))
+        handles = [handle for handle, _, _ in rows]
+        numbers_of = self._numbers_of
+        self._hospital_of[handles] = [numbers_of.setdefault(hospital_id, len(numbers_of)) for _, hospital_id, _ in rows]
+        self._is_bulk[handles] = [model in _BULK_MODELS for _, _, model in rows]
 
-    def _handles_beyond(self, highest: int) -> list[tuple[int, str]]:
-        """New handles with their hospitals: one statement, so one moment. In two, a device that is registered between
-        them stays below the highest handle seen and is never found.
+    def _handles_beyond(self, highest: int) -> list[tuple[int, str, str]]:
+        """New handles with their hospitals and models: one statement, so one moment. In two, a device that is registered
+        between them stays below the highest handle seen and is never found.
         """
-        tables = (devices, patients)
-        query = union_all(*(select(table.c.handle, table.c.hospital_id).where(table.c.handle > highest) for table in tables))
+        kinds = ((devices, devices.c.model), (patients, literal("")))
+        query = union_all(*(select(t.c.handle, t.c.hospital_id, model).where(t.c.handle > highest) for t, model in kinds))
         with reading(self._engine) as connection:
-            return [(handle, hospital_id) for handle, hospital_id in connection.execute(query)]
+            return [(handle, hospital_id, model) for handle, hospital_id, model in connection.execute(query)]

@@ -1,9 +1,10 @@
 """The Intake: readings of all connections become few frames, and nobody is answered before the stream has them.
 
-Group commit. While nothing is on its way to the stream, a submission is committed at once, with all others of the
-same turn of the event loop: an idle door adds no delay. While a group is on its way, the next one gathers, for at most
-`gather_ms` or until `gather_readings`, or until the way is free; at most two groups are on their way, so when the
-stream slows down, groups grow instead of queues. One fsync then serves thousands of senders.
+Readings come in lanes (`domain.thing_models.Lane`), by what depends on their devices. In each lane they leave in group
+commits (`runtime.intake_lanes`): one fsync serves thousands of senders. There is not always room: of memory here
+(`max_pending_readings`, half of it for bulk), and before the hosts (`runtime.admission`). Who finds none waits, in order,
+with its answer; that is how senders are slowed. Priority is let in before bulk, and is not held up by bulk that waits.
+After `ack_timeout_s`, or at once when as much waits as may be in memory, a sender is told Unavailable.
 
 A group is one frame for each shard it touches. A frame is published until it is acknowledged, always under the same
 message id, so that the stream keeps it once; after `ack_timeout_s` its senders are told Unavailable and repeat their
@@ -17,9 +18,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -31,52 +31,32 @@ from domain.frames import MAX_ROWS, encode_frame
 from domain.messages import DeviceEvent, Reject, StorageLevel, StorageState, encode
 from domain.ports import Claim, Clock, Identities, Principal, Receipt
 from domain.readings import NO_SEQUENCE, ROW, ReadingBatch
+from domain.thing_models import Lane
+from runtime.admission import Admission
 from runtime.intake_events import IntakeEvents
 from runtime.intake_group import GroupFrame, Submission, own_readings_error, pieces, unknown_device
+from runtime.intake_lanes import IntakeCounters, IntakeLimits, Lanes
 from runtime.once import OnceLedger, RecordBus
 
 logger = logging.getLogger(__name__)
 
 MAX_REJECT_BYTES: Final = 65_536  # of a refused payload that are kept
-_GROUPS_ON_THEIR_WAY: Final = 2
+_MANY: Final = 1_000_000
 _FIRST_RETRY_S: Final = 0.05
 _LAST_RETRY_S: Final = 1.0
 _CONTROLS_AT_ONCE: Final = 32  # events and rejects on their way: a storm of them must not hold up readings
 
 
-@dataclass(frozen=True, slots=True)
-class IntakeLimits:
-    """As `runtime.settings.IntakeSettings`."""
-
-    gather_ms: float = 4.0
-    gather_readings: int = 20_000
-    max_pending_readings: int = 2_000_000
-    ack_timeout_s: float = 10.0
-
-
-@dataclass(slots=True)
-class IntakeCounters:
-    """Running totals since the start; `held_readings` is a gauge."""
-
-    submissions: int = 0
-    readings: int = 0
-    frames: int = 0
-    groups: int = 0
-    retries: int = 0
-    unavailable: int = 0
-    rejects: int = 0
-    held_readings: int = 0
-
-
 class StreamIntake:
     """Implements `domain.ports.OnceIntake` and `PackedIntake` over the bus.
 
-    `source` is the door's own id, in every frame's header.
+    `source` is the door's own id, in every frame's header. `admission`: what is known of the hosts; by itself nothing.
     """
 
     def __init__(
-        self, bus: RecordBus, identities: Identities, clock: Clock, *, source: int, limits: IntakeLimits | None = None
-    ) -> None:
+        self, bus: RecordBus, identities: Identities, clock: Clock, *, source: int, limits: IntakeLimits | None = None,
+        admission: Admission | None = None,
+    ) -> None:  # fmt: skip
         self._bus = bus
         self._identities = identities
         self._clock = clock
@@ -86,20 +66,16 @@ class StreamIntake:
         self._boot = secrets.token_hex(6)  # a door that starts again never reuses a message id
         self._sequences: defaultdict[int, int] = defaultdict(int)  # shard -> frames so far
         self._messages = 0
-        self._gathering: list[Submission] = []
-        self._gathered_rows = 0
-        self._waiting: deque[Submission] = deque()  # until there is room for them
-        self._on_their_way: set[asyncio.Task[None]] = set()
-        self._timer: asyncio.TimerHandle | None = None
-        self._is_due = False
-        self._is_called = False
-        self._is_closed = False
+        self._admission = admission or Admission(lambda: asyncio.get_running_loop().time())
+        self.counters = IntakeCounters()
+        self._lanes = Lanes(self._limits, self._admission, self._store, self.counters)
+        self._looking_up: set[asyncio.Task[None]] = set()  # messages of gateways, whose devices are looked for
+        self._looked_up_rows = 0
         self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()  # sender -> whose turn it is
         self._controls = asyncio.Semaphore(_CONTROLS_AT_ONCE)
         self._no_readings = ""  # why none are taken
         self._nothing = ""  # why nothing is taken at all
         self._events = IntakeEvents(identities, self._publish_control)
-        self.counters = IntakeCounters()
 
     def heed(self, states: Sequence[StorageState]) -> None:
         """Take what there is room for: `states` as they were last seen, of the places that what is taken has to go to."""
@@ -117,16 +93,32 @@ class StreamIntake:
                 future.set_exception(error)
             else:
                 rows = len(readings)
-                self._accept(Submission(((self._shard_of(principal), readings, rows),), rows, future))
+                self._accept(Submission(principal.model.lane, ((self._shard_of(principal), readings, rows),), rows, future))
             return future
-        return asyncio.ensure_future(self._submit_for_others(principal, readings))
+        future = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(self._look_up(principal, readings, future))
+        self._looking_up.add(task)
+        self._looked_up_rows += len(readings)
+        task.add_done_callback(lambda done: self._looked_up(done, len(readings)))
+        return future
 
     def submit_packed(self, principal: Principal, rows: bytes) -> asyncio.Future[Receipt]:
         """As `domain.ports.PackedIntake.submit_packed`."""
         future = asyncio.get_running_loop().create_future()
         count = len(rows) // ROW.itemsize
-        self._accept(Submission(((self._shard_of(principal), rows, count),), count, future))
+        lane = Lane.PRIORITY if principal.model is None else principal.model.lane
+        self._accept(Submission(lane, ((self._shard_of(principal), rows, count),), count, future))
         return future
+
+    def allowance(self, principal: Principal) -> int:
+        """As `domain.ports.Intake.allowance`. What a gateway brings is known only when it is read."""
+        rows = self._lanes.waiting.rows + self._looked_up_rows
+        if not rows:
+            return _MANY
+        if rows > self._limits.max_pending_readings // 2:
+            return 0
+        lanes = Lane if principal.model is None else (principal.model.lane,)
+        return 1 if any(self._lanes.waiting.has(lane, self._shard_of(principal)) for lane in lanes) else _MANY
 
     async def claim(self, principal: Principal, content: ReadingBatch | DeviceEvent, key: str, payload: bytes) -> Claim:
         """As `domain.ports.OnceIntake.claim`; see `runtime.once` for what is guaranteed."""
@@ -154,7 +146,10 @@ class StreamIntake:
 
     async def _store_alone(self, principal: Principal, readings: ReadingBatch, message_id: str) -> Receipt:
         receipt = None
-        for number, (shard, batch) in enumerate(await self._by_shard(principal, readings)):
+        parts = await self._by_shard(principal, readings)
+        if any(self._lanes.waiting.has(self._lane_of(principal, readings), shard) for shard, _ in parts):
+            raise Unavailable("others wait for room already: send again later, with the same key")
+        for number, (shard, batch) in enumerate(parts):
             for start in range(0, len(batch), MAX_ROWS):
                 rows = batch.take(slice(start, start + MAX_ROWS))
                 payload = encode_frame(rows, source=self._source, sequence=NO_SEQUENCE, arrival_us=self._clock.now_us())
@@ -187,22 +182,30 @@ class StreamIntake:
 
     async def close(self) -> None:
         """Take no more, and return once all that was taken is stored or its senders were told otherwise."""
-        self._is_closed = True
-        while self._gathering or self._waiting or self._on_their_way:
-            if self._gathering and len(self._on_their_way) < _GROUPS_ON_THEIR_WAY:
-                self._commit()
-            await asyncio.wait(self._on_their_way)
+        await self._lanes.close()
 
     # ---- gathering
 
-    async def _submit_for_others(self, principal: Principal, readings: ReadingBatch) -> Receipt:
+    async def _look_up(self, principal: Principal, readings: ReadingBatch, future: asyncio.Future[Receipt]) -> None:
         """In the order of the sender: a message whose devices must be looked up first is not overtaken by the next one."""
-        future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
         turn = self._turns.setdefault(principal.handle, asyncio.Lock())
-        async with turn:
-            parts = [(shard, batch, len(batch)) for shard, batch in await self._by_shard(principal, readings)]
-            self._accept(Submission(parts, len(readings), future))
-        return await future
+        try:
+            async with turn:
+                parts = [(shard, batch, len(batch)) for shard, batch in await self._by_shard(principal, readings)]
+                self._accept(Submission(self._lane_of(principal, readings), parts, len(readings), future))
+        except Exception as error:  # whatever it is, no sender may wait for ever
+            if not isinstance(error, VitalgridError):
+                logger.exception("devices could not be looked up", extra={"device": principal.name})
+                error = Unavailable("the readings could not be stored: send them again")
+            if not future.done():
+                future.set_exception(error)
+
+    def _looked_up(self, task: asyncio.Task[None], rows: int) -> None:
+        self._looking_up.discard(task)
+        self._looked_up_rows -= rows
+
+    def _lane_of(self, principal: Principal, readings: ReadingBatch) -> Lane:
+        return self._identities.lane_of(readings.handle) if principal.model is None else principal.model.lane
 
     async def _by_shard(self, principal: Principal, readings: ReadingBatch) -> list[tuple[int, ReadingBatch]]:
         """The readings by shard. Raises RejectedInput when one is of a device that is not the principal's to speak for."""
@@ -224,73 +227,16 @@ class StreamIntake:
         return self._identities.place_of(principal.hospital_id, principal.shard)
 
     def _accept(self, submission: Submission) -> None:
-        if self._is_closed:
-            submission.failed(Unavailable("the door is closing: send again to another, or later"))
-        elif self._no_readings:
+        if self._no_readings:
             submission.failed(self._no_room(self._no_readings))
-        elif self._waiting or not self._has_room(submission):
-            self._waiting.append(submission)
-            asyncio.get_running_loop().call_later(self._limits.ack_timeout_s, self._give_up, submission)
         else:
-            self._gather(submission)
+            self._lanes.accept(submission)
 
     def _no_room(self, why: str) -> StorageFull:
         self.counters.unavailable += 1
         return StorageFull(f"{why}: send again later")
 
-    def _has_room(self, submission: Submission) -> bool:
-        held = self.counters.held_readings
-        return not held or held + submission.rows <= self._limits.max_pending_readings
-
-    def _give_up(self, submission: Submission) -> None:
-        if submission in self._waiting:
-            self._waiting.remove(submission)
-            self.counters.unavailable += 1
-            submission.failed(Unavailable(f"{self.counters.held_readings} readings wait to be stored: send again later"))
-
-    def _gather(self, submission: Submission) -> None:
-        self._gathering.append(submission)
-        self._gathered_rows += submission.rows
-        self.counters.held_readings += submission.rows
-        if not self._on_their_way:
-            if not self._is_called:
-                self._is_called = True
-                asyncio.get_running_loop().call_soon(self._commit_when_called)
-        elif self._gathered_rows >= self._limits.gather_readings:
-            self._on_timer()
-        elif self._timer is None and not self._is_due:
-            self._timer = asyncio.get_running_loop().call_later(self._limits.gather_ms / 1000, self._on_timer)
-
-    def _commit_when_called(self) -> None:
-        self._is_called = False
-        self._on_timer()
-
-    def _on_timer(self) -> None:
-        self._is_due = bool(self._gathering)
-        if self._is_due and len(self._on_their_way) < _GROUPS_ON_THEIR_WAY:
-            self._commit()
-
     # ---- committing
-
-    def _commit(self) -> None:
-        """Send what has gathered on its way."""
-        group, rows = self._gathering, self._gathered_rows
-        self._gathering, self._gathered_rows, self._is_due = [], 0, False
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        task = asyncio.create_task(self._store(self._frames_of(group)))
-        self._on_their_way.add(task)
-        task.add_done_callback(lambda done: self._arrived(done, rows))
-        self.counters.groups += 1
-
-    def _arrived(self, task: asyncio.Task[None], rows: int) -> None:
-        self._on_their_way.discard(task)
-        self.counters.held_readings -= rows
-        while self._waiting and self._has_room(self._waiting[0]):
-            self._gather(self._waiting.popleft())
-        if self._gathering and (self._is_due or not self._on_their_way):
-            self._commit()
 
     def _frames_of(self, group: list[Submission]) -> list[GroupFrame]:
         arrival_us = self._clock.now_us()
@@ -307,8 +253,8 @@ class StreamIntake:
                     frame.add(submission, piece, rows)
         return frames
 
-    async def _store(self, frames: list[GroupFrame]) -> None:
-        await asyncio.gather(*map(self._store_frame, frames))
+    async def _store(self, group: list[Submission]) -> None:
+        await asyncio.gather(*map(self._store_frame, self._frames_of(group)))
 
     async def _store_frame(self, frame: GroupFrame) -> None:
         try:
@@ -319,9 +265,11 @@ class StreamIntake:
             if not isinstance(error, VitalgridError):
                 logger.exception("a frame could not be stored", extra={"shard": frame.shard, "sequence": frame.sequence})
                 error = Unavailable("the readings could not be stored: send them again")
+            self._admission.failed(frame.shard, frame.rows)
             for submission in frame.submissions:
                 submission.failed(error)
             return
+        self._admission.stored(frame.shard, sequence, frame.rows)
         self._count(len(frame.submissions), frame.rows)
         receipt = Receipt(frame.shard, sequence, frame.rows)
         for submission in frame.submissions:

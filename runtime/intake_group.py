@@ -10,6 +10,7 @@ from domain.errors import RejectedInput
 from domain.frames import MAX_ROWS
 from domain.ports import Principal, Receipt
 from domain.readings import ReadingBatch
+from domain.thing_models import Lane
 
 Part = tuple[int, ReadingBatch | bytes, int]  # shard, readings as columns or packed records, how many
 
@@ -17,13 +18,16 @@ Part = tuple[int, ReadingBatch | bytes, int]  # shard, readings as columns or pa
 class Submission:
     """Readings of one sender, and the future it waits on: done when every frame with its rows is acknowledged."""
 
-    __slots__ = ("frames_left", "future", "parts", "rows")
+    __slots__ = ("frames_left", "future", "is_waiting", "lane", "parts", "rows", "shard")
 
-    def __init__(self, parts: Sequence[Part], rows: int, future: asyncio.Future[Receipt]) -> None:
+    def __init__(self, lane: Lane, parts: Sequence[Part], rows: int, future: asyncio.Future[Receipt]) -> None:
+        self.lane = lane
         self.parts = parts
         self.rows = rows
         self.future = future
         self.frames_left = 0
+        self.is_waiting = False
+        self.shard = parts[0][0]  # the one whose host decides whether there is room
 
     def stored(self, receipt: Receipt) -> None:
         self.frames_left -= 1

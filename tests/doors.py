@@ -22,6 +22,7 @@ from domain.messages import DeviceEvent, Reject, decode_control
 from domain.ports import Principal
 from domain.readings import DTYPES, ReadingBatch
 from domain.thing_catalogue import thing_model
+from domain.thing_models import Lane
 from runtime.bus import StreamState
 from runtime.clock import ManualClock
 from runtime.follower import StreamMessage
@@ -30,6 +31,7 @@ NOW_US = 1_795_420_800_000_000  # 2026-11-23T08:00:00Z
 MONITOR = Principal("sz.h001/mon-7", 7, "sz.h001", 3, thing_model("monitor"))
 CUFF = Principal("sz.h001/cuff-8", 8, "sz.h001", 3, thing_model("bp-cuff"))
 GATEWAY = Principal("sz.h001/gw-1", 100, "sz.h001", 3)
+SENSOR = Principal("sz.h001/room-900", 900, "sz.h001", 3, thing_model("room-sensor"))
 TOKENS = {"token-of-monitor": MONITOR, "token-of-cuff": CUFF, "token-of-gateway": GATEWAY}
 
 
@@ -54,6 +56,10 @@ class DictIdentities:
     async def shards_of(self, principal: Principal, handles: np.ndarray) -> np.ndarray:
         shards = np.select([(handles >= 1) & (handles < 1000), (handles > 1000) & (handles < 2000)], [3, 5], -1)
         return shards.astype(np.int16)
+
+    def lane_of(self, handles: np.ndarray) -> Lane:
+        """Handles 900 to 999 are of sensors."""
+        return Lane.BULK if ((handles >= 900) & (handles < 1000)).all() else Lane.PRIORITY
 
 
 @dataclass

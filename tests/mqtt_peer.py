@@ -17,7 +17,8 @@ from gateways.mqtt_packets import (
     Subscribe,
 )
 from gateways.mqtt_reader import PacketReader
-from runtime.intake import IntakeLimits, StreamIntake
+from runtime.intake import StreamIntake
+from runtime.intake_lanes import IntakeLimits
 from tests.doors import (
     DictIdentities,
     MemoryBus,

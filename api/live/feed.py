@@ -7,8 +7,9 @@ follower of its own, and joins the shared one at the very message where both mee
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import msgspec
@@ -22,6 +23,46 @@ from runtime.follower import Follower, StreamMessage
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_S: Final = 0.5  # promised at least every second
+_BEAT_SLICES: Final = 10  # of the clients: a heartbeat for thousands at one time would hold up an alarm behind it
+
+
+class _Clients:
+    """Clients by the subjects that they want, so that a message finds its own without asking each."""
+
+    def __init__(self) -> None:
+        self._by_subject: dict[str | None, dict[Subscription, None]] = {}
+        self._all: dict[Subscription, int] = {}  # with the slice in which each has its heartbeats
+        self._joined = 0
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def add(self, client: Subscription) -> None:
+        self._joined += 1
+        self._all[client] = self._joined % _BEAT_SLICES
+        for subject in _wanted(client):
+            self._by_subject.setdefault(subject, {})[client] = None
+
+    def discard(self, client: Subscription) -> None:
+        if self._all.pop(client, None) is None:
+            return
+        for subject in _wanted(client):
+            self._by_subject[subject].pop(client)
+            if not self._by_subject[subject]:
+                del self._by_subject[subject]
+
+    def wanting(self, subject: str) -> list[Subscription]:
+        return [*self._by_subject.get(subject, ()), *self._by_subject.get(None, ())]
+
+    def slice(self, number: int) -> list[Subscription]:
+        return [client for client, its in self._all.items() if its == number]
+
+    def all(self) -> list[Subscription]:
+        return list(self._all)
+
+
+def _wanted(client: Subscription) -> Iterable[str | None]:
+    return (None,) if client.subjects is None else client.subjects
 
 
 class Feed:
@@ -32,7 +73,7 @@ class Feed:
         self._stream = stream
         self._wanted = wanted
         self._prepare = prepare
-        self._clients: set[Subscription] = set()
+        self._clients = _Clients()
         self._catching_up: dict[Subscription, Follower] = {}
         self._follower: Follower | None = None
         self._first = 0  # where the shared follower began
@@ -91,7 +132,7 @@ class Feed:
 
     async def close(self) -> None:
         """End every client's stream."""
-        for client in (*self._clients, *self._catching_up):
+        for client in (*self._clients.all(), *self._catching_up):
             await self.leave(client)
 
     async def _start(self) -> None:
@@ -120,7 +161,7 @@ class Feed:
     def _receive(self, message: StreamMessage) -> None:
         self._last_of[message.subject] = message.sequence
         self.stored_us[message.subject] = message.stored_us
-        clients = [client for client in self._clients if client.wants(message.subject)]
+        clients = self._clients.wanting(message.subject)
         if not clients:
             return
         prepared = self._prepared(message)
@@ -174,7 +215,12 @@ class Feed:
         ending.add_done_callback(self._ending.discard)
 
     async def _beat(self) -> None:
-        while True:
-            for client in (*self._clients, *self._catching_up):
-                client.beat()
-            await asyncio.sleep(HEARTBEAT_S)
+        """A slice of the clients after the other. Those that want the same subjects get one and the same event."""
+        for number in itertools.cycle(range(_BEAT_SLICES)):
+            made: dict[frozenset[str] | None, bytes] = {}
+            for client in (*self._clients.slice(number), *(self._catching_up if number == 0 else ())):
+                event = made.get(client.subjects)
+                if event is None:
+                    event = made[client.subjects] = client.heartbeat()
+                client.put(event)
+            await asyncio.sleep(HEARTBEAT_S / _BEAT_SLICES)

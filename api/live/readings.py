@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
+from weakref import WeakValueDictionary
 
 import msgspec
 import numpy as np
@@ -42,31 +43,53 @@ class LiveReading(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class PreparedFrame:
+    """`events`: what clients asked for of it so far, ready-made: those that want the same get the same bytes."""
+
     sequence: int
     arrival_us: int
     readings: ReadingBatch
+    events: dict[Wanted, bytes | None] = field(default_factory=dict)
+
+    def event_for(self, wanted: Wanted) -> bytes | None:
+        if wanted not in self.events:
+            rows = wanted.rows(self.readings)
+            self.events[wanted] = _event(self, self.readings.take(rows), wanted.device_ids) if len(rows) else None
+        return self.events[wanted]
 
 
 class Wanted:
-    """Which handles a client asked for, with the device ids to show; replaced when the directory changes."""
+    """Which handles and metrics (none: all) a client asked for, with the device ids to show."""
 
     def __init__(self, device_ids: Mapping[int, str], metrics: frozenset[int]) -> None:
-        self.metrics = np.array(sorted(metrics), dtype=np.uint16)
-        self.device_ids: Mapping[int, str] = {}
-        self._is_wanted = np.zeros(1, dtype=np.bool_)
-        self.replace(device_ids)
-
-    def replace(self, device_ids: Mapping[int, str]) -> None:
         self.device_ids = device_ids
+        self.metrics = np.array(sorted(metrics), dtype=np.uint16)
         handles = np.fromiter(device_ids, dtype=np.int64, count=len(device_ids))
-        self._is_wanted = np.zeros(int(handles.max(initial=0)) + 2, dtype=np.bool_)  # the last place stands for "beyond"
-        self._is_wanted[handles] = True
+        self._first = int(handles.min(initial=2**32))
+        # from the first to the last of them, which are near each other; the last place stands for all others
+        self._is_wanted = np.zeros(max(int(handles.max(initial=0)) - self._first, 0) + 2, dtype=np.bool_)
+        self._is_wanted[handles - self._first] = True
 
     def rows(self, readings: ReadingBatch) -> NDArray[np.intp]:
-        mask = self._is_wanted[np.minimum(readings.handle, len(self._is_wanted) - 1)]
+        at = readings.handle.astype(np.int64) - self._first
+        beyond = len(self._is_wanted) - 1
+        mask = self._is_wanted[np.where((at < 0) | (at > beyond), beyond, at)]
         if len(self.metrics):
             mask &= np.isin(readings.metric, self.metrics)
         return np.flatnonzero(mask)
+
+
+class WantedPool:
+    """Clients that ask for the same get the same `Wanted`, so that what they get is made once for all of them."""
+
+    def __init__(self) -> None:
+        self._pool: WeakValueDictionary[tuple[frozenset[int], frozenset[int]], Wanted] = WeakValueDictionary()
+
+    def get(self, device_ids: Mapping[int, str], metrics: frozenset[int]) -> Wanted:
+        key = (frozenset(device_ids), metrics)
+        wanted = self._pool.get(key)
+        if wanted is None:
+            wanted = self._pool[key] = Wanted(device_ids, metrics)
+        return wanted
 
 
 def prepare(message: StreamMessage) -> PreparedFrame:
@@ -82,8 +105,7 @@ def reading_client(feed: Feed, clock: Clock, shards: list[int], wanted: Wanted) 
     """A client of the readings that `wanted` names; they come by `shards`."""
 
     def select(frame: PreparedFrame) -> bytes | None:
-        rows = wanted.rows(frame.readings)
-        return _event(frame, frame.readings.take(rows), wanted.device_ids) if len(rows) else None
+        return frame.event_for(wanted)
 
     wanted_subjects = frozenset(map(subjects.reading, shards))
     return Subscription(wanted_subjects, select, _heartbeat(feed, clock, wanted_subjects))

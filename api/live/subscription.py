@@ -26,7 +26,8 @@ def sse(event: str, data: bytes, sequence: int | None = None) -> bytes:
 class Subscription:
     """See module. `select` turns what the feed prepared of a message into an event for this client, or None.
 
-    `heartbeat` makes its heartbeat event. `after` is the sequence it has seen: nothing up to there is offered again.
+    `heartbeat` makes its heartbeat event, the same for all clients of a feed with these `subjects`. `after` is the
+    sequence it has seen: nothing up to there is offered again.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Subscription:
         self.after = 0
         self.is_bounded = True  # while it catches up the sender is held back instead
         self._select = select
-        self._heartbeat = heartbeat
+        self.heartbeat = heartbeat
         self._max_events = max_events
         self._max_bytes = max_bytes
         self._queue: deque[bytes] = deque()
@@ -87,10 +88,6 @@ class Subscription:
         self._queue.appendleft(event)
         self._queued_bytes += len(event)
         self._ready.set()
-
-    def beat(self) -> None:
-        """Queue a heartbeat."""
-        self.put(self._heartbeat())
 
     def close(self) -> None:
         """No more events; `take` gives what is queued and then None."""

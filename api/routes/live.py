@@ -17,7 +17,7 @@ from api.auth import Viewer
 from api.errors import problems
 from api.live.alarms import alarm_client
 from api.live.feed import Feed
-from api.live.readings import Wanted, reading_client
+from api.live.readings import reading_client
 from api.live.stream import EventStream
 from api.live.subscription import Subscription, sse
 from api.selection import ReadingFilter, handles_of, select_by
@@ -91,7 +91,7 @@ async def live_readings(
         raise InvalidInput("live readings are asked for by device, handle, ward or hospital: name one that has devices")
     await behind.directory.refreshed_up_to(max(handles))
     metrics = frozenset(metric_of(code).id for code in wanted.metric or [])
-    names = Wanted(behind.directory.device_ids(handles), metrics)
+    names = behind.live_wanted.get(behind.directory.device_ids(handles), metrics)
     client = reading_client(behind.reading_feed, behind.services.clock, selection.shards or [], names)
     return await _opened(behind, behind.reading_feed, client, last_seen, "readings", {})
 

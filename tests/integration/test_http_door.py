@@ -15,7 +15,8 @@ from domain.readings import ReadingBatch
 from gateways.http_door import http_door
 from runtime.bus import Bus
 from runtime.clock import SystemClock
-from runtime.intake import IntakeLimits, StreamIntake
+from runtime.intake import StreamIntake
+from runtime.intake_lanes import IntakeLimits
 from runtime.receipts import StreamReceipts
 from tests.doors import GATEWAY, MONITOR, NOW_US, DictIdentities, MemoryBus, assert_same_rows, clock, run, served
 
@@ -180,6 +181,15 @@ async def test_a_stream_that_does_not_answer_is_503_and_says_when_to_retry(stage
     assert_problem(response, 503, "unavailable")
     assert int(response.headers["retry-after"]) > 0
     assert_problem(await stage.post("/v1/readings", b"{"), 503, "unavailable")  # a reject that could not be kept
+    assert stage.bus.messages == []
+
+
+@pytest.mark.clause("7.3")
+async def test_a_door_that_can_hold_no_more_says_so_before_it_reads_the_body(stage, monkeypatch):
+    monkeypatch.setattr(StreamIntake, "allowance", lambda intake, principal: 0)
+    response = await stage.post("/v1/readings", b"{")
+    assert_problem(response, 503, "unavailable")
+    assert int(response.headers["retry-after"]) > 0
     assert stage.bus.messages == []
 
 

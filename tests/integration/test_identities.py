@@ -15,6 +15,7 @@ import runtime.identities
 from domain.errors import Unauthenticated
 from domain.fleet_manifest import Tier
 from domain.ports import Principal
+from domain.thing_models import Lane
 from runtime.identities import SqlIdentities
 from runtime.sql import devices, hand_overs, patients, places
 from runtime.sql.devices import NewDevice
@@ -174,6 +175,22 @@ async def test_a_fleet_larger_than_the_first_memory_is_known(engine: Engine, hos
     reports = devices.import_devices(engine, ADA, HOSPITAL, rows)
     wanted = np.array([report.handle for report in reports], dtype=np.uint32)
     assert set((await identities.shards_of(principal, wanted)).tolist()) == {principal.shard}
+
+
+@pytest.mark.clause("7.3")
+async def test_readings_are_bulk_when_no_patient_depends_on_any_of_their_devices(
+    engine: Engine, hospital: SmallHospital
+) -> None:
+    identities = SqlIdentities(engine)
+    principal = await identities.identify(hospital.pump_token)
+    reports = devices.import_devices(engine, ADA, HOSPITAL, [NewDevice(f"room-{n}", "room-sensor") for n in range(2)])
+    rooms = [report.handle for report in reports if report.handle is not None]
+    for mixed, lane in (
+        (handles_of(*rooms), Lane.BULK), (handles_of(*rooms, hospital.monitor), Lane.PRIORITY),
+        (handles_of(hospital.patient), Lane.PRIORITY), (handles_of(hospital.pump), Lane.PRIORITY),
+    ):  # fmt: skip
+        await identities.shards_of(principal, mixed)
+        assert identities.lane_of(mixed) is lane
 
 
 async def test_garbage_handles_cause_few_looks(

@@ -179,11 +179,43 @@ async def test_a_sender_with_too_much_in_flight_is_read_no_further():
         raw.send(*(encode_publish(READINGS, HR_72, 1, n) for n in range(1, 101)))
         await until(lambda: stage.door.counters.messages == 8)
         connection = stage.door._by_handle[MONITOR.handle]
-        connection.check_silence(asyncio.get_running_loop().time() + 60)  # what is not read is not silent
+        connection.look_after(asyncio.get_running_loop().time() + 60)  # what is not read is not silent
         assert stage.door.counters.messages == 8
         stage.bus.release()
         assert [(await raw.next()).packet_id for _ in range(100)] == list(range(1, 101))
         assert stage.door.counters.messages == 100
+
+
+@pytest.mark.clause("7.3")
+@pytest.mark.parametrize("allowed", [1, 0])
+async def test_a_sender_for_whom_there_is_no_room_is_read_no_further_until_there_is(monkeypatch, allowed):
+    async with opened() as stage:
+        raw = await Raw.connect(stage.port, "token-of-monitor")
+        await until(stage.bus.events)
+        stage.bus.hold()
+        monkeypatch.setattr(stage.door.intake, "allowance", lambda principal: allowed)
+        raw.send(*(encode_publish(READINGS, HR_72, 1, n) for n in range(1, 6)))
+        connection = stage.door._by_handle[MONITOR.handle]
+        await until(lambda: connection._is_read_paused)
+        connection.look_after(asyncio.get_running_loop().time())
+        assert stage.door.counters.messages == allowed
+        monkeypatch.undo()
+        stage.bus.release()
+        assert [(await raw.next()).packet_id for _ in range(5)] == [1, 2, 3, 4, 5]
+
+
+async def test_what_waits_for_room_when_its_connection_is_lost_is_not_stored():
+    async with opened() as stage:
+        room = stage.door.intake._admission
+        room.has_room = lambda lane, shard: False
+        raw = await Raw.connect(stage.port, "token-of-monitor")
+        raw.send(encode_publish(READINGS, HR_72, 1, 1))
+        await until(lambda: stage.door.intake.counters.waiting_readings)
+        raw.drop()
+        await until(lambda: MONITOR.handle not in stage.door._by_handle)
+        del room.has_room
+        await until(lambda: not stage.door.intake.counters.waiting_readings)
+        assert stage.bus.frames() == []
 
 
 @pytest.mark.clause("5.4c")

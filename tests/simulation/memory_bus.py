@@ -242,6 +242,11 @@ class MemoryBus:
     async def flush(self) -> None:
         pass
 
+    @property
+    def is_connected(self) -> bool:
+        """Nobody listens to what is told and kept nowhere."""
+        return False
+
     async def ask_table(self, subject: str, payload: bytes, timeout_s: float) -> pa.Table:
         raise Unavailable(f"nobody answers at {subject}")
 

@@ -17,13 +17,15 @@ from domain.errors import Unavailable
 from domain.messages import Control, HandOver, HandOverStep, encode
 from domain.ports import Principal
 from domain.readings import ReadingBatch
-from runtime.intake import IntakeLimits, StreamIntake
+from domain.thing_models import Lane
+from runtime.intake import StreamIntake
+from runtime.intake_lanes import IntakeLimits
 from tests.simulation.memory_bus import MemoryBus, StreamServer
 from tests.simulation.memory_lake import MemoryLake, MemorySnapshots
 from tests.simulation.network import Network, Weather
 from tests.simulation.virtual_time import NODE, Node
 
-POLICY = HostPolicy(flush_interval_s=1.5, snapshot_interval_s=3.0)
+POLICY = HostPolicy(flush_interval_s=1.5, snapshot_interval_s=3.0, progress_interval_s=1.0)
 LIMITS = IntakeLimits(ack_timeout_s=4.0, max_pending_readings=60)
 SHARD_HANDLES = 100  # handles from 100 on are of hospital 0, from 200 on of hospital 1; each begins in the shard of its number
 _PATIENCE_S = 6.0  # after which a sender gives up on a door that does not answer
@@ -60,6 +62,9 @@ class HandleIdentities:
     async def shards_of(self, principal: Principal, handles: Any) -> Any:
         await asyncio.sleep(0)
         return np.array(self.places, np.int16)[handles.astype(np.int64) // SHARD_HANDLES - 1]
+
+    def lane_of(self, handles: Any) -> Lane:
+        return Lane.BULK if handles[0] % 2 else Lane.PRIORITY
 
 
 class Door:

@@ -11,7 +11,7 @@ from domain.alarms import Priority
 from domain.errors import InvalidInput, NotFound
 from domain.metrics import BY_CODE, metric_of
 from domain.thing_catalogue import BY_MODEL_ID, LATEST, THING_MODELS, thing_model
-from domain.thing_models import ChannelModel, Criticality, EventModel, Modality, ThingModel, check_model
+from domain.thing_models import ChannelModel, Criticality, EventModel, Lane, Modality, ThingModel, check_model
 
 every_model = pytest.mark.parametrize("model", THING_MODELS, ids=lambda model: model.id)
 
@@ -21,6 +21,14 @@ def test_the_kinds_a_hospital_has_are_there():
     wanted = {"monitor", "ventilator", "infusion-pump", "wearable", "bp-cuff", "gas-pressure", "fridge", "ct"}
     assert wanted <= set(LATEST)
     assert len(BY_MODEL_ID) == len(THING_MODELS) >= 8
+
+
+@pytest.mark.clause("7.3")
+def test_what_a_patient_depends_on_is_never_bulk():
+    bulk = {model.name for model in THING_MODELS if model.lane is Lane.BULK and model.channels}
+    assert bulk == {"gas-pressure", "fridge", "ct", "room-sensor"}
+    caller = ThingModel("button", 1, "Call", "呼叫", Criticality.FACILITY, (), events=(EventModel("sos", Priority.HIGH),))
+    assert caller.lane is Lane.PRIORITY
 
 
 @every_model

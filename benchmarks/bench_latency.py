@@ -1,0 +1,111 @@
+"""From a device's socket to an alarm on the live stream, at 10, 50 and 90 % of the most that is taken.
+
+    python benchmarks/bench_latency.py            120 gateways with 500 monitors each, twenty seconds a load
+    python benchmarks/bench_latency.py --quick    four gateways and seconds, as in CI
+
+Starts a platform of its own. Gateways first send as fast as they are acknowledged until all is in the lake: that is the
+most. Then they send by schedule at a share of it, while critical monitors of other hospitals in
+the same shards raise alarms, which a screen that shows those hospitals awaits. Clause 7.3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import uvloop
+
+from benchmarks.alarm_probes import PARTS, AlarmProbes
+from benchmarks.frames_load import MONITORS, manifest_of, probes_of, senders_of
+from benchmarks.gateway_load import Gateways, Watched
+from benchmarks.measure import Bench
+from cluster.run_target import local_target
+from runtime.lake import Lake
+from runtime.settings import Settings
+from runtime.tasks import end
+from scenarios.rest import Rest
+from scenarios.target import Target
+from tests.running_platform import start_platform
+
+HOSPITALS = 10
+IN_FLIGHT = 4
+# at 90 % some hundred alarm events a second come of it: a few hundred alarms a bed and day, as intensive care has them
+LOAD = replace(MONITORS, abnormal_share=0.0001)
+DEFAULTS = {"SHARDS": "16", "HOSTS__SNAPSHOT_INTERVAL_S": "15", "LAKE__FLUSH_INTERVAL_S": "5"}  # as users have it, not as tests
+WANTED = {50: ("≤ 200", "≤ 50"), 90: ("≤ 1,000", "≤ 250")}
+
+
+async def most_of(fleet: Gateways, lake: Lake, frames_each: int) -> float:
+    """Readings a second until all are in the lake, once."""
+    began = await fleet.flood(frames_each)
+    while int(lake.state().files["rows"].sum()) < fleet.acknowledged:  # noqa: ASYNC110 (another process writes it)
+        await asyncio.sleep(0.1)
+    most = fleet.acknowledged / (time.perf_counter() - began)
+    assert await fleet.stored(lake) == (0, 0), "a figure with a lost or doubled reading is none"
+    return most
+
+
+async def measure(bench: Bench, target: Target) -> None:
+    async with Rest(target) as rest:
+        gateways, probes = (HOSPITALS, 1) if bench.quick else (80, 10)
+        manifest = manifest_of(HOSPITALS, gateways, target.region_id)
+        registered = await rest.register(manifest)
+        own = manifest_of(2 * HOSPITALS, 0, target.region_id, probes=probes, prefix="p")
+        critical = AlarmProbes(target, probes_of(own, await rest.register(own)))
+    fleet = Gateways(target, senders_of(manifest, registered), LOAD, in_flight=IN_FLIGHT)
+    await asyncio.gather(fleet.connect(), critical.connect())
+    assert target.lake_dir is not None
+    lake, watched = Lake(target.lake_dir), Watched(target)
+    hospitals = [hospital.hospital_id for hospital in own.hospitals]
+    watching = [asyncio.create_task(critical.watch(hospitals)), asyncio.create_task(watched.run())]
+    try:
+        most = await most_of(fleet, lake, 2 if bench.quick else 15)
+        bench.note("the most, in the lake", most, "readings/s")
+        for share in (50,) if bench.quick else (10, 50, 90):
+            await at_share(bench, share, most, fleet, critical, watched)
+    finally:
+        await end(*watching)
+    await asyncio.gather(critical.close(), fleet.close())
+
+
+async def at_share(bench: Bench, share: int, most: float, fleet: Gateways, critical: AlarmProbes, watched: Watched) -> None:
+    seconds = 2.0 if bench.quick else 15.0
+    paced = asyncio.create_task(fleet.pace(share / 100 * most, seconds))
+    await fleet.under_way.wait()
+    watched.start_anew()
+    alarms = await watched.alarms()
+    result = await critical.run(seconds)
+    alarms = await watched.alarms() - alarms
+    await paced
+    await fleet.settled()
+    what = f"{share} % load"
+    bench.note(f"{what}, device to alarm seen, p50", result.seen_ms(0.5), "ms")
+    bench.note(f"{what}, device to alarm seen, p99", result.seen_ms(0.99), "ms", *WANTED.get(share, ()))
+    bench.note(f"{what}, device to alarm seen, most", result.seen_ms(1.0), "ms")
+    for part, name in enumerate(PARTS, 1):
+        bench.note(f"{what}, of it {name}, p99", result.seen_ms(0.99, part), "ms")
+    bench.note(f"{what}, device acknowledged, p99", result.acknowledged_ms(0.99), "ms")
+    bench.note(f"{what}, alarm events of all devices", alarms / seconds, "events/s")
+    bench.note(f"{what}, alarms seen", len(result.seen_s), "")
+    bench.note(f"{what}, alarms that did not come", result.unseen, "", "= 0")
+    bench.note(f"{what}, hosts behind, p50", watched.behind(0.5), "ms")
+    bench.note(f"{what}, hosts behind, most", watched.behind(1.0), "ms")
+
+
+def main() -> None:
+    bench = Bench("latency")
+    with tempfile.TemporaryDirectory(prefix="latency-") as folder:
+        platform = start_platform(Path(folder) / "var", **DEFAULTS)
+        try:
+            uvloop.run(measure(bench, local_target(Settings(data_dir=platform.data_dir), platform.token)))
+        finally:
+            platform.stop()
+    bench.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
