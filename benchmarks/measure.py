@@ -48,7 +48,7 @@ class Bench:
     def note(self, name: str, value: float, unit: str, bound: str = "", aim: str = "") -> None:
         """Print a figure and keep it. `bound`: what it has to be, and `aim`: what would be better, as `≥ 60,000`."""
         wanted = f"   ({bound}; aim {aim})" if aim else f"   ({bound})" if bound else ""
-        print(f"  {name:<44} {value:>14,.2f} {unit}{wanted}")
+        print(f"  {name:<44} {value:>14,.2f} {unit}{wanted}", flush=True)
         self._figures.append({"name": name, "value": value, "unit": unit, "bound": bound, "aim": aim})
 
     def finish(self) -> None:
