@@ -1,4 +1,4 @@
-"""The Intake's lanes: who is let in while hosts are behind, who waits and is told so, and in which order."""
+"""The Intake when there is no room before the hosts: who waits, who goes first, who is told what."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from runtime.intake_lanes import IntakeLimits
 from tests.doors import CUFF, GATEWAY, MONITOR, NOW_US, SENSOR, DictIdentities, MemoryBus, clock
 
 
-def rows(count=1, handle=7, **columns):
-    return ReadingBatch.of(handle=handle, metric=1, time_us=NOW_US + np.arange(count), value=72.0, **columns)
+def rows(count=1, handle=7):
+    return ReadingBatch.of(handle=handle, metric=1, time_us=NOW_US + np.arange(count), value=72.0)
 
 
 @pytest.fixture
