@@ -30,6 +30,8 @@ from tests.faults.stand import Stand
 _IMAGE_MIB: Final = 1024
 _OPTIONS: Final = "loop,commit=300"  # the file system writes of its own accord as seldom as it can
 _RESERVE_BYTES: Final = 64 * 2**20
+_FLUSH_S: Final = 5.0  # longer than most loads: what was acknowledged is in the stream alone
+_NEVER_S: Final = 300.0
 _LOAD_S: Final = (2.0, 7.0)
 _SETTLE_S: Final = 45.0
 _RECEIPT_EVERY_S: Final = 0.05
@@ -123,7 +125,11 @@ async def play(bench: FaultBench, disk: SmallDisk, number: int, rng: np.random.G
 async def series(folder: Path, seed: int, cuts: int, broken: tuple[str, ...] = ()) -> list[Cut]:
     """`cuts` of one platform in a row; said as they end."""
     disk = SmallDisk(folder / "disk", _IMAGE_MIB, _OPTIONS)
-    stand = Stand(disk.folder / "var", proxied=False, broken=broken, STORAGE__RESERVE_BYTES=str(_RESERVE_BYTES))
+    flush_s = _NEVER_S if broken else _FLUSH_S
+    stand = Stand(
+        disk.folder / "var", proxied=False, broken=broken, STORAGE__RESERVE_BYTES=str(_RESERVE_BYTES),
+        LAKE__FLUSH_INTERVAL_S=str(flush_s),
+    )  # fmt: skip
     bench, rng, done = FaultBench(stand), np.random.default_rng([seed, 11]), []
     try:
         await bench.start()
