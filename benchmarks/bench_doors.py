@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import httptools
 import msgspec
@@ -23,15 +21,13 @@ import psutil
 import uvloop
 
 from benchmarks.measure import Bench
+from benchmarks.own_platform import own_platform
 from cluster.connection import Connection
-from cluster.run_target import local_target
 from domain.fleet_manifest import DeviceColumns, FleetManifest, HospitalManifest, Tier
 from gateways.device_client import DeviceClient
 from gateways.formats import BY_NAME
-from runtime.settings import Settings
 from scenarios.rest import Rest
 from scenarios.target import Target
-from tests.running_platform import start_platform
 
 IN_FLIGHT = 4
 HOSPITALS = 4
@@ -39,7 +35,6 @@ VALUES = 3  # data points in a telemetry message
 BATCH = 200  # readings in an HTTP list
 HTTP_CLIENTS = 32
 JSON = "application/json"
-DEFAULTS = {"SHARDS": "16", "HOSTS__SNAPSHOT_INTERVAL_S": "15", "LAKE__FLUSH_INTERVAL_S": "5"}  # as users have it, not as tests
 
 
 async def registered(target: Target, devices: int) -> list[str]:
@@ -159,15 +154,8 @@ async def measure(bench: Bench, target: Target, connection: Connection) -> None:
 
 def main() -> None:
     bench = Bench("doors")
-    with tempfile.TemporaryDirectory(prefix="doors-") as folder:
-        platform = start_platform(
-            Path(folder) / "var", SHARDS="16", HOSTS__SNAPSHOT_INTERVAL_S="15", LAKE__FLUSH_INTERVAL_S="5"
-        )
-        try:
-            target = local_target(Settings(data_dir=platform.data_dir), platform.token)
-            uvloop.run(measure(bench, target, platform.connection))
-        finally:
-            platform.stop()
+    with own_platform() as (platform, target):
+        uvloop.run(measure(bench, target, platform.connection))
     bench.finish()
 
 

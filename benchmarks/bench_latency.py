@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import tempfile
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import uvloop
 
@@ -23,19 +21,16 @@ from benchmarks.alarm_probes import PARTS, AlarmProbes
 from benchmarks.frames_load import MONITORS, manifest_of, probes_of, senders_of
 from benchmarks.gateway_load import Gateways, Watched
 from benchmarks.measure import Bench
-from cluster.run_target import local_target
+from benchmarks.own_platform import own_platform
 from runtime.lake import Lake
-from runtime.settings import Settings
 from runtime.tasks import end
 from scenarios.rest import Rest
 from scenarios.target import Target
-from tests.running_platform import start_platform
 
 HOSPITALS = 10
 IN_FLIGHT = 4
 # at 90 % some hundred alarm events a second come of it: a few hundred alarms a bed and day, as intensive care has them
 LOAD = replace(MONITORS, abnormal_share=0.0001)
-DEFAULTS = {"SHARDS": "16", "HOSTS__SNAPSHOT_INTERVAL_S": "15", "LAKE__FLUSH_INTERVAL_S": "5"}  # as users have it, not as tests
 WANTED = {50: ("≤ 200", "≤ 50"), 90: ("≤ 1,000", "≤ 250")}
 
 
@@ -98,12 +93,8 @@ async def at_share(bench: Bench, share: int, most: float, fleet: Gateways, criti
 
 def main() -> None:
     bench = Bench("latency")
-    with tempfile.TemporaryDirectory(prefix="latency-") as folder:
-        platform = start_platform(Path(folder) / "var", **DEFAULTS)
-        try:
-            uvloop.run(measure(bench, local_target(Settings(data_dir=platform.data_dir), platform.token)))
-        finally:
-            platform.stop()
+    with own_platform() as (_, target):
+        uvloop.run(measure(bench, target))
     bench.finish()
 
 

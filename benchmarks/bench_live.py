@@ -15,11 +15,9 @@ import asyncio
 import contextlib
 import itertools
 import sys
-import tempfile
 import time
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -29,25 +27,22 @@ from benchmarks.alarm_probes import PARTS, AlarmProbes
 from benchmarks.frames_load import MONITORS, manifest_of, probes_of, senders_of
 from benchmarks.gateway_load import Gateways
 from benchmarks.measure import Bench
+from benchmarks.own_platform import own_platform
 from benchmarks.sse_clients import Screens
 from cluster.connection import Connection
-from cluster.run_target import local_target
 from domain import subjects
 from domain.errors import VitalgridError
 from runtime.bus import Bus
 from runtime.follower import StreamMessage
-from runtime.settings import Settings
 from runtime.tasks import end
 from scenarios.rest import Rest
 from scenarios.target import Target
-from tests.running_platform import start_platform
 
 HOSPITALS = 10
 LOAD = replace(MONITORS, abnormal_share=0.0001)
 READINGS_A_SECOND = 100_000
 ASK_EVERY_S = 5.0
 _UNDER_WAY_S = 15.0
-DEFAULTS = {"SHARDS": "16", "HOSTS__SNAPSHOT_INTERVAL_S": "15", "LAKE__FLUSH_INTERVAL_S": "5"}  # as users have it, not as tests
 
 
 class People:
@@ -195,13 +190,8 @@ async def look_at(
 
 def main() -> None:
     bench = Bench("live")
-    with tempfile.TemporaryDirectory(prefix="live-") as folder:
-        platform = start_platform(Path(folder) / "var", **DEFAULTS)
-        try:
-            target = local_target(Settings(data_dir=platform.data_dir), platform.token)
-            uvloop.run(measure(bench, target, platform.connection))
-        finally:
-            platform.stop()
+    with own_platform() as (platform, target):
+        uvloop.run(measure(bench, target, platform.connection))
     bench.finish()
 
 

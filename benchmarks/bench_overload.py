@@ -13,9 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 import uvloop
@@ -24,18 +22,15 @@ from benchmarks.alarm_probes import AlarmProbes
 from benchmarks.frames_load import MONITORS, SENSORS, Load, manifest_of, probes_of, senders_of
 from benchmarks.gateway_load import Gateways, Watched
 from benchmarks.measure import Bench
-from cluster.run_target import local_target
+from benchmarks.own_platform import own_platform
 from runtime.lake import Lake
-from runtime.settings import Settings
 from runtime.tasks import end
 from scenarios.rest import Rest
 from scenarios.target import Target
-from tests.running_platform import start_platform
 
 HOSPITALS = 4
 IN_FLIGHT = 8
 MB = 2**20
-DEFAULTS = {"SHARDS": "16", "HOSTS__SNAPSHOT_INTERVAL_S": "15", "LAKE__FLUSH_INTERVAL_S": "5"}  # as users have it, not as tests
 WORDS = {SENSORS.model: "bulk", MONITORS.model: "vital signs"}
 
 
@@ -117,12 +112,8 @@ async def measure(bench: Bench, target: Target) -> None:
 
 def main() -> None:
     bench = Bench("overload")
-    with tempfile.TemporaryDirectory(prefix="overload-") as folder:
-        platform = start_platform(Path(folder) / "var", **DEFAULTS)
-        try:
-            uvloop.run(measure(bench, local_target(Settings(data_dir=platform.data_dir), platform.token)))
-        finally:
-            platform.stop()
+    with own_platform() as (_, target):
+        uvloop.run(measure(bench, target))
     bench.finish()
 
 

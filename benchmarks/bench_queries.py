@@ -29,9 +29,10 @@ import numpy as np
 
 from benchmarks.live_load import LiveLoad
 from benchmarks.measure import Bench
+from benchmarks.own_platform import own_platform
 from benchmarks.week_lake import Made, make
 from benchmarks.week_questions import Answer, Duck, Question, questions
-from tests.running_platform import RunningPlatform, start_platform
+from tests.running_platform import RunningPlatform
 
 ROW_BYTES = 65  # as columns in memory, without the hospital
 SETTLE_S = 5.0
@@ -61,11 +62,8 @@ def running_on(made: Made, folder: Path) -> Iterator[RunningPlatform]:
     shutil.copytree(made.data_dir / "lake", data_dir / "lake", copy_function=_linked)
     for file in made.data_dir.glob("vitalgrid.db*"):
         shutil.copy(file, data_dir)
-    platform = start_platform(data_dir, SHARDS="16", HOSTS__SNAPSHOT_INTERVAL_S="15", LAKE__FLUSH_INTERVAL_S="5")
-    try:
+    with own_platform(data_dir) as (platform, _):
         yield platform
-    finally:
-        platform.stop()
 
 
 def _linked(source: str, target: str) -> str:

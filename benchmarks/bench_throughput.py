@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -23,19 +21,16 @@ import uvloop
 from benchmarks.bare_pipeline import readings_per_s
 from benchmarks.frames_load import READINGS_A_FRAME, Sender, frames_of, manifest_of, senders_of
 from benchmarks.measure import Bench
-from cluster.run_target import local_target
+from benchmarks.own_platform import own_platform
 from gateways.device_client import DeviceClient
 from runtime.lake import Lake
-from runtime.settings import Settings
 from scenarios.rest import Rest
 from scenarios.target import Target
-from tests.running_platform import start_platform
 
 IN_FLIGHT = 2
 SEED = 1
 LOOK_EVERY_S = 0.1
 HOSPITALS = 10
-DEFAULTS = {"SHARDS": "16", "HOSTS__SNAPSHOT_INTERVAL_S": "15", "LAKE__FLUSH_INTERVAL_S": "5"}  # as users have it, not as tests
 
 
 async def prepared(target: Target, gateways: int, seconds: int) -> tuple[list[DeviceClient], list[Sender], list[list[bytes]]]:
@@ -90,15 +85,8 @@ async def through_the_platform(target: Target, gateways: int, seconds: int) -> t
 def main() -> None:
     bench = Bench("throughput")
     gateways, seconds = (4, 4) if bench.quick else (200, 20)
-    with tempfile.TemporaryDirectory(prefix="throughput-") as folder:
-        platform = start_platform(
-            Path(folder) / "var", SHARDS="16", HOSTS__SNAPSHOT_INTERVAL_S="15", LAKE__FLUSH_INTERVAL_S="5"
-        )
-        try:
-            target = local_target(Settings(data_dir=platform.data_dir), platform.token)
-            acknowledged_s, stored_s, frames = uvloop.run(through_the_platform(target, gateways, seconds))
-        finally:
-            platform.stop()
+    with own_platform() as (_, target):
+        acknowledged_s, stored_s, frames = uvloop.run(through_the_platform(target, gateways, seconds))
     readings = len(frames) * READINGS_A_FRAME
     bare = readings_per_s(frames)
     bench.note(f"{gateways * 500:,} monitors, acknowledged", readings / acknowledged_s, "readings/s")
