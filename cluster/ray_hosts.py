@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import psutil
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.shell import HostActor, HostConfig
 from domain.errors import Unavailable
@@ -99,6 +100,11 @@ class RayHost:
                 os.kill(self.pid, signal.SIGKILL)
 
 
+def alive_nodes() -> list[str]:
+    """Ids of the nodes that Ray believes alive."""
+    return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+
+
 def is_ray_alive() -> bool:
     """Whether the processes of our Ray that no host can start without are there."""
     found = set()
@@ -124,6 +130,7 @@ class RayLauncher:
         self._configure = configure
         self._address = address
         self._launched: list[RayHost] = []
+        self._node_of: dict[str, str] = {}  # host -> where it was to start
         self._reviving = asyncio.Lock()
         self._died = asyncio.Event()  # set once the Ray of now has died
 
@@ -133,11 +140,22 @@ class RayLauncher:
         Raises Unavailable when Ray dies meanwhile, TimeoutError when it takes too long.
         """
         await self.revive()
-        options = {"name": name, "max_concurrency": 64, "scheduling_strategy": "SPREAD"}  # over nodes, where there are some
+        node = self._choose_node(name, await asyncio.to_thread(alive_nodes))
+        options = {"name": name, "max_concurrency": 64, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)}
         actor = HostActor.options(**options).remote(self._configure(name))
         host = RayHost(name, await self._started(actor), actor)
         self._launched = [host, *(other for other in self._launched if other.is_alive())]
         return host
+
+    def _choose_node(self, name: str, nodes: list[str]) -> str:
+        """The node with the fewest hosts. Ray's own spreading may put two hosts that start together on one."""
+        for host in self._launched:
+            if not host.is_alive():
+                self._node_of.pop(host.name, None)
+        self._node_of.pop(name, None)
+        taken = list(self._node_of.values())
+        self._node_of[name] = min(nodes, key=taken.count)
+        return self._node_of[name]
 
     async def _started(self, actor: Any) -> int:
         """The pid of the actor's process. Nobody would ever answer for one whose Ray has died."""
@@ -163,6 +181,7 @@ class RayLauncher:
             for host in self._launched:
                 host.kill()
             self._launched.clear()
+            self._node_of.clear()
             await asyncio.to_thread(stop_ray)
             await asyncio.to_thread(start_ray)
             return True

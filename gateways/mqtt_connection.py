@@ -204,7 +204,8 @@ class MqttConnection(asyncio.Protocol):
     def _hold_or_go_on(self) -> None:
         if self._transport is None or self._transport.is_closing():
             return
-        is_held = self._is_held()
+        # only who has sent more already: of a connection that is not read nobody hears that it was lost
+        is_held = self._is_held() and (self._is_read_paused or self._reader.has_more)
         if is_held and not self._is_read_paused:
             self._transport.pause_reading()
         elif not is_held and self._is_read_paused:

@@ -25,6 +25,11 @@ class PacketReader:
         self._at = 0
         self._skipping: tuple[int, bytes, int, int] | None = None  # flags, kept head, size, bytes still to skip
 
+    @property
+    def has_more(self) -> bool:
+        """Whether bytes have come that no packet was made of yet."""
+        return self._at < len(self._buffer)
+
     def feed(self, data: bytes) -> None:
         if self._at:
             del self._buffer[: self._at]
