@@ -50,8 +50,12 @@ run: setup ## show a district at work: server, doors, hosts, lake, API, 10 hospi
 	@$(BIN)/vitalgrid demo $(ARGS)
 
 .PHONY: test
-test: setup test-tools ## run every test, real servers included (ARGS="-k news2" for some)
-	@$(PYTEST) -m "not postgres" $(ARGS)
+test: setup test-tools ## run the tests, real servers included (ARGS="-k news2" for some)
+	@$(PYTEST) -m "not postgres and not long" $(ARGS)
+
+.PHONY: test-long
+test-long: setup test-tools ## run the tests that take minutes: full disks, two raylets, more clocks and broken platforms
+	@$(PYTEST) -m long $(ARGS)
 
 .PHONY: test-tools
 test-tools: # real clients that tests drive: Debian packages, installed when missing

@@ -102,7 +102,7 @@ class RayHost:
 
 def alive_nodes() -> list[str]:
     """Ids of the nodes that Ray believes alive."""
-    return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    return [node["NodeID"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
 def is_ray_alive() -> bool:

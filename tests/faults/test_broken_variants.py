@@ -42,7 +42,9 @@ TOGETHER = {
 }
 
 
-@pytest.mark.parametrize("story", TOGETHER)
+@pytest.mark.parametrize(
+    "story", [pytest.param(story, marks=[pytest.mark.long] * (story != "the bus is killed")) for story in TOGETHER]
+)
 async def test_the_checker_goes_red_under_a_broken_platform(tmp_path, story):
     faults, broken = TOGETHER[story]
     bench = FaultBench(Stand(tmp_path / "var", broken=tuple(broken)), QUICK)

@@ -48,6 +48,7 @@ async def test_jumps_of_the_platforms_clock_lose_and_double_nothing_and_alarms_a
         await stand.close()
 
 
+@pytest.mark.long
 async def test_a_sender_whose_clock_jumps_loses_nothing_and_its_values_stay_as_sent(folder):
     """A gateway's clock goes an hour back, then two hours on, in the middle of its frames."""
     bench = FaultBench(Stand(folder.with_name("senders"), proxied=False))

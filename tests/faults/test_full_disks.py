@@ -22,7 +22,7 @@ from tests.faults.stand import Stand
 from tests.waiting import until
 
 pytestmark = [
-    pytest.mark.integration, pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(300),
+    pytest.mark.integration, pytest.mark.slow, pytest.mark.faults, pytest.mark.long, pytest.mark.timeout(300),
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.skipif(why_none() is not None, reason=str(why_none())),
 ]  # fmt: skip

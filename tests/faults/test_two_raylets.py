@@ -11,7 +11,7 @@ from tests.faults.senders import HOSPITALS
 from tests.faults.stand import NODE, Stand
 from tests.faults.two_raylets import TwoRaylets
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.faults, pytest.mark.long, pytest.mark.timeout(300)]
 
 CROSSINGS = tuple((1.5 + number, number) for number in range(len(HOSPITALS)))
 
