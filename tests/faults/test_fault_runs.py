@@ -24,11 +24,12 @@ PLANS = (
 
 
 @pytest.mark.clause("9.3", "9.3d")
-async def test_nothing_that_was_acknowledged_is_lost_doubled_or_changed_and_alarms_are_told(tmp_path):
+@pytest.mark.parametrize("plans", [PLANS[:2], pytest.param(PLANS[2:], marks=pytest.mark.long)], ids=["hosts", "ray"])
+async def test_nothing_that_was_acknowledged_is_lost_doubled_or_changed_and_alarms_are_told(tmp_path, plans):
     bench = FaultBench(Stand(tmp_path / "var"))
     try:
         await bench.start()
-        results = [await bench.play(plan) for plan in PLANS]
+        results = [await bench.play(plan) for plan in plans]
     finally:
         await bench.stand.close()
     assert [str(result) for result in results if not result.holds] == []
