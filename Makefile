@@ -54,7 +54,7 @@ test: setup test-tools ## run the tests, real servers included (ARGS="-k news2" 
 	@$(PYTEST) -m "not postgres and not long" $(ARGS)
 
 .PHONY: test-long
-test-long: setup test-tools ## run the tests that take minutes: full disks, two raylets, more clocks and broken platforms
+test-long: setup test-tools ## run the tests that take minutes: full disks, two raylets, clocks, more broken platforms
 	@$(PYTEST) -m long $(ARGS)
 
 .PHONY: test-tools

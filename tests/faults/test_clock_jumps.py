@@ -12,7 +12,7 @@ from tests.faults.schedule import Plan
 from tests.faults.senders import HOSPITALS
 from tests.faults.stand import Stand
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.faults, pytest.mark.long, pytest.mark.timeout(300)]
 
 HOUR_US = 3_600_000_000
 AFTER_THE_JUMPS = tuple((10.5 + number / 2, number) for number in range(len(HOSPITALS)))
@@ -48,7 +48,6 @@ async def test_jumps_of_the_platforms_clock_lose_and_double_nothing_and_alarms_a
         await stand.close()
 
 
-@pytest.mark.long
 async def test_a_sender_whose_clock_jumps_loses_nothing_and_its_values_stay_as_sent(folder):
     """A gateway's clock goes an hour back, then two hours on, in the middle of its frames."""
     bench = FaultBench(Stand(folder.with_name("senders"), proxied=False))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 import pytest
 
 from cluster import ray_hosts
 from cluster.ray_hosts import RayLauncher
 from domain.errors import Unavailable
+
+NODES = ("a" * 56, "b" * 56)
 
 
 class Actor:
@@ -17,9 +20,11 @@ class Actor:
     def __init__(self) -> None:
         self.answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.asked = asyncio.Event()
+        self.nodes: list[str] = []
         self.start = self
 
-    def options(self, **_: object) -> Actor:
+    def options(self, **options: object) -> Actor:
+        self.nodes.append(options["scheduling_strategy"].node_id)
         return self
 
     def remote(self, *config: object) -> object:
@@ -35,6 +40,7 @@ async def ray(monkeypatch):
     alive, actor = [True], Actor()
     monkeypatch.setattr(ray_hosts, "HostActor", actor)
     monkeypatch.setattr(ray_hosts, "is_ray_alive", lambda: alive[0])
+    monkeypatch.setattr(ray_hosts, "alive_nodes", lambda: [*NODES])
     monkeypatch.setattr(ray_hosts, "stop_ray", lambda: None)
     monkeypatch.setattr(ray_hosts, "start_ray", lambda: alive.__setitem__(0, True))
     return alive, actor
@@ -58,3 +64,13 @@ async def test_a_host_that_was_starting_when_ray_died_is_given_up_at_once(ray):
     with pytest.raises(Unavailable, match="Ray died"):
         async with asyncio.timeout(5):
             await launching
+
+
+async def test_hosts_start_on_the_node_with_the_fewest(ray):
+    _, actor = ray
+    actor.answer.set_result(os.getpid())
+    launcher = RayLauncher(lambda name: name)
+    await asyncio.gather(*(launcher.launch(f"host-{number}") for number in range(4)))
+    assert sorted(actor.nodes) == sorted(NODES * 2)
+    await launcher.launch("host-1")
+    assert actor.nodes[4] == actor.nodes[1]
