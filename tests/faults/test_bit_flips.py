@@ -139,6 +139,7 @@ async def test_a_damaged_file_of_the_lake_is_refused_by_its_name_and_new_reading
         await stand.close()
 
 
+@pytest.mark.long
 @pytest.mark.clause("9.3")
 async def test_a_damaged_entry_of_the_lakes_log_is_named_and_nothing_is_built_on_it(stand: Stand, kept: Kept) -> None:
     entries = sorted((stand.lake_dir / "_delta_log").glob("*.json"))
