@@ -18,7 +18,7 @@ Part = tuple[int, ReadingBatch | bytes, int]  # shard, readings as columns or pa
 class Submission:
     """Readings of one sender, and the future it waits on: done when every frame with its rows is acknowledged."""
 
-    __slots__ = ("frames_left", "future", "is_waiting", "lane", "parts", "rows", "shard")
+    __slots__ = ("deadline", "frames_left", "future", "is_waiting", "lane", "parts", "rows", "shard")
 
     def __init__(self, lane: Lane, parts: Sequence[Part], rows: int, future: asyncio.Future[Receipt]) -> None:
         self.lane = lane
@@ -27,7 +27,15 @@ class Submission:
         self.future = future
         self.frames_left = 0
         self.is_waiting = False
+        self.deadline: asyncio.TimerHandle | None = None  # until which it waits for room
         self.shard = parts[0][0]  # the one whose host decides whether there is room
+
+    def stop_waiting(self) -> None:
+        """It goes, or is given up. A deadline left behind would keep its readings in memory until then."""
+        self.is_waiting = False
+        if self.deadline is not None:
+            self.deadline.cancel()
+            self.deadline = None
 
     def stored(self, receipt: Receipt) -> None:
         self.frames_left -= 1

@@ -145,7 +145,8 @@ class Waiting:
         """Take it out of the count, and out of its queue when its turn comes; False when it is not waiting any more."""
         if not submission.is_waiting:
             return False
-        submission.is_waiting, submission.parts = False, ()
+        submission.stop_waiting()
+        submission.parts = ()
         self.rows -= submission.rows
         return True
 
@@ -167,7 +168,7 @@ class Waiting:
         goes = bool(queue) and has_room(queue[0])
         if goes:
             submission = queue.popleft()
-            submission.is_waiting = False
+            submission.stop_waiting()
             self.rows -= submission.rows
             gather(submission)
         if not queue:
@@ -227,7 +228,7 @@ class Lanes:
         self.waiting.add(submission)
         self._counters.waiting_readings = self.waiting.rows
         loop = asyncio.get_running_loop()
-        loop.call_later(self._limits.ack_timeout_s, self._give_up, submission)
+        submission.deadline = loop.call_later(self._limits.ack_timeout_s, self._give_up, submission)
         if self._look_again is None:
             self._look_again = loop.call_later(_LOOK_AGAIN_S, self._on_look_again)
             self._say_that_senders_wait(loop.time())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from domain.thing_models import Lane
 from runtime.intake import StreamIntake
 from runtime.intake_lanes import IntakeLimits
 from tests.doors import CUFF, GATEWAY, MONITOR, NOW_US, SENSOR, DictIdentities, MemoryBus, clock
+from tests.waiting import until
 
 
 def rows(count=1, handle=7):
@@ -137,3 +139,17 @@ async def test_what_waits_for_room_is_not_stored_when_its_sender_is_gone(bus):
     assert [receipt.readings for receipt in await asyncio.gather(*answers[1:])] == [2, 3]
     assert len(bus.readings()) == 5
     assert intake.counters.waiting_readings == 0
+
+
+async def test_what_was_let_in_is_not_kept_in_memory_until_it_would_have_been_given_up(bus):
+    room = Room()
+    intake = StreamIntake(bus, DictIdentities(), clock(), source=9, admission=room)
+    room.open()
+    readings = rows(2)
+    kept = weakref.ref(readings.value)
+    answer = intake.submit(MONITOR, readings)
+    del readings
+    await asyncio.sleep(0)
+    room.open(*Lane)
+    await answer
+    await until(lambda: kept() is None)
