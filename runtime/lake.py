@@ -39,8 +39,8 @@ from runtime.lake_schema import (
     ReadingQuery,
     lake_rows,
     tail_rows,
-    to_stored,
 )
+from runtime.lake_stored import to_stored
 
 __all__ = [
     "ROWS", "Advance", "Fenced", "Lake", "LakeState", "LakeView", "PositionMoved", "ReadingCursor", "ReadingQuery",

@@ -75,7 +75,7 @@ def scan_files(paths: list[str]) -> pl.LazyFrame:
 
 
 def write_days(table_path: Path, stored: pl.DataFrame) -> list[DataFile]:
-    """Write rows in stored form (`lake_schema.to_stored`), one file a day. Returns once all is fsynced."""
+    """Write rows in stored form (`lake_stored.to_stored`), one file a day. Returns once all is fsynced."""
     if not len(stored):
         return []
     is_one = stored["day"][0] == stored["day"][-1]  # rows are sorted by day first

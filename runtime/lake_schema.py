@@ -46,8 +46,6 @@ FILE_SCHEMA: Final = pa.schema(
 )
 TABLE_SCHEMA: Final = FILE_SCHEMA.append(pa.field("day", pa.date32(), nullable=False))
 
-_DAY_US: Final = 86_400_000_000
-_KEY_BITS: Final = 63
 POLARS_ROWS: Final[dict[str, pl.DataType | type[pl.DataType]]] = dict(pl.DataFrame(_PLAIN.empty_table()).schema)
 FILE_ORDER: Final = ("hospital", "handle", "metric", "time_us")
 ANSWER_ORDER: Final = ("handle", "metric", "instance", "time_us", "arrival_us", "source", "sequence", "value")
@@ -174,70 +172,6 @@ def to_rows(table: pa.Table) -> pa.Table:
     if missing:
         raise InvalidInput(f"rows for the lake lack the columns {missing}")
     return table.select(ROWS.names).cast(ROWS)
-
-
-def to_stored(rows: pa.Table) -> pl.DataFrame:
-    """Rows as they are stored: signed, raw_value null where there is none, with `day`, in (day, FILE_ORDER) order."""
-    rows = to_rows(rows).combine_chunks()
-    hospitals, hospital = _ranked(rows["hospital"])
-    columns = {name: rows[name].to_numpy() for name in ROWS.names[1:]}
-    day = columns["time_us"] // _DAY_US
-    order = _file_order(columns, hospital, day)
-    stored = {
-        "hospital": pl.Series(hospital.take(order)).cat.to(pl.Enum(hospitals)),
-        **{field.name: _stored(columns[field.name], order, field) for field in FILE_SCHEMA if field.name in columns},
-        "day": pl.Series(day.take(order).astype(np.int32)).cast(pl.Date),
-    }
-    return pl.DataFrame(stored)
-
-
-def _ranked(hospital: pa.ChunkedArray) -> tuple[list[str], NDArray[np.uint32]]:
-    """The hospitals in order, and which one each row is of: ranks sort faster than texts."""
-    column = hospital.unify_dictionaries().combine_chunks()
-    column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
-    names = column.dictionary.to_pylist()
-    ranks = {name: rank for rank, name in enumerate(sorted(set(names)))}
-    return list(ranks), np.array([ranks[name] for name in names], dtype=np.uint32).take(column.indices.to_numpy())
-
-
-def _stored(values: NDArray[Any], order: NDArray[np.intp], field: pa.Field) -> pl.Series:
-    """A column in stored order and type. One that says the same everywhere, as many do, is not moved."""
-    if field.name == "raw_value":
-        return pl.Series(values.take(order)).fill_nan(None)
-    moved = values if len(values) and (values == values[0]).all() else values.take(order)
-    if field.name == "sequence":
-        return pl.Series(moved.view(np.int64))  # u64 keeps all its bits
-    return pl.Series(moved.astype(field.type.to_pandas_dtype(), copy=False))
-
-
-def _file_order(columns: dict[str, NDArray[Any]], hospital: NDArray[np.uint32], day: NDArray[np.int64]) -> NDArray[np.intp]:
-    """The rows in (day, FILE_ORDER) order, those that are equal in it as they came.
-
-    Mostly the rows of a channel come in order of time, all of one day: then one sort of numbers that say channel and row
-    is enough.
-    """
-    handle, metric, time_us = columns["handle"].astype(np.int64), columns["metric"], columns["time_us"]
-    order = _by_channel(hospital, handle, metric) if len(day) and day.min() == day.max() else None
-    if order is not None:
-        ordered, times = handle[order], time_us[order]
-        same = (ordered[1:] == ordered[:-1]) & (metric[order[1:]] == metric[order[:-1]])
-        if not (same & (times[1:] < times[:-1])).any():
-            return order
-    return np.lexsort([time_us, metric, handle, hospital, day])
-
-
-def _by_channel(hospital: NDArray[np.uint32], handle: NDArray[np.int64], metric: NDArray[np.uint16]) -> NDArray[np.intp] | None:
-    """The rows by hospital, handle and metric, as they came within; None where these do not fit into one number."""
-    parts = (hospital, handle - handle.min(), metric, np.arange(len(handle)))
-    bits = [int(part.max()).bit_length() for part in parts]
-    if sum(bits) > _KEY_BITS:
-        return None
-    keys = np.zeros(len(handle), dtype=np.int64)
-    for part, width in zip(parts, bits, strict=True):
-        keys <<= width
-        keys |= part
-    keys.sort()
-    return keys & ((1 << bits[-1]) - 1)
 
 
 def from_stored(name: str) -> pl.Expr:

@@ -10,7 +10,8 @@ import pytest
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
 from runtime.lake import Advance, Lake, ReadingQuery, lake_rows
-from runtime.lake_schema import ADDED_LATER, HOUR_US, TABLE_SCHEMA, to_stored
+from runtime.lake_schema import ADDED_LATER, HOUR_US, TABLE_SCHEMA
+from runtime.lake_stored import to_stored
 from runtime.lake_upkeep import compact, stats
 from tests.lake_samples import DAY_US, START_US, as_set, hospitals_of, rows_of, sample_batch
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from domain.readings import ReadingBatch
 from runtime.lake import lake_rows
-from runtime.lake_schema import to_stored
+from runtime.lake_stored import to_stored
 from tests.lake_samples import DAY_US, START_US
 
 
