@@ -30,9 +30,10 @@ from actors.presets import Presets
 from actors.roster import Roster
 from actors.screening import screen
 from actors.shard_answers import Answers
+from actors.signals import Signals
 from actors.source_clocks import ClockCorrection, SourceClocks
 from actors.stream_clock import StreamClock
-from actors.technical_alarms import Signals, TechnicalAlarms
+from actors.technical_alarms import TechnicalAlarms
 from actors.turn import Notices, Turn
 from actors.unmonitored import Unmonitored
 from analytics.robust_z import RobustZ

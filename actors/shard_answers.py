@@ -15,7 +15,7 @@ from actors.early_warning import EarlyWarning
 from actors.freshness import received_per_minute
 from actors.kinds import NOBODY
 from actors.roster import Roster
-from actors.technical_alarms import Signals
+from actors.signals import Signals
 from domain.errors import NotFound
 from domain.ids import NO_HANDLE, ActorKind, Address
 from domain.instants import NEVER_US

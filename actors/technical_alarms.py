@@ -16,20 +16,19 @@ Judged at ticks, on the arrival time of the stream, so that a replay decides ali
 
 from __future__ import annotations
 
-from functools import cached_property
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from actors.alarm_writing import Alarm, about_device, device_scope, hospital_scope, known, name_of
 from actors.associations import Associations
-from actors.kinds import CHART_NUMBER, FOREVER_US, IS_PATIENT_BOUND, IS_VITAL_MODEL, NOBODY
+from actors.kinds import CHART_NUMBER, IS_PATIENT_BOUND, IS_VITAL_MODEL, NOBODY
 from actors.roster import Roster
+from actors.signals import Signals
 from domain.alarms import AlarmEvent, AlarmSubject, AlertType, KnownInput, Phase, Priority
 from domain.instants import NEVER_US
 from domain.metrics import BY_ID
-from domain.quality import Validity, is_usable, validity_of
 
 DEVICE_RULE: Final = "technical.signal-lost"
 OUTAGE_RULE: Final = "technical.mass-outage"
@@ -42,72 +41,6 @@ OUTAGE_LEAST: Final = 5
 OUTAGE_SHARE: Final = 0.2
 OUTAGE_OVER_SHARE: Final = 0.8
 _NOTHING_SAID: Final = -1
-Rows: TypeAlias = NDArray[np.intp] | slice
-_BUSY: Final = (int(Validity.CALIBRATING), int(Validity.ONGOING))
-
-
-class Signals:
-    """The channels of a shard as they stand at one instant. Looked at when asked for: most questions are about few.
-
-    Of each channel: `used` (it ever gave a usable, real value), `stale`, `invalid`, `lost`. Of each device: `silent`.
-    """
-
-    def __init__(self, roster: Roster, now_us: int, watching_since_us: int) -> None:
-        self._roster = roster
-        self._now_us = now_us
-        self._watching_since_us = watching_since_us
-
-    def of(self, rows: Rows) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
-        """(used, stale, invalid) of some channels."""
-        channels = self._roster.channels
-        used, quality = channels["was_usable"][rows], channels["quality"][rows]
-        offline = self._roster.devices["is_offline"][channels["device"][rows]]
-        stale = used & (offline | (self._now_us - self._heard_us(rows) > channels["stale_after_us"][rows]))
-        usable = is_usable(quality) | np.isin(validity_of(quality), _BUSY)
-        return used, stale, used & ~usable & ~stale
-
-    @cached_property
-    def _all(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
-        return self.of(slice(None))
-
-    @property
-    def used(self) -> NDArray[np.bool_]:
-        return self._all[0]
-
-    @property
-    def stale(self) -> NDArray[np.bool_]:
-        return self._all[1]
-
-    @cached_property
-    def lost(self) -> NDArray[np.bool_]:
-        _, stale, invalid = self._all
-        return stale | invalid
-
-    @cached_property
-    def silent(self) -> NDArray[np.bool_]:
-        """Devices of which nothing came for longer than the quickest of their channels in use may be silent."""
-        patience_us = np.where(self.used, self._roster.channels["stale_after_us"], FOREVER_US)
-        silence_us = self._now_us - self._of_devices(np.maximum, self._heard_us(slice(None)), 0)
-        unheard = self._roster.devices["is_offline"] | (silence_us > self._of_devices(np.minimum, patience_us, FOREVER_US))
-        silent: NDArray[np.bool_] = (self.per_device(self.used) > 0) & unheard
-        return silent
-
-    def _heard_us(self, rows: Rows) -> NDArray[np.int64]:
-        heard_us: NDArray[np.int64] = np.maximum(self._roster.channels["arrival_us"][rows], self._watching_since_us)
-        return heard_us
-
-    def per_device(self, flags: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """How many of each device's channels are flagged."""
-        return self._of_devices(np.add, flags.astype(np.int64), 0)
-
-    def _of_devices(self, together: np.ufunc, values: NDArray[np.int64], of_none: int) -> NDArray[np.int64]:
-        """The values of each device's channels, which lie side by side, together; `of_none` where it has no channel."""
-        devices = self._roster.devices
-        having = np.flatnonzero(devices["channels"])
-        found = np.full(len(devices), of_none, dtype=np.int64)
-        if len(having):
-            found[having] = together.reduceat(values, devices["base"][having])
-        return found
 
 
 class TechnicalAlarms:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from actors.alarm_writing import Alarm, about_patient, patient_scope
 from actors.associations import Associations
 from actors.roster import Roster
-from actors.technical_alarms import SETTLE_US, Signals
+from actors.signals import Signals
+from actors.technical_alarms import SETTLE_US
 from domain.alarms import AlarmEvent, AlertType, Phase, Priority
 from domain.instants import NEVER_US
 
