@@ -1,6 +1,6 @@
 """Frames: many readings in one checksummed message.
 
-Layout, little endian: a fixed header, then one Arrow IPC record batch message (LZ4) of `readings.SCHEMA`.
+Layout, little endian: a fixed header, then Arrow IPC record batch messages (LZ4) of `readings.SCHEMA`, mostly one.
 
     magic "VGFR" | version u8 | kind u8 | header_bytes u16 | crc32 u32 | payload_bytes u32
     | rows u32 | source u32 | sequence u64 | arrival_us i64
@@ -15,14 +15,17 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from itertools import groupby
+from typing import Any, Final
 
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from domain.errors import IntegrityViolation, RejectedInput
-from domain.readings import SCHEMA, ReadingBatch
+from domain.readings import DTYPES, ROW, SCHEMA, EncodedBatch, ReadingBatch
 
 MAGIC: Final = b"VGFR"
 VERSION: Final = 1
@@ -33,6 +36,8 @@ MAX_ROWS: Final = 100_000
 _OPTIONS: Final = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 _READ_OPTIONS: Final = pa.ipc.IpcReadOptions(use_threads=False)
 _EOS_BYTES: Final = 8
+_WORTH_KEEPING_ROWS: Final = 1_000  # fewer are encoded anew in less time than each message of them costs a reader
+_ROOM_BYTES: Final = 4_096  # that a message of those may have beside its rows
 
 
 class FrameKind(IntEnum):
@@ -69,19 +74,47 @@ _SCHEMA_MESSAGE: Final = _schema_message()  # pinned by VERSION, so it is not se
 
 def encode_frame(readings: ReadingBatch, *, source: int, sequence: int, arrival_us: int) -> bytes:
     """The bytes of one frame. Raises RejectedInput (`frame-too-large`) above MAX_ROWS rows."""
-    if len(readings) > MAX_ROWS:
-        raise RejectedInput("frame-too-large", f"frame holds {len(readings)} readings, at most {MAX_ROWS} are allowed")
-    payload = b""
-    if len(readings):
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, SCHEMA, options=_OPTIONS) as writer:
-            writer.write_batch(readings.to_arrow())
-        payload = memoryview(sink.getvalue())[len(_SCHEMA_MESSAGE) : -_EOS_BYTES].tobytes()
-    header = _HEADER.pack(
-        MAGIC, VERSION, FrameKind.READINGS, _HEADER.size, 0, len(payload), len(readings), source, sequence, arrival_us
-    )
+    return encode_batches([readings], source=source, sequence=sequence, arrival_us=arrival_us)
+
+
+def encode_batches(batches: Sequence[ReadingBatch], *, source: int, sequence: int, arrival_us: int) -> bytes:
+    """As `encode_frame`, of the rows of many batches in order. Those that came encoded go on in the bytes they came in."""
+    rows = sum(map(len, batches))
+    if rows > MAX_ROWS:
+        raise RejectedInput("frame-too-large", f"frame holds {rows} readings, at most {MAX_ROWS} are allowed")
+    bodies: list[bytes] = []
+    for is_encoded, alike in groupby(batches, lambda batch: isinstance(batch, EncodedBatch)):
+        parts = list(alike)
+        bodies += [part.body for part in parts if isinstance(part, EncodedBatch)] if is_encoded else [_body_of(parts)]
+    payload = b"".join(bodies)
+    header = _HEADER.pack(MAGIC, VERSION, FrameKind.READINGS, _HEADER.size, 0, len(payload), rows, source, sequence, arrival_us)
     crc = zlib.crc32(payload, zlib.crc32(header[_CRC_END:]))
     return header[: _CRC_END - 4] + crc.to_bytes(4, "little") + header[_CRC_END:] + payload
+
+
+def _body_of(batches: list[ReadingBatch]) -> bytes:
+    readings = batches[0] if len(batches) == 1 else ReadingBatch.concat(batches)
+    if not len(readings):
+        return b""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, SCHEMA, options=_OPTIONS) as writer:
+        writer.write_batch(readings.to_arrow())
+    return memoryview(sink.getvalue())[len(_SCHEMA_MESSAGE) : -_EOS_BYTES].tobytes()
+
+
+def as_it_came(readings: ReadingBatch, data: bytes, decoded: Frame) -> ReadingBatch:
+    """`readings`, what a door made of a frame, with the bytes it came in if these say the same and are worth keeping."""
+    start = int.from_bytes(data[6:8], "little")  # header_bytes
+    is_worth = len(readings) >= _WORTH_KEEPING_ROWS and len(data) - start <= len(readings) * ROW.itemsize + _ROOM_BYTES
+    columns = {name: getattr(readings, name) for name in DTYPES}
+    if is_worth and all(_is_same(column, getattr(decoded.readings, name)) for name, column in columns.items()):
+        return EncodedBatch(**columns, body=data[start:])
+    return readings
+
+
+def _is_same(column: NDArray[Any], other: NDArray[Any]) -> bool:
+    """To the bit, so that NaN is NaN."""
+    return column is other or column.tobytes() == other.tobytes()
 
 
 def decode_header(data: bytes) -> FrameHeader:
@@ -100,13 +133,16 @@ def decode_frame(data: bytes) -> Frame:
         return Frame(header, ReadingBatch.empty())
     try:
         stream = pa.ipc.open_stream(pa.py_buffer(_SCHEMA_MESSAGE + data[start:]), options=_READ_OPTIONS)
-        batch = stream.read_next_batch()
-        batch.validate(full=True)
-    except (pa.ArrowException, EOFError, OSError, StopIteration) as error:  # ArrowException: a claimed size may exceed memory
-        raise RejectedInput("malformed-frame", f"frame payload is not an Arrow record batch: {error}") from error
-    if batch.num_rows != header.rows:
-        raise RejectedInput("malformed-frame", f"frame says {header.rows} rows and holds {batch.num_rows}")
-    return Frame(header, ReadingBatch.from_arrow(batch))
+        batches = list(stream)
+        for batch in batches:
+            batch.validate(full=True)
+    except (pa.ArrowException, EOFError, OSError) as error:  # ArrowException: a claimed size may exceed memory
+        raise RejectedInput("malformed-frame", f"frame payload is not Arrow record batches: {error}") from error
+    rows = sum(batch.num_rows for batch in batches)
+    if rows != header.rows:
+        raise RejectedInput("malformed-frame", f"frame says {header.rows} rows and holds {rows}")
+    parts = [ReadingBatch.from_arrow(batch) for batch in batches]
+    return Frame(header, parts[0] if len(parts) == 1 else ReadingBatch.concat(parts))
 
 
 def _checked(data: bytes) -> tuple[FrameHeader, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import numpy as np
@@ -113,8 +113,16 @@ class ReadingBatch:
 
     def take(self, rows: NDArray[Any] | slice) -> ReadingBatch:
         """The rows at `rows`: an index array, a boolean mask or a slice."""
-        return type(self)(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+        return ReadingBatch(**{name: getattr(self, name)[rows] for name in DTYPES})
 
     def with_columns(self, **columns: NDArray[Any]) -> ReadingBatch:
         """A copy with some columns replaced; dtypes are those of `SCHEMA`."""
-        return replace(self, **{name: np.asarray(array, DTYPES[name]) for name, array in columns.items()})
+        kept = {name: getattr(self, name) for name in DTYPES}
+        return ReadingBatch(**kept | {name: np.asarray(array, DTYPES[name]) for name, array in columns.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedBatch(ReadingBatch):
+    """A batch with the bytes of a frame that hold just these rows (`domain.frames`). What is made of it is a plain batch."""
+
+    body: bytes

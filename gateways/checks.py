@@ -48,6 +48,8 @@ EARLIEST_US: Final = 946_684_800 * US_PER_S  # 2000-01-01
 FURTHEST_AHEAD_US: Final = 86_400 * US_PER_S
 _LOW: Final = PLAUSIBLE_LOW[:, AgeBand.ADULT]
 _HIGH: Final = PLAUSIBLE_HIGH[:, AgeBand.ADULT]
+_LAST_VALIDITY: Final = int(max(Validity))
+_LAST_MODE: Final = int(max(Mode))
 _SENDERS_MARKS: Final = np.uint16(0xFF | Mark.BACKFILL | Mark.CLOCK_SKEWED)
 _Bools = NDArray[np.bool_]
 
@@ -99,7 +101,7 @@ def _check_metrics(readings: ReadingBatch, model: ThingModel | None) -> None:
 
 def _check_quality(readings: ReadingBatch) -> None:
     quality = readings.quality
-    wrong = (validity_of(quality) > max(Validity)) | (mode_of(quality) > max(Mode)) | (origin_of(quality) > Origin.ENTERED)
+    wrong = (validity_of(quality) > _LAST_VALIDITY) | (mode_of(quality) > _LAST_MODE) | (origin_of(quality) > Origin.ENTERED)
     row = _first(wrong)
     if row is not None:
         raise RejectedInput("malformed-value", f"reading {row} has quality {quality[row]:#06x}, which no sender may give")

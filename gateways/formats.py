@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from domain.errors import IntegrityViolation, NotFound, RejectedInput
-from domain.frames import decode_frame
+from domain.frames import as_it_came, decode_frame
 from domain.messages import DeviceEvent
 from domain.ports import Principal
 from domain.readings import ReadingBatch
@@ -51,12 +51,12 @@ class EventFormat:
 def decode_checked_frame(payload: bytes, principal: Principal, arrival_us: int) -> ReadingBatch:
     """The readings of one binary frame. Raises RejectedInput, with `damaged-frame` where its checksum fails."""
     try:
-        readings = decode_frame(payload).readings
+        frame = decode_frame(payload)
     except IntegrityViolation as error:
         raise RejectedInput("damaged-frame", f"{error}; send it again") from None
-    if not len(readings):
+    if not len(frame.readings):
         raise RejectedInput("empty-message", "the frame holds no reading: expected one or more")
-    return check_readings(readings, principal, arrival_us)
+    return as_it_came(check_readings(frame.readings, principal, arrival_us), payload, frame)
 
 
 FORMATS: Final = (

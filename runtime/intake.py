@@ -27,7 +27,7 @@ import numpy as np
 
 from domain import subjects
 from domain.errors import StorageFull, Unavailable, VitalgridError
-from domain.frames import MAX_ROWS, encode_frame
+from domain.frames import MAX_ROWS, encode_batches, encode_frame
 from domain.messages import DeviceEvent, Reject, StorageLevel, StorageState, encode
 from domain.ports import Claim, Clock, Identities, Principal, Receipt
 from domain.readings import NO_SEQUENCE, ROW, ReadingBatch
@@ -44,6 +44,7 @@ MAX_REJECT_BYTES: Final = 65_536  # of a refused payload that are kept
 _MANY: Final = 1_000_000
 _FIRST_RETRY_S: Final = 0.05
 _LAST_RETRY_S: Final = 1.0
+_LANES: Final = tuple(Lane)
 _CONTROLS_AT_ONCE: Final = 32  # events and rejects on their way: a storm of them must not hold up readings
 
 
@@ -117,7 +118,7 @@ class StreamIntake:
             return _MANY
         if rows > self._limits.max_pending_readings // 2:
             return 0
-        lanes = Lane if principal.model is None else (principal.model.lane,)
+        lanes = _LANES if principal.model is None else (principal.model.lane,)
         return 1 if any(self._lanes.waiting.has(lane, self._shard_of(principal)) for lane in lanes) else _MANY
 
     async def claim(self, principal: Principal, content: ReadingBatch | DeviceEvent, key: str, payload: bytes) -> Claim:
@@ -258,7 +259,9 @@ class StreamIntake:
 
     async def _store_frame(self, frame: GroupFrame) -> None:
         try:
-            payload = encode_frame(frame.readings(), source=self._source, sequence=frame.sequence, arrival_us=frame.arrival_us)
+            payload = encode_batches(
+                frame.all_batches(), source=self._source, sequence=frame.sequence, arrival_us=frame.arrival_us
+            )
             message_id = f"{self._source}-{self._boot}-{frame.shard}-{frame.sequence}"
             sequence = await self._publish(subjects.reading(frame.shard), payload, message_id)
         except Exception as error:  # whatever it is, no sender may wait for ever

@@ -68,11 +68,9 @@ class GroupFrame:
         self.rows += rows
         submission.frames_left += 1
 
-    def readings(self) -> ReadingBatch:
+    def all_batches(self) -> list[ReadingBatch]:
         """All rows as columns, the packed ones first: each sender's stay in order."""
-        if self.packed:
-            return ReadingBatch.concat([ReadingBatch.from_rows(b"".join(self.packed)), *self.batches])
-        return ReadingBatch.concat(self.batches)
+        return [ReadingBatch.from_rows(b"".join(self.packed)), *self.batches] if self.packed else self.batches
 
 
 def pieces(data: ReadingBatch | bytes, count: int) -> Iterable[tuple[ReadingBatch | bytes, int]]:

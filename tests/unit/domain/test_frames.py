@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain.errors import IntegrityViolation, RejectedInput
-from domain.frames import MAGIC, MAX_ROWS, decode_frame, decode_header, encode_frame
-from domain.readings import DTYPES, SCHEMA, ReadingBatch
+from domain.frames import MAGIC, MAX_ROWS, as_it_came, decode_frame, decode_header, encode_batches, encode_frame
+from domain.readings import DTYPES, SCHEMA, EncodedBatch, ReadingBatch
 
 HEADER = struct.Struct("<4sBBHIIIIQq")
 CRC_END = 12
@@ -75,6 +75,47 @@ def test_every_batch_comes_back_as_it_was(readings, source, sequence, arrival_us
 def test_frames_of_any_allowed_size_come_back(rows):
     readings = batch_of(rows)
     assert_same(decode_frame(encode_frame(readings, source=1, sequence=1, arrival_us=1)).readings, readings)
+
+
+def received(rows: int, seed: int) -> ReadingBatch:
+    """Readings that came in a frame, with its bytes if these are worth keeping."""
+    data = encode_frame(batch_of(rows, seed), source=7, sequence=seed, arrival_us=1)
+    frame = decode_frame(data)
+    return as_it_came(frame.readings, data, frame)
+
+
+@given(st.lists(st.sampled_from([0, 1, 999, 1_000, 1_500]), max_size=6), st.randoms())
+def test_batches_go_on_in_one_frame_in_their_order_however_they_came(sizes, chance):
+    batches = [received(rows, seed) if chance.random() < 0.6 else batch_of(rows, seed) for seed, rows in enumerate(sizes)]
+    frame = decode_frame(encode_batches(batches, source=1, sequence=2, arrival_us=3))
+    assert frame.header.rows == sum(sizes)
+    assert_same(frame.readings, ReadingBatch.concat(batches))
+
+
+def test_the_bytes_of_a_frame_go_on_only_with_the_very_rows_they_hold():
+    data = encode_frame(batch_of(2_000), source=7, sequence=1, arrival_us=1)
+    frame = decode_frame(data)
+    as_it_is = as_it_came(frame.readings, data, frame)
+    assert isinstance(as_it_is, EncodedBatch)
+    assert as_it_is.body in encode_batches([as_it_is, batch_of(3)], source=1, sequence=1, arrival_us=1)
+    marked = frame.readings.with_columns(quality=frame.readings.quality ^ np.uint16(1))
+    assert not isinstance(as_it_came(marked, data, frame), EncodedBatch)
+    made_of_it = (as_it_is.take(slice(None)), as_it_is.with_columns(value=as_it_is.value), ReadingBatch.concat([as_it_is]))
+    assert not any(isinstance(batch, EncodedBatch) for batch in made_of_it)
+
+
+def test_the_bytes_of_a_padded_frame_do_not_go_on():
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, SCHEMA) as writer:
+        writer.write_batch(batch_of(1_000).to_arrow(), custom_metadata={"padding": "x" * 200_000})
+    plain = pa.BufferOutputStream()
+    pa.ipc.new_stream(plain, SCHEMA).close()
+    body = sink.getvalue().to_pybytes()[len(plain.getvalue()) - 8 : -8]
+    header = HEADER.pack(MAGIC, 1, 1, HEADER.size, 0, len(body), 1_000, 7, 1, 1)
+    data = resealed(header + body)
+    frame = decode_frame(data)
+    assert_same(frame.readings, batch_of(1_000))
+    assert not isinstance(as_it_came(frame.readings, data, frame), EncodedBatch)
 
 
 def test_a_frame_of_one_row_too_many_is_refused_before_it_is_sent():
