@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from dataclasses import replace
 
 import uvloop
 
@@ -29,8 +28,6 @@ from scenarios.target import Target
 
 HOSPITALS = 10
 IN_FLIGHT = 4
-# at 90 % some hundred alarm events a second come of it: a few hundred alarms a bed and day, as intensive care has them
-LOAD = replace(MONITORS, abnormal_share=0.0001)
 WANTED = {50: ("≤ 200", "≤ 50"), 90: ("≤ 1,000", "≤ 250")}
 
 
@@ -51,7 +48,7 @@ async def measure(bench: Bench, target: Target) -> None:
         registered = await rest.register(manifest)
         own = manifest_of(2 * HOSPITALS, 0, target.region_id, probes=probes, prefix="p")
         critical = AlarmProbes(target, probes_of(own, await rest.register(own)))
-    fleet = Gateways(target, senders_of(manifest, registered), LOAD, in_flight=IN_FLIGHT)
+    fleet = Gateways(target, senders_of(manifest, registered), MONITORS, in_flight=IN_FLIGHT)
     await asyncio.gather(fleet.connect(), critical.connect())
     assert target.lake_dir is not None
     lake, watched = Lake(target.lake_dir), Watched(target)

@@ -17,7 +17,6 @@ import itertools
 import sys
 import time
 from collections import Counter
-from dataclasses import replace
 
 import numpy as np
 import psutil
@@ -39,7 +38,6 @@ from scenarios.rest import Rest
 from scenarios.target import Target
 
 HOSPITALS = 10
-LOAD = replace(MONITORS, abnormal_share=0.0001)
 READINGS_A_SECOND = 100_000
 ASK_EVERY_S = 5.0
 _UNDER_WAY_S = 15.0
@@ -147,9 +145,9 @@ def paths_of(hospitals: list[str], count: int) -> tuple[list[str], list[str]]:
 async def measure(bench: Bench, target: Target, connection: Connection) -> None:
     gateways, rate, seconds = (HOSPITALS, 10_000, 2.0) if bench.quick else (40, READINGS_A_SECOND, 15.0)
     async with Rest(target) as rest:
-        manifest = manifest_of(HOSPITALS, gateways, target.region_id, LOAD, probes=4)
+        manifest = manifest_of(HOSPITALS, gateways, target.region_id, MONITORS, probes=4)
         registered = await rest.register(manifest)
-    fleet = Gateways(target, senders_of(manifest, registered, LOAD), LOAD, in_flight=4)
+    fleet = Gateways(target, senders_of(manifest, registered, MONITORS), MONITORS, in_flight=4)
     critical = AlarmProbes(target, probes_of(manifest, registered), every_s=0.5 if bench.quick else 2.0)
     bus = await Bus.connect(target.nats_url or "", target.nats_token or "", "benchmark")
     await asyncio.gather(fleet.connect(), critical.connect())

@@ -20,7 +20,7 @@ from domain.readings import ReadingBatch
 
 MONITORS_A_GATEWAY: Final = 500
 PATIENTS_A_GATEWAY: Final = 50
-SIGNS: Final = {  # metric -> (rest, scatter): within every limit of an adult, but for one reading in a thousand
+SIGNS: Final = {  # metric -> (rest, scatter): within every limit of an adult, but for one reading in ten thousand
     "heart_rate": (75.0, 1.0), "pulse_rate": (75.0, 1.0), "resp_rate": (16.0, 0.5), "spo2": (97.0, 0.5),
     "abp_sys": (120.0, 1.0), "abp_dia": (75.0, 1.0), "abp_mean": (90.0, 1.0), "etco2": (36.0, 0.3),
     "perfusion_index": (4.0, 0.1), "body_temp": (36.8, 0.05),
@@ -29,7 +29,8 @@ ROOM: Final = {
     "room_temp": (22.0, 0.2), "room_humidity": (45.0, 1.0), "co2_concentration": (600.0, 20.0), "pm25": (12.0, 1.0),
     "noise": (45.0, 2.0), "illuminance": (300.0, 10.0), "differential_pressure": (5.0, 0.5),
 }  # fmt: skip
-ABNORMAL_SHARE: Final = 0.001
+# that is 86 readings a bed and day, and a few hundred alarm events of them, as intensive care has them
+ABNORMAL_SHARE: Final = 0.0001
 READINGS_A_FRAME: Final = MONITORS_A_GATEWAY * len(SIGNS)
 
 
