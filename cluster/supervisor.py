@@ -1,10 +1,11 @@
 """The supervisor: keeps enough hosts alive and every shard held by exactly one of them.
 
-It watches heartbeats, ends a host that has died or gone silent, gives its shards to the others at once, starts a
-replacement, and evens out when that one has joined. Hosts come and go by an operator's order (`HostsView`): a host that
-leaves gives its shards away in good order first. A dedicated shard has a host with nothing else on it, which is started
-beside the others and let go again. No round waits for a shard on its way (`cluster.shard_moves`): a host that stops
-answering in the midst of it is noticed like any other. Clauses 7.3, 9.3d (what one machine can show).
+It watches heartbeats, ends a host that has died or whose silence means no good (`cluster.host_silence`), gives its
+shards to the others at once, starts a replacement, and evens out when that one has joined. Hosts come and go by an
+operator's order (`HostsView`): a host that leaves gives its shards away in good order first. A dedicated shard has a
+host with nothing else on it, which is started beside the others and let go again. No round waits for a shard on its way
+(`cluster.shard_moves`): a host that stops answering in the midst of it is noticed like any other. Clauses 7.3, 9.3d (what
+one machine can show).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import msgspec
 
 from actors.placement import assign_shards
 from cluster.host_handle import HostHandle, WatchedHost
+from cluster.host_silence import HostSilence
 from cluster.shard_moves import ShardMoves
 from domain import subjects
 from domain.errors import Conflict, NotFound, Unavailable
@@ -33,7 +35,6 @@ logger = logging.getLogger(__name__)
 MOST_HOSTS: Final = 64
 _ROUND_S: Final = 0.5
 _LAUNCH_AGAIN_S: Final = 2.0
-_STUCK_LOOP_S: Final = 60.0  # a loop that has work and has not moved for so long is stuck
 _STOP_S: Final = 30.0
 
 
@@ -55,7 +56,7 @@ class Supervisor:
         self._shards = range(shards)
         self._host_count = host_count
         self._dedicated = frozenset(dedicated)
-        self._timeout_s = heartbeat_timeout_s
+        self._silence = HostSilence(bus, heartbeat_timeout_s)
         self._launch = launch
         self._hosts: dict[str, WatchedHost] = {}
         self._news = asyncio.Event()
@@ -80,7 +81,7 @@ class Supervisor:
         """Let every host commit and snapshot, then end it."""
         await end(self._loop, *self._tasks)
         await self._moves.stop()
-        await end(*(w.watch for w in self._hosts.values()))
+        await end(*(task for w in self._hosts.values() for task in (w.watch, w.inquiry)))
         await asyncio.gather(*(_end(w.handle) for w in self._hosts.values()), return_exceptions=True)
         self._hosts.clear()
 
@@ -180,8 +181,9 @@ class Supervisor:
 
     async def reconcile(self) -> None:
         """One round: bury the dead, then set shards on their way from the real assignment to the wished one."""
-        for name in [name for name, watched in self._hosts.items() if self._is_lost(watched)]:
-            self._bury(name)
+        for name, watched in list(self._hosts.items()):
+            if why := self._silence.why_lost(watched):
+                self._bury(name, why)
         self._replace_lost()
         self._dismiss_surplus()
         self._moves.forget_dropped({name: watched.heartbeat for name, watched in self._hosts.items()})
@@ -208,20 +210,15 @@ class Supervisor:
         heartbeat = msgspec.json.decode(payload, type=HostHeartbeat)
         watched = self._hosts.get(heartbeat.host)
         if watched is not None:
-            watched.seen_s = _monotonic()
-            watched.heartbeat = heartbeat
+            watched.hear(heartbeat, _monotonic())
 
-    def _is_lost(self, watched: WatchedHost) -> bool:
-        if watched.watch.done() or not watched.handle.is_alive() or _monotonic() - watched.seen_s > self._timeout_s:
-            return True
-        beat = watched.heartbeat
-        is_behind = beat is not None and any(held.lag for held in beat.shards)
-        return beat is not None and is_behind and beat.at_us - beat.loop_us > _STUCK_LOOP_S * 1e6
-
-    def _bury(self, name: str) -> None:
+    def _bury(self, name: str, why: str) -> None:
         watched = self._hosts.pop(name)
-        logger.warning("host lost; its shards go to others", extra={"host": name, "host_pid": watched.handle.pid})
+        about = {"host": name, "host_pid": watched.handle.pid}
+        logger.warning("host lost, %s; its shards go to others", why, extra=about)
         watched.watch.cancel()
+        if watched.inquiry is not None:
+            watched.inquiry.cancel()
         watched.handle.kill()
         self._moves.lose(name)
         self.restarts += 1

@@ -10,7 +10,7 @@ from tests.faults.schedule import Fault, Plan
 from tests.faults.senders import HOSPITALS
 from tests.faults.stand import Stand
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.faults, pytest.mark.long, pytest.mark.timeout(300)]
 
 CROSSINGS = tuple((1.5 + number, number) for number in range(len(HOSPITALS)))
 HOSPITAL = HOSPITALS[1]

@@ -13,6 +13,7 @@ from cluster.supervisor import Supervisor
 from domain.errors import Conflict, NotFound, Unavailable
 from domain.messages import HostHeartbeat, ShardHeld, encode
 from runtime.lake_schema import LakeView
+from runtime.process_look import ProcessLook
 from tests.waiting import until
 
 
@@ -52,8 +53,14 @@ class FakeHost:
     async def ended(self) -> None:
         await self.gone.wait()
 
+    async def pulse(self) -> HostHeartbeat:
+        return await asyncio.Future()
+
     def is_alive(self) -> bool:
         return self.alive
+
+    def look(self) -> ProcessLook | None:
+        return ProcessLook(is_stopped=True, is_at_disk=False, wanted_s=0.0) if self.alive else None
 
     def kill(self) -> None:
         self.alive = False
