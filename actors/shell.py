@@ -32,6 +32,7 @@ from runtime.snapshots import SnapshotStore
 logger = logging.getLogger(__name__)
 
 _HEARTBEAT_S: Final = 1.0
+_PULSE: Final = "pulse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,11 @@ class HostShell:
         """Counters of `HostMetrics`."""
         return self._held().metrics.report()
 
+    @ray.method(concurrency_group=_PULSE)
+    async def pulse(self) -> bytes:
+        """A heartbeat for who does not hear it over the bus; on a loop of its own, so that turns do not hold it up."""
+        return encode(self._held().heartbeat())
+
     async def _tell_metrics(self, _payload: bytes, _subject: str) -> bytes:
         return msgspec.json.encode(self._held().metrics.report())
 
@@ -127,4 +133,4 @@ class HostShell:
 
 
 # Wrapped once, beside the plain class, so that workers import the class by name instead of unpickling its globals.
-HostActor: Final[Any] = ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)(HostShell)
+HostActor: Final[Any] = ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0, concurrency_groups={_PULSE: 1})(HostShell)

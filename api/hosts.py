@@ -58,6 +58,11 @@ class Hosts:
         shards = sorted((held for beat in self.alive() for held in beat.shards), key=lambda held: held.epoch)
         return {held.shard: held for held in shards}
 
+    def holder(self, shard: int) -> HostHeartbeat | None:
+        """The living host that holds a shard under its highest epoch."""
+        held = [(one.epoch, beat) for beat in self.alive() for one in beat.shards if one.shard == shard]
+        return max(held, key=lambda pair: pair[0])[1] if held else None
+
     def missing(self) -> list[int]:
         """Shards that nobody holds."""
         return sorted(set(range(self._shards)) - set(self.held()))

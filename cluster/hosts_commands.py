@@ -1,4 +1,4 @@
-"""`vitalgrid hosts`: who holds what on the running platform; one host more, one fewer, one that gives its shards away."""
+"""`vitalgrid hosts`: who holds what on the running platform; one host more, one fewer, one for a hospital alone."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ _TIMEOUT_S: Final = 70.0
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the platform (default: var).")]
 Token = Annotated[str | None, typer.Option("--token", help="API token (default: this machine's own).")]
-Wait = Annotated[float, typer.Option("--wait", help="Longest wait, in seconds, until the shards have moved; 0: none.")]
+Wait = Annotated[float, typer.Option("--wait", help="Longest wait, in seconds, until it is carried out; 0: none.")]
 Name = Annotated[str, typer.Argument(help="The host, such as host-2.")]
+Hospital = Annotated[str, typer.Argument(help="The hospital, such as sz.h012.")]
 
 
 @hosts.command("list")
@@ -62,7 +63,7 @@ def remove(name: Name, wait: Wait = 120.0, token: Token = None, data_dir: DataDi
 
 @hosts.command("hand-over")
 def hand_over(
-    hospital: Annotated[str, typer.Argument(help="The hospital, such as sz.h012.")],
+    hospital: Hospital,
     shard: Annotated[int, typer.Argument(help="The shard it is to be in.")],
     wait: Wait = 60.0,
     token: Token = None,
@@ -76,6 +77,39 @@ def hand_over(
         state = _ask(target, "GET", path)
     words = f"hospital {hospital}: from shard {state['from_shard']} to shard {state['to_shard']}, {state['state']}"
     _console.print(words, highlight=False)
+
+
+@hosts.command("dedicate")
+def dedicate(hospital: Hospital, wait: Wait = 120.0, token: Token = None, data_dir: DataDir = None) -> None:
+    """Give a hospital a shard and a host of its own, while it sends; one host more is kept for it."""
+    _place(_target(token, data_dir), hospital, "dedicated", wait)
+
+
+@hosts.command("share")
+def share(hospital: Hospital, wait: Wait = 120.0, token: Token = None, data_dir: DataDir = None) -> None:
+    """Put a hospital that has a host of its own among the others again; its host is ended."""
+    _place(_target(token, data_dir), hospital, "shared", wait)
+
+
+def _place(target: Target, hospital: str, placement: str, wait_s: float) -> None:
+    """Order a placement and wait until it is so. Raises Unavailable when that takes longer than `wait_s`."""
+    path, deadline_s = f"/hospitals/{hospital}/placement", time.monotonic() + wait_s
+    state = _ask(target, "PUT", path, {"placement": placement})
+    while wait_s and not _is_placed(state):
+        if time.monotonic() > deadline_s:
+            raise Unavailable(
+                f"hospital {hospital} is not {placement} within {wait_s:g} s: the order stands, give it again to wait on"
+            )
+        time.sleep(_LOOK_S)
+        state = _ask(target, "GET", path)
+    where = f"shard {state['shard']}" + ("" if state["to_shard"] is None else f" and on its way to {state['to_shard']}")
+    _console.print(f"hospital {hospital}: {state['placement']}, in {where}, on {state['host'] or 'no host'}", highlight=False)
+
+
+def _is_placed(state: dict[str, Any]) -> bool:
+    """Whether a hospital is where it is to be, and somebody holds it: alone, if it is dedicated."""
+    is_there = state["to_shard"] is None and state["host"] is not None
+    return is_there and (state["is_alone"] or state["placement"] == "shared")
 
 
 def _carry_out(target: Target, order: tuple[str, str], is_done: Callable[[dict[str, Any]], bool], wait_s: float) -> None:
@@ -126,11 +160,18 @@ def _ask(target: Target, method: str, path: str, body: Any = None) -> dict[str, 
 
 def _show(view: dict[str, Any]) -> None:
     table = Table("host", "pid", "state", "shards", "devices", "lag", "silent s")
+    dedicated = set(view["dedicated"])
     for host in sorted(view["hosts"], key=lambda host: int(host["name"].rpartition("-")[2])):
         table.add_row(
-            host["name"], str(host["pid"]), host["state"], " ".join(map(str, host["shards"])) or "none",
+            host["name"], str(host["pid"]), host["state"], _shards(host["shards"], dedicated),
             f"{host['devices']:,}", f"{host['lag']:,}", f"{host['silent_s']:.1f}",
         )  # fmt: skip
     _console.print(table)
     moving = f", moving: shards {' '.join(map(str, view['moving']))}" if view["moving"] else ""
-    _console.print(f"{view['wanted']} hosts wanted{moving}", highlight=False)
+    alone = f", {len(dedicated)} of them dedicated" if dedicated else ""
+    _console.print(f"{view['wanted']} hosts wanted{alone}{moving}", highlight=False)
+
+
+def _shards(shards: list[int], dedicated: set[int]) -> str:
+    """`3 5 (dedicated) 7`, or `none`."""
+    return " ".join(f"{shard} (dedicated)" if shard in dedicated else str(shard) for shard in shards) or "none"

@@ -20,6 +20,7 @@ from sqlalchemy import Engine
 from actors.host import HostPolicy
 from actors.shell import HostConfig
 from cluster.connection import Connection, admin_token_file, forget_connection, write_secret
+from cluster.dedications import Dedications
 from cluster.host_orders import HostOrders
 from cluster.processes import ChildProcess
 from cluster.ray_hosts import RayLauncher, start_ray, stop_ray
@@ -112,11 +113,15 @@ class Platform:
             self._say(f"the end of stream {stream} is lost: its files were damaged (log/up.log says how much)")
         began = (await self._bus.stream_state(subjects.READINGS_STREAM)).first_sequence
         await asyncio.to_thread(snapshots.forget_given, began)
-        self._say(f"starting Ray and {settings.hosts.count} hosts for {settings.shards} shards")
+        dedications = Dedications(self._engine)
+        dedicated = await dedications.look()
+        beside = f" and {len(dedicated)} dedicated ones" if dedicated else ""
+        self._say(f"starting Ray and {settings.hosts.count} hosts{beside} for {settings.shards} shards")
         await asyncio.to_thread(start_ray, settings.hosts.ray_address)
         self.supervisor = Supervisor(
             bus=self._bus, lake=lake, shards=settings.shards, host_count=settings.hosts.count,
             heartbeat_timeout_s=settings.hosts.heartbeat_timeout_s, launch=self._launcher.launch,
+            dedicated=dedicated,
         )  # fmt: skip
         await self.supervisor.start()
         await self._bus.answer(subjects.HOST_ORDERS, HostOrders(self.supervisor).answer)
@@ -127,6 +132,7 @@ class Platform:
         self._tasks = [
             asyncio.create_task(self._keep_bus(), name="keep nats-server"),
             asyncio.create_task(self._keep_ray(), name="keep Ray"),
+            asyncio.create_task(dedications.run(self.supervisor), name="watch dedications"),
             asyncio.create_task(self._keep_remembering(), name="remember pids"),
             asyncio.create_task(StorageKeeper(self._bus, self._storage, self._nats.stop).run(), name="watch storage"),
         ]

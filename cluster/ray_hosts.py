@@ -12,15 +12,17 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import psutil
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.shell import HostActor, HostConfig
 from domain.errors import Unavailable
+from domain.messages import HostHeartbeat
+from runtime.process_look import ProcessLook, is_running, look_at
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +73,10 @@ class RayHost:
     async def metrics(self) -> dict[str, Any]:
         return dict(await self.actor.metrics.remote())
 
+    async def pulse(self) -> HostHeartbeat:
+        """A heartbeat through Ray, which a long turn does not hold up, nor a bus that is away."""
+        return msgspec.json.decode(await self.actor.pulse.remote(), type=HostHeartbeat)
+
     async def stop(self) -> None:
         """Let it commit, snapshot and end by itself, so that nobody reports a death that is none."""
         await self.actor.stop.remote()
@@ -87,11 +93,10 @@ class RayHost:
 
     def is_alive(self) -> bool:
         """Whether the process exists and is not a zombie."""
-        try:
-            state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except FileNotFoundError:
-            return False
-        return state != "Z"
+        return is_running(self.pid)
+
+    def look(self) -> ProcessLook | None:
+        return look_at(self.pid)
 
     def kill(self) -> None:
         """End the process for certain, also one that is stopped or stuck, without asking Ray, which may be what has died."""

@@ -1,4 +1,4 @@
-"""What an operator asks of the hosts of a running platform, and how they stand. JSON on the wire."""
+"""What an operator asks of the hosts of a running platform, for hospitals too, and how they stand. JSON on the wire."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ from typing import Final
 import msgspec
 
 from domain.errors import InvalidInput
+
+
+class Placement(StrEnum):
+    """`dedicated`: the hospital has a shard of its own, and that shard a host with nothing else on it."""
+
+    SHARED = "shared"
+    DEDICATED = "dedicated"
 
 
 class HostState(StrEnum):
@@ -31,11 +38,15 @@ class HostView(msgspec.Struct, frozen=True):
 
 
 class HostsView(msgspec.Struct, frozen=True):
-    """All hosts. `wanted`: how many are kept alive; `moving`: shards on their way to a host."""
+    """All hosts. `wanted`: how many are kept alive; `moving`: shards on their way to a host.
+
+    `dedicated`: shards that are to have a host with nothing else on it, each of which is wanted beside the others.
+    """
 
     wanted: int
     hosts: list[HostView]
     moving: list[int]
+    dedicated: list[int] = []
 
 
 class HostAct(StrEnum):

@@ -254,6 +254,16 @@ class Bus:
             if self._client.is_connected:
                 await self._client.flush(_FLUSH_S)
 
+    async def is_answering(self, within_s: float) -> bool:
+        """Whether the server answers, within so long."""
+        try:
+            if self._client.is_connected:
+                await self._client.flush(within_s)
+                return True
+        except (NatsError, TimeoutError, OSError):
+            pass
+        return False
+
     async def _reply(self, message: Msg, handler: Handler) -> None:
         try:
             result = await handler(message.data, message.subject)

@@ -64,7 +64,9 @@ class HostSettings(BaseModel):
     ray_address: str | None = Field(
         None, description="Ray cluster whose nodes run the hosts, with RAY_AUTH_TOKEN set; none: a Ray of the platform's own."
     )
-    heartbeat_timeout_s: float = Field(5.0, gt=0, description="Silence after which a host's shards are given to others.")
+    heartbeat_timeout_s: float = Field(
+        5.0, gt=0, description="Silence after which a host is asked; one that is stopped or hangs loses its shards."
+    )
     turn_readings: int = Field(50_000, ge=1, description="Most readings a host handles in one turn.")
     max_uncommitted_rows: int = Field(
         5_000_000, ge=1, description="Rows a host keeps while the lake cannot be written; then it takes no more of the stream."

@@ -19,15 +19,19 @@ from api.schemas.places import (
     HospitalChange,
     HospitalIn,
     HospitalOut,
+    PlacementIn,
+    PlacementOut,
     WardChange,
     WardIn,
     WardOut,
 )
-from api.services import Behind
+from api.services import Backend, Behind
 from api.times import In
 from domain.errors import Conflict, NotFound, StaleVersion
 from domain.fleet_manifest import Tier
-from runtime.sql import hand_overs, places
+from domain.host_orders import Placement
+from runtime.sql import hand_overs, placement, places
+from runtime.sql.records import Row
 
 router = APIRouter(prefix="/hospitals", tags=["places"])
 _UPDATE = problems(NotFound, PreconditionRequired, StaleVersion)
@@ -49,7 +53,7 @@ async def list_hospitals(
 
 @router.post("", status_code=201, responses=problems(Conflict))
 async def create_hospital(body: HospitalIn, who: Operator, behind: Behind, zone: In, response: Response) -> HospitalOut:
-    """Register a hospital; it is placed in the least loaded shard."""
+    """Register a hospital; it is placed in the least loaded shard that is not dedicated."""
     row = await behind.write(
         places.create_hospital, behind.engine, behind.author(who), hospital_id=body.id, name=body.name, tier=body.tier,
         bed_count=body.beds, shards=behind.services.shards,
@@ -87,7 +91,7 @@ async def update_hospital(
 async def hand_over(hospital_id: str, body: HandOverIn, who: Operator, behind: Behind, zone: In) -> HandOverOut:
     """Hand a hospital over to another shard, while it sends. Its state goes along, and nothing is lost or told twice."""
     row = await behind.write(
-        hand_overs.begin, behind.engine, behind.author(who), hospital_id, body.shard, shards=behind.services.shards
+        placement.hand_over, behind.engine, behind.author(who), hospital_id, body.shard, shards=behind.services.shards
     )
     behind.relay.nudge()
     return HandOverOut.of(row, zone)
@@ -97,6 +101,31 @@ async def hand_over(hospital_id: str, body: HandOverIn, who: Operator, behind: B
 async def show_hand_over(hospital_id: str, _who: Viewer, behind: Behind, zone: In) -> HandOverOut:
     """The last hand-over of a hospital, and how far it has come."""
     return HandOverOut.of(await behind.read(hand_overs.newest, behind.engine, hospital_id), zone)
+
+
+@router.put("/{hospital_id}/placement", status_code=202, responses=problems(NotFound, Conflict))
+async def place_hospital(hospital_id: str, body: PlacementIn, who: Operator, behind: Behind) -> PlacementOut:
+    """Give a hospital a shard and a host of its own, or put it among the others again, while it sends. Once more changes
+    nothing.
+
+    Answered when the order stands; it is carried out when `to_shard` is null and, of a dedicated one, `is_alone` is true.
+    """
+    order = placement.dedicate if body.placement is Placement.DEDICATED else placement.share
+    row = await behind.write(order, behind.engine, behind.author(who), hospital_id, shards=behind.services.shards)
+    behind.relay.nudge()
+    return _placed(behind, row)
+
+
+@router.get("/{hospital_id}/placement", responses=problems(NotFound))
+async def show_placement(hospital_id: str, _who: Viewer, behind: Behind) -> PlacementOut:
+    """How a hospital is placed, and which host holds it."""
+    return _placed(behind, await behind.read(placement.placement_of, behind.engine, hospital_id))
+
+
+def _placed(behind: Backend, row: Row) -> PlacementOut:
+    holder = behind.hosts.holder(row["shard"])
+    is_alone = holder is not None and len(holder.shards) == 1
+    return PlacementOut(**row, host=holder.host if holder else None, is_alone=is_alone)
 
 
 @router.get("/{hospital_id}/wards")

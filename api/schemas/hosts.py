@@ -23,8 +23,9 @@ class HostsOut(BaseModel):
     wanted: int = Field(description="How many hosts are kept alive; a lost one is replaced.")
     hosts: list[HostOut]
     moving: list[int] = Field(description="Shards on their way to a host.")
+    dedicated: list[int] = Field(description="Shards that are to have a host with nothing else on it, beside the others.")
 
     @classmethod
     def of(cls, view: HostsView) -> Self:
         hosts = [HostOut(**{name: getattr(host, name) for name in host.__struct_fields__}) for host in view.hosts]
-        return cls(wanted=view.wanted, hosts=hosts, moving=view.moving)
+        return cls(wanted=view.wanted, hosts=hosts, moving=view.moving, dedicated=view.dedicated)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.times import Zone
 from domain.fleet_manifest import Tier
+from domain.host_orders import Placement
 
 Name = Field(min_length=1, max_length=200)
 
@@ -38,12 +39,29 @@ class HospitalOut(BaseModel):
     tier: str
     beds: int
     shard: int
+    placement: Placement = Field(description="dedicated: it has a shard and a host of its own.")
     created: str
     version: int
 
     @classmethod
     def of(cls, row: dict[str, Any], zone: Zone) -> Self:
         return cls(**{**row, "created": zone.text(row["created_us"])})
+
+
+class PlacementIn(BaseModel):
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"placement": "dedicated"}]})
+    placement: Placement
+
+
+class PlacementOut(BaseModel):
+    """What is wanted, and how far it is so. `host`: who holds its shard now; null while nobody does."""
+
+    hospital_id: str
+    placement: Placement
+    shard: int
+    to_shard: int | None = Field(description="The shard that it is on its way to.")
+    host: str | None
+    is_alone: bool = Field(description="Its host holds no other shard.")
 
 
 class HandOverIn(BaseModel):

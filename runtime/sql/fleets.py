@@ -20,8 +20,9 @@ from runtime.sql.devices import RETIRED, NewDevice, add_devices, new_token
 from runtime.sql.engine import writing
 from runtime.sql.handles import take_handles
 from runtime.sql.patients import admitted, check_patient
-from runtime.sql.places import ShardLoads, add_hospital, add_places, find_hospital
+from runtime.sql.places import add_hospital, add_places, find_hospital
 from runtime.sql.records import Author, Row, log_write, tell_hosts
+from runtime.sql.shard_loads import ShardLoads
 from runtime.sql.tables import devices, patients
 
 

@@ -12,37 +12,38 @@ from typing import Any
 from sqlalchemy import Connection, Engine, insert, select, update
 
 from domain import subjects
-from domain.errors import Conflict, InvalidInput, NotFound
+from domain.errors import Conflict, NotFound
 from domain.messages import HandOver, HandOverStep, encode
 from runtime.sql.engine import reading, writing
 from runtime.sql.records import Author, Row, log_write, shard_of
 from runtime.sql.tables import hand_overs, hospitals, outbox
 
 
-def begin(engine: Engine, author: Author, hospital_id: str, to_shard: int, *, shards: int) -> Row:
-    """Begin to hand a hospital over. Raises InvalidInput, NotFound, or Conflict while it is there or on its way already."""
-    if not 0 <= to_shard < shards:
-        raise InvalidInput(f"shard {to_shard} is none of this region: expected 0 to {shards - 1}")
-    with writing(engine) as connection:
-        from_shard = shard_of(connection, hospital_id)
-        known = _newest(connection, hospital_id)
-        if known is not None and known["settled_us"] is None:
-            raise Conflict(f"hospital {hospital_id!r} is on its way to shard {known['to_shard']} already")
-        if from_shard == to_shard:
-            raise Conflict(f"hospital {hospital_id!r} is in shard {to_shard} already")
-        values: Row = {
-            "hospital_id": hospital_id, "from_shard": from_shard, "to_shard": to_shard, "outbox_id": 0,
-            "begun_us": author.now_us, "cut_by": None, "switched_us": None, "settled_us": None,
-        }  # fmt: skip
-        key = connection.execute(insert(hand_overs).values(values)).inserted_primary_key
-        assert key is not None
-        row = values | {"number": int(key[0])}
-        _tell(connection, row, HandOverStep.PREPARE, author.now_us)
-        row["outbox_id"] = _tell(connection, row, HandOverStep.CUT, author.now_us)
-        _change(connection, row["number"], outbox_id=row["outbox_id"])
-        detail = {"from_shard": from_shard, "to_shard": to_shard}
-        log_write(connection, author, "hospital.hand-over", hospital_id, detail)
-        return row
+def begin(connection: Connection, author: Author, hospital_id: str, to_shard: int) -> Row:
+    """Begin to hand a hospital over, in the caller's transaction, which knows that it may go there.
+
+    Raises NotFound, or Conflict while it is there already or another hand-over of it is not settled.
+    """
+    from_shard = shard_of(connection, hospital_id)
+    known = _newest(connection, hospital_id)
+    if known is not None and known["switched_us"] is None:
+        raise Conflict(f"hospital {hospital_id!r} is on its way to shard {known['to_shard']} already")
+    if from_shard == to_shard:
+        raise Conflict(f"hospital {hospital_id!r} is in shard {to_shard} already")
+    if known is not None and known["settled_us"] is None:
+        raise Conflict(f"hospital {hospital_id!r} came to shard {from_shard} just now: it may go on when that is settled")
+    values: Row = {
+        "hospital_id": hospital_id, "from_shard": from_shard, "to_shard": to_shard, "outbox_id": 0,
+        "begun_us": author.now_us, "cut_by": None, "switched_us": None, "settled_us": None,
+    }  # fmt: skip
+    key = connection.execute(insert(hand_overs).values(values)).inserted_primary_key
+    assert key is not None
+    row = values | {"number": int(key[0])}
+    _tell(connection, row, HandOverStep.PREPARE, author.now_us)
+    row["outbox_id"] = _tell(connection, row, HandOverStep.CUT, author.now_us)
+    _change(connection, row["number"], outbox_id=row["outbox_id"])
+    log_write(connection, author, "hospital.hand-over", hospital_id, {"from_shard": from_shard, "to_shard": to_shard})
+    return row
 
 
 def unsettled(engine: Engine) -> list[Row]:

@@ -1,7 +1,7 @@
 """Hospitals, wards and beds. Clause 5.1 (directories at region scale).
 
-A hospital is placed in a shard once, on its registration, and is never removed: readings of it exist. Wards and beds
-can be, while nothing stands in them.
+A hospital is placed in a shard on its registration, goes to another by hand-over only (`runtime.sql.placement`), and is
+never removed: readings of it exist. Wards and beds can be, while nothing stands in them.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from sqlalchemy import Connection, Engine, Table, delete, func, insert, or_, sel
 
 from domain.errors import Conflict, InvalidInput
 from domain.fleet_manifest import Tier
+from domain.host_orders import Placement
 from domain.ids import parse_hospital_id, parse_token
 from runtime.sql.engine import reading, writing
 from runtime.sql.records import Author, Page, Row, change, check_fields, check_text, log_write, one, page
+from runtime.sql.shard_loads import ShardLoads
 from runtime.sql.tables import beds, devices, hospitals, patients, wards
 
 _HOSPITAL_FIELDS: Final = ("name", "tier", "beds")
@@ -25,32 +27,10 @@ _PRESENT: Final = {
 }  # fmt: skip
 
 
-class ShardLoads:
-    """How much each shard holds: devices, then hospitals. For placing new hospitals one after the other."""
-
-    def __init__(self, connection: Connection, shards: int) -> None:
-        per_hospital = select(devices.c.hospital_id, func.count()).group_by(devices.c.hospital_id)
-        in_hospital: dict[str, int] = {str(hospital_id): int(count) for hospital_id, count in connection.execute(per_hospital)}
-        self._loads = dict.fromkeys(range(shards), (0, 0))
-        for hospital_id, shard in connection.execute(select(hospitals.c.id, hospitals.c.shard)):
-            if shard in self._loads:
-                self._add(shard, in_hospital.get(hospital_id, 0))
-
-    def place(self, device_count: int) -> int:
-        """The shard for a hospital of so many devices: the least loaded, the lowest number among equals."""
-        shard = min(self._loads, key=lambda number: (*self._loads[number], number))
-        self._add(shard, device_count)
-        return shard
-
-    def _add(self, shard: int, device_count: int) -> None:
-        held, count = self._loads[shard]
-        self._loads[shard] = (held + device_count, count + 1)
-
-
 def create_hospital(
     engine: Engine, author: Author, *, hospital_id: str, name: str, tier: Tier, bed_count: int, shards: int
 ) -> Row:
-    """Register a hospital in the least loaded shard. Raises InvalidInput, or Conflict when it exists."""
+    """Register a hospital in the least loaded shard that is not dedicated. Raises InvalidInput, or Conflict when it exists."""
     with writing(engine) as connection:
         if find_hospital(connection, hospital_id) is not None:
             raise Conflict(f"hospital {hospital_id!r} exists already")
@@ -64,7 +44,7 @@ def add_hospital(
     """As `create_hospital`, within the caller's transaction, without the look and in a given shard."""
     values = {
         "id": parse_hospital_id(hospital_id), "name": name, "tier": str(tier), "beds": bed_count,
-        "shard": shard, "created_us": author.now_us, "version": 1,
+        "shard": shard, "placement": str(Placement.SHARED), "created_us": author.now_us, "version": 1,
     }  # fmt: skip
     _check_hospital(values)
     connection.execute(insert(hospitals).values(values))

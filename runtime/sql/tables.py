@@ -47,6 +47,7 @@ hospitals: Final = Table(
     Column("tier", String(16), nullable=False),
     Column("beds", Integer, nullable=False),
     Column("shard", Integer, nullable=False, index=True),
+    Column("placement", String(16), nullable=False, default="shared", server_default="shared"),
     _time("created_us"), _version(),
 )  # fmt: skip
 

@@ -21,8 +21,8 @@ _HOSPITALS: Final = tuple(f"sz.fault{number}" for number in range(4))  # of `tes
 async def swap_hosts(stand: Stand, pick: float) -> None:
     """One host more; when it runs, one of the others leaves."""
     async with asyncio.timeout(_LONGEST_S):
-        kept = (await _hosts(stand))["wanted"]
-        while (view := await _hosts(stand))["wanted"] <= kept:
+        kept = (await hosts(stand))["wanted"]
+        while (view := await hosts(stand))["wanted"] <= kept:
             await _try(stand, "POST", "/hosts")
         names = sorted(host["name"] for host in view["hosts"])
         chosen = names[int(pick * len(names))]
@@ -31,7 +31,7 @@ async def swap_hosts(stand: Stand, pick: float) -> None:
                 names = sorted(host["name"] for host in view["hosts"])
                 await _try(stand, "DELETE", f"/hosts/{chosen if chosen in names else names[0]}")
             await asyncio.sleep(_LOOK_S)
-            view = await _hosts(stand)
+            view = await hosts(stand)
 
 
 async def hand_over(stand: Stand, pick: float) -> None:
@@ -49,10 +49,35 @@ async def hand_over(stand: Stand, pick: float) -> None:
             await asyncio.sleep(_LOOK_S)
 
 
-ORDERS: Final[dict[str, Callable[[Stand, float], Awaitable[None]]]] = {"swap-hosts": swap_hosts, "hand-over": hand_over}
+async def place(stand: Stand, pick: float) -> None:
+    """The hospital that has a host of its own is shared again; where none has, one gets it. Returns when it is so."""
+    first = int(pick * len(_HOSPITALS))
+    async with asyncio.timeout(_LONGEST_S):
+        states = [await placement(stand, hospital) for hospital in (*_HOSPITALS[first:], *_HOSPITALS[:first])]
+        state = next((one for one in states if one["placement"] == "dedicated"), states[0])
+        hospital, wanted = state["hospital_id"], "shared" if state["placement"] == "dedicated" else "dedicated"
+        answer = None
+        while answer is None or answer.is_server_error:
+            answer = await _try(stand, "PUT", f"/hospitals/{hospital}/placement", {"placement": wanted})
+        while answer.is_success and not is_placed(await placement(stand, hospital)):  # noqa: ASYNC110 (else it came just now)
+            await asyncio.sleep(_LOOK_S)
 
 
-async def _hosts(stand: Stand) -> dict[str, Any]:
+async def placement(stand: Stand, hospital: str) -> dict[str, Any]:
+    return await _answer(stand, f"/hospitals/{hospital}/placement")
+
+
+def is_placed(state: dict[str, Any]) -> bool:
+    is_there = state["to_shard"] is None and state["host"] is not None
+    return is_there and (state["is_alone"] or state["placement"] == "shared")
+
+
+ORDERS: Final[dict[str, Callable[[Stand, float], Awaitable[None]]]] = {
+    "swap-hosts": swap_hosts, "hand-over": hand_over, "place": place,
+}  # fmt: skip
+
+
+async def hosts(stand: Stand) -> dict[str, Any]:
     return await _answer(stand, "/hosts")
 
 

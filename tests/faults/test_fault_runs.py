@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.faults.fault_run import FaultBench
+from tests.faults.orders import is_placed, placement
 from tests.faults.schedule import Fault, Plan, draw
 from tests.faults.senders import HOSPITALS
 from tests.faults.stand import Stand
@@ -16,7 +17,12 @@ PLANS = (
     draw(6, len(HOSPITALS)),  # nats-server, a host and the senders' link within two seconds
     Plan(
         0,
-        (Fault(1.0, "order", "swap-hosts", pick=0.1), Fault(2.5, "order", "hand-over"), Fault(3.0, "kill", "host")),
+        (
+            Fault(1.0, "order", "swap-hosts", pick=0.1),
+            Fault(2.5, "order", "hand-over"),
+            Fault(3.0, "kill", "host"),
+            Fault(4.0, "order", "place", pick=0.25),
+        ),
         CROSSINGS,
     ),
     Plan(0, (Fault(1.5, "kill", "gcs_server"), Fault(2.0, "blackhole", "host", 3.0), Fault(4.0, "kill", "doors")), CROSSINGS),
@@ -30,7 +36,9 @@ async def test_nothing_that_was_acknowledged_is_lost_doubled_or_changed_and_alar
     try:
         await bench.start()
         results = [await bench.play(plan) for plan in plans]
+        placements = [await placement(bench.stand, hospital) for hospital in HOSPITALS]
     finally:
         await bench.stand.close()
     assert [str(result) for result in results if not result.holds] == []
+    assert all(is_placed(state) for state in placements), placements
     assert all(result.verdict.ledger.acknowledged > 2_000 for result in results)

@@ -17,7 +17,7 @@ from domain.fleet_manifest import Tier
 from domain.ports import Principal
 from domain.thing_models import Lane
 from runtime.identities import SqlIdentities
-from runtime.sql import devices, hand_overs, patients, places
+from runtime.sql import devices, hand_overs, patients, placement, places
 from runtime.sql.devices import NewDevice
 from runtime.sql.engine import open_engine, writing
 from runtime.sql.patients import NewPatient
@@ -273,7 +273,7 @@ async def test_a_hospital_that_is_handed_over_is_found_in_its_new_shard(engine: 
     identities = SqlIdentities(engine)
     principal = await identities.identify(hospital.pump_token)
     keeper = asyncio.create_task(identities.keep_places())
-    row = hand_overs.begin(engine, ADA, HOSPITAL, 2, shards=SHARDS)
+    row = placement.hand_over(engine, ADA, HOSPITAL, 2, shards=SHARDS)
     assert identities.place_of(HOSPITAL, principal.shard) == 0
     hand_overs.switch(engine, row["number"], cut_by=1, now_us=NOW_US)
     identities.forget()

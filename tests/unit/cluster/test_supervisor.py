@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import pytest
@@ -12,6 +13,7 @@ from cluster.supervisor import Supervisor
 from domain.errors import Conflict, NotFound, Unavailable
 from domain.messages import HostHeartbeat, ShardHeld, encode
 from runtime.lake_schema import LakeView
+from runtime.process_look import ProcessLook
 from tests.waiting import until
 
 
@@ -51,8 +53,14 @@ class FakeHost:
     async def ended(self) -> None:
         await self.gone.wait()
 
+    async def pulse(self) -> HostHeartbeat:
+        return await asyncio.Future()
+
     def is_alive(self) -> bool:
         return self.alive
+
+    def look(self) -> ProcessLook | None:
+        return ProcessLook(is_stopped=True, is_at_disk=False, wanted_s=0.0) if self.alive else None
 
     def kill(self) -> None:
         self.alive = False
@@ -92,10 +100,11 @@ async def world():
     return World()
 
 
-async def supervise(world: World, *, hosts: int = 2, timeout_s: float = 60.0) -> Supervisor:
+async def supervise(world: World, *, hosts: int = 2, timeout_s: float = 60.0, dedicated: Collection[int] = ()) -> Supervisor:
     supervisor = Supervisor(
-        bus=world, lake=world, shards=16, host_count=hosts, heartbeat_timeout_s=timeout_s, launch=world.launch
-    )
+        bus=world, lake=world, shards=16, host_count=hosts, heartbeat_timeout_s=timeout_s, launch=world.launch,
+        dedicated=dedicated,
+    )  # fmt: skip
     await supervisor.start()
     return supervisor
 
@@ -170,10 +179,8 @@ async def test_a_host_that_cannot_be_started_is_tried_again(world: World, monkey
 async def test_a_death_is_noticed_before_the_next_round(world: World, monkeypatch) -> None:
     monkeypatch.setattr("cluster.supervisor._ROUND_S", 60.0)
     supervisor = await supervise(world)
-    lost = set(world.hosts["host-1"].shards)
     world.hosts["host-1"].gone.set()
-    await until(lambda: lost <= set(world.hosts["host-2"].shards), 5)
-    assert not world.hosts["host-1"].alive
+    await until(lambda: not world.hosts["host-1"].alive and holders(world) == dict.fromkeys(range(16), 1), 5)
     await supervisor.stop()
 
 
@@ -232,4 +239,67 @@ async def test_a_host_that_does_not_start_is_told_and_not_wanted_any_more(world:
     with pytest.raises(Unavailable, match="could not be started"):
         await supervisor.add()
     assert supervisor.view().wanted == 2
+    await supervisor.stop()
+
+
+def alone(world: World, shard: int) -> bool:
+    return any(set(host.shards) == {shard} for host in world.hosts.values() if host.alive)
+
+
+async def test_a_shard_that_is_dedicated_gets_a_host_more_with_nothing_else_on_it(world: World) -> None:
+    supervisor = await supervise(world)
+    supervisor.dedicate({5})
+    await until(lambda: alone(world, 5))
+    assert (supervisor.view().wanted, supervisor.view().dedicated) == (3, [5])
+    assert world.releases == 1, "nothing else moves"
+    await until(lambda: holders(world) == dict.fromkeys(range(16), 1))
+    supervisor.dedicate({5, 6})
+    await until(lambda: alone(world, 6))
+    assert alone(world, 5)
+    await supervisor.stop()
+
+
+async def test_at_a_start_dedicated_shards_have_their_hosts(world: World) -> None:
+    supervisor = await supervise(world, dedicated={3, 9})
+    assert alone(world, 3)
+    assert alone(world, 9)
+    assert len(world.hosts) == 4
+    assert holders(world) == dict.fromkeys(range(16), 1)
+    await supervisor.stop()
+
+
+async def test_a_host_is_let_go_when_its_shard_is_dedicated_no_more(world: World) -> None:
+    supervisor = await supervise(world, dedicated={5})
+    (owner,) = (name for name, host in world.hosts.items() if set(host.shards) == {5})
+    supervisor.dedicate(set())
+    await until(lambda: not world.hosts[owner].alive)
+    assert world.hosts[owner].stops == 1
+    assert world.releases == 1
+    assert supervisor.view().wanted == 2
+    assert supervisor.restarts == 0
+    await until(lambda: holders(world) == dict.fromkeys(range(16), 1))
+    await supervisor.stop()
+
+
+async def test_a_dedicated_host_that_dies_is_replaced_and_the_others_keep_what_they_have(world: World) -> None:
+    supervisor = await supervise(world, dedicated={5})
+    (owner,) = (name for name, host in world.hosts.items() if set(host.shards) == {5})
+    world.hosts[owner].gone.set()
+    await until(lambda: "host-4" in world.hosts and set(world.hosts["host-4"].shards) == {5})
+    assert holders(world) == dict.fromkeys(range(16), 1)
+    assert world.releases <= 1, "of the shard itself, from where it was held meanwhile"
+    await supervisor.stop()
+
+
+async def test_hosts_that_join_beside_dedicated_ones_are_for_the_others(world: World) -> None:
+    supervisor = await supervise(world, dedicated={5})
+    await supervisor.add()
+    await until(lambda: sorted(len(host.shards) for host in world.hosts.values()) == [1, 5, 5, 5])
+    assert alone(world, 5)
+    for name in ("host-1", "host-2"):
+        supervisor.remove(name)
+    await until(lambda: sorted(len(host.shards) for host in world.hosts.values() if host.alive) == [1, 15])
+    await until(lambda: alone(world, 5))
+    with pytest.raises(Conflict, match="wanted beside the dedicated ones"):
+        supervisor.remove("host-3" if "host-3" in supervisor.host_pids else "host-4")
     await supervisor.stop()

@@ -9,7 +9,7 @@ from sqlalchemy import Engine, select
 
 from domain.errors import Conflict, InvalidInput, NotFound
 from domain.messages import DevicesRegistered, HandOver, HandOverStep, decode_control
-from runtime.sql import devices, hand_overs, places
+from runtime.sql import devices, hand_overs, placement, places
 from runtime.sql.devices import NewDevice
 from runtime.sql.directory import shard_directory
 from runtime.sql.engine import reading
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("hospital")
 
 
 def begin(engine: Engine, to_shard: int = 2) -> dict[str, Any]:
-    return hand_overs.begin(engine, ADA, HOSPITAL, to_shard, shards=SHARDS)
+    return placement.hand_over(engine, ADA, HOSPITAL, to_shard, shards=SHARDS)
 
 
 def told_since(engine: Engine, outbox_id: int) -> list[tuple[str, Any]]:
@@ -79,7 +79,7 @@ def test_what_cannot_be_is_refused(engine: Engine) -> None:
     with pytest.raises(InvalidInput, match="expected 0 to 3"):
         begin(engine, 4)
     with pytest.raises(NotFound):
-        hand_overs.begin(engine, ADA, "sz.nobody", 1, shards=SHARDS)
+        placement.hand_over(engine, ADA, "sz.nobody", 1, shards=SHARDS)
     with pytest.raises(NotFound, match="never handed over"):
         hand_overs.newest(engine, HOSPITAL)
 

@@ -11,6 +11,7 @@ from domain.errors import Conflict, InvalidInput, NotFound, StaleVersion
 from runtime.sql import devices, patients, places
 from runtime.sql.devices import NewDevice
 from runtime.sql.engine import reading
+from runtime.sql.shard_loads import ShardLoads
 from tests.sql_fixtures import ADA, HOSPITAL, NOW_US, add_hospital
 
 
@@ -81,9 +82,9 @@ def test_a_place_is_removed_once_it_is_empty(engine: Engine) -> None:
 def test_new_hospitals_go_where_the_fewest_devices_are(engine: Engine) -> None:
     devices.import_devices(engine, ADA, HOSPITAL, [NewDevice(f"d-{n}", "wearable") for n in range(30)])
     with reading(engine) as connection:
-        loads = places.ShardLoads(connection, shards=3)
+        loads = ShardLoads(connection, shards=3)
     assert places.get_hospital(engine, HOSPITAL)["shard"] == 0
     assert [loads.place(count) for count in (20, 5, 5, 5, 5)] == [1, 2, 2, 2, 2]
     with reading(engine) as connection:
-        empty = places.ShardLoads(connection, shards=3)
+        empty = ShardLoads(connection, shards=3)
     assert Counter(empty.place(0) for _ in range(8)) == {1: 4, 2: 4}
