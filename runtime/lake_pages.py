@@ -77,7 +77,9 @@ def _hours(paths: list[str], query: ReadingQuery, needed: int) -> pl.DataFrame:
 
     Those that come behind enough handles for `needed` rows are left out.
     """
-    found = _possible(scan_rollups(paths), query).with_columns(sure=_sure(query))
+    found = _possible(scan_rollups(paths), query).with_columns(sure=_sure(query)).select(*_KEY, "sure")
+    if query.is_search or query.handles is not None:  # few of them: what they are grouped by next is read once
+        found = collect(found).lazy()
     by_handle = collect(found.group_by("handle").agg(pl.col("sure").sum())).sort("handle", descending=query.descending)
     last = _enough(by_handle["sure"], needed)
     if last is not None:

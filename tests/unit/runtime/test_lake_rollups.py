@@ -46,7 +46,8 @@ def asked(random: Random) -> ReadingQuery:
         from_us, until_us = from_us // HOUR_US * HOUR_US, -(-until_us // HOUR_US) * HOUR_US
     return ReadingQuery(
         handles=maybe(random.sample([*HANDLES, 999], random.randrange(4))),
-        metrics=maybe(random.sample([1, 2, 3], random.randrange(1, 3))), hospitals=maybe(["sz.h001"]), from_us=maybe(from_us), until_us=maybe(until_us), limit=random.choice([1, 5, 20, 100]),
+        metrics=maybe(random.sample([1, 2, 3], random.randrange(1, 3))), hospitals=maybe(["sz.h001"]),
+        from_us=maybe(from_us), until_us=maybe(until_us), limit=random.choice([1, 5, 20, 100]),
         descending=random.random() < 0.5, usable_only=random.random() < 0.3,
         value_above=maybe(float(random.randrange(12))), value_below=maybe(float(random.randrange(12))),
     )  # fmt: skip
@@ -204,7 +205,12 @@ def test_a_page_of_one_channel_reads_no_file_behind_it(
     wanted = plain(lake, query)
     opened: list[str] = []
     table = lake_row_groups.Part.table
-    monkeypatch.setattr(lake_row_groups.Part, "table", lambda part, names: opened.append(part.path) or table(part, names))
+
+    def watched(part: lake_row_groups.Part, names: list[str]) -> pa.Table:
+        opened.append(part.path)
+        return table(part, names)
+
+    monkeypatch.setattr(lake_row_groups.Part, "table", watched)
     assert lake.read(query).equals(wanted)
     assert len(opened) == read
 
