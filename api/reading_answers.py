@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeVar
 
 import polars as pl
-from fastapi import Depends, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import Response
 
 from analytics.point_in_time import join_patients
 from api.answers.columns import with_metric_names, with_quality_words
 from api.answers.formats import Format, TableAnswer, Wanted, table_response
 from api.auth import Reader
+from api.given import given
 from api.paging import cursor_key, next_link
 from api.selection import ReadingFilter, Selection, select_by, spans_of
 from api.services import Behind
@@ -56,7 +57,7 @@ class Ask:
     format: Wanted
 
 
-Asked = Annotated[Ask, Depends()]
+Asked = Annotated[Ask, given(Ask)]
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,7 @@ async def in_lane(
     lanes, services = asked.behind.lanes, asked.behind.services
     if not heavy and is_light(query):
         return await lanes.light(question(services.readings))
-    async with lanes.heavy():
-        return await question(services.large_readings)
+    return await question(services.large_readings)
 
 
 def is_light(query: ReadingQuery) -> bool:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Final, ParamSpec, Protocol, Self, TypeVar
@@ -21,7 +20,6 @@ from api.live.feed import Feed
 from api.live.readings import WantedPool, reading_feed
 from api.storage import Storage
 from api.telemetry import Telemetry
-from domain.errors import Unavailable
 from domain.ports import Clock, OnceIntake
 from runtime.bus import Bus
 from runtime.lake import Lake
@@ -37,8 +35,6 @@ _SQL_THREADS: Final = 4
 _RELAY_WAIT_S: Final = 20.0
 _CODEC_THREADS: Final = 2
 _LIGHT_QUERIES: Final = 4
-_HEAVY_QUERIES: Final = 1
-_HEAVY_WAITING: Final = 32
 _TELL_S: Final = 2.0
 
 
@@ -95,17 +91,14 @@ class Services:
 class Lanes:
     """Where blocking work runs, so that no kind of it can starve another or the event loop.
 
-    SQL has its own threads. Of questions to the readings a few light ones run at once, but heavy ones (searches,
-    aggregates of a region) one at a time, in another process (`runtime.large_questions`): they queue among themselves,
-    and past a bound the caller is told to wait.
+    SQL has its own threads. Of questions to the readings a few light ones run at once here; heavy ones (searches,
+    aggregates of a region) have a queue and a process of their own (`runtime.large_questions`).
     """
 
     def __init__(self) -> None:
         self._sql = ThreadPoolExecutor(_SQL_THREADS, "api-sql")
         self._codec = ThreadPoolExecutor(_CODEC_THREADS, "api-codec")
         self._light = asyncio.Semaphore(_LIGHT_QUERIES)
-        self._heavy = asyncio.Semaphore(_HEAVY_QUERIES)
-        self._heavy_waiting = 0
 
     async def sql(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run blocking database work in a thread."""
@@ -119,18 +112,6 @@ class Lanes:
         """Await a small question to the readings."""
         async with self._light:
             return await question
-
-    @contextlib.asynccontextmanager
-    async def heavy(self) -> AsyncIterator[None]:
-        """Hold the lane of heavy questions. Raises Unavailable when too many wait already."""
-        if self._heavy_waiting >= _HEAVY_WAITING:
-            raise Unavailable(f"{self._heavy_waiting} large queries wait already: try again in a moment")
-        self._heavy_waiting += 1
-        try:
-            async with self._heavy:
-                yield
-        finally:
-            self._heavy_waiting -= 1
 
     def close(self) -> None:
         self._sql.shutdown(wait=False, cancel_futures=True)

@@ -22,6 +22,7 @@ from tests.running_platform import RunningPlatform
 HOSPITALS = 4
 AHEAD_S = 10  # frames made at once
 START_S = 120.0
+END_S = 20.0
 
 
 class LiveLoad:
@@ -51,7 +52,9 @@ class LiveLoad:
 
     def __exit__(self, *_: object) -> None:
         self._ends.set()
-        self._process.join(START_S)
+        self._process.join(END_S)
+        if self._process.is_alive():  # it waits for acknowledgements that do not come
+            self._process.kill()
 
 
 def _send(data_dir: Path, token: str, gateways: int, flows: Event, ends: Event, sent: Any) -> None:

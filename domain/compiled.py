@@ -48,6 +48,8 @@ OutUInt16s: TypeAlias = Annotated[NDArray[np.uint16], _array(np.uint16, is_out=T
 OutUInt32s: TypeAlias = Annotated[NDArray[np.uint32], _array(np.uint32, is_out=True)]
 OutUInt64s: TypeAlias = Annotated[NDArray[np.uint64], _array(np.uint64, is_out=True)]
 OutFloats: TypeAlias = Annotated[NDArray[np.float64], _array(np.float64, is_out=True)]
+OutInt64s2D: TypeAlias = Annotated[NDArray[np.int64], _array(np.int64, 2, is_out=True)]
+OutFloats2D: TypeAlias = Annotated[NDArray[np.float64], _array(np.float64, 2, is_out=True)]
 
 
 def compiled(loop: Loop) -> Loop:

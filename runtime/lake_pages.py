@@ -17,14 +17,15 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from runtime import lake_row_groups
 from runtime.lake_queries import CHANNEL, collect, from_cursor, matching, page_of, prune, scan, without_repeats
 from runtime.lake_queries import read as read_all
 from runtime.lake_rollups import CHANNELS, Rollups, scan_rollups
+from runtime.lake_row_groups import is_of_few, is_of_one_channel
 from runtime.lake_schema import HOUR_US, POLARS_ROWS, ReadingCursor, ReadingQuery, from_stored
 
 _KEY: Final = (*CHANNEL, "hour_us")
 FEW_ROWS: Final = 3_000_000  # in the files of a question: reading them all is as quick
-FEW_HANDLES: Final = 8
 FIRST_HITS: Final = 16  # channel-hours with a match that are read first, then four times as many, and so on
 _MORE: Final = 4
 
@@ -44,8 +45,12 @@ class _Stretch:
 def read(table_path: Path, files: pl.DataFrame, rollups: Rollups, query: ReadingQuery) -> pl.DataFrame:
     """As `lake_queries.read`."""
     files = prune(files, query)
-    if query.limit is None or int(files["rows"].sum()) <= FEW_ROWS or _is_short(query):
+    is_read_whole = query.limit is None or int(files["rows"].sum()) <= FEW_ROWS or _is_short(query)
+    if is_of_few(query) and (is_read_whole or is_of_one_channel(query)):
+        return lake_row_groups.read(table_path, files, query)
+    if is_read_whole:
         return read_all(table_path, files, query)
+    assert query.limit is not None
     paths = rollups.paths(CHANNELS, files)
     has_rollup = pl.Series([path is not None for path in paths], dtype=pl.Boolean)
     if not has_rollup.any():
@@ -53,7 +58,7 @@ def read(table_path: Path, files: pl.DataFrame, rollups: Rollups, query: Reading
     needed = query.limit + (query.after.given if query.after is not None else 0)
     hours = _hours([path for path in paths if path is not None], query, needed)
     found: list[pl.DataFrame] = []
-    for stretch in _stretches(hours, needed, is_search=_is_search(query)):
+    for stretch in _stretches(hours, needed, is_search=query.is_search):
         found.append(_rows_in(table_path, files.filter(has_rollup), files.filter(~has_rollup), query, stretch))
         needed -= len(found[-1])
         if needed <= 0:
@@ -63,12 +68,8 @@ def read(table_path: Path, files: pl.DataFrame, rollups: Rollups, query: Reading
 
 def _is_short(query: ReadingQuery) -> bool:
     """A day of a few devices is read as it is."""
-    few = query.handles is not None and len(query.handles) <= FEW_HANDLES
-    return few and query.from_us is not None and query.until_us is not None and query.until_us - query.from_us <= 24 * HOUR_US
-
-
-def _is_search(query: ReadingQuery) -> bool:
-    return query.value_above is not None or query.value_below is not None
+    has_ends = query.from_us is not None and query.until_us is not None
+    return is_of_few(query) and has_ends and (query.until_us or 0) - (query.from_us or 0) <= 24 * HOUR_US
 
 
 def _hours(paths: list[str], query: ReadingQuery, needed: int) -> pl.DataFrame:
@@ -76,7 +77,9 @@ def _hours(paths: list[str], query: ReadingQuery, needed: int) -> pl.DataFrame:
 
     Those that come behind enough handles for `needed` rows are left out.
     """
-    found = _possible(scan_rollups(paths), query).with_columns(sure=_sure(query))
+    found = _possible(scan_rollups(paths), query).with_columns(sure=_sure(query)).select(*_KEY, "sure")
+    if query.is_search or query.handles is not None:  # few of them: what they are grouped by next is read once
+        found = collect(found).lazy()
     by_handle = collect(found.group_by("handle").agg(pl.col("sure").sum())).sort("handle", descending=query.descending)
     last = _enough(by_handle["sure"], needed)
     if last is not None:
@@ -112,7 +115,7 @@ def _sure(query: ReadingQuery) -> pl.Expr:
         is_whole &= from_cursor(query.after, descending=query.descending, time=reached)
     if query.value_above is not None and query.value_below is not None:
         return pl.lit(0)  # one may be above and another below
-    rows = pl.lit(1) if _is_search(query) else pl.col("count" if query.usable_only else "rows")
+    rows = pl.lit(1) if query.is_search else pl.col("count" if query.usable_only else "rows")
     return pl.when(is_whole).then(rows).otherwise(0).cast(pl.Int64)
 
 

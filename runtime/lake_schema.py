@@ -134,6 +134,11 @@ class ReadingQuery:
         if self.from_us is not None and self.until_us is not None and self.from_us > self.until_us:
             raise InvalidInput(f"the time range ends before it starts: from {self.from_us} until {self.until_us} (µs)")
 
+    @property
+    def is_search(self) -> bool:
+        """Whether only values beyond a threshold are asked for."""
+        return self.value_above is not None or self.value_below is not None
+
     def without_page(self) -> ReadingQuery:
         """The same rows, not cut into pages."""
         return replace(self, limit=None, after=None)

@@ -16,6 +16,7 @@ import polars as pl
 
 from runtime.lake_queries import FLEET, collect, first_of_each, matching, prune, rows, scan, summarise
 from runtime.lake_rollups import CHANNELS, FLEETS, MARKED, Rollups, scan_rollups
+from runtime.lake_runs import can_add_up, unmarked
 from runtime.lake_schema import HOUR_US, REPEAT, ReadingQuery, from_stored, is_marked
 
 _END_US: Final = 2**62 // HOUR_US * HOUR_US
@@ -32,18 +33,21 @@ def summary(
     both = zip(rollups.paths(level, files), rollups.paths(MARKED, files), strict=True)
     has_rollup = pl.Series([None not in pair for pair in both], dtype=pl.Boolean)
     rolled, others = files.filter(has_rollup), files.filter(~has_rollup)
-    if rolled.is_empty():
+    if rolled.is_empty() and not can_add_up(query, keys):
         return collect(summarise(rows(table_path, files, query), keys, bucket_us, real_only=real_only))
-    by_hours = bucket_us % HOUR_US == 0 and query.value_above is None and query.value_below is None
+    by_hours = bucket_us % HOUR_US == 0 and not query.is_search
     hours = _whole_hours(query) if by_hours else range(0)
-    kept = [path for path in rollups.paths(MARKED, rolled) if path is not None]
-    loose = pl.concat([_unmarked(table_path, rolled, others, query, hours), _marked(table_path, kept, others, query)])
-    loose = loose.select(*(from_stored(name) for name in _SUMMARISED))
-    parts = [summarise(loose, keys, bucket_us, real_only=real_only)]
-    if hours:
+    marked = _marked(table_path, rollups, rolled, others, query).select(*(from_stored(name) for name in _SUMMARISED))
+    parts = [collect(summarise(marked, keys, bucket_us, real_only=real_only))]
+    pieces = _pieces(rolled, others, query, hours)
+    if can_add_up(query, keys):
+        parts += [unmarked(table_path, some, piece, bucket_us, real_only=real_only) for some, piece in pieces]
+    else:
+        parts.append(_of_rows(table_path, pieces, keys, bucket_us, real_only=real_only))
+    if hours and len(rolled):
         paths = [path for path in rollups.paths(level, rolled) if path is not None]
-        parts.append(_of_rollups(paths, query, hours, keys, bucket_us, real_only=real_only))
-    return pl.concat([collect(part).cast({"count": pl.Int64}) for part in parts])
+        parts.append(collect(_of_rollups(paths, query, hours, keys, bucket_us, real_only=real_only)))
+    return pl.concat([part.cast({"count": pl.Int64}) for part in parts])
 
 
 _SUMMARISED: Final = ("hospital", "handle", "metric", "instance", "time_us", "value", "quality")
@@ -56,24 +60,37 @@ def _whole_hours(query: ReadingQuery) -> range:
     return range(-_END_US if query.from_us is None else first, last, HOUR_US)
 
 
-def _unmarked(
-    table_path: Path, rolled: pl.DataFrame, others: pl.DataFrame, query: ReadingQuery, hours: range
-) -> pl.LazyFrame:  # fmt: skip
-    """Rows of files without a rollup, and of the others those before the first and behind the last whole hour."""
+def _pieces(
+    rolled: pl.DataFrame, others: pl.DataFrame, query: ReadingQuery, hours: range
+) -> list[tuple[pl.DataFrame, ReadingQuery]]:
+    """What is added up from rows: of files without a rollup all, of the others what lies beside the whole hours."""
     if not hours:
-        return matching(scan(table_path, [*rolled["path"], *others["path"]]), query).filter(~is_marked())
-    parts = [matching(scan(table_path, others["path"].to_list()), query)]
+        return [(pl.concat([rolled, others]), query)]
+    pieces = [(others, query)]
     for ragged in (replace(query, until_us=hours.start), replace(query, from_us=hours.stop)):
         is_there = query.from_us is not None if ragged.until_us == hours.start else query.until_us is not None
         if is_there and (ragged.from_us or 0) < (ragged.until_us or 0):
-            parts.append(matching(scan(table_path, prune(rolled, ragged)["path"].to_list()), ragged))
-    return pl.concat(parts).filter(~is_marked())
+            pieces.append((prune(rolled, ragged), ragged))
+    return pieces
 
 
-def _marked(table_path: Path, kept: list[str], others: pl.DataFrame, query: ReadingQuery) -> pl.LazyFrame:
+def _of_rows(
+    table_path: Path, pieces: list[tuple[pl.DataFrame, ReadingQuery]], keys: Sequence[str], bucket_us: int, *, real_only: bool
+) -> pl.DataFrame:  # fmt: skip
+    """A summary of the rows without a mark."""
+    found = pl.concat([matching(scan(table_path, files["path"].to_list()), piece) for files, piece in pieces])
+    unmarked_rows = found.filter(~is_marked()).select(*(from_stored(name) for name in _SUMMARISED))
+    return collect(summarise(unmarked_rows, keys, bucket_us, real_only=real_only))
+
+
+def _marked(
+    table_path: Path, rollups: Rollups, rolled: pl.DataFrame, others: pl.DataFrame, query: ReadingQuery
+) -> pl.LazyFrame:
     """Of marked repeats that are alike, in whatever files they lie, the first to arrive."""
+    kept = [path for path in rollups.paths(MARKED, rolled) if path is not None]
     doubtful = others.filter(pl.col("max.quality") >= REPEAT)["path"].to_list()
-    return first_of_each(matching(pl.concat([scan_rollups(kept), scan(table_path, doubtful)]), query).filter(is_marked()))
+    found = pl.concat([*([scan_rollups(kept)] if kept else []), scan(table_path, doubtful)])
+    return first_of_each(matching(found, query).filter(is_marked()))
 
 
 def _of_rollups(

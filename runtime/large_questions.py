@@ -3,6 +3,9 @@
 A summary of a region takes every processor for a while. Beside small questions in one process it would make them wait;
 in a process of its own it has its share of them and no more. The question goes over the bus and comes back as
 one Arrow table, however large.
+
+They are put one after the other. Those that are alike and wait are put once: each of them gets an answer that was begun
+after it was asked, as if it were alone. Clause 7.1c.
 """
 
 from __future__ import annotations
@@ -17,12 +20,13 @@ import polars as pl
 import pyarrow as pa
 
 from domain import subjects
-from domain.errors import InvalidInput
+from domain.errors import InvalidInput, Unavailable
 from runtime.lake import ReadingQuery
 from runtime.lake_schema import HOUR_US
 from runtime.reading_store import AskTable, Readings, ReadingStore
 
 TIMEOUT_S: Final = 60.0
+MOST_WAITING: Final = 32  # different ones
 _ABOUT: Final = b"vitalgrid.readings"
 
 
@@ -46,11 +50,16 @@ class _About(msgspec.Struct, frozen=True):
 
 
 class LargeReadings:
-    """Puts questions as `ReadingStore` does, with its answers and errors; Unavailable while nobody is there to answer."""
+    """Puts questions as `ReadingStore` does, with its answers and errors; Unavailable while nobody is there to answer.
+
+    Unavailable too when MOST_WAITING wait already.
+    """
 
     def __init__(self, ask: AskTable, timeout_s: float = TIMEOUT_S) -> None:
         self._ask = ask
         self._timeout_s = timeout_s
+        self._turn = asyncio.Lock()
+        self._waiting: dict[bytes, asyncio.Task[Readings]] = {}
 
     async def range(self, query: ReadingQuery, shards: Sequence[int] | None = None) -> Readings:
         """As `ReadingStore.range`."""
@@ -65,7 +74,19 @@ class LargeReadings:
         return await self._put(_Question(Kind.FLEET, query, bucket_us, _listed(shards)))
 
     async def _put(self, question: _Question) -> Readings:
-        table = await self._ask.ask_table(subjects.LARGE_QUESTIONS, msgspec.msgpack.encode(question), self._timeout_s)
+        payload = msgspec.msgpack.encode(question)
+        answer = self._waiting.get(payload)
+        if answer is None:
+            if len(self._waiting) >= MOST_WAITING:
+                raise Unavailable(f"{len(self._waiting)} large queries wait already: try again in a moment")
+            answer = self._waiting[payload] = asyncio.create_task(self._answer_in_turn(payload))
+            answer.add_done_callback(lambda task: task.cancelled() or task.exception())  # whoever asked may have left
+        return await asyncio.shield(answer)
+
+    async def _answer_in_turn(self, payload: bytes) -> Readings:
+        async with self._turn:
+            del self._waiting[payload]  # whoever asks the same from now on may mean a reading that has come since
+            table = await self._ask.ask_table(subjects.LARGE_QUESTIONS, payload, self._timeout_s)
         return await asyncio.to_thread(_readings, table)
 
 

@@ -58,12 +58,14 @@ class _Segment:
     rows: int
     tables: list[pa.Table]
     is_sealed: bool = False  # nothing is added behind a commit, so that committed rows can leave
+    times: tuple[int, int] | None = None  # the least and the greatest event time, once somebody has asked
 
     def add(self, last: int, table: pa.Table) -> None:
         self.last = last
         self.rows += table.num_rows
         if table.num_rows:
             self.tables.append(table)
+            self.times = None
 
     def is_full(self) -> bool:
         return self.is_sealed or self.rows >= _SEGMENT_ROWS or len(self.tables) >= _SEGMENT_TABLES
@@ -74,6 +76,17 @@ class _Segment:
             merged = pa.concat_tables(self.tables) if self.tables else HELD_ROWS.empty_table()
             self.tables = [merged.combine_chunks()]
         return self.tables[0]
+
+    def can_have(self, query: TailQuery) -> bool:
+        """Whether a row can be of the times asked for. Most questions are about times long before the tail's."""
+        if query.from_us is None and query.until_us is None:
+            return True
+        if self.times is None:
+            bounds = pc.min_max(self.table()["time_us"])
+            self.times = (bounds["min"].as_py(), bounds["max"].as_py())
+        first_us, last_us = self.times
+        is_before = query.until_us is not None and first_us >= query.until_us
+        return not is_before and (query.from_us is None or last_us >= query.from_us)
 
 
 @dataclass(slots=True)
@@ -89,9 +102,10 @@ class _ShardTail:
             self.segments.append(_Segment(self.applied, self.applied, 0, []))
         return self.segments[-1]
 
-    def beyond(self, sequence: int) -> list[pa.Table]:
-        """Tables that hold all rows beyond `sequence`, and some before it."""
-        return [segment.table() for segment in self.segments if segment.last > sequence and segment.rows]
+    def beyond(self, query: TailQuery) -> list[pa.Table]:
+        """Tables that hold all rows that `query` asks for, and others."""
+        segments = (segment for segment in self.segments if segment.last > query.after_sequence and segment.rows)
+        return [segment.table() for segment in segments if segment.can_have(query)]
 
     def drop_until(self, sequence: int) -> int:
         """Drop whole segments up to `sequence`; returns how many rows that were."""
@@ -168,7 +182,7 @@ class HotTail:
         with self._lock:
             tail = self._tail(shard)
             extent = TailExtent(tail.complete_from, tail.applied)
-            tables = tail.beyond(query.after_sequence)
+            tables = tail.beyond(query)
         return extent.stamp(_beyond(tables, query.after_sequence, query).cast(TAIL_ROWS))
 
     def rows(self) -> int:

@@ -51,12 +51,45 @@ class EventStream(Response):
             await self._feed.leave(self._subscription)
 
     async def _send_all(self, send: Send) -> None:
-        while (chunk := await self._subscription.take()) is not None:
-            async with asyncio.timeout(_STALLED_S):
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        async with asyncio.timeout(None) as patience:
+            watch = _Sends(patience)
+            try:
+                while (chunk := await self._subscription.take()) is not None:
+                    watch.begins()
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                    watch.ends()
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+            finally:
+                watch.close()
 
     async def _until_gone(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
         self._subscription.close()
+
+
+class _Sends:
+    """Ends a stream whose send does not end: one look in _STALLED_S, where a timer for each send would cost as much as it."""
+
+    def __init__(self, patience: asyncio.Timeout) -> None:
+        self._patience = patience
+        self._loop = asyncio.get_running_loop()
+        self._begun = 0
+        self._is_under_way = False
+        self._timer = self._loop.call_later(_STALLED_S, self._look, 0)
+
+    def begins(self) -> None:
+        self._begun += 1
+        self._is_under_way = True
+
+    def ends(self) -> None:
+        self._is_under_way = False
+
+    def close(self) -> None:
+        self._timer.cancel()
+
+    def _look(self, begun: int) -> None:
+        if self._is_under_way and self._begun == begun:
+            self._patience.reschedule(self._loop.time())
+            return
+        self._timer = self._loop.call_later(_STALLED_S, self._look, self._begun)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Query, Response
 
 from api import episode_answers
 from api.answers.formats import TABLE_RESPONSES
 from api.auth import Clinician, Viewer
 from api.errors import NotAcceptable, problems
+from api.given import given
 from api.paging import Paged
 from api.preconditions import OptionalVersion, set_etag
 from api.reading_answers import Asked
@@ -59,7 +60,7 @@ class AlarmFilter:
 
 @router.get("")
 async def list_alarms(
-    _who: Viewer, behind: Behind, paged: Paged, zone: In, wanted: Annotated[AlarmFilter, Depends()]
+    _who: Viewer, behind: Behind, paged: Paged, zone: In, wanted: Annotated[AlarmFilter, given(AlarmFilter)]
 ) -> AlarmPage:
     """Alarms, the newest first."""
     found = await behind.read(
@@ -88,7 +89,7 @@ async def count_alarms(
     "/episodes", response_class=Response,
     responses={200: TABLE_RESPONSES[200] | {"model": EpisodeTable}, **problems(NotFound, InvalidInput, NotAcceptable)},
 )  # fmt: skip
-async def list_episodes(asked: Asked, wanted: Annotated[ReadingFilter, Depends()]) -> Response:
+async def list_episodes(asked: Asked, wanted: Annotated[ReadingFilter, given(ReadingFilter)]) -> Response:
     """Limit alarms as conditions in event time, recomputed from the readings; what was notified is not changed by it."""
     return await episode_answers.episodes(asked, wanted)
 

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from api.auth import Operator, Viewer
 from api.device_lists import import_list, read_device_list
 from api.errors import PreconditionRequired, problems
+from api.given import given
 from api.paging import Page, Paged
 from api.preconditions import ExpectedVersion, set_etag
 from api.readable import readable
@@ -59,7 +60,7 @@ class DeviceFilter:
 
 @router.get("")
 async def list_devices(
-    _who: Viewer, behind: Behind, paged: Paged, zone: In, wanted: Annotated[DeviceFilter, Depends()]
+    _who: Viewer, behind: Behind, paged: Paged, zone: In, wanted: Annotated[DeviceFilter, given(DeviceFilter)]
 ) -> Page[DeviceOut]:
     """Devices in the order of their registration."""
     found = await behind.read(

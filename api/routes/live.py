@@ -15,6 +15,7 @@ from fastapi import APIRouter, Depends, Header, Query
 
 from api.auth import Viewer
 from api.errors import problems
+from api.given import given
 from api.live.alarms import alarm_client
 from api.live.feed import Feed
 from api.live.readings import reading_client
@@ -75,7 +76,7 @@ async def live_alarms(
 
 @router.get("/readings", status_code=200, response_class=EventStream, responses={**_SSE, **problems(InvalidInput, NotFound)})
 async def live_readings(
-    _who: Viewer, behind: Behind, last_seen: LastSeen, wanted: Annotated[LiveFilter, Depends()]
+    _who: Viewer, behind: Behind, last_seen: LastSeen, wanted: Annotated[LiveFilter, given(LiveFilter)]
 ) -> EventStream:
     """Readings as they are stored in the stream: events `hello`, `readings`, `heartbeat`, `gap`, `overflow`.
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Response
 
 from api.auth import Clinician, Viewer
 from api.errors import PreconditionRequired, problems
+from api.given import given
 from api.observations import enter_observations
 from api.paging import Page, Paged
 from api.preconditions import ExpectedVersion, set_etag
@@ -47,7 +48,7 @@ class PatientFilter:
 
 @router.get("")
 async def list_patients(
-    _who: Viewer, behind: Behind, paged: Paged, zone: In, wanted: Annotated[PatientFilter, Depends()]
+    _who: Viewer, behind: Behind, paged: Paged, zone: In, wanted: Annotated[PatientFilter, given(PatientFilter)]
 ) -> Page[PatientOut]:
     """Patients of the region, searched by name or number."""
     found = await behind.read(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Query, Response
 
 from api import reading_answers, state_answers
 from api.answers.formats import TABLE_RESPONSES
 from api.errors import NotAcceptable, problems
+from api.given import given
 from api.paging import Paged
 from api.reading_answers import Asked, ReadingPage
 from api.schemas.readings import BucketTable, Freshness, JoinedTable, LatestTable, ReadingTable
@@ -16,8 +17,8 @@ from api.selection import ReadingFilter
 from domain.errors import InvalidInput, NotFound, Unavailable
 
 router = APIRouter(tags=["readings"])
-Filter = Annotated[ReadingFilter, Depends()]
-Part = Annotated[ReadingPage, Depends()]
+Filter = Annotated[ReadingFilter, given(ReadingFilter)]
+Part = Annotated[ReadingPage, given(ReadingPage)]
 BucketS = Annotated[int, Query(ge=1, le=31 * 86_400, description="Length of a bucket in seconds.")]
 PartOfName = Annotated[
     str | None, Query(min_length=2, max_length=64, description="Part of a device's, ward's or patient's name.")

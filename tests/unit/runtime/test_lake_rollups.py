@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from domain.quality import Mark, Mode, Validity, pack
 from domain.readings import ReadingBatch
-from runtime import lake_checksums, lake_pages, lake_queries
+from runtime import lake_checksums, lake_files, lake_pages, lake_queries, lake_row_groups
 from runtime.lake import Advance, Lake, ReadingQuery
 from runtime.lake_queries import CHANNEL, FLEET, cursor_behind, merged, summarise
 from runtime.lake_rollups import CHANNELS, LEVELS, MARKED, sweep
@@ -45,8 +45,9 @@ def asked(random: Random) -> ReadingQuery:
     if random.random() < 0.5:
         from_us, until_us = from_us // HOUR_US * HOUR_US, -(-until_us // HOUR_US) * HOUR_US
     return ReadingQuery(
-        handles=maybe(random.sample([*HANDLES, 999], random.randrange(4))), metrics=maybe(random.sample([1, 2, 3], 2)),
-        hospitals=maybe(["sz.h001"]), from_us=maybe(from_us), until_us=maybe(until_us), limit=random.choice([1, 5, 20, 100]),
+        handles=maybe(random.sample([*HANDLES, 999], random.randrange(4))),
+        metrics=maybe(random.sample([1, 2, 3], random.randrange(1, 3))), hospitals=maybe(["sz.h001"]),
+        from_us=maybe(from_us), until_us=maybe(until_us), limit=random.choice([1, 5, 20, 100]),
         descending=random.random() < 0.5, usable_only=random.random() < 0.3,
         value_above=maybe(float(random.randrange(12))), value_below=maybe(float(random.randrange(12))),
     )  # fmt: skip
@@ -90,33 +91,37 @@ def plain_summary(lake: Lake, query: ReadingQuery, keys: tuple[str, ...], bucket
     return merged([summarise(rows, keys, bucket_us, real_only=real_only).collect()], keys)
 
 
-@pytest.fixture(autouse=True)
-def every_lake_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, params=[-1, 3], ids=["no device by itself", "few devices by row groups"])
+def every_lake_is_large(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lake_row_groups, "FEW_HANDLES", request.param)
+    monkeypatch.setattr(lake_files, "ROW_GROUP_ROWS", 16)
+    monkeypatch.setattr(lake_files, "MERGED_GROUP_ROWS", 16)
     monkeypatch.setattr(lake_pages, "FEW_ROWS", 0)
-    monkeypatch.setattr(lake_pages, "FEW_HANDLES", -1)
     monkeypatch.setattr(lake_pages, "FIRST_HITS", 2)
 
 
 @pytest.mark.clause("7.1b")
 @given(random=st.randoms(use_true_random=False))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_summaries_are_those_of_all_rows_whatever_came_late_or_twice(random: Random) -> None:
     with tempfile.TemporaryDirectory() as folder:
         lake = lived(folder, random)
         for _ in range(QUESTIONS):
-            query, bucket_us = asked(random), random.choice([1, 1, 2, 24]) * HOUR_US
+            query, bucket_us = asked(random), random.choice([1, 6, 6, 12, 144]) * HOUR_US // 6
             assert lake.fleet(query, bucket_us).equals(plain_summary(lake, query, FLEET, bucket_us, real_only=True))
             assert lake.buckets(query, bucket_us).equals(plain_summary(lake, query, CHANNEL, bucket_us, real_only=False))
 
 
 @pytest.mark.clause("7.1b")
 @given(random=st.randoms(use_true_random=False))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_pages_one_behind_the_other_are_the_plain_scan(random: Random) -> None:
     with tempfile.TemporaryDirectory() as folder:
         lake = lived(folder, random)
         for _ in range(QUESTIONS):
             query = asked(random)
+            if random.random() < 0.3:
+                query = replace(query, handles=[random.choice(HANDLES)], metrics=[random.choice([1, 2, 3])])
             page = lake.read(query)
             assert page.equals(plain(lake, query))
             query = replace(query, after=cursor_behind(page, query))
@@ -184,6 +189,42 @@ def test_rollups_answer_without_the_files(tmp_path: Path) -> None:
     for path in lake.path.glob("day=*/*.parquet"):
         path.unlink()
     assert lake.fleet(ReadingQuery()).equals(before)
+
+
+@pytest.mark.parametrize(("descending", "read"), [(False, 3), (True, 1)])
+def test_a_page_of_one_channel_reads_no_file_behind_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, descending: bool, read: int
+) -> None:
+    monkeypatch.setattr(lake_row_groups, "FEW_HANDLES", 8)
+    lake = Lake(tmp_path)
+    for minute in range(10):  # five readings of the channel in each
+        time_us = START_US + (10 * minute + np.arange(5)) * 1_000_000
+        rows = rows_of(ReadingBatch.of(handle=7, metric=1, time_us=time_us, value=80.0, sequence=minute * 5 + np.arange(1, 6)))
+        lake.commit(rows, {0: Advance(minute, minute + 1, 1)})
+    query = ReadingQuery(handles=[7], metrics=[1], limit=12 if read == 3 else 5, descending=descending)
+    wanted = plain(lake, query)
+    opened: list[str] = []
+    table = lake_row_groups.Part.table
+
+    def watched(part: lake_row_groups.Part, names: list[str]) -> pa.Table:
+        opened.append(part.path)
+        return table(part, names)
+
+    monkeypatch.setattr(lake_row_groups.Part, "table", watched)
+    assert lake.read(query).equals(wanted)
+    assert len(opened) == read
+
+
+def test_footers_are_kept_within_their_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake = Lake(tmp_path)
+    for minute in range(6):
+        lake.commit(sample_rows(200, seed=minute), {0: Advance(minute, minute + 1, 1)})
+    query = ReadingQuery(handles=[7])
+    footers = lake_row_groups.Footers(most_bytes=1)
+    monkeypatch.setattr(lake_row_groups, "_footers", footers)
+    monkeypatch.setattr(lake_row_groups, "FEW_HANDLES", 8)
+    assert lake.read(query).equals(plain(lake, query))
+    assert len(footers) == 1
 
 
 def test_a_search_reads_no_row_where_no_value_is_high_enough(tmp_path: Path) -> None:

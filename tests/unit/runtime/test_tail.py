@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 
 from domain.errors import InvalidInput, NotFound
 from domain.messages import TailQuery
+from runtime import tail as tails
 from runtime.lake_schema import TAIL_ROWS, tail_rows
 from runtime.tail import HotTail, TailExtent
-from tests.lake_samples import START_US, hospitals_of, rows_of, sample_batch
+from tests.lake_samples import DAY_US, START_US, hospitals_of, rows_of, sample_batch, sample_rows
 
 ALL = TailQuery(after_sequence=0)
 S = 1_000_000
@@ -202,3 +204,24 @@ def test_readers_beside_an_appender_see_a_prefix_of_the_stream() -> None:
 def test_a_table_that_is_no_answer_is_told_apart() -> None:
     with pytest.raises(InvalidInput, match="no answer of a hot tail"):
         TailExtent.of(TAIL_ROWS.empty_table())
+
+
+def test_a_question_about_another_time_looks_at_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = holding()
+    held.append(3, 1, sample_rows(100, seed=1))
+    looked_at: list[int] = []
+    filtered = tails._beyond
+
+    def watched(tables: list[pa.Table], *others: Any) -> pa.Table:
+        looked_at.append(sum(map(len, tables)))
+        return filtered(tables, *others)
+
+    monkeypatch.setattr(tails, "_beyond", watched)
+    before, behind, during = (
+        TailQuery(after_sequence=0, **span)
+        for span in ({"until_us": START_US}, {"from_us": START_US + DAY_US}, {"until_us": START_US + DAY_US})
+    )
+    looked_at.clear()  # what appending looked at
+    answers = [held.query(3, query) for query in (before, behind, during)]
+    assert [len(answer) for answer in answers] == looked_at == [0, 0, 100]
+    assert all(TailExtent.of(answer).applied == 1 for answer in answers)
