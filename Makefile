@@ -108,8 +108,8 @@ conformance: test ## run the tests and write docs/conformance.md from what they 
 	@$(BIN)/python docs/generate.py conformance
 
 .PHONY: docs
-docs: setup ## write the pages that are made from code: settings, metrics
-	@$(BIN)/python docs/generate.py settings metrics
+docs: setup ## write the pages that are made from code: settings, metrics, Prometheus numbers
+	@$(BIN)/python docs/generate.py settings metrics prometheus
 
 .PHONY: lock
 lock: setup ## choose package versions anew and lock them with hashes
