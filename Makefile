@@ -81,7 +81,7 @@ faults: setup ## break a real platform under load, RUNS times from SEED on (ONLY
 	@nice -n 5 $(BIN)/python -m tests.faults --runs $(or $(RUNS),10) --seed $(or $(SEED),1) $(if $(ONLY),--only "$(ONLY)") $(ARGS)
 
 .PHONY: power-cut
-power-cut: setup ## cut the power of a platform on a disk image under load, CUTS times from SEED on; needs root
+power-cut: setup ## cut the power of a platform on a disk image under load, CUTS times from SEED on, and of broken ones that have to lose; needs root
 	@nice -n 5 $(BIN)/python -m tests.faults.power_cut --cuts $(or $(CUTS),5) --seed $(or $(SEED),1) $(ARGS)
 
 .PHONY: simulate
@@ -108,8 +108,8 @@ conformance: test ## run the tests and write docs/conformance.md from what they 
 	@$(BIN)/python docs/generate.py conformance
 
 .PHONY: docs
-docs: setup ## write the pages that are made from code: settings, metrics
-	@$(BIN)/python docs/generate.py settings metrics
+docs: setup ## write the pages that are made from code: settings, metrics, Prometheus numbers
+	@$(BIN)/python docs/generate.py settings metrics prometheus
 
 .PHONY: lock
 lock: setup ## choose package versions anew and lock them with hashes

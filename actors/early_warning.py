@@ -8,7 +8,8 @@ its kind. Only usable, real readings of metrics in `news2.INPUT_SOURCES` are inp
 One alarm a patient, whose notices carry the band's own rule: `news2.single-three`, `news2.urgent` (5 or 6),
 `news2.emergency` (7 and more). A missing input gives no total: a single 3 still alarms, and what is missing is named.
 It is no proof of recovery either: an urgent or emergency alarm stays until there is a total again, and a single 3 until
-its parameter is seen with fewer points.
+its parameter is seen with fewer points. What late inputs raised pages nobody: it is told once more, as continuing, by the
+first score in time that still alarms.
 """
 
 from __future__ import annotations
@@ -151,7 +152,9 @@ class EarlyWarning:
             (instants.row[complete], self._derived(patient[complete], at_us[complete], result.total[complete]))
         )
         bands, threes = self._bands(patient, result, fits)
-        for number in np.flatnonzero(bands != table["alarm_band"][patient]).tolist():
+        is_news = bands != table["alarm_band"][patient]
+        pages_now = (bands > NONE) & table["alarm_is_unpaged"][patient] & ~table["instant_is_late"][patient]
+        for number in np.flatnonzero(is_news | pages_now).tolist():
             event = self._change(instants, number, int(bands[number]), result.points[number], taken[number])
             notices.alarms.append((int(instants.row[number]), event))
         table["alarm_band"][patient], table["threes"][patient] = bands, np.where(bands > NONE, threes, 0)
@@ -189,6 +192,8 @@ class EarlyWarning:
         before, at_us = int(table["alarm_band"][patient]), int(table["instant_us"][patient])
         if before == NONE:
             table["alarm_onset_us"][patient] = at_us
+        was_paged = before != NONE and not table["alarm_is_unpaged"][patient]
+        table["alarm_is_unpaged"][patient] = not (was_paged or self._is_live(patient))
         arrival_us = int(instants.arrival_us[number])
         total = float(points.sum())
         rule, priority, _ = _BANDS[band or before]
@@ -289,6 +294,8 @@ def _phase(before: int, band: int) -> Phase:
         return Phase.START
     if band == NONE:
         return Phase.END
+    if band == before:
+        return Phase.CONTINUE
     return Phase.ESCALATE if band > before else Phase.DEESCALATE
 
 

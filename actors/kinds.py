@@ -105,6 +105,7 @@ PATIENT_COLUMNS: Final = (
     Column("scored_us", np.int64, NEVER_US, "us"),
     Column("alarm_band", np.int8),
     Column("alarm_onset_us", np.int64, NEVER_US, "us"),
+    Column("alarm_is_unpaged", np.bool_, False),  # raised, and told of by late inputs alone: nobody was paged
     Column("threes", np.uint8),  # bit per parameter that scored 3 when it was last there
     Column("lost_since_us", np.int64, NEVER_US, "us"),
     Column("lost_is_raised", np.bool_, False),

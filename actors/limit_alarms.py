@@ -2,7 +2,8 @@
 
 Fed by readings that may alarm (usable, real), in order, of metrics that have limits. VERY_LOW and LOW (or the high pair)
 are alarms of their own: reaching the critical step leaves the warning raised. A channel whose readings become unusable
-keeps its alarms; the technical alarm says that nothing more is known. When the patient changes all that the channel had
+keeps its alarms; the technical alarm says that nothing more is known. What late readings raised pages nobody: the first
+reading in time that is still beyond tells it once more, as continuing. When the patient changes all that the channel had
 raised ends at the boundary, and the next patient starts afresh. Near a boundary readings are judged by the adult range
 and what they raise names no patient. Under maintenance nothing is raised and what was raised ends.
 
@@ -23,7 +24,7 @@ from actors.alarm_writing import Alarm, about_device, channel_scope, known
 from actors.associations import Associations
 from actors.columns import group_ends
 from actors.kinds import AMBIGUOUS, IS_PATIENT_BOUND, RULES
-from actors.limit_scan import Life, Watch, live
+from actors.limit_scan import Life, Paging, Watch, live, paging
 from actors.limit_watch import Followed, LimitWatch
 from actors.presets import Presets
 from actors.roster import Roster
@@ -90,10 +91,12 @@ class LimitAlarms:
         if followed is None:
             return
         judged = _judge(followed, self._presets.limits_of(followed.metric, followed.whose))
-        life = self._live(followed, judged)
-        for hit in self._tell(followed, judged, life):
+        watch = self._watch_of(followed, judged)
+        life = live(watch)
+        pages = paging(watch, life, turn.is_live(followed.at), self._states.of("is_unpaged", followed.channel))
+        for hit in self._tell(followed, judged, life, pages):
             notices.alarms.append((int(turn.row[followed.at[hit.row]]), self._event(turn, followed, hit)))
-        self._write(followed, life)
+        self._write(followed, life, pages)
 
     def settle(self, now_us: int, device: int | None = None) -> list[AlarmEvent]:
         """End what no reading will end: alarms of patients who left, and of devices under maintenance; of one or of all."""
@@ -140,30 +143,31 @@ class LimitAlarms:
         self._states.clear(one)
         return events
 
-    def _live(self, followed: Followed, judged: _Judged) -> Life:
+    def _watch_of(self, followed: Followed, judged: _Judged) -> Watch:
         delay_us = np.zeros((len(followed), RULES), dtype=np.int64)
         delay_us[:, :CHANGE] = DELAY_US[followed.metric][:, None]
-        return live(Watch(
+        return Watch(
             followed.first, followed.is_new_patient, followed.time_us, judged.beyond, judged.back, delay_us,
             self._states.of("onset_us", followed.channel), self._states.of("is_raised", followed.channel),
-        ))  # fmt: skip
+        )  # fmt: skip
 
-    def _write(self, followed: Followed, life: Life) -> None:
+    def _write(self, followed: Followed, life: Life, pages: Paging) -> None:
         ends = group_ends(followed.first)
         channel, raised, start = followed.channel[ends], life.raised[ends], life.start_row[ends]
         was_ambiguous = self._states.of("is_ambiguous", channel)
         onset_us = np.where(raised, life.onset_us[ends], life.pending_us[ends])
         is_ambiguous = np.where(start >= 0, followed.is_ambiguous[start], was_ambiguous)
-        self._states.put(channel, onset_us, raised, raised & is_ambiguous)
+        self._states.put(channel, onset_us, raised, raised & is_ambiguous, pages.is_unpaged[ends])
 
-    def _tell(self, followed: Followed, judged: _Judged, life: Life) -> list[_Hit]:
-        """What is to be said: first of patients who left, then what ended, then what started."""
+    def _tell(self, followed: Followed, judged: _Judged, life: Life, pages: Paging) -> list[_Hit]:
+        """What is to be said: first of patients who left, then what ended, then what started, then what goes on."""
         was_ambiguous = self._ambiguity(followed, life)
         hits = []
         for flags, phase, onset_us in (
             (life.left, None, life.left_onset_us),
             (life.ended, Phase.END, life.onset_us),
             (life.started, Phase.START, life.onset_us),
+            (pages.due, Phase.CONTINUE, life.onset_us),
         ):
             for row, rule in zip(*(axis.tolist() for axis in np.nonzero(flags)), strict=True):
                 is_ambiguous = followed.is_ambiguous[row] if phase is Phase.START else was_ambiguous[row, rule]
@@ -221,7 +225,8 @@ class LimitAlarms:
         own = "preset " if self._presets.is_preset(metric.id, hit.patient) else ""
         where = f"the {own}{limit.name.lower().replace('_', ' ')} limit of {hit.limit:g} {metric.unit}"
         side = "back inside" if hit.phase is Phase.END else "below" if limit.is_low else "above"
-        return f"{metric.name_en} {value:g} {metric.unit}, {side} {where}"
+        still = "still " if hit.phase is Phase.CONTINUE else ""
+        return f"{metric.name_en} {value:g} {metric.unit}, {still}{side} {where}"
 
     def _alarm(self, channel: int, rule: int, onset_us: int, patient: int) -> Alarm:
         roster, device = self._roster, int(self._roster.channels["device"][channel])

@@ -81,6 +81,29 @@ def live(watch: Watch) -> Life:
     )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """[n, rules]. due: what is raised was told of by readings that may not page, and this is the first that may, and still
+    is beyond. is_unpaged: state after the row.
+    """
+
+    due: NDArray[np.bool_]
+    is_unpaged: NDArray[np.bool_]
+
+
+def paging(watch: Watch, life: Life, may_page: NDArray[np.bool_], was_unpaged: NDArray[np.bool_]) -> Paging:
+    """Follow what could not page when it began. `may_page`: [n]; `was_unpaged`: state before, on all rows of a channel."""
+    if may_page.all() and not was_unpaged.any():
+        return Paging(np.zeros_like(life.raised), np.zeros_like(life.raised))
+    began = np.where(life.start_row >= 0, life.start_row, np.flatnonzero(watch.first)[np.cumsum(watch.first) - 1][:, None])
+    quietly = life.raised & np.where(life.start_row >= 0, ~may_page[began], was_unpaged)
+    pages = quietly & watch.beyond & ~life.started & may_page[:, None]
+    rows = np.arange(len(pages))[:, None]
+    newest = np.maximum.accumulate(np.where(pages, rows, -1), axis=0)
+    before = np.concatenate([np.full_like(newest[:1], -1), newest[:-1]])
+    return Paging(pages & (before < began), quietly & (newest < began))
+
+
 def _last(marked: NDArray[np.bool_]) -> NDArray[np.intp]:
     """For each row the last marked row up to it, by column (row 0 where there is none)."""
     rows = np.arange(len(marked))[:, None]

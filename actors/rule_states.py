@@ -22,12 +22,13 @@ _COLUMNS: Final = (
     Column("onset_us", np.int64, NEVER_US, "us", width=RULES),
     Column("is_raised", np.bool_, False, width=RULES),
     Column("is_ambiguous", np.bool_, False, width=RULES),  # raised when the patient could not be told
+    Column("is_unpaged", np.bool_, False, width=RULES),  # raised, and told of by late readings alone: nobody was paged
 )
 _SNAPSHOT: Final = "rule_states"
 
 
 class RuleStates:
-    """Arrays [n, RULES] of any channels at once: `onset_us`, `is_raised`, `is_ambiguous`."""
+    """Arrays [n, RULES] of any channels at once: `onset_us`, `is_raised`, `is_ambiguous`, `is_unpaged`."""
 
     def __init__(self) -> None:
         self._table = Table(_COLUMNS)
@@ -53,13 +54,15 @@ class RuleStates:
         return np.sort(channels[channels != _NONE]).astype(np.intp)
 
     def put(
-        self, channels: NDArray[Any], onset_us: NDArray[np.int64], is_raised: NDArray[np.bool_], is_ambiguous: NDArray[np.bool_]
-    ) -> None:
+        self, channels: NDArray[Any], onset_us: NDArray[np.int64], is_raised: NDArray[np.bool_],
+        is_ambiguous: NDArray[np.bool_], is_unpaged: NDArray[np.bool_],
+    ) -> None:  # fmt: skip
         """Set the rules of distinct channels; one with no onset at all has nothing pending any more."""
         stirs = (onset_us != NEVER_US).any(axis=1)
         self.clear(channels[~stirs])
         rows = self._taken(channels[stirs])
-        for name, values in (("onset_us", onset_us), ("is_raised", is_raised), ("is_ambiguous", is_ambiguous)):
+        new = {"onset_us": onset_us, "is_raised": is_raised, "is_ambiguous": is_ambiguous, "is_unpaged": is_unpaged}
+        for name, values in new.items():
             self._table[name][rows] = values[stirs]
 
     def clear(self, channels: NDArray[Any]) -> None:

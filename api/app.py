@@ -52,6 +52,7 @@ def create_app(services: Services, *, background: bool = True) -> FastAPI:
         watch_platform(backend)
         await backend.hosts.listen(services.bus)
         await backend.storage.listen(services.bus)
+        await backend.doors.listen(services.bus)
         try:
             async with running(backend, tasks_of(backend) if background else {}):
                 yield

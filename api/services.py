@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 from actors.post import Post
 from api.auth import Caller, Tokens
 from api.directory import Directory
+from api.doors import Doors
 from api.hosts import Hosts
 from api.live.alarms import alarm_feed
 from api.live.feed import Feed
@@ -133,6 +134,7 @@ class Backend:
     relay: OutboxRelay
     post: Post
     storage: Storage
+    doors: Doors
 
     @classmethod
     def over(cls, services: Services, telemetry: Telemetry) -> Self:
@@ -140,6 +142,7 @@ class Backend:
             services, Lanes(), telemetry, Hosts(services.clock, services.shards), alarm_feed(services.bus),
             reading_feed(services.bus), WantedPool(), Directory(services.engine),
             OutboxRelay(services.engine, services.bus, services.clock), Post(services.bus), Storage(services.clock),
+            Doors(services.clock),
         )  # fmt: skip
 
     async def close(self) -> None:

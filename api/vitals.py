@@ -11,6 +11,7 @@ from typing import Final
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from api.doors import watch_doors
 from api.services import Backend
 from api.telemetry import Sample
 from domain import subjects
@@ -129,7 +130,7 @@ def _age_s(backend: Backend) -> float | None:
 
 
 def watch_platform(backend: Backend) -> None:
-    """Let Prometheus see what the hosts say."""
+    """Let Prometheus see what hosts and doors say."""
     hosts, telemetry = backend.hosts, backend.telemetry
 
     def by_shard(field: str) -> Callable[[], list[Sample]]:
@@ -156,3 +157,4 @@ def watch_platform(backend: Backend) -> None:
     watch("vitalgrid_hosts_alive", "Hosts heard of lately.", (), lambda: [((), float(len(hosts.alive())))])
     watch("vitalgrid_shards_missing", "Shards held by nobody.", (), lambda: [((), float(len(hosts.missing())))])
     watch("vitalgrid_stream_age_seconds", "Age of the newest stream time all shards have reached.", (), stream_age)
+    watch_doors(backend.doors, telemetry)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from typing import Final
+from typing import Any, Final
 
+import msgspec
 import uvloop
 
 from cluster.connection import Connection
@@ -32,6 +33,7 @@ from runtime.tasks import end
 
 logger = logging.getLogger(__name__)
 
+_TELL_S: Final = 2.0
 _DOOR_SOURCE: Final = 1  # in the header of every frame this Intake makes; the API's is 2
 
 
@@ -61,12 +63,23 @@ async def main() -> None:
         look_seldom()
         tell_ready(mqtt_port=mqtt_port, http_port=http_port)
         logger.info("doors open", extra={"mqtt_port": mqtt_port, "http_port": http_port})
+        counted = {"doors": {"mqtt": mqtt.counters, "http": http.state.counters}, "intake": intake.counters}
+        telling = asyncio.create_task(_tell(bus, counted), name="tell what is counted")
         await until_ended()
+        await end(telling)
         await mqtt.close()
     await intake.close()
     await end(places)
     await bus.close()
     engine.dispose()
+
+
+async def _tell(bus: Bus, counted: dict[str, Any]) -> None:
+    """Tell again and again what doors and Intake count, as `domain.door_counts.DoorsReport`."""
+    while True:
+        if bus.is_connected:
+            await bus.core_publish(subjects.DOORS_COUNTED, msgspec.json.encode(counted))
+        await asyncio.sleep(_TELL_S)
 
 
 def intake_limits(settings: IntakeSettings) -> IntakeLimits:

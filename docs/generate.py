@@ -1,6 +1,6 @@
-"""Writes the pages that are made from code and from runs: `python docs/generate.py settings metrics conformance performance`.
+"""Writes the pages that are made from code and from runs: `python docs/generate.py settings metrics prometheus …`.
 
-`settings_page` and `metrics_page` are pure, so a guard test compares them with what is committed. The conformance
+Pages made from code are pure, so a guard test compares them with what is committed. The conformance
 page is made from build/conformance.json, which `make test` writes, the performance page from build/bench, which
 `make bench` writes.
 """
@@ -12,11 +12,15 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from types import SimpleNamespace
+from typing import Any, Final, cast
 
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
+from api.services import Backend
+from api.telemetry import Telemetry
+from api.vitals import watch_platform
 from domain.ages import AgeBand
 from domain.metrics import METRICS, Metric
 from runtime.settings import Settings
@@ -100,6 +104,26 @@ def _metric_row(metric: Metric) -> tuple[object, ...]:
 
 def _range(low: float, high: float) -> str:
     return f"{low:g} to {high:g}"
+
+
+# prometheus
+
+
+def prometheus_page() -> str:
+    """docs/prometheus.md: every number that `GET /metrics` shows."""
+    telemetry = Telemetry()
+    watch_platform(cast(Backend, SimpleNamespace(telemetry=telemetry, hosts=None, storage=None, doors=None)))
+    rows = [
+        (f"`{figure.name}`", figure.kind, ", ".join(f"`{label}`" for label in figure.labels), figure.text)
+        for figure in sorted(telemetry.figures, key=lambda figure: figure.name)
+    ]
+    return "\n".join([
+        "# Numbers for Prometheus\n",
+        "<!-- made by `make docs` from api/telemetry.py, api/vitals.py and api/doors.py; do not edit -->\n",
+        "`GET /metrics` (also under `/api/v1`), with a token. A total begins anew when the process that counts it does. What "
+        "a process has not told lately has no sample. When to be alarmed: [runbook](runbook.md).\n",
+        table(("name", "kind", "labels", "meaning"), rows),
+    ])  # fmt: skip
 
 
 # conformance
@@ -201,6 +225,7 @@ def _performance_from_run() -> str:
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "settings": settings_page,
     "metrics": metrics_page,
+    "prometheus": prometheus_page,
     "conformance": _conformance_from_run,
     "performance": _performance_from_run,
 }

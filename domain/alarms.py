@@ -135,7 +135,8 @@ class AlarmEvent(msgspec.Struct, frozen=True):
 
     `event_id` is unique and deterministic: the same input gives the same id on every replay. `onset_us` and
     `event_us` are event time, `arrival_us` the stream's arrival time. `live` is false for late, backfilled or
-    replayed data: it is shown with its age and never pages. `members` of a mass alarm are device ids.
+    replayed data: it is shown with its age and never pages. Where it still holds once readings come in time, a live
+    CONTINUE says so, once. `members` of a mass alarm are device ids.
     """
 
     event_id: str

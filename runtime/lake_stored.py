@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -126,4 +127,7 @@ def _widen_32(values: UInt32s, order: Int64s, wider: OutInt64s) -> None:
         wider[i] = values[order[i]]
 
 
-_WIDENED: Final = {np.dtype(np.uint16): (np.int32, _widen_16), np.dtype(np.uint32): (np.int64, _widen_32)}
+_WIDENED: Final[dict[np.dtype[Any], tuple[type[np.generic], Callable[..., None]]]] = {
+    np.dtype(np.uint16): (np.int32, _widen_16),
+    np.dtype(np.uint32): (np.int64, _widen_32),
+}

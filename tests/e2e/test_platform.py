@@ -106,6 +106,41 @@ def test_nothing_answers_without_a_token(own_platform: RunningPlatform, path: st
     assert httpx.get(own_platform.connection.api_url + path).status_code == 401
 
 
+def test_what_the_doors_count_reaches_prometheus(own_platform: RunningPlatform, monitor_token: str) -> None:
+    def figures() -> dict[str, float]:
+        with own_platform.http() as http:
+            lines = [line for line in http.get("/metrics").text.splitlines() if not line.startswith("#")]
+        return {name: float(number) for name, _, number in (line.rpartition(" ") for line in lines)}
+
+    before = wait_until(
+        lambda: {n: v for n, v in figures().items() if n.startswith(("vitalgrid_door", "vitalgrid_intake"))}, 20
+    )
+    publish(own_platform, monitor_token, '{"pulse_rate": 81}')
+    publish(own_platform, monitor_token, '{"pulse_rate": "fast"}')
+    url = f"http://127.0.0.1:{own_platform.connection.http_port}/v1/readings"
+    for token, status in ((monitor_token, 200), ("none", 401)):
+        reading, headers = {"metric": "pulse_rate", "value": 82.0}, {"Authorization": f"Bearer {token}"}
+        assert httpx.post(url, json=reading, headers=headers, trust_env=False).status_code == status
+    expected = {
+        'vitalgrid_door_messages_total{door="mqtt"}': 2, 'vitalgrid_door_readings_total{door="mqtt"}': 1,
+        'vitalgrid_door_connections_accepted_total{door="mqtt"}': 2, 'vitalgrid_door_messages_total{door="http"}': 1,
+        'vitalgrid_door_readings_total{door="http"}': 1, "vitalgrid_intake_readings_total": 2,
+        "vitalgrid_intake_rejects_total": 1,
+    }  # fmt: skip
+
+    def added() -> dict[str, float]:
+        now = figures()
+        return {name: now.get(name, 0.0) - before.get(name, 0.0) for name in expected}
+
+    wait_until(lambda: added() == expected, 20, added)
+    shown = figures()
+    assert any(name.startswith('vitalgrid_door_rejects_total{door="mqtt",reason=') for name in shown)
+    assert any(name.startswith('vitalgrid_door_connections_refused_total{door="http",why=') for name in shown)
+    assert (
+        shown['vitalgrid_door_received_bytes_total{door="mqtt"}'] > before['vitalgrid_door_received_bytes_total{door="mqtt"}']
+    )
+
+
 @pytest.mark.clause("9.4")
 def test_every_port_of_the_platform_is_on_loopback(own_platform: RunningPlatform) -> None:
     root = psutil.Process(own_platform.process.pid)

@@ -137,10 +137,10 @@ def _of_alarms(crossings: list[Crossing], observed: Observed, tell_by_us: int) -
 
 
 def is_told(crossing: Crossing, told: list[Told], tell_by_us: int) -> bool:
-    """Whether a live alarm told of a crossing in time."""
+    """Whether a live alarm told of a crossing in time: at its start, or that it goes on where its start came too late."""
     return any(
         t.event.live
-        and t.event.phase is Phase.START
+        and t.event.phase in (Phase.START, Phase.CONTINUE)
         and (t.event.subject.handle, t.event.rule) == (crossing.handle, crossing.rule)
         and t.event.onset_us >= crossing.from_us
         and t.told_us <= tell_by_us

@@ -160,23 +160,22 @@ class FaultBench:
         elif fault.way == ORDER:
             await ORDERS[fault.target](self.stand, fault.pick)
         else:
-            await self._hurt(fault)
+            await self.hurt(fault)
         if fault.way != "kill":
             over_us = self.clock.now_us()
         await self.recovered(load, over_us)
         result.recovered_s[fault.kind] = (self.clock.now_us() - over_us) / 1e6
 
-    async def _hurt(self, fault: Fault) -> None:
+    async def hurt(self, fault: Fault) -> None:
+        """Kill or stop the process that a fault names; returns once a killed one is replaced."""
         pids = self.stand.pids(fault.target)
         if not pids:  # another fault has it down already
             return
         pid = pids[int(fault.pick * len(pids))]
+        if fault.way == "stop":
+            await self._stop(pid, fault.for_s)
+            return
         with contextlib.suppress(ProcessLookupError):
-            if fault.way == "stop":
-                os.kill(pid, signal.SIGSTOP)
-                await asyncio.sleep(fault.for_s)
-                os.kill(pid, signal.SIGCONT)
-                return
             os.kill(pid, signal.SIGKILL)
         if fault.target == NODE and self.stand.raylets is not None:
             self.stand.raylets.nodes.remove(pid)
@@ -185,6 +184,14 @@ class FaultBench:
             await asyncio.to_thread(self.stand.running.process.wait)
             await self.stand.start()
         await asyncio.to_thread(wait_until, lambda: self._is_replaced(fault.target, pid), self._pace.recovery_s)
+
+    @staticmethod
+    async def _stop(pid: int, for_s: float) -> None:
+        """Let a process stand still. Another fault may kill it meanwhile: then that one waits for what replaces it."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+            await asyncio.sleep(for_s)
+            os.kill(pid, signal.SIGCONT)
 
     def _is_replaced(self, role: str, pid: int) -> bool:
         """What still works without a process (hosts without the raylet, say) says nothing of its return."""

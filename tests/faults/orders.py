@@ -24,12 +24,12 @@ async def swap_hosts(stand: Stand, pick: float) -> None:
         kept = (await hosts(stand))["wanted"]
         while (view := await hosts(stand))["wanted"] <= kept:
             await _try(stand, "POST", "/hosts")
-        names = sorted(host["name"] for host in view["hosts"])
-        chosen = names[int(pick * len(names))]
+        chosen = ""
         while view["wanted"] > kept or any(host["state"] != "working" for host in view["hosts"]):
-            if view["wanted"] > kept:  # else the order stands; a platform that was started again has forgotten it
-                names = sorted(host["name"] for host in view["hosts"])
-                await _try(stand, "DELETE", f"/hosts/{chosen if chosen in names else names[0]}")
+            names = sorted(host["name"] for host in view["hosts"])  # none while Ray is down
+            if view["wanted"] > kept and names:  # else the order stands; a platform that was started again has forgotten it
+                chosen = chosen if chosen in names else names[int(pick * len(names))]
+                await _try(stand, "DELETE", f"/hosts/{chosen}")
             await asyncio.sleep(_LOOK_S)
             view = await hosts(stand)
 

@@ -84,7 +84,14 @@ class Stand:
             await self.links[name].start()
         if self.raylets is not None and not self.raylets.address:
             await self.raylets.start(self._environment())
-        self.platform = await asyncio.to_thread(start_platform, self.data_dir, self._environment(), **self._all_settings())
+        starting = asyncio.ensure_future(
+            asyncio.to_thread(start_platform, self.data_dir, self._environment(), **self._all_settings())
+        )
+        try:
+            self.platform = await asyncio.shield(starting)
+        except asyncio.CancelledError:  # it starts all the same, and must not live on beside the next
+            (await starting).kill()
+            raise
         self.starts += 1
         return self.platform
 

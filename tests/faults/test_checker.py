@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from msgspec.structs import replace
 
 from domain.alarms import AlarmEvent, AlarmSubject, AlertType, Phase, Priority, alarm_id_of, event_id_of
 from domain.readings import ReadingBatch
@@ -115,6 +116,13 @@ def test_a_notification_may_be_told_twice_but_not_otherwise(history):
 )
 def test_a_crossed_limit_has_to_be_told_live_in_time_and_of_this_onset(history, told):
     assert broken(history, told=told) == {"UNTOLD": 1}
+
+
+def test_a_crossing_whose_start_came_too_late_is_told_when_it_goes_on(history):
+    late = Told(event(live=False), BASE + 20)
+    goes_on = replace(event(), event_id="another", phase=Phase.CONTINUE)
+    assert broken(history, told=[late, Told(goes_on, BASE + 30)]) == {}
+    assert broken(history, told=[late, Told(replace(goes_on, live=False), BASE + 30)]) == {"UNTOLD": 1}
 
 
 def test_an_alarm_that_was_told_has_to_be_shown(history):

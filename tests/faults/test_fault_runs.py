@@ -42,3 +42,16 @@ async def test_nothing_that_was_acknowledged_is_lost_doubled_or_changed_and_alar
     assert [str(result) for result in results if not result.holds] == []
     assert all(is_placed(state) for state in placements), placements
     assert all(result.verdict.ledger.acknowledged > 2_000 for result in results)
+
+
+@pytest.mark.long
+@pytest.mark.clause("6.3f")
+async def test_a_limit_crossed_while_the_platform_is_down_for_long_pages_once_it_is_back(tmp_path):
+    """What the probes sent meanwhile comes too late to page; what they send afterwards is still beyond."""
+    bench = FaultBench(Stand(tmp_path / "var", HOSTS__LIVE_HORIZON_S="4"))
+    try:
+        await bench.start()
+        result = await bench.play(Plan(0, (Fault(1.0, "kill", "up"),), tuple((1.5, n) for n in range(len(HOSPITALS)))))
+    finally:
+        await bench.stand.close()
+    assert result.holds, str(result)

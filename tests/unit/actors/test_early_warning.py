@@ -191,6 +191,18 @@ def test_a_late_instant_is_scored_and_never_pages() -> None:
     assert [event.live for event in desk.heard.alarms if event.rule.startswith("news2")] == [False]
 
 
+def test_what_late_inputs_raised_pages_once_when_a_score_in_time_still_alarms() -> None:
+    desk = a_desk()
+    desk.read(readings(MONITOR, "resp_rate", [0], [30]), arrival_s=500)
+    desk.tick(502)
+    for at_s in (560, 620):
+        desk.read(readings(MONITOR, "resp_rate", [at_s], [30]))
+        desk.tick(at_s + 2)
+    assert [(event.phase, event.live) for event in desk.heard.alarms if event.rule == "news2.single-three"] == [
+        (Phase.START, False), (Phase.CONTINUE, True),
+    ]  # fmt: skip
+
+
 def test_the_alarm_ends_with_the_patients_discharge() -> None:
     desk = a_desk()
     observe(desk, 0, resp_rate=30)

@@ -135,6 +135,29 @@ def test_late_data_opens_the_episode_and_never_pages(desk: Desk) -> None:
     assert event.onset_us == at(0)
 
 
+@pytest.mark.clause("6.3f")
+def test_what_late_data_raised_pages_once_when_readings_in_time_are_still_beyond(desk: Desk) -> None:
+    desk.read(readings(MONITOR, "nibp_dia", [0], [45]), arrival_s=300)  # a backlog, sent after an outage
+    desk.read(readings(MONITOR, "nibp_dia", [301], [50]))  # at the limit: raised still, and not beyond
+    desk.read(readings(MONITOR, "nibp_dia", [302, 303], [46, 44]))
+    desk.read(readings(MONITOR, "nibp_dia", [304], [44]))
+    assert [(event.phase, event.live, event.event_us) for event in desk.heard.of_rule("limit.low")] == [
+        (Phase.START, False, at(0)), (Phase.CONTINUE, True, at(302)),
+    ]  # fmt: skip
+    start, goes_on = desk.heard.of_rule("limit.low")
+    assert (goes_on.alarm_id, goes_on.onset_us) == (start.alarm_id, start.onset_us)
+    assert "46 mm[Hg], still below the low limit of 50" in goes_on.text
+
+
+def test_what_was_over_before_readings_came_in_time_again_pages_nobody(desk: Desk) -> None:
+    desk.read(readings(MONITOR, "nibp_dia", [0, 60], [45, 80]), arrival_s=300)
+    desk.read(readings(MONITOR, "nibp_dia", [301], [80]))
+    assert [(event.phase, event.live) for event in desk.heard.of_rule("limit.low")] == [
+        (Phase.START, False),
+        (Phase.END, False),
+    ]
+
+
 def test_an_older_reading_neither_raises_nor_ends(desk: Desk) -> None:
     desk.read(readings(MONITOR, "nibp_dia", [60], [45]))
     desk.read(readings(MONITOR, "nibp_dia", [30, 50], [80, 30]), arrival_s=61)

@@ -20,7 +20,7 @@ def put(states: RuleStates, onsets: dict[int, int]) -> None:
     onset_us = np.full((len(channels), RULES), NEVER_US)
     onset_us[:, 0] = [onsets[channel] or NEVER_US for channel in channels.tolist()]
     is_raised = onset_us > 2
-    states.put(channels, onset_us, is_raised, is_raised & (onset_us > 3))
+    states.put(channels, onset_us, is_raised, is_raised & (onset_us > 3), is_raised & (onset_us > 4))
 
 
 @given(CHANGES)
@@ -32,6 +32,7 @@ def test_it_is_a_dict_of_channels(changes: list[dict[int, int]]) -> None:
         assert (states.rows_by_channel(int(ALL.max()) + 1)[ALL] >= 0).tolist() == [channel in known for channel in ALL]
         assert states.of("onset_us", ALL)[:, 0].tolist() == [known.get(channel, NEVER_US) for channel in ALL]
         assert states.of("is_ambiguous", ALL)[:, 0].tolist() == [known.get(channel, 0) > 3 for channel in ALL]
+        assert states.of("is_unpaged", ALL)[:, 0].tolist() == [known.get(channel, 0) > 4 for channel in ALL]
         assert states.raised().tolist() == sorted(channel for channel, onset in known.items() if onset > 2)
 
 

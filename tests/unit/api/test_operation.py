@@ -15,8 +15,10 @@ from api.app import create_app
 from domain.alarms import INTENDED_USE
 from domain.errors import Unavailable
 from domain.messages import HostHeartbeat, ShardHeld, StorageLevel, StorageState, encode
+from gateways.counters import DoorCounters
 from runtime.bus import StreamState
 from runtime.clock import ManualClock
+from runtime.intake_lanes import IntakeCounters
 from runtime.large_questions import LargeReadings
 from scenarios.launch import ScenarioRuns
 from tests.unit.api.conftest import client_of, services_of
@@ -110,6 +112,27 @@ async def test_not_ready_says_which_part(
     beat(app, clock)
     platform.is_away = True
     assert await failing(client) == {"bus"}
+
+
+async def test_what_doors_count_is_shown_while_they_tell_it(
+    app: FastAPI, client: httpx.AsyncClient, clock: ManualClock
+) -> None:
+    mqtt, intake = DoorCounters(connections=3, messages=9, bytes_received=800), IntakeCounters(waiting_readings=5, waited=2)
+    mqtt.rejects["unknown-metric"] += 4
+    told = encode({"doors": {"mqtt": mqtt, "http": DoorCounters()}, "intake": intake})  # as the doors' process does
+    app.state.backend.doors.receive(told, "doors.counted")
+    text = (await client.get("metrics")).text
+    for line in (
+        'vitalgrid_door_connections{door="mqtt"} 3.0', 'vitalgrid_door_messages_total{door="mqtt"} 9.0',
+        'vitalgrid_door_messages_total{door="http"} 0.0', 'vitalgrid_door_received_bytes_total{door="mqtt"} 800.0',
+        'vitalgrid_door_rejects_total{door="mqtt",reason="unknown-metric"} 4.0',
+        "vitalgrid_intake_waiting_readings 5.0", "vitalgrid_intake_waited_total 2.0",
+    ):  # fmt: skip
+        assert line in text.splitlines(), line
+    app.state.backend.doors.receive(b"{}", "doors.counted")  # cannot be read: what was told before stands
+    assert 'vitalgrid_door_messages_total{door="mqtt"} 9.0' in (await client.get("metrics")).text
+    clock.advance(11)
+    assert "vitalgrid_door_messages_total{" not in (await client.get("metrics")).text
 
 
 async def test_a_host_that_fell_silent_holds_nothing(app: FastAPI, client: httpx.AsyncClient, clock: ManualClock) -> None:

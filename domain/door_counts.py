@@ -1,0 +1,40 @@
+"""What doors and their Intake count, as they tell it: running totals since their process started, and gauges of now."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class DoorCounts(msgspec.Struct, frozen=True):
+    """One door. `connections` is a gauge, always 0 for HTTP; `unavailable`: messages that were not stored, and said so."""
+
+    connections: int
+    connections_accepted: int
+    connections_refused: dict[str, int]  # by why
+    connections_ended: dict[str, int]  # by why
+    messages: int
+    readings: int
+    bytes_received: int
+    rejects: dict[str, int]  # by reason
+    unavailable: int
+
+
+class IntakeCounts(msgspec.Struct, frozen=True):
+    """The Intake behind them. `held_readings` (being stored) and `waiting_readings` (for room) are gauges."""
+
+    submissions: int
+    readings: int
+    frames: int
+    retries: int
+    unavailable: int
+    rejects: int
+    held_readings: int
+    waiting_readings: int
+    waited: int
+
+
+class DoorsReport(msgspec.Struct, frozen=True):
+    """All of one process, told every two seconds (`subjects.DOORS_COUNTED`). `doors`: by protocol."""
+
+    doors: dict[str, DoorCounts]
+    intake: IntakeCounts
