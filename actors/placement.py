@@ -14,8 +14,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 # a host may carry so many times the average, or so little of it, before shards move
-_MOST: Final = 1.5
-_LEAST: Final = 0.5
+_MOST: Final = 1.2
+_LEAST: Final = 0.8
 
 
 def assign_shards(

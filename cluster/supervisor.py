@@ -21,6 +21,7 @@ import msgspec
 from actors.placement import assign_shards
 from cluster.host_handle import HostHandle, WatchedHost
 from cluster.host_silence import HostSilence
+from cluster.shard_load import ShardLoad
 from cluster.shard_moves import ShardMoves
 from domain import subjects
 from domain.errors import Conflict, NotFound, Unavailable
@@ -61,7 +62,7 @@ class Supervisor:
         self._hosts: dict[str, WatchedHost] = {}
         self._news = asyncio.Event()
         self._moves = ShardMoves(lake, self._handle, self._news.set)
-        self._load: dict[int, float] = {}
+        self._load = ShardLoad()
         self._launched = 0
         self._starting = 0
         self._tasks: set[asyncio.Task[None]] = set()  # launches, and hosts that leave
@@ -188,10 +189,10 @@ class Supervisor:
         self._dismiss_surplus()
         self._moves.forget_dropped({name: watched.heartbeat for name, watched in self._hosts.items()})
         self._let_go()
-        self._load |= {held.shard: float(held.devices) for held in self.shards_held()}
+        self._load.look(self.shards_held(), _monotonic())
         hosts = self._working() or sorted(self._hosts)
         await self._moves.begin(assign_shards(
-            self._shards, hosts, self._moves.where(), self._load, dedicated=self._dedicated, shared_hosts=self._host_count,
+            self._shards, hosts, self._moves.where(), self._load.by_shard, dedicated=self._dedicated, shared_hosts=self._host_count,
         ))  # fmt: skip
 
     async def _watch(self) -> None:
