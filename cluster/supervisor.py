@@ -190,10 +190,10 @@ class Supervisor:
         self._moves.forget_dropped({name: watched.heartbeat for name, watched in self._hosts.items()})
         self._let_go()
         self._load.look(self.shards_held(), _monotonic())
-        hosts = self._working() or sorted(self._hosts)
-        await self._moves.begin(assign_shards(
-            self._shards, hosts, self._moves.where(), self._load.by_shard, dedicated=self._dedicated, shared_hosts=self._host_count,
-        ))  # fmt: skip
+        hosts, current, load = self._working() or sorted(self._hosts), self._moves.where(), self._load.by_shard
+        await self._moves.begin(
+            assign_shards(self._shards, hosts, current, load, dedicated=self._dedicated, shared_hosts=self._host_count)
+        )
 
     async def _watch(self) -> None:
         while True:
