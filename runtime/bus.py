@@ -258,7 +258,8 @@ class Bus:
         """Whether the server answers, within so long."""
         try:
             if self._client.is_connected:
-                await self._client.flush(within_s)
+                async with asyncio.timeout(within_s):
+                    await self._client.flush(_FLUSH_S)
                 return True
         except (NatsError, TimeoutError, OSError):
             pass
