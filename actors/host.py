@@ -35,7 +35,7 @@ from actors.shard_runner import Refusal, ShardRunner, TurnResult
 from actors.ticker import Ticker
 from domain import subjects
 from domain.alarms import AlarmEvent
-from domain.errors import IntegrityViolation, Unavailable
+from domain.errors import IntegrityViolation
 from domain.messages import HostHeartbeat, Reject, encode
 from domain.ports import Clock
 from runtime.bus import Bus
@@ -260,7 +260,7 @@ class Host:
         async with self._committing:
             try:
                 await self._restore(runner.shard, runner.epoch, runner.suspects)
-            except (Unavailable, Fenced):  # it is held no more, so the supervisor grants it again
+            except Exception:  # whatever it was: it is held no more, so the supervisor grants it again, and the turns go on
                 logger.exception("a shard could not be restored", extra={"shard": runner.shard, "host": self.name})
 
     # -- what turns bring ------------------------------------------------------------------------------------------

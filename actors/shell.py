@@ -133,4 +133,7 @@ class HostShell:
 
 
 # Wrapped once, beside the plain class, so that workers import the class by name instead of unpickling its globals.
-HostActor: Final[Any] = ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0, concurrency_groups={_PULSE: 1})(HostShell)
+_OPTIONS: Final[dict[str, Any]] = {
+    "num_cpus": 0, "max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {_PULSE: 1},
+}  # fmt: skip
+HostActor: Final[Any] = ray.remote(**_OPTIONS)(HostShell)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -85,8 +87,14 @@ def load_settings(data_dir: Path | None) -> Settings:
     return settings
 
 
+def _end(number: int, _frame: FrameType | None) -> None:
+    """Leave as after Ctrl-C, so that what was started for the time being is stopped. `up` listens for itself."""
+    sys.exit(128 + number)
+
+
 def main() -> None:
     """Entry point of the `vitalgrid` command. Exit codes: 0 done, 1 failed, 2 wrong use or settings."""
+    signal.signal(signal.SIGTERM, _end)
     try:
         app()
     except ValidationError as error:

@@ -27,14 +27,13 @@ from typing import Final
 from cluster.host_handle import WatchedHost
 from domain.messages import HostHeartbeat
 from runtime.bus import Bus
-from runtime.process_look import ProcessLook
+from runtime.process_look import ProcessLook, wants_the_machine
 
 logger = logging.getLogger(__name__)
 
 _PULSE_S: Final = 1.0  # an answer through Ray takes a millisecond
 _CUT_S: Final = 3.0
 _PATIENCE: Final = 6
-_WANTS: Final = 0.1  # processors' time a second, used or stood in line for; one that idles takes a tenth of that
 _STUCK_LOOP_S: Final = 60.0  # a loop that has work and has not moved for so long is stuck
 
 
@@ -88,13 +87,12 @@ class HostSilence:
         after, now_s = host.handle.look(), _now_s()
         if after is None or after.is_stopped:
             return "its process is stopped" if after else "its process has ended"
-        wants = (after.wanted_s - before.wanted_s) / max(now_s - began_s, 1e-9)
         silent_s = now_s - host.seen_s
-        if wants < _WANTS and not (before.is_at_disk or after.is_at_disk):
+        if not wants_the_machine(before, after, now_s - began_s):
             return "it hangs: it does not answer, and wants no processor"
         if silent_s > _PATIENCE * self._timeout_s:
             return f"it has not answered for {silent_s:.0f} s, though it wants the processor"
-        about = {"host": host.handle.name, "silent_s": round(silent_s, 1), "processor_wanted": round(wants, 2)}
+        about = {"host": host.handle.name, "silent_s": round(silent_s, 1)}
         logger.warning("a host is silent and wants the processor: it is waited for", extra=about)
         return ""
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 import psutil
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.shell import HostActor, HostConfig
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 _RAY_PROCESSES: Final = {"raylet", "gcs_server"}
 _EXIT_S: Final = 5.0
 _LAUNCH_S: Final = 60.0
+_SAYS_CHARS: Final = 400
 _OBJECT_STORE_BYTES: Final = 80 * 2**20  # readings never pass through Ray
 
 
@@ -36,19 +38,16 @@ def start_ray(address: str | None = None) -> None:
     """Start a Ray of our own, on loopback and with a token of its own, without dashboard; its workers import this very code.
 
     With `address`: join the Ray that runs there, whose token is in the environment and whose nodes have this code.
+
+    Raises Unavailable when it does not start.
     """
-    if address is not None:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="vitalgrid")
-        return
-    ray.init(
-        address="local",
-        num_cpus=os.cpu_count(),
-        include_dashboard=False,
-        object_store_memory=_OBJECT_STORE_BYTES,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        namespace="vitalgrid",
-    )
+    quietly: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "vitalgrid"}
+    own: dict[str, Any] = {"num_cpus": os.cpu_count(), "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+    try:
+        ray.init(address=address or "local", **quietly, **({} if address else own))
+    except Exception as error:  # Ray raises plain Exceptions, for whatever it was
+        says = " ".join(str(error).split()) or type(error).__name__
+        raise Unavailable(f"Ray did not start{f' ({address})' if address else ''}: {says[:_SAYS_CHARS]}") from error
 
 
 def stop_ray() -> None:
@@ -142,7 +141,7 @@ class RayLauncher:
     async def launch(self, name: str) -> RayHost:
         """Start the host `name` and return once it is connected.
 
-        Raises Unavailable when Ray dies meanwhile, TimeoutError when it takes too long.
+        Raises Unavailable when Ray dies meanwhile, the host breaks, or it takes too long.
         """
         await self.revive()
         node = self._choose_node(name, await asyncio.to_thread(alive_nodes))
@@ -166,11 +165,14 @@ class RayLauncher:
         """The pid of the actor's process. Nobody would ever answer for one whose Ray has died."""
         starting, dying = asyncio.ensure_future(_start(actor)), asyncio.ensure_future(self._died.wait())
         try:
-            async with asyncio.timeout(_LAUNCH_S):
-                await asyncio.wait({starting, dying}, return_when=asyncio.FIRST_COMPLETED)
-            if not starting.done():
+            await asyncio.wait({starting, dying}, timeout=_LAUNCH_S, return_when=asyncio.FIRST_COMPLETED)
+            if dying.done():
                 raise Unavailable("Ray died while a host was starting: it is to be started anew")
+            if not starting.done():
+                raise Unavailable(f"a host did not start within {_LAUNCH_S:g} s: is the machine short of memory or processor?")
             return starting.result()
+        except RayError as error:
+            raise Unavailable(f"a host did not start: {type(error).__name__}; log/hosts.log may say more") from error
         finally:
             starting.cancel()
             dying.cancel()

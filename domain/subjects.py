@@ -107,6 +107,7 @@ STREAM_SILENT: Final = "stream.silent"  # core message: a stream does not acknow
 
 
 LARGE_QUESTIONS: Final = "readings.large"  # request: see `runtime.large_questions`
+NOBODY: Final = "nobody.listens"  # request: the server itself answers that nobody does
 
 
 def host_metrics(host_name: str) -> str:

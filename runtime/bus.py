@@ -19,6 +19,7 @@ import pyarrow as pa
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError
 from nats.js import api
 from nats.js.errors import APIError, BadRequestError, NotFoundError
 
@@ -255,14 +256,17 @@ class Bus:
                 await self._client.flush(_FLUSH_S)
 
     async def is_answering(self, within_s: float) -> bool:
-        """Whether the server answers, within so long."""
+        """Whether the server answers, within so long: it tells at once that nobody listens to what we ask.
+
+        Not by a ping: one whose answer comes after its time-out breaks the connection in nats-py.
+        """
         try:
-            if self._client.is_connected:
-                await self._client.flush(within_s)
-                return True
+            await self._client.request(subjects.NOBODY, b"", timeout=within_s)
+        except NoRespondersError:
+            return True
         except (NatsError, TimeoutError, OSError):
-            pass
-        return False
+            return False
+        return True
 
     async def _reply(self, message: Msg, handler: Handler) -> None:
         try:

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 _STOPPED: Final = {"T", "t"}
 _ENDED: Final = {"Z", "X"}
-_WAITS_FOR_DISK: Final = "D"
+_PENDING: Final = {"R", "D"}  # runs or stands in line for a processor; waits for a disk, or for memory that was swapped out
+_MUCH: Final = 0.5  # of the time; threads that wait for Python look every half a millisecond, and want a few hundredths
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessLook:
-    """`wanted_s`: processor time that its threads have used or stood in line for, since they began.
-
-    `is_at_disk`: a thread waits for a disk, or for memory that was swapped out.
-    """
+    """`pending`: threads that could go on if the machine let them. `wanted_s`: what each has used or stood in line for."""
 
     is_stopped: bool
-    is_at_disk: bool
-    wanted_s: float
+    pending: frozenset[int]
+    wanted_s: Mapping[int, float]
 
 
 def look_at(pid: int) -> ProcessLook | None:
@@ -30,9 +29,15 @@ def look_at(pid: int) -> ProcessLook | None:
     state = _state(process)
     if state is None or state in _ENDED:
         return None
-    threads = list(process.glob("task/*"))
-    wanted_ns = sum(_wanted_ns(thread) for thread in threads)
-    return ProcessLook(state in _STOPPED, any(_state(thread) == _WAITS_FOR_DISK for thread in threads), wanted_ns / 1e9)
+    threads = {int(thread.name): thread for thread in process.glob("task/*")}
+    pending = frozenset(number for number, thread in threads.items() if _state(thread) in _PENDING)
+    return ProcessLook(state in _STOPPED, pending, {number: _wanted_s(thread) for number, thread in threads.items()})
+
+
+def wants_the_machine(before: ProcessLook, after: ProcessLook, elapsed_s: float) -> bool:
+    """Whether some thread worked, or would have, most of the time between two looks."""
+    wanted_s = (after.wanted_s[number] - before.wanted_s.get(number, 0.0) for number in after.wanted_s)
+    return bool(before.pending & after.pending) or max(wanted_s, default=0.0) > _MUCH * elapsed_s
 
 
 def is_running(pid: int) -> bool:
@@ -47,9 +52,9 @@ def _state(task: Path) -> str | None:
     return None
 
 
-def _wanted_ns(thread: Path) -> int:
-    """What a thread has run and what it has waited for a processor: the first two numbers of its schedstat."""
+def _wanted_s(thread: Path) -> float:
+    """The first two numbers of its schedstat: what it has run, and has waited for a processor, in nanoseconds."""
     with contextlib.suppress(OSError):
         ran, waited, _ = (thread / "schedstat").read_text().split()
-        return int(ran) + int(waited)
-    return 0
+        return (int(ran) + int(waited)) / 1e9
+    return 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -22,6 +23,8 @@ from domain.errors import Unavailable
 
 START_DEADLINE_S = 90.0
 STOP_DEADLINE_S = 60.0
+_PR_SET_PDEATHSIG = 1
+_prctl = ctypes.CDLL(None).prctl  # looked up here: nothing may be loaded between fork and exec
 
 
 @dataclass
@@ -74,15 +77,20 @@ def start_platform(data_dir: Path, also: dict[str, str] | None = None, **setting
         process = subprocess.Popen(
             [sys.executable, "-m", "cluster.cli", "up", "--data-dir", str(data_dir)],
             env={**os.environ, **environment}, stdout=out, stderr=out, stdin=subprocess.DEVNULL,
-            start_new_session=True,
+            start_new_session=True, preexec_fn=_end_with_us,  # noqa: PLW1509 (one system call, nothing that locks)
         )  # fmt: skip
     platform = RunningPlatform(data_dir, process, environment)
     try:
         wait_until(lambda: _is_ready(platform), START_DEADLINE_S, lambda: (data_dir / "up.out").read_text()[-3000:])
-    except AssertionError:
+    except BaseException:
         platform.kill()  # one that is late must not live on beside the next
         raise
     return platform
+
+
+def _end_with_us() -> None:
+    """In the child: Ctrl-C when whoever started it is gone, by `timeout` for example. It would spoil all later figures."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
 
 
 def _is_ready(platform: RunningPlatform) -> bool:

@@ -44,8 +44,9 @@ def dedicate(engine: Engine, author: Author, hospital_id: str, *, shards: int) -
         row = _hospital(connection, hospital_id)
         if row["placement"] != Placement.DEDICATED:
             loads = ShardLoads(connection, shards)
-            on_its_way = hospital_id in arriving(connection)
-            if on_its_way or not loads.is_alone_in(row["shard"]):
+            if not loads.has_spare():
+                raise Conflict("no shard is left for a hospital alone: one is kept for all that share")
+            if hospital_id in arriving(connection) or not loads.is_alone_in(row["shard"]):
                 begin(connection, author, hospital_id, _empty(loads))
             _place(connection, author, hospital_id, Placement.DEDICATED)
         return _placement(connection, hospital_id)
@@ -80,9 +81,9 @@ def dedicated(engine: Engine) -> tuple[set[int], set[int]]:
 def _empty(loads: ShardLoads) -> int:
     shard = loads.empty()
     if shard is None:
-        fullest, count = loads.fewest()
+        emptiest, count = loads.fewest()
         raise Conflict(
-            f"no shard is left for a hospital alone: the emptiest, shard {fullest}, holds {count} "
+            f"no shard is left for a hospital alone: the emptiest, shard {emptiest}, holds {count} "
             f"hospital{'s' if count > 1 else ''}; hand {'them' if count > 1 else 'it'} over to other shards first"
         )
     return shard

@@ -27,14 +27,17 @@ class ShardLoads:
         self._add(shard, device_count)
         return shard
 
+    def has_spare(self) -> bool:
+        """Whether a shard may be dedicated, and the others have one left."""
+        return len(self._shared()) > 1
+
     def empty(self) -> int | None:
-        """A shard without any hospital; None where there is none, or where it is all that is left to the others."""
-        shared = self._shared()
-        return next((shard for shard in shared if self._loads[shard][1] == 0), None) if len(shared) > 1 else None
+        """A shard without any hospital; None where there is none."""
+        return next((shard for shard in self._shared() if self._loads[shard][1] == 0), None)
 
     def is_alone_in(self, shard: int) -> bool:
-        """Whether one hospital is all that this shard holds, and other shards are left to the others."""
-        return self._loads[shard][1] == 1 and len(self._shared()) > 1
+        """Whether one hospital is all that this shard holds."""
+        return self._loads[shard][1] == 1
 
     def fewest(self) -> tuple[int, int]:
         """The shared shard with the fewest hospitals, and how many: which one would be emptied most easily."""

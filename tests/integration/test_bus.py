@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 
 import pyarrow as pa
 import pytest
@@ -145,3 +147,19 @@ async def test_streams_that_are_there_outlive_a_second_start_and_the_death_of_th
     state = await bus.stream_state(subjects.READINGS_STREAM)
     assert (state.first_sequence, state.last_sequence, state.messages) == (1, 11, 11)
     await bus.close()
+
+
+async def test_a_server_that_stands_still_does_not_answer_and_the_connection_outlives_it(
+    bus: Bus, nats_server: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Found with a stopped nats-server: a pong that came after its time-out ended the connection."""
+    assert await bus.is_answering(5.0)
+    assert nats_server.pid is not None
+    os.kill(nats_server.pid, signal.SIGSTOP)
+    try:
+        assert not await bus.is_answering(0.1)
+    finally:
+        os.kill(nats_server.pid, signal.SIGCONT)
+    assert await bus.is_answering(5.0)
+    assert await bus.publish(subjects.reading(3), b"frame", "id-1") == 1
+    assert caplog.records == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 
@@ -16,6 +15,8 @@ from runtime.process_look import ProcessLook
 from tests.waiting import until
 
 TIMEOUT_S = 0.05
+IDLE = ProcessLook(is_stopped=False, pending=frozenset(), wanted_s={1: 0.0})
+STOPPED = ProcessLook(is_stopped=True, pending=frozenset(), wanted_s={1: 0.0})
 
 
 def beat(applied: int = 1, *, full_since_us: int = 0) -> HostHeartbeat:
@@ -29,7 +30,7 @@ class Host:
     name: str = "host-1"
     pid: int = 1
     pulses: list[HostHeartbeat] = field(default_factory=list)
-    looks: list[ProcessLook | None] = field(default_factory=lambda: [ProcessLook(False, False, 0.0)])
+    looks: list[ProcessLook | None] = field(default_factory=lambda: [IDLE])
     alive: bool = True
 
     async def pulse(self) -> HostHeartbeat:
@@ -87,18 +88,15 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(host_silence, name, seconds)
 
 
-def wanting(share: float, *, is_at_disk: bool = False) -> list[Any]:
-    """Looks at a process that wants so much of a processor: two for each time it is looked into."""
-    loop = asyncio.get_running_loop()
+@dataclass
+class Wanting(Host):
+    """One that does not answer: a thread of it is pending, or has wanted a share of the processor at all times."""
 
-    class Looks(list[ProcessLook]):
-        def __len__(self) -> int:
-            return 1
+    pending: frozenset[int] = frozenset()
+    share: float = 0.0
 
-        def __getitem__(self, _index: Any) -> Any:
-            return ProcessLook(False, is_at_disk, share * loop.time())
-
-    return Looks()
+    def look(self) -> ProcessLook | None:
+        return ProcessLook(False, self.pending, {1: self.share * asyncio.get_running_loop().time()})
 
 
 async def test_one_that_is_heard_is_not_asked() -> None:
@@ -117,7 +115,7 @@ async def test_one_whose_process_has_ended_is_lost_at_once() -> None:
 
 
 async def test_one_that_is_stopped_is_lost_without_being_asked() -> None:
-    assert "stopped" in await Watch(Host(pulses=[beat(9)], looks=[ProcessLook(True, False, 0.0)])).lost()
+    assert "stopped" in await Watch(Host(pulses=[beat(9)], looks=[STOPPED])).lost()
 
 
 async def test_one_that_answers_and_goes_on_is_kept_by_its_answers() -> None:
@@ -152,21 +150,19 @@ async def test_one_that_hangs_is_lost() -> None:
     assert "hangs" in await Watch(Host()).lost()
 
 
-@pytest.mark.parametrize(("share", "is_at_disk"), [(0.9, False), (0.0, True)])
-async def test_one_that_wants_the_processor_or_the_disk_is_waited_for_but_not_for_ever(
-    share: float, *, is_at_disk: bool
-) -> None:
-    watch = Watch(Host(looks=wanting(share, is_at_disk=is_at_disk)))
+@pytest.mark.parametrize("host", [Wanting(share=0.9), Wanting(pending=frozenset([1]))], ids=["works", "waits for the machine"])
+async def test_one_that_wants_the_machine_is_waited_for_but_not_for_ever(host: Host) -> None:
+    watch = Watch(host)
     assert "though it wants the processor" in await watch.lost()
     assert asyncio.get_running_loop().time() - watch.began_s >= 6 * TIMEOUT_S
 
 
 async def test_one_that_ends_while_it_is_asked_is_lost() -> None:
-    assert "ended" in await Watch(Host(looks=[ProcessLook(False, False, 0.0), None])).lost()
+    assert "ended" in await Watch(Host(looks=[IDLE, None])).lost()
 
 
 async def test_what_was_found_of_a_silence_that_is_over_says_nothing_of_the_next() -> None:
-    host = Host(looks=[ProcessLook(True, False, 0.0)])
+    host = Host(looks=[STOPPED])
     watch = Watch(host)
     watch.host.seen_s -= 1
     assert watch.look() == ""
@@ -174,7 +170,7 @@ async def test_what_was_found_of_a_silence_that_is_over_says_nothing_of_the_next
     assert "stopped" in await watch.host.inquiry
     watch.host.hear(beat(2), asyncio.get_running_loop().time())
     assert watch.look() == ""
-    host.looks, host.pulses = [ProcessLook(False, False, 0.0)], [beat(3), beat(4), beat(5)]
+    host.looks, host.pulses = [IDLE], [beat(3), beat(4), beat(5)]
     await until(lambda: watch.look() or watch.host.heartbeat.shards[0].applied >= 4)
     assert watch.why == ""
 

@@ -6,9 +6,10 @@ import asyncio
 import os
 
 import pytest
+from ray.exceptions import RayActorError
 
 from cluster import ray_hosts
-from cluster.ray_hosts import RayLauncher
+from cluster.ray_hosts import RayLauncher, start_ray
 from domain.errors import Unavailable
 
 NODES = ("a" * 56, "b" * 56)
@@ -74,3 +75,25 @@ async def test_hosts_start_on_the_node_with_the_fewest(ray):
     assert sorted(actor.nodes) == sorted(NODES * 2)
     await launcher.launch("host-1")
     assert actor.nodes[4] == actor.nodes[1]
+
+
+async def test_a_host_that_does_not_start_in_time_or_breaks_is_said_in_words(ray, monkeypatch):
+    _, actor = ray
+    monkeypatch.setattr(ray_hosts, "_LAUNCH_S", 0.01)
+    with pytest.raises(Unavailable, match=r"did not start within 0\.01 s"):
+        await RayLauncher(lambda name: name).launch("host-1")
+    actor.answer = asyncio.get_running_loop().create_future()
+    actor.answer.set_exception(RayActorError())
+    with pytest.raises(Unavailable, match="did not start: RayActorError"):
+        await RayLauncher(lambda name: name).launch("host-1")
+
+
+def test_a_ray_that_does_not_start_is_said_in_one_sentence(monkeypatch):
+    def times_out(**_options):
+        raise Exception("The current node timed out during startup.\nThis could happen because …")
+
+    monkeypatch.setattr(ray_hosts.ray, "init", times_out)
+    with pytest.raises(Unavailable, match=r"^Ray did not start: The current node timed out during startup\. This could"):
+        start_ray()
+    with pytest.raises(Unavailable, match=r"^Ray did not start \(10\.0\.0\.1:6379\)"):
+        start_ray("10.0.0.1:6379")

@@ -60,7 +60,7 @@ class FakeHost:
         return self.alive
 
     def look(self) -> ProcessLook | None:
-        return ProcessLook(is_stopped=True, is_at_disk=False, wanted_s=0.0) if self.alive else None
+        return ProcessLook(is_stopped=True, pending=frozenset(), wanted_s={}) if self.alive else None
 
     def kill(self) -> None:
         self.alive = False
