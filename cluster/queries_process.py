@@ -23,6 +23,7 @@ from runtime.log import configure_logging
 from runtime.priority import share_finely
 from runtime.reading_store import ReadingStore
 from runtime.settings import Settings
+from runtime.tasks import end
 
 
 async def main() -> None:
@@ -37,7 +38,9 @@ async def main() -> None:
     await bus.answer(subjects.LARGE_QUESTIONS, questions.answer)
     look_seldom()
     tell_ready()
+    ahead = asyncio.create_task(asyncio.to_thread(lake.look_ahead), name="look ahead")
     await until_ended()
+    await end(ahead)
     await bus.close()
 
 
