@@ -21,7 +21,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.transaction import AddAction, RemoveAction
 
 from domain.errors import NotFound, Unavailable
-from runtime import lake_log, lake_pages, lake_row_groups, lake_summaries
+from runtime import lake_log, lake_pages, lake_summaries
 from runtime.lake_files import DataFile, discard, write_days
 from runtime.lake_log_checksums import EntryChecksums
 from runtime.lake_queries import CHANNEL, FLEET, merged
@@ -53,7 +53,6 @@ CHECKPOINT_EVERY: Final = 50  # versions; a handle is opened anew as often
 LOG_RETENTION: Final = "interval 2 days"
 FILE_RETENTION_H: Final = 48  # how long a version can still be read after its files were compacted away
 COMMIT_ATTEMPTS: Final = 50
-LOOK_AHEAD_BYTES: Final = 4 * 2**30
 _CONFIGURATION: Final = {
     "delta.checkpointInterval": str(CHECKPOINT_EVERY),
     "delta.logRetentionDuration": LOG_RETENTION,
@@ -137,9 +136,10 @@ class Lake:
 
     # -- questions
 
-    def look_ahead(self, most_bytes: int = LOOK_AHEAD_BYTES) -> None:
-        """Look at the newest files, so that the first questions need not. Takes a second or two for 10⁹ readings."""
-        lake_row_groups.look_ahead(self.path, self.state().files, most_bytes)
+    def newest_files(self, most_bytes: int) -> list[str]:
+        """The paths of the newest files, up to so many bytes."""
+        newest = self.state().files.sort("day", "path", descending=True)
+        return [str(self.path / path) for path in newest.filter(pl.col("size_bytes").cum_sum() <= most_bytes)["path"]]
 
     def read(self, query: ReadingQuery, version: int | None = None) -> pl.DataFrame:
         """Readings (columns of `ROWS`) in ANSWER_ORDER; `raw_value` is null where no other unit was sent.

@@ -106,16 +106,14 @@ def parts_of(table_path: Path, files: pl.DataFrame, query: ReadingQuery) -> list
     return [part for part in parts if len(part.groups)]
 
 
-def look_ahead(table_path: Path, files: pl.DataFrame, most_bytes: int) -> None:
-    """Do for the newest files, up to `most_bytes`, what the first question to each would have to wait for.
+def look_at(path: str) -> None:
+    """Check a file and keep its footer, for which the first question to it would have to wait.
 
-    That is to check it and to keep its footer. A file that is damaged or gone is left to the question that needs it.
+    One that is damaged or gone is left to the question that needs it.
     """
-    newest = files.sort("day", "path", descending=True)
-    for path in newest.filter(pl.col("size_bytes").cum_sum() <= most_bytes)["path"]:
-        with contextlib.suppress(IntegrityViolation, NotFound):
-            check_files([str(table_path / path)])
-            _footers.of(str(table_path / path))
+    with contextlib.suppress(IntegrityViolation, NotFound):
+        check_files([path])
+        _footers.of(path)
 
 
 def _batches(parts: list[Part]) -> Iterator[list[Part]]:
