@@ -8,9 +8,10 @@ from typing import Final
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
-from starlette.middleware.gzip import GZipMiddleware
+from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 
 from api import documentation, errors
+from api.answers.formats import MEDIA_TYPES, Format
 from api.auth import Authentication
 from api.background import running, tasks_of
 from api.body_limit import BodyLimit
@@ -25,6 +26,7 @@ from domain.errors import Forbidden, Unauthenticated, Unavailable
 
 PREFIX: Final = "/api/v1"
 _GZIP_LEVEL: Final = 3
+_NOT_ZIPPED: Final = (*DEFAULT_EXCLUDED_CONTENT_TYPES, MEDIA_TYPES[Format.ARROW])  # its columns are compressed already
 _DESCRIPTION: Final = """
 Readings of medical devices in, alarms and answers out, for one region.
 
@@ -72,7 +74,7 @@ def create_app(services: Services, *, background: bool = True) -> FastAPI:
             Middleware(RequestLog, telemetry=telemetry),
             Middleware(Authentication, tokens=services.tokens),
             Middleware(BodyLimit),
-            Middleware(GZipMiddleware, minimum_size=1024, compresslevel=_GZIP_LEVEL),
+            Middleware(GZipMiddleware, minimum_size=1024, compresslevel=_GZIP_LEVEL, exclude_content_types=_NOT_ZIPPED),
             Middleware(IdempotencyKeys, clock=services.clock),
         ],
     )

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.errors import REQUEST_ID_KEY
 from api.telemetry import Telemetry
 
+SEND_KEY: Final = "vitalgrid.send"  # the server's own send, past all layers
 _USABLE_ID: Final = re.compile(rb"[A-Za-z0-9._-]{8,64}\Z")
 
 
@@ -27,6 +28,7 @@ class RequestLog:
             await self._app(scope, receive, send)
             return
         request_id = scope[REQUEST_ID_KEY] = _request_id(scope)
+        scope[SEND_KEY] = send
         started = time.perf_counter()
 
         async def observed(message: Message) -> None:

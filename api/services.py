@@ -36,6 +36,7 @@ _SQL_THREADS: Final = 4
 _RELAY_WAIT_S: Final = 20.0
 _CODEC_THREADS: Final = 2
 _LIGHT_QUERIES: Final = 4
+_HOST_QUERIES: Final = 32
 _TELL_S: Final = 2.0
 
 
@@ -92,14 +93,16 @@ class Services:
 class Lanes:
     """Where blocking work runs, so that no kind of it can starve another or the event loop.
 
-    SQL has its own threads. Of questions to the readings a few light ones run at once here; heavy ones (searches,
-    aggregates of a region) have a queue and a process of their own (`runtime.large_questions`).
+    SQL has its own threads. Of questions to the readings a few light ones run at once here, and many that hosts answer
+    alone; heavy ones (searches, aggregates of a region) have a queue and a process of their own
+    (`runtime.large_questions`).
     """
 
     def __init__(self) -> None:
         self._sql = ThreadPoolExecutor(_SQL_THREADS, "api-sql")
         self._codec = ThreadPoolExecutor(_CODEC_THREADS, "api-codec")
         self._light = asyncio.Semaphore(_LIGHT_QUERIES)
+        self._of_hosts = asyncio.Semaphore(_HOST_QUERIES)
 
     async def sql(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run blocking database work in a thread."""
@@ -112,6 +115,11 @@ class Lanes:
     async def light(self, question: Awaitable[R]) -> R:
         """Await a small question to the readings."""
         async with self._light:
+            return await question
+
+    async def of_hosts(self, question: Awaitable[R]) -> R:
+        """Await a question that hosts answer alone: it waits for none that reads the lake."""
+        async with self._of_hosts:
             return await question
 
     def close(self) -> None:

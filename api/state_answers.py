@@ -36,7 +36,7 @@ async def latest(asked: Ask, wanted: ReadingFilter, paged: Paging) -> Response:
     hospitals = selection.hospitals or []
     one_hospital = hospitals[0] if selection.handles is None and len(hospitals) == 1 else None
     query = LatestQuery(selection.handles or [], wanted.metric_ids() or [], one_hospital)
-    found = await behind.lanes.light(behind.services.readings.latest(query, selection.shards))
+    found = await behind.lanes.of_hosts(behind.services.readings.latest(query, selection.shards))
 
     def made() -> Made:
         frame, key = _page_of_channels(behind.directory.named(found.frame), paged, hospitals)
@@ -145,7 +145,7 @@ async def freshness(asked: Ask, hospital_id: str, paged: Paging) -> Freshness:
     behind = asked.behind
     selection: Selection = await behind.read(select_by, behind.engine, ReadingFilter(hospital=[hospital_id]))
     query = FreshnessQuery(hospital_id=hospital_id)
-    found = await behind.lanes.light(behind.services.readings.freshness(query, selection.shards))
+    found = await behind.lanes.of_hosts(behind.services.readings.freshness(query, selection.shards))
     frame = found.frame
     if frame.is_empty():
         return Freshness.nothing(hospital_id, list(found.incomplete_shards))

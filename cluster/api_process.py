@@ -67,9 +67,10 @@ async def main() -> None:
         look_seldom()
         tell_ready(port=port)
         logger.info("API open", extra={"port": port})
+        ahead = asyncio.create_task(services.readings.look_ahead(), name="look ahead")
         await until_ended()
     await intake.close()
-    await end(places)
+    await end(places, ahead)
     await bus.close()
     engine.dispose()
 

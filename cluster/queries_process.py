@@ -23,6 +23,7 @@ from runtime.log import configure_logging
 from runtime.priority import share_finely
 from runtime.reading_store import ReadingStore
 from runtime.settings import Settings
+from runtime.tasks import end
 
 
 async def main() -> None:
@@ -33,11 +34,13 @@ async def main() -> None:
     connection = Connection.load(settings.data_dir)
     bus = await Bus.connect(connection.nats_url, connection.nats_token, "queries")
     lake = await asyncio.to_thread(Lake, settings.lake_dir)
-    questions = LargeQuestions(ReadingStore(lake, bus, range(settings.shards)))
-    await bus.answer(subjects.LARGE_QUESTIONS, questions.answer)
+    store = ReadingStore(lake, bus, range(settings.shards))
+    await bus.answer(subjects.LARGE_QUESTIONS, LargeQuestions(store).answer)
     look_seldom()
     tell_ready()
+    ahead = asyncio.create_task(store.look_ahead(), name="look ahead")
     await until_ended()
+    await end(ahead)
     await bus.close()
 
 

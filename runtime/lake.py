@@ -136,6 +136,11 @@ class Lake:
 
     # -- questions
 
+    def newest_files(self, most_bytes: int) -> list[str]:
+        """The paths of the newest files, up to so many bytes."""
+        newest = self.state().files.sort("day", "path", descending=True)
+        return [str(self.path / path) for path in newest.filter(pl.col("size_bytes").cum_sum() <= most_bytes)["path"]]
+
     def read(self, query: ReadingQuery, version: int | None = None) -> pl.DataFrame:
         """Readings (columns of `ROWS`) in ANSWER_ORDER; `raw_value` is null where no other unit was sent.
 

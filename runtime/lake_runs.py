@@ -44,23 +44,28 @@ def unmarked(table_path: Path, files: pl.DataFrame, query: ReadingQuery, bucket_
 
     A bucket may come in several parts: see `lake_queries.merged`.
     """
-    found = [_SUMMARY.to_frame()]
-    for part in parts_of(table_path, files, query.without_page()):
-        found.append(_added_up(part.table(_COLUMNS), query, bucket_us, real_only=real_only))  # noqa: PERF401 (each is read for itself)
-    return pl.concat(found)
+    parts = parts_of(table_path, files, query.without_page())
+    added = [_added_up(part.table(_COLUMNS), query, bucket_us, real_only=real_only) for part in parts]
+    if not added:
+        return _SUMMARY.to_frame()
+    whole, broken = (np.concatenate(numbers, axis=1) for numbers in zip(*added, strict=True))
+    columns = dict(zip((*_WHOLE, *_BROKEN), [*whole, *broken], strict=True))
+    return pl.DataFrame(columns).cast(_SUMMARY).select(_SUMMARY.names())
 
 
-def _added_up(rows: pa.Table, query: ReadingQuery, bucket_us: int, *, real_only: bool) -> pl.DataFrame:
+def _added_up(
+    rows: pa.Table, query: ReadingQuery, bucket_us: int, *, real_only: bool
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The columns _WHOLE and _BROKEN of the rows' summary."""
     handle, metric, instance, time_us, value, quality = (rows[name].to_numpy() for name in _COLUMNS)
-    whole = np.empty((6, len(rows)), dtype=np.int64)  # mostly untouched: as many as there are buckets is used
-    broken = np.empty((4, len(rows)), dtype=np.float64)
+    whole = np.empty((len(_WHOLE), len(rows)), dtype=np.int64)  # mostly untouched: as many as there are buckets is used
+    broken = np.empty((len(_BROKEN), len(rows)), dtype=np.float64)
     count = _add_up(
         handle, metric, instance, time_us, value, quality, _keys(query.handles), _keys(query.metrics), query.metrics is None,
         _SINCE_EVER if query.from_us is None else query.from_us, _FOR_EVER if query.until_us is None else query.until_us,
         bucket_us, _USABLE, REPEAT, int(Mode.REAL) if real_only else -1, whole, broken,
     )  # fmt: skip
-    columns = dict(zip((*_WHOLE, *_BROKEN), [*whole[:, :count].copy(), *broken[:, :count].copy()], strict=True))
-    return pl.DataFrame(columns).cast(_SUMMARY).select(_SUMMARY.names())
+    return whole[:, :count].copy(), broken[:, :count].copy()
 
 
 def _keys(keys: list[int] | None) -> NDArray[np.int64]:

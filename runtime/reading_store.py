@@ -19,13 +19,14 @@ from domain import subjects
 from domain.errors import NotFound, Unavailable
 from domain.ids import NO_HANDLE
 from domain.messages import FreshnessQuery, LatestQuery, ShardQuery, TailQuery, encode
-from runtime import lake_queries
+from runtime import lake_queries, lake_row_groups
 from runtime.lake import Lake, LakeView, ReadingQuery
 from runtime.lake_queries import CHANNEL, FLEET
 from runtime.lake_schema import HOUR_US, POLARS_ROWS, TAIL_ROWS, is_marked
 from runtime.tail import TailExtent
 
 ASK_TIMEOUT_S: Final = 2.0
+LOOK_AHEAD_BYTES: Final = 4 * 2**30
 _VERSIONS_TRIED: Final = 3
 _VERSION_KEPT_S: Final = 1.0  # tails keep rows far longer after their commit, so a version this old is as right as the newest
 LATEST: Final = pl.Schema(
@@ -89,6 +90,11 @@ class ReadingStore:
         self._shards = tuple(shards)
         self._timeout_s = timeout_s
         self._view: tuple[float, LakeView] | None = None  # the version looked at last, and when
+
+    async def look_ahead(self, most_bytes: int = LOOK_AHEAD_BYTES) -> None:
+        """Look at the newest files, so that the first questions need not: a second or two for 10⁹ readings."""
+        for path in await asyncio.to_thread(self._lake.newest_files, most_bytes):
+            await asyncio.to_thread(lake_row_groups.look_at, path)
 
     async def range(self, query: ReadingQuery, shards: Sequence[int] | None = None) -> Readings:
         """Readings (columns of the lake's `ROWS`) in ANSWER_ORDER, at most the query's limit, behind its cursor.

@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.live.feed import Feed
 from api.live.subscription import Subscription
+from api.request_log import SEND_KEY
 from api.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
@@ -34,14 +35,15 @@ class EventStream(Response):
         self._name = name
         self._telemetry = telemetry
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (ASGI's signature)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Events go past the layers that have seen the stream begin: none does anything to them, and they are many."""
         clients = self._telemetry.live_clients.labels(self._name)
         clients.inc()
         watch = asyncio.create_task(self._until_gone(receive))
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             with contextlib.suppress(TimeoutError, OSError):
-                await self._send_all(send)
+                await self._send_all(scope.get(SEND_KEY, send))
         finally:
             clients.dec()
             watch.cancel()

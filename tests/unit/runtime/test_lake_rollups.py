@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from domain.errors import IntegrityViolation
 from domain.quality import Mark, Mode, Validity, pack
 from domain.readings import ReadingBatch
 from runtime import lake_checksums, lake_files, lake_pages, lake_queries, lake_row_groups
@@ -23,6 +24,7 @@ from runtime.lake_queries import CHANNEL, FLEET, cursor_behind, merged, summaris
 from runtime.lake_rollups import CHANNELS, LEVELS, MARKED, sweep
 from runtime.lake_schema import HOUR_US
 from runtime.lake_upkeep import compact, expire, roll_up, vacuum
+from runtime.reading_store import ReadingStore
 from tests.lake_samples import DAY_US, START_US, rows_of, sample_rows
 
 EVENING_US = START_US - START_US % HOUR_US
@@ -94,6 +96,7 @@ def plain_summary(lake: Lake, query: ReadingQuery, keys: tuple[str, ...], bucket
 @pytest.fixture(autouse=True, params=[-1, 3], ids=["no device by itself", "few devices by row groups"])
 def every_lake_is_large(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lake_row_groups, "FEW_HANDLES", request.param)
+    monkeypatch.setattr(lake_row_groups, "FRESH_ROWS", 40)
     monkeypatch.setattr(lake_files, "ROW_GROUP_ROWS", 16)
     monkeypatch.setattr(lake_files, "MERGED_GROUP_ROWS", 16)
     monkeypatch.setattr(lake_pages, "FEW_ROWS", 0)
@@ -196,6 +199,7 @@ def test_a_page_of_one_channel_reads_no_file_behind_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, descending: bool, read: int
 ) -> None:
     monkeypatch.setattr(lake_row_groups, "FEW_HANDLES", 8)
+    monkeypatch.setattr(lake_row_groups, "FRESH_ROWS", 0)
     lake = Lake(tmp_path)
     for minute in range(10):  # five readings of the channel in each
         time_us = START_US + (10 * minute + np.arange(5)) * 1_000_000
@@ -225,6 +229,26 @@ def test_footers_are_kept_within_their_bound(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(lake_row_groups, "FEW_HANDLES", 8)
     assert lake.read(query).equals(plain(lake, query))
     assert len(footers) == 1
+
+
+async def test_looking_ahead_spares_questions_the_footers_and_passes_over_what_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = Lake(tmp_path)
+    for minute in range(3):
+        lake.commit(sample_rows(200, seed=minute), {0: Advance(minute, minute + 1, 1)})
+    damaged = tmp_path / lake.state().files["path"][0]
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    footers = lake_row_groups.Footers(lake_row_groups.FOOTERS_BYTES)
+    monkeypatch.setattr(lake_row_groups, "_footers", footers)
+    monkeypatch.setattr(lake_checksums, "_intact", set())
+    store = ReadingStore(lake, None, ())  # type: ignore[arg-type]  # nobody is asked
+    await store.look_ahead(most_bytes=0)
+    assert len(footers) == 0
+    await store.look_ahead()
+    assert len(footers) == 2
+    with pytest.raises(IntegrityViolation):
+        lake.read(ReadingQuery(handles=[7]))
 
 
 def test_a_search_reads_no_row_where_no_value_is_high_enough(tmp_path: Path) -> None:
