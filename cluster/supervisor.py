@@ -34,6 +34,7 @@ _ROUND_S: Final = 0.5
 _GRANT_GRACE_S: Final = 5.0  # a fresh grant may miss in the heartbeats that were already under way
 _LAUNCH_AGAIN_S: Final = 2.0
 _STUCK_LOOP_S: Final = 60.0  # a loop that has work and has not moved for so long is stuck
+_STOOD_STILL_S: Final = 1.0  # a round that comes so late: this process had no turn, and has heard nobody
 _MOVES_AT_ONCE: Final = 2  # of shards that somebody holds: each stands still meanwhile
 _STOP_S: Final = 30.0
 
@@ -220,15 +221,24 @@ class Supervisor:
 
     async def _watch(self) -> None:
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_ROUND_S):
-                    await self._news.wait()
-            self._news.clear()
+            await self._pause()
             try:
                 await self.reconcile()
             except Exception:  # supervision must outlive whatever it supervises; the next round tries again
                 logger.exception("a round of supervision failed")
                 await asyncio.sleep(_ROUND_S)
+
+    async def _pause(self) -> None:
+        """Wait for news, or for the next round. While this process itself stands still, hosts are not silent."""
+        due_s = _monotonic() + _ROUND_S
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ROUND_S):
+                await self._news.wait()
+        self._news.clear()
+        if (late_s := _monotonic() - due_s) > _STOOD_STILL_S:
+            logger.warning("supervision stood still; hosts are given that time", extra={"for_s": round(late_s, 1)})
+            for watched in self._hosts.values():
+                watched.seen_s += late_s
 
     def _hear(self, payload: bytes, _subject: str) -> None:
         heartbeat = msgspec.json.decode(payload, type=HostHeartbeat)
