@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 MOST_HOSTS: Final = 64
 _ROUND_S: Final = 0.5
 _LAUNCH_AGAIN_S: Final = 2.0
+_STOOD_STILL_S: Final = 1.0  # a round that comes so late: this process had no turn, and has heard nobody
 _STOP_S: Final = 30.0
 
 
@@ -197,15 +198,24 @@ class Supervisor:
 
     async def _watch(self) -> None:
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_ROUND_S):
-                    await self._news.wait()
-            self._news.clear()
+            await self._pause()
             try:
                 await self.reconcile()
             except Exception:  # supervision must outlive whatever it supervises; the next round tries again
                 logger.exception("a round of supervision failed")
                 await asyncio.sleep(_ROUND_S)
+
+    async def _pause(self) -> None:
+        """Wait for news, or for the next round. While this process itself stands still, hosts are not silent."""
+        due_s = _monotonic() + _ROUND_S
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ROUND_S):
+                await self._news.wait()
+        self._news.clear()
+        if (late_s := _monotonic() - due_s) > _STOOD_STILL_S:
+            logger.warning("supervision stood still; hosts are given that time", extra={"for_s": round(late_s, 1)})
+            for watched in self._hosts.values():
+                watched.seen_s += late_s
 
     def _hear(self, payload: bytes, _subject: str) -> None:
         heartbeat = msgspec.json.decode(payload, type=HostHeartbeat)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from cluster import host_silence
+from cluster import supervisor as supervision
 from cluster.supervisor import Supervisor
 from domain.errors import Conflict, NotFound, Unavailable
 from domain.messages import HostHeartbeat, ShardHeld, encode
@@ -302,4 +304,32 @@ async def test_hosts_that_join_beside_dedicated_ones_are_for_the_others(world: W
     await until(lambda: alone(world, 5))
     with pytest.raises(Conflict, match="wanted beside the dedicated ones"):
         supervisor.remove("host-3" if "host-3" in supervisor.host_pids else "host-4")
+    await supervisor.stop()
+
+
+async def test_hosts_are_not_silent_while_the_supervisor_itself_stands_still(world: World, monkeypatch) -> None:
+    """Found in fault runs that stop `vitalgrid up` for some seconds: it buried every host when it went on."""
+    loop, ahead_s = asyncio.get_running_loop(), [0.0]
+    monkeypatch.setattr(supervision, "_monotonic", lambda: loop.time() + ahead_s[0])
+    monkeypatch.setattr(host_silence, "_now_s", lambda: loop.time() + ahead_s[0])
+    rounds = 0
+
+    def count_round() -> None:
+        nonlocal rounds
+        rounds += 1
+
+    supervisor = await supervise(world, timeout_s=5.0)
+    monkeypatch.setattr(supervisor, "_let_go", count_round)  # once a round, behind the look at who is lost
+    await until(lambda: rounds >= 1)
+    ahead_s[0] += 8.0
+    await until(lambda: rounds >= 3)
+    assert supervisor.restarts == 0
+    for name in list(world.hosts):  # and they are given no more than that
+        world.beat(name)
+    for _ in range(12):
+        done = rounds
+        ahead_s[0] += 0.8
+        world.beat("host-2")
+        await until(lambda: rounds > done)  # noqa: B023
+    assert (world.hosts["host-1"].alive, world.hosts["host-2"].alive) == (False, True)
     await supervisor.stop()
