@@ -21,6 +21,8 @@ import polars as pl
 from analytics.news2 import MIN_AGE_YEARS
 from cluster.run_target import local_target
 from runtime.clock import SystemClock
+from runtime.lake import Lake
+from runtime.lake_upkeep import compact, stats
 from runtime.settings import Settings
 from scenarios.recorded import find_recording
 from scenarios.replay import Replay, ReplayResult, ReplayWish
@@ -48,9 +50,11 @@ def main() -> int:
             result = asyncio.run(replay.play())
             tell(result, time.perf_counter() - began)
             recording = find_recording(wish.path, 1, wish.limit, target.region_id)
-            return compare(replay, recording, result, target.lake_dir)
+            verdict = compare(replay, recording, result, target.lake_dir)
         finally:
             platform.stop()
+        tell_size(target.lake_dir)
+        return verdict
 
 
 def tell(result: ReplayResult, took_s: float) -> None:
@@ -61,6 +65,17 @@ def tell(result: ReplayResult, took_s: float) -> None:
     print(f"ledger: {result.ledger}")
     print(f"values: {result.values}")
     print(f"NEWS2: {result.scores}")
+
+
+def tell_size(lake_dir: Path) -> None:
+    """What a reading takes on disk once files are merged, as upkeep merges them when the day is over."""
+    lake = Lake(lake_dir)
+    compact(lake, SystemClock().now_us(), min_files=2)
+    held = stats(lake)
+    rollups = sum(file.stat().st_size for file in lake_dir.glob("_rollups/*/*"))
+    print(
+        f"on disk: {held.size_bytes / held.rows:.2f} bytes/reading, {(held.size_bytes + rollups) / held.rows:.2f} with rollups"
+    )
 
 
 def compare(replay: Replay, recording: Recording, result: ReplayResult, lake_dir: Path) -> int:
