@@ -7,7 +7,8 @@ is passed over, and upkeep makes it anew. Clauses 7.1b, 7.4b. Why: docs/decision
 
 CHANNELS have a row for each (hospital, handle, metric, instance, hour, is_real, is_marked); FLEETS for each (hospital,
 metric, hour), of real readings without the mark of a possible repeat. `rows` counts all readings, the other figures the
-usable ones. MARKED are the readings with that mark themselves: which of them count is only known of all files together.
+usable ones. A large file of sparse readings has no CHANNELS. MARKED are the readings with that mark themselves: which of
+them count is only known of all files together.
 """
 
 from __future__ import annotations
@@ -33,10 +34,13 @@ logger = logging.getLogger(__name__)
 CHANNELS: Final = "channels-1"  # a folder each; the number says by which rules they were made
 FLEETS: Final = "fleets-1"
 MARKED: Final = "marked-1"
+SPARSE: Final = "sparse-1"  # in place of CHANNELS: this file has so few readings an hour that its rows are read as fast
 LEVELS: Final = (CHANNELS, FLEETS, MARKED)
 _ROOT: Final = "_rollups"  # Delta's vacuum leaves folders alone that begin with an underscore
 _KEYS: Final = ("hospital", "handle", "metric", "instance", "hour_us", "is_real", "is_marked")
 _FLEET_KEYS: Final = ("hospital", "metric", "hour_us")
+_WORTH_ROWS: Final = 8  # readings of a channel-hour, on average, from which on it is worth a row
+_NEVER_SPARSE: Final = 65_536  # channel-hours: so few cost nothing either way
 _BATCH_ROWS: Final = 1_000_000
 _GROUP_ROWS: Final = 16_384
 _SMALL_BYTES: Final = 16_384  # a rollup this small stays in memory, where it takes up to ten times as much
@@ -64,7 +68,10 @@ class RollupMaker:
         """Write what was seen as the rollups of the file `data_path` (relative to the table). Durable on return."""
         channels = _added_up(pl.concat(self._parts).lazy(), _KEYS).sort("hospital", "handle", "metric", "hour_us").collect()
         fleets = _added_up(channels.lazy().filter("is_real", ~pl.col("is_marked"), pl.col("count") > 0), _FLEET_KEYS)
-        _write(table_path, CHANNELS, data_path, channels)
+        if len(channels) > _NEVER_SPARSE and channels["rows"].sum() < _WORTH_ROWS * len(channels):
+            _write(table_path, SPARSE, data_path, channels.clear())
+        else:
+            _write(table_path, CHANNELS, data_path, channels)
         _write(table_path, FLEETS, data_path, fleets.sort(_FLEET_KEYS).collect())
         _write(table_path, MARKED, data_path, pl.concat(self._marked))
 
@@ -82,6 +89,12 @@ class Rollups:
         known = self._known(level)
         found = [known.get(_key(path)) for path in files["path"]]
         return [path if path is not None and _is_intact(path) else None for path in found]
+
+    def are_made(self, files: pl.DataFrame) -> list[bool]:
+        """Whether each of `files` has all rollups that it is to have, as they were written."""
+        by_level = {level: self.paths(level, files) for level in (*LEVELS, SPARSE)}
+        channels = [path or sparse for path, sparse in zip(by_level[CHANNELS], by_level[SPARSE], strict=True)]
+        return [None not in found for found in zip(channels, by_level[FLEETS], by_level[MARKED], strict=True)]
 
     def _known(self, level: str) -> dict[str, str]:
         """Key of the data file -> path of its rollup; the folder is listed again when it changed."""

@@ -26,7 +26,7 @@ from domain.ports import Clock
 from runtime.clock import SystemClock
 from runtime.lake import FILE_RETENTION_H, Lake, LakeState
 from runtime.lake_files import discard, scan_files, write_file
-from runtime.lake_rollups import LEVELS, RollupMaker, roll_up_file, sweep
+from runtime.lake_rollups import RollupMaker, roll_up_file, sweep
 from runtime.lake_schema import FILE_ORDER
 from runtime.settings import LakeSettings
 from runtime.storage import Place, look_at
@@ -115,10 +115,7 @@ def roll_up(lake: Lake, *, least_rows: int = WORTH_ROLLING_UP, most: int = ROLLE
     Merging makes those of its own files; lacking are those of an older version, and one whose rollup was damaged.
     """
     files = lake.state().files.filter(pl.col("rows") >= least_rows).sort("day", "path", descending=True)
-    has_all = pl.Series([True] * len(files), dtype=pl.Boolean)
-    for level in LEVELS:
-        has_all &= pl.Series([path is not None for path in lake.rollups.paths(level, files)], dtype=pl.Boolean)
-    lacking = files.filter(~has_all)["path"].head(most).to_list()
+    lacking = files.filter(~pl.Series(lake.rollups.are_made(files), dtype=pl.Boolean))["path"].head(most).to_list()
     for path in lacking:
         roll_up_file(lake.path, path)
     return len(lacking)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from domain.errors import IntegrityViolation
 from domain.quality import Mark, Mode, Validity, pack
 from domain.readings import ReadingBatch
-from runtime import lake_checksums, lake_files, lake_pages, lake_queries, lake_row_groups
+from runtime import lake_checksums, lake_files, lake_pages, lake_queries, lake_rollups, lake_row_groups
 from runtime.lake import Advance, Lake, ReadingQuery
 from runtime.lake_queries import CHANNEL, FLEET, cursor_behind, merged, summarise
 from runtime.lake_rollups import CHANNELS, LEVELS, MARKED, sweep
@@ -173,6 +173,25 @@ def test_a_file_without_rollups_gets_them_once(tmp_path: Path) -> None:
     assert roll_up(lake, least_rows=1) == 1
     assert roll_up(lake, least_rows=1) == 0
     assert lake.buckets(ReadingQuery(), HOUR_US).drop("mean").equals(before.drop("mean"))
+
+
+def test_sparse_readings_get_no_rollup_by_channel_and_are_asked_all_the_same(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(lake_rollups, "_NEVER_SPARSE", 3)
+    monkeypatch.setattr(lake_rollups, "_WORTH_ROWS", 1_000_000)
+    lake = Lake(tmp_path / "readings")
+    for number in range(2):
+        lake.commit(readings_of_an_evening(number), {0: Advance(number, number + 1, 1)})
+    assert compact(lake, LATER_US) == 2
+    files = lake.state().files
+    assert lake.rollups.paths(CHANNELS, files) == [None]
+    assert lake.rollups.are_made(files) == [True]
+    assert roll_up(lake, least_rows=1) == 0, "it is not tried again and again"
+    random = Random(1)
+    for _ in range(QUESTIONS):
+        query, bucket_us = asked(random), random.choice([1, 6, 12]) * HOUR_US // 6
+        assert lake.fleet(query, bucket_us).equals(plain_summary(lake, query, FLEET, bucket_us, real_only=True))
+        assert lake.buckets(query, bucket_us).equals(plain_summary(lake, query, CHANNEL, bucket_us, real_only=False))
+        assert lake.read(query).equals(plain(lake, query))
 
 
 def test_rollups_outlive_vacuum_and_leave_with_their_files(tmp_path: Path) -> None:
