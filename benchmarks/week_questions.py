@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from runtime.lake import Lake
 
 HOUR_US = 3_600_000_000
 SMALL, COMPLEX = ("≤ 0.3", "≤ 0.05"), ("≤ 1", "≤ 0.3")
+PEER_LONGEST_S = 45.0
 USABLE = "quality & 15 in (0, 1, 8) and not isnan(value)"
 WEEK = f"time_us >= {START_US} and time_us < {END_US}"
 ORDER = "handle, metric, instance, time_us"
@@ -70,10 +72,18 @@ class Duck:
         self._connection.execute(f"create view readings as select * from read_parquet({files})")
         self._connection.sql("select count(*) from readings where handle = 0").fetchall()
 
-    def ask(self, question: Question) -> tuple[float, Answer]:
+    def ask(self, question: Question) -> tuple[float, Answer | None]:
+        """How long it took, and the answer; None where it was given up after PEER_LONGEST_S."""
         cursor = self._connection.cursor()
+        patience = threading.Timer(PEER_LONGEST_S, cursor.interrupt)
+        patience.start()
         began = time.perf_counter()
-        table = cursor.sql(question.sql).to_arrow_table()
+        try:
+            table = cursor.sql(question.sql).to_arrow_table()
+        except duckdb.InterruptException:
+            return time.perf_counter() - began, None
+        finally:
+            patience.cancel()
         return time.perf_counter() - began, answer_of(table, question.summed)
 
 

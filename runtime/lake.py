@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,9 +22,10 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from domain.errors import NotFound, Unavailable
 from runtime import lake_log, lake_pages, lake_summaries
+from runtime.lake_answers import KeptAnswers
 from runtime.lake_files import DataFile, discard, write_days
 from runtime.lake_log_checksums import EntryChecksums
-from runtime.lake_queries import CHANNEL, FLEET, merged
+from runtime.lake_queries import CHANNEL, FLEET, merged, prune
 from runtime.lake_rollups import Rollups
 from runtime.lake_schema import (
     HOUR_US,
@@ -85,6 +86,7 @@ class Lake:
         """Open the table in `path`, creating it if missing; sets aside what a power cut tore off the log's end."""
         self.path = path
         self.rollups = Rollups(path)
+        self._answers = KeptAnswers()
         self._lock = threading.Lock()
         self._table = _open(path)
         self._log = lake_log.TransactionLog(path)
@@ -146,7 +148,8 @@ class Lake:
 
         Repeats that ingest could only mark are given once. Raises NotFound for a version that is not kept any more.
         """
-        return lake_pages.read(self.path, self.state(version).files, self.rollups, query)
+        files = prune(self.state(version).files, query)
+        return self._answers.get(_key(files, query), lambda: lake_pages.read(self.path, files, self.rollups, query))
 
     def buckets(self, query: ReadingQuery, bucket_us: int, version: int | None = None) -> pl.DataFrame:
         """Usable readings of each channel in buckets of `bucket_us`, aligned to 1970.
@@ -163,8 +166,11 @@ class Lake:
         self, query: ReadingQuery, keys: Sequence[str], bucket_us: int, *, real_only: bool = False, version: int | None = None
     ) -> pl.DataFrame:
         """The part of a summary that the lake holds (as of `lake_queries.summarise`), to be merged with the tail's."""
-        files = self.state(version).files
-        return lake_summaries.summary(self.path, files, self.rollups, query, keys, bucket_us, real_only=real_only)
+        files = prune(self.state(version).files, query.without_page())
+        return self._answers.get(
+            _key(files, query.without_page(), *keys, bucket_us, real_only),
+            lambda: lake_summaries.summary(self.path, files, self.rollups, query, keys, bucket_us, real_only=real_only),
+        )
 
     # -- commits
 
@@ -305,6 +311,11 @@ def _with_all_columns(table: DeltaTable, path: Path) -> DeltaTable:
         lake_log.sync_entries(path, before, table.version())
         logger.info("columns were added to the lake", extra={"columns": [field.name for field in missing]})
     raise Unavailable(f"the lake's columns could not be added: other writers committed first, {COMMIT_ATTEMPTS} times")
+
+
+def _key(files: pl.DataFrame, *question: object) -> Hashable:
+    """What the files say to a question is the same as long as these are the ones that can have its rows."""
+    return (*map(repr, question), tuple(files["path"]))
 
 
 def _read_state(table: DeltaTable, log: lake_log.TransactionLog) -> LakeState:
