@@ -24,6 +24,7 @@ from api.vitals import watch_platform
 from domain.ages import AgeBand
 from domain.metrics import METRICS, Metric
 from runtime.settings import Settings
+from scenarios.report.plots import verdict_bars
 
 DOCS: Final = Path(__file__).resolve().parent
 RESULT: Final = DOCS.parent / "build" / "conformance.json"
@@ -196,6 +197,8 @@ def performance_page(results: Iterable[Mapping[str, Any]]) -> str:
         "Figures of one machine that does nothing else, the load generator included. Compare them with each other, not "
         "with those of another day. What matters under load, end to end, is measured by [scenarios](scenarios.md).\n",
     ]
+    results = list(results)
+    parts.append("![Each figure and what it has to be](performance.svg)\n")
     for result in results:
         machine = result["machine"]
         parts.append(f"## {result['subject'].replace('-', ' ').capitalize()}\n\n{result['about']}\n")
@@ -210,6 +213,28 @@ def performance_page(results: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join(parts)
 
 
+def performance_plot(results: Iterable[Mapping[str, Any]]) -> str:
+    """docs/performance.svg: a bar for each figure that has a bound, scaled to it."""
+    bars = verdict_bars([bar for result in results for figure in result["figures"] for bar in _bar(result["subject"], figure)])
+    return bars.replace(">", f' xmlns="http://www.w3.org/2000/svg"><style>{_PLOT_STYLE}</style>', 1)
+
+
+def _bar(subject: str, figure: Mapping[str, Any]) -> list[tuple[str, float, float, str, str, bool]]:
+    sign, _, wanted = figure["bound"].partition(" ")
+    if sign not in ("≤", "≥"):
+        return []
+    value, bound, is_most = figure["value"], float(wanted.replace(",", "")), sign == "≤"
+    verdict = "pass" if (value <= bound if is_most else value >= bound) else "fail"
+    name, label = f"{subject.replace('-', ' ')}: {figure['name']}", f"{_figure(value)} {figure['unit']}"
+    return [(name, value, bound, label, verdict, is_most)]
+
+
+_PLOT_STYLE: Final = (
+    "text{font:12px sans-serif;fill:#24292f}.tick{fill:#656d76}.bar.pass{fill:#2da44e}.bar.fail{fill:#cf222e}"
+    ".bound{stroke:#656d76;stroke-dasharray:3 3}"
+)
+
+
 def _figure(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:,.3g}"
 
@@ -219,6 +244,7 @@ def _performance_from_run() -> str:
     quick = [result["subject"] for result in results if result["quick"]]
     if quick or not results:
         sys.exit(f"figures of {', '.join(quick) or 'nothing'} are of a smoke run or not there: run `make bench` first")
+    (DOCS / "performance.svg").write_text(performance_plot(results))
     return performance_page(results)
 
 
