@@ -225,8 +225,8 @@ def _bar(subject: str, figure: Mapping[str, Any]) -> list[tuple[str, float, floa
         return []
     value, bound, is_most = figure["value"], float(wanted.replace(",", "")), sign == "≤"
     verdict = "pass" if (value <= bound if is_most else value >= bound) else "fail"
-    name, label = f"{subject.replace('-', ' ')}: {figure['name']}", f"{_figure(value)} {figure['unit']}"
-    return [(name, value, bound, label, verdict, is_most)]
+    name = f"{subject.replace('-', ' ')}: {figure['name']}, {figure['unit']}".rstrip(", ")
+    return [(name, value, bound, _figure(value), verdict, is_most)]
 
 
 _PLOT_STYLE: Final = (

@@ -31,4 +31,4 @@ def test_the_plot_has_a_bar_for_each_figure_with_a_bound_and_says_which_miss_it(
     plot = ElementTree.fromstring(performance_plot([RESULT]))
     bars = [bar.get("class") for bar in plot.iter(f"{SVG}rect")]
     assert bars == ["bar pass", "bar fail"]
-    assert "bare pipeline: wait <p99>" in [text.text for text in plot.iter(f"{SVG}text")]
+    assert "bare pipeline: wait <p99>, ms" in [text.text for text in plot.iter(f"{SVG}text")]

@@ -50,8 +50,6 @@ class Subscription:
         self._queued_bytes = 0
         self._ready = asyncio.Event()
         self._is_closed = False
-        self._has_news = False  # since the last heartbeat
-        self._is_spared = False
         self.has_overflowed = False
         self.on_drained: Callable[[], None] = lambda: None
 
@@ -82,20 +80,8 @@ class Subscription:
             return False
         self._queue.append(event)
         self._queued_bytes += len(event)
-        self._has_news = True
         self._ready.set()
         return True
-
-    def is_due_a_heartbeat(self) -> bool:
-        """Asked at each beat. After news a client is spared one, and never two one after the other."""
-        self._is_spared = self._has_news and not self._is_spared
-        self._has_news = False
-        return not self._is_spared
-
-    def put_heartbeat(self, event: bytes) -> None:
-        """Queue a heartbeat, which is no news."""
-        self.put(event)
-        self._has_news = False
 
     def greet(self, event: bytes) -> None:
         """Put an event before all others."""

@@ -63,14 +63,3 @@ async def test_a_closed_client_still_gets_what_was_queued() -> None:
     client.close()
     assert await client.take() == b"event: x\ndata: last\n\n"
     assert await client.take() is None
-
-
-def test_after_news_a_client_is_spared_one_heartbeat_and_never_two() -> None:
-    client = Subscription(None, lambda event: event, lambda: b"beat")
-    assert client.is_due_a_heartbeat()
-    client.put_heartbeat(b"beat")
-    assert client.is_due_a_heartbeat()  # a heartbeat is no news
-    client.offer(1, b"news")
-    assert not client.is_due_a_heartbeat()
-    client.offer(2, b"news")
-    assert client.is_due_a_heartbeat()
