@@ -18,6 +18,7 @@ def prepare_ray() -> None:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # what makes Ray listen on loopback only, on Linux too
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # leave accelerator variables alone
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (so it is called); hosts are no background work, as which Ray starts them
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # given where a Ray that runs is joined
     paths = [str(_REPOSITORY), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
