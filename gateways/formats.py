@@ -77,6 +77,7 @@ ALL_FORMATS: Final[tuple[AnyFormat, ...]] = (*FORMATS, EVENTS)
 BY_TOPIC: Final = {row.topic: row for row in ALL_FORMATS}
 BY_NAME: Final = {row.name: row for row in ALL_FORMATS}
 ERRORS_TOPIC: Final = "v1/devices/me/errors"
+RECEIPTS_TOPIC: Final = "v1/devices/me/receipts"
 
 
 def format_of(topic_or_path: str) -> AnyFormat:

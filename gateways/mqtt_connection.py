@@ -4,7 +4,8 @@ QoS 1: PUBACK follows when the readings are in the stream, in the order of the P
 kept as a reject, told on `v1/devices/me/errors`, and acknowledged, since sending it again would not help. When the
 stream does not answer, or there is no room on disk, there is no PUBACK: that is told on the same topic, the connection
 ends and the sender repeats (DUP). QoS 0 gets no answer; a message that could not be stored is counted and told. QoS 2
-is not spoken: the connection ends.
+is not spoken: the connection ends. Who subscribes to `v1/devices/me/receipts` is told there, before each PUBACK, where
+the message is kept: {"packet": id, "receipt": "<shard>-<sequence>", "readings": n}; HTTP looks receipts up.
 Back-pressure: with `max_in_flight` messages unanswered, or as many as the Intake allows now, or answers that the peer
 does not read, reading pauses. What a lost connection had sent, and what still waited for room, is not stored.
 """
@@ -24,7 +25,7 @@ import msgspec
 from domain.errors import RejectedInput, StorageFull, Unauthenticated, Unavailable, VitalgridError
 from domain.ports import Clock, Identities, PackedIntake, Principal, Receipt
 from gateways.counters import DoorCounters
-from gateways.formats import BY_TOPIC, ERRORS_TOPIC, AnyFormat, EventFormat
+from gateways.formats import BY_TOPIC, ERRORS_TOPIC, RECEIPTS_TOPIC, AnyFormat, EventFormat
 from gateways.mqtt import encode, encode_puback, encode_publish
 from gateways.mqtt_packets import (
     SUBSCRIPTION_REFUSED,
@@ -49,6 +50,7 @@ logger = logging.getLogger(__name__)
 
 DOOR: Final = "mqtt"
 _PINGRESP: Final = encode(Simple(PacketKind.PINGRESP))
+_SUBSCRIBABLE: Final = frozenset({ERRORS_TOPIC, RECEIPTS_TOPIC})
 _WILL_TEXT_CHARS: Final = 200
 _TOPIC_CHARS: Final = 200  # of a topic that are kept with a reject
 GOODBYE: Final = "goodbye"  # why a connection ended: the device said DISCONNECT
@@ -84,12 +86,13 @@ class _State(Enum):
 class _Owed:
     """A PUBLISH that waits for its answer; `packet_id` 0 at QoS 0."""
 
-    __slots__ = ("is_done", "packet_id", "stored")
+    __slots__ = ("is_done", "packet_id", "receipt", "stored")
 
     def __init__(self, packet_id: int) -> None:
         self.packet_id = packet_id
         self.is_done = False
         self.stored: asyncio.Future[Receipt] | None = None  # of readings
+        self.receipt: Receipt | None = None
 
 
 class MqttConnection(asyncio.Protocol):
@@ -105,7 +108,7 @@ class MqttConnection(asyncio.Protocol):
         self._is_flush_called = False
         self._is_write_paused = False
         self._is_read_paused = False
-        self._wants_errors = False
+        self._subscribed: set[str] = set()
         self._silence_allowed_s = door.connect_timeout_s
         self._last_heard_s = self._loop.time()
         self._transport: asyncio.Transport | None = None
@@ -271,12 +274,13 @@ class MqttConnection(asyncio.Protocol):
     def _on_subscribe(self, packet: Subscribe) -> None:
         codes = []
         for topic, _ in packet.topics:
-            self._wants_errors = self._wants_errors or topic == ERRORS_TOPIC
-            codes.append(0 if topic == ERRORS_TOPIC else SUBSCRIPTION_REFUSED)
+            is_known = topic in _SUBSCRIBABLE
+            self._subscribed |= {topic} if is_known else set()
+            codes.append(0 if is_known else SUBSCRIPTION_REFUSED)
         self._write(encode(SubAck(packet.packet_id, tuple(codes))))
 
     def _on_unsubscribe(self, packet: Unsubscribe) -> None:
-        self._wants_errors = self._wants_errors and ERRORS_TOPIC not in packet.topics
+        self._subscribed -= set(packet.topics)
         self._write(encode(Ack(PacketKind.UNSUBACK, packet.packet_id)))
 
     def _on_simple(self, packet: Simple) -> None:
@@ -334,7 +338,8 @@ class MqttConnection(asyncio.Protocol):
                 logger.error("a message met an unexpected error", exc_info=error, extra={"device": self._name()})
             self._not_stored(packet, owed, error)
         else:
-            self._door.counters.readings += stored.result().readings
+            owed.receipt = stored.result()
+            self._door.counters.readings += owed.receipt.readings
             self._answered(owed)
 
     async def _reject(self, packet: Publish, owed: _Owed, error: RejectedInput) -> None:
@@ -363,7 +368,7 @@ class MqttConnection(asyncio.Protocol):
             self._answered(owed)
 
     def _tell(self, reason: str, detail: str, topic: str) -> None:
-        if self._wants_errors:
+        if ERRORS_TOPIC in self._subscribed:
             told = msgspec.json.encode({"reason": reason, "detail": detail, "topic": topic})
             self._write(encode_publish(ERRORS_TOPIC, told))
 
@@ -371,9 +376,11 @@ class MqttConnection(asyncio.Protocol):
         """Send the PUBACKs that are due: those of the longest answered run from the oldest message on."""
         owed.is_done = True
         while self._owed and self._owed[0].is_done:
-            packet_id = self._owed.popleft().packet_id
-            if packet_id:
-                self._write(encode_puback(packet_id))
+            first = self._owed.popleft()
+            if first.packet_id:
+                if first.receipt is not None and RECEIPTS_TOPIC in self._subscribed:
+                    self._write(encode_publish(RECEIPTS_TOPIC, _receipt_of(first.packet_id, first.receipt)))
+                self._write(encode_puback(first.packet_id))
         if self._is_read_paused and (not self._owed or len(self._owed) <= self._door.max_in_flight // 2):
             self._pump()
 
@@ -394,6 +401,11 @@ class MqttConnection(asyncio.Protocol):
 
     def _name(self) -> str | None:
         return self.principal.name if self.principal else None
+
+
+def _receipt_of(packet_id: int, receipt: Receipt) -> bytes:
+    place = f"{receipt.shard}-{receipt.stream_sequence}"
+    return msgspec.json.encode({"packet": packet_id, "receipt": place, "readings": receipt.readings})
 
 
 def _tokens_of(packet: Connect) -> list[str]:

@@ -7,7 +7,8 @@ state is kept: a device subscribes again when it connects again, and repeats wha
 Events: `online` when a device connects, `offline` when its connection is lost or ended by us, with its will's text as
 detail; `disconnected` when it says goodbye (DISCONNECT drops the will). A take-over is neither.
 What a device itself says (`lead_off`, …) comes on `v1/devices/me/events`; see `gateways.events_json`.
-Not covered: QoS 2, MQTT 5, retained messages, subscriptions other than `v1/devices/me/errors` (refused with 0x80).
+Not covered: QoS 2, MQTT 5, retained messages, subscriptions other than `v1/devices/me/errors` and
+`v1/devices/me/receipts` (refused with 0x80).
 """
 
 from __future__ import annotations

@@ -25,7 +25,9 @@ from tests.doors import (
     clock,
 )
 
-READINGS, TELEMETRY, FRAMES, ERRORS = (f"v1/devices/me/{name}" for name in ("readings", "telemetry", "frames", "errors"))
+READINGS, TELEMETRY, FRAMES, ERRORS, RECEIPTS = (
+    f"v1/devices/me/{name}" for name in ("readings", "telemetry", "frames", "errors", "receipts")
+)
 HR_72 = b'{"metric": "heart_rate", "value": 72}'
 
 

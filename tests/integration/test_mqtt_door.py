@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import paho.mqtt.client as paho
 import pytest
 
+from domain import subjects
 from domain.errors import Unavailable
 from domain.frames import encode_frame
 from domain.quality import Mark, Validity, has_mark, validity_of
@@ -31,7 +33,7 @@ from tests.doors import (
     NOW_US,
     run,
 )
-from tests.mqtt_peer import ERRORS, FRAMES, HR_72, READINGS, TELEMETRY, Raw, opened
+from tests.mqtt_peer import ERRORS, FRAMES, HR_72, READINGS, RECEIPTS, TELEMETRY, Raw, opened
 from tests.waiting import until
 
 pytestmark = pytest.mark.integration
@@ -219,6 +221,27 @@ async def test_what_waits_for_room_when_its_connection_is_lost_is_not_stored():
 
 
 @pytest.mark.clause("5.4c")
+async def test_who_asks_for_receipts_has_each_before_its_puback(stage):
+    raw = await Raw.connect(stage.port, "token-of-monitor")
+    raw.send(
+        encode(Subscribe(1, ((RECEIPTS, 0),))), encode_publish(READINGS, HR_72, 1, 7), encode_publish("nowhere", b"", 1, 8)
+    )
+    assert await raw.next() == SubAck(1, (0,))
+    told = await raw.next()
+    assert told.topic == RECEIPTS
+    receipt = json.loads(told.payload)
+    assert (receipt["packet"], receipt["readings"]) == (7, 1)
+    assert await raw.next() == Ack(PacketKind.PUBACK, 7)
+    assert await raw.next() == Ack(PacketKind.PUBACK, 8)  # a message that was refused is kept nowhere
+    shard, sequence = map(int, receipt["receipt"].split("-"))
+    (message,) = [message for message in stage.bus.messages if message.subject == subjects.reading(shard)]
+    assert sequence == message.sequence
+    raw.send(encode(Unsubscribe(2, (RECEIPTS,))), encode_publish(READINGS, HR_72, 1, 9))
+    assert await raw.next() == Ack(PacketKind.UNSUBACK, 2)
+    assert await raw.next() == Ack(PacketKind.PUBACK, 9)
+
+
+@pytest.mark.clause("5.4c")
 async def test_without_the_streams_acknowledgement_there_is_no_puback_and_the_connection_ends():
     async with opened(ack_timeout_s=0.1) as stage:
         raw = await Raw.connect(stage.port, "token-of-monitor")
@@ -330,11 +353,11 @@ async def test_what_a_client_may_not_send_ends_the_connection(stage, wire):
     assert stage.bus.events()[1][1] == "offline"
 
 
-async def test_only_the_errors_topic_is_granted(stage):
+async def test_only_topics_of_its_own_errors_and_receipts_are_granted(stage):
     raw = await Raw.connect(stage.port, "token-of-monitor")
-    wanted = ("#", "v1/devices/me/attributes", "v1/devices/me/rpc/request/+", ERRORS, "v1/devices/+/errors")
+    wanted = ("#", "v1/devices/me/attributes", "v1/devices/me/rpc/request/+", ERRORS, "v1/devices/+/errors", RECEIPTS)
     raw.send(encode(Subscribe(5, tuple((topic, 1) for topic in wanted))))
-    assert await raw.next() == SubAck(5, (0x80, 0x80, 0x80, 0, 0x80))
+    assert await raw.next() == SubAck(5, (0x80, 0x80, 0x80, 0, 0x80, 0))
     raw.send(encode(Unsubscribe(6, (ERRORS,))), encode_publish("nowhere", b"", 1, 7))
     assert await raw.next() == Ack(PacketKind.UNSUBACK, 6)
     assert await raw.next() == Ack(PacketKind.PUBACK, 7)  # and no word of the error
