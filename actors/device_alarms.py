@@ -6,7 +6,8 @@
 - Under maintenance nothing is raised, and what was raised ends. A condition that outlasts the window is raised when it is
   over, as an alarm of its own. Events of test and demo data raise nothing.
 - Events may come twice and in any order: one that says nothing newer than what is known is passed over. The id is that of
-  device, event and onset, and late ones carry their age and never page.
+  device, event and onset, and late ones carry their age and do not page. A condition that was told late and lasts pages
+  once its device has measured something in time and not said that it is over: as continuing.
 
 The device's own text stays with the event: it may hold anything, and alarms are shown to many.
 """
@@ -77,7 +78,7 @@ class DeviceAlarms:
             condition.since_us, condition.ended_us = min(condition.since_us, latest_us), min(condition.ended_us, latest_us)
 
     def settle(self, now_us: int) -> list[AlarmEvent]:
-        """End what maintenance ends, and raise what outlasted it."""
+        """End what maintenance ends, raise what outlasted it, and page for what was told late and still lasts."""
         if not self._lasting:
             return []
         keys, events = sorted(self._lasting), []
@@ -92,7 +93,18 @@ class DeviceAlarms:
                 condition.onset_us = NEVER_US
             else:
                 events += self._raise(device, event, condition, now_us, now_us)
-        return events
+        return events + [notice for key in keys for notice in self._page(*key, now_us)]
+
+    def _page(self, device: int, name: str, now_us: int) -> list[AlarmEvent]:
+        """Tell once more, live, of a condition that was told late, when its device has come to the present without its end."""
+        condition = self._known[device, name]
+        heard_us = int(self._roster.devices["last_time_us"][device])
+        is_now = heard_us > condition.since_us and now_us - heard_us <= self._live_horizon_us
+        if condition.is_live or condition.onset_us == NEVER_US or not is_now:
+            return []
+        condition.is_live = True
+        event, _ = self._roster.model_of(device).by_event[name]
+        return [self._notice(device, event, condition, Phase.CONTINUE, now_us, now_us, " goes on")]
 
     def _raise(self, device: int, event: EventModel, condition: _Condition, at_us: int, now_us: int) -> list[AlarmEvent]:
         if self._is_quiet(device, now_us):

@@ -11,7 +11,7 @@ from domain.alarms import AlarmEvent, AlertType, Phase, Priority
 from domain.errors import RejectedInput
 from domain.messages import DeviceEvent, MaintenanceSet
 from domain.quality import Mode
-from tests.cell_streams import HOSPITAL, Desk, admitted, assert_same_tables, associated, at, registered
+from tests.cell_streams import HOSPITAL, Desk, admitted, assert_same_tables, associated, at, readings, registered
 
 OFF, ON = "lead_off", "lead_on"
 
@@ -86,13 +86,36 @@ def test_the_end_of_an_earlier_one_ends_no_later_one() -> None:
     assert shown(say(desk, ON, 8)) == [("device.lead-off", Phase.END, at(8))]
 
 
-def test_what_comes_late_is_told_with_its_age_and_never_pages() -> None:
+def test_what_comes_late_is_told_with_its_age_and_pages_nobody() -> None:
     desk = a_desk()
     (start,) = say(desk, OFF, 5, arrives_s=200)
     (end,) = say(desk, ON, 8, arrives_s=201)
     assert [(event.live, event.event_us, event.arrival_us) for event in (start, end)] == [
         (False, at(5), at(200)), (False, at(8), at(201)),
     ]  # fmt: skip
+
+
+def test_what_was_told_late_and_still_lasts_pages_once_the_device_measures_in_time() -> None:
+    desk = a_desk()
+    (start,) = say(desk, OFF, 5, arrives_s=200)
+    assert not start.live
+    desk.read(readings(1, "heart_rate", [100], [72]), arrival_s=201)  # of the backlog too
+    assert desk.tick(202).alarms == []
+    desk.read(readings(1, "heart_rate", [203], [72]), arrival_s=203)
+    (still,) = desk.tick(204).alarms
+    assert (still.alarm_id, still.phase, still.live, still.onset_us) == (start.alarm_id, Phase.CONTINUE, True, at(5))
+    assert desk.tick(205).alarms == []
+    (end,) = say(desk, ON, 206)
+    assert (end.alarm_id, end.phase, end.live) == (start.alarm_id, Phase.END, True)
+
+
+def test_what_was_told_late_and_is_over_pages_nobody() -> None:
+    desk = a_desk()
+    say(desk, OFF, 5, arrives_s=200)
+    say(desk, ON, 8, arrives_s=200)
+    desk.read(readings(1, "heart_rate", [203], [72]), arrival_s=203)
+    assert desk.tick(204).alarms == []
+    assert not any(event.live for event in desk.heard.alarms)
 
 
 def test_a_clock_that_runs_ahead_is_taken_at_its_arrival() -> None:
