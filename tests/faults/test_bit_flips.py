@@ -104,6 +104,7 @@ async def test_a_damaged_snapshot_is_named_and_the_one_before_it_is_taken(stand:
         await stand.close()
 
 
+@pytest.mark.long
 @pytest.mark.clause("9.3")
 async def test_a_damaged_block_of_the_stream_is_named_and_what_comes_next_is_kept(stand: Stand, kept: Kept) -> None:
     """What the lake has is whole; the server drops what lies behind the damage, and what nobody had taken goes with it."""
