@@ -22,6 +22,7 @@ import uvloop
 
 from benchmarks.bare_pipeline import readings_per_s
 from benchmarks.frames_load import READINGS_A_FRAME, Sender, frames_of, manifest_of, senders_of
+from benchmarks.gateway_load import pace, watch
 from benchmarks.measure import Bench
 from benchmarks.own_platform import own_platform
 from gateways.device_client import DeviceClient
@@ -31,7 +32,6 @@ from scenarios.target import Target
 
 IN_FLIGHT = 2
 SEED = 1
-LOOK_EVERY_S = 0.1
 HOSPITALS = 10
 
 
@@ -51,23 +51,6 @@ async def send_all(clients: list[DeviceClient], frames: list[list[bytes]]) -> No
     """Each gateway sends its frames in order; returns when all are acknowledged."""
     await asyncio.gather(*(client.start_frame(frame) for second in zip(*frames, strict=True)
                            for client, frame in zip(clients, second, strict=True)))  # fmt: skip
-
-
-async def watch(lake: Lake, rows: int) -> list[tuple[float, int]]:
-    """How the lake fills until it has so many rows: (moment, rows), one for each look."""
-    looks = [(time.perf_counter(), 0)]
-    while looks[-1][1] < rows:
-        await asyncio.sleep(LOOK_EVERY_S)
-        held = await asyncio.to_thread(lambda: int(lake.state().files["rows"].sum()))
-        looks.append((time.perf_counter(), held))
-    return looks
-
-
-def pace(looks: list[tuple[float, int]]) -> float:
-    """Readings a second from the commit that made a sixth of all to the one that made five sixths."""
-    whole = looks[-1][1]
-    (began, first), (ended, last) = (next(look for look in looks if look[1] >= whole * n / 6) for n in (1, 5))
-    return (last - first) / (ended - began) if ended > began else 0.0  # one commit had it all
 
 
 def check(lake: Lake, senders: list[Sender], seconds: int) -> None:

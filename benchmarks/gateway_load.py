@@ -26,6 +26,23 @@ _LOOK_EVERY_S: Final = 0.1
 _STORED_S: Final = 90.0
 
 
+async def watch(lake: Lake, rows: int) -> list[tuple[float, int]]:
+    """How the lake fills until it has so many rows: (moment, rows), one for each look."""
+    looks = [(time.perf_counter(), 0)]
+    while looks[-1][1] < rows:
+        await asyncio.sleep(_LOOK_EVERY_S)
+        held = await asyncio.to_thread(lambda: int(lake.state().files["rows"].sum()))
+        looks.append((time.perf_counter(), held))
+    return looks
+
+
+def pace(looks: list[tuple[float, int]]) -> float:
+    """Readings a second from the commit that made a sixth of all to the one that made five sixths."""
+    whole = looks[-1][1]
+    (began, first), (ended, last) = (next(look for look in looks if look[1] >= whole * n / 6) for n in (1, 5))
+    return (last - first) / (ended - began) if ended > began else 0.0  # one commit had it all
+
+
 @dataclass
 class Gateway:
     """One sender, its connection and its ledger: which of its frames were acknowledged, and how long that took."""
