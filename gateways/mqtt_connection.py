@@ -150,12 +150,17 @@ class MqttConnection(asyncio.Protocol):
         """Whether every message was answered."""
         return not self._owed
 
-    def look_after(self, now_s: float) -> None:
-        """End the connection when it was silent for longer than its keep-alive allows (3.1.2.10); read on if it may."""
+    def look_after(self, now_s: float) -> bool:
+        """End the connection when it was silent for longer than its keep-alive allows (3.1.2.10); read on if it may.
+
+        Returns whether reading was paused, so that what had come meanwhile was looked at now.
+        """
         if self._is_read_paused:
             self._pump()  # it may have been for want of room, and nobody tells of that
-        elif now_s - self._last_heard_s > self._silence_allowed_s:
+            return True
+        if now_s - self._last_heard_s > self._silence_allowed_s:
             self.end("no-connect" if self._state is _State.NEW else "keep-alive")
+        return False
 
     def stop_reading(self) -> None:
         """Take no more messages; answers of those taken still go out."""

@@ -169,4 +169,5 @@ class MqttDoor:
             await asyncio.sleep(_SWEEP_S)
             now_s = loop.time()
             for connection in list(self._connections):
-                connection.look_after(now_s)
+                if connection.look_after(now_s):
+                    await asyncio.sleep(0)  # it read on: who is read without waiting, a critical device, comes in between
