@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 from typing import Final
 
-import msgspec
-
 from api.telemetry import Sample, Telemetry, single
+from api.told import Told
 from domain import subjects
 from domain.door_counts import DoorsReport
 from domain.ports import Clock
-from runtime.bus import Bus
 
-logger = logging.getLogger(__name__)
-
-FRESH_US: Final = 10_000_000
-_decoder: Final = msgspec.json.Decoder(DoorsReport)
 _GAUGES: Final = {"connections", "held_readings", "waiting_readings"}
 # name, meaning, field of `DoorCounts`, and the label of those that are counted by a word
 _OF_DOORS: Final = (
@@ -44,26 +37,11 @@ _OF_INTAKE: Final = (  # field of `IntakeCounts`, meaning
 )
 
 
-class Doors:
-    """The newest report of the doors' process. `listen` once; reads never block."""
+class Doors(Told[DoorsReport]):
+    """The newest report of the doors' process."""
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._told: DoorsReport | None = None
-        self._told_us = 0
-
-    async def listen(self, bus: Bus) -> None:
-        await bus.core_subscribe(subjects.DOORS_COUNTED, self.receive)
-
-    def receive(self, payload: bytes, subject: str) -> None:
-        try:
-            self._told, self._told_us = _decoder.decode(payload), self._clock.now_us()
-        except msgspec.DecodeError:
-            logger.warning("what the doors count cannot be read", extra={"subject": subject})
-
-    def report(self) -> DoorsReport | None:
-        """The newest; None when nothing was told lately."""
-        return self._told if self._clock.now_us() - self._told_us < FRESH_US else None
+        super().__init__(clock, subjects.DOORS_COUNTED, DoorsReport)
 
 
 def watch_doors(doors: Doors, telemetry: Telemetry) -> None:
@@ -77,7 +55,7 @@ def watch_doors(doors: Doors, telemetry: Telemetry) -> None:
 
 
 def _of_doors(doors: Doors, field: str) -> list[Sample]:
-    report = doors.report()
+    report = doors.newest()
     samples: list[Sample] = []
     for door, counts in report.doors.items() if report else ():
         counted = getattr(counts, field)
@@ -87,5 +65,5 @@ def _of_doors(doors: Doors, field: str) -> list[Sample]:
 
 
 def _of_intake(doors: Doors, field: str) -> list[Sample]:
-    report = doors.report()
+    report = doors.newest()
     return single(getattr(report.intake, field)) if report else []
