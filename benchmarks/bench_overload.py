@@ -18,7 +18,7 @@ import time
 import numpy as np
 import uvloop
 
-from benchmarks.alarm_probes import AlarmProbes
+from benchmarks.alarm_probes import PARTS, AlarmProbes
 from benchmarks.frames_load import MONITORS, SENSORS, Load, manifest_of, probes_of, senders_of
 from benchmarks.gateway_load import Gateways, Watched
 from benchmarks.measure import Bench
@@ -77,6 +77,8 @@ async def overloaded(
     bench.note(f"{what}, connections ended", sum(g.client.reconnects for g in fleet.all), "")
     bench.note(f"{what}, alarm of a critical device, p50", probing.seen_ms(0.5), "ms")
     bench.note(f"{what}, alarm of a critical device, p99", probing.seen_ms(0.99), "ms")
+    for part, name in enumerate(PARTS, 1):
+        bench.note(f"{what}, of that {name}, p99", probing.seen_ms(0.99, part), "ms")
     bench.note(f"{what}, alarms seen", len(probing.seen_s), "")
     bench.note(f"{what}, alarms that did not come", probing.unseen, "", "= 0")
     bench.note(f"{what}, critical acknowledgement, p99", probing.acknowledged_ms(0.99), "ms")

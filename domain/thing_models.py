@@ -30,10 +30,15 @@ class Criticality(IntEnum):
 
 
 class Lane(IntEnum):
-    """Who goes first where there is not room for all: what a patient depends on, then what only measures."""
+    """Who goes first where there is not room for all.
 
-    PRIORITY = 0
-    BULK = 1
+    Little of what a patient depends on (each device says its own), then much of it (a gateway says that of hundreds),
+    then what only measures.
+    """
+
+    DIRECT = 0
+    PRIORITY = 1
+    BULK = 2
 
 
 class Modality(IntEnum):
@@ -111,10 +116,18 @@ class ThingModel:
 
     @cached_property
     def lane(self) -> Lane:
-        """Bulk is what no patient depends on: not life support or therapy, not worn, and no call for help."""
+        """Of what a gateway says of such a device.
+
+        Bulk is what no patient depends on: not life support or therapy, not worn, and no call for help.
+        """
         is_vital = self.criticality <= Criticality.THERAPY or self.patient_bound
         calls = any(event.priority is Priority.HIGH for event in self.events)
         return Lane.PRIORITY if is_vital or calls else Lane.BULK
+
+    @property
+    def own_lane(self) -> Lane:
+        """Of what such a device says over a connection of its own."""
+        return Lane.DIRECT if self.lane is Lane.PRIORITY else self.lane
 
     @cached_property
     def by_key(self) -> dict[str, tuple[ChannelModel, int]]:

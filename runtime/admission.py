@@ -1,10 +1,11 @@
 """How much may be on its way to the hosts: what they work off within a short time, less of it for bulk.
 
 Hosts tell many times a second how far they have come (`messages.HostProgress`). From that and from what this door has
-sent, the readings *ahead* of each host are known, and how many it works off in a second. A lane has room while what is
-ahead of the shard's host would be worked off within the lane's time. So no deep backlog ever stands in front of a vital
-sign: bulk waits at the door first, and priority only when a host cannot keep up with priority alone. A host that has
-many rows which the lake lacks is sent no more either, so its memory is bounded too.
+sent, the readings *ahead* of each host are known, and how many it works off in a second at its best. A lane has room while
+what is ahead of the shard's host would be worked off within the lane's time. So no deep backlog ever stands in front of a
+vital sign: bulk waits at the door first, then what gateways say of hundreds of patients, and what a device says itself
+only when a host cannot keep up with that alone. A host that has many rows which the lake lacks is sent no more either, so
+its memory is bounded too, and it does not come to wait for the lake with a critical device's reading in its inbox.
 
 A host that is not heard of holds nobody back: it is dead or being replaced, and meanwhile the stream keeps everything.
 Why here and not in the stream: docs/decisions/0016-bulk-waits-at-the-door.md. Clauses 5.4c, 7.3.
@@ -22,9 +23,9 @@ import msgspec
 from domain.messages import HostProgress
 from domain.thing_models import Lane
 
-_AHEAD_S: Final = {Lane.PRIORITY: 1.0, Lane.BULK: 0.25}
+_AHEAD_S: Final = {Lane.DIRECT: 1.0, Lane.PRIORITY: 0.4, Lane.BULK: 0.25}
 _AHEAD_READINGS: Final = 100_000  # always allowed: two turns, so that a host never waits for us
-_UNCOMMITTED_ROWS: Final = {Lane.PRIORITY: 3_000_000, Lane.BULK: 1_500_000}
+_UNCOMMITTED_ROWS: Final = {Lane.DIRECT: 5_000_000, Lane.PRIORITY: 3_000_000, Lane.BULK: 1_500_000}
 _SILENT_S: Final = 3.0
 _SPAN_S: Final = 0.09  # rates are measured over no less
 _REMEMBER_S: Final = 2.0  # how long the best rate of a host counts

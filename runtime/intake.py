@@ -2,8 +2,9 @@
 
 Readings come in lanes (`domain.thing_models.Lane`), by what depends on their devices. In each lane they leave in group
 commits (`runtime.intake_lanes`): one fsync serves thousands of senders. There is not always room: of memory here
-(`max_pending_readings`, half of it for bulk), and before the hosts (`runtime.admission`). Who finds none waits, in order,
-with its answer; that is how senders are slowed. Priority is let in before bulk, and is not held up by bulk that waits.
+(`max_pending_readings`, less of it for gateways, half for bulk), and before the hosts (`runtime.admission`). Who finds none
+waits, in order, with its answer; that is how senders are slowed. A lane is let in before the next, and is not held up by it:
+what a monitor says over a connection of its own waits neither for bulk nor for gateways' thousands of readings.
 After `ack_timeout_s`, or at once when as much waits as may be in memory, a sender is told Unavailable.
 
 A group is one frame for each shard it touches. A frame is published until it is acknowledged, always under the same
@@ -44,7 +45,7 @@ MAX_REJECT_BYTES: Final = 65_536  # of a refused payload that are kept
 _MANY: Final = 1_000_000
 _FIRST_RETRY_S: Final = 0.05
 _LAST_RETRY_S: Final = 1.0
-_LANES: Final = tuple(Lane)
+_LANES: Final = (Lane.PRIORITY, Lane.BULK)  # of a gateway
 _CONTROLS_AT_ONCE: Final = 32  # events and rejects on their way: a storm of them must not hold up readings
 
 
@@ -94,7 +95,7 @@ class StreamIntake:
                 future.set_exception(error)
             else:
                 rows = len(readings)
-                self._accept(Submission(principal.model.lane, ((self._shard_of(principal), readings, rows),), rows, future))
+                self._accept(Submission(principal.model.own_lane, ((self._shard_of(principal), readings, rows),), rows, future))
             return future
         future = asyncio.get_running_loop().create_future()
         task = asyncio.create_task(self._look_up(principal, readings, future))
@@ -107,7 +108,7 @@ class StreamIntake:
         """As `domain.ports.PackedIntake.submit_packed`."""
         future = asyncio.get_running_loop().create_future()
         count = len(rows) // ROW.itemsize
-        lane = Lane.PRIORITY if principal.model is None else principal.model.lane
+        lane = Lane.PRIORITY if principal.model is None else principal.model.own_lane
         self._accept(Submission(lane, ((self._shard_of(principal), rows, count),), count, future))
         return future
 
@@ -116,9 +117,10 @@ class StreamIntake:
         rows = self._lanes.waiting.rows + self._looked_up_rows
         if not rows:
             return _MANY
-        if rows > self._limits.max_pending_readings // 2:
+        lanes = _LANES if principal.model is None else (principal.model.own_lane,)
+        most = self._limits.max_pending_readings
+        if rows >= (most if lanes == (Lane.DIRECT,) else most // 2):
             return 0
-        lanes = _LANES if principal.model is None else (principal.model.lane,)
         return 1 if any(self._lanes.waiting.has(lane, self._shard_of(principal)) for lane in lanes) else _MANY
 
     async def claim(self, principal: Principal, content: ReadingBatch | DeviceEvent, key: str, payload: bytes) -> Claim:
@@ -206,7 +208,7 @@ class StreamIntake:
         self._looked_up_rows -= rows
 
     def _lane_of(self, principal: Principal, readings: ReadingBatch) -> Lane:
-        return self._identities.lane_of(readings.handle) if principal.model is None else principal.model.lane
+        return self._identities.lane_of(readings.handle) if principal.model is None else principal.model.own_lane
 
     async def _by_shard(self, principal: Principal, readings: ReadingBatch) -> list[tuple[int, ReadingBatch]]:
         """The readings by shard. Raises RejectedInput when one is of a device that is not the principal's to speak for."""

@@ -3,7 +3,8 @@
 While nothing of a lane is on its way, a submission is committed at once, with all others of the same turn of the event
 loop: an idle door adds no delay. While a group is on its way, the next one gathers, for at most `gather_ms` or until
 `gather_readings`, or until the way is free; at most two groups are on their way, so when the stream slows down, groups
-grow instead of queues. Groups of bulk do not hold up those of priority.
+grow instead of queues, up to about 150,000 readings: whatever a lane has to send, little of it is in front of another
+lane's at the stream. Groups of one lane do not hold up those of another.
 """
 
 from __future__ import annotations
@@ -23,8 +24,12 @@ from runtime.intake_group import Submission
 logger = logging.getLogger(__name__)
 
 _GROUPS_ON_THEIR_WAY: Final = 2
+_GROUP_READINGS: Final = 150_000  # no more in one: what the stream takes in a tenth of a second
 _LOOK_AGAIN_S: Final = 0.25
 _SAY_AGAIN_S: Final = 60.0
+# of what may be in memory: what a device says itself finds room where gateways have taken all of theirs
+_HELD_SHARE: Final = {Lane.DIRECT: 1.0, Lane.PRIORITY: 0.8, Lane.BULK: 0.5}
+_WAITING_SHARE: Final = {Lane.DIRECT: 1.0, Lane.PRIORITY: 0.8, Lane.BULK: 0.8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +70,7 @@ class GroupCommit:
         self._limits = limits
         self._store = store
         self._tell_arrived = arrived
-        self._gathering: list[Submission] = []
+        self._gathering: deque[Submission] = deque()
         self._gathered_rows = 0
         self._on_their_way: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -102,9 +107,13 @@ class GroupCommit:
             self._commit()
 
     def _commit(self) -> None:
-        """Send what has gathered on its way."""
-        group, rows = self._gathering, self._gathered_rows
-        self._gathering, self._gathered_rows, self.is_due = [], 0, False
+        """Send what has gathered on its way, or as much of it as makes a group; the rest is due then."""
+        group, rows = [], 0
+        while self._gathering and rows < _GROUP_READINGS:
+            group.append(self._gathering.popleft())
+            rows += group[-1].rows
+        self._gathered_rows -= rows
+        self.is_due = bool(self._gathering)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -205,10 +214,14 @@ class Lanes:
             self._gather(submission)
 
     def _has_room(self, submission: Submission) -> bool:
-        held, most = self._counters.held_readings, self._limits.max_pending_readings
-        if held and held + submission.rows > (most if submission.lane is Lane.PRIORITY else most // 2):
+        held = self._counters.held_readings
+        if held and held + submission.rows > self._most(submission.lane, _HELD_SHARE):
             return False
         return self._is_closed or self._admission.has_room(submission.lane, submission.shard)
+
+    def _most(self, lane: Lane, share: dict[Lane, float]) -> float:
+        """How many readings may be in memory for one more of `lane` to be taken."""
+        return self._limits.max_pending_readings * share[lane]
 
     def _gather(self, submission: Submission) -> None:
         self._counters.held_readings += submission.rows
@@ -222,7 +235,7 @@ class Lanes:
 
     def _hold(self, submission: Submission) -> None:
         self._counters.waited += 1
-        if self.waiting.rows and self.waiting.rows + submission.rows > self._limits.max_pending_readings:
+        if self.waiting.rows and self.waiting.rows + submission.rows > self._most(submission.lane, _WAITING_SHARE):
             self._refuse(submission)
             return
         self.waiting.add(submission)

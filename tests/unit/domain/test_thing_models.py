@@ -28,7 +28,8 @@ def test_what_a_patient_depends_on_is_never_bulk():
     bulk = {model.name for model in THING_MODELS if model.lane is Lane.BULK and model.channels}
     assert bulk == {"gas-pressure", "fridge", "ct", "room-sensor"}
     caller = ThingModel("button", 1, "Call", "呼叫", Criticality.FACILITY, (), events=(EventModel("sos", Priority.HIGH),))
-    assert caller.lane is Lane.PRIORITY
+    assert (caller.lane, caller.own_lane) == (Lane.PRIORITY, Lane.DIRECT)
+    assert {LATEST[name].own_lane for name in bulk} == {Lane.BULK}
 
 
 @every_model

@@ -83,7 +83,7 @@ async def test_a_second_group_leaves_when_its_time_is_up_and_a_third_waits(bus, 
         answers.append(asyncio.ensure_future(intake.submit(MONITOR, rows())))
         await until(lambda wanted=on_their_way: bus.tries == wanted)
     answers += [asyncio.ensure_future(intake.submit(MONITOR, rows())) for _ in range(3)]
-    await until(lambda: intake._lanes._commits[Lane.PRIORITY].is_due)
+    await until(lambda: intake._lanes._commits[Lane.DIRECT].is_due)
     assert bus.tries == 2
     bus.release()
     await asyncio.gather(*answers)

@@ -54,7 +54,7 @@ class Room:
 async def test_priority_is_taken_while_bulk_waits_for_hosts_and_bulk_when_they_have_room(bus):
     room = Room()
     intake = StreamIntake(bus, DictIdentities(), clock(), source=9, admission=room)
-    room.open(Lane.PRIORITY)
+    room.open(Lane.DIRECT, Lane.PRIORITY)
     bulk = [asyncio.ensure_future(intake.submit(SENSOR, rows(n, handle=900))) for n in (1, 2)]
     gateways = asyncio.ensure_future(intake.submit(GATEWAY, rows(3, handle=[901, 902, 903])))
     vital = await intake.submit(MONITOR, rows(4))
@@ -68,6 +68,38 @@ async def test_priority_is_taken_while_bulk_waits_for_hosts_and_bulk_when_they_h
     assert bus.readings().handle.tolist() == [7] * 4 + [901, 7] + [900] * 3 + [901, 902, 903]
     assert (intake.counters.waiting_readings, room.ahead) == (0, 0)
     assert intake.allowance(SENSOR) > 1000
+
+
+@pytest.mark.clause("7.3")
+async def test_what_a_monitor_says_itself_does_not_wait_with_what_gateways_say_of_hundreds(bus):
+    room = Room()
+    limits = IntakeLimits(max_pending_readings=100)
+    intake = StreamIntake(bus, DictIdentities(), clock(), source=9, limits=limits, admission=room)
+    room.open(Lane.DIRECT)
+    gateways = [asyncio.ensure_future(intake.submit(GATEWAY, rows(40))) for _ in range(2)]
+    await until(lambda: intake.counters.waiting_readings == 80)
+    assert (intake.allowance(GATEWAY), intake.allowance(SENSOR)) == (0, 0)
+    assert intake.allowance(MONITOR) > 1000
+    assert (await intake.submit(MONITOR, rows(4))).readings == 4
+    with pytest.raises(Unavailable, match="readings wait"):
+        await intake.submit(GATEWAY, rows(1))
+    room.open(*Lane)
+    assert [r.readings for r in await asyncio.gather(*gateways)] == [40, 40]
+
+
+async def test_much_that_is_let_in_at_once_leaves_in_groups_and_what_comes_meanwhile_is_not_behind_it(bus):
+    intake = StreamIntake(bus, DictIdentities(), clock(), source=9)
+    bus.hold()
+    gateways = [asyncio.ensure_future(intake.submit(GATEWAY, rows(90_000))) for _ in range(5)]
+    await until(lambda: bus.tries >= 2 and intake._lanes._commits[Lane.PRIORITY].is_due)
+    on_their_way = bus.tries
+    assert on_their_way < len(gateways)
+    vital = asyncio.ensure_future(intake.submit(MONITOR, rows(1)))
+    await until(lambda: bus.tries == on_their_way + 1)
+    bus.release()
+    await asyncio.gather(vital, *gateways)
+    assert sorted(frame.header.rows for frame in bus.frames()[: on_their_way + 1]) == [1] + [90_000] * on_their_way
+    assert len(bus.frames()) == 6
 
 
 async def test_who_comes_after_one_that_waits_waits_behind_it_and_is_told_after_a_while(bus):
