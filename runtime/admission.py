@@ -8,7 +8,7 @@ only when a host cannot keep up with that alone. A host that has many rows which
 its memory is bounded too, and it does not come to wait for the lake with a critical device's reading in its inbox.
 
 A host that is not heard of holds nobody back: it is dead or being replaced, and meanwhile the stream keeps everything.
-Why here and not in the stream: docs/decisions/0016-bulk-waits-at-the-door.md. Clauses 5.4c, 7.3.
+Why here and not in the stream: docs/decisions/0016-bulk-waits-at-the-door.md; how much: 0020. Clauses 5.4c, 7.3.
 """
 
 from __future__ import annotations
