@@ -39,7 +39,7 @@ async def _lead(backend: Backend) -> bool:
         elif row["switched_us"] is None:
             cut_by = (await services.bus.stream_state(subjects.READINGS_STREAM)).last_sequence
             await backend.write(hand_overs.switch, backend.engine, number, cut_by=cut_by, now_us=now_us)
-            await services.bus.core_publish(subjects.DIRECTORY_CHANGED, b"")
+            await backend.doors_told()
             await backend.reading_feed.close()  # clients listen to shards: they connect again, and go on where they were
             logger.info("a hospital is in another shard", extra=about)
         elif now_us - row["switched_us"] >= SETTLE_S * 1e6:

@@ -21,6 +21,7 @@ from api.live.feed import Feed
 from api.live.readings import WantedPool, reading_feed
 from api.storage import Storage
 from api.telemetry import Telemetry
+from domain import subjects
 from domain.ports import Clock, OnceIntake
 from runtime.bus import Bus
 from runtime.lake import Lake
@@ -193,6 +194,10 @@ class Backend:
         """Wait until what was written is in the hosts' stream, at most `within_s`."""
         self.relay.nudge()
         await self.relay.settled(within_s)
+
+    async def doors_told(self) -> None:
+        """Let doors drop what they remember of tokens and places, and end connections whose token is good no more."""
+        await self.services.bus.core_publish(subjects.DIRECTORY_CHANGED, b"")
 
 
 async def _backend(request: Request) -> Backend:

@@ -15,6 +15,7 @@ import os
 import ssl
 import sys
 import tempfile
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,9 @@ class NumberedDevices:
 
     async def identify(self, token: str) -> Sender:
         return Sender(f"sz.h001/mon-{token}", int(token), "sz.h001", 0, _MONITOR)
+
+    async def revoked(self, senders: Sequence[Sender]) -> list[Sender]:  # noqa: ARG002 (the port's signature)
+        return []
 
     async def shards_of(self, sender: Sender, handles: NDArray[np.uint32]) -> NDArray[np.int16]:
         return np.full(len(handles), sender.shard, dtype=np.int16)

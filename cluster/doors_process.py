@@ -46,7 +46,6 @@ async def main() -> None:
     bus = await Bus.connect(connection.nats_url, connection.nats_token, "doors")
     engine = open_engine(settings.sql_url)
     identities = SqlIdentities(engine)
-    await bus.core_subscribe(subjects.DIRECTORY_CHANGED, lambda _payload, _subject: identities.forget())
     places = asyncio.create_task(identities.keep_places(), name="places")
     admission = Admission(asyncio.get_running_loop().time)
     await bus.core_subscribe(subjects.HOSTS_PROGRESS, admission.hear)
@@ -58,6 +57,12 @@ async def main() -> None:
     tls = _tls(doors)
     mqtt = MqttDoor(identities, intake, SystemClock(), limits=_mqtt_limits(doors), tls=tls)
     http = http_door(identities, intake, SystemClock(), StreamReceipts(bus), doors.max_payload_bytes)
+
+    def directory_changed(_payload: bytes, _subject: str) -> None:
+        identities.forget()
+        mqtt.recheck()
+
+    await bus.core_subscribe(subjects.DIRECTORY_CHANGED, directory_changed)
     mqtt_port = await mqtt.start(doors.host, doors.mqtt_port)
     async with serving(http, doors.host, doors.http_port, tls=tls) as http_port:
         look_seldom()

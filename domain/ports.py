@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -28,6 +28,7 @@ class Sender:
     """Who is talking at a door. `handle` is its own; `model` is None for a gateway that carries other devices.
 
     `shard`: where its hospital was when it was identified; `Identities.place_of` knows where it is now.
+    `credential`: which one it came with, in the words of `Identities`, never the token itself.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Sender:
     hospital_id: str
     shard: int
     model: ThingModel | None = None
+    credential: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,10 @@ class Identities(Protocol):
 
     async def identify(self, token: str) -> Sender:
         """The sender of `token`; raises Unauthenticated."""
+        ...
+
+    async def revoked(self, senders: Sequence[Sender]) -> list[Sender]:
+        """Those whose credential is good no more: it was replaced, or its device retired. Raises Unavailable."""
         ...
 
     def place_of(self, hospital_id: str, shard: int) -> int:

@@ -56,6 +56,7 @@ _TOPIC_CHARS: Final = 200  # of a topic that are kept with a reject
 GOODBYE: Final = "goodbye"  # why a connection ended: the device said DISCONNECT
 TAKEN_OVER: Final = "taken-over"
 CLOSING: Final = "door-closing"
+REVOKED: Final = "revoked"
 _SILENT: Final = frozenset({"keep-alive", "no-connect", TAKEN_OVER})  # the peer may be gone: do not wait for it
 
 

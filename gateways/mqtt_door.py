@@ -6,6 +6,8 @@ Session take-over: a CONNECT with the same sender, or the same client id, ends t
 state is kept: a device subscribes again when it connects again, and repeats what was not acknowledged.
 Events: `online` when a device connects, `offline` when its connection is lost or ended by us, with its will's text as
 detail; `disconnected` when it says goodbye (DISCONNECT drops the will). A take-over is neither.
+A connection whose token was replaced, or whose device was retired, is ended: within a second of `recheck`, and within
+a quarter of a minute if nobody says so.
 What a device itself says (`lead_off`, …) comes on `v1/devices/me/events`; see `gateways.events_json`.
 Not covered: QoS 2, MQTT 5, retained messages, subscriptions other than `v1/devices/me/errors` and
 `v1/devices/me/receipts` (refused with 0x80).
@@ -21,14 +23,16 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
 
+from domain.errors import Unavailable
 from domain.ports import Clock, Identities, PackedIntake
 from gateways.counters import DoorCounters
-from gateways.mqtt_connection import CLOSING, GOODBYE, TAKEN_OVER, MqttConnection, will_text
+from gateways.mqtt_connection import CLOSING, GOODBYE, REVOKED, TAKEN_OVER, MqttConnection, will_text
 from gateways.presence import Presence
 
 logger = logging.getLogger(__name__)
 
 _SWEEP_S: Final = 0.5
+_RECHECK_S: Final = 15.0  # a message that something was revoked may be lost
 _SPARE_SOCKETS: Final = 1_000  # above the connection cap, to tell those who come that there is no room
 _BACKLOG: Final = 4_096
 
@@ -72,6 +76,8 @@ class MqttDoor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
+        self._checker: asyncio.Task[None] | None = None
+        self._is_recheck_due = asyncio.Event()
 
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port, which is a free one for `port` 0."""
@@ -82,15 +88,17 @@ class MqttDoor:
             ssl_handshake_timeout=self.connect_timeout_s if self._tls else None,
         )  # fmt: skip
         self._sweeper = asyncio.create_task(self._sweep())
+        self._checker = asyncio.create_task(self._check_credentials())
         bound: int = self._server.sockets[0].getsockname()[1]
         return bound
 
     async def close(self, deadline_s: float = 10.0) -> None:
         """Take no more messages, answer those taken (at most for `deadline_s`), then end all connections."""
-        if self._server is None or self._sweeper is None:
+        if self._server is None or self._sweeper is None or self._checker is None:
             return
         self._server.close()
         self._sweeper.cancel()
+        self._checker.cancel()
         for connection in self._connections:
             connection.stop_reading()
         with contextlib.suppress(TimeoutError):
@@ -100,6 +108,10 @@ class MqttDoor:
         for connection in list(self._connections):
             connection.end(CLOSING)
         await self._presence.close()
+
+    def recheck(self) -> None:
+        """Look now whether those who are connected still may be: a credential was changed somewhere."""
+        self._is_recheck_due.set()
 
     # ---- what connections call
 
@@ -162,6 +174,23 @@ class MqttDoor:
         if self._by_client_id.get(connection.client_id) is connection:
             del self._by_client_id[connection.client_id]
         self.counters.connections = len(self._by_handle)
+
+    async def _check_credentials(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_RECHECK_S):
+                    await self._is_recheck_due.wait()
+            self._is_recheck_due.clear()
+            connected = [c.sender for c in self._by_handle.values() if c.sender is not None]
+            try:
+                revoked = await self.identities.revoked(connected)
+            except Unavailable:
+                continue  # nothing is known against them
+            for sender in revoked:
+                connection = self._by_handle.get(sender.handle)
+                if connection is not None and connection.sender is sender:
+                    logger.info("a connection is ended: its credential is revoked", extra={"device": sender.name})
+                    connection.end(REVOKED)
 
     async def _sweep(self) -> None:
         loop = asyncio.get_running_loop()

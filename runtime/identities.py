@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -15,7 +16,7 @@ from domain.errors import Unauthenticated, Unavailable
 from domain.ports import Sender
 from domain.thing_catalogue import BY_MODEL_ID, thing_model
 from domain.thing_models import Lane
-from runtime.sql.devices import device_of_token
+from runtime.sql.devices import device_of_token, digests_in_service
 from runtime.sql.engine import reading
 from runtime.sql.hand_overs import places
 from runtime.sql.tables import devices, patients
@@ -79,11 +80,17 @@ class SqlIdentities:
         model = thing_model(row["model"])
         sender = Sender(
             name=f"{row['hospital_id']}/{row['device_id']}", handle=row["handle"], hospital_id=row["hospital_id"],
-            shard=row["shard"], model=model if model.channels else None,
+            shard=row["shard"], model=model if model.channels else None, credential=row["token_digest"],
         )  # fmt: skip
         if forgotten == self._forgotten:  # else the row may be older than the change
             self._senders[digest] = (time.monotonic(), sender)
         return sender
+
+    async def revoked(self, senders: Sequence[Sender]) -> list[Sender]:
+        """As `domain.ports.Identities.revoked`: the database is asked, whatever is remembered."""
+        handles = [sender.handle for sender in senders]
+        good = await asyncio.to_thread(digests_in_service, self._engine, handles)
+        return [sender for sender in senders if good.get(sender.handle) != sender.credential]
 
     async def shards_of(self, sender: Sender, handles: NDArray[np.uint32]) -> NDArray[np.int16]:
         """The shard of each handle, -1 for one that is unknown or of another hospital than the sender's.

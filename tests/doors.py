@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +49,11 @@ class DictIdentities:
         if token not in self.tokens:
             raise Unauthenticated("the token is unknown")
         return self.tokens[token]
+
+    async def revoked(self, senders: Sequence[Sender]) -> list[Sender]:
+        if self.is_down:
+            raise Unavailable("the directory does not answer")
+        return [sender for sender in senders if sender not in self.tokens.values()]
 
     def place_of(self, hospital_id: str, shard: int) -> int:
         return self.moved.get(hospital_id, shard)

@@ -27,7 +27,6 @@ from api.schemas.devices import (
 )
 from api.services import Backend, Behind
 from api.times import In, Zone
-from domain import subjects
 from domain.errors import Conflict, InvalidInput, NotFound, StaleVersion, Unavailable
 from domain.ids import ActorKind, Address, parse_hospital_id, parse_token
 from domain.messages import DescribeActor
@@ -126,24 +125,19 @@ async def update_device(
 async def retire_device(
     device: Named, who: Operator, behind: Behind, version: ExpectedVersion, zone: In, response: Response
 ) -> DeviceOut:
-    """Take a device out of service. Its token stops working, its readings stay."""
+    """Take a device out of service. Its token stops working, its connection is ended, its readings stay."""
     row = await behind.tell(devices.retire_device, behind.engine, behind.author(who), device["handle"], version=version)
-    await _tell_doors(behind)
+    await behind.doors_told()
     set_etag(response, row["version"])
     return DeviceOut.of(row, zone)
 
 
 @router.post("/{hospital_id}/{device_id}/token", status_code=201, responses=problems(NotFound, Conflict))
 async def rotate_token(device: Named, who: Operator, behind: Behind) -> TokenOut:
-    """Give a device a new token; the old one stops working at once."""
+    """Give a device a new token; the old one stops working at once, and a connection that came with it is ended."""
     token = await behind.write(devices.rotate_token, behind.engine, behind.author(who), device["handle"])
-    await _tell_doors(behind)
+    await behind.doors_told()
     return TokenOut(token=token)
-
-
-async def _tell_doors(behind: Backend) -> None:
-    """Doors drop what they cached of identities."""
-    await behind.services.bus.core_publish(subjects.DIRECTORY_CHANGED, b"")
 
 
 async def _live_state(behind: Backend, hospital_id: str, device_id: str, zone: Zone) -> dict[str, Any]:

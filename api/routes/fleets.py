@@ -52,10 +52,11 @@ async def register(request: Request, who: Operator, behind: Behind) -> Response:
     """Register all of a manifest, or nothing. Columns are parallel lists; handles and keys come back in their order.
 
     Answered when the hosts' stream has it, so that what devices send next is ordered behind.
-    Safe to repeat: what exists is reused, and devices with a token get a new one.
+    Safe to repeat: what exists is reused, and devices with a token get a new one: connections with the one before are ended.
     """
     manifest = await behind.lanes.codec(_decode, await request.body())
     registered = await behind.write(register_fleet, behind.engine, behind.author(who), manifest, shards=behind.services.shards)
+    await behind.doors_told()
     await behind.hosts_told(_SETTLE_S)
     await behind.directory.warmed()
     return Response(await behind.lanes.codec(msgspec.json.encode, registered), 201, media_type="application/json")

@@ -193,6 +193,17 @@ def device_of_token(engine: Engine, token: str) -> Row | None:
     return None if row is None else dict(row)
 
 
+def digests_in_service(engine: Engine, handles: Sequence[int]) -> dict[int, str]:
+    """The digest of the token of each of these devices that is in service and has one."""
+    found: dict[int, str] = {}
+    with reading(engine) as connection:
+        for start in range(0, len(handles), _LOOKUP_CHUNK):
+            chosen = devices.c.handle.in_(handles[start : start + _LOOKUP_CHUNK])
+            query = select(devices.c.handle, devices.c.token_digest).where(chosen, devices.c.status != RETIRED)
+            found |= {handle: digest for handle, digest in connection.execute(query) if digest is not None}
+    return found
+
+
 def take_handle(connection: Connection, kind: str) -> int:
     """One fresh handle."""
     return take_handles(connection, 1, kind)

@@ -6,9 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import httpx
+import paho.mqtt.client as paho
 import psutil
 import pytest
 
@@ -80,6 +82,31 @@ def test_a_value_beyond_its_limit_becomes_an_alarm_that_tells_what_was_known(
         knowledge = http.get(f"/alarms/{alarm['alarm_id']}/knowledge").json()
     assert "information-only" in str(knowledge)
     assert "nibp_sys" in str(knowledge)
+
+
+@pytest.mark.clause("5.4a")
+@pytest.mark.clause("9.3b")
+def test_a_device_whose_token_is_replaced_loses_its_connection_at_once(
+    own_platform: RunningPlatform, monitor_token: str
+) -> None:
+    assert monitor_token
+    with own_platform.http() as http:
+        made = http.post(
+            "/devices", json={"hospital_id": HOSPITAL, "device_id": "pump-1", "model": "infusion-pump", "with_token": True}
+        )
+        ended = threading.Event()
+        client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id="pump-1")
+        client.username_pw_set(made.json()["token"])
+        client.on_disconnect = lambda *_: ended.set()
+        client.connect(own_platform.connection.mqtt_host, own_platform.connection.mqtt_port)
+        client.loop_start()
+        try:
+            wait_until(client.is_connected, 10)
+            assert http.post(f"/devices/{HOSPITAL}/pump-1/token").status_code == 201
+            assert ended.wait(5)
+        finally:
+            client.disconnect()
+            client.loop_stop()
 
 
 @pytest.mark.clause("7.1b")

@@ -111,6 +111,21 @@ async def test_a_rotated_token_ends_even_where_nobody_says_so(
 
 
 @pytest.mark.clause("9.3b")
+async def test_a_credential_is_revoked_by_another_one_and_by_retirement_and_by_nothing_else(
+    engine: Engine, hospital: SmallHospital
+) -> None:
+    identities = SqlIdentities(engine)
+    gateway_token = devices.rotate_token(engine, ADA, hospital.gateway["handle"])
+    pump, gateway = await identities.identify(hospital.pump_token), await identities.identify(gateway_token)
+    devices.move_device(engine, ADA, pump.handle, ward_id=None, bed_id=None, version=None)
+    assert await identities.revoked([pump, gateway]) == []
+    devices.rotate_token(engine, ADA, pump.handle)
+    assert await identities.revoked([pump, gateway]) == [pump]
+    devices.retire_device(engine, ADA, gateway.handle, version=None)
+    assert await identities.revoked([gateway, pump]) == [gateway, pump]
+
+
+@pytest.mark.clause("9.3b")
 async def test_a_look_that_began_before_a_revocation_is_not_remembered_after_it(
     engine: Engine, hospital: SmallHospital, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -57,6 +57,9 @@ class HandleIdentities:
         return self.places[int(hospital_id[-1])]
 
     async def identify(self, token: str) -> Sender:
+        raise Unavailable("nobody logs in")
+
+    async def revoked(self, senders: Sequence[Sender]) -> list[Sender]:
         raise Unavailable("nobody logs in")
 
     async def shards_of(self, sender: Sender, handles: Any) -> Any:
