@@ -103,23 +103,24 @@ def check_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], 
 
 def check_consistency(old: int, new: int, proof: Sequence[bytes], old_root: bytes, new_root: bytes) -> None:
     """Raise IntegrityViolation unless `proof` shows the old tree to be the new one's beginning. RFC 9162, 2.1.4.2."""
-    failed = IntegrityViolation(f"the log of {new} entries does not begin with the {old} that were signed before")
-    if not 0 <= old <= new:
-        raise failed
     if old in (0, new):
-        if proof or old_root != (new_root if old else EMPTY_ROOT):
-            raise failed
-        return
-    path = list(proof) if old & (old - 1) else [old_root, *proof]
-    if not path:
-        raise failed
+        is_shown = not proof and old_root == (new_root if old else EMPTY_ROOT)
+    else:
+        path = list(proof) if old & (old - 1) else [old_root, *proof]  # a perfect old tree is a node of the new one
+        is_shown = 0 < old < new and bool(path) and _roots_by(path, old, new) == (old_root, new_root)
+    if not is_shown:
+        raise IntegrityViolation(f"the log of {new} entries does not begin with the {old} that were signed before")
+
+
+def _roots_by(path: Sequence[bytes], old: int, new: int) -> tuple[bytes, bytes] | None:
+    """The roots of both trees that `path` gives; None when it has not the length for them."""
     at, last = old - 1, new - 1
     while at & 1:
         at, last = at >> 1, last >> 1
     got_old = got_new = path[0]
     for sibling in path[1:]:
         if last == 0:
-            raise failed
+            return None
         if at & 1 or at == last:
             got_old, got_new = node_hash(sibling, got_old), node_hash(sibling, got_new)
             while not at & 1 and at:
@@ -127,8 +128,7 @@ def check_consistency(old: int, new: int, proof: Sequence[bytes], old_root: byte
         else:
             got_new = node_hash(got_new, sibling)
         at, last = at >> 1, last >> 1
-    if last or (got_old, got_new) != (old_root, new_root):
-        raise failed
+    return None if last else (got_old, got_new)
 
 
 def _split(count: int) -> int:
