@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 from api.auth import Caller
 from api.schemas.patients import ObservationsIn
 from api.services import Backend
-from domain.ports import Principal, Receipt
+from domain.ports import Receipt, Sender
 from domain.quality import Origin, pack
 from domain.readings import ReadingBatch
 from domain.thing_catalogue import thing_model
@@ -24,31 +24,31 @@ async def enter_observations(behind: Backend, who: Caller, patient_key: str, bod
 
     Raises NotFound, RejectedInput, Conflict (the key was used for another body) and Unavailable.
     """
-    principal = await behind.read(_chart_of, behind.services.engine, patient_key)
+    sender = await behind.read(_chart_of, behind.services.engine, patient_key)
     payload = msgspec.json.encode({"readings": body.model_dump(exclude_none=True)["observations"]})
     intake = behind.services.intake
-    batch = _entered(payload, principal, behind.services.clock.now_us())
+    batch = _entered(payload, sender, behind.services.clock.now_us())
     if key is None:
         await behind.write(_note, behind.services.engine, behind.author(who), patient_key, body)
-        return await intake.submit(principal, batch)
-    claim = await intake.claim(principal, batch, key, payload)
-    batch = _entered(payload, principal, claim.arrival_us)
+        return await intake.submit(sender, batch)
+    claim = await intake.claim(sender, batch, key, payload)
+    batch = _entered(payload, sender, claim.arrival_us)
     if claim.receipt is None:
         await behind.write(_note, behind.services.engine, behind.author(who), patient_key, body)
-    return await intake.submit_once(principal, batch, claim)
+    return await intake.submit_once(sender, batch, claim)
 
 
-def _entered(payload: bytes, principal: Principal, arrival_us: int) -> ReadingBatch:
-    batch = decode_readings(payload, principal, arrival_us)
+def _entered(payload: bytes, sender: Sender, arrival_us: int) -> ReadingBatch:
+    batch = decode_readings(payload, sender, arrival_us)
     return batch.with_columns(quality=batch.quality | np.uint16(pack(origin=Origin.ENTERED)))
 
 
-def _chart_of(engine: Engine, patient_key: str) -> Principal:
+def _chart_of(engine: Engine, patient_key: str) -> Sender:
     row: Row = patients.get_patient(engine, patient_key)
     with reading(engine) as connection:
         shard = shard_of(connection, row["hospital_id"])
     name = f"patient:{row['hospital_id']}/{patient_key}"
-    return Principal(name, row["handle"], row["hospital_id"], shard, thing_model("patient-chart"))
+    return Sender(name, row["handle"], row["hospital_id"], shard, thing_model("patient-chart"))
 
 
 def _note(engine: Engine, author: Author, patient_key: str, body: ObservationsIn) -> None:

@@ -12,7 +12,7 @@ from api.device_names import split_device
 from api.schemas.rejects import ResubmitIn
 from api.services import Backend
 from domain.errors import Conflict, InvalidInput
-from domain.ports import Principal, Receipt
+from domain.ports import Receipt, Sender
 from domain.thing_catalogue import thing_model
 from gateways.formats import BY_NAME, AnyFormat, format_of
 from gateways.keyed import stored_once
@@ -36,21 +36,21 @@ async def resubmit(behind: Backend, who: Caller, kept: KeptReject, body: Resubmi
     name = body.device or reject.principal
     if name is None:
         raise InvalidInput(f"the sender of reject {kept.sequence} was not known: name the device, such as 'sz.h012/mon-7'")
-    principal = await behind.read(_sender, behind.engine, name)
+    sender = await behind.read(_sender, behind.engine, name)
     payload = _payload(kept, body)
     services, key = behind.services, f"reject-{reject.reject_id}"
-    receipt = await stored_once(services.intake, _format(kept, body), principal, payload, key, services.clock.now_us())
+    receipt = await stored_once(services.intake, _format(kept, body), sender, payload, key, services.clock.now_us())
     text = f"{receipt.shard}-{receipt.stream_sequence}"
     await behind.write(record_resubmission, behind.engine, behind.author(who), reject.reject_id, text)
     return receipt
 
 
-def _sender(engine: Engine, name: str) -> Principal:
+def _sender(engine: Engine, name: str) -> Sender:
     row = find_device(engine, *split_device(name))
     with reading(engine) as connection:
         shard = shard_of(connection, row["hospital_id"])
     model = thing_model(row["model"])
-    return Principal(name, row["handle"], row["hospital_id"], shard, model if model.channels else None)
+    return Sender(name, row["handle"], row["hospital_id"], shard, model if model.channels else None)
 
 
 def _payload(kept: KeptReject, body: ResubmitIn) -> bytes:

@@ -28,8 +28,8 @@ from domain import subjects
 from domain.frames import decode_frame
 from domain.readings import ReadingBatch
 from runtime.bus import Bus
+from runtime.durable import fsync
 from runtime.follower import StreamMessage
-from runtime.lake_files import fsync
 from runtime.nats_server import NatsServer
 
 IN_FLIGHT = 16

@@ -25,7 +25,7 @@ import uvloop
 from numpy.typing import NDArray
 
 from benchmarks.measure import Bench
-from domain.ports import Principal
+from domain.ports import Sender
 from domain.thing_catalogue import thing_model
 from domain.thing_models import Lane
 from gateways.device_client import DeviceClient
@@ -42,11 +42,11 @@ _MONITOR = thing_model("monitor")
 class NumberedDevices:
     """The token of a device is its handle."""
 
-    async def identify(self, token: str) -> Principal:
-        return Principal(f"sz.h001/mon-{token}", int(token), "sz.h001", 0, _MONITOR)
+    async def identify(self, token: str) -> Sender:
+        return Sender(f"sz.h001/mon-{token}", int(token), "sz.h001", 0, _MONITOR)
 
-    async def shards_of(self, principal: Principal, handles: NDArray[np.uint32]) -> NDArray[np.int16]:
-        return np.full(len(handles), principal.shard, dtype=np.int16)
+    async def shards_of(self, sender: Sender, handles: NDArray[np.uint32]) -> NDArray[np.int16]:
+        return np.full(len(handles), sender.shard, dtype=np.int16)
 
     def lane_of(self, handles: NDArray[np.uint32]) -> Lane:  # noqa: ARG002 (the port's signature)
         return Lane.PRIORITY

@@ -99,8 +99,12 @@ def main() -> None:
         app()
     except ValidationError as error:
         for problem in error.errors():
-            key = ".".join(map(str, problem["loc"]))
-            _console.print(f"[red]setting {key}[/red]: {problem['msg']} (given: {problem.get('input')!r})", highlight=False)
+            if problem["loc"]:
+                key = ".".join(map(str, problem["loc"]))
+                says = f"[red]setting {key}[/red]: {problem['msg']} (given: {problem.get('input')!r})"
+            else:  # about several: given is the whole tree then, passwords too
+                says = f"[red]settings[/red]: {problem['msg']}"
+            _console.print(says, highlight=False)
         sys.exit(2)
     except VitalgridError as error:
         _console.print(f"[red]{error}[/red]", highlight=False)

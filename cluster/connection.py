@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from domain.errors import Unavailable
+from runtime.durable import write_secret
 
 _FILE: Final = "run.json"
 _ADMIN_TOKEN: Final = Path("secrets") / "admin-token"
@@ -45,16 +45,6 @@ class Connection(msgspec.Struct, frozen=True):
 
 def forget_connection(data_dir: Path) -> None:
     (data_dir / _FILE).unlink(missing_ok=True)
-
-
-def write_secret(path: Path, content: bytes) -> None:
-    """Write `content` to `path` with mode 0600, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-    temporary.replace(path)
 
 
 def admin_token_file(data_dir: Path) -> Path:

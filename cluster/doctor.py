@@ -38,6 +38,7 @@ from domain.errors import VitalgridError
 from domain.instants import US_PER_S, from_us
 from domain.messages import StorageLevel
 from runtime.clock import SystemClock
+from runtime.known_answers import KNOWN_ANSWERS, wrong_answers
 from runtime.nats_server import find_nats_server
 from runtime.settings import Settings
 from runtime.storage import existing, look_at
@@ -350,9 +351,25 @@ def database(settings: Settings) -> Iterator[Finding]:
         engine.dispose()
 
 
+def security(settings: Settings) -> Iterator[Finding]:
+    """The security profile; the settings were refused already if they are laxer."""
+    yield ok("security.profile", str(settings.security.profile))
+
+
+def cryptography(_: Settings) -> Iterator[Finding]:
+    """Cryptographic libraries give the answers of their standards."""
+    wrong = wrong_answers()
+    if wrong:
+        yield Finding(
+            "cryptography", Level.PROBLEM, f"another answer than the standard's: {', '.join(wrong)}", "make clean setup"
+        )
+    else:
+        yield ok("cryptography", f"{len(KNOWN_ANSWERS)} known answers hold: SM2, SM3, SM4")
+
+
 CHECKS: Final[tuple[Callable[[Settings], Iterator[Finding]], ...]] = (
     python, libraries, nats_server, ports, disk, storage, fsync, memory, cores, open_files, shared_memory, clock, time_zones,
-    database,
+    database, security, cryptography,
 )  # fmt: skip
 
 _COLOURS: Final = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red"}

@@ -19,7 +19,7 @@ from sqlalchemy import Engine
 
 from actors.host import HostPolicy
 from actors.shell import HostConfig
-from cluster.connection import Connection, admin_token_file, forget_connection, write_secret
+from cluster.connection import Connection, admin_token_file, forget_connection
 from cluster.dedications import Dedications
 from cluster.host_orders import HostOrders
 from cluster.processes import ChildProcess
@@ -32,6 +32,7 @@ from domain.errors import Conflict, StorageFull, VitalgridError
 from domain.messages import StorageLevel, encode
 from runtime.bus import Bus
 from runtime.clock import SystemClock
+from runtime.durable import write_secret
 from runtime.lake import Lake
 from runtime.nats_server import NatsServer
 from runtime.settings import Settings

@@ -24,7 +24,7 @@ class Clock(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Principal:
+class Sender:
     """Who is talking at a door. `handle` is its own; `model` is None for a gateway that carries other devices.
 
     `shard`: where its hospital was when it was identified; `Identities.place_of` knows where it is now.
@@ -63,24 +63,24 @@ class ReceiptState:
 class Receipts(Protocol):
     """Looks receipts up."""
 
-    async def look_up(self, principal: Principal, shard: int, sequence: int) -> ReceiptState:
-        """Raises NotFound for a receipt that was never the principal's, Unavailable, or IntegrityViolation (damaged)."""
+    async def look_up(self, sender: Sender, shard: int, sequence: int) -> ReceiptState:
+        """Raises NotFound for a receipt that was never the sender's, Unavailable, or IntegrityViolation (damaged)."""
         ...
 
 
 class Identities(Protocol):
-    """Who holds a token, and which handles a principal may speak for."""
+    """Who holds a token, and which handles a sender may speak for."""
 
-    async def identify(self, token: str) -> Principal:
-        """The principal of `token`; raises Unauthenticated."""
+    async def identify(self, token: str) -> Sender:
+        """The sender of `token`; raises Unauthenticated."""
         ...
 
     def place_of(self, hospital_id: str, shard: int) -> int:
         """The shard that a hospital is in now, if it was handed over since it was in `shard`. Never waits."""
         ...
 
-    async def shards_of(self, principal: Principal, handles: NDArray[np.uint32]) -> NDArray[np.int16]:
-        """The shard of each handle; -1 where the handle is unknown or not of the principal's hospital."""
+    async def shards_of(self, sender: Sender, handles: NDArray[np.uint32]) -> NDArray[np.int16]:
+        """The shard of each handle; -1 where the handle is unknown or not of the sender's hospital."""
         ...
 
     def lane_of(self, handles: NDArray[np.uint32]) -> Lane:
@@ -91,7 +91,7 @@ class Identities(Protocol):
 class Intake(Protocol):
     """The one way in for readings, shared by all doors."""
 
-    def submit(self, principal: Principal, readings: ReadingBatch) -> Awaitable[Receipt]:
+    def submit(self, sender: Sender, readings: ReadingBatch) -> Awaitable[Receipt]:
         """Done once the readings are fsynced in the stream (one group commit serves many callers).
 
         Raises RejectedInput when none of them can be taken (the whole batch is refused, nothing is stored), and
@@ -103,20 +103,20 @@ class Intake(Protocol):
         """Put a device's event into the stream; same guarantees as `submit`."""
         ...
 
-    async def submit_event(self, principal: Principal, event: DeviceEvent) -> Receipt:
-        """As `tell_event`, of an event that `principal` says of a device: RejectedInput when it may not speak for it.
+    async def submit_event(self, sender: Sender, event: DeviceEvent) -> Receipt:
+        """As `tell_event`, of an event that `sender` says of a device: RejectedInput when it may not speak for it.
 
         Events of one sender reach the stream in the order in which they were submitted.
         """
         ...
 
-    def allowance(self, principal: Principal) -> int:
+    def allowance(self, sender: Sender) -> int:
         """How many messages of this sender a door may hold unanswered now: 1 while such messages wait for room, and 0
         while so much waits that a door had better read nothing. Asking again is all that tells of a change.
         """
         ...
 
-    def reject(self, *, door: str, principal: Principal | None, topic: str | None, payload: bytes,
+    def reject(self, *, door: str, sender: Sender | None, topic: str | None, payload: bytes,
                reason: str, detail: str) -> Awaitable[None]:  # fmt: skip
         """Keep a refused message with its reason; returns once it is stored."""
         ...
@@ -125,8 +125,8 @@ class Intake(Protocol):
 class PackedIntake(Intake, Protocol):
     """An Intake that also takes single readings as packed records, which costs a fraction of columns."""
 
-    def submit_packed(self, principal: Principal, rows: bytes) -> Awaitable[Receipt]:
-        """As `submit`, of `domain.readings.ROW` records that are all of the principal's own handle."""
+    def submit_packed(self, sender: Sender, rows: bytes) -> Awaitable[Receipt]:
+        """As `submit`, of `domain.readings.ROW` records that are all of the sender's own handle."""
         ...
 
 
@@ -144,14 +144,14 @@ class Claim:
 class OnceIntake(Intake, Protocol):
     """An Intake that also knows requests by a key of the sender's, so that a repeated one is stored once."""
 
-    async def claim(self, principal: Principal, content: ReadingBatch | DeviceEvent, key: str, payload: bytes) -> Claim:
+    async def claim(self, sender: Sender, content: ReadingBatch | DeviceEvent, key: str, payload: bytes) -> Claim:
         """Take `key` for this payload, or find it taken. Raises Conflict when it was taken for another payload.
 
         `content` is the payload's; RejectedInput as `submit`, before the key is taken.
         """
         ...
 
-    async def submit_once(self, principal: Principal, content: ReadingBatch | DeviceEvent, claim: Claim) -> Receipt:
+    async def submit_once(self, sender: Sender, content: ReadingBatch | DeviceEvent, claim: Claim) -> Receipt:
         """As `submit`; of all calls with one claim, the first stores and the others get its receipt."""
         ...
 

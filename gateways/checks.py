@@ -26,7 +26,7 @@ from domain.ages import AgeBand
 from domain.errors import RejectedInput
 from domain.instants import US_PER_S, from_us
 from domain.metrics import BY_ID, MAX_ID, PLAUSIBLE_HIGH, PLAUSIBLE_LOW
-from domain.ports import Principal
+from domain.ports import Sender
 from domain.quality import (
     USABLE_VALIDITIES,
     Mark,
@@ -68,17 +68,17 @@ def time_detail(time_us: int) -> str:
     return f"event time {said} cannot be: expected one from 2000 on and at most a day ahead of arrival"
 
 
-def check_readings(readings: ReadingBatch, principal: Principal, arrival_us: int) -> ReadingBatch:
+def check_readings(readings: ReadingBatch, sender: Sender, arrival_us: int) -> ReadingBatch:
     """The readings of a frame as they will be stored. Raises RejectedInput as the module says."""
-    model = principal.model
+    model = sender.model
     _check_metrics(readings, model)
     _check_quality(readings)
     sane = (readings.time_us >= EARLIEST_US) & (readings.time_us <= arrival_us + FURTHEST_AHEAD_US)
     row = _first(~sane)
     if row is not None:
         raise RejectedInput("implausible-time", f"reading {row}: {time_detail(int(readings.time_us[row]))}")
-    source = np.where(readings.source == 0, np.uint32(principal.handle), readings.source)
-    row = _first((source != principal.handle) & (source != readings.handle))
+    source = np.where(readings.source == 0, np.uint32(sender.handle), readings.source)
+    row = _first((source != sender.handle) & (source != readings.handle))
     if row is not None:
         raise RejectedInput("wrong-source", f"reading {row} names source {source[row]}: expected the sender's or its device's")
     converted = _with_units(readings.with_columns(source=source, quality=readings.quality & _SENDERS_MARKS))

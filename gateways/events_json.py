@@ -18,7 +18,7 @@ import msgspec
 
 from domain.errors import RejectedInput
 from domain.messages import DeviceEvent
-from domain.ports import Principal
+from domain.ports import Sender
 from domain.quality import Mode
 from gateways.json_rows import parse_time
 
@@ -36,7 +36,7 @@ class NativeEvent(msgspec.Struct, forbid_unknown_fields=True):
 _decoder: Final = msgspec.json.Decoder(NativeEvent)
 
 
-def decode_event(payload: bytes, principal: Principal, arrival_us: int) -> DeviceEvent:
+def decode_event(payload: bytes, sender: Sender, arrival_us: int) -> DeviceEvent:
     """The event of one message. Total: an event, or RejectedInput."""
     try:
         said = _decoder.decode(payload)
@@ -44,8 +44,8 @@ def decode_event(payload: bytes, principal: Principal, arrival_us: int) -> Devic
         raise RejectedInput("malformed-value", f"the JSON is not of an event: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RejectedInput("malformed-json", f"the payload is not JSON: {error}") from None
-    if principal.model is not None:
-        principal.model.check_event(said.event)
+    if sender.model is not None:
+        sender.model.check_event(said.event)
     at_us = arrival_us if said.at is None else parse_time(said.at, arrival_us)
-    handle = said.handle or principal.handle
-    return DeviceEvent(principal.hospital_id, handle, said.event, at_us, said.detail, _MODES[said.mode])
+    handle = said.handle or sender.handle
+    return DeviceEvent(sender.hospital_id, handle, said.event, at_us, said.detail, _MODES[said.mode])

@@ -12,19 +12,19 @@ from typing import Final
 from domain.errors import IntegrityViolation, NotFound, RejectedInput
 from domain.frames import as_it_came, decode_frame
 from domain.messages import DeviceEvent
-from domain.ports import Principal
+from domain.ports import Sender
 from domain.readings import ReadingBatch
 from gateways.checks import check_readings
 from gateways.events_json import decode_event
 from gateways.readings_json import decode_readings, pack_readings
 from gateways.thingsboard import decode_telemetry, pack_telemetry
 
-Decode = Callable[[bytes, Principal, int], ReadingBatch]
+Decode = Callable[[bytes, Sender, int], ReadingBatch]
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """`decode(payload, principal, arrival_us)` gives checked readings or raises RejectedInput; it keeps no state.
+    """`decode(payload, sender, arrival_us)` gives checked readings or raises RejectedInput; it keeps no state.
 
     `pack` does the same for formats of single readings, as packed `domain.readings.ROW` records.
     """
@@ -34,7 +34,7 @@ class Format:
     topic: str
     path: str
     decode: Decode
-    pack: Callable[[bytes, Principal, int], bytes] | None = None
+    pack: Callable[[bytes, Sender, int], bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +45,10 @@ class EventFormat:
     media_type: str
     topic: str
     path: str
-    decode: Callable[[bytes, Principal, int], DeviceEvent]
+    decode: Callable[[bytes, Sender, int], DeviceEvent]
 
 
-def decode_checked_frame(payload: bytes, principal: Principal, arrival_us: int) -> ReadingBatch:
+def decode_checked_frame(payload: bytes, sender: Sender, arrival_us: int) -> ReadingBatch:
     """The readings of one binary frame. Raises RejectedInput, with `damaged-frame` where its checksum fails."""
     try:
         frame = decode_frame(payload)
@@ -56,7 +56,7 @@ def decode_checked_frame(payload: bytes, principal: Principal, arrival_us: int) 
         raise RejectedInput("damaged-frame", f"{error}; send it again") from None
     if not len(frame.readings):
         raise RejectedInput("empty-message", "the frame holds no reading: expected one or more")
-    return as_it_came(check_readings(frame.readings, principal, arrival_us), payload, frame)
+    return as_it_came(check_readings(frame.readings, sender, arrival_us), payload, frame)
 
 
 FORMATS: Final = (

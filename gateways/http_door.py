@@ -34,7 +34,7 @@ from starlette.routing import Route
 
 from domain.errors import NotFound, RejectedInput, Unauthenticated, Unavailable, VitalgridError
 from domain.instants import to_rfc3339
-from domain.ports import Clock, Identities, OnceIntake, Principal, Receipt, Receipts
+from domain.ports import Clock, Identities, OnceIntake, Receipt, Receipts, Sender
 from gateways.counters import DoorCounters
 from gateways.formats import ALL_FORMATS, AnyFormat, EventFormat
 from gateways.keyed import stored_once
@@ -77,7 +77,7 @@ async def _post(door: _Door, row: AnyFormat, request: Request) -> Response:
     """One message: who, how large, of which type, what it says; then stored, and only then answered."""
     counters = door.counters
     try:
-        principal = await _principal(door, row, request)
+        sender = await _sender(door, row, request)
     except VitalgridError as error:
         counters.connections_refused[error.code] += 1
         logger.info("a request was refused", extra={"why": error.code, "path": row.path})
@@ -85,16 +85,16 @@ async def _post(door: _Door, row: AnyFormat, request: Request) -> Response:
     counters.messages += 1
     body = b""
     try:
-        if not door.intake.allowance(principal):
+        if not door.intake.allowance(sender):
             raise Unavailable("more readings wait to be stored than the door can hold: send again later")
         body, size_bytes = await _body(request, door.max_payload_bytes)
         counters.bytes_received += size_bytes
         _check_envelope(row, request, size_bytes, door.max_payload_bytes)
-        receipt = await _stored(door, row, principal, body, _key(request))
+        receipt = await _stored(door, row, sender, body, _key(request))
     except ClientDisconnect:
         return Response(status_code=400)  # nobody is there to read it; nothing was stored
     except RejectedInput as error:
-        return await _rejected(door, row, principal, body, error)
+        return await _rejected(door, row, sender, body, error)
     except VitalgridError as error:
         counters.unavailable += isinstance(error, Unavailable)
         return problem_of(error)
@@ -108,11 +108,11 @@ async def _receipt(door: _Door, request: Request) -> Response:
     """What became of a receipt that this very device or gateway was given."""
     text = request.path_params["receipt"]
     try:
-        principal = await _bearer(door, request)
+        sender = await _bearer(door, request)
         found = _RECEIPT.fullmatch(text)
         if found is None:
             raise NotFound(f"{text[:40]!r} is no receipt: expected <shard>-<sequence> as an answer gave it")
-        state = await door.receipts.look_up(principal, int(found[1]), int(found[2]))
+        state = await door.receipts.look_up(sender, int(found[1]), int(found[2]))
     except VitalgridError as error:
         return problem_of(error)
     stored = None if state.stored_us is None else to_rfc3339(state.stored_us)
@@ -120,13 +120,13 @@ async def _receipt(door: _Door, request: Request) -> Response:
     return Response(msgspec.json.encode(answer), media_type="application/json")
 
 
-async def _principal(door: _Door, row: AnyFormat, request: Request) -> Principal:
+async def _sender(door: _Door, row: AnyFormat, request: Request) -> Sender:
     if _PATH_TOKEN in row.path:
         return await door.identities.identify(request.path_params["token"])
     return await _bearer(door, request)
 
 
-async def _bearer(door: _Door, request: Request) -> Principal:
+async def _bearer(door: _Door, request: Request) -> Sender:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         raise Unauthenticated("the request carries no token: expected the header 'Authorization: Bearer <token>'")
@@ -162,22 +162,22 @@ def _key(request: Request) -> str | None:
     return key
 
 
-async def _stored(door: _Door, row: AnyFormat, principal: Principal, body: bytes, key: str | None) -> Receipt:
+async def _stored(door: _Door, row: AnyFormat, sender: Sender, body: bytes, key: str | None) -> Receipt:
     """Decode and store."""
     now_us = door.clock.now_us()
     if key is not None:
-        return await stored_once(door.intake, row, principal, body, key, now_us)
+        return await stored_once(door.intake, row, sender, body, key, now_us)
     if isinstance(row, EventFormat):
-        return await door.intake.submit_event(principal, row.decode(body, principal, now_us))
-    return await door.intake.submit(principal, row.decode(body, principal, now_us))
+        return await door.intake.submit_event(sender, row.decode(body, sender, now_us))
+    return await door.intake.submit(sender, row.decode(body, sender, now_us))
 
 
-async def _rejected(door: _Door, row: AnyFormat, principal: Principal, body: bytes, error: RejectedInput) -> Response:
+async def _rejected(door: _Door, row: AnyFormat, sender: Sender, body: bytes, error: RejectedInput) -> Response:
     door.counters.rejects[error.reason] += 1
-    logger.info("a message was refused", extra={"device": principal.name, "reason": error.reason})
+    logger.info("a message was refused", extra={"device": sender.name, "reason": error.reason})
     try:
         await door.intake.reject(
-            door=DOOR, principal=principal, topic=row.path, payload=body, reason=error.reason, detail=error.detail
+            door=DOOR, sender=sender, topic=row.path, payload=body, reason=error.reason, detail=error.detail
         )
     except VitalgridError as unavailable:
         return problem_of(unavailable)

@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 
 from domain.errors import InvalidInput, RejectedInput
 from domain.instants import parse_rfc3339
-from domain.ports import Principal
+from domain.ports import Sender
 from domain.quality import Mark
 from domain.readings import NO_SEQUENCE, pack_row
 from domain.units import CANONICAL, Unit, accepted_units, find_unit
@@ -43,13 +43,13 @@ class JsonRows:
 
     __slots__ = ("_handle", "_keys", "_rows", "_rules", "arrival_us")
 
-    def __init__(self, principal: Principal, arrival_us: int) -> None:
-        if principal.model is None:
+    def __init__(self, sender: Sender, arrival_us: int) -> None:
+        if sender.model is None:
             raise RejectedInput("unknown-metric", "a gateway has no metrics of its own: it sends frames for its devices")
         self.arrival_us = arrival_us
-        self._rules = rules_of(principal.model)
+        self._rules = rules_of(sender.model)
         self._keys = self._rules.keys
-        self._handle = principal.handle
+        self._handle = sender.handle
         self._rows: list[bytes] = []
 
     def add(

@@ -23,7 +23,7 @@ from typing import Any, Final, Protocol, cast
 import msgspec
 
 from domain.errors import RejectedInput, StorageFull, Unauthenticated, Unavailable, VitalgridError
-from domain.ports import Clock, Identities, PackedIntake, Principal, Receipt
+from domain.ports import Clock, Identities, PackedIntake, Receipt, Sender
 from gateways.counters import DoorCounters
 from gateways.formats import BY_TOPIC, ERRORS_TOPIC, RECEIPTS_TOPIC, AnyFormat, EventFormat
 from gateways.mqtt import encode, encode_puback, encode_publish
@@ -112,7 +112,7 @@ class MqttConnection(asyncio.Protocol):
         self._silence_allowed_s = door.connect_timeout_s
         self._last_heard_s = self._loop.time()
         self._transport: asyncio.Transport | None = None
-        self.principal: Principal | None = None
+        self.sender: Sender | None = None
         self.client_id = ""
         self.will: Will | None = None
         self.why_ended = "lost"
@@ -205,9 +205,9 @@ class MqttConnection(asyncio.Protocol):
 
     def _owes_enough(self) -> bool:
         """Whether to read no further: until something is answered, or until there is room when much waits already."""
-        if self.principal is None:
+        if self.sender is None:
             return False
-        return len(self._owed) >= min(self._door.max_in_flight, self._door.intake.allowance(self.principal))
+        return len(self._owed) >= min(self._door.max_in_flight, self._door.intake.allowance(self.sender))
 
     def _hold_or_go_on(self) -> None:
         if self._transport is None or self._transport.is_closing():
@@ -240,11 +240,11 @@ class MqttConnection(asyncio.Protocol):
             self._door.spawn(self._identify(packet, tokens))
 
     async def _identify(self, packet: Connect, tokens: list[str]) -> None:
-        principal = None
+        sender = None
         try:
             for token in tokens:
                 try:
-                    principal = await self._door.identities.identify(token)
+                    sender = await self._door.identities.identify(token)
                     break
                 except Unauthenticated:
                     continue
@@ -253,12 +253,12 @@ class MqttConnection(asyncio.Protocol):
             return
         if self._state is not _State.IDENTIFYING:
             return
-        if principal is None:
+        if sender is None:
             self._refuse(ConnectCode.NOT_AUTHORISED, "wrong-token")
             return
-        self.principal, self.client_id, self.will = principal, packet.client_id, packet.will
+        self.sender, self.client_id, self.will = sender, packet.client_id, packet.will
         if not self._door.admit(self):
-            self.principal = None
+            self.sender = None
             self._refuse(ConnectCode.SERVER_UNAVAILABLE, "too-many-connections")
             return
         self._silence_allowed_s = 1.5 * packet.keep_alive_s or float("inf")
@@ -299,7 +299,7 @@ class MqttConnection(asyncio.Protocol):
     # ---- messages
 
     def _take(self, packet: Publish) -> None:
-        assert self.principal is not None
+        assert self.sender is not None
         if packet.qos > 1:
             self.end("qos-2")
             return
@@ -323,16 +323,14 @@ class MqttConnection(asyncio.Protocol):
         stored.add_done_callback(partial(self._on_stored, packet, owed))
 
     def _submitted(self, row: AnyFormat, payload: bytes) -> asyncio.Future[Receipt]:
-        assert self.principal is not None
+        assert self.sender is not None
         now_us = self._door.clock.now_us()
         if isinstance(row, EventFormat):
-            event = row.decode(payload, self.principal, now_us)
-            return asyncio.ensure_future(self._door.intake.submit_event(self.principal, event))
+            event = row.decode(payload, self.sender, now_us)
+            return asyncio.ensure_future(self._door.intake.submit_event(self.sender, event))
         if row.pack is not None:
-            return asyncio.ensure_future(
-                self._door.intake.submit_packed(self.principal, row.pack(payload, self.principal, now_us))
-            )
-        return asyncio.ensure_future(self._door.intake.submit(self.principal, row.decode(payload, self.principal, now_us)))
+            return asyncio.ensure_future(self._door.intake.submit_packed(self.sender, row.pack(payload, self.sender, now_us)))
+        return asyncio.ensure_future(self._door.intake.submit(self.sender, row.decode(payload, self.sender, now_us)))
 
     def _on_stored(self, packet: Publish, owed: _Owed, stored: asyncio.Future[Receipt]) -> None:
         error = None if stored.cancelled() else stored.exception()
@@ -352,7 +350,7 @@ class MqttConnection(asyncio.Protocol):
         logger.info("a message was refused", extra={"device": self._name(), "reason": error.reason})
         try:
             await self._door.intake.reject(
-                door=DOOR, principal=self.principal, topic=packet.topic[:_TOPIC_CHARS], payload=packet.payload,
+                door=DOOR, sender=self.sender, topic=packet.topic[:_TOPIC_CHARS], payload=packet.payload,
                 reason=error.reason, detail=error.detail,
             )  # fmt: skip
         except Unavailable as unavailable:
@@ -405,7 +403,7 @@ class MqttConnection(asyncio.Protocol):
         self._out.clear()
 
     def _name(self) -> str | None:
-        return self.principal.name if self.principal else None
+        return self.sender.name if self.sender else None
 
 
 def _receipt_of(packet_id: int, receipt: Receipt) -> bytes:

@@ -2,7 +2,7 @@
 
 Identity comes from the connection: the token is the password, or the user name (as ThingsBoard's devices send it).
 CONNACK 4 answers a CONNECT without a token, 5 a wrong one, 3 a door that is full or cannot ask who it is.
-Session take-over: a CONNECT with the same principal, or the same client id, ends the older connection. No session
+Session take-over: a CONNECT with the same sender, or the same client id, ends the older connection. No session
 state is kept: a device subscribes again when it connects again, and repeats what was not acknowledged.
 Events: `online` when a device connects, `offline` when its connection is lost or ended by us, with its will's text as
 detail; `disconnected` when it says goodbye (DISCONNECT drops the will). A take-over is neither.
@@ -111,9 +111,9 @@ class MqttDoor:
 
     def admit(self, connection: MqttConnection) -> bool:
         """Make room for a connection that has said who it is; False when the door is full."""
-        principal = connection.principal
-        assert principal is not None
-        older = self._by_handle.get(principal.handle)
+        sender = connection.sender
+        assert sender is not None
+        older = self._by_handle.get(sender.handle)
         namesake = self._by_client_id.get(connection.client_id) if connection.client_id else None
         if older is None and namesake is None and len(self._by_handle) >= self._max_connections:
             return False
@@ -121,28 +121,28 @@ class MqttDoor:
             assert taken_over is not None
             self._forget(taken_over)
             taken_over.end(TAKEN_OVER)
-            if taken_over is not older and taken_over.principal is not None:
-                self._presence.tell(taken_over.principal, "offline", "another device uses its client id")
-        self._by_handle[principal.handle] = connection
+            if taken_over is not older and taken_over.sender is not None:
+                self._presence.tell(taken_over.sender, "offline", "another device uses its client id")
+        self._by_handle[sender.handle] = connection
         if connection.client_id:
             self._by_client_id[connection.client_id] = connection
         self.counters.connections = len(self._by_handle)
         self.counters.connections_accepted += 1
         if older is None:
-            self._presence.tell(principal, "online")
+            self._presence.tell(sender, "online")
         return True
 
     def ended(self, connection: MqttConnection) -> None:
         self._connections.discard(connection)
-        principal = connection.principal
-        if principal is None:
+        sender = connection.sender
+        if sender is None:
             return
         self.counters.connections_ended[connection.why_ended] += 1
         self._forget(connection)
         if connection.why_ended == GOODBYE:
-            self._presence.tell(principal, "disconnected")
+            self._presence.tell(sender, "disconnected")
         elif connection.why_ended not in (TAKEN_OVER, CLOSING):
-            self._presence.tell(principal, "offline", will_text(connection.will) or f"connection {connection.why_ended}")
+            self._presence.tell(sender, "offline", will_text(connection.will) or f"connection {connection.why_ended}")
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something beside a connection; the door waits for it when it closes."""
@@ -156,9 +156,9 @@ class MqttDoor:
             logger.error("work for a connection met an unexpected error", exc_info=task.exception())
 
     def _forget(self, connection: MqttConnection) -> None:
-        principal = connection.principal
-        if principal is not None and self._by_handle.get(principal.handle) is connection:
-            del self._by_handle[principal.handle]
+        sender = connection.sender
+        if sender is not None and self._by_handle.get(sender.handle) is connection:
+            del self._by_handle[sender.handle]
         if self._by_client_id.get(connection.client_id) is connection:
             del self._by_client_id[connection.client_id]
         self.counters.connections = len(self._by_handle)

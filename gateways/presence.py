@@ -13,7 +13,7 @@ from typing import Final
 
 from domain.errors import Unavailable
 from domain.messages import DeviceEvent
-from domain.ports import Clock, Intake, Principal
+from domain.ports import Clock, Intake, Sender
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +33,10 @@ class Presence:
     def start(self) -> None:
         self._workers = [asyncio.create_task(self._work(queue)) for queue in self._queues]
 
-    def tell(self, principal: Principal, event: str, detail: str | None = None) -> None:
+    def tell(self, sender: Sender, event: str, detail: str | None = None) -> None:
         """Put an event on its way; returns at once."""
-        happened = DeviceEvent(principal.hospital_id, principal.handle, event, self._clock.now_us(), detail)
-        self._queues[principal.handle % _WORKERS].put_nowait((happened, principal.shard))
+        happened = DeviceEvent(sender.hospital_id, sender.handle, event, self._clock.now_us(), detail)
+        self._queues[sender.handle % _WORKERS].put_nowait((happened, sender.shard))
 
     async def close(self, deadline_s: float = 5.0) -> None:
         """Wait until all events are stored, at most `deadline_s`; what is left is dropped, and the log says how many."""

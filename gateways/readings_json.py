@@ -20,7 +20,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from domain.errors import RejectedInput
-from domain.ports import Principal
+from domain.ports import Sender
 from domain.quality import Mode, Validity, pack
 from domain.readings import NO_SEQUENCE, ReadingBatch
 from gateways.json_rows import JsonRows, JsonValue, parse_time
@@ -60,15 +60,15 @@ _many: Final = msgspec.json.Decoder(list[NativeReading])
 _envelope: Final = msgspec.json.Decoder(NativeMessage)
 
 
-def decode_readings(payload: bytes, principal: Principal, arrival_us: int) -> ReadingBatch:
+def decode_readings(payload: bytes, sender: Sender, arrival_us: int) -> ReadingBatch:
     """The readings of one native JSON message. Total: a batch, or RejectedInput for the whole message."""
-    return ReadingBatch.from_rows(pack_readings(payload, principal, arrival_us))
+    return ReadingBatch.from_rows(pack_readings(payload, sender, arrival_us))
 
 
-def pack_readings(payload: bytes, principal: Principal, arrival_us: int) -> bytes:
+def pack_readings(payload: bytes, sender: Sender, arrival_us: int) -> bytes:
     """As `decode_readings`, as packed records."""
     message = _parsed(payload)
-    rows = JsonRows(principal, arrival_us)
+    rows = JsonRows(sender, arrival_us)
     time_us = arrival_us if message.time is None else parse_time(message.time, arrival_us)
     for reading in message.readings:
         mode = reading.mode or message.mode

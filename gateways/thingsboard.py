@@ -18,7 +18,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from domain.errors import RejectedInput
-from domain.ports import Principal
+from domain.ports import Sender
 from domain.readings import ReadingBatch
 from gateways.json_rows import JsonRows, JsonValue, parse_time
 
@@ -26,12 +26,12 @@ _Entry: TypeAlias = dict[str, JsonValue | dict[str, JsonValue]]
 _decoder: Final[msgspec.json.Decoder[_Entry | list[_Entry]]] = msgspec.json.Decoder(_Entry | list[_Entry])
 
 
-def decode_telemetry(payload: bytes, principal: Principal, arrival_us: int) -> ReadingBatch:
+def decode_telemetry(payload: bytes, sender: Sender, arrival_us: int) -> ReadingBatch:
     """The readings of one telemetry message. Total: a batch, or RejectedInput for the whole message."""
-    return ReadingBatch.from_rows(pack_telemetry(payload, principal, arrival_us))
+    return ReadingBatch.from_rows(pack_telemetry(payload, sender, arrival_us))
 
 
-def pack_telemetry(payload: bytes, principal: Principal, arrival_us: int) -> bytes:
+def pack_telemetry(payload: bytes, sender: Sender, arrival_us: int) -> bytes:
     """As `decode_telemetry`, as packed records."""
     try:
         message = _decoder.decode(payload)
@@ -39,7 +39,7 @@ def pack_telemetry(payload: bytes, principal: Principal, arrival_us: int) -> byt
         raise RejectedInput("malformed-value", f"the JSON is not telemetry: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RejectedInput("malformed-json", f"the payload is not JSON: {error}") from None
-    rows = JsonRows(principal, arrival_us)
+    rows = JsonRows(sender, arrival_us)
     for entry in [message] if isinstance(message, dict) else message:
         _add_entry(rows, entry)
     return rows.packed()

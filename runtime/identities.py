@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine, literal, select, union_all
 
 from domain.errors import Unauthenticated, Unavailable
-from domain.ports import Principal
+from domain.ports import Sender
 from domain.thing_catalogue import BY_MODEL_ID, thing_model
 from domain.thing_models import Lane
 from runtime.sql.devices import device_of_token, token_digest
@@ -31,7 +31,7 @@ class SqlIdentities:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._principals: dict[str, tuple[float, Principal]] = {}
+        self._senders: dict[str, tuple[float, Sender]] = {}
         self._forgotten = 0
         self._places: dict[str, int] = {}  # of hospitals that were handed over
         self._look_again = asyncio.Event()
@@ -45,7 +45,7 @@ class SqlIdentities:
     def forget(self) -> None:
         """Drop what is remembered of tokens, after one was changed."""
         self._forgotten += 1
-        self._principals.clear()
+        self._senders.clear()
         self._look_again.set()
 
     def place_of(self, hospital_id: str, shard: int) -> int:
@@ -62,13 +62,13 @@ class SqlIdentities:
                 async with asyncio.timeout(_PLACES_EVERY_S):
                     await self._look_again.wait()
 
-    async def identify(self, token: str) -> Principal:
+    async def identify(self, token: str) -> Sender:
         """The device or gateway that holds `token`; raises Unauthenticated.
 
         A wrong token costs the same look as a right one.
         """
         digest = token_digest(token)
-        kept = self._principals.get(digest)
+        kept = self._senders.get(digest)
         if kept is not None and time.monotonic() - kept[0] < _REMEMBER_S:
             return kept[1]
         forgotten = self._forgotten
@@ -76,16 +76,16 @@ class SqlIdentities:
         if row is None:
             raise Unauthenticated("the token is unknown, or its device is retired")
         model = thing_model(row["model"])
-        principal = Principal(
+        sender = Sender(
             name=f"{row['hospital_id']}/{row['device_id']}", handle=row["handle"], hospital_id=row["hospital_id"],
             shard=row["shard"], model=model if model.channels else None,
         )  # fmt: skip
         if forgotten == self._forgotten:  # else the row may be older than the change
-            self._principals[digest] = (time.monotonic(), principal)
-        return principal
+            self._senders[digest] = (time.monotonic(), sender)
+        return sender
 
-    async def shards_of(self, principal: Principal, handles: NDArray[np.uint32]) -> NDArray[np.int16]:
-        """The shard of each handle, -1 for one that is unknown or of another hospital than the principal's.
+    async def shards_of(self, sender: Sender, handles: NDArray[np.uint32]) -> NDArray[np.int16]:
+        """The shard of each handle, -1 for one that is unknown or of another hospital than the sender's.
 
         A handle that is unknown here is looked for before it is called unknown: its device may be a moment old.
         """
@@ -93,8 +93,8 @@ class SqlIdentities:
         if (numbers < 0).any():
             await self._look_since(time.monotonic())
             numbers = self._numbers(handles)
-        own = self._numbers_of.get(principal.hospital_id, -1)
-        shard = self.place_of(principal.hospital_id, principal.shard)
+        own = self._numbers_of.get(sender.hospital_id, -1)
+        shard = self.place_of(sender.hospital_id, sender.shard)
         shards: NDArray[np.int16] = np.where((numbers == own) & (numbers >= 0), shard, -1).astype(np.int16)
         return shards
 

@@ -29,7 +29,7 @@ from domain import subjects
 from domain.errors import StorageFull, Unavailable, VitalgridError
 from domain.frames import MAX_ROWS, encode_batches, encode_frame
 from domain.messages import DeviceEvent, Reject, StorageLevel, StorageState, encode
-from domain.ports import Claim, Clock, Identities, Principal, Receipt
+from domain.ports import Claim, Clock, Identities, Receipt, Sender
 from domain.readings import NO_SEQUENCE, ROW, ReadingBatch
 from domain.thing_models import Lane
 from runtime.admission import Admission
@@ -85,70 +85,70 @@ class StreamIntake:
 
     # ---- what doors call
 
-    def submit(self, principal: Principal, readings: ReadingBatch) -> Awaitable[Receipt]:
+    def submit(self, sender: Sender, readings: ReadingBatch) -> Awaitable[Receipt]:
         """As `domain.ports.Intake.submit`; a device's own readings cost a future, no task."""
-        if principal.model is not None:
+        if sender.model is not None:
             future = asyncio.get_running_loop().create_future()
-            error = own_readings_error(principal, readings)
+            error = own_readings_error(sender, readings)
             if error is not None:
                 future.set_exception(error)
             else:
                 rows = len(readings)
-                self._accept(Submission(principal.model.lane, ((self._shard_of(principal), readings, rows),), rows, future))
+                self._accept(Submission(sender.model.lane, ((self._shard_of(sender), readings, rows),), rows, future))
             return future
         future = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(self._look_up(principal, readings, future))
+        task = asyncio.create_task(self._look_up(sender, readings, future))
         self._looking_up.add(task)
         self._looked_up_rows += len(readings)
         task.add_done_callback(lambda done: self._looked_up(done, len(readings)))
         return future
 
-    def submit_packed(self, principal: Principal, rows: bytes) -> asyncio.Future[Receipt]:
+    def submit_packed(self, sender: Sender, rows: bytes) -> asyncio.Future[Receipt]:
         """As `domain.ports.PackedIntake.submit_packed`."""
         future = asyncio.get_running_loop().create_future()
         count = len(rows) // ROW.itemsize
-        lane = Lane.PRIORITY if principal.model is None else principal.model.lane
-        self._accept(Submission(lane, ((self._shard_of(principal), rows, count),), count, future))
+        lane = Lane.PRIORITY if sender.model is None else sender.model.lane
+        self._accept(Submission(lane, ((self._shard_of(sender), rows, count),), count, future))
         return future
 
-    def allowance(self, principal: Principal) -> int:
+    def allowance(self, sender: Sender) -> int:
         """As `domain.ports.Intake.allowance`. What a gateway brings is known only when it is read."""
         rows = self._lanes.waiting.rows + self._looked_up_rows
         if not rows:
             return _MANY
         if rows > self._limits.max_pending_readings // 2:
             return 0
-        lanes = _LANES if principal.model is None else (principal.model.lane,)
-        return 1 if any(self._lanes.waiting.has(lane, self._shard_of(principal)) for lane in lanes) else _MANY
+        lanes = _LANES if sender.model is None else (sender.model.lane,)
+        return 1 if any(self._lanes.waiting.has(lane, self._shard_of(sender)) for lane in lanes) else _MANY
 
-    async def claim(self, principal: Principal, content: ReadingBatch | DeviceEvent, key: str, payload: bytes) -> Claim:
+    async def claim(self, sender: Sender, content: ReadingBatch | DeviceEvent, key: str, payload: bytes) -> Claim:
         """As `domain.ports.OnceIntake.claim`; see `runtime.once` for what is guaranteed."""
         why = self._nothing if isinstance(content, DeviceEvent) else self._no_readings
         if why:
             raise self._no_room(why)
         if isinstance(content, DeviceEvent):
-            await self._events.shard_of(principal, content)
+            await self._events.shard_of(sender, content)
         else:
-            await self._by_shard(principal, content)
-        return await self._ledger.claim(principal, key, payload)
+            await self._by_shard(sender, content)
+        return await self._ledger.claim(sender, key, payload)
 
-    async def submit_once(self, principal: Principal, content: ReadingBatch | DeviceEvent, claim: Claim) -> Receipt:
+    async def submit_once(self, sender: Sender, content: ReadingBatch | DeviceEvent, claim: Claim) -> Receipt:
         """As `domain.ports.OnceIntake.submit_once`. The request has frames of its own, outside the groups."""
         if claim.receipt is not None:
             return claim.receipt
         message_id = f"once-{claim.name}-{claim.sequence}"
         if isinstance(content, DeviceEvent):
-            receipt = await self._events.submit(principal, content, f"{message_id}-event")
+            receipt = await self._events.submit(sender, content, f"{message_id}-event")
         else:
-            receipt = await self._store_alone(principal, content, message_id)
+            receipt = await self._store_alone(sender, content, message_id)
         receipt = await self._ledger.located(receipt)
         await self._ledger.settle(claim, receipt)
         return receipt
 
-    async def _store_alone(self, principal: Principal, readings: ReadingBatch, message_id: str) -> Receipt:
+    async def _store_alone(self, sender: Sender, readings: ReadingBatch, message_id: str) -> Receipt:
         receipt = None
-        parts = await self._by_shard(principal, readings)
-        if any(self._lanes.waiting.has(self._lane_of(principal, readings), shard) for shard, _ in parts):
+        parts = await self._by_shard(sender, readings)
+        if any(self._lanes.waiting.has(self._lane_of(sender, readings), shard) for shard, _ in parts):
             raise Unavailable("others wait for room already: send again later, with the same key")
         for number, (shard, batch) in enumerate(parts):
             for start in range(0, len(batch), MAX_ROWS):
@@ -160,23 +160,23 @@ class StreamIntake:
         self._count(1, len(readings))
         return receipt
 
-    async def submit_event(self, principal: Principal, event: DeviceEvent) -> Receipt:
+    async def submit_event(self, sender: Sender, event: DeviceEvent) -> Receipt:
         """As `domain.ports.Intake.submit_event`."""
-        return await self._events.submit(principal, event, self._message_id("event"))
+        return await self._events.submit(sender, event, self._message_id("event"))
 
     async def tell_event(self, event: DeviceEvent, shard: int) -> None:
         """As `domain.ports.Intake.tell_event`."""
         now = self._identities.place_of(event.hospital_id, shard)
         await self._events.store(now, event, self._message_id("event"))
 
-    async def reject(self, *, door: str, principal: Principal | None, topic: str | None, payload: bytes,
+    async def reject(self, *, door: str, sender: Sender | None, topic: str | None, payload: bytes,
                      reason: str, detail: str) -> None:  # fmt: skip
         """As `domain.ports.Intake.reject`; of the payload at most MAX_REJECT_BYTES are kept, and the detail says so."""
         if len(payload) > MAX_REJECT_BYTES:
             detail = f"{detail} (kept: the first {MAX_REJECT_BYTES} of {len(payload)} bytes)"
-        hospital_id = principal.hospital_id if principal else None
+        hospital_id = sender.hospital_id if sender else None
         reject_id = self._message_id("reject")
-        kept = Reject(reject_id, reason, detail, door, principal.name if principal else None, hospital_id,
+        kept = Reject(reject_id, reason, detail, door, sender.name if sender else None, hospital_id,
                       self._clock.now_us(), payload[:MAX_REJECT_BYTES], topic)  # fmt: skip
         await self._publish_control(subjects.reject(hospital_id), encode(kept), reject_id)
         self.counters.rejects += 1
@@ -187,16 +187,16 @@ class StreamIntake:
 
     # ---- gathering
 
-    async def _look_up(self, principal: Principal, readings: ReadingBatch, future: asyncio.Future[Receipt]) -> None:
+    async def _look_up(self, sender: Sender, readings: ReadingBatch, future: asyncio.Future[Receipt]) -> None:
         """In the order of the sender: a message whose devices must be looked up first is not overtaken by the next one."""
-        turn = self._turns.setdefault(principal.handle, asyncio.Lock())
+        turn = self._turns.setdefault(sender.handle, asyncio.Lock())
         try:
             async with turn:
-                parts = [(shard, batch, len(batch)) for shard, batch in await self._by_shard(principal, readings)]
-                self._accept(Submission(self._lane_of(principal, readings), parts, len(readings), future))
+                parts = [(shard, batch, len(batch)) for shard, batch in await self._by_shard(sender, readings)]
+                self._accept(Submission(self._lane_of(sender, readings), parts, len(readings), future))
         except Exception as error:  # whatever it is, no sender may wait for ever
             if not isinstance(error, VitalgridError):
-                logger.exception("devices could not be looked up", extra={"device": principal.name})
+                logger.exception("devices could not be looked up", extra={"device": sender.name})
                 error = Unavailable("the readings could not be stored: send them again")
             if not future.done():
                 future.set_exception(error)
@@ -205,27 +205,27 @@ class StreamIntake:
         self._looking_up.discard(task)
         self._looked_up_rows -= rows
 
-    def _lane_of(self, principal: Principal, readings: ReadingBatch) -> Lane:
-        return self._identities.lane_of(readings.handle) if principal.model is None else principal.model.lane
+    def _lane_of(self, sender: Sender, readings: ReadingBatch) -> Lane:
+        return self._identities.lane_of(readings.handle) if sender.model is None else sender.model.lane
 
-    async def _by_shard(self, principal: Principal, readings: ReadingBatch) -> list[tuple[int, ReadingBatch]]:
-        """The readings by shard. Raises RejectedInput when one is of a device that is not the principal's to speak for."""
-        if principal.model is not None or not len(readings):
-            error = own_readings_error(principal, readings)
+    async def _by_shard(self, sender: Sender, readings: ReadingBatch) -> list[tuple[int, ReadingBatch]]:
+        """The readings by shard. Raises RejectedInput when one is of a device that is not the sender's to speak for."""
+        if sender.model is not None or not len(readings):
+            error = own_readings_error(sender, readings)
             if error is not None:
                 raise error
-            return [(self._shard_of(principal), readings)]
-        shards = await self._identities.shards_of(principal, readings.handle)
+            return [(self._shard_of(sender), readings)]
+        shards = await self._identities.shards_of(sender, readings.handle)
         unknown = shards < 0
         if unknown.any():
             handle = int(readings.handle[unknown.argmax()])
-            raise unknown_device(handle, principal)
+            raise unknown_device(handle, sender)
         if (shards == shards[0]).all():
             return [(int(shards[0]), readings)]
         return [(int(shard), readings.take(shards == shard)) for shard in np.unique(shards)]
 
-    def _shard_of(self, principal: Principal) -> int:
-        return self._identities.place_of(principal.hospital_id, principal.shard)
+    def _shard_of(self, sender: Sender) -> int:
+        return self._identities.place_of(sender.hospital_id, sender.shard)
 
     def _accept(self, submission: Submission) -> None:
         if self._no_readings:

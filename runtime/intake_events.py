@@ -10,7 +10,7 @@ import numpy as np
 
 from domain import subjects
 from domain.messages import DeviceEvent, encode
-from domain.ports import Identities, Principal, Receipt
+from domain.ports import Identities, Receipt, Sender
 from runtime.intake_group import foreign_device, unknown_device
 
 
@@ -23,24 +23,24 @@ class IntakeEvents:
         self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()  # sender -> whose turn it is
         self.count = 0
 
-    async def submit(self, principal: Principal, event: DeviceEvent, message_id: str) -> Receipt:
-        """Store what `principal` says of a device; its next event waits until this one is kept. Raises RejectedInput."""
-        turn = self._turns.setdefault(principal.handle, asyncio.Lock())
+    async def submit(self, sender: Sender, event: DeviceEvent, message_id: str) -> Receipt:
+        """Store what `sender` says of a device; its next event waits until this one is kept. Raises RejectedInput."""
+        turn = self._turns.setdefault(sender.handle, asyncio.Lock())
         async with turn:
-            return await self.store(await self.shard_of(principal, event), event, message_id)
+            return await self.store(await self.shard_of(sender, event), event, message_id)
 
     async def store(self, shard: int, event: DeviceEvent, message_id: str) -> Receipt:
         sequence = await self._publish(subjects.control(shard), encode(event), message_id)
         self.count += 1
         return Receipt(shard, sequence, 0)
 
-    async def shard_of(self, principal: Principal, event: DeviceEvent) -> int:
-        """The shard of the event's device. Raises RejectedInput when it is not the principal's to speak for."""
-        if event.handle == principal.handle:
-            return self._identities.place_of(principal.hospital_id, principal.shard)
-        if principal.model is not None:
+    async def shard_of(self, sender: Sender, event: DeviceEvent) -> int:
+        """The shard of the event's device. Raises RejectedInput when it is not the sender's to speak for."""
+        if event.handle == sender.handle:
+            return self._identities.place_of(sender.hospital_id, sender.shard)
+        if sender.model is not None:
             raise foreign_device(event.handle)
-        shard = int((await self._identities.shards_of(principal, np.array([event.handle], np.uint32)))[0])
+        shard = int((await self._identities.shards_of(sender, np.array([event.handle], np.uint32)))[0])
         if shard < 0:
-            raise unknown_device(event.handle, principal)
+            raise unknown_device(event.handle, sender)
         return shard

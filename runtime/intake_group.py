@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from domain.errors import RejectedInput
 from domain.frames import MAX_ROWS
-from domain.ports import Principal, Receipt
+from domain.ports import Receipt, Sender
 from domain.readings import ReadingBatch
 from domain.thing_models import Lane
 
@@ -82,10 +82,10 @@ def pieces(data: ReadingBatch | bytes, count: int) -> Iterable[tuple[ReadingBatc
     return [(piece, len(piece)) for piece in pieces]
 
 
-def own_readings_error(principal: Principal, readings: ReadingBatch) -> RejectedInput | None:
+def own_readings_error(sender: Sender, readings: ReadingBatch) -> RejectedInput | None:
     if not len(readings):
         return RejectedInput("empty-message", "the message holds no reading: expected one or more")
-    foreign = readings.handle != principal.handle
+    foreign = readings.handle != sender.handle
     if foreign.any():
         handle = int(readings.handle[foreign.argmax()])
         return foreign_device(handle)
@@ -96,5 +96,5 @@ def foreign_device(handle: int) -> RejectedInput:
     return RejectedInput("unknown-device", f"device handle {handle} is not the sender's own: only a gateway speaks for others")
 
 
-def unknown_device(handle: int, principal: Principal) -> RejectedInput:
-    return RejectedInput("unknown-device", f"device handle {handle} is not one of hospital {principal.hospital_id}")
+def unknown_device(handle: int, sender: Sender) -> RejectedInput:
+    return RejectedInput("unknown-device", f"device handle {handle} is not one of hospital {sender.hospital_id}")

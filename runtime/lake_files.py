@@ -7,7 +7,6 @@ entry, fsynced. That also keeps encoding out of the compare-and-set: a commit th
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake.transaction import AddAction
 
+from runtime.durable import fsync
 from runtime.lake_checksums import check_files, name_with_checksum
 from runtime.lake_schema import FILE_ORDER, FILE_SCHEMA, PRUNING_COLUMNS
 
@@ -117,15 +117,6 @@ def discard(table_path: Path, files: Iterable[DataFile]) -> None:
     """Delete files that did not become part of the table."""
     for file in files:
         (table_path / file.path).unlink(missing_ok=True)
-
-
-def fsync(path: Path) -> None:
-    """Bring a file or a folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write(path: Path, chunks: Iterable[pl.DataFrame], *, is_merged: bool) -> tuple[int, dict[str, Any], dict[str, Any]]:

@@ -19,7 +19,7 @@ from typing import Final
 import polars as pl
 
 from domain.errors import IntegrityViolation
-from runtime.lake_files import fsync
+from runtime.durable import fsync
 from runtime.lake_log_checksums import damaged_entry
 
 logger = logging.getLogger(__name__)

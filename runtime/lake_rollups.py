@@ -25,8 +25,9 @@ import pyarrow.parquet as pq
 
 from domain.errors import IntegrityViolation
 from domain.quality import Mode
+from runtime.durable import fsync
 from runtime.lake_checksums import check_files, name_with_checksum
-from runtime.lake_files import STORED, fsync
+from runtime.lake_files import STORED
 from runtime.lake_schema import HOUR_US, is_marked, is_usable
 
 logger = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from domain import subjects
 from domain.errors import Conflict, Unavailable
 from domain.instants import US_PER_S
 from domain.messages import encode
-from domain.ports import Claim, Clock, Principal, Receipt
+from domain.ports import Claim, Clock, Receipt, Sender
 from runtime.follower import StreamMessage
 
 KEPT_S: Final = 86_400
@@ -61,9 +61,9 @@ class OnceLedger:
         self._clock = clock
         self._publish = publish
 
-    async def claim(self, principal: Principal, key: str, payload: bytes) -> Claim:
+    async def claim(self, sender: Sender, key: str, payload: bytes) -> Claim:
         """As `domain.ports.OnceIntake.claim`."""
-        name = hashlib.sha256(f"{principal.handle}\0{key}".encode()).hexdigest()[:40]
+        name = hashlib.sha256(f"{sender.handle}\0{key}".encode()).hexdigest()[:40]
         body = hashlib.sha256(payload).hexdigest()
         now_us = self._clock.now_us()
         sequence = await self._bus.last_sequence(subjects.READINGS_STREAM, subjects.once(name))

@@ -15,7 +15,7 @@ from domain import subjects
 from domain.errors import NotFound
 from domain.frames import decode_frame
 from domain.messages import DeviceEvent, PositionQuery, decode_control, encode
-from domain.ports import KeptIn, Principal, ReceiptState
+from domain.ports import KeptIn, ReceiptState, Sender
 from runtime.follower import StreamMessage
 
 
@@ -33,14 +33,14 @@ class StreamReceipts:
         self._bus = bus
         self._timeout_s = timeout_s
 
-    async def look_up(self, principal: Principal, shard: int, sequence: int) -> ReceiptState:
+    async def look_up(self, sender: Sender, shard: int, sequence: int) -> ReceiptState:
         """As `domain.ports.Receipts.look_up`."""
-        unknown = NotFound(f"receipt {shard}-{sequence} is none of {principal.name}'s")
+        unknown = NotFound(f"receipt {shard}-{sequence} is none of {sender.name}'s")
         if sequence < 1:
             raise unknown
         message = await self._bus.get_message(subjects.READINGS_STREAM, sequence)
         if message is not None:
-            readings = _of(principal, message, shard)
+            readings = _of(sender, message, shard)
             if readings is None:
                 raise unknown
             return ReceiptState(KeptIn.STREAM, message.stored_us, readings)
@@ -50,15 +50,15 @@ class StreamReceipts:
         return ReceiptState(KeptIn.LAKE, None, None)
 
 
-def _of(principal: Principal, message: StreamMessage, shard: int) -> int | None:
-    """How many readings of the principal's a message holds, 0 for its event; None when nothing there is its own.
+def _of(sender: Sender, message: StreamMessage, shard: int) -> int | None:
+    """How many readings of the sender's a message holds, 0 for its event; None when nothing there is its own.
 
     Raises IntegrityViolation when the stored frame is damaged.
     """
     if message.subject == subjects.reading(shard):
         readings = decode_frame(message.payload).readings
-        return int(((readings.source == principal.handle) | (readings.handle == principal.handle)).sum()) or None
+        return int(((readings.source == sender.handle) | (readings.handle == sender.handle)).sum()) or None
     if message.subject == subjects.control(shard):
         control = decode_control(message.payload)
-        return 0 if isinstance(control, DeviceEvent) and control.handle == principal.handle else None
+        return 0 if isinstance(control, DeviceEvent) and control.handle == sender.handle else None
     return None

@@ -7,10 +7,12 @@ Only `cluster/` builds one; everybody else is handed plain values.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from runtime.security_profile import SecurityProfile, contradictions
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
@@ -98,6 +100,14 @@ class WebhookSettings(BaseModel):
     secret: SecretStr | None = Field(None, description="Key of the webhook's HMAC-SHA256 signature (Standard Webhooks).")
 
 
+class SecuritySettings(BaseModel):
+    model_config = _FROZEN
+    profile: SecurityProfile = Field(
+        SecurityProfile.DEV,
+        description="`dev`: this machine only. `standard`: doors with TLS may answer others. What is laxer is refused.",
+    )
+
+
 class Settings(BaseSettings):
     """The whole tree. Unknown keys and bad values are errors, all reported at once."""
 
@@ -123,6 +133,7 @@ class Settings(BaseSettings):
     lake: LakeSettings = LakeSettings()
     storage: StorageSettings = StorageSettings()
     webhook: WebhookSettings = WebhookSettings()
+    security: SecuritySettings = SecuritySettings()
 
     @classmethod
     def settings_customise_sources(
@@ -135,6 +146,18 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments first, then the environment, then the file. Dotenv and secret files are not read."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @model_validator(mode="after")
+    def _keeps_its_security_profile(self) -> Self:
+        """All that is laxer than the profile, at once."""
+        doors = self.doors
+        found = contradictions(
+            self.security.profile, api_host=self.api.host, doors_host=doors.host,
+            doors_speak_tls=doors.tls_cert_file is not None and doors.tls_key_file is not None,
+        )  # fmt: skip
+        if found:
+            raise ValueError("; ".join(found))
+        return self
 
     @property
     def lake_dir(self) -> Path:

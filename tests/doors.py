@@ -19,7 +19,7 @@ from domain import subjects
 from domain.errors import Unauthenticated, Unavailable
 from domain.frames import decode_frame
 from domain.messages import DeviceEvent, Reject, decode_control
-from domain.ports import Principal
+from domain.ports import Sender
 from domain.readings import DTYPES, ReadingBatch
 from domain.thing_catalogue import thing_model
 from domain.thing_models import Lane
@@ -28,22 +28,22 @@ from runtime.clock import ManualClock
 from runtime.follower import StreamMessage
 
 NOW_US = 1_795_420_800_000_000  # 2026-11-23T08:00:00Z
-MONITOR = Principal("sz.h001/mon-7", 7, "sz.h001", 3, thing_model("monitor"))
-CUFF = Principal("sz.h001/cuff-8", 8, "sz.h001", 3, thing_model("bp-cuff"))
-GATEWAY = Principal("sz.h001/gw-1", 100, "sz.h001", 3)
-SENSOR = Principal("sz.h001/room-900", 900, "sz.h001", 3, thing_model("room-sensor"))
+MONITOR = Sender("sz.h001/mon-7", 7, "sz.h001", 3, thing_model("monitor"))
+CUFF = Sender("sz.h001/cuff-8", 8, "sz.h001", 3, thing_model("bp-cuff"))
+GATEWAY = Sender("sz.h001/gw-1", 100, "sz.h001", 3)
+SENSOR = Sender("sz.h001/room-900", 900, "sz.h001", 3, thing_model("room-sensor"))
 TOKENS = {"token-of-monitor": MONITOR, "token-of-cuff": CUFF, "token-of-gateway": GATEWAY}
 
 
 class DictIdentities:
     """Identities from a dict. Handles 1 to 999 are of shard 3, 1001 to 1999 of shard 5; others are unknown."""
 
-    def __init__(self, tokens: dict[str, Principal] | None = None) -> None:
+    def __init__(self, tokens: dict[str, Sender] | None = None) -> None:
         self.tokens = dict(TOKENS if tokens is None else tokens)
         self.is_down = False
         self.moved: dict[str, int] = {}  # hospitals that were handed over
 
-    async def identify(self, token: str) -> Principal:
+    async def identify(self, token: str) -> Sender:
         if self.is_down:
             raise Unavailable("the directory does not answer")
         if token not in self.tokens:
@@ -53,7 +53,7 @@ class DictIdentities:
     def place_of(self, hospital_id: str, shard: int) -> int:
         return self.moved.get(hospital_id, shard)
 
-    async def shards_of(self, principal: Principal, handles: np.ndarray) -> np.ndarray:
+    async def shards_of(self, sender: Sender, handles: np.ndarray) -> np.ndarray:
         shards = np.select([(handles >= 1) & (handles < 1000), (handles > 1000) & (handles < 2000)], [3, 5], -1)
         return shards.astype(np.int16)
 

@@ -186,7 +186,7 @@ async def test_a_stream_that_does_not_answer_is_503_and_says_when_to_retry(stage
 
 @pytest.mark.clause("7.3")
 async def test_a_door_that_can_hold_no_more_says_so_before_it_reads_the_body(stage, monkeypatch):
-    monkeypatch.setattr(StreamIntake, "allowance", lambda intake, principal: 0)
+    monkeypatch.setattr(StreamIntake, "allowance", lambda intake, sender: 0)
     response = await stage.post("/v1/readings", b"{")
     assert_problem(response, 503, "unavailable")
     assert int(response.headers["retry-after"]) > 0

@@ -14,7 +14,7 @@ from sqlalchemy import Engine, event, insert
 import runtime.identities
 from domain.errors import Unauthenticated
 from domain.fleet_manifest import Tier
-from domain.ports import Principal
+from domain.ports import Sender
 from domain.thing_models import Lane
 from runtime.identities import SqlIdentities
 from runtime.sql import devices, hand_overs, patients, placement, places
@@ -54,19 +54,19 @@ def register(engine: Engine, device_id: str, hospital_id: str = HOSPITAL) -> tup
 
 @pytest.mark.clause("9.3b")
 async def test_a_token_names_its_device_its_hospital_and_shard(engine: Engine, hospital: SmallHospital) -> None:
-    principal = await SqlIdentities(engine).identify(hospital.pump_token)
-    assert (principal.name, principal.handle, principal.hospital_id) == (
+    sender = await SqlIdentities(engine).identify(hospital.pump_token)
+    assert (sender.name, sender.handle, sender.hospital_id) == (
         f"{HOSPITAL}/pump-3", hospital.pump["handle"], HOSPITAL,
     )  # fmt: skip
-    assert principal.shard == places.get_hospital(engine, HOSPITAL)["shard"]
-    assert principal.model is not None
-    assert principal.model.id == hospital.pump["model"]
+    assert sender.shard == places.get_hospital(engine, HOSPITAL)["shard"]
+    assert sender.model is not None
+    assert sender.model.id == hospital.pump["model"]
 
 
-async def test_a_gateway_is_a_principal_without_channels_of_its_own(engine: Engine, hospital: SmallHospital) -> None:
+async def test_a_gateway_is_a_sender_without_channels_of_its_own(engine: Engine, hospital: SmallHospital) -> None:
     token = devices.rotate_token(engine, ADA, hospital.gateway["handle"])
-    principal = await SqlIdentities(engine).identify(token)
-    assert (principal.handle, principal.model) == (hospital.gateway["handle"], None)
+    sender = await SqlIdentities(engine).identify(token)
+    assert (sender.handle, sender.model) == (hospital.gateway["handle"], None)
 
 
 @pytest.mark.clause("9.3b")
@@ -153,28 +153,28 @@ async def test_handles_of_the_own_hospital_have_its_shard_and_all_others_have_no
 
 async def test_no_handles_have_no_shards(engine: Engine, hospital: SmallHospital) -> None:
     identities = SqlIdentities(engine)
-    principal = await identities.identify(hospital.pump_token)
-    assert (await identities.shards_of(principal, handles_of())).tolist() == []
+    sender = await identities.identify(hospital.pump_token)
+    assert (await identities.shards_of(sender, handles_of())).tolist() == []
 
 
 async def test_a_device_registered_a_moment_ago_is_found_at_once(engine: Engine, hospital: SmallHospital) -> None:
     identities = SqlIdentities(engine)
-    principal = await identities.identify(hospital.pump_token)
-    await identities.shards_of(principal, handles_of(hospital.monitor))
+    sender = await identities.identify(hospital.pump_token)
+    await identities.shards_of(sender, handles_of(hospital.monitor))
     later, _ = register(engine, "mon-8")
     patient = patients.admit_patient(engine, ADA, HOSPITAL, NewPatient("MRN-2"))
-    shards = await identities.shards_of(principal, handles_of(later, patient, hospital.monitor))
-    assert shards.tolist() == [principal.shard] * 3
+    shards = await identities.shards_of(sender, handles_of(later, patient, hospital.monitor))
+    assert shards.tolist() == [sender.shard] * 3
 
 
 async def test_a_fleet_larger_than_the_first_memory_is_known(engine: Engine, hospital: SmallHospital) -> None:
     identities = SqlIdentities(engine)
-    principal = await identities.identify(hospital.pump_token)
-    await identities.shards_of(principal, handles_of(hospital.monitor))
+    sender = await identities.identify(hospital.pump_token)
+    await identities.shards_of(sender, handles_of(hospital.monitor))
     rows = [NewDevice(f"pump-{n}", "infusion-pump") for n in range(100, 1300)]
     reports = devices.import_devices(engine, ADA, HOSPITAL, rows)
     wanted = np.array([report.handle for report in reports], dtype=np.uint32)
-    assert set((await identities.shards_of(principal, wanted)).tolist()) == {principal.shard}
+    assert set((await identities.shards_of(sender, wanted)).tolist()) == {sender.shard}
 
 
 @pytest.mark.clause("7.3")
@@ -182,14 +182,14 @@ async def test_readings_are_bulk_when_no_patient_depends_on_any_of_their_devices
     engine: Engine, hospital: SmallHospital
 ) -> None:
     identities = SqlIdentities(engine)
-    principal = await identities.identify(hospital.pump_token)
+    sender = await identities.identify(hospital.pump_token)
     reports = devices.import_devices(engine, ADA, HOSPITAL, [NewDevice(f"room-{n}", "room-sensor") for n in range(2)])
     rooms = [report.handle for report in reports if report.handle is not None]
     for mixed, lane in (
         (handles_of(*rooms), Lane.BULK), (handles_of(*rooms, hospital.monitor), Lane.PRIORITY),
         (handles_of(hospital.patient), Lane.PRIORITY), (handles_of(hospital.pump), Lane.PRIORITY),
     ):  # fmt: skip
-        await identities.shards_of(principal, mixed)
+        await identities.shards_of(sender, mixed)
         assert identities.lane_of(mixed) is lane
 
 
@@ -199,11 +199,11 @@ async def test_garbage_handles_cause_few_looks(
     """A hundred messages at a time, each with a handle that nobody has, share one look in each span of time."""
     monkeypatch.setattr(runtime.identities, "_REFRESH_EVERY_S", 0.02)
     identities = SqlIdentities(engine)
-    principal = await identities.identify(hospital.pump_token)
-    await identities.shards_of(principal, handles_of(hospital.monitor))
+    sender = await identities.identify(hospital.pump_token)
+    await identities.shards_of(sender, handles_of(hospital.monitor))
     looks = Looks(engine)
     garbage = [handles_of(3_000_000_000 + n) for n in range(100)]
-    answers = await asyncio.gather(*(identities.shards_of(principal, handles) for handles in garbage))
+    answers = await asyncio.gather(*(identities.shards_of(sender, handles) for handles in garbage))
     assert {int(shards[0]) for shards in answers} == {-1}
     assert looks.count <= 4
 
@@ -212,11 +212,11 @@ async def test_a_known_handle_does_not_wait_for_the_look_of_an_unknown_one(
     engine: Engine, hospital: SmallHospital, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     identities = SqlIdentities(engine)
-    principal = await identities.identify(hospital.pump_token)
-    await identities.shards_of(principal, handles_of(hospital.monitor))
+    sender = await identities.identify(hospital.pump_token)
+    await identities.shards_of(sender, handles_of(hospital.monitor))
     monkeypatch.setattr(runtime.identities, "_REFRESH_EVERY_S", 3600.0)
-    garbage = asyncio.create_task(identities.shards_of(principal, handles_of(3_000_000_000)))
-    assert (await identities.shards_of(principal, handles_of(hospital.monitor))).tolist() == [principal.shard]
+    garbage = asyncio.create_task(identities.shards_of(sender, handles_of(3_000_000_000)))
+    assert (await identities.shards_of(sender, handles_of(hospital.monitor))).tolist() == [sender.shard]
     assert not garbage.done()
     garbage.cancel()
 
@@ -243,14 +243,14 @@ async def test_a_hospital_without_devices_knows_no_handle(engine: Engine, hospit
         connection.execute(insert(hospitals).values(
             id=OTHER, name="空", tier="primary", beds=1, shard=1, created_us=NOW_US, version=1
         ))  # fmt: skip
-    nobody = Principal(name=f"{OTHER}/none", handle=9, hospital_id=OTHER, shard=1, model=None)
+    nobody = Sender(name=f"{OTHER}/none", handle=9, hospital_id=OTHER, shard=1, model=None)
     assert (await SqlIdentities(engine).shards_of(nobody, handles_of(hospital.monitor))).tolist() == [-1]
 
 
 async def test_devices_registered_between_two_parts_of_a_look_are_not_lost(engine: Engine, hospital: SmallHospital) -> None:
     """Wherever a registration falls into a look, it is found by this one or the next."""
     identities = SqlIdentities(engine)
-    principal = await identities.identify(hospital.pump_token)
+    sender = await identities.identify(hospital.pump_token)
     elsewhere = open_engine(engine.url.render_as_string(hide_password=False))
     made: list[Row] = []
 
@@ -261,23 +261,23 @@ async def test_devices_registered_between_two_parts_of_a_look_are_not_lost(engin
         made.append(new)
 
     event.listen(engine, "after_cursor_execute", register_between)
-    await identities.shards_of(principal, handles_of(hospital.monitor))
+    await identities.shards_of(sender, handles_of(hospital.monitor))
     event.remove(engine, "after_cursor_execute", register_between)
     elsewhere.dispose()
     assert made
-    shards = await identities.shards_of(principal, handles_of(*made))
-    assert shards.tolist() == [principal.shard] * len(made)
+    shards = await identities.shards_of(sender, handles_of(*made))
+    assert shards.tolist() == [sender.shard] * len(made)
 
 
 async def test_a_hospital_that_is_handed_over_is_found_in_its_new_shard(engine: Engine, hospital: SmallHospital) -> None:
     identities = SqlIdentities(engine)
-    principal = await identities.identify(hospital.pump_token)
+    sender = await identities.identify(hospital.pump_token)
     keeper = asyncio.create_task(identities.keep_places())
     row = placement.hand_over(engine, ADA, HOSPITAL, 2, shards=SHARDS)
-    assert identities.place_of(HOSPITAL, principal.shard) == 0
+    assert identities.place_of(HOSPITAL, sender.shard) == 0
     hand_overs.switch(engine, row["number"], cut_by=1, now_us=NOW_US)
     identities.forget()
-    await until(lambda: identities.place_of(HOSPITAL, principal.shard) == 2)
-    gateway = replace(principal, model=None)
+    await until(lambda: identities.place_of(HOSPITAL, sender.shard) == 2)
+    gateway = replace(sender, model=None)
     assert (await identities.shards_of(gateway, handles_of(hospital.monitor))).tolist() == [2]
     await end(keeper)

@@ -73,11 +73,11 @@ async def test_a_senders_messages_stay_in_order_while_the_devices_of_the_first_a
 
         asked = 0
 
-        async def shards_of(self, principal, handles):
+        async def shards_of(self, sender, handles):
             self.asked += 1
             if self.asked == 1:
                 await found.wait()
-            return await super().shards_of(principal, handles)
+            return await super().shards_of(sender, handles)
 
     intake = StreamIntake(bus, Slow(), SystemClock(), source=1)
     answers = [asyncio.ensure_future(intake.submit(GATEWAY, rows(n))) for n in range(1, 6)]

@@ -195,7 +195,7 @@ async def test_a_sender_for_whom_there_is_no_room_is_read_no_further_until_there
         raw = await Raw.connect(stage.port, "token-of-monitor")
         await until(stage.bus.events)
         stage.bus.hold()
-        monkeypatch.setattr(stage.door.intake, "allowance", lambda principal: allowed)
+        monkeypatch.setattr(stage.door.intake, "allowance", lambda sender: allowed)
         raw.send(*(encode_publish(READINGS, HR_72, 1, n) for n in range(1, 6)))
         connection = stage.door._by_handle[MONITOR.handle]
         await until(lambda: connection._is_read_paused)
@@ -398,7 +398,7 @@ async def test_a_connection_that_never_says_who_it_is_expires():
         assert await raw.next() is None
 
 
-async def test_the_same_principal_takes_its_session_over(stage):
+async def test_the_same_sender_takes_its_session_over(stage):
     older = await Raw.connect(stage.port, "token-of-monitor", client_id="one")
     newer = await Raw.connect(stage.port, "token-of-monitor", client_id="two")
     assert await older.next() is None

@@ -19,7 +19,7 @@ async def fill(bus, count=25):
     intake = StreamIntake(bus, DictIdentities(), SystemClock(), source=1)
     for n in range(count):
         await intake.reject(
-            door="http" if n % 5 == 0 else "mqtt", principal=None if n % 7 == 6 else (MONITOR if n % 2 else CUFF),
+            door="http" if n % 5 == 0 else "mqtt", sender=None if n % 7 == 6 else (MONITOR if n % 2 else CUFF),
             topic="v1/devices/me/readings", payload=str(n).encode(), reason="wrong-unit" if n % 3 == 0 else "malformed-json",
             detail=f"number {n}",
         )  # fmt: skip
@@ -78,7 +78,7 @@ async def test_no_rejects_is_an_empty_page(bus: Bus):
 async def test_a_rare_filter_looks_at_so_many_and_says_where_to_go_on():
     bus = MemoryBus()
     await StreamIntake(bus, DictIdentities(), clock(), source=1).reject(
-        door="mqtt", principal=None, topic=None, payload=b"0", reason="rare", detail="the one"
+        door="mqtt", sender=None, topic=None, payload=b"0", reason="rare", detail="the one"
     )
     await fill(bus, 1)
     bus.messages.extend([bus.messages[1]] * (SCANNED + 9))

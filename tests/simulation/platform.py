@@ -15,7 +15,7 @@ from actors.shard import Effects, ShardCell
 from actors.shard_runner import ShardRunner
 from domain.errors import Unavailable
 from domain.messages import Control, HandOver, HandOverStep, encode
-from domain.ports import Principal
+from domain.ports import Sender
 from domain.readings import ReadingBatch
 from domain.thing_models import Lane
 from runtime.intake import StreamIntake
@@ -56,10 +56,10 @@ class HandleIdentities:
     def place_of(self, hospital_id: str, _shard: int) -> int:
         return self.places[int(hospital_id[-1])]
 
-    async def identify(self, token: str) -> Principal:
+    async def identify(self, token: str) -> Sender:
         raise Unavailable("nobody logs in")
 
-    async def shards_of(self, principal: Principal, handles: Any) -> Any:
+    async def shards_of(self, sender: Sender, handles: Any) -> Any:
         await asyncio.sleep(0)
         return np.array(self.places, np.int16)[handles.astype(np.int64) // SHARD_HANDLES - 1]
 

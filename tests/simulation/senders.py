@@ -24,7 +24,7 @@ from domain.messages import (
     PatientAdmitted,
 )
 from domain.metrics import metric_of
-from domain.ports import Principal, Receipt
+from domain.ports import Receipt, Sender
 from domain.quality import Mark, Validity, pack
 from domain.readings import DTYPES, NO_SEQUENCE, ReadingBatch, pack_row
 from domain.thing_catalogue import thing_model
@@ -73,8 +73,8 @@ class Senders:
     def _of_shard(self, shard: int) -> list[Awaitable[None]]:
         base, hospital = SHARD_HANDLES * (shard + 1), f"sz.h00{shard}"
         model = thing_model("monitor")
-        first, second = (Principal(f"{hospital}/m", base + n, hospital, shard, model) for n in (MONITOR, SECOND))
-        gateway = Principal(f"{hospital}/gw", base + GATEWAY, hospital, shard)
+        first, second = (Sender(f"{hospital}/m", base + n, hospital, shard, model) for n in (MONITOR, SECOND))
+        gateway = Sender(f"{hospital}/gw", base + GATEWAY, hospital, shard)
         work = [
             self._registry(shard, hospital, base), self._many(self._own, first), self._many(self._packed, second),
             self._many(self._for_others, gateway), self._many(self._keyed, second),
@@ -83,7 +83,7 @@ class Senders:
             work += [self._many(self._event, first), self._many(self._malformed, gateway)]
         return work
 
-    async def _many(self, send: Callable[[Principal, int], Awaitable[None]], who: Principal) -> None:
+    async def _many(self, send: Callable[[Sender, int], Awaitable[None]], who: Sender) -> None:
         """Messages one after the other, some of them side by side."""
         running = []
         for number in range(1, self._messages + 1):
@@ -95,18 +95,18 @@ class Senders:
 
     # -- one message each
 
-    async def _own(self, who: Principal, number: int) -> None:
+    async def _own(self, who: Sender, number: int) -> None:
         batch = self._some(who, [who.handle] * self._chance.randint(1, 4), number * 100)
         await self._send(batch, lambda intake: intake.submit(who, batch))
         if self._chance.random() < 0.2:  # a sender that did not hear of its acknowledgement
             await self._send(batch, lambda intake: intake.submit(who, batch))
 
-    async def _packed(self, who: Principal, number: int) -> None:
+    async def _packed(self, who: Sender, number: int) -> None:
         batch = self._some(who, [who.handle] * self._chance.randint(1, 2), NO_SEQUENCE)
         rows = b"".join(pack_row(*(getattr(batch, name)[n].item() for name in DTYPES)) for n in range(len(batch)))
         await self._send(batch, lambda intake: intake.submit_packed(who, rows))
 
-    async def _for_others(self, who: Principal, number: int) -> None:
+    async def _for_others(self, who: Sender, number: int) -> None:
         own = who.handle // SHARD_HANDLES * SHARD_HANDLES
         bases = [own] if self._platform.hands_over else [SHARD_HANDLES * (shard + 1) for shard in self._platform.shards]
         known = [MONITOR, SECOND, SECOND, ADULT, ADULT, ADULT, CHILD, STRANGER]
@@ -114,7 +114,7 @@ class Senders:
         batch = self._some(who, handles, number * 100)
         await self._send(batch, lambda intake: intake.submit(who, batch))
 
-    async def _keyed(self, who: Principal, number: int) -> None:
+    async def _keyed(self, who: Sender, number: int) -> None:
         batch, key = self._some(who, [who.handle], NO_SEQUENCE), f"key-{who.handle}-{number}"
 
         async def once(intake: StreamIntake) -> None:
@@ -125,7 +125,7 @@ class Senders:
         for _ in range(self._chance.choice([1, 1, 2])):
             await self._deliver(once)
 
-    async def _event(self, who: Principal, number: int) -> None:
+    async def _event(self, who: Sender, number: int) -> None:
         event = DeviceEvent(who.hospital_id, who.handle, "lead_off" if number % 2 else "lead_on", self._now_us())
 
         async def tell(intake: StreamIntake) -> None:
@@ -133,11 +133,11 @@ class Senders:
 
         await self._deliver(tell)
 
-    async def _malformed(self, who: Principal, number: int) -> None:
+    async def _malformed(self, who: Sender, number: int) -> None:
         payload = f"not a reading {who.handle} {number}".encode()
 
         async def refuse(intake: StreamIntake) -> None:
-            await intake.reject(door="mqtt", principal=who, topic="t", payload=payload, reason="malformed", detail="no")
+            await intake.reject(door="mqtt", sender=who, topic="t", payload=payload, reason="malformed", detail="no")
             self.said.refused.append(payload)
 
         await self._deliver(refuse)
@@ -161,7 +161,7 @@ class Senders:
                 pass
             await asyncio.sleep(self._chance.uniform(0.05, 1.0))
 
-    def _some(self, who: Principal, handles: list[int], first_sequence: int) -> ReadingBatch:
+    def _some(self, who: Sender, handles: list[int], first_sequence: int) -> ReadingBatch:
         """Readings of the last seconds, no two of one time; sequences from `first_sequence` on, if it is one."""
         columns: dict[str, list[Any]] = {"metric": [], "time_us": [], "value": [], "quality": []}
         for handle in handles:

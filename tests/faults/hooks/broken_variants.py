@@ -51,9 +51,9 @@ def _leave_streams_unsynced(server: Any) -> None:
     server._CONFIG = server._CONFIG.replace("sync_interval: always", 'sync_interval: "10m"')
 
 
-def _leave_the_lake_unsynced(lake_files: Any) -> None:
+def _leave_the_lake_unsynced(durable: Any) -> None:
     """A lake that is told done before its files and its log's entries are on disk; snapshots after it are."""
-    lake_files.fsync = lambda _path: None
+    durable.fsync = lambda _path: None
 
 
 def _commit_without_position(lake: Any) -> None:
@@ -142,7 +142,7 @@ BROKEN: Final[dict[str, tuple[str, Change]]] = {
     "acknowledges-early": ("runtime.intake", _acknowledge_before_the_stream),
     "drops-refused-commits": ("actors.host", _drop_what_the_lake_refused),
     "leaves-streams-unsynced": ("runtime.nats_server", _leave_streams_unsynced),
-    "leaves-lake-unsynced": ("runtime.lake_files", _leave_the_lake_unsynced),
+    "leaves-lake-unsynced": ("runtime.durable", _leave_the_lake_unsynced),
     "commits-without-position": ("runtime.lake", _commit_without_position),
     "forgets-duplicates": ("actors.duplicates", _forget_duplicates),
     "invents-readings": ("actors.shard_runner", _invent_a_reading),

@@ -161,3 +161,25 @@ def test_the_command_answers_one_and_how_to_mend_it_on_an_unfit_machine(command,
     result = command()
     assert result.exit_code == 1
     assert "mend: make clean setup" in result.output
+
+
+@pytest.mark.clause("7.2c")
+def test_cryptography_that_gives_another_answer_is_a_problem_and_named(settings, monkeypatch):
+    assert only(doctor.cryptography(settings)).level is Level.OK
+    monkeypatch.setattr("runtime.known_answers.sm3", lambda _: bytes(32))
+    finding = only(doctor.cryptography(settings))
+    assert finding.level is Level.PROBLEM
+    assert "SM3 (GB/T 32905 A.1)" in finding.says
+    assert "SM4" not in finding.says
+
+
+def test_cryptography_that_breaks_is_a_problem_too(settings, monkeypatch):
+    def broken(*_arguments):
+        raise ValueError("no such cipher")
+
+    monkeypatch.setattr("runtime.known_answers.sm4_gcm_seal", broken)
+    assert "SM4-GCM seals" in only(doctor.cryptography(settings)).says
+
+
+def test_the_security_profile_is_named(settings):
+    assert only(doctor.security(settings)).says == "dev"

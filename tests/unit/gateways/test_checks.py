@@ -28,8 +28,8 @@ def rows(**columns):
     return ReadingBatch.of(**{"handle": 7, "metric": HR, "time_us": NOW_US, "value": 72.0, "source": 100, **columns})
 
 
-def checked(batch, principal=GATEWAY):
-    return check_readings(batch, principal, NOW_US)
+def checked(batch, sender=GATEWAY):
+    return check_readings(batch, sender, NOW_US)
 
 
 def test_good_readings_pass_unchanged():

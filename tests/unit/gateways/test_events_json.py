@@ -17,9 +17,9 @@ from gateways.formats import EVENTS
 from tests.doors import CUFF, GATEWAY, MONITOR, NOW_US
 
 
-def decoded(message: object, principal=MONITOR) -> DeviceEvent:
+def decoded(message: object, sender=MONITOR) -> DeviceEvent:
     payload = message if isinstance(message, bytes) else json.dumps(message).encode()
-    return EVENTS.decode(payload, principal, NOW_US)
+    return EVENTS.decode(payload, sender, NOW_US)
 
 
 def test_an_event_has_its_time_detail_and_mode():
@@ -42,7 +42,7 @@ def test_a_gateway_speaks_for_its_devices_whatever_they_are():
 
 @pytest.mark.clause("8.1")
 @pytest.mark.parametrize(
-    ("message", "principal", "reason", "sentence"),
+    ("message", "sender", "reason", "sentence"),
     [
         (b"", MONITOR, "malformed-json", "not JSON"),
         (b"\xff", MONITOR, "malformed-json", "not JSON"),
@@ -65,9 +65,9 @@ def test_a_gateway_speaks_for_its_devices_whatever_they_are():
         ({"event": "lead_off"}, CUFF, "unknown-event", "says none"),
     ],
 )
-def test_what_is_no_event_of_the_device_is_refused_with_a_reason(message, principal, reason, sentence):
+def test_what_is_no_event_of_the_device_is_refused_with_a_reason(message, sender, reason, sentence):
     with pytest.raises(RejectedInput, match=sentence) as refused:
-        decoded(message, principal)
+        decoded(message, sender)
     assert refused.value.reason == reason
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from domain.errors import NotFound, RejectedInput
 from domain.metrics import metric_of
-from domain.ports import Principal
+from domain.ports import Sender
 from domain.quality import Mark, Mode, Validity, describe, has_mark, is_usable, mode_of, validity_of
 from domain.thing_catalogue import thing_model
 from domain.units import find_unit
@@ -20,14 +20,14 @@ HR, SPO2, TEMP = (metric_of(code).id for code in ("heart_rate", "spo2", "body_te
 DAY_US = 86_400_000_000
 
 
-def native(message, principal=MONITOR):
+def native(message, sender=MONITOR):
     payload = message if isinstance(message, bytes) else json.dumps(message).encode()
-    return BY_NAME["readings"].decode(payload, principal, NOW_US)
+    return BY_NAME["readings"].decode(payload, sender, NOW_US)
 
 
-def telemetry(message, principal=MONITOR):
+def telemetry(message, sender=MONITOR):
     payload = message if isinstance(message, bytes) else json.dumps(message).encode()
-    return BY_NAME["thingsboard"].decode(payload, principal, NOW_US)
+    return BY_NAME["thingsboard"].decode(payload, sender, NOW_US)
 
 
 def test_one_native_reading():
@@ -111,7 +111,7 @@ def test_implausible_is_taken_and_marked(value, is_absurd):
 
 
 def test_coded_metrics_take_names_numbers_and_booleans():
-    fridge = Principal("sz.h001/fridge-9", 9, "sz.h001", 3, thing_model("fridge"))
+    fridge = Sender("sz.h001/fridge-9", 9, "sz.h001", 3, thing_model("fridge"))
     for value in ("open", 1, True):
         assert native({"metric": "door_open", "value": value}, fridge).value[0] == 1
 

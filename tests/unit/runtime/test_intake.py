@@ -175,14 +175,14 @@ async def test_a_batch_larger_than_all_room_still_passes_alone(bus, make):
 
 @pytest.mark.clause("8.1")
 @pytest.mark.parametrize(
-    ("principal", "handles", "reason"),
+    ("sender", "handles", "reason"),
     [(MONITOR, [7, 8], "unknown-device"), (GATEWAY, [7, 5000], "unknown-device"), (MONITOR, [], "empty-message"),
      (GATEWAY, [], "empty-message")],
 )  # fmt: skip
-async def test_readings_of_a_device_that_is_not_the_senders_are_refused_whole(bus, make, principal, handles, reason):
+async def test_readings_of_a_device_that_is_not_the_senders_are_refused_whole(bus, make, sender, handles, reason):
     batch = rows(len(handles), handle=handles) if handles else ReadingBatch.empty()
     with pytest.raises(RejectedInput) as refused:
-        await make().submit(principal, batch)
+        await make().submit(sender, batch)
     assert refused.value.reason == reason
     assert bus.messages == []
 
@@ -245,9 +245,9 @@ async def test_an_event_is_answered_by_where_it_is_kept_and_a_sender_speaks_for_
     assert await intake.submit_event(MONITOR, DeviceEvent("sz.h001", 7, "lead_off", NOW_US)) == Receipt(3, 1, 0)
     assert await intake.submit_event(GATEWAY, DeviceEvent("sz.h001", 1001, "occlusion", NOW_US)) == Receipt(5, 2, 0)
     assert [m.subject for m in bus.messages] == ["control.3", "control.5"]
-    for principal, handle, sentence in ((MONITOR, 8, "only a gateway"), (GATEWAY, 5000, "not one of hospital")):
+    for sender, handle, sentence in ((MONITOR, 8, "only a gateway"), (GATEWAY, 5000, "not one of hospital")):
         with pytest.raises(RejectedInput, match=sentence) as refused:
-            await intake.submit_event(principal, DeviceEvent("sz.h001", handle, "lead_off", NOW_US))
+            await intake.submit_event(sender, DeviceEvent("sz.h001", handle, "lead_off", NOW_US))
         assert refused.value.reason == "unknown-device"
     assert len(bus.messages) == 2
 
@@ -270,8 +270,8 @@ async def test_an_event_with_a_key_is_stored_once(bus, make):
 @pytest.mark.clause("8.1")
 async def test_a_reject_is_kept_with_its_reason_and_its_bytes(bus, make):
     intake = make()
-    await intake.reject(door="mqtt", principal=MONITOR, topic="t", payload=b"\xff{", reason="malformed-json", detail="no JSON")
-    await intake.reject(door="mqtt", principal=None, topic=None, payload=b"x" * 70_000, reason="oversize", detail="large")
+    await intake.reject(door="mqtt", sender=MONITOR, topic="t", payload=b"\xff{", reason="malformed-json", detail="no JSON")
+    await intake.reject(door="mqtt", sender=None, topic=None, payload=b"x" * 70_000, reason="oversize", detail="large")
     kept, cut = bus.rejects()
     assert [m.subject for m in bus.messages] == ["reject.sz.h001", "reject.unknown"]
     assert (kept.reason, kept.detail, kept.door, kept.topic) == ("malformed-json", "no JSON", "mqtt", "t")
@@ -284,10 +284,10 @@ async def test_a_reject_is_kept_with_its_reason_and_its_bytes(bus, make):
 # ---- idempotency keys
 
 
-async def once(intake, key, body=b"body", batch=None, principal=MONITOR):
+async def once(intake, key, body=b"body", batch=None, sender=MONITOR):
     batch = rows() if batch is None else batch
-    claim = await intake.claim(principal, batch, key, body)
-    return await intake.submit_once(principal, batch, claim)
+    claim = await intake.claim(sender, batch, key, body)
+    return await intake.submit_once(sender, batch, claim)
 
 
 @pytest.mark.clause("5.4c")
@@ -388,5 +388,5 @@ async def test_events_and_rejects_are_taken_until_the_disk_is_full(bus, make):
     with pytest.raises(StorageFull):
         await intake.submit_event(MONITOR, event)
     with pytest.raises(StorageFull):
-        await intake.reject(door="http", principal=MONITOR, topic=None, payload=b"", reason="malformed-json", detail="")
+        await intake.reject(door="http", sender=MONITOR, topic=None, payload=b"", reason="malformed-json", detail="")
     assert len(bus.messages) == 1

@@ -1,0 +1,62 @@
+"""Settings that are laxer than their security profile are refused, all of them at once."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from runtime.security_profile import SecurityProfile, contradictions, is_loopback
+from runtime.settings import ApiSettings, DoorSettings, SecuritySettings, Settings
+
+TLS = {"tls_cert_file": "door.pem", "tls_key_file": "door.key"}
+
+pytestmark = pytest.mark.clause("9.1a")
+
+
+def settings(profile: str, *, api: str = "127.0.0.1", doors: str = "127.0.0.1", **also: str) -> Settings:
+    return Settings(api=ApiSettings(host=api), doors=DoorSettings(host=doors, **also), security={"profile": profile})
+
+
+def test_an_unknown_profile_names_the_known_ones():
+    with pytest.raises(ValidationError, match="Input should be 'dev' or 'standard'"):
+        SecuritySettings(profile="relaxed")
+
+
+def test_the_profile_of_a_first_start_is_dev():
+    assert Settings().security.profile is SecurityProfile.DEV
+
+
+@pytest.mark.parametrize(
+    ("profile", "also"), [("dev", {}), ("dev", TLS), ("standard", TLS), ("standard", TLS | {"doors": "0.0.0.0"})]
+)
+def test_what_a_profile_allows_is_taken(profile, also):
+    assert settings(profile, **also).security.profile == profile
+
+
+@pytest.mark.parametrize(("profile", "given", "named"), [
+    ("dev", {"api": "0.0.0.0"}, ["api.host is 0.0.0.0"]),
+    ("dev", {"doors": "192.168.1.7"} | TLS, ["doors.host is 192.168.1.7"]),
+    ("dev", {"api": "::", "doors": "::"}, ["api.host is ::", "doors.host is ::"]),
+    ("standard", {}, ["doors.tls_cert_file"]),
+    ("standard", {"tls_cert_file": "door.pem"}, ["doors.tls_key_file"]),
+    ("standard", {"api": "10.0.0.1", "doors": "0.0.0.0"}, ["api.host is 10.0.0.1", "doors.tls_cert_file"]),
+])  # fmt: skip
+def test_what_is_laxer_is_refused_and_each_of_it_named(profile, given, named):
+    with pytest.raises(ValidationError) as refused:
+        settings(profile, **given)
+    (problem,) = refused.value.errors()
+    assert [part for part in named if part not in problem["msg"]] == []
+    assert problem["msg"].count(";") >= len(named) - 1
+
+
+def test_each_profile_answers_for_the_settings_it_is_asked_about():
+    for profile in SecurityProfile:
+        assert contradictions(profile, api_host="localhost", doors_host="::1", doors_speak_tls=True) == []
+
+
+@pytest.mark.parametrize(("host", "is_it"), [
+    ("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False),
+    ("10.0.0.1", False), ("localhost.example", False), ("", False),
+])  # fmt: skip
+def test_loopback_is_told_from_the_rest(host, is_it):
+    assert is_loopback(host) is is_it
