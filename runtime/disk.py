@@ -7,12 +7,12 @@ folder it is in. So a file is written under another name, synced, renamed, and i
 from __future__ import annotations
 
 import fcntl
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from domain.errors import Conflict
+from runtime.durable import fsync
 
 
 class Disk:
@@ -28,7 +28,7 @@ class Disk:
 
     def sync(self, path: Path) -> None:
         """Bring a file's content to disk."""
-        _sync(path)
+        fsync(path)
 
     def rename(self, path: Path, to: Path) -> None:
         path.replace(to)
@@ -39,7 +39,7 @@ class Disk:
 
     def sync_folder(self, path: Path) -> None:
         """Bring the names in a folder to disk."""
-        _sync(path)
+        fsync(path)
 
     def remove_folder(self, path: Path) -> None:
         """With what is in it; one that is not there is passed over."""
@@ -54,11 +54,3 @@ class Disk:
             file.close()
             raise Conflict(f"another process writes to {path.parent}: only one may") from None
         return file.close
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

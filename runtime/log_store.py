@@ -19,6 +19,7 @@ from domain.tiles import ENTRIES, HEIGHT, WIDTH, Tile, TiledTree, bundle, entrie
 from runtime.disk import Disk
 
 CHECKPOINT: Final = "checkpoint"
+KEYS: Final = "vkeys"  # whom to verify the log with, a line each; to be compared with what its owner says elsewhere
 
 
 class LogReader:
@@ -39,6 +40,13 @@ class LogReader:
         """What the signed checkpoint says. Raises InvalidInput when it says nothing."""
         raw = self.note()
         return None if raw is None else Checkpoint.parse(Note.parse(raw).text)
+
+    def keys(self) -> bytes | None:
+        """The keys that the log says it signs with; None while there is none."""
+        try:
+            return self._disk.read(self.folder / KEYS)
+        except FileNotFoundError:
+            return None
 
     def read(self, tile: Tile) -> bytes:
         """A tile or bundle. Of one that has become full since, its beginning. Raises NotFound."""
@@ -119,6 +127,12 @@ class LogStore(LogReader):
         self._write(self.folder / CHECKPOINT, note)
         before, self.size = self.size, size
         self._sweep(before, size)
+
+    def tell_keys(self, vkeys: Sequence[str]) -> None:
+        """Say whom to verify the log with. Raises OSError."""
+        content = "".join(f"{vkey}\n" for vkey in vkeys).encode()
+        if self.keys() != content:
+            self._write(self.folder / KEYS, content)
 
     def _bundles(self, entries: Sequence[bytes]) -> Iterator[tuple[Tile, bytes]]:
         number, width = divmod(self.size, WIDTH)
