@@ -55,7 +55,7 @@ class NoBus:
 def services_of(**parts: Any) -> Services:
     """Services for routes that need only some parts; whatever touches a missing one fails loudly."""
     missing: Any = None
-    defaults = dict.fromkeys(("engine", "lake", "readings", "large_readings", "intake"), missing) | {"bus": NoBus()}
+    defaults = dict.fromkeys(("engine", "lake", "readings", "large_readings", "intake", "log"), missing) | {"bus": NoBus()}
     return Services(**(defaults | {"clock": ManualClock(), "tokens": OneToken(), "region_id": "sz", "shards": 4} | parts))
 
 
