@@ -94,7 +94,7 @@ class LogEvents:
         return self._connection.execute(_INSERT, row).rowcount
 
     def count(self) -> int:
-        return int(self._connection.execute("SELECT count(*) FROM events").fetchone()[0])
+        return int(self._connection.execute("SELECT coalesce(max(idx) + 1, 0) FROM events").fetchone()[0])
 
     def last_sequence(self) -> int:
         """The last message of the stream that is here; 0 when there is none."""
@@ -116,10 +116,10 @@ class LogEvents:
             if self._connection.execute("SELECT root FROM signed WHERE size = ?", (size,)).fetchone()[0] != root:
                 raise IntegrityViolation(f"another root was signed for {size} entries of the log: nothing is signed any more")
 
-    def signed_beyond(self, size: int) -> list[tuple[int, bytes]]:
-        """What was signed for more than `size` entries, the smallest first."""
-        found = self._connection.execute("SELECT size, root FROM signed WHERE size > ? ORDER BY size", (size,))
-        return [(row[0], row[1]) for row in found]
+    def last_signed(self, within: int = 2**62) -> int | None:
+        """The largest size up to `within` that a root was signed for; None when there is none."""
+        found = self._connection.execute("SELECT max(size) FROM signed WHERE size <= ?", (within,)).fetchone()[0]
+        return None if found is None else int(found)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -74,13 +74,13 @@ class LogKeeper:
         return added
 
     def _integrate(self) -> None:
-        """Grow the tree by the events beyond it. Where a size was signed already it is met exactly, and its root compared."""
+        """Grow the tree by the events beyond it. Where sizes were signed already the last is met, and its root compared."""
         while entries := self._events.entries(self._store.size, self._step()):
             self._publish(*self._store.append(entries))
 
     def _step(self) -> int:
-        signed = self._events.signed_beyond(self._store.size)
-        return min(_AT_ONCE, signed[0][0] - self._store.size) if signed else _AT_ONCE
+        signed = self._events.last_signed(self._store.size + _AT_ONCE)
+        return _AT_ONCE if signed is None or signed <= self._store.size else signed - self._store.size
 
     def _publish(self, size: int, root: bytes) -> None:
         self._events.note_signed(size, root)
@@ -90,10 +90,9 @@ class LogKeeper:
         note = self._store.note()
         if note is not None:
             self._signer.verify(note)
-        elif not self._events.signed_beyond(-1):
+        elif self._events.last_signed() is None:
             self._signer.make_keys()
-        signed = self._events.signed_beyond(self._store.size)
-        if self._events.count() < max([self._store.size, *(size for size, _ in signed)]):
+        if self._events.count() < max(self._store.size, self._events.last_signed() or 0):
             raise IntegrityViolation("the log has more entries than its events: events.db is an older one, or was cut")
         self._store.tell_keys([key.vkey for key in self._signer.public_keys()])
         self._integrate()

@@ -357,34 +357,47 @@ def _check_tiles(source: Source, hashes: list[bytes]) -> None:
         hashes, level = above, level + 1
 
 
-def _check_events(folder: Path, entries: list[bytes]) -> int | None:
-    """That the events beside the tree are those that its entries are commitments to; how many there are."""
-    if not (folder / "events.db").exists():
-        return None
-    opened = 0
-    try:
-        connection = sqlite3.connect(f"{(folder / 'events.db').resolve().as_uri()}?mode=ro", uri=True)
+class _Events:
+    """The events beside the tree: that they are those which its entries are commitments to. `opened`: how many."""
+
+    def __init__(self, file: Path) -> None:
+        self._connection = sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)
+        self.opened = 0
+
+    def check(self, start: int, entries: list[bytes]) -> None:
+        """Those of entries from index `start` on."""
+        query = "SELECT idx, salt, event, entry FROM events WHERE idx >= ? AND idx < ? ORDER BY idx"
         try:
-            rows = connection.execute(
-                "SELECT idx, salt, event, entry FROM events ORDER BY idx LIMIT ?", (len(entries),)
-            ).fetchall()
-        finally:
-            connection.close()
-    except sqlite3.DatabaseError as error:
-        raise DoesNotHold(f"events.db is damaged: {error}") from None
-    if [row[0] for row in rows] != list(range(len(entries))):
-        raise DoesNotHold(f"events.db lacks events: it has {len(rows)} of {len(entries)}")
-    for index, salt, event, entry in rows:
-        if entry != entries[index]:
-            raise DoesNotHold(f"events.db has another entry {index} than the log")
-        if salt is None and event is None:
-            continue  # taken away, as it may be
-        said = json.loads(entry)["commitment"]
-        opens = isinstance(salt, bytes) and isinstance(event, bytes)
-        if not opens or base64.b64encode(hashlib.sha256(salt + event).digest()).decode() != said:
-            raise DoesNotHold(f"the event of entry {index} is not the one that was logged")
-        opened += 1
-    return opened
+            rows = self._connection.execute(query, (start, start + len(entries))).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise DoesNotHold(f"events.db is damaged: {error}") from None
+        if [row[0] for row in rows] != list(range(start, start + len(entries))):
+            raise DoesNotHold(f"events.db lacks events between {start} and {start + len(entries)}")
+        for index, salt, event, entry in rows:
+            if entry != entries[index - start]:
+                raise DoesNotHold(f"events.db has another entry {index} than the log")
+            if salt is None and event is None:
+                continue  # taken away, as it may be
+            said = json.loads(entry)["commitment"]
+            opens = isinstance(salt, bytes) and isinstance(event, bytes)
+            if not opens or base64.b64encode(hashlib.sha256(salt + event).digest()).decode() != said:
+                raise DoesNotHold(f"the event of entry {index} is not the one that was logged")
+            self.opened += 1
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _leaves(source: Source, size: int, events: _Events | None) -> list[bytes]:
+    """The hashes of all entries, which are read a bundle at a time and let go."""
+    leaves: list[bytes] = []
+    for number in range(-(-size // WIDTH)):
+        width = min(WIDTH, size - number * WIDTH)
+        entries = _entries(source.tile("entries", number, width), width, number)
+        if events is not None:
+            events.check(number * WIDTH, entries)
+        leaves += map(leaf_hash, entries)
+    return leaves
 
 
 def verify_log(source: Source, vkeys: list[str], since: bytes | None = None) -> Report:
@@ -394,11 +407,13 @@ def verify_log(source: Source, vkeys: list[str], since: bytes | None = None) -> 
         raise DoesNotHold("the log has no checkpoint")
     text, verified, others = open_note(note, vkeys)
     origin, size, root = read_checkpoint(text)
-    entries: list[bytes] = []
-    for number in range(-(-size // WIDTH)):
-        width = min(WIDTH, size - number * WIDTH)
-        entries += _entries(source.tile("entries", number, width), width, number)
-    leaves = list(map(leaf_hash, entries))
+    beside = None if source.folder is None else source.folder / "events.db"
+    events = _Events(beside) if beside is not None and beside.exists() else None
+    try:
+        leaves = _leaves(source, size, events)
+    finally:
+        if events is not None:
+            events.close()
     _check_tiles(source, leaves)
     if tree_hash(leaves) != root:
         raise DoesNotHold("the entries do not have the root that was signed")
@@ -406,8 +421,7 @@ def verify_log(source: Source, vkeys: list[str], since: bytes | None = None) -> 
         old_origin, old_size, old_root = read_checkpoint(open_note(since, vkeys)[0])
         if old_origin != origin or old_size > size or tree_hash(leaves[:old_size]) != old_root:
             raise DoesNotHold(f"the log was rewritten: its first {old_size} entries are not those that were signed before")
-    events = None if source.folder is None else _check_events(source.folder, entries)
-    return Report(origin, size, root, verified, others, events)
+    return Report(origin, size, root, verified, others, None if events is None else events.opened)
 
 
 def verify_proof(proof: bytes, entry: bytes, vkeys: list[str]) -> Report:

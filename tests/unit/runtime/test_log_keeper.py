@@ -237,6 +237,35 @@ def test_tiles_that_are_older_than_the_events_are_made_again_with_the_same_roots
     assert Note.parse(LogReader(folder).note()).text == before
 
 
+def without_tree(folder):
+    shutil.rmtree(folder / "tile")
+    (folder / "checkpoint").unlink()
+
+
+def test_tiles_and_checkpoint_that_are_gone_are_made_again_from_the_events(keep, folder):
+    keeper = keep()
+    for first in (1, 3, 10, 400):
+        keeper.take(received(*range(first, 3 * first)))
+    before = Note.parse(LogReader(folder).note()).text
+    keep().close()
+    without_tree(folder)
+    keep().close()
+    assert Note.parse(LogReader(folder).note()).text == before
+
+
+@pytest.mark.clause("9.3e")
+def test_a_tree_of_other_events_than_were_signed_is_not_published(keep, folder):
+    keep().take(received(1, 2, 3))
+    keep().close()
+    without_tree(folder)
+    connection = sqlite3.connect(folder / "events.db")
+    connection.executescript("DROP TRIGGER events_are_fixed; UPDATE events SET entry = x'7b7d' WHERE idx = 1;")
+    connection.close()
+    with pytest.raises(IntegrityViolation, match=r"another root was signed for 3"):
+        keep()
+    assert LogReader(folder).note() is None
+
+
 def test_a_signed_log_does_not_go_on_without_its_keys(keep, folder, tmp_path):
     keep().take(received(1))
     shutil.rmtree(tmp_path / "keys")
