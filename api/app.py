@@ -73,7 +73,7 @@ def create_app(services: Services, *, background: bool = True) -> FastAPI:
         responses=problems(Unauthenticated, Forbidden, ValidationFailed, Unavailable, InternalError),
         middleware=[
             Middleware(RequestLog, telemetry=telemetry),
-            Middleware(Authentication, tokens=services.tokens),
+            Middleware(Authentication, callers=services.callers),
             Middleware(BodyLimit),
             Middleware(GZipMiddleware, minimum_size=1024, compresslevel=_GZIP_LEVEL, exclude_content_types=_NOT_ZIPPED),
             Middleware(IdempotencyKeys, clock=services.clock),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Final, Protocol
 from urllib.parse import unquote
@@ -20,13 +20,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.errors import problem_response
 from domain.errors import Forbidden, InvalidInput, Unauthenticated, VitalgridError
+from domain.principals import Caller, Role
 
 CALLER_KEY: Final = "vitalgrid.caller"  # in the ASGI scope
 MAX_REASON_CHARS: Final = 500
-
-
-class Role(StrEnum):
-    ADMINISTRATOR = "administrator"
+_POLICY_VIOLATION: Final = 1008  # RFC 6455 7.4.1
 
 
 class Action(StrEnum):
@@ -39,15 +37,14 @@ PERMITTED: Final[Mapping[Role, frozenset[Action]]] = {Role.ADMINISTRATOR: frozen
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
-    """An authenticated caller. `name` and `reason` are recorded with each write."""
+class Asking:
+    """A caller with one request, and the reason it gave: who, and why, are recorded with each write."""
 
-    name: str
-    role: Role
+    caller: Caller
     reason: str | None = None
 
 
-class Tokens(Protocol):
+class Callers(Protocol):
     """Who holds an API token."""
 
     async def caller_of(self, token: str) -> Caller:
@@ -56,18 +53,21 @@ class Tokens(Protocol):
 
 
 class Authentication:
-    """ASGI middleware: finds the caller of each request, or answers 401."""
+    """ASGI middleware: finds the caller of each request, or answers 401. What is no request of HTTP is closed."""
 
-    def __init__(self, app: ASGIApp, tokens: Tokens) -> None:
+    def __init__(self, app: ASGIApp, callers: Callers) -> None:
         self._app = app
-        self._tokens = tokens
+        self._callers = callers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "websocket":  # no route speaks it; one that did would be open to strangers
+            await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
+            return
+        if scope["type"] == "lifespan":  # the server itself
             await self._app(scope, receive, send)
             return
         try:
-            scope[CALLER_KEY] = await self._tokens.caller_of(token_of(scope))
+            scope[CALLER_KEY] = await self._callers.caller_of(token_of(scope))
         except VitalgridError as error:
             await problem_response(error, scope)(scope, receive, send)
             return
@@ -95,7 +95,7 @@ def _password_of(credentials: str) -> str:
         return ""
 
 
-def needs(action: Action) -> Callable[..., Awaitable[Caller]]:
+def needs(action: Action) -> Callable[..., Awaitable[Asking]]:
     """A dependency that yields the caller when it may do `action`, with the X-Reason it gave."""
 
     async def permitted_caller(
@@ -104,13 +104,17 @@ def needs(action: Action) -> Callable[..., Awaitable[Caller]]:
             str | None,
             Header(description="Why; recorded with each write. Percent-encode what is not ASCII (UTF-8)."),
         ] = None,
-    ) -> Caller:
-        caller: Caller = request.scope[CALLER_KEY]
-        if action not in PERMITTED[caller.role]:
-            raise Forbidden(f"{caller.name} is {caller.role.value} and may not {action.value}")
-        return replace(caller, reason=_reason(x_reason))
+    ) -> Asking:
+        return Asking(_permitted(request, action), _reason(x_reason))
 
     return permitted_caller
+
+
+def _permitted(request: Request, action: Action) -> Caller:
+    caller: Caller = request.scope[CALLER_KEY]
+    if not any(action in PERMITTED[grant.role] for grant in caller.grants):
+        raise Forbidden(f"{caller.principal.name} may not {action}: no role of theirs allows it")
+    return caller
 
 
 def _reason(text: str | None) -> str | None:
@@ -120,14 +124,11 @@ def _reason(text: str | None) -> str | None:
     return reason or None
 
 
-async def _viewing(request: Request) -> Caller:
-    caller: Caller = request.scope[CALLER_KEY]
-    if Action.VIEW not in PERMITTED[caller.role]:
-        raise Forbidden(f"{caller.name} is {caller.role.value} and may not {Action.VIEW.value}")
-    return caller
+async def _viewing(request: Request) -> Asking:
+    return Asking(_permitted(request, Action.VIEW))
 
 
-Viewer = Annotated[Caller, Depends(_viewing)]
-Reader = Annotated[Caller, Depends(needs(Action.VIEW))]  # as Viewer, with the reason: what is read may leave the house
-Operator = Annotated[Caller, Depends(needs(Action.OPERATE))]
-Clinician = Annotated[Caller, Depends(needs(Action.CARE))]
+Viewer = Annotated[Asking, Depends(_viewing)]
+Reader = Annotated[Asking, Depends(needs(Action.VIEW))]  # as Viewer, with the reason: what is read may leave the house
+Operator = Annotated[Asking, Depends(needs(Action.OPERATE))]
+Clinician = Annotated[Asking, Depends(needs(Action.CARE))]

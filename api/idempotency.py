@@ -52,7 +52,7 @@ class IdempotencyKeys:
         try:
             if len(key) > MAX_KEY_CHARS:
                 raise InvalidInput(f"Idempotency-Key holds {len(key)} characters: expected at most {MAX_KEY_CHARS}")
-            await self._once((scope[CALLER_KEY].name, scope["path"], key), scope, receive, send)
+            await self._once((scope[CALLER_KEY].principal.id, scope["path"], key), scope, receive, send)
         except VitalgridError as error:
             await problem_response(error, scope)(scope, receive, send)
 

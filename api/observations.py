@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 from sqlalchemy import Engine
 
-from api.auth import Caller
+from api.auth import Asking
 from api.schemas.patients import ObservationsIn
 from api.services import Backend
 from domain.ports import Receipt, Sender
@@ -19,7 +19,7 @@ from runtime.sql.engine import reading, writing
 from runtime.sql.records import Author, Row, log_write, shard_of
 
 
-async def enter_observations(behind: Backend, who: Caller, patient_key: str, body: ObservationsIn, key: str | None) -> Receipt:
+async def enter_observations(behind: Backend, who: Asking, patient_key: str, body: ObservationsIn, key: str | None) -> Receipt:
     """Check, log and submit; returns once the stream has them. With `key`, a repetition gets the first receipt.
 
     Raises NotFound, RejectedInput, Conflict (the key was used for another body) and Unavailable.

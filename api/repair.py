@@ -7,7 +7,7 @@ import binascii
 
 from sqlalchemy import Engine
 
-from api.auth import Caller
+from api.auth import Asking
 from api.device_names import split_device
 from api.schemas.rejects import ResubmitIn
 from api.services import Backend
@@ -23,7 +23,7 @@ from runtime.sql.engine import reading
 from runtime.sql.records import shard_of
 
 
-async def resubmit(behind: Backend, who: Caller, kept: KeptReject, body: ResubmitIn) -> Receipt:
+async def resubmit(behind: Backend, who: Asking, kept: KeptReject, body: ResubmitIn) -> Receipt:
     """Send the repaired message; the reject is linked to its receipt. At most once for each reject.
 
     Raises RejectedInput when it is still wrong, Conflict when it was resubmitted before, InvalidInput, NotFound,

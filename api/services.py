@@ -12,7 +12,7 @@ from fastapi import Depends, Request
 from sqlalchemy import Engine
 
 from actors.post import Post
-from api.auth import Caller, Tokens
+from api.auth import Asking, Callers
 from api.directory import Directory
 from api.doors import Doors
 from api.hosts import Hosts
@@ -86,7 +86,7 @@ class Services:
     readings: ReadingStore
     intake: OnceIntake
     clock: Clock
-    tokens: Tokens
+    callers: Callers
     region_id: str
     shards: int
     large_readings: LargeReadings
@@ -173,9 +173,9 @@ class Backend:
     def engine(self) -> Engine:
         return self.services.engine
 
-    def author(self, who: Caller) -> Author:
+    def author(self, who: Asking) -> Author:
         """Who writes, why and when, for the write log."""
-        return Author(who.name, who.reason, self.services.clock.now_us())
+        return Author(who.caller.principal.name, who.reason, self.services.clock.now_us())
 
     async def read(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a database read."""

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Final
 
 import uvloop
-from sqlalchemy import Engine
 
 from api.app import create_app
-from api.auth import Caller, Role
 from api.services import Services, WebhookTarget
 from cluster.connection import Connection
 from cluster.doors_process import intake_limits
@@ -19,6 +17,7 @@ from cluster.processes import tell_ready, until_ended
 from cluster.serving import serving
 from domain import subjects
 from runtime.bus import Bus
+from runtime.callers import SqlCallers
 from runtime.clock import SystemClock
 from runtime.garbage import look_seldom
 from runtime.identities import SqlIdentities
@@ -30,7 +29,6 @@ from runtime.log_store import LogReader
 from runtime.priority import share_finely
 from runtime.reading_store import ReadingStore
 from runtime.settings import Settings, WebhookSettings
-from runtime.sql.access import authenticate
 from runtime.sql.engine import open_engine
 from runtime.storage import of_stream
 from runtime.tasks import end
@@ -39,7 +37,6 @@ from scenarios.launch import ScenarioRuns
 logger = logging.getLogger(__name__)
 
 _API_SOURCE: Final = 2
-_REMEMBER_S: Final = 10.0
 
 
 async def main() -> None:
@@ -59,7 +56,7 @@ async def main() -> None:
     await bus.core_subscribe(subjects.STORAGE, lambda payload, _subject: intake.heed(of_stream(payload)))
     services = Services(
         engine=engine, bus=bus, lake=lake, readings=ReadingStore(lake, bus, range(settings.shards)),
-        large_readings=LargeReadings(bus), intake=intake, clock=clock, tokens=SqlTokens(engine),
+        large_readings=LargeReadings(bus), intake=intake, clock=clock, callers=SqlCallers(engine, settings.region_id),
         region_id=settings.region_id, shards=settings.shards, log=LogReader(settings.audit_dir),
         webhook=_webhook(settings.webhook),
         scenarios=ScenarioRuns(Path("reports"), settings.data_dir, clock),
@@ -74,25 +71,6 @@ async def main() -> None:
     await end(places, ahead)
     await bus.close()
     engine.dispose()
-
-
-class SqlTokens:
-    """`api.auth.Tokens` over the business database; a holder is remembered for some seconds, a refusal never."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._kept: dict[str, tuple[float, Caller]] = {}
-
-    async def caller_of(self, token: str) -> Caller:
-        """The holder of `token`; raises Unauthenticated. A revoked token stops working within `_REMEMBER_S`."""
-        now_s = asyncio.get_running_loop().time()
-        kept = self._kept.get(token)
-        if kept is not None and now_s - kept[0] < _REMEMBER_S:
-            return kept[1]
-        row = await asyncio.to_thread(authenticate, self._engine, token)
-        caller = Caller(row["name"], Role(row["role"]))
-        self._kept[token] = (now_s, caller)
-        return caller
 
 
 def _webhook(settings: WebhookSettings) -> WebhookTarget | None:

@@ -15,10 +15,11 @@ from domain.errors import Unauthenticated, Unavailable
 from domain.ports import Sender
 from domain.thing_catalogue import BY_MODEL_ID, thing_model
 from domain.thing_models import Lane
-from runtime.sql.devices import device_of_token, token_digest
+from runtime.sql.devices import device_of_token
 from runtime.sql.engine import reading
 from runtime.sql.hand_overs import places
 from runtime.sql.tables import devices, patients
+from runtime.tokens import token_digest
 
 _BULK_MODELS: Final = frozenset(model.id for model in BY_MODEL_ID.values() if model.lane is Lane.BULK)
 _REMEMBER_S: Final = 30.0
@@ -72,7 +73,7 @@ class SqlIdentities:
         if kept is not None and time.monotonic() - kept[0] < _REMEMBER_S:
             return kept[1]
         forgotten = self._forgotten
-        row = await asyncio.to_thread(device_of_token, self._engine, digest)
+        row = await asyncio.to_thread(device_of_token, self._engine, token)
         if row is None:
             raise Unauthenticated("the token is unknown, or its device is retired")
         model = thing_model(row["model"])

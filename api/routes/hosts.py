@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 from fastapi import APIRouter
 
-from api.auth import Caller, Operator, Viewer
+from api.auth import Asking, Operator, Viewer
 from api.errors import problems
 from api.schemas.hosts import HostsOut
 from api.services import Backend, Behind
@@ -56,7 +56,7 @@ async def remove_host(name: str, who: Operator, behind: Behind) -> HostsOut:
     return await _noted(behind, who, HostOrder(HostAct.REMOVE, name))
 
 
-async def _noted(behind: Backend, who: Caller, order: HostOrder) -> HostsOut:
+async def _noted(behind: Backend, who: Asking, order: HostOrder) -> HostsOut:
     answer = await _ordered(behind, order)
     await behind.write(note_write, behind.engine, behind.author(who), f"host.{order.act}", order.host or "-")
     return answer

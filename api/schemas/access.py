@@ -6,9 +6,9 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.auth import Role
 from api.readable import readable
 from api.times import Zone
+from domain.principals import Role
 
 
 class TokenIn(BaseModel):

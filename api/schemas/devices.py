@@ -72,7 +72,7 @@ class DeviceOut(BaseModel):
     @classmethod
     def of(cls, row: dict[str, Any], zone: Zone) -> Self:
         shown = {name: row[name] for name in cls.model_fields if name in row}
-        return cls(**shown, has_token=row["token_sha256"] is not None, created=zone.text(row["created_us"]))
+        return cls(**shown, has_token=row["token_digest"] is not None, created=zone.text(row["created_us"]))
 
 
 class DeviceRegistered(BaseModel):

@@ -7,10 +7,10 @@ from typing import Any, Final
 from sqlalchemy import Engine, insert, select, update
 
 from domain.errors import Conflict, NotFound, Unauthenticated
-from runtime.sql.devices import new_token, token_digest
 from runtime.sql.engine import reading, writing
 from runtime.sql.records import Author, Page, Row, check_text, log_write, page
 from runtime.sql.tables import exports, reject_actions, tokens, write_log
+from runtime.tokens import digests_of, new_token
 
 ADMINISTRATOR: Final = "administrator"
 _NAME_CHARS: Final = 200
@@ -23,7 +23,7 @@ def create_first_administrator(engine: Engine, *, now_us: int) -> str | None:
         if connection.execute(select(tokens.c.name).limit(1)).first() is not None:
             return None
         token, digest = new_token()
-        values = {"name": "admin", "sha256": digest, "role": ADMINISTRATOR, "created_us": now_us, "revoked_us": None}
+        values = {"name": "admin", "digest": digest, "role": ADMINISTRATOR, "created_us": now_us, "revoked_us": None}
         connection.execute(insert(tokens).values(values))
         log_write(connection, Author("vitalgrid", "first start", now_us), "token.create", "admin")
         return token
@@ -36,7 +36,7 @@ def create_token(engine: Engine, author: Author, name: str, role: str = ADMINIST
         if connection.execute(select(tokens.c.name).where(tokens.c.name == name)).first() is not None:
             raise Conflict(f"a token named {name!r} exists already")
         token, digest = new_token()
-        values = {"name": name, "sha256": digest, "role": role, "created_us": author.now_us, "revoked_us": None}
+        values = {"name": name, "digest": digest, "role": role, "created_us": author.now_us, "revoked_us": None}
         connection.execute(insert(tokens).values(values))
         log_write(connection, author, "token.create", name, {"role": role})
         return token
@@ -64,7 +64,7 @@ def authenticate(engine: Engine, token: str, *, now_us: int | None = None) -> Ro
     With `now_us` the use is noted, to the minute.
     """
     query = select(tokens.c.name, tokens.c.role, tokens.c.last_used_us).where(
-        tokens.c.sha256 == token_digest(token), tokens.c.revoked_us.is_(None)
+        tokens.c.digest.in_(digests_of(token)), tokens.c.revoked_us.is_(None)
     )
     with reading(engine) as connection:
         row = connection.execute(query).mappings().one_or_none()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -20,6 +18,7 @@ from runtime.sql.handles import take_handles
 from runtime.sql.places import add_places
 from runtime.sql.records import Author, Page, Row, change, check_fields, log_write, one, page, shard_of, tell_hosts
 from runtime.sql.tables import devices, hospitals
+from runtime.tokens import digests_of, new_token
 
 IN_USE: Final = "in-use"
 MAINTENANCE: Final = "maintenance"  # in the workshop; whether it may alarm is said by maintenance windows
@@ -52,16 +51,6 @@ class RowReport:
     handle: int | None = None
     token: str | None = None
     error: str | None = None
-
-
-def new_token() -> tuple[str, str]:
-    """A token and what is stored of it (SHA-256, hex): tokens carry 256 random bits, so a plain digest is enough."""
-    token = secrets.token_urlsafe(32)
-    return token, token_digest(token)
-
-
-def token_digest(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def register_device(engine: Engine, author: Author, hospital_id: str, device: NewDevice) -> tuple[Row, str | None]:
@@ -147,7 +136,7 @@ def retire_device(engine: Engine, author: Author, handle: int, *, version: int |
     retired already.
     """
     with writing(engine) as connection:
-        values = {"status": RETIRED, "token_sha256": None}
+        values = {"status": RETIRED, "token_digest": None}
         row = _change_in_service(connection, handle, values, version)
         end_spans(connection, author, author.now_us, handle=handle)
         quiet = MaintenanceSet(row["hospital_id"], author.now_us, FOR_EVER_US, handle)
@@ -187,17 +176,17 @@ def rotate_token(engine: Engine, author: Author, handle: int) -> str:
     """Give a device a new token; the old one stops working. Raises NotFound, Conflict for a retired device."""
     token, digest = new_token()
     with writing(engine) as connection:
-        row = _change_in_service(connection, handle, {"token_sha256": digest}, None)
+        row = _change_in_service(connection, handle, {"token_digest": digest}, None)
         log_write(connection, author, "device.rotate-token", f"{row['hospital_id']}/{row['device_id']}")
     return token
 
 
-def device_of_token(engine: Engine, digest: str) -> Row | None:
-    """The device in service that holds the token of this digest, with its hospital's shard."""
+def device_of_token(engine: Engine, token: str) -> Row | None:
+    """The device in service that holds this token, with its hospital's shard."""
     query = (
         select(devices, hospitals.c.shard)
         .join(hospitals, hospitals.c.id == devices.c.hospital_id)
-        .where(devices.c.token_sha256 == digest, devices.c.status != RETIRED)
+        .where(devices.c.token_digest.in_(digests_of(token)), devices.c.status != RETIRED)
     )
     with reading(engine) as connection:
         row = connection.execute(query).mappings().one_or_none()
@@ -265,7 +254,7 @@ def _insert(
         {
             "handle": handle_of[row.device_id], "device_id": row.device_id, "hospital_id": hospital_id,
             "model": thing_model(row.model).id, "ward_id": row.ward_id, "bed_id": row.bed_id,
-            "gateway_handle": handle_of[row.gateway_id] if row.gateway_id else None, "token_sha256": digest,
+            "gateway_handle": handle_of[row.gateway_id] if row.gateway_id else None, "token_digest": digest,
             "status": IN_USE, "attributes": row.attributes, "created_us": author.now_us, "version": 1,
         }
         for row, (_, digest) in zip(chosen, issued, strict=True)

@@ -16,7 +16,7 @@ from domain.errors import Conflict, InvalidInput
 from domain.fleet_manifest import DeviceColumns, FleetManifest, FleetRegistered, HospitalManifest, HospitalRegistered
 from domain.thing_catalogue import thing_model
 from runtime.sql.associations import add_spans
-from runtime.sql.devices import RETIRED, NewDevice, add_devices, new_token
+from runtime.sql.devices import RETIRED, NewDevice, add_devices
 from runtime.sql.engine import writing
 from runtime.sql.handles import take_handles
 from runtime.sql.patients import admitted, check_patient
@@ -24,6 +24,7 @@ from runtime.sql.places import add_hospital, add_places, find_hospital
 from runtime.sql.records import Author, Row, log_write, tell_hosts
 from runtime.sql.shard_loads import ShardLoads
 from runtime.sql.tables import devices, patients
+from runtime.tokens import new_token
 
 
 class _OnlyTried(Exception):
@@ -105,7 +106,7 @@ def _new_tokens(connection: Connection, handles: dict[str, int]) -> dict[str, st
     issued = {device_id: new_token() for device_id in handles}
     rows = [{"of": handles[device_id], "digest": digest} for device_id, (_, digest) in issued.items()]
     if rows:
-        values = {"token_sha256": bindparam("digest"), "version": devices.c.version + 1}
+        values = {"token_digest": bindparam("digest"), "version": devices.c.version + 1}
         connection.execute(update(devices).where(devices.c.handle == bindparam("of")).values(values), rows)
     return {device_id: token for device_id, (token, _) in issued.items()}
 

@@ -95,11 +95,12 @@ devices: Final = Table(
     Column("ward_id", String(64), nullable=True),
     Column("bed_id", String(64), nullable=True),
     Column("gateway_handle", _Id, nullable=True, index=True),
-    Column("token_sha256", String(64), nullable=True, unique=True),
+    Column("token_digest", String(64), nullable=True),  # runtime.tokens
     Column("status", String(16), nullable=False),
     Column("attributes", JSON, nullable=False),
     _time("created_us"), _version(),
     UniqueConstraint("hospital_id", "device_id"),
+    UniqueConstraint("token_digest", name="uq_devices_token_sha256"),  # its name is older than the column's
     Index("ix_devices_hospital_id_ward_id", "hospital_id", "ward_id"),
 )  # fmt: skip
 
@@ -213,9 +214,10 @@ outbox: Final = Table(
 tokens: Final = Table(
     "tokens", metadata,
     Column("name", String(200), primary_key=True),
-    Column("sha256", String(64), nullable=False, unique=True),
+    Column("digest", String(64), nullable=False),
     Column("role", String(32), nullable=False),
     _time("created_us"), _time("revoked_us", nullable=True), _time("last_used_us", nullable=True),
+    UniqueConstraint("digest", name="uq_tokens_sha256"),  # as above
 )  # fmt: skip
 
 # Append-only: the database itself refuses updates and deletes.

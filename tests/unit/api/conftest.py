@@ -12,23 +12,12 @@ from fastapi import FastAPI
 from sqlalchemy import Engine
 
 from api.app import create_app
-from api.auth import Caller, Role
 from api.services import Services
-from domain.errors import Unauthenticated, Unavailable
+from domain.errors import Unavailable
 from runtime.batches import NewMessage
 from runtime.clock import ManualClock
 from runtime.sql.engine import migrate, open_engine
-
-TOKEN = "a-token-of-the-tests"
-
-
-class OneToken:
-    """Knows one administrator."""
-
-    async def caller_of(self, token: str) -> Caller:
-        if token != TOKEN:
-            raise Unauthenticated("the token is unknown or was revoked")
-        return Caller("ada", Role.ADMINISTRATOR)
+from tests.callers import ADMINISTRATOR, NOBODY, TOKEN, TOKEN_OF_NOBODY, KnownCallers
 
 
 class NoBus:
@@ -56,7 +45,9 @@ def services_of(**parts: Any) -> Services:
     """Services for routes that need only some parts; whatever touches a missing one fails loudly."""
     missing: Any = None
     defaults = dict.fromkeys(("engine", "lake", "readings", "large_readings", "intake", "log"), missing) | {"bus": NoBus()}
-    return Services(**(defaults | {"clock": ManualClock(), "tokens": OneToken(), "region_id": "sz", "shards": 4} | parts))
+    callers = KnownCallers({TOKEN: ADMINISTRATOR, TOKEN_OF_NOBODY: NOBODY})
+    defaults |= {"clock": ManualClock(), "callers": callers, "region_id": "sz", "shards": 4}
+    return Services(**(defaults | parts))
 
 
 def client_of(app: FastAPI, token: str | None = TOKEN) -> httpx.AsyncClient:

@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 from api.device_lists import read_device_list
 from domain.errors import InvalidInput
 from domain.fleet_manifest import DeviceColumns, FleetManifest, FleetRegistered, HospitalManifest, PatientColumns, Tier
-from runtime.sql.devices import NewDevice, device_of_token, list_devices, token_digest
+from runtime.sql.devices import NewDevice, device_of_token, list_devices
 from tests.unit.api.conftest import client_of, make
 
 MONITOR = {"hospital_id": "sz.h001", "device_id": "mon-7", "model": "monitor", "ward_id": "icu", "with_token": True}
@@ -39,7 +39,7 @@ async def test_a_device_is_registered_with_a_token_that_is_shown_once(
     client: httpx.AsyncClient, hospital: str, engine: Engine
 ) -> None:
     made = await make(client, "devices", MONITOR)
-    row = device_of_token(engine, token_digest(made["token"]))
+    row = device_of_token(engine, made["token"])
     assert row is not None
     assert row["device_id"] == "mon-7"
     shown = (await client.get("devices/sz.h001/mon-7")).json()
@@ -77,13 +77,13 @@ async def test_a_retired_device_keeps_its_row_and_loses_its_token(
 ) -> None:
     token = (await make(client, "devices", MONITOR))["token"]
     fresh = (await make(client, "devices/sz.h001/mon-7/token", {}))["token"]
-    assert device_of_token(engine, token_digest(token)) is None
-    assert device_of_token(engine, token_digest(fresh)) is not None
+    assert device_of_token(engine, token) is None
+    assert device_of_token(engine, fresh) is not None
     assert (await client.post("devices/sz.h001/mon-7/retire")).status_code == 428
     etag = (await client.get("devices/sz.h001/mon-7")).headers["etag"]
     retired = await client.post("devices/sz.h001/mon-7/retire", headers={"If-Match": etag})
     assert (retired.status_code, retired.json()["status"]) == (200, "retired")
-    assert device_of_token(engine, token_digest(fresh)) is None
+    assert device_of_token(engine, fresh) is None
     assert (await client.post("devices/sz.h001/mon-7/token")).status_code == 409
 
 

@@ -7,8 +7,10 @@ import re
 import httpx
 import pytest
 from fastapi import FastAPI
+from starlette.types import Message
 
-from tests.unit.api.conftest import TOKEN, client_of
+from tests.callers import TOKEN, TOKEN_OF_NOBODY
+from tests.unit.api.conftest import client_of
 
 PATHS = (
     "/", "/docs", "/redoc", "/openapi.json", "/docs-assets/swagger-ui.css", "/metrics", "/health", "/ready",
@@ -34,6 +36,29 @@ async def test_a_wrong_credential_is_refused(plain_app: FastAPI, header: str) ->
     async with client_of(plain_app, token=None) as client:
         response = await client.get("/api/v1/metrics-table", headers={"Authorization": header})
     assert response.status_code == 401
+
+
+@pytest.mark.clause("5.4a")
+@pytest.mark.parametrize(("method", "path"), [("GET", "metrics-table"), ("POST", "hospitals"), ("POST", "patients")])
+async def test_a_caller_without_a_role_may_do_nothing(plain_app: FastAPI, method: str, path: str) -> None:
+    async with client_of(plain_app, TOKEN_OF_NOBODY) as client:
+        response = await client.request(method, f"/api/v1/{path}", json={})
+    assert (response.status_code, response.json()["code"]) == (403, "forbidden")
+    assert "eve may not" in response.json()["detail"]
+
+
+@pytest.mark.clause("5.4a")
+async def test_what_is_no_request_of_http_is_closed(plain_app: FastAPI) -> None:
+    sent = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    await plain_app({"type": "websocket", "path": "/api/v1/live", "headers": []}, receive, send)
+    assert sent == [{"type": "websocket.close", "code": 1008}]
 
 
 @pytest.mark.parametrize("path", ["/api/v1/metrics-table", "/docs"])

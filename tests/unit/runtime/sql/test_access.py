@@ -7,6 +7,7 @@ from sqlalchemy import Engine
 
 from domain.errors import Conflict, InvalidInput, NotFound, Unauthenticated
 from runtime.sql import access
+from runtime.tokens import token_digest
 from tests.sql_fixtures import ADA, NOW_US, later
 
 
@@ -20,7 +21,7 @@ def test_tokens_are_listed_without_what_they_are(engine: Engine) -> None:
         ("loader", NOW_US, NOW_US + 60_000_000), ("planner", NOW_US, None),
     ]  # fmt: skip
     assert token not in str(rows)
-    assert access.token_digest(token) not in str(rows)
+    assert token_digest(token) not in str(rows)
 
 
 def test_the_use_of_a_token_is_noted_to_the_minute(engine: Engine) -> None:

@@ -100,7 +100,7 @@ def test_attributes_and_status_change_without_a_word_to_hosts(engine: Engine, ho
     assert list_writes(engine, limit=1).rows[0]["detail"] == values
 
 
-@pytest.mark.parametrize("values", [{"status": "retired"}, {"status": "lost"}, {"model": "ct"}, {"token_sha256": "x"}])
+@pytest.mark.parametrize("values", [{"status": "retired"}, {"status": "lost"}, {"model": "ct"}, {"token_digest": "x"}])
 def test_what_else_a_device_is_cannot_be_changed(engine: Engine, hospital: SmallHospital, values: dict[str, str]) -> None:
     with pytest.raises(InvalidInput):
         devices.update_device(engine, ADA, hospital.monitor["handle"], values, version=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import traceback
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, delete, func, insert, select, text, update
 
 from domain.errors import Conflict, InvalidInput, Unavailable
-from runtime.sql import access, tables
+from runtime.sql import access, devices, tables
 from runtime.sql.engine import migrate, open_engine, reading, writing
 from runtime.sql.records import log_write
 from tests.sql_fixtures import ADA, NOW_US, NewDatabase, add_hospital, count
@@ -49,6 +50,31 @@ def test_a_database_of_an_earlier_version_keeps_its_rows(empty: Engine) -> None:
     with reading(empty) as connection:
         row = connection.execute(select(tables.write_log)).mappings().one()
     assert (row["who"], row["detail"]) == ("ada", None)
+
+
+OLD_DEVICE = (
+    "INSERT INTO devices (handle, device_id, hospital_id, model, token_sha256, status, attributes, created_us) "
+    "VALUES (1, 'mon-7', 'sz.h1', 'monitor', :digest, 'in-use', '{}', 1)"
+)
+
+
+@pytest.mark.clause("7.2c")
+def test_tokens_of_an_earlier_version_stay_good_until_they_are_rotated(empty: Engine) -> None:
+    migrate(empty, "0004")
+    digest = {"digest": hashlib.sha256(b"old token").hexdigest()}
+    with writing(empty) as connection:
+        connection.execute(insert(tables.hospitals).values(HOSPITAL_ROW))
+        connection.execute(text("INSERT INTO handles (handle, kind) VALUES (1, 'device')"))
+        connection.execute(text(OLD_DEVICE), digest)
+        connection.execute(text("INSERT INTO tokens (name, sha256, role, created_us) VALUES ('eve', :digest, 'r', 1)"), digest)
+    migrate(empty)
+    assert access.authenticate(empty, "old token") == {"name": "eve", "role": "r"}
+    found = devices.device_of_token(empty, "old token")
+    assert found is not None
+    assert found["device_id"] == "mon-7"
+    new = devices.rotate_token(empty, ADA, 1)
+    assert devices.device_of_token(empty, "old token") is None
+    assert devices.device_of_token(empty, new) is not None
 
 
 def test_a_migration_that_fails_leaves_nothing_half_done(empty: Engine) -> None:

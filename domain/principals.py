@@ -1,0 +1,86 @@
+"""Who acts, and what they were given. The words of everything that permits, refuses or records. Clauses 5.4a, 9.3b.
+
+A `domain.ports.Sender` is the lean form in which doors know devices and gateways; it is no Principal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self
+
+from domain.ids import parse_hospital_id, parse_token
+
+
+class Kind(StrEnum):
+    USER = "user"  # a person
+    SERVICE = "service"  # a program, or a display, with a token of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who acts. `id` is for life and never used again; `name` is what people call it. Neither is patient data."""
+
+    kind: Kind
+    id: str
+    name: str  # as it stands in the write log
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a record is, or a grant holds: a region, a district, a hospital or a ward.
+
+    A grant's place says no more than its own text (`Place.parse`); of a record everything it lies in is known, its
+    hospital's district too. `chain` brings both together.
+    """
+
+    region_id: str
+    district_id: str | None = None
+    hospital_id: str | None = None
+    ward_id: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parse `sz`, `sz:futian`, `sz.h012` or `sz.h012/icu`; raises InvalidInput naming the part that is wrong."""
+        if ":" in text:
+            region_id, _, district_id = text.partition(":")
+            return cls(parse_token(region_id, "region id"), parse_token(district_id, "district id"))
+        hospital_id, slash, ward_id = text.partition("/")
+        region_id, dot, _ = hospital_id.partition(".")
+        if not dot and not slash:
+            return cls(parse_token(text, "region id"))
+        parse_hospital_id(hospital_id)
+        return cls(region_id, hospital_id=hospital_id, ward_id=parse_token(ward_id, "ward id") if slash else None)
+
+    def __str__(self) -> str:
+        if self.hospital_id is not None:
+            return self.hospital_id if self.ward_id is None else f"{self.hospital_id}/{self.ward_id}"
+        return self.region_id if self.district_id is None else f"{self.region_id}:{self.district_id}"
+
+    def chain(self) -> tuple[Place, ...]:
+        """The places of which one must be a grant's for it to hold here: itself, then what it lies in, the region last."""
+        region_id, hospital_id = self.region_id, self.hospital_id
+        ward = [Place(region_id, hospital_id=hospital_id, ward_id=self.ward_id)] if self.ward_id else []
+        hospital = [Place(region_id, hospital_id=hospital_id)] if hospital_id else []
+        district = [Place(region_id, self.district_id)] if self.district_id else []
+        return (*ward, *hospital, *district, Place(region_id))
+
+
+class Role(StrEnum):
+    ADMINISTRATOR = "administrator"  # may everything: tokens of before roles were told apart have it
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A role at a place and everywhere in it."""
+
+    role: Role
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An authenticated principal and what it was given. Made once a session or token, not once a request."""
+
+    principal: Principal
+    grants: tuple[Grant, ...]

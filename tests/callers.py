@@ -1,0 +1,25 @@
+"""Who calls in tests of the API, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from domain.errors import Unauthenticated
+from domain.principals import Caller, Grant, Kind, Place, Principal, Role
+
+TOKEN = "a-token-of-the-tests"
+TOKEN_OF_NOBODY = "a-token-that-opens-nothing"
+ADMINISTRATOR = Caller(Principal(Kind.SERVICE, "s-tests", "ada"), (Grant(Role.ADMINISTRATOR, Place("sz")),))
+NOBODY = Caller(Principal(Kind.USER, "u-nobody", "eve"), ())  # known, and given nothing
+
+
+class KnownCallers:
+    """`api.auth.Callers` that knows these tokens and no others."""
+
+    def __init__(self, holders: Mapping[str, Caller]) -> None:
+        self._holders = holders
+
+    async def caller_of(self, token: str) -> Caller:
+        if token not in self._holders:
+            raise Unauthenticated("the token is unknown or was revoked")
+        return self._holders[token]
