@@ -55,6 +55,7 @@ def create_app(services: Services, *, background: bool = True) -> FastAPI:
         await backend.hosts.listen(services.bus)
         await backend.storage.listen(services.bus)
         await backend.doors.listen(services.bus)
+        await backend.log_state.listen(services.bus)
         try:
             async with running(backend, tasks_of(backend) if background else {}):
                 yield

@@ -1,4 +1,4 @@
-"""What runs beside the requests: alarm desk, pauses, outbox relay, webhook. Each is restarted when it breaks."""
+"""What runs beside the requests: alarm desk, pauses, relays, webhook. Each is restarted when it breaks."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from domain.alarms import AlarmEvent
 from runtime.follower import StreamMessage
 from runtime.sql.alarms import apply_alarm_events, expire_pauses, position_of
 from runtime.tasks import end
+from runtime.write_relay import WriteRelay
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ def tasks_of(backend: Backend) -> dict[str, Callable[[], Awaitable[None]]]:
         "alarm-desk": AlarmDesk(backend).run,
         "audio-pauses": lambda: expire_audio_pauses(backend),
         "outbox-relay": backend.relay.run,
+        "write-relay": WriteRelay(backend.engine, backend.services.bus).run,
         "hand-overs": lambda: lead_hand_overs(backend),
     }
     if backend.services.webhook is not None:

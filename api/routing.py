@@ -15,6 +15,7 @@ from api.routes import (
     fleets,
     hosts,
     live,
+    log,
     maintenance,
     operation,
     patients,
@@ -38,6 +39,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     rejects.router,
     scenarios.router,
     access.router,
+    log.router,
     hosts.router,
     operation.router,
 )

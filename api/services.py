@@ -21,11 +21,14 @@ from api.live.feed import Feed
 from api.live.readings import WantedPool, reading_feed
 from api.storage import Storage
 from api.telemetry import Telemetry
+from api.told import Told
 from domain import subjects
+from domain.messages import LogState
 from domain.ports import Clock, OnceIntake
 from runtime.bus import Bus
 from runtime.lake import Lake
 from runtime.large_questions import LargeReadings
+from runtime.log_store import LogReader
 from runtime.outbox_relay import OutboxRelay
 from runtime.reading_store import ReadingStore
 from runtime.rejects import RejectLog
@@ -87,6 +90,7 @@ class Services:
     region_id: str
     shards: int
     large_readings: LargeReadings
+    log: LogReader
     webhook: WebhookTarget | None = None
     scenarios: ScenarioLauncher | None = None
 
@@ -144,6 +148,7 @@ class Backend:
     post: Post
     storage: Storage
     doors: Doors
+    log_state: Told[LogState]
 
     @classmethod
     def over(cls, services: Services, telemetry: Telemetry) -> Self:
@@ -151,7 +156,7 @@ class Backend:
             services, Lanes(), telemetry, Hosts(services.clock, services.shards), alarm_feed(services.bus),
             reading_feed(services.bus), WantedPool(), Directory(services.engine),
             OutboxRelay(services.engine, services.bus, services.clock), Post(services.bus), Storage(services.clock),
-            Doors(services.clock),
+            Doors(services.clock), Told(services.clock, subjects.LOG_STATE, LogState),
         )  # fmt: skip
 
     async def close(self) -> None:

@@ -13,11 +13,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.doors import watch_doors
 from api.services import Backend
-from api.telemetry import Sample
+from api.telemetry import Sample, Telemetry
 from domain import subjects
 from domain.alarms import OPEN_STATES, Priority
 from domain.errors import VitalgridError
-from domain.messages import StorageLevel
+from domain.messages import LogState, StorageLevel
 from runtime.sql.alarms import count_alarms
 from runtime.sql.outbox import waiting
 
@@ -157,4 +157,19 @@ def watch_platform(backend: Backend) -> None:
     watch("vitalgrid_hosts_alive", "Hosts heard of lately.", (), lambda: [((), float(len(hosts.alive())))])
     watch("vitalgrid_shards_missing", "Shards held by nobody.", (), lambda: [((), float(len(hosts.missing())))])
     watch("vitalgrid_stream_age_seconds", "Age of the newest stream time all shards have reached.", (), stream_age)
+    _watch_log(backend, telemetry)
     watch_doors(backend.doors, telemetry)
+
+
+def _watch_log(backend: Backend, telemetry: Telemetry) -> None:
+    def of(figure: Callable[[LogState], float]) -> Callable[[], list[Sample]]:
+        return lambda: [] if (state := backend.log_state.newest()) is None else [((), figure(state))]
+
+    def troubled() -> list[Sample]:
+        state = backend.log_state.newest()
+        return [((), float(state is None or state.problem is not None))]
+
+    watch = telemetry.watch
+    watch("vitalgrid_log_entries", "Entries of the access log that are signed.", (), of(lambda state: state.size))
+    watch("vitalgrid_log_waiting", "Records that are not in the access log yet.", (), of(lambda state: state.waiting))
+    watch("vitalgrid_log_troubled", "1 while the access log does not grow, or is not heard of.", (), troubled)

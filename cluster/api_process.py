@@ -1,4 +1,4 @@
-"""The API's process: REST, live streams, alarm desk, outbox relay, webhook. Started by `cluster.platform`."""
+"""The API's process: REST, live streams, alarm desk, relays, webhook. Started by `cluster.platform`."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from runtime.intake import StreamIntake
 from runtime.lake import Lake
 from runtime.large_questions import LargeReadings
 from runtime.log import configure_logging
+from runtime.log_store import LogReader
 from runtime.priority import share_finely
 from runtime.reading_store import ReadingStore
 from runtime.settings import Settings, WebhookSettings
@@ -56,7 +57,7 @@ async def main() -> None:
     services = Services(
         engine=engine, bus=bus, lake=lake, readings=ReadingStore(lake, bus, range(settings.shards)),
         large_readings=LargeReadings(bus), intake=intake, clock=clock, callers=SqlCallers(engine, settings.region_id),
-        region_id=settings.region_id, shards=settings.shards,
+        region_id=settings.region_id, shards=settings.shards, log=LogReader(settings.audit_dir),
         webhook=_webhook(settings.webhook),
         scenarios=ScenarioRuns(Path("reports"), settings.data_dir, clock),
     )  # fmt: skip

@@ -18,6 +18,7 @@ from rich.console import Console
 from cluster.doctor import doctor
 from cluster.fleet_commands import fleet
 from cluster.hosts_commands import hosts
+from cluster.log_commands import log
 from cluster.ray_environment import prepare_ray
 from cluster.scenario_commands import scenario
 from domain.errors import VitalgridError
@@ -34,6 +35,7 @@ app = typer.Typer(
 app.add_typer(scenario, name="scenario")
 app.add_typer(fleet, name="fleet")
 app.add_typer(hosts, name="hosts")
+app.add_typer(log, name="log")
 app.command("doctor")(doctor)
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where the platform keeps everything (default: var).")]

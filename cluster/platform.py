@@ -53,6 +53,7 @@ _CHILDREN: Final[dict[str, tuple[str, ...]]] = {
     "api": ("port",),
     "queries": (),
     "upkeep": (),
+    "audit": (),  # the last: it takes what the others have told
 }
 
 
@@ -108,7 +109,7 @@ class Platform:
         await self._bus.answer(subjects.DIRECTORIES, ShardDirectory(self._engine).answer)  # hosts may ask as they start
         lake = await asyncio.to_thread(Lake, settings.lake_dir.resolve())
         snapshots = SnapshotStore(self._snapshot_dir)
-        kept = (lake, snapshots, self._engine)
+        kept = (lake, snapshots, self._engine, settings.audit_dir)
         await self._ensure_streams(self._bus, await asyncio.to_thread(stream_beginnings, *kept))
         for stream in await lead_on_streams(self._bus, await asyncio.to_thread(taken_of_streams, *kept)):
             self._say(f"the end of stream {stream} is lost: its files were damaged (log/up.log says how much)")

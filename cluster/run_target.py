@@ -34,7 +34,7 @@ def local_target(settings: Settings, token: str | None = None) -> Target:
     connection = Connection.load(settings.data_dir)
     return Target(
         api_url=connection.api_url,
-        token=token or _token(settings.data_dir),
+        token=token or token_of(settings.data_dir),
         mqtt_host=connection.mqtt_host,
         mqtt_port=connection.mqtt_port,
         region_id=settings.region_id,
@@ -108,7 +108,8 @@ async def _until_ready(settings: Settings, process: asyncio.subprocess.Process, 
     raise Unavailable(f"the platform did not start; its last words: {last_words[-600:]}")
 
 
-def _token(data_dir: Path) -> str:
+def token_of(data_dir: Path) -> str:
+    """The token of commands on this machine: VITALGRID_TOKEN, or the first administrator's. Raises Unauthenticated."""
     given = os.environ.get("VITALGRID_TOKEN")
     if given:
         return given

@@ -38,6 +38,7 @@ _STREAMS: Final = {
         (subjects.READINGS_STREAM, subjects.READINGS_SUBJECTS),
         (subjects.ALARMS_STREAM, subjects.ALARMS_SUBJECTS),
         (subjects.REJECTS_STREAM, subjects.REJECTS_SUBJECTS),
+        (subjects.AUDIT_STREAM, subjects.AUDIT_SUBJECTS),
     )
     for prefix in (subject.partition(".")[0] for subject in wanted)
 }
@@ -50,6 +51,7 @@ def places_of(settings: Settings) -> list[Place]:
         Place(STREAM, data_dir / "nats"),
         Place("lake", settings.lake_dir.resolve()),
         Place("snapshots", data_dir / "snapshots"),
+        Place("audit", settings.audit_dir.resolve()),
         Place("log", data_dir / "log"),
     ]
     database = make_url(settings.sql_url)

@@ -253,6 +253,15 @@ class HostProgress(msgspec.Struct, frozen=True):
     uncommitted_rows: int
 
 
+class LogState(msgspec.Struct, frozen=True):
+    """How far the access log is. `problem`: why it does not grow, one sentence; None while all is well."""
+
+    at_us: int
+    size: int  # entries that are signed and published
+    waiting: int  # records that came and are not in it yet
+    problem: str | None = None
+
+
 _encoder: Final = msgspec.json.Encoder()
 _query_decoder: Final[msgspec.json.Decoder[ShardQuery]] = msgspec.json.Decoder(ShardQuery)
 _control_decoder: Final[msgspec.json.Decoder[Control]] = msgspec.json.Decoder(Control)

@@ -10,10 +10,12 @@ from domain.ids import Address
 READINGS_STREAM: Final = "READINGS"  # frames and control messages, ordered by shard
 ALARMS_STREAM: Final = "ALARMS"  # what was notified, in order of arrival
 REJECTS_STREAM: Final = "REJECTS"  # refused messages with their reason
+AUDIT_STREAM: Final = "AUDIT"  # what the access log is to hold, until it does
 
 READINGS_SUBJECTS: Final = ("reading.*", "control.*", "once.*")
 ALARMS_SUBJECTS: Final = ("alarm.>",)
 REJECTS_SUBJECTS: Final = ("reject.>",)
+AUDIT_SUBJECTS: Final = ("audit.*",)
 
 READING: Final = "reading"
 CONTROL: Final = "control"
@@ -49,6 +51,11 @@ def alarm(hospital_id: str) -> str:
 def reject(hospital_id: str | None) -> str:
     """Refused messages, by hospital where it is known."""
     return f"reject.{hospital_id or 'unknown'}"
+
+
+def audit(source: str) -> str:
+    """Records (`log_entries.LogRecord`) for the access log, by the part of the platform that tells them."""
+    return f"audit.{source}"
 
 
 def actor(address: Address) -> str:
@@ -103,6 +110,7 @@ SHARDS_HELD: Final = "shards.held"  # core message: the supervisor's view of all
 
 STORAGE: Final = "storage.state"  # core message: the places on disk (`messages.StorageState`), every second
 DOORS_COUNTED: Final = "doors.counted"  # core message (`door_counts.DoorsReport`), every two seconds
+LOG_STATE: Final = "log.state"  # core message (`messages.LogState`), every second: how far the access log is
 STREAM_SILENT: Final = "stream.silent"  # core message: a stream does not acknowledge; the payload is the subject
 
 

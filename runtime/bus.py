@@ -34,6 +34,7 @@ _ERROR_HEADER: Final = "Vitalgrid-Error"
 _END_HEADER: Final = "Vitalgrid-End"
 _FLUSH_S: Final = 5
 _CHUNK_BYTES: Final = 4 * 2**20
+_REFUSES_NEW: Final = (subjects.READINGS_STREAM, subjects.AUDIT_STREAM)  # when they are full
 _ERRORS: Final = {
     cls.code: cls for cls in (
         errors.InvalidInput, errors.NotFound, errors.Conflict, errors.Forbidden, errors.Unavailable, errors.IntegrityViolation,
@@ -304,7 +305,8 @@ class Bus:
         """Create the platform's streams, or bring their limits up to date. Idempotent.
 
         One that is created begins at its sequence in `beginnings`, or at 1; see `cluster.stream_beginnings`.
-        Alarms and rejects may take a tenth of the readings' bytes each; they drop their oldest, readings refuse new ones.
+        Alarms, rejects and the access log's records may take a tenth of the readings' bytes each. Alarms and rejects drop
+        their oldest; readings and records refuse new ones, and of records none is ever deleted alone.
         """
         month_s = 30 * 86_400.0
         side_bytes = max(max_stream_bytes // 10, 2**20)
@@ -312,13 +314,15 @@ class Bus:
             (subjects.READINGS_STREAM, subjects.READINGS_SUBJECTS, retention_s, max_stream_bytes),
             (subjects.ALARMS_STREAM, subjects.ALARMS_SUBJECTS, month_s, side_bytes),
             (subjects.REJECTS_STREAM, subjects.REJECTS_SUBJECTS, month_s, side_bytes),
+            (subjects.AUDIT_STREAM, subjects.AUDIT_SUBJECTS, month_s, side_bytes),
         ):
             config = api.StreamConfig(
                 name=name,
                 subjects=list(wanted),
                 storage=api.StorageType.FILE,
                 retention=api.RetentionPolicy.LIMITS,
-                discard=api.DiscardPolicy.NEW if name == subjects.READINGS_STREAM else api.DiscardPolicy.OLD,
+                discard=api.DiscardPolicy.NEW if name in _REFUSES_NEW else api.DiscardPolicy.OLD,
+                deny_delete=name == subjects.AUDIT_STREAM,
                 max_bytes=max_bytes,
                 max_age=max_age_s,
                 duplicate_window=min(duplicate_window_s, max_age_s),

@@ -94,6 +94,14 @@ class StorageSettings(BaseModel):
     )
 
 
+class AuditSettings(BaseModel):
+    model_config = _FROZEN
+    origin: str | None = Field(
+        None, pattern=r"^[^\s+]{1,200}$",
+        description="Name of the access log and of its keys, for life; such as `example.org/vitalgrid/sz`. None: `vitalgrid/` and the region.",
+    )  # fmt: skip
+
+
 class WebhookSettings(BaseModel):
     model_config = _FROZEN
     url: str | None = Field(None, description="Where each alarm event is POSTed; none: no webhook.")
@@ -132,6 +140,7 @@ class Settings(BaseSettings):
     hosts: HostSettings = HostSettings()
     lake: LakeSettings = LakeSettings()
     storage: StorageSettings = StorageSettings()
+    audit: AuditSettings = AuditSettings()
     webhook: WebhookSettings = WebhookSettings()
     security: SecuritySettings = SecuritySettings()
 
@@ -163,6 +172,21 @@ class Settings(BaseSettings):
     def lake_dir(self) -> Path:
         """The table of readings."""
         return self.data_dir / "lake" / "readings"
+
+    @property
+    def audit_dir(self) -> Path:
+        """The access log: its tree, and the events beside it."""
+        return self.data_dir / "audit"
+
+    @property
+    def audit_origin(self) -> str:
+        """The name of the access log in force."""
+        return self.audit.origin or f"vitalgrid/{self.region_id}"
+
+    @property
+    def keys_dir(self) -> Path:
+        """Keys of `runtime.soft_keys`."""
+        return self.data_dir / "keys"
 
     @property
     def sql_url(self) -> str:

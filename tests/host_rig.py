@@ -32,6 +32,7 @@ class HostRig:
     def __init__(self, folder: Path, nats_url: tuple[str, str]) -> None:
         self.lake_dir = folder / "lake"
         self.snapshot_dir = folder / "snapshots"
+        self.audit_dir = folder / "audit"
         self._nats_url = nats_url
 
     @asynccontextmanager

@@ -18,6 +18,7 @@ MAX_FUNCTION_LINES: Final = 60
 # path or path:function -> why it may be longer
 SIZE_EXCEPTIONS: Final[dict[str, str]] = {
     "runtime/sql/migrations/versions/0001_first.py:upgrade": "a migration is one list of statements, frozen once released",
+    "runtime/log_verifier.py": "it is handed out alone, to people who do not trust us: one file, with all that it needs",
 }
 
 CLOCKS: Final = re.compile(r"(^|\.)(datetime\.(now|utcnow|today)|date\.today|time\.(time|time_ns))$")

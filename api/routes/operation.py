@@ -16,7 +16,7 @@ router = APIRouter(tags=["operation"])
 
 
 class PlaceOut(BaseModel):
-    name: str = Field(description="What is kept there: stream, lake, snapshots, log, database.")
+    name: str = Field(description="What is kept there: stream, lake, snapshots, audit, log, database.")
     path: str
     level: StorageLevel = Field(description="low: no more readings are taken; full: nothing is, or it cannot be written.")
     free_bytes: int

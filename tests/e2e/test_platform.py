@@ -10,11 +10,15 @@ import threading
 from typing import Any
 
 import httpx
+import msgspec
 import paho.mqtt.client as paho
 import psutil
 import pytest
 
 from cluster.connection import admin_token_file
+from runtime.log_events import events_between
+from runtime.log_store import LogReader
+from runtime.log_verifier import Source, verify_log
 from tests.running_platform import RunningPlatform, start_platform, wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
@@ -195,6 +199,27 @@ def test_a_killed_host_loses_nothing_and_its_shards_go_on(own_platform: RunningP
     assert [row["value"] for row in found] == [17.0]
     assert len(items(own_platform, "/readings", device=f"{HOSPITAL}/mon-1", metric="heart_rate")) == 1
     assert set(own_platform.connection.host_pids.values()).isdisjoint(before.values())
+
+
+@pytest.mark.clause("9.3e")
+def test_the_access_log_goes_on_when_its_process_is_killed(own_platform: RunningPlatform) -> None:
+    os.kill(own_platform.connection.process_pids["audit"], signal.SIGKILL)
+    with own_platform.http() as http:
+        made = http.post("/hospitals", json={"id": "sz.logged", "name": "Logged", "tier": "primary", "beds": 8})
+        assert made.status_code == 201, made.text
+    folder = own_platform.data_dir / "audit"
+
+    def targets() -> list[str]:
+        checkpoint = LogReader(folder).checkpoint()
+        events = events_between(folder, 0, checkpoint.size) if checkpoint else []
+        return [msgspec.json.decode(event.event or b"{}")["target"] for event in events]
+
+    wait_until(lambda: "sz.logged" in targets(), 60, lambda: own_platform.log("audit.log")[-2000:])
+    assert targets().count("sz.logged") == 1
+    with own_platform.http() as http:
+        metrics = own_platform.connection.api_url + "/metrics"
+        wait_until(lambda: "vitalgrid_log_troubled 0.0" in http.get(metrics).text, 20)
+        verify_log(Source(str(folder)), http.get("/log/keys").text.split())
 
 
 def test_a_second_platform_in_the_same_directory_is_refused(own_platform: RunningPlatform) -> None:

@@ -111,7 +111,7 @@ async def test_after_the_loss_of_the_stream_a_new_one_goes_on_behind_it(
     pump, _ = register_device(engine, ADA, HOSPITAL, NewDevice("pump-4", "infusion-pump"))
     await OutboxRelay(engine, bus, CLOCK).relay()  # into the stream, which is lost before any host sees it
     await bus._jetstream.delete_stream(subjects.READINGS_STREAM)
-    beginnings = stream_beginnings(Lake(rig.lake_dir), SnapshotStore(rig.snapshot_dir), engine)
+    beginnings = stream_beginnings(Lake(rig.lake_dir), SnapshotStore(rig.snapshot_dir), engine, rig.audit_dir)
     await bus.ensure_streams(max_stream_bytes=2**30, retention_s=86_400, duplicate_window_s=600, beginnings=beginnings)
     await bus.answer(subjects.DIRECTORIES, ShardDirectory(engine).answer)
     async with rig.host("host-2", shard_0=2) as host:
@@ -122,8 +122,8 @@ async def test_after_the_loss_of_the_stream_a_new_one_goes_on_behind_it(
 
 
 async def test_streams_of_a_new_platform_begin_at_one(engine: Engine, rig: HostRig) -> None:
-    beginnings = stream_beginnings(Lake(rig.lake_dir), SnapshotStore(rig.snapshot_dir), engine)
-    assert beginnings == {subjects.READINGS_STREAM: 1, subjects.ALARMS_STREAM: 1}
+    beginnings = stream_beginnings(Lake(rig.lake_dir), SnapshotStore(rig.snapshot_dir), engine, rig.audit_dir)
+    assert beginnings == {subjects.READINGS_STREAM: 1, subjects.ALARMS_STREAM: 1, subjects.AUDIT_STREAM: 1}
 
 
 async def test_a_shard_whose_stream_is_whole_asks_nobody(registered: SmallHospital, bus: Bus, rig: HostRig) -> None:
@@ -203,7 +203,7 @@ async def test_a_stream_that_lost_its_end_goes_on_behind_what_was_taken_of_it(
     async with rig.host(shard_0=1) as host:
         await caught_up(host, SHARD, await send(bus, SHARD, monitor, METRIC, {n: 120.0 + n for n in range(1, 9)}))
     state = await bus.stream_state(subjects.READINGS_STREAM)
-    kept = Lake(rig.lake_dir), SnapshotStore(rig.snapshot_dir), engine
+    kept = Lake(rig.lake_dir), SnapshotStore(rig.snapshot_dir), engine, rig.audit_dir
     with engine.begin() as connection:
         move_position(connection, "alarm-desk", 7)
     await bus._jetstream.delete_stream(subjects.READINGS_STREAM)

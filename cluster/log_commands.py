@@ -1,0 +1,67 @@
+"""`vitalgrid log`: verify the access log, and show what it has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.table import Table
+
+from cluster.run_target import settings_of, token_of
+from cluster.run_view import wide_console
+from domain.errors import IntegrityViolation, NotFound, Unavailable
+from domain.instants import from_us
+from domain.log_entries import read_entry
+from runtime.log_events import events_between
+from runtime.log_signing import LogSigner
+from runtime.log_store import LogReader
+from runtime.log_verifier import DoesNotHold, Source, describe, verify_log
+from runtime.settings import Settings
+from runtime.soft_keys import SoftKeys
+
+log = typer.Typer(name="log", help="The access log: does it hold, and what is in it.", no_args_is_help=True)
+_console = wide_console()
+_EVENT_CHARS: Final = 400
+
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the platform (default: var).")]
+Where = Annotated[str | None, typer.Argument(help="Folder of a log, or http://host:port/api/v1/log; none: this platform's.")]
+Vkeys = Annotated[list[str] | None, typer.Option("--vkey", help="Key to verify with; none: this platform's own.")]
+Since = Annotated[Path | None, typer.Option("--since", help="An earlier checkpoint, kept elsewhere: what it says must hold.")]
+Token = Annotated[str | None, typer.Option("--token", help="API token, for an address (default: this machine's own).")]
+Last = Annotated[int, typer.Option("--last", min=1, help="How many entries, from the end.")]
+
+
+@log.command("verify")
+def verify(where: Where = None, vkey: Vkeys = None, since: Since = None, token: Token = None, data_dir: DataDir = None) -> None:
+    """Verify everything: signatures, each entry, each tile, the root, and the events beside them. Exit code 1: it fails."""
+    settings = settings_of(data_dir)
+    where = where or str(settings.audit_dir)
+    source = Source(where, token or (token_of(settings.data_dir) if where.startswith("http") else None))
+    vkeys = vkey or [key.vkey for key in _signer(settings).public_keys()]
+    try:
+        report = verify_log(source, vkeys, since.read_bytes() if since else None)
+    except DoesNotHold as error:
+        raise IntegrityViolation(f"the log does not hold: {error}") from None
+    except OSError as error:
+        raise Unavailable(f"the log cannot be read: {error}") from None
+    _console.print(f"holds: {describe(report)}", highlight=False, markup=False, soft_wrap=True)
+
+
+@log.command("show")
+def show(last: Last = 20, data_dir: DataDir = None) -> None:
+    """The newest entries with their events, as they lie on this machine."""
+    settings = settings_of(data_dir)
+    checkpoint = LogReader(settings.audit_dir).checkpoint()
+    if checkpoint is None:
+        raise NotFound(f"there is no access log in {settings.audit_dir}")
+    table = Table("entry", "time (UTC)", "by", "event", title=f"{checkpoint.origin}: {checkpoint.size} entries")
+    for event in events_between(settings.audit_dir, max(checkpoint.size - last, 0), checkpoint.size):
+        entry = read_entry(event.entry)
+        shown = "taken away" if event.event is None else event.event.decode(errors="replace")[:_EVENT_CHARS]
+        table.add_row(str(event.at), from_us(entry.at_us).strftime("%F %T"), entry.by, shown)
+    _console.print(table, markup=False)
+
+
+def _signer(settings: Settings) -> LogSigner:
+    return LogSigner(SoftKeys(settings.keys_dir), settings.audit_origin)

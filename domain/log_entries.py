@@ -1,0 +1,72 @@
+"""What the access log holds of each event: a commitment to it, never the event itself. Pure.
+
+The event (who did what to whom, and why) may name people's doings and must be able to vanish; the tree can forget
+nothing. So the tree has SHA-256 of a random salt and the event, and the event lies beside it with its salt. Who is
+shown both can check them against the tree; who is shown neither learns nothing, not even by guessing. Clauses 6.1b, 9.3e.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import Final
+
+import msgspec
+
+SALT_BYTES: Final = 32
+UNREADABLE: Final = "unreadable"  # `by` of what could not be read
+_MOST_CHARS: Final = 100
+
+
+class LogRecord(msgspec.Struct, frozen=True):
+    """An event on its way into the log. `id` is its own: under it the log has it once. `event` is JSON."""
+
+    id: str
+    at_us: int
+    by: str  # which part of the platform tells it
+    n: int  # that part's own count: a hole in it shows that something is missing
+    event: msgspec.Raw
+
+    def __post_init__(self) -> None:
+        if not (0 < len(self.id) <= _MOST_CHARS and 0 < len(self.by) <= _MOST_CHARS):
+            raise ValueError(f"a record's id and by have 1 to {_MOST_CHARS} characters")
+
+
+class LogEntry(msgspec.Struct, frozen=True):
+    """A leaf of the tree. Nothing in it is about a patient."""
+
+    id: str
+    at_us: int
+    commitment: str  # base64
+    by: str
+    n: int
+    v: int = 1
+
+
+_records: Final = msgspec.json.Decoder(LogRecord)
+_entries: Final = msgspec.json.Decoder(LogEntry)
+_encoder: Final = msgspec.json.Encoder(order="sorted")
+
+
+def read_record(payload: bytes, sequence: int, stored_us: int) -> LogRecord:
+    """A message of the stream. What cannot be read is a record too, of the bytes as they came: nothing vanishes."""
+    try:
+        return _records.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return LogRecord(f"stream-{sequence}", stored_us, UNREADABLE, sequence, msgspec.Raw(payload))
+
+
+def commitment(salt: bytes, event: bytes) -> str:
+    """SHA-256 of salt and event, base64."""
+    return base64.b64encode(hashlib.sha256(salt + event).digest()).decode()
+
+
+def entry_of(record: LogRecord, salt: bytes) -> bytes:
+    """The leaf of a record, as bytes for ever."""
+    committed = commitment(salt, bytes(record.event))
+    return _encoder.encode(LogEntry(record.id, record.at_us, committed, record.by, record.n))
+
+
+def read_entry(entry: bytes) -> LogEntry:
+    """Raises msgspec.MsgspecError for what `entry_of` did not write."""
+    return _entries.decode(entry)

@@ -1,0 +1,166 @@
+"""Events of the access log with their salts, and the entries made of them: a SQLite file of the audit process alone.
+
+An entry's place, id and bytes are fixed here before anything of it is in the tree; the database itself refuses to change
+or delete them. Event and salt may be taken away later: the tree stays whole without. What was signed is kept here too,
+before it is published: no size is ever signed with two roots.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple, Self
+
+import msgspec
+
+from domain.errors import IntegrityViolation, StorageFull
+from domain.log_entries import LogRecord, entry_of
+
+FILE: Final = "events.db"
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS events (
+    idx INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, stream_seq INTEGER NOT NULL, source TEXT NOT NULL,
+    source_seq INTEGER NOT NULL, at_us INTEGER NOT NULL, salt BLOB, event BLOB, entry BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS ix_events_stream_seq ON events (stream_seq);
+CREATE TABLE IF NOT EXISTS signed (size INTEGER PRIMARY KEY, root BLOB NOT NULL);
+CREATE TRIGGER IF NOT EXISTS events_stay BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'the log only grows'); END;
+CREATE TRIGGER IF NOT EXISTS events_are_fixed BEFORE UPDATE OF idx, id, stream_seq, source, source_seq, at_us, entry ON events
+    BEGIN SELECT RAISE(ABORT, 'the log only grows'); END;
+CREATE TRIGGER IF NOT EXISTS signed_stays BEFORE DELETE ON signed BEGIN SELECT RAISE(ABORT, 'what was signed stays'); END;
+CREATE TRIGGER IF NOT EXISTS signed_is_fixed BEFORE UPDATE ON signed BEGIN SELECT RAISE(ABORT, 'what was signed stays'); END;
+"""
+_INSERT: Final = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"
+_NO_ROOM: Final = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")
+
+
+class Received(NamedTuple):
+    """A record as the stream gave it."""
+
+    sequence: int
+    record: LogRecord
+
+
+class Event(NamedTuple):
+    """An event as it is kept. Without `salt` and `event` when they were taken away."""
+
+    at: int  # its index in the log
+    id: str
+    salt: bytes | None
+    event: bytes | None
+    entry: bytes
+
+
+class LogEvents:
+    """See module. One at a time may be open to write; calls come from one thread at a time."""
+
+    def __init__(self, connection: sqlite3.Connection, make_salt: Callable[[], bytes]) -> None:
+        self._connection = connection
+        self._make_salt = make_salt
+
+    @classmethod
+    def open(cls, folder: Path, make_salt: Callable[[], bytes]) -> Self:
+        """Open the events of `folder` to write. Raises IntegrityViolation for a damaged file, StorageFull."""
+        with _in_our_words(folder):
+            connection = sqlite3.connect(folder / FILE, isolation_level=None, check_same_thread=False)
+            connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + _SCHEMA)
+        return cls(connection, make_salt)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def add(self, received: Sequence[Received]) -> int:
+        """Keep records in their order behind those that are there, all or none, durably; how many were new.
+
+        A record whose id is there already is passed over when its event is the same; another event under a known id is
+        kept too, under an id of its own, because nobody may overwrite what was said. Raises StorageFull.
+        """
+        with self._transaction():
+            before = index = self.count()
+            for sequence, record in received:
+                index += self._add(index, sequence, record)
+        return index - before
+
+    def _add(self, index: int, sequence: int, record: LogRecord) -> int:
+        known = self._connection.execute("SELECT event, entry FROM events WHERE id = ?", (record.id,)).fetchone()
+        if known is not None:
+            if known[0] in (None, bytes(record.event)):
+                return 0
+            record = msgspec.structs.replace(record, id=f"{record.id[:60]}#stream-{sequence}")
+        salt = self._make_salt()
+        row = (index, record.id, sequence, record.by, record.n, record.at_us, salt, bytes(record.event), entry_of(record, salt))
+        return self._connection.execute(_INSERT, row).rowcount
+
+    def count(self) -> int:
+        return int(self._connection.execute("SELECT coalesce(max(idx) + 1, 0) FROM events").fetchone()[0])
+
+    def last_sequence(self) -> int:
+        """The last message of the stream that is here; 0 when there is none."""
+        return int(self._connection.execute("SELECT coalesce(max(stream_seq), 0) FROM events").fetchone()[0])
+
+    def entries(self, start: int, limit: int) -> list[bytes]:
+        """Entries from index `start` on. Raises IntegrityViolation when one is missing in between."""
+        rows = self._connection.execute(
+            "SELECT idx, entry FROM events WHERE idx >= ? ORDER BY idx LIMIT ?", (start, limit)
+        ).fetchall()
+        if [row[0] for row in rows] != list(range(start, start + len(rows))):
+            raise IntegrityViolation(f"the log's {FILE} lacks entries behind {start}")
+        return [row[1] for row in rows]
+
+    def note_signed(self, size: int, root: bytes) -> None:
+        """Keep, durably, that `root` is signed for `size`. Raises IntegrityViolation when another root was."""
+        with self._transaction():
+            self._connection.execute("INSERT INTO signed VALUES (?, ?) ON CONFLICT (size) DO NOTHING", (size, root))
+            if self._connection.execute("SELECT root FROM signed WHERE size = ?", (size,)).fetchone()[0] != root:
+                raise IntegrityViolation(f"another root was signed for {size} entries of the log: nothing is signed any more")
+
+    def last_signed(self, within: int = 2**62) -> int | None:
+        """The largest size up to `within` that a root was signed for; None when there is none."""
+        found = self._connection.execute("SELECT max(size) FROM signed WHERE size <= ?", (within,)).fetchone()[0]
+        return None if found is None else int(found)
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with _in_our_words(Path(FILE)):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):  # SQLite has rolled back by itself when its disk is full
+                    self._connection.execute("ROLLBACK")
+                raise
+
+
+def events_between(folder: Path, start: int, end: int) -> list[Event]:
+    """Events with an index in [start, end), for a reader beside the audit process; none while there is no file."""
+    if not (folder / FILE).exists():
+        return []
+    with _in_our_words(folder), contextlib.closing(_read_only(folder)) as connection:
+        query = "SELECT idx, id, salt, event, entry FROM events WHERE idx >= ? AND idx < ? ORDER BY idx"
+        return [Event(*row) for row in connection.execute(query, (start, end))]
+
+
+def taken_of_stream(folder: Path) -> int:
+    """The last message of the stream that the log in `folder` has; 0 when there is none."""
+    if not (folder / FILE).exists():
+        return 0
+    with _in_our_words(folder), contextlib.closing(_read_only(folder)) as connection:
+        return int(connection.execute("SELECT coalesce(max(stream_seq), 0) FROM events").fetchone()[0])
+
+
+def _read_only(folder: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{(folder / FILE).resolve().as_uri()}?mode=ro", uri=True)
+
+
+@contextlib.contextmanager
+def _in_our_words(where: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        code = getattr(error, "sqlite_errorname", "")
+        if code.startswith(_NO_ROOM):
+            raise StorageFull(f"the log's events cannot be written ({code}): try again when there is room") from None
+        raise IntegrityViolation(f"the log's events in {where} are damaged: {error}") from None

@@ -1,0 +1,67 @@
+"""Carries the write log to the access log: each row once, in order, within a second of its write.
+
+A row is written in the transaction of the change that it tells of, so that no change is without one; whatever stops
+the relay in between, it goes on behind the last row that it knows to be in the stream. Clause 9.3e.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+import msgspec
+from sqlalchemy import Engine
+
+from domain import subjects
+from domain.errors import Unavailable
+from domain.log_entries import LogRecord
+from runtime.batches import NewMessage
+from runtime.outbox_relay import Publisher
+from runtime.sql.records import Row
+from runtime.sql.write_log import mark_told, untold_writes
+
+logger = logging.getLogger(__name__)
+
+SOURCE: Final = "writes"
+_LOOK_S: Final = 0.5
+_AT_ONCE: Final = 500
+_encoder: Final = msgspec.json.Encoder(order="sorted")
+
+
+class WriteRelay:
+    """One relay a database."""
+
+    def __init__(self, engine: Engine, publisher: Publisher) -> None:
+        self._engine = engine
+        self._publisher = publisher
+
+    async def run(self) -> None:
+        """Carry for ever; a bus or database that is away is waited for."""
+        is_down = False
+        while True:
+            try:
+                while await self.relay() == _AT_ONCE:
+                    pass
+                is_down = False
+            except Unavailable as error:
+                if not is_down:
+                    logger.warning("writes wait for the access log: %s", error)
+                is_down = True
+            await asyncio.sleep(_LOOK_S)
+
+    async def relay(self) -> int:
+        """Carry what waits now; returns how many. Raises Unavailable, with all of it still waiting."""
+        rows = await asyncio.to_thread(untold_writes, self._engine, _AT_ONCE)
+        if rows:
+            subject = subjects.audit(SOURCE)
+            await self._publisher.publish_all([NewMessage(subject, record_of(row), f"w-{row['id']}") for row in rows])
+            await asyncio.to_thread(mark_told, self._engine, rows[-1]["id"])
+        return len(rows)
+
+
+def record_of(row: Row) -> bytes:
+    """A row of the write log as a record: always the same bytes, so that one told twice is known again."""
+    event = {"kind": "write", **row}
+    record = LogRecord(f"w-{row['id']}", row["at_us"], SOURCE, row["id"], msgspec.Raw(_encoder.encode(event)))
+    return _encoder.encode(record)
