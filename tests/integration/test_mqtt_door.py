@@ -13,7 +13,6 @@ from domain.errors import Unavailable
 from domain.frames import encode_frame
 from domain.quality import Mark, Validity, has_mark, validity_of
 from domain.readings import ReadingBatch
-from gateways import mqtt_door
 from gateways.device_client import DeviceClient
 from gateways.mqtt import encode, encode_publish
 from gateways.mqtt_packets import (
@@ -47,35 +46,6 @@ async def stage():
 
 
 # ---- who may come in
-
-
-@pytest.mark.clause("5.4a")
-@pytest.mark.clause("9.3b")
-async def test_a_connection_ends_as_soon_as_its_credential_is_revoked_and_others_stay(stage):
-    gone, stays = [await Raw.connect(stage.port, token, client_id=token) for token in ("token-of-monitor", "token-of-cuff")]
-    stage.identities.is_down = True
-    stage.door.recheck()
-    await until(lambda: not stage.door._is_recheck_due.is_set())
-    del stage.identities.tokens["token-of-monitor"]
-    stage.identities.is_down = False
-    stage.door.recheck()
-    assert await gone.next() is None
-    stays.send(encode(Simple(PacketKind.PINGREQ)))
-    assert await stays.next() == Simple(PacketKind.PINGRESP)
-    assert stage.door.counters.connections_ended["revoked"] == 1
-    await until(lambda: (MONITOR.handle, "offline", "connection revoked") in stage.bus.events())
-    again = await Raw.connect(stage.port)
-    again.send(encode(Connect("again", username="token-of-monitor")))
-    assert await again.next() == ConnAck(5)
-
-
-@pytest.mark.clause("9.3b")
-async def test_a_revoked_connection_ends_even_where_nobody_says_so(monkeypatch):
-    monkeypatch.setattr(mqtt_door, "_RECHECK_S", 0.05)
-    async with opened() as stage:
-        gone = await Raw.connect(stage.port, "token-of-monitor")
-        del stage.identities.tokens["token-of-monitor"]
-        assert await gone.next() is None
 
 
 @pytest.mark.clause("5.4a")

@@ -1,0 +1,44 @@
+"""Connections of the MQTT door whose credential is good no more."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateways import mqtt_door
+from gateways.mqtt import encode
+from gateways.mqtt_packets import ConnAck, Connect, PacketKind, Simple
+from tests.doors import MONITOR
+from tests.mqtt_peer import Raw, opened
+from tests.waiting import until
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.mark.clause("5.4a")
+@pytest.mark.clause("9.3b")
+async def test_a_connection_ends_as_soon_as_its_credential_is_revoked_and_others_stay():
+    async with opened() as stage:
+        gone, stays = [await Raw.connect(stage.port, token, client_id=token) for token in ("token-of-monitor", "token-of-cuff")]
+        stage.identities.is_down = True
+        stage.door.recheck()
+        await until(lambda: not stage.door._is_recheck_due.is_set())
+        del stage.identities.tokens["token-of-monitor"]
+        stage.identities.is_down = False
+        stage.door.recheck()
+        assert await gone.next() is None
+        stays.send(encode(Simple(PacketKind.PINGREQ)))
+        assert await stays.next() == Simple(PacketKind.PINGRESP)
+        assert stage.door.counters.connections_ended["revoked"] == 1
+        await until(lambda: (MONITOR.handle, "offline", "connection revoked") in stage.bus.events())
+        again = await Raw.connect(stage.port)
+        again.send(encode(Connect("again", username="token-of-monitor")))
+        assert await again.next() == ConnAck(5)
+
+
+@pytest.mark.clause("9.3b")
+async def test_a_revoked_connection_ends_even_where_nobody_says_so(monkeypatch):
+    monkeypatch.setattr(mqtt_door, "_RECHECK_S", 0.05)
+    async with opened() as stage:
+        gone = await Raw.connect(stage.port, "token-of-monitor")
+        del stage.identities.tokens["token-of-monitor"]
+        assert await gone.next() is None
