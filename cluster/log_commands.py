@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Final
 
+import msgspec
 import typer
 from rich.table import Table
 
@@ -23,6 +24,16 @@ from runtime.soft_keys import SoftKeys
 log = typer.Typer(name="log", help="The access log: does it hold, and what is in it.", no_args_is_help=True)
 _console = wide_console()
 _EVENT_CHARS: Final = 400
+
+
+class _Write(msgspec.Struct):
+    """What is shown of a row of the write log."""
+
+    who: str
+    action: str
+    target: str
+    reason: str | None = None
+
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the platform (default: var).")]
 Where = Annotated[str | None, typer.Argument(help="Folder of a log, or http://host:port/api/v1/log; none: this platform's.")]
@@ -55,12 +66,22 @@ def show(last: Last = 20, data_dir: DataDir = None) -> None:
     checkpoint = LogReader(settings.audit_dir).checkpoint()
     if checkpoint is None:
         raise NotFound(f"there is no access log in {settings.audit_dir}")
-    table = Table("entry", "time (UTC)", "by", "event", title=f"{checkpoint.origin}: {checkpoint.size} entries")
+    table = Table("entry", "time (UTC)", "by", "who", "what", "why", title=f"{checkpoint.origin}: {checkpoint.size} entries")
     for event in events_between(settings.audit_dir, max(checkpoint.size - last, 0), checkpoint.size):
         entry = read_entry(event.entry)
-        shown = "taken away" if event.event is None else event.event.decode(errors="replace")[:_EVENT_CHARS]
-        table.add_row(str(event.at), from_us(entry.at_us).strftime("%F %T"), entry.by, shown)
+        table.add_row(str(event.at), from_us(entry.at_us).strftime("%F %T"), entry.by, *_shown(event.event))
     _console.print(table, markup=False)
+
+
+def _shown(event: bytes | None) -> tuple[str, str, str]:
+    """Who, what and why; of an event that is no write, its text."""
+    if event is None:
+        return "", "taken away", ""
+    try:
+        write = msgspec.json.decode(event, type=_Write)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return "", event.decode(errors="replace")[:_EVENT_CHARS], ""
+    return write.who, f"{write.action} {write.target}"[:_EVENT_CHARS], write.reason or ""
 
 
 def _signer(settings: Settings) -> LogSigner:
