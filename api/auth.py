@@ -1,6 +1,7 @@
 """Who calls, and what they may do.
 
-`Authentication` stands before every path, docs and metrics included: without a valid token nothing answers.
+`Authentication` stands before every path, docs and metrics included: without a valid token, or a session, nothing
+answers but the places where one is got.
 A handler states what it needs by the type of its `who` parameter (`Viewer`, `Operator`, `Clinician`).
 There is one role now; `PERMITTED` is the place where a policy engine decides later. Clause 5.4a.
 """
@@ -16,14 +17,22 @@ from typing import Annotated, Final, Protocol
 from urllib.parse import unquote
 
 from fastapi import Depends, Header, Request
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api.browsers import LOGIN_URL, SAFE_METHODS, cookie_of, header, is_page_wanted, is_same_origin, is_script, to_login
 from api.errors import problem_response
-from domain.errors import Forbidden, InvalidInput, Unauthenticated, VitalgridError
-from domain.principals import Caller, Role
+from domain.errors import Forbidden, InvalidInput, PasswordChangeRequired, Unauthenticated, VitalgridError
+from domain.principals import Caller, Must, Role
 
 CALLER_KEY: Final = "vitalgrid.caller"  # in the ASGI scope
 MAX_REASON_CHARS: Final = 500
+PASSWORD_URL: Final = "/password"  # noqa: S105 (a page)
+OPEN_PATHS: Final = frozenset({"/oauth/token", "/oauth/revoke", LOGIN_URL, "/logout"})  # the credential is in the body
+_PATHS_OF: Final[Mapping[Must, frozenset[str]]] = {  # all that a caller who must do something can do
+    Must.PASSWORD_CHANGE: frozenset({"/api/v1/me", "/api/v1/me/password", PASSWORD_URL}),
+}
+_PROBES: Final = frozenset({"/health", "/ready", "/metrics"})
 _POLICY_VIOLATION: Final = 1008  # RFC 6455 7.4.1
 
 
@@ -45,33 +54,73 @@ class Asking:
 
 
 class Callers(Protocol):
-    """Who holds an API token."""
+    """Who holds an API token, or the token of a session."""
 
-    async def caller_of(self, token: str) -> Caller:
-        """The holder of `token`; raises Unauthenticated."""
+    async def caller_of(self, token: str, *, is_activity: bool = True) -> Caller:
+        """The holder of `token`; raises Unauthenticated. With `is_activity` a session begins to idle anew."""
+        ...
+
+    def forget(self, principal_id: str) -> None:
+        """What is remembered of a principal holds no longer."""
         ...
 
 
 class Authentication:
-    """ASGI middleware: finds the caller of each request, or answers 401. What is no request of HTTP is closed."""
+    """ASGI middleware: finds the caller of each request, or answers 401; OPEN_PATHS alone go without.
 
-    def __init__(self, app: ASGIApp, callers: Callers) -> None:
+    A browser's session comes in a cookie. With it a request that changes something has to come from a page of ours.
+    What is no request of HTTP is closed.
+    """
+
+    def __init__(self, app: ASGIApp, callers: Callers, cookie: str) -> None:
         self._app = app
         self._callers = callers
+        self._cookie = cookie
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":  # no route speaks it; one that did would be open to strangers
             await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
             return
-        if scope["type"] == "lifespan":  # the server itself
+        if scope["type"] == "lifespan" or scope["path"] in OPEN_PATHS:  # lifespan: the server itself
             await self._app(scope, receive, send)
             return
         try:
-            scope[CALLER_KEY] = await self._callers.caller_of(token_of(scope))
+            caller = scope[CALLER_KEY] = await self._callers.caller_of(self._token(scope), is_activity=is_activity(scope))
+            if caller.must is not None and scope["path"] not in _PATHS_OF[caller.must]:
+                raise PasswordChangeRequired(
+                    "the password was given by somebody else: change it first (POST /api/v1/me/password)"
+                )
         except VitalgridError as error:
-            await problem_response(error, scope)(scope, receive, send)
+            await _refusal(error, scope)(scope, receive, send)
             return
         await self._app(scope, receive, send)
+
+    def _token(self, scope: Scope) -> str:
+        token = cookie_of(scope, self._cookie)
+        if token is None or header(scope, b"authorization") is not None:
+            return token_of(scope)
+        if scope["method"] not in SAFE_METHODS and not is_same_origin(scope):
+            raise Forbidden("the request comes with a cookie and from another site: expected one of this site's own pages")
+        return token
+
+
+def is_activity(scope: Scope) -> bool:
+    """Whether a user is at work, rather than a page that asks by itself: live streams, probes, and who says so."""
+    path = scope["path"].removeprefix("/api/v1")
+    return not (path in _PROBES or path.startswith("/live/") or header(scope, b"x-passive") == "1")
+
+
+def _refusal(error: VitalgridError, scope: Scope) -> Response:
+    """A problem; for a person at a browser the page where it can be mended."""
+    if is_page_wanted(scope):
+        if isinstance(error, Unauthenticated):
+            return to_login(scope, error.code)
+        if isinstance(error, PasswordChangeRequired):
+            return RedirectResponse(PASSWORD_URL, 303)
+    response = problem_response(error, scope)
+    if isinstance(error, Unauthenticated) and is_script(scope):
+        response.headers["WWW-Authenticate"] = 'Bearer realm="vitalgrid"'
+    return response
 
 
 def token_of(scope: Scope) -> str:

@@ -16,12 +16,15 @@ from api.routes import (
     hosts,
     live,
     maintenance,
+    me,
+    oauth,
     operation,
     patients,
     places,
     readings,
     rejects,
     scenarios,
+    users,
 )
 
 ROUTERS: Final[tuple[APIRouter, ...]] = (
@@ -38,7 +41,10 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     rejects.router,
     scenarios.router,
     access.router,
+    users.router,
+    me.router,
     hosts.router,
     operation.router,
 )
 OPERATION: Final[APIRouter] = operation.router
+TOKENS: Final[APIRouter] = oauth.router  # where clients of OAuth look for it

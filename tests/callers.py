@@ -19,7 +19,10 @@ class KnownCallers:
     def __init__(self, holders: Mapping[str, Caller]) -> None:
         self._holders = holders
 
-    async def caller_of(self, token: str) -> Caller:
+    async def caller_of(self, token: str, *, is_activity: bool = True) -> Caller:
         if token not in self._holders:
             raise Unauthenticated("the token is unknown or was revoked")
         return self._holders[token]
+
+    def forget(self, principal_id: str) -> None:
+        pass

@@ -1,0 +1,396 @@
+"""Signing in by the token endpoint: RFC 6749's answers, one session a user, guessing that ends. Clauses 5.4a, 7.2a, 7.2d."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import threading
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import Engine
+
+from api.app import create_app
+from api.attempts import BURST, REFILL_US
+from api.sign_in import SignInRules
+from domain.principals import Grant, Place, Role
+from runtime.callers import SqlCallers
+from runtime.clock import ManualClock
+from runtime.keys import make_missing
+from runtime.password_hashes import PasswordHashes
+from runtime.soft_keys import SoftKeys
+from runtime.sql import access, users
+from runtime.sql.sessions import SessionRules
+from runtime.sql.users import FIRST_USER, LockRule
+from tests.sql_fixtures import ADA
+from tests.unit.api.conftest import client_of, services_of
+
+MINUTE_US = 60_000_000
+RULES = SignInRules(SessionRules(15 * MINUTE_US, 720 * MINUTE_US), LockRule(5, 15 * MINUTE_US))
+PASSWORD = "four unrelated small words"
+NEW_PASSWORD = "seven rivers dance in umbrellas"
+
+
+@dataclass
+class House:
+    """An application over a real database with users li.na (an administrator) and wang.wei (who was given nothing)."""
+
+    engine: Engine
+    clock: ManualClock
+    folder: Path
+    app: FastAPI = field(init=False)
+    checks: list[bool] = field(default_factory=list)  # of each check of a password: was anything stored?
+
+    def __post_init__(self) -> None:
+        keys = SoftKeys(self.folder / "keys")
+        make_missing(keys, ["pepper"])
+        self.hashes = PasswordHashes(keys, iterations=1_000)
+        self._count_checks()
+        stored = self.hashes.make(PASSWORD)
+        for name, grant in (("li.na", Grant(Role.ADMINISTRATOR, Place("sz"))), ("wang.wei", None)):
+            users.create_user(self.engine, ADA, name, stored, grant)
+            users.set_password(self.engine, ADA, name, stored, must_change=False)
+        self.app = create_app(services_of(
+            engine=self.engine, clock=self.clock, callers=SqlCallers(self.engine, "sz", self.clock, RULES.session),
+            passwords=self.hashes, sign_in_rules=RULES, first_password_file=self.folder / "first-password",
+        ), background=False)  # fmt: skip
+
+    def _count_checks(self) -> None:
+        check = self.hashes.check
+
+        def counted(password: str, stored: str | None) -> bool:
+            self.checks.append(stored is not None)
+            return check(password, stored)
+
+        self.hashes.check = counted  # type: ignore[method-assign]
+
+    def client(self, token: str | None = None, **more: Any) -> httpx.AsyncClient:
+        client = client_of(self.app, token)
+        client.headers.update(more)
+        return client
+
+
+@pytest.fixture
+async def house(engine: Engine, clock: ManualClock, tmp_path: Path) -> AsyncIterator[House]:
+    made = House(engine, clock, tmp_path)
+    async with made.app.router.lifespan_context(made.app):
+        yield made
+
+
+async def ask(house: House, path: str = "/oauth/token", **form: str) -> httpx.Response:
+    async with house.client() as client:
+        return await client.post(path, data=form)
+
+
+async def sign_in(house: House, name: str = "li.na", password: str = PASSWORD) -> dict[str, Any]:
+    answer = await ask(house, grant_type="password", username=name, password=password)
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+async def get(house: House, token: str, path: str = "/api/v1/me", **headers: str) -> tuple[int, str]:
+    """The status, and the problem's code."""
+    async with house.client(token) as client:
+        answer = await client.get(path, headers=headers)
+    return answer.status_code, answer.json().get("code", "") if answer.content else ""
+
+
+@pytest.mark.clause("5.4a")
+async def test_a_user_signs_in_and_is_known_with_what_they_were_given(house: House) -> None:
+    answer = await ask(house, grant_type="password", username=" Li.Na ", password=PASSWORD)
+    issued = answer.json()
+    assert answer.headers["cache-control"] == "no-store"
+    assert (issued["token_type"], issued["expires_in"], issued["must_change"]) == ("Bearer", 43_200, False)
+    async with house.client(issued["access_token"]) as client:
+        me = (await client.get("/api/v1/me")).json()
+    assert (me["kind"], me["name"], me["grants"]) == ("user", "li.na", [{"role": "administrator", "place": "sz"}])
+    assert await get(house, issued["access_token"], "/api/v1/hospitals") == (200, "")
+
+
+@pytest.mark.clause("5.4a")
+async def test_who_was_given_nothing_signs_in_and_may_do_nothing(house: House) -> None:
+    token = (await sign_in(house, "wang.wei"))["access_token"]
+    assert await get(house, token) == (200, "")
+    assert await get(house, token, "/api/v1/hospitals") == (403, "forbidden")
+
+
+@pytest.mark.clause("7.2d")
+async def test_the_second_sign_in_ends_the_first_at_once_and_tells_it_why(house: House) -> None:
+    first = (await sign_in(house))["access_token"]
+    assert await get(house, first) == (200, "")  # which is remembered from here on
+    second = (await sign_in(house))["access_token"]
+    assert await get(house, first) == (401, "session-superseded")
+    assert await get(house, second) == (200, "")
+
+
+@pytest.mark.clause("7.2d")
+async def test_who_does_nothing_has_to_sign_in_again_and_polling_is_nothing(house: House) -> None:
+    token = (await sign_in(house))["access_token"]
+    for _ in range(20):
+        house.clock.advance(60)
+        assert (await get(house, token))[0] == 200
+    for path, headers in (("/health", {}), ("/api/v1/me", {"X-Passive": "1"}), ("/ready", {}), ("/api/v1/health", {})) * 5:
+        house.clock.advance(44)
+        async with house.client(token) as client:
+            assert (await client.get(path, headers=headers)).status_code != 401
+    house.clock.advance(20)
+    assert await get(house, token) == (401, "session-idle")
+
+
+@pytest.mark.clause("7.2d")
+async def test_no_session_lasts_longer_than_it_may(house: House) -> None:
+    token = (await sign_in(house))["access_token"]
+    for _ in range(71):
+        house.clock.advance(600)
+        assert (await get(house, token))[0] == 200
+    house.clock.advance(600)
+    assert await get(house, token) == (401, "session-expired")
+
+
+async def test_a_refresh_gives_new_tokens_and_a_second_use_of_one_ends_the_session(house: House) -> None:
+    first = await sign_in(house)
+    second = (await ask(house, grant_type="refresh_token", refresh_token=first["refresh_token"])).json()
+    assert await get(house, first["access_token"]) == (401, "session-refreshed")
+    assert await get(house, second["access_token"]) == (200, "")
+    again = await ask(house, grant_type="refresh_token", refresh_token=first["refresh_token"])
+    assert (again.status_code, again.json()["error"], again.json()["code"]) == (400, "invalid_grant", "session-refresh-reused")
+    assert await get(house, second["access_token"]) == (401, "session-refresh-reused")
+
+
+async def test_signing_out_is_answered_alike_whatever_the_token_was(house: House) -> None:
+    token = (await sign_in(house))["access_token"]
+    for given in (token, token, "vgs_nobodys", "x"):
+        assert (await ask(house, "/oauth/revoke", token=given)).status_code == 200
+    assert await get(house, token) == (401, "session-signed-out")
+
+
+@pytest.mark.clause("7.2a")
+async def test_strangers_learn_nothing_from_answer_or_work(house: House) -> None:
+    users.disable_user(house.engine, ADA, "wang.wei")
+    for _ in range(5):
+        await ask(house, grant_type="password", username="li.na", password="wrong")
+    house.checks.clear()
+    told = set()
+    for name, password in (
+        ("nobody", "wrong"), ("li.na", "wrong"), ("li.na", PASSWORD), ("wang.wei", PASSWORD), ("wang.wei", "wrong"),
+        ("no such name", "wrong"), ("li.na", "x" * 10_000), ("nobody", "x" * 200),
+    ):  # fmt: skip
+        answer = await ask(house, grant_type="password", username=name, password=password)
+        told.add((answer.status_code, answer.text))
+    assert len(told) == 1
+    assert next(iter(told))[0] == 400
+    assert len(house.checks) == 8  # one derivation each (see test_password_hashes)
+
+
+@pytest.mark.clause("7.2a")
+async def test_the_sixth_try_is_refused_with_the_right_password_too_until_time_has_passed(house: House) -> None:
+    for _ in range(5):
+        await ask(house, grant_type="password", username="li.na", password="wrong")
+    assert (await ask(house, grant_type="password", username="li.na", password=PASSWORD)).status_code == 400
+    assert await sign_in(house, "wang.wei")
+    house.clock.advance(15 * 60)
+    assert await sign_in(house)
+
+
+@pytest.mark.clause("7.2a")
+async def test_an_address_that_fails_is_slowed_before_it_costs_work_and_who_is_right_is_not(house: House) -> None:
+    for _ in range(3 * BURST):
+        assert await sign_in(house)
+    for number in range(BURST):
+        answer = await ask(house, grant_type="password", username=f"nobody{number}", password="wrong")
+        assert answer.status_code == 400
+    house.checks.clear()
+    answer = await ask(house, grant_type="password", username="li.na", password=PASSWORD)
+    assert (answer.status_code, answer.json()["error"]) == (429, "temporarily_unavailable")
+    assert int(answer.headers["retry-after"]) > 0
+    assert house.checks == []
+    house.clock.advance(REFILL_US / 1e6)
+    assert await sign_in(house)
+
+
+@pytest.mark.clause("9.1b")
+async def test_a_flood_of_sign_ins_is_refused_and_everybody_else_is_answered(house: House) -> None:
+    token = (await sign_in(house))["access_token"]
+    release = threading.Event()
+    check = house.hashes.check
+    house.hashes.check = lambda password, stored: release.wait(30) and check(password, stored)  # type: ignore[method-assign]
+    flood = [asyncio.ensure_future(ask(house, grant_type="password", username=f"n{n}", password="wrong")) for n in range(20)]
+    refused, _ = await asyncio.wait(flood[9:], timeout=20)
+    assert {task.result().status_code for task in refused} == {503}
+    assert await get(house, token, "/api/v1/hospitals") == (200, "")
+    release.set()
+    assert [answer.status_code for answer in await asyncio.gather(*flood[:9])] == [400] * 9
+
+
+@pytest.mark.parametrize(("form", "status", "error"), [
+    ({}, 400, "invalid_request"),
+    ({"grant_type": "password", "username": "li.na"}, 400, "invalid_request"),
+    ({"grant_type": "password", "username": "", "password": "x"}, 400, "invalid_request"),
+    ({"grant_type": "authorization_code", "code": "x"}, 400, "unsupported_grant_type"),
+    ({"grant_type": "refresh_token", "refresh_token": "vgr_x"}, 400, "invalid_grant"),
+    ({"grant_type": "client_credentials"}, 400, "invalid_request"),
+    ({"grant_type": "client_credentials", "client_id": "planner", "client_secret": "x"}, 400, "invalid_grant"),
+])  # fmt: skip
+async def test_errors_are_in_the_words_of_the_rfc(house: House, form: dict[str, str], status: int, error: str) -> None:
+    answer = await ask(house, **form)
+    assert (answer.status_code, answer.json()["error"]) == (status, error)
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.json()["error_description"]
+
+
+@pytest.mark.parametrize(("content", "media"), [
+    (b'{"grant_type": "password"}', "application/json"),
+    (b"grant_type=password&grant_type=password", "application/x-www-form-urlencoded"),
+    (b"grant_type=%ff%fe", "application/x-www-form-urlencoded"),
+    (b"\xff\xfe", "application/x-www-form-urlencoded"),
+    (b"&".join(b"a%d=1" % n for n in range(50)), "application/x-www-form-urlencoded"),
+    (b"password=" + b"x" * 100_000, "application/x-www-form-urlencoded"),
+    (b"", ""),
+])  # fmt: skip
+@pytest.mark.parametrize("path", ["/oauth/token", "/oauth/revoke"])
+async def test_what_is_no_form_is_refused_and_not_quoted(house: House, content: bytes, media: str, path: str) -> None:
+    async with house.client() as client:
+        answer = await client.post(path, content=content, headers={"Content-Type": media, "Idempotency-Key": "again"})
+    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
+    assert "xxxx" not in answer.text
+
+
+@pytest.mark.clause("5.4a")
+async def test_a_service_gets_an_hour_for_its_token(house: House) -> None:
+    token = access.create_token(house.engine, ADA, "planner")
+    by_form = await ask(house, grant_type="client_credentials", client_id="planner", client_secret=token)
+    async with house.client() as client:
+        basic = base64.b64encode(f"planner:{token}".encode()).decode()
+        form = {"grant_type": "client_credentials"}
+        by_basic = await client.post("/oauth/token", data=form, headers={"Authorization": f"Basic {basic}"})
+    for answer in (by_form.json(), by_basic.json()):
+        assert (answer["expires_in"], answer.get("refresh_token")) == (3600, None)
+        assert await get(house, answer["access_token"], "/api/v1/hospitals") == (200, "")
+    house.clock.advance(3600)
+    assert (await get(house, by_form.json()["access_token"], "/api/v1/hospitals"))[0] == 401
+
+
+@pytest.mark.clause("5.4a")
+async def test_a_users_password_is_no_token(house: House) -> None:
+    house.checks.clear()
+    async with house.client() as client:
+        answer = await client.get("/api/v1/me", auth=httpx.BasicAuth("li.na", PASSWORD))
+    assert answer.status_code == 401
+    assert house.checks == []  # nothing is hashed for a request
+
+
+@pytest.mark.clause("7.2a")
+async def test_a_password_given_by_somebody_else_opens_nothing_but_its_change(house: House) -> None:
+    users.set_password(house.engine, ADA, "li.na", house.hashes.make(PASSWORD), must_change=True)
+    first = house.folder / "first-password"
+    first.write_text(PASSWORD)
+    issued = await sign_in(house)
+    assert issued["must_change"] is True
+    token = issued["access_token"]
+    for path in ("/api/v1/hospitals", "/docs", "/openapi.json", "/health", "/api/v1/me/passwords"):
+        assert await get(house, token, path) == (403, "password-change-required"), path
+    async with house.client(token) as client:
+        assert (await client.get("/api/v1/me")).json()["must"] == "password-change"
+        answer = await client.post("/api/v1/me/password", json={"present": PASSWORD, "new": NEW_PASSWORD})
+    assert answer.status_code == 200, answer.text
+    assert await get(house, token) == (401, "session-password-changed")
+    assert await get(house, answer.json()["access_token"], "/api/v1/hospitals") == (200, "")
+    assert first.exists()  # it was another user's
+    assert await sign_in(house, password=NEW_PASSWORD)
+
+
+async def test_the_first_password_is_forgotten_once_it_was_changed(house: House) -> None:
+    stored = house.hashes.make(PASSWORD)
+    users.create_user(house.engine, ADA, FIRST_USER, stored)
+    first = house.folder / "first-password"
+    first.write_text(PASSWORD)
+    token = (await sign_in(house, FIRST_USER))["access_token"]
+    async with house.client(token) as client:
+        answer = await client.post("/api/v1/me/password", json={"present": PASSWORD, "new": NEW_PASSWORD})
+    assert answer.status_code == 200
+    assert not first.exists()
+
+
+@pytest.mark.clause("7.2a")
+async def test_a_new_password_has_to_be_good_and_new_and_the_present_one_known(house: House) -> None:
+    token = (await sign_in(house))["access_token"]
+
+    async def change(present: str, new: str) -> tuple[int, str]:
+        async with house.client(token) as client:
+            answer = await client.post("/api/v1/me/password", json={"present": present, "new": new})
+        assert new not in answer.text
+        return answer.status_code, answer.json().get("detail", "")
+
+    for new, says in (
+        ("short", "5 characters"),
+        ("shenzhen2026", "guessed"),
+        ("li.na.li.na.1", "guessed"),
+        (PASSWORD, "last 5"),
+    ):
+        status, detail = await change(PASSWORD, new)
+        assert (status, says in detail) == (422, True), detail
+    assert (await change("wrong", NEW_PASSWORD))[0] == 403
+    for _ in range(4):
+        await change("wrong", NEW_PASSWORD)
+    status, detail = await change(PASSWORD, NEW_PASSWORD)
+    assert (status, "too often" in detail) == (403, True)
+
+
+async def test_a_token_has_no_password_to_change(house: House) -> None:
+    token = access.create_token(house.engine, ADA, "planner")
+    async with house.client(token) as client:
+        answer = await client.post("/api/v1/me/password", json={"present": PASSWORD, "new": NEW_PASSWORD})
+        me = (await client.get("/api/v1/me")).json()
+    assert answer.status_code == 403
+    assert (me["kind"], me["name"], me["session"]) == ("service", "planner", None)
+
+
+@pytest.mark.clause("9.3b")
+async def test_an_administrator_makes_resets_disables_and_unlocks_users(house: House) -> None:
+    async with house.client((await sign_in(house))["access_token"]) as client:
+        client.base_url = httpx.URL("http://test/api/v1/")
+        made = (await client.post("users", json={"name": "Zhang.Min"})).json()
+        assert made["name"] == "zhang.min"
+        session = await sign_in(house, "zhang.min", made["first_password"])
+        assert session["must_change"] is True
+        assert (await client.post("users", json={"name": "zhang.min"})).status_code == 409
+        assert (await client.post("users", json={"name": "no name"})).status_code == 422
+        reset = (await client.post("users/zhang.min/reset")).json()
+        assert await get(house, session["access_token"]) == (401, "session-password-changed")
+        session = await sign_in(house, "zhang.min", reset["first_password"])
+        assert (await client.post("users/zhang.min/disable")).json()["status"] == "disabled"
+        assert await get(house, session["access_token"]) == (401, "session-disabled")
+        assert (await client.post("users/zhang.min/enable")).json()["status"] == "active"
+        for _ in range(5):
+            await ask(house, grant_type="password", username="zhang.min", password="wrong")
+        assert (await client.get("users/zhang.min")).json()["locked_until"]
+        assert (await client.post("users/zhang.min/unlock")).json()["locked_until"] is None
+        assert await sign_in(house, "zhang.min", reset["first_password"])
+        assert (await client.post("users/li.na/disable")).status_code == 409
+        for verb in ("reset", "disable", "enable", "unlock"):
+            assert (await client.post(f"users/nobody/{verb}")).status_code == 404
+        listed = (await client.get("users?limit=2")).json()
+        assert [row["name"] for row in listed["items"]] == ["li.na", "wang.wei"]
+        assert [row["name"] for row in (await client.get(listed["next"].removeprefix("/api/v1/"))).json()["items"]] == [
+            "zhang.min"
+        ]
+        assert "password" not in str((await client.get("users/li.na")).json()).replace("password_changed", "")
+
+
+async def test_a_stored_password_of_other_iterations_is_made_anew_at_sign_in(house: House) -> None:
+    def stored() -> str:
+        row = users.find_for_sign_in(house.engine, "li.na")
+        assert row is not None
+        return str(row["password"])
+
+    slower = PasswordHashes(SoftKeys(house.folder / "keys"), iterations=1_001)
+    users.set_password(house.engine, ADA, "li.na", slower.make(PASSWORD), must_change=False)
+    assert "i=1001" in stored()
+    await sign_in(house)
+    assert "i=1000" in stored()
+    await sign_in(house)
