@@ -20,6 +20,7 @@ from cluster.fleet_commands import fleet
 from cluster.hosts_commands import hosts
 from cluster.ray_environment import prepare_ray
 from cluster.scenario_commands import scenario
+from cluster.user_commands import user
 from domain.errors import VitalgridError
 from runtime.log import configure_logging
 from runtime.settings import Settings
@@ -34,6 +35,7 @@ app = typer.Typer(
 app.add_typer(scenario, name="scenario")
 app.add_typer(fleet, name="fleet")
 app.add_typer(hosts, name="hosts")
+app.add_typer(user, name="user")
 app.command("doctor")(doctor)
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where the platform keeps everything (default: var).")]
