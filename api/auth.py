@@ -8,22 +8,24 @@ There is one role now; `PERMITTED` is the place where a policy engine decides la
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Final, Protocol
+from typing import Annotated, Any, Final, Protocol
 from urllib.parse import unquote
 
 from fastapi import Depends, Header, Request
 from starlette.responses import RedirectResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.browsers import LOGIN_URL, SAFE_METHODS, cookie_of, header, is_page_wanted, is_same_origin, is_script, to_login
 from api.errors import problem_response
 from domain.errors import Forbidden, InvalidInput, PasswordChangeRequired, Unauthenticated, VitalgridError
 from domain.principals import Caller, Must, Role
+from runtime.tasks import end
 
 CALLER_KEY: Final = "vitalgrid.caller"  # in the ASGI scope
 MAX_REASON_CHARS: Final = 500
@@ -60,6 +62,10 @@ class Callers(Protocol):
         """The holder of `token`; raises Unauthenticated. With `is_activity` a session begins to idle anew."""
         ...
 
+    async def until_ended(self, token: str, caller: Caller) -> None:
+        """Return once `token`, which `caller` holds, is good no more: at once when somebody ended its session."""
+        ...
+
     def forget(self, principal_id: str) -> None:
         """What is remembered of a principal holds no longer."""
         ...
@@ -85,7 +91,8 @@ class Authentication:
             await self._app(scope, receive, send)
             return
         try:
-            caller = scope[CALLER_KEY] = await self._callers.caller_of(self._token(scope), is_activity=is_activity(scope))
+            token = self._token(scope)
+            caller = scope[CALLER_KEY] = await self._callers.caller_of(token, is_activity=is_activity(scope))
             if caller.must is not None and scope["path"] not in _PATHS_OF[caller.must]:
                 raise PasswordChangeRequired(
                     "the password was given by somebody else: change it first (POST /api/v1/me/password)"
@@ -93,7 +100,27 @@ class Authentication:
         except VitalgridError as error:
             await _refusal(error, scope)(scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        if is_live(scope):
+            await self._until(self._callers.until_ended(token, caller), scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _until(self, end_of_token: Coroutine[Any, Any, None], scope: Scope, receive: Receive, send: Send) -> None:
+        """A live stream ends with its session or token: for the application the client is gone then."""
+        ended = asyncio.create_task(end_of_token, name="watch a live stream's token")
+
+        async def received() -> Message:
+            asking = asyncio.ensure_future(receive())
+            try:
+                await asyncio.wait({asking, ended}, return_when=asyncio.FIRST_COMPLETED)
+                return asking.result() if asking.done() else {"type": "http.disconnect"}
+            finally:
+                asking.cancel()
+
+        try:
+            await self._app(scope, received, send)
+        finally:
+            await end(ended)
 
     def _token(self, scope: Scope) -> str:
         token = cookie_of(scope, self._cookie)
@@ -106,8 +133,13 @@ class Authentication:
 
 def is_activity(scope: Scope) -> bool:
     """Whether a user is at work, rather than a page that asks by itself: live streams, probes, and who says so."""
-    path = scope["path"].removeprefix("/api/v1")
-    return not (path in _PROBES or path.startswith("/live/") or header(scope, b"x-passive") == "1")
+    is_probe = scope["path"].removeprefix("/api/v1") in _PROBES
+    return not (is_probe or is_live(scope) or header(scope, b"x-passive") == "1")
+
+
+def is_live(scope: Scope) -> bool:
+    """Whether the answer goes on for as long as the client stays."""
+    return str(scope["path"]).startswith("/api/v1/live/")
 
 
 def _refusal(error: VitalgridError, scope: Scope) -> Response:

@@ -7,6 +7,8 @@ user and a wrong password take the same work and get the same answer. Clauses 5.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ from sqlalchemy import Engine, select
 
 from api.attempts import Attempts
 from api.lanes import Lanes
-from domain.errors import Forbidden, InvalidInput, SessionEnded, Unauthenticated
+from domain.errors import Forbidden, InvalidInput, SessionEnded, Unauthenticated, VitalgridError
 from domain.ports import Clock
 from domain.principals import Caller
 from runtime.password_hashes import PasswordHashes
@@ -28,6 +30,8 @@ from runtime.sql.records import Author, Row
 from runtime.sql.sessions import NOT_LET_IN, NewSession, SessionRules
 from runtime.sql.tables import hospitals
 from runtime.sql.users import FIRST_USER, KEPT_PASSWORDS, LockRule, parse_user_name
+
+logger = logging.getLogger(__name__)
 
 _HOSPITALS: Final = 2_000  # whose names are held against a new password
 
@@ -65,14 +69,18 @@ class SignIn:
         self._changed = changed
         self._first_password_file = first_password_file
         self._attempts = Attempts(clock)
+        self._noting: set[asyncio.Task[None]] = set()
 
     async def with_password(self, name: str, password: str, address: str) -> Issued:
         """Begin the user's session, and end the one they had. Raises Unauthenticated, TooManyAttempts, Busy."""
         self._attempts.take(address)
         user = await self._lanes.sql(self._find, name)
+        if user is not None and not users.may_sign_in(user, self._clock.now_us()):
+            user = None  # while locked the right password takes no longer than a wrong one
         rehashed = await self._checked(user, password)
         if user is None:
             raise Unauthenticated(NOT_LET_IN)
+        await self.settled()  # so that guesses made at once are all counted before one of them lets somebody in
         issued = await self._begin(user, user["password"], rehashed, address)
         self._attempts.give_back(address)
         return issued
@@ -110,8 +118,9 @@ class SignIn:
         """
         name = caller.principal.name
         self._attempts.take(address)
+        await self.settled()
         user = await self._lanes.sql(self._find, name)
-        if user is None or (user["locked_until_us"] or 0) > self._clock.now_us():
+        if user is None or not users.may_sign_in(user, self._clock.now_us()):
             raise Forbidden("the password cannot be changed: it was given wrongly too often, or there is none")
         try:
             await self._checked(user, present)
@@ -129,6 +138,10 @@ class SignIn:
             self._first_password_file.unlink(missing_ok=True)
         return await self._begin(user, stored, None, address)
 
+    async def settled(self) -> None:
+        """Wait until each failure that was answered is counted."""
+        await asyncio.gather(*self._noting)
+
     async def first_password(self) -> tuple[str, str]:
         """A password for somebody's next sign-in, and what is stored of it. Raises Busy."""
         password = first_password()
@@ -145,11 +158,19 @@ class SignIn:
         stored = None if user is None else user["password"]
         is_right, rehashed = await self._lanes.hashing.run(self._check, password, stored)
         if not is_right:
-            if user is not None:
-                now_us = self._clock.now_us()
-                await self._lanes.sql(users.note_failure, self._engine, user["id"], self._rules.lock, now_us=now_us)
+            if user is not None:  # not waited for: how long the answer takes must not tell that there is one
+                noting = asyncio.create_task(self._note_failure(user["id"]), name="note a failed sign-in")
+                self._noting.add(noting)
+                noting.add_done_callback(self._noting.discard)
             raise Unauthenticated(NOT_LET_IN)
         return rehashed
+
+    async def _note_failure(self, user_id: str) -> None:
+        try:
+            now_us = self._clock.now_us()
+            await self._lanes.sql(users.note_failure, self._engine, user_id, self._rules.lock, now_us=now_us)
+        except VitalgridError as error:
+            logger.warning("a failed sign-in could not be counted: %s", error)
 
     def _check(self, password: str, stored: str | None) -> tuple[bool, str | None]:
         if not self._hashes.check(password, stored) or stored is None:

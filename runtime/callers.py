@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
+from weakref import WeakValueDictionary
 
 from sqlalchemy import Engine
 
+from domain.errors import Unauthenticated, Unavailable
 from domain.ports import Clock
 from domain.principals import Caller, Grant, Kind, Must, Place, Principal, Role
 from runtime.sql.access import authenticate, service_of
 from runtime.sql.sessions import LiveSession, SessionRules, note_activity, session_of
 from runtime.tokens import Prefix, token_digest
 
+logger = logging.getLogger(__name__)
+
 REMEMBER_S: Final = 10.0
 MOST_REMEMBERED: Final = 10_000
+LOOK_AGAIN_S: Final = 30.0  # at tokens that live streams hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,7 @@ class SqlCallers:
         self._rules = rules
         self._now_s = now_s
         self._kept: dict[str, _Kept] = {}  # by digest, the oldest first
+        self._changes: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()  # of those that somebody waits for
         self._forgotten = 0  # how often: what was read before must not be remembered after
 
     async def caller_of(self, token: str, *, is_activity: bool = True) -> Caller:
@@ -62,9 +70,26 @@ class SqlCallers:
             await self._note(digest, kept, kept.session)
         return kept.caller
 
+    async def until_ended(self, token: str, caller: Caller) -> None:
+        """Return once `token`, of `caller`, is good no more. Asks when they are forgotten, and each `LOOK_AGAIN_S`."""
+        while True:
+            changed = self._changes.setdefault(caller.principal.id, asyncio.Event())  # first: nothing is missed meanwhile
+            try:
+                await self.caller_of(token, is_activity=False)
+            except Unauthenticated:
+                return
+            except Unavailable as error:  # nothing is known against it
+                logger.info("a live stream goes on unasked: %s", error)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_AGAIN_S):
+                    await changed.wait()
+
     def forget(self, principal_id: str) -> None:
         """Ask anew for this principal."""
         self._forgotten += 1
+        changed = self._changes.pop(principal_id, None)
+        if changed is not None:
+            changed.set()
         for digest in [digest for digest, kept in self._kept.items() if kept.caller.principal.id == principal_id]:
             del self._kept[digest]
 

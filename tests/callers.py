@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
 from domain.errors import Unauthenticated
@@ -23,6 +24,9 @@ class KnownCallers:
         if token not in self._holders:
             raise Unauthenticated("the token is unknown or was revoked")
         return self._holders[token]
+
+    async def until_ended(self, token: str, caller: Caller) -> None:
+        await asyncio.Event().wait()
 
     def forget(self, principal_id: str) -> None:
         pass

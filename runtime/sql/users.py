@@ -93,6 +93,12 @@ def find_for_sign_in(engine: Engine, name: str) -> Row | None:
         return None if row is None else dict(row)
 
 
+def may_sign_in(user: Row, now_us: int) -> bool:
+    """Whether a user is neither disabled nor locked now."""
+    is_locked = user["locked_until_us"] is not None and now_us < user["locked_until_us"]
+    return user["status"] == UserStatus.ACTIVE and not is_locked
+
+
 def kept_passwords(engine: Engine, user_id: str) -> list[str]:
     """As they are stored: the present one, and those before it that must not come back."""
     present = select(users.c.password).where(users.c.id == user_id)

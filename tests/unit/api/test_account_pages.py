@@ -62,27 +62,29 @@ async def test_the_cookie_is_kept_from_scripts_and_other_sites(browser: httpx.As
     assert re.fullmatch(r"vitalgrid=vgs_[\w-]{43}; HttpOnly; Path=/; SameSite=strict", cookie)
 
 
-@pytest.mark.clause("9.1b")
-@pytest.mark.parametrize("headers", [
+ELSEWHERE = (
     {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}, {"Sec-Fetch-Site": "none"}, {},
     {"Origin": "http://evil.example"}, {"Origin": "null"}, {"Origin": "http://test.evil.example"},
-])  # fmt: skip
-async def test_another_site_changes_nothing_signs_nobody_in_and_nobody_out(
-    browser: httpx.AsyncClient, headers: dict[str, str]
-) -> None:
-    assert (await browser.post("/login", data=LOGIN, headers=headers)).status_code == 403
+)  # fmt: skip
+
+
+@pytest.mark.clause("9.1b")
+async def test_another_site_changes_nothing_signs_nobody_in_and_nobody_out(browser: httpx.AsyncClient) -> None:
+    for headers in ELSEWHERE:
+        assert (await browser.post("/login", data=LOGIN, headers=headers)).status_code == 403, headers
     assert "vitalgrid" not in browser.cookies
     await enter(browser)
-    bed = {"name": "eve", "role": "administrator"}
-    assert (await browser.post("/api/v1/users", json=bed, headers=headers)).status_code == 403
-    assert (await browser.post("/logout", headers=headers)).status_code == 403
-    assert (await browser.get("/api/v1/me", headers=headers)).status_code == 200
+    for headers in ELSEWHERE:
+        made = await browser.post("/api/v1/users", json={"name": "eve", "role": "administrator"}, headers=headers)
+        assert made.status_code == 403, headers
+        assert (await browser.post("/logout", headers=headers)).status_code == 403, headers
+        assert (await browser.get("/api/v1/me", headers=headers)).status_code == 200
 
 
-@pytest.mark.parametrize("headers", [OURS, {"Origin": "http://test"}])
-async def test_a_page_of_ours_changes_what_its_user_may(browser: httpx.AsyncClient, headers: dict[str, str]) -> None:
+async def test_a_page_of_ours_changes_what_its_user_may(browser: httpx.AsyncClient) -> None:
     await enter(browser)
-    assert (await browser.post("/api/v1/users", json={"name": "zhang.min"}, headers=headers)).status_code == 201
+    for name, headers in (("zhang.min", OURS), ("wang.fang", {"Origin": "http://test"})):
+        assert (await browser.post("/api/v1/users", json={"name": name}, headers=headers)).status_code == 201
 
 
 @pytest.mark.clause("7.2d")

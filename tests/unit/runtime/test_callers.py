@@ -137,3 +137,39 @@ async def test_activity_is_written_seldom_and_by_one_of_many_requests(
         await asyncio.gather(*(known.caller_of(session.access_token) for _ in range(3)))
         await known.caller_of(session.access_token, is_activity=False)
     assert noted == [NOW_US + 30_000_000, NOW_US + 60_000_000]
+
+
+@pytest.mark.clause("7.2d")
+async def test_whoever_waits_for_the_end_of_a_session_hears_of_it_at_once(
+    engine: Engine, known: SqlCallers, session: sessions.NewSession
+) -> None:
+    caller = await known.caller_of(session.access_token)
+    waiting = asyncio.create_task(known.until_ended(session.access_token, caller))
+    known.forget("somebody-else")
+    known.forget(session.user_id)  # something else became of the user
+    await asyncio.wait({waiting}, timeout=0.2)
+    assert not waiting.done()
+    sessions.sign_out(engine, session.access_token, now_us=NOW_US)
+    known.forget(session.user_id)
+    await asyncio.wait_for(waiting, 10)
+    await asyncio.wait_for(known.until_ended(session.access_token, caller), 10)  # who comes late too
+    assert not known._changes
+
+
+@pytest.mark.clause("7.2d")
+async def test_whoever_waits_hears_of_idling_and_revocation_too_a_little_later(
+    engine: Engine, known: SqlCallers, watch: Watch, session: sessions.NewSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callers, "LOOK_AGAIN_S", 0.05)
+    token = access.create_token(engine, ADA, "planner")
+    waiting = [
+        asyncio.create_task(known.until_ended(each, await known.caller_of(each))) for each in (session.access_token, token)
+    ]
+    await asyncio.wait(waiting, timeout=0.2)
+    assert not any(task.done() for task in waiting)
+    access.revoke_token(engine, ADA, "planner")
+    watch.s += REMEMBER_S
+    clock = known._clock
+    assert isinstance(clock, ManualClock)
+    clock.advance(15 * 60)
+    await asyncio.wait_for(asyncio.gather(*waiting), 10)
