@@ -30,6 +30,7 @@ from runtime.log import configure_logging
 from runtime.password_hashes import PasswordHashes
 from runtime.priority import share_finely
 from runtime.reading_store import ReadingStore
+from runtime.security_profile import SecurityProfile
 from runtime.settings import SecuritySettings, Settings, WebhookSettings
 from runtime.soft_keys import SoftKeys
 from runtime.sql.engine import open_engine
@@ -67,6 +68,7 @@ async def main() -> None:
         large_readings=LargeReadings(bus), intake=intake, clock=clock, callers=callers,
         region_id=settings.region_id, shards=settings.shards,
         passwords=PasswordHashes(SoftKeys(keys_dir(settings.data_dir)), iterations=settings.security.password_iterations),
+        over_tls=settings.security.profile is SecurityProfile.STANDARD,
         sign_in_rules=rules, first_password_file=first_password_file(settings.data_dir),
         webhook=_webhook(settings.webhook),
         scenarios=ScenarioRuns(Path("reports"), settings.data_dir, clock),

@@ -49,7 +49,10 @@ def parse_user_name(text: str) -> str:
 
 
 def create_first_user(engine: Engine, password: str, place: Place, *, now_us: int) -> bool:
-    """Make the first administrator, who has to change this password; False when there is a user already."""
+    """Make the first administrator, who has to change this password; False when there is a user already.
+
+    A token of an older installation may have the name too: that must not keep the platform from starting.
+    """
     author = Author("vitalgrid", "first start", now_us)
     with writing(engine) as connection:
         if connection.execute(select(users.c.id).limit(1)).first() is not None:
@@ -69,8 +72,12 @@ def create_user(engine: Engine, author: Author, name: str, password: str, grant:
 
     Raises Conflict for a name that a user or a token has, or had.
     """
+    name = parse_user_name(name)
+    taken = (select(users.c.name).where(users.c.name == name), select(tokens.c.name).where(tokens.c.name == name))
     with writing(engine) as connection:
-        return _create(connection, author, parse_user_name(name), password, grant)
+        if any(connection.execute(query).first() is not None for query in taken):
+            raise Conflict(f"the name {name!r} is taken, by a user or a token: names are never used again")
+        return _create(connection, author, name, password, grant)
 
 
 def get_user(engine: Engine, name: str) -> Row:
@@ -168,9 +175,6 @@ def note_failure(engine: Engine, user_id: str, rule: LockRule, *, now_us: int) -
 
 
 def _create(connection: Connection, author: Author, name: str, password: str, grant: Grant | None) -> Row:
-    taken = (select(users.c.name).where(users.c.name == name), select(tokens.c.name).where(tokens.c.name == name))
-    if any(connection.execute(query).first() is not None for query in taken):
-        raise Conflict(f"the name {name!r} is taken, by a user or a token: names are never used again")
     user_id = f"u-{secrets.token_hex(6)}"
     values = {
         "id": user_id, "name": name, "status": UserStatus.ACTIVE.value, "password": password, "must_change": True,
