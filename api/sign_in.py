@@ -73,6 +73,7 @@ class SignIn:
 
     async def with_password(self, name: str, password: str, address: str) -> Issued:
         """Begin the user's session, and end the one they had. Raises Unauthenticated, TooManyAttempts, Busy."""
+        self._lanes.hashing.check_room()
         self._attempts.take(address)
         user = await self._lanes.sql(self._find, name)
         if user is not None and not users.may_sign_in(user, self._clock.now_us()):

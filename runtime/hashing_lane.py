@@ -24,14 +24,18 @@ class HashingLane:
 
     async def run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run `work`, after all that came before it. Raises Busy at once when the queue is full."""
-        if self._held >= self._most:
-            raise Busy(f"{self._held} passwords wait to be checked: try again in some seconds")
+        self.check_room()
         self._held += 1
         working = self._thread.submit(work, *args, **kwargs)
         # counted until it has run, also when nobody waits for it any more; a callback runs in the thread
         loop = asyncio.get_running_loop()
         working.add_done_callback(lambda _: loop.call_soon_threadsafe(self._let_go))
         return await asyncio.wrap_future(working)
+
+    def check_room(self) -> None:
+        """Raises Busy when the queue is full: to be asked before anything else is done for what will be run."""
+        if self._held >= self._most:
+            raise Busy(f"{self._held} passwords wait to be checked: try again in some seconds")
 
     def _let_go(self) -> None:
         self._held -= 1

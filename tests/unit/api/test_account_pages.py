@@ -16,7 +16,7 @@ from api.browsers import local_path
 from runtime.clock import ManualClock
 from runtime.sql import access, users
 from tests.sql_fixtures import ADA
-from tests.unit.api.test_sign_in import NEW_PASSWORD, PASSWORD, House, sign_in
+from tests.unit.api.house import NEW_PASSWORD, PASSWORD, House, open_house, sign_in
 
 OURS = {"Sec-Fetch-Site": "same-origin"}
 PAGE = {"Accept": "text/html,application/xhtml+xml", "Sec-Fetch-Mode": "navigate"}
@@ -25,9 +25,8 @@ LOGIN = {"username": "li.na", "password": PASSWORD, "next": "/docs"}
 
 @pytest.fixture
 async def house(engine: Engine, clock: ManualClock, tmp_path: Path) -> AsyncIterator[House]:
-    made = House(engine, clock, tmp_path)
-    async with made.app.router.lifespan_context(made.app):
-        yield made
+    async with open_house(engine, clock, tmp_path) as opened:
+        yield opened
 
 
 @pytest.fixture
