@@ -121,7 +121,8 @@ class SignIn:
         self._attempts.take(address)
         await self.settled()
         user = await self._lanes.sql(self._find, name)
-        if user is None or not users.may_sign_in(user, self._clock.now_us()):
+        is_theirs = user is not None and user["id"] == caller.principal.id  # a token has none, whatever its name
+        if user is None or not is_theirs or not users.may_sign_in(user, self._clock.now_us()):
             raise Forbidden("the password cannot be changed: it was given wrongly too often, or there is none")
         try:
             await self._checked(user, present)

@@ -13,6 +13,7 @@ from runtime.clock import ManualClock
 from runtime.password_hashes import PasswordHashes
 from runtime.soft_keys import SoftKeys
 from runtime.sql import access, users
+from runtime.sql.engine import writing
 from runtime.sql.users import FIRST_USER
 from tests.sql_fixtures import ADA
 from tests.unit.api.house import NEW_PASSWORD, PASSWORD, House, ask, get, open_house, sign_in
@@ -82,12 +83,14 @@ async def test_a_new_password_has_to_be_good_and_new_and_the_present_one_known(h
 
 
 async def test_a_token_has_no_password_to_change(house: House) -> None:
-    token = access.create_token(house.engine, ADA, "planner")
+    token = access.create_token(house.engine, ADA, FIRST_USER)
+    with writing(house.engine) as connection:  # as a first start does on an installation that has such a token
+        users._create(connection, ADA, FIRST_USER, house.hashes.make(PASSWORD), None)
     async with house.client(token) as client:
         answer = await client.post("/api/v1/me/password", json={"present": PASSWORD, "new": NEW_PASSWORD})
         me = (await client.get("/api/v1/me")).json()
     assert answer.status_code == 403
-    assert (me["kind"], me["name"], me["session"]) == ("service", "planner", None)
+    assert (me["kind"], me["name"], me["session"]) == ("service", FIRST_USER, None)
 
 
 @pytest.mark.clause("9.3b")
