@@ -69,6 +69,7 @@ class SignIn:
         self._changed = changed
         self._first_password_file = first_password_file
         self._attempts = Attempts(clock)
+        self._one_note = asyncio.Lock()
         self._noting: set[asyncio.Task[None]] = set()
 
     async def with_password(self, name: str, password: str, address: str) -> Issued:
@@ -168,9 +169,10 @@ class SignIn:
         return rehashed
 
     async def _note_failure(self, user_id: str) -> None:
+        now_us = self._clock.now_us()
         try:
-            now_us = self._clock.now_us()
-            await self._lanes.sql(users.note_failure, self._engine, user_id, self._rules.lock, now_us=now_us)
+            async with self._one_note:  # while the database is busy guessing holds one of its threads, not all
+                await self._lanes.sql(users.note_failure, self._engine, user_id, self._rules.lock, now_us=now_us)
         except VitalgridError as error:
             logger.warning("a failed sign-in could not be counted: %s", error)
 
