@@ -10,15 +10,16 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 
-from api import documentation, errors
+from api import account_pages, documentation, errors
 from api.answers.formats import MEDIA_TYPES, Format
 from api.auth import Authentication
 from api.background import running, tasks_of
 from api.body_limit import BodyLimit
+from api.browsers import cookie_name
 from api.errors import InternalError, ValidationFailed, problems
 from api.idempotency import IdempotencyKeys
 from api.request_log import RequestLog
-from api.routing import OPERATION, ROUTERS
+from api.routing import OPERATION, ROUTERS, TOKENS
 from api.services import Backend, Services
 from api.telemetry import Telemetry
 from api.vitals import watch_platform
@@ -30,7 +31,8 @@ _NOT_ZIPPED: Final = (*DEFAULT_EXCLUDED_CONTENT_TYPES, MEDIA_TYPES[Format.ARROW]
 _DESCRIPTION: Final = """
 Readings of medical devices in, alarms and answers out, for one region.
 
-* Every path needs `Authorization: Bearer <token>`; a browser may use Basic with the token as password.
+* Users sign in at `/oauth/token`, or at `/login` with a browser: one session a user. Services carry a token of their own.
+* Every other path needs `Authorization: Bearer <token>`; Basic with the token as password will do too.
 * Times are RFC 3339 with a zone; `tz` (IANA name) chooses the zone of the answer.
 * Lists are paged by `limit` and the opaque `cursor` of the `next` link.
 * Updates need `If-Match` with the ETag they were made on. `X-Reason` is recorded with each write.
@@ -73,7 +75,7 @@ def create_app(services: Services, *, background: bool = True) -> FastAPI:
         responses=problems(Unauthenticated, Forbidden, ValidationFailed, Unavailable, InternalError),
         middleware=[
             Middleware(RequestLog, telemetry=telemetry),
-            Middleware(Authentication, callers=services.callers),
+            Middleware(Authentication, callers=services.callers, cookie=cookie_name(over_tls=services.over_tls)),
             Middleware(BodyLimit),
             Middleware(GZipMiddleware, minimum_size=1024, compresslevel=_GZIP_LEVEL, exclude_content_types=_NOT_ZIPPED),
             Middleware(IdempotencyKeys, clock=services.clock),
@@ -81,8 +83,10 @@ def create_app(services: Services, *, background: bool = True) -> FastAPI:
     )
     errors.install(app)
     documentation.install(app)
+    app.include_router(account_pages.router)
     for router in ROUTERS:
         app.include_router(router, prefix=PREFIX)
+    app.include_router(TOKENS)
     app.include_router(OPERATION, include_in_schema=False)  # where probes and Prometheus look for them
     return app
 

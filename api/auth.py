@@ -1,29 +1,40 @@
 """Who calls, and what they may do.
 
-`Authentication` stands before every path, docs and metrics included: without a valid token nothing answers.
+`Authentication` stands before every path, docs and metrics included: without a valid token, or a session, nothing
+answers but the places where one is got.
 A handler states what it needs by the type of its `who` parameter (`Viewer`, `Operator`, `Clinician`).
 There is one role now; `PERMITTED` is the place where a policy engine decides later. Clause 5.4a.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Final, Protocol
+from typing import Annotated, Any, Final, Protocol
 from urllib.parse import unquote
 
 from fastapi import Depends, Header, Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.browsers import LOGIN_URL, SAFE_METHODS, cookie_of, header, is_page_wanted, is_same_origin, is_script, to_login
 from api.errors import problem_response
-from domain.errors import Forbidden, InvalidInput, Unauthenticated, VitalgridError
-from domain.principals import Caller, Role
+from domain.errors import Forbidden, InvalidInput, PasswordChangeRequired, Unauthenticated, VitalgridError
+from domain.principals import Caller, Must, Role
+from runtime.tasks import end
 
 CALLER_KEY: Final = "vitalgrid.caller"  # in the ASGI scope
 MAX_REASON_CHARS: Final = 500
+PASSWORD_URL: Final = "/password"  # noqa: S105 (a page)
+OPEN_PATHS: Final = frozenset({"/oauth/token", "/oauth/revoke", LOGIN_URL, "/logout"})  # the credential is in the body
+_PATHS_OF: Final[Mapping[Must, frozenset[str]]] = {  # all that a caller who must do something can do
+    Must.PASSWORD_CHANGE: frozenset({"/api/v1/me", "/api/v1/me/password", PASSWORD_URL}),
+}
+_PROBES: Final = frozenset({"/health", "/ready", "/metrics"})
 _POLICY_VIOLATION: Final = 1008  # RFC 6455 7.4.1
 
 
@@ -45,33 +56,103 @@ class Asking:
 
 
 class Callers(Protocol):
-    """Who holds an API token."""
+    """Who holds an API token, or the token of a session."""
 
-    async def caller_of(self, token: str) -> Caller:
-        """The holder of `token`; raises Unauthenticated."""
+    async def caller_of(self, token: str, *, is_activity: bool = True) -> Caller:
+        """The holder of `token`; raises Unauthenticated. With `is_activity` a session begins to idle anew."""
+        ...
+
+    async def until_ended(self, token: str, caller: Caller) -> None:
+        """Return once `token`, which `caller` holds, is good no more: at once when somebody ended its session."""
+        ...
+
+    def forget(self, principal_id: str) -> None:
+        """What is remembered of a principal holds no longer."""
         ...
 
 
 class Authentication:
-    """ASGI middleware: finds the caller of each request, or answers 401. What is no request of HTTP is closed."""
+    """ASGI middleware: finds the caller of each request, or answers 401; OPEN_PATHS alone go without.
 
-    def __init__(self, app: ASGIApp, callers: Callers) -> None:
+    A browser's session comes in a cookie. With it a request that changes something has to come from a page of ours.
+    What is no request of HTTP is closed.
+    """
+
+    def __init__(self, app: ASGIApp, callers: Callers, cookie: str) -> None:
         self._app = app
         self._callers = callers
+        self._cookie = cookie
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":  # no route speaks it; one that did would be open to strangers
             await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
             return
-        if scope["type"] == "lifespan":  # the server itself
+        if scope["type"] == "lifespan" or scope["path"] in OPEN_PATHS:  # lifespan: the server itself
             await self._app(scope, receive, send)
             return
         try:
-            scope[CALLER_KEY] = await self._callers.caller_of(token_of(scope))
+            token = self._token(scope)
+            caller = scope[CALLER_KEY] = await self._callers.caller_of(token, is_activity=is_activity(scope))
+            if caller.must is not None and scope["path"] not in _PATHS_OF[caller.must]:
+                raise PasswordChangeRequired(
+                    "the password was given by somebody else: change it first (POST /api/v1/me/password)"
+                )
         except VitalgridError as error:
-            await problem_response(error, scope)(scope, receive, send)
+            await _refusal(error, scope)(scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        if is_live(scope):
+            await self._until(self._callers.until_ended(token, caller), scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _until(self, end_of_token: Coroutine[Any, Any, None], scope: Scope, receive: Receive, send: Send) -> None:
+        """A live stream ends with its session or token: for the application the client is gone then."""
+        ended = asyncio.create_task(end_of_token, name="watch a live stream's token")
+
+        async def received() -> Message:
+            asking = asyncio.ensure_future(receive())
+            try:
+                await asyncio.wait({asking, ended}, return_when=asyncio.FIRST_COMPLETED)
+                return asking.result() if asking.done() else {"type": "http.disconnect"}
+            finally:
+                asking.cancel()
+
+        try:
+            await self._app(scope, received, send)
+        finally:
+            await end(ended)
+
+    def _token(self, scope: Scope) -> str:
+        token = cookie_of(scope, self._cookie)
+        if token is None or header(scope, b"authorization") is not None:
+            return token_of(scope)
+        if scope["method"] not in SAFE_METHODS and not is_same_origin(scope):
+            raise Forbidden("the request comes with a cookie and from another site: expected one of this site's own pages")
+        return token
+
+
+def is_activity(scope: Scope) -> bool:
+    """Whether a user is at work, rather than a page that asks by itself: live streams, probes, and who says so."""
+    is_probe = scope["path"].removeprefix("/api/v1") in _PROBES
+    return not (is_probe or is_live(scope) or header(scope, b"x-passive") == "1")
+
+
+def is_live(scope: Scope) -> bool:
+    """Whether the answer goes on for as long as the client stays."""
+    return str(scope["path"]).startswith("/api/v1/live/")
+
+
+def _refusal(error: VitalgridError, scope: Scope) -> Response:
+    """A problem; for a person at a browser the page where it can be mended."""
+    if is_page_wanted(scope):
+        if isinstance(error, Unauthenticated):
+            return to_login(scope, error.code)
+        if isinstance(error, PasswordChangeRequired):
+            return RedirectResponse(PASSWORD_URL, 303)
+    response = problem_response(error, scope)
+    if isinstance(error, Unauthenticated) and is_script(scope):
+        response.headers["WWW-Authenticate"] = 'Bearer realm="vitalgrid"'
+    return response
 
 
 def token_of(scope: Scope) -> str:

@@ -19,6 +19,11 @@ ASSETS_URL: Final = "/docs-assets"
 OPENAPI_URL: Final = "/openapi.json"
 _SECURITY_SCHEMES: Final[dict[str, Any]] = {
     "token": {"type": "http", "scheme": "bearer", "description": "An API token."},
+    "password": {
+        "type": "oauth2",
+        "flows": {"password": {"tokenUrl": "/oauth/token", "refreshUrl": "/oauth/token", "scopes": {}}},
+        "description": "A user's name and password: the session that begins ends the one before.",
+    },
     "basic": {"type": "http", "scheme": "basic", "description": "Any user name, the API token as password."},
 }
 
@@ -60,6 +65,6 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         components = document.setdefault("components", {})
         components.setdefault("schemas", {})["Problem"] = PROBLEM_SCHEMA
         components["securitySchemes"] = _SECURITY_SCHEMES
-        document["security"] = [{"token": []}, {"basic": []}]
+        document["security"] = [{"token": []}, {"password": []}, {"basic": []}]
         app.openapi_schema = document
     return app.openapi_schema

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 MEDIA_TYPE: Final = "application/problem+json"
 REQUEST_ID_KEY: Final = "vitalgrid.request_id"  # in the ASGI scope
-_RETRY_AFTER_S: Final = {503: 2, 507: 30}
+_RETRY_AFTER_S: Final = {429: 5, 503: 2, 507: 30}
 
 
 class ValidationFailed(InvalidInput):
@@ -83,6 +83,7 @@ PROBLEMS: Final[tuple[ProblemType, ...]] = (
     ProblemType(Conflict, 409, "The request contradicts the present state"),
     ProblemType(errors.Unauthenticated, 401, "Authentication is required"),
     ProblemType(errors.Forbidden, 403, "Not permitted"),
+    ProblemType(errors.TooManyAttempts, 429, "Too many attempts"),
     ProblemType(errors.StorageFull, 507, "There is no room on disk"),
     ProblemType(errors.Unavailable, 503, "Temporarily unavailable"),
     ProblemType(errors.IntegrityViolation, 500, "Stored data failed its integrity check"),
@@ -117,7 +118,7 @@ def problem_response(error: VitalgridError, scope: Mapping[str, Any], **extra: o
         "request_id": request_id,
         **extra,
     }
-    headers = _headers_of(row.status)
+    headers = headers_of(row.status)
     if request_id:
         headers["X-Request-Id"] = request_id
     return Response(msgspec.json.encode(document), row.status, headers, MEDIA_TYPE)
@@ -217,7 +218,8 @@ async def _unexpected_error(request: Request, error: Exception) -> Response:
     return problem_response(InternalError(f"unexpected error; the log names it under {request_id}"), request.scope)
 
 
-def _headers_of(status: int) -> dict[str, str]:
+def headers_of(status: int) -> dict[str, str]:
+    """Headers that an answer of this status has wherever it comes from."""
     if status in _RETRY_AFTER_S:
         return {"Retry-After": str(_RETRY_AFTER_S[status])}
     if status == 401:

@@ -37,7 +37,7 @@ class _Record:
 
 
 class IdempotencyKeys:
-    """ASGI middleware; stands behind authentication."""
+    """ASGI middleware; stands behind authentication. Where that lets strangers through there are no keys."""
 
     def __init__(self, app: ASGIApp, clock: Clock) -> None:
         self._app = app
@@ -86,7 +86,12 @@ class IdempotencyKeys:
 
 
 def _key_of(scope: Scope) -> str | None:
-    if scope["type"] != "http" or scope["method"] != "POST" or scope["path"].endswith(_DURABLE_ELSEWHERE):
+    if (
+        scope["type"] != "http"
+        or CALLER_KEY not in scope
+        or scope["method"] != "POST"
+        or scope["path"].endswith(_DURABLE_ELSEWHERE)
+    ):
         return None
     return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"idempotency-key"), None)
 

@@ -17,12 +17,15 @@ from api.routes import (
     live,
     log,
     maintenance,
+    me,
+    oauth,
     operation,
     patients,
     places,
     readings,
     rejects,
     scenarios,
+    users,
 )
 
 ROUTERS: Final[tuple[APIRouter, ...]] = (
@@ -40,7 +43,10 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     scenarios.router,
     access.router,
     log.router,
+    users.router,
+    me.router,
     hosts.router,
     operation.router,
 )
 OPERATION: Final[APIRouter] = operation.router
+TOKENS: Final[APIRouter] = oauth.router  # where clients of OAuth look for it

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Final, ParamSpec, Protocol, Self, TypeVar
 
 from fastapi import Depends, Request
@@ -16,9 +17,11 @@ from api.auth import Asking, Callers
 from api.directory import Directory
 from api.doors import Doors
 from api.hosts import Hosts
+from api.lanes import Lanes
 from api.live.alarms import alarm_feed
 from api.live.feed import Feed
 from api.live.readings import WantedPool, reading_feed
+from api.sign_in import SignIn, SignInRules
 from api.storage import Storage
 from api.telemetry import Telemetry
 from api.told import Told
@@ -30,17 +33,13 @@ from runtime.lake import Lake
 from runtime.large_questions import LargeReadings
 from runtime.log_store import LogReader
 from runtime.outbox_relay import OutboxRelay
+from runtime.password_hashes import PasswordHashes
 from runtime.reading_store import ReadingStore
 from runtime.rejects import RejectLog
 from runtime.sql.records import Author
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_SQL_THREADS: Final = 4
-_RELAY_WAIT_S: Final = 20.0
-_CODEC_THREADS: Final = 2
-_LIGHT_QUERIES: Final = 4
-_HOST_QUERIES: Final = 32
 _TELL_S: Final = 2.0
 
 
@@ -78,7 +77,10 @@ class ScenarioLauncher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Ports and values, all of one region. `webhook` and `scenarios` may be left out."""
+    """Ports and values, all of one region. What has a default may be left out.
+
+    `over_tls`: browsers reach the API by TLS only. `first_password_file` is deleted once that password was changed.
+    """
 
     engine: Engine
     bus: Bus
@@ -91,45 +93,19 @@ class Services:
     shards: int
     large_readings: LargeReadings
     log: LogReader
+    passwords: PasswordHashes
+    sign_in_rules: SignInRules
+    over_tls: bool = False
+    first_password_file: Path | None = None
     webhook: WebhookTarget | None = None
     scenarios: ScenarioLauncher | None = None
 
 
-class Lanes:
-    """Where blocking work runs, so that no kind of it can starve another or the event loop.
-
-    SQL has its own threads. Of questions to the readings a few light ones run at once here, and many that hosts answer
-    alone; heavy ones (searches, aggregates of a region) have a queue and a process of their own
-    (`runtime.large_questions`).
-    """
-
-    def __init__(self) -> None:
-        self._sql = ThreadPoolExecutor(_SQL_THREADS, "api-sql")
-        self._codec = ThreadPoolExecutor(_CODEC_THREADS, "api-codec")
-        self._light = asyncio.Semaphore(_LIGHT_QUERIES)
-        self._of_hosts = asyncio.Semaphore(_HOST_QUERIES)
-
-    async def sql(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run blocking database work in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._sql, lambda: work(*args, **kwargs))
-
-    async def codec(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run encoding or decoding of something large in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._codec, lambda: work(*args, **kwargs))
-
-    async def light(self, question: Awaitable[R]) -> R:
-        """Await a small question to the readings."""
-        async with self._light:
-            return await question
-
-    async def of_hosts(self, question: Awaitable[R]) -> R:
-        """Await a question that hosts answer alone: it waits for none that reads the lake."""
-        async with self._of_hosts:
-            return await question
-
-    def close(self) -> None:
-        self._sql.shutdown(wait=False, cancel_futures=True)
-        self._codec.shutdown(wait=False, cancel_futures=True)
+async def user_changed(services: Services, user_id: str) -> None:
+    """Let what became of a user, their session or their grants hold at once: here, and in every other API process."""
+    services.callers.forget(user_id)
+    with contextlib.suppress(Exception):  # the bus is away: others ask the database within seconds
+        await services.bus.core_publish(subjects.SESSIONS_CHANGED, user_id.encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,14 +125,20 @@ class Backend:
     storage: Storage
     doors: Doors
     log_state: Told[LogState]
+    sign_in: SignIn
 
     @classmethod
     def over(cls, services: Services, telemetry: Telemetry) -> Self:
+        lanes = Lanes()
+        sign_in = SignIn(
+            services.engine, services.passwords, lanes, services.clock, services.sign_in_rules,
+            partial(user_changed, services), services.first_password_file,
+        )  # fmt: skip
         return cls(
-            services, Lanes(), telemetry, Hosts(services.clock, services.shards), alarm_feed(services.bus),
+            services, lanes, telemetry, Hosts(services.clock, services.shards), alarm_feed(services.bus),
             reading_feed(services.bus), WantedPool(), Directory(services.engine),
             OutboxRelay(services.engine, services.bus, services.clock), Post(services.bus), Storage(services.clock),
-            Doors(services.clock), Told(services.clock, subjects.LOG_STATE, LogState),
+            Doors(services.clock), Told(services.clock, subjects.LOG_STATE, LogState), sign_in,
         )  # fmt: skip
 
     async def close(self) -> None:
@@ -176,6 +158,10 @@ class Backend:
     def author(self, who: Asking) -> Author:
         """Who writes, why and when, for the write log."""
         return Author(who.caller.principal.name, who.reason, self.services.clock.now_us())
+
+    async def user_changed(self, user_id: str) -> None:
+        """See `user_changed` of this module."""
+        await user_changed(self.services, user_id)
 
     async def read(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a database read."""

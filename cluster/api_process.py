@@ -11,11 +11,13 @@ import uvloop
 
 from api.app import create_app
 from api.services import Services, WebhookTarget
-from cluster.connection import Connection
+from api.sign_in import SignInRules
+from cluster.connection import Connection, first_password_file
 from cluster.doors_process import intake_limits
 from cluster.processes import tell_ready, until_ended
 from cluster.serving import serving
 from domain import subjects
+from domain.instants import US_PER_S
 from runtime.bus import Bus
 from runtime.callers import SqlCallers
 from runtime.clock import SystemClock
@@ -26,10 +28,15 @@ from runtime.lake import Lake
 from runtime.large_questions import LargeReadings
 from runtime.log import configure_logging
 from runtime.log_store import LogReader
+from runtime.password_hashes import PasswordHashes
 from runtime.priority import share_finely
 from runtime.reading_store import ReadingStore
-from runtime.settings import Settings, WebhookSettings
+from runtime.security_profile import SecurityProfile
+from runtime.settings import SecuritySettings, Settings, WebhookSettings
+from runtime.soft_keys import SoftKeys
 from runtime.sql.engine import open_engine
+from runtime.sql.sessions import SessionRules
+from runtime.sql.users import LockRule
 from runtime.storage import of_stream
 from runtime.tasks import end
 from scenarios.launch import ScenarioRuns
@@ -54,10 +61,16 @@ async def main() -> None:
     await bus.core_subscribe(subjects.DIRECTORY_CHANGED, lambda _payload, _subject: identities.forget())
     intake = StreamIntake(bus, identities, clock, source=_API_SOURCE, limits=intake_limits(settings.intake))
     await bus.core_subscribe(subjects.STORAGE, lambda payload, _subject: intake.heed(of_stream(payload)))
+    rules = _sign_in_rules(settings.security)
+    callers = SqlCallers(engine, settings.region_id, clock, rules.session)
+    await bus.core_subscribe(subjects.SESSIONS_CHANGED, lambda payload, _subject: callers.forget(payload.decode()))
     services = Services(
         engine=engine, bus=bus, lake=lake, readings=ReadingStore(lake, bus, range(settings.shards)),
-        large_readings=LargeReadings(bus), intake=intake, clock=clock, callers=SqlCallers(engine, settings.region_id),
+        large_readings=LargeReadings(bus), intake=intake, clock=clock, callers=callers,
         region_id=settings.region_id, shards=settings.shards, log=LogReader(settings.audit_dir),
+        passwords=PasswordHashes(SoftKeys(settings.keys_dir), iterations=settings.security.password_iterations),
+        over_tls=settings.security.profile is SecurityProfile.STANDARD,
+        sign_in_rules=rules, first_password_file=first_password_file(settings.data_dir),
         webhook=_webhook(settings.webhook),
         scenarios=ScenarioRuns(Path("reports"), settings.data_dir, clock),
     )  # fmt: skip
@@ -71,6 +84,15 @@ async def main() -> None:
     await end(places, ahead)
     await bus.close()
     engine.dispose()
+
+
+def _sign_in_rules(settings: SecuritySettings) -> SignInRules:
+    session = SessionRules(_us(settings.session_idle_s), _us(settings.session_lifetime_s))
+    return SignInRules(session, LockRule(settings.lock_failures, _us(settings.lock_s)))
+
+
+def _us(seconds: float) -> int:
+    return round(seconds * US_PER_S)
 
 
 def _webhook(settings: WebhookSettings) -> WebhookTarget | None:

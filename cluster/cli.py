@@ -21,6 +21,7 @@ from cluster.hosts_commands import hosts
 from cluster.log_commands import log
 from cluster.ray_environment import prepare_ray
 from cluster.scenario_commands import scenario
+from cluster.user_commands import user
 from domain.errors import VitalgridError
 from runtime.log import configure_logging
 from runtime.settings import Settings
@@ -36,6 +37,7 @@ app.add_typer(scenario, name="scenario")
 app.add_typer(fleet, name="fleet")
 app.add_typer(hosts, name="hosts")
 app.add_typer(log, name="log")
+app.add_typer(user, name="user")
 app.command("doctor")(doctor)
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where the platform keeps everything (default: var).")]
@@ -85,6 +87,7 @@ def load_settings(data_dir: Path | None) -> Settings:
     if data_dir is not None:
         os.environ["VITALGRID_DATA_DIR"] = str(data_dir)
     settings = Settings()
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)  # before anything else makes it, for everybody to read
     configure_logging(settings.log_level, settings.log_format, settings.data_dir / "log" / "up.log")
     return settings
 

@@ -11,7 +11,7 @@ from domain.errors import Unavailable
 from runtime.durable import write_secret
 
 _FILE: Final = "run.json"
-_ADMIN_TOKEN: Final = Path("secrets") / "admin-token"
+_SECRETS: Final = Path("secrets")
 
 
 class Connection(msgspec.Struct, frozen=True):
@@ -49,4 +49,9 @@ def forget_connection(data_dir: Path) -> None:
 
 def admin_token_file(data_dir: Path) -> Path:
     """Where the first administrator's token is left for commands on this machine."""
-    return data_dir / _ADMIN_TOKEN
+    return data_dir / _SECRETS / "admin-token"
+
+
+def first_password_file(data_dir: Path) -> Path:
+    """Where the first administrator's password is left until it was changed."""
+    return data_dir / _SECRETS / "first-password"

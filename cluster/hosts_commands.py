@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import httpx
 import typer
 from rich.table import Table
 
+from cluster.rest_calls import ask
 from cluster.run_target import local_target, settings_of
 from cluster.run_view import wide_console
-from domain.errors import InvalidInput, Unavailable, VitalgridError
+from domain.errors import Unavailable
 from scenarios.target import Target
 
 hosts = typer.Typer(
@@ -21,7 +21,6 @@ hosts = typer.Typer(
 )
 _console = wide_console()
 _LOOK_S: Final = 0.3
-_TIMEOUT_S: Final = 70.0
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the platform (default: var).")]
 Token = Annotated[str | None, typer.Option("--token", help="API token (default: this machine's own).")]
@@ -143,19 +142,7 @@ def _order(target: Target, method: str, path: str) -> dict[str, Any]:
 
 
 def _ask(target: Target, method: str, path: str, body: Any = None) -> dict[str, Any]:
-    headers = {"Authorization": f"Bearer {target.token}", "X-Reason": "vitalgrid hosts"}
-    try:
-        answer = httpx.request(
-            method, f"{target.api_url}/api/v1{path}", headers=headers, json=body, timeout=_TIMEOUT_S, trust_env=False
-        )
-        said = answer.json()
-    except (httpx.HTTPError, ValueError) as error:
-        raise Unavailable(f"the API at {target.api_url} does not answer: {type(error).__name__}") from error
-    if answer.is_success:
-        assert isinstance(said, dict)
-        return said
-    kind: type[VitalgridError] = Unavailable if answer.is_server_error else InvalidInput
-    raise kind(said.get("detail", f"the API answered {answer.status_code}"))
+    return ask(target, method, path, body, reason="vitalgrid hosts")
 
 
 def _show(view: dict[str, Any]) -> None:

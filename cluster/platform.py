@@ -19,8 +19,9 @@ from sqlalchemy import Engine
 
 from actors.host import HostPolicy
 from actors.shell import HostConfig
-from cluster.connection import Connection, admin_token_file, forget_connection
+from cluster.connection import Connection, forget_connection
 from cluster.dedications import Dedications
+from cluster.first_start import FirstCredentials, prepare_accounts
 from cluster.host_orders import HostOrders
 from cluster.processes import ChildProcess
 from cluster.ray_hosts import RayLauncher, start_ray, stop_ray
@@ -31,14 +32,11 @@ from domain import subjects
 from domain.errors import Conflict, StorageFull, VitalgridError
 from domain.messages import StorageLevel, encode
 from runtime.bus import Bus
-from runtime.clock import SystemClock
-from runtime.durable import write_secret
 from runtime.lake import Lake
 from runtime.nats_server import NatsServer
 from runtime.settings import Settings
 from runtime.shard_directory import ShardDirectory
 from runtime.snapshots import SnapshotStore
-from runtime.sql.access import create_first_administrator
 from runtime.sql.engine import migrate, open_engine
 from runtime.storage import StorageWatch
 from runtime.tasks import end
@@ -80,7 +78,7 @@ class Platform:
         self._children: dict[str, ChildProcess] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self.connection: Connection | None = None
-        self.first_token: str | None = None
+        self.first = FirstCredentials()
 
     async def start(self) -> Connection:
         """Start everything; returns once readings are taken and questions answered.
@@ -185,10 +183,7 @@ class Platform:
 
     def _open_stores(self, engine: Engine) -> None:
         migrate(engine)
-        token = create_first_administrator(engine, now_us=SystemClock().now_us())
-        if token is not None:
-            self.first_token = token
-            write_secret(admin_token_file(self._data_dir), token.encode())
+        self.first = prepare_accounts(engine, self.settings)
 
     def _host_config(self, name: str) -> HostConfig:
         settings = self.settings

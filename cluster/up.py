@@ -10,10 +10,12 @@ import time
 
 from rich.console import Console
 
-from cluster.connection import Connection, admin_token_file
+from cluster.connection import Connection, admin_token_file, first_password_file
+from cluster.first_start import FirstCredentials
 from cluster.platform import Platform
 from domain.alarms import INTENDED_USE
 from runtime.settings import Settings
+from runtime.sql.users import FIRST_USER
 
 
 async def run_platform(settings: Settings, console: Console) -> None:
@@ -69,14 +71,22 @@ async def _started(settings: Settings, console: Console, asked: asyncio.Event) -
 
 
 def _introduce(platform: Platform, connection: Connection, settings: Settings, console: Console) -> None:
-    console.print(f"  API        {connection.api_url}/api/v1   (docs: {connection.api_url}/docs)", highlight=False)
+    console.print(f"  API        {connection.api_url}/api/v1", highlight=False)
+    console.print(f"  sign in    {connection.api_url}/login", highlight=False)
     console.print(f"  MQTT door  {connection.mqtt_host}:{connection.mqtt_port}", highlight=False)
     console.print(f"  HTTP door  http://{connection.mqtt_host}:{connection.http_port}", highlight=False)
     console.print(f"  logs       {settings.data_dir / 'log'}", highlight=False)
-    if platform.first_token is not None:
-        console.print(f"  administrator token, shown this once: [bold]{platform.first_token}[/bold]", highlight=False)
-    console.print(f"  (this machine's commands read it from {admin_token_file(settings.data_dir)})", highlight=False)
+    _tell_first(platform.first, settings, console)
     console.print(f"  {INTENDED_USE}", style="yellow", highlight=False)
+
+
+def _tell_first(first: FirstCredentials, settings: Settings, console: Console) -> None:
+    if first.password is not None:
+        console.print(f"  sign in as [bold]{FIRST_USER}[/bold], first password: [bold]{first.password}[/bold]", highlight=False)
+        console.print(f"  (until it is changed it is in {first_password_file(settings.data_dir)} too)", highlight=False)
+    if first.token is not None:
+        console.print(f"  administrator token, shown this once: [bold]{first.token}[/bold]", highlight=False)
+    console.print(f"  (this machine's commands read it from {admin_token_file(settings.data_dir)})", highlight=False)
 
 
 async def _stopped(platform: Platform, console: Console) -> None:

@@ -43,16 +43,45 @@ class Unauthenticated(VitalgridError):
     code = "unauthenticated"
 
 
+class SessionEnded(Unauthenticated):
+    """A session of `user_id` that held once does no longer. `code` says why: `session-superseded`, `session-idle`, …"""
+
+    code = "session-ended"
+
+    def __init__(self, why: str, detail: str, user_id: str) -> None:
+        super().__init__(detail)
+        self.code = f"session-{why}"
+        self.user_id = user_id
+
+
 class Forbidden(VitalgridError):
     """A known caller asked for something that is not theirs."""
 
     code = "forbidden"
 
 
+class PasswordChangeRequired(Forbidden):
+    """The caller's password was given by somebody else: it has to be changed before anything else."""
+
+    code = "password-change-required"
+
+
 class Unavailable(VitalgridError):
     """A part of the platform does not answer now; the same request may succeed later."""
 
     code = "unavailable"
+
+
+class Busy(Unavailable):
+    """More is waiting already than will be done soon: refused before any work was done."""
+
+    code = "busy"
+
+
+class TooManyAttempts(Unavailable):
+    """So many sign-ins of one address failed lately that further ones wait, whoever makes them."""
+
+    code = "too-many-attempts"
 
 
 class StorageFull(Unavailable):

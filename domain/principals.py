@@ -78,9 +78,17 @@ class Grant:
     place: Place
 
 
+class Must(StrEnum):
+    """What a caller has to do first: until then nothing else is permitted."""
+
+    PASSWORD_CHANGE = "password-change"  # noqa: S105 (the name of a duty)
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """An authenticated principal and what it was given. Made once a session or token, not once a request."""
 
     principal: Principal
     grants: tuple[Grant, ...]
+    session_id: str | None = None  # none: it came with a token of its own
+    must: Must | None = None

@@ -3,43 +3,135 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Final
+from weakref import WeakValueDictionary
 
 from sqlalchemy import Engine
 
-from domain.principals import Caller, Grant, Kind, Place, Principal, Role
-from runtime.sql.access import authenticate
-from runtime.tokens import token_digest
+from domain.errors import Unauthenticated, Unavailable
+from domain.ports import Clock
+from domain.principals import Caller, Grant, Kind, Must, Place, Principal, Role
+from runtime.sql.access import authenticate, service_of
+from runtime.sql.sessions import LiveSession, SessionRules, note_activity, session_of
+from runtime.tokens import Prefix, token_digest
+
+logger = logging.getLogger(__name__)
 
 REMEMBER_S: Final = 10.0
 MOST_REMEMBERED: Final = 10_000
+LOOK_AGAIN_S: Final = 30.0  # at tokens that live streams hold
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    at_s: float
+    caller: Caller
+    session: LiveSession | None = None
+    ends_us: int | None = None
 
 
 class SqlCallers:
-    """`api.auth.Callers`: a holder of a token is remembered for some seconds, a refusal never, a token itself never."""
+    """`api.auth.Callers`: a holder of a token is remembered for some seconds, a refusal never, a token itself never.
 
-    def __init__(self, engine: Engine, region_id: str, now_s: Callable[[], float] = time.monotonic) -> None:
+    What becomes of a session, a user or a grant in this process holds at once (`forget`), in another one as soon as the
+    bus has told it; when the bus is away, and for tokens that are revoked, within `REMEMBER_S`.
+    """
+
+    def __init__(
+        self, engine: Engine, region_id: str, clock: Clock, rules: SessionRules, now_s: Callable[[], float] = time.monotonic
+    ) -> None:
         self._engine = engine
         self._region = Place(region_id)
+        self._clock = clock
+        self._rules = rules
         self._now_s = now_s
-        self._kept: dict[str, tuple[float, Caller]] = {}  # by digest, the oldest first
+        self._kept: dict[str, _Kept] = {}  # by digest, the oldest first
+        self._changes: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()  # of those that somebody waits for
+        self._forgotten = 0  # how often: what was read before must not be remembered after
 
-    async def caller_of(self, token: str) -> Caller:
-        """The holder of `token`; raises Unauthenticated. A revoked token stops working within `REMEMBER_S`."""
-        digest, now_s = token_digest(token), self._now_s()
+    async def caller_of(self, token: str, *, is_activity: bool = True) -> Caller:
+        """The holder of `token`; raises Unauthenticated, and SessionEnded which says why.
+
+        With `is_activity` a user's session counts as used: it begins to idle anew.
+        """
+        digest = token_digest(token)
         kept = self._kept.get(digest)
-        if kept is not None and now_s - kept[0] < REMEMBER_S:
-            return kept[1]
-        row = await asyncio.to_thread(authenticate, self._engine, token)
-        # names of tokens stay taken for ever, so that a name can be the id
-        caller = Caller(Principal(Kind.SERVICE, row["name"], row["name"]), (Grant(Role(row["role"]), self._region),))
-        self._remember(digest, now_s, caller)
-        return caller
+        if kept is None or not self._holds(kept):
+            forgotten = self._forgotten
+            kept = await asyncio.to_thread(self._ask, token)
+            if forgotten == self._forgotten:
+                self._remember(digest, kept)
+        if kept.session is not None and is_activity:
+            await self._note(digest, kept, kept.session)
+        return kept.caller
 
-    def _remember(self, digest: str, now_s: float, caller: Caller) -> None:
+    async def until_ended(self, token: str, caller: Caller) -> None:
+        """Return once `token`, of `caller`, is good no more. Asks when they are forgotten, and each `LOOK_AGAIN_S`."""
+        while True:
+            changed = self._changes.setdefault(caller.principal.id, asyncio.Event())  # first: nothing is missed meanwhile
+            try:
+                await self.caller_of(token, is_activity=False)
+            except Unauthenticated:
+                return
+            except Unavailable as error:  # nothing is known against it
+                logger.info("a live stream goes on unasked: %s", error)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_AGAIN_S):
+                    await changed.wait()
+
+    def forget(self, principal_id: str) -> None:
+        """Ask anew for this principal."""
+        self._forgotten += 1
+        changed = self._changes.pop(principal_id, None)
+        if changed is not None:
+            changed.set()
+        for digest in [digest for digest, kept in self._kept.items() if kept.caller.principal.id == principal_id]:
+            del self._kept[digest]
+
+    def _holds(self, kept: _Kept) -> bool:
+        if self._now_s() - kept.at_s >= REMEMBER_S:
+            return False
+        now_us = self._clock.now_us()
+        if kept.session is not None:
+            return kept.session.why_ended(now_us, self._rules) is None
+        return kept.ends_us is None or now_us < kept.ends_us
+
+    def _ask(self, token: str) -> _Kept:
+        at_s, now_us = self._now_s(), self._clock.now_us()
+        if token.startswith(Prefix.SESSION):
+            session = session_of(self._engine, token, now_us=now_us, rules=self._rules)
+            return _Kept(at_s, caller_of_session(session), session)
+        if token.startswith(Prefix.SERVICE):
+            row = service_of(self._engine, token, now_us=now_us)
+        else:
+            row = authenticate(self._engine, token, now_us=now_us)
+        # names of tokens stay taken for ever, so that a name can be the id
+        service = Principal(Kind.SERVICE, row["name"], row["name"])
+        caller = Caller(service, (Grant(Role(row["role"]), self._region),))
+        return _Kept(at_s, caller, ends_us=row.get("ends_us"))
+
+    async def _note(self, digest: str, kept: _Kept, session: LiveSession) -> None:
+        """Seldom, so that a request is no write."""
+        now_us = self._clock.now_us()
+        if now_us - session.active_us < self._rules.note_us:
+            return
+        if digest in self._kept:  # before the database is asked: requests that come together write once
+            self._kept[digest] = replace(kept, session=replace(session, active_us=now_us))
+        await asyncio.to_thread(note_activity, self._engine, session.id, now_us=now_us)
+
+    def _remember(self, digest: str, kept: _Kept) -> None:
         self._kept.pop(digest, None)
         while len(self._kept) >= MOST_REMEMBERED:
             del self._kept[next(iter(self._kept))]
-        self._kept[digest] = (now_s, caller)
+        self._kept[digest] = kept
+
+
+def caller_of_session(session: LiveSession) -> Caller:
+    """The user of a session, as they call."""
+    must = Must.PASSWORD_CHANGE if session.must_change else None
+    return Caller(Principal(Kind.USER, session.user_id, session.user_name), session.grants, session.id, must)

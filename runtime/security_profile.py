@@ -2,7 +2,7 @@
 
 `dev`: for one machine. API and doors answer on loopback only, and may speak without TLS there.
 `standard`: doors may answer other machines, with TLS; the API, which has no TLS of its own yet, stays on loopback
-(a reverse proxy on this machine may lend it some).
+(a reverse proxy on this machine may lend it some). Stored passwords are as slow to try as is asked today.
 
 Called *security* profile, because a profile alone is a topology here (`docs/clauses.toml`).
 """
@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import ipaddress
 from enum import StrEnum
+from typing import Final
+
+LEAST_ITERATIONS: Final = 600_000  # as OWASP's password storage cheat sheet asks of PBKDF2 with a hash of 256 bits
 
 
 class SecurityProfile(StrEnum):
@@ -18,7 +21,9 @@ class SecurityProfile(StrEnum):
     STANDARD = "standard"
 
 
-def contradictions(profile: SecurityProfile, *, api_host: str, doors_host: str, doors_speak_tls: bool) -> list[str]:
+def contradictions(
+    profile: SecurityProfile, *, api_host: str, doors_host: str, doors_speak_tls: bool, password_iterations: int
+) -> list[str]:
     """Each setting that is laxer than the profile allows, as a sentence that says what was expected."""
     found = []
     if not is_loopback(api_host):
@@ -30,6 +35,9 @@ def contradictions(profile: SecurityProfile, *, api_host: str, doors_host: str, 
         )
     if profile is SecurityProfile.STANDARD and not doors_speak_tls:
         found.append(f"doors.tls_cert_file and doors.tls_key_file are not both set: security profile {profile} expects TLS")
+    if profile is SecurityProfile.STANDARD and password_iterations < LEAST_ITERATIONS:
+        given = f"security.password_iterations is {password_iterations:,}"
+        found.append(f"{given}: security profile {profile} expects {LEAST_ITERATIONS:,} or more")
     return found
 
 

@@ -114,6 +114,20 @@ class SecuritySettings(BaseModel):
         SecurityProfile.DEV,
         description="`dev`: this machine only. `standard`: doors with TLS may answer others. What is laxer is refused.",
     )
+    password_iterations: int = Field(
+        600_000,
+        ge=1_000,
+        le=100_000_000,
+        description="PBKDF2-SM3 iterations of a stored password; `standard` wants 600,000 or more. Others are made anew at sign-in.",
+    )
+    session_idle_s: float = Field(
+        900.0, ge=30, description="Time without anything done after which a user has to sign in again."
+    )
+    session_lifetime_s: float = Field(43_200.0, ge=60, description="Longest time of a session, whatever is done.")
+    lock_failures: int = Field(5, ge=1, description="Failed sign-ins in a row that lock a user.")
+    lock_s: float = Field(
+        900.0, gt=0, description="How long a user is locked; failures further apart than this are not in a row."
+    )
 
 
 class Settings(BaseSettings):
@@ -163,6 +177,7 @@ class Settings(BaseSettings):
         found = contradictions(
             self.security.profile, api_host=self.api.host, doors_host=doors.host,
             doors_speak_tls=doors.tls_cert_file is not None and doors.tls_key_file is not None,
+            password_iterations=self.security.password_iterations,
         )  # fmt: skip
         if found:
             raise ValueError("; ".join(found))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import secrets
+from enum import StrEnum
 from typing import Final
 
 from runtime.sm import sm3
@@ -12,9 +13,17 @@ from runtime.sm import sm3
 _SM3: Final = "sm3:"
 
 
-def new_token() -> tuple[str, str]:
+class Prefix(StrEnum):
+    """In front of tokens that do not last, so that nobody has to look everywhere for their holder."""
+
+    SESSION = "vgs_"
+    REFRESH = "vgr_"
+    SERVICE = "vgt_"  # got by a service for its own token, which has no prefix
+
+
+def new_token(prefix: Prefix | None = None) -> tuple[str, str]:
     """A token and what is stored of it. Tokens carry 256 random bits, so a plain digest is enough."""
-    token = secrets.token_urlsafe(32)
+    token = (prefix or "") + secrets.token_urlsafe(32)
     return token, token_digest(token)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
 from domain.errors import Unauthenticated
@@ -19,7 +20,13 @@ class KnownCallers:
     def __init__(self, holders: Mapping[str, Caller]) -> None:
         self._holders = holders
 
-    async def caller_of(self, token: str) -> Caller:
+    async def caller_of(self, token: str, *, is_activity: bool = True) -> Caller:
         if token not in self._holders:
             raise Unauthenticated("the token is unknown or was revoked")
         return self._holders[token]
+
+    async def until_ended(self, token: str, caller: Caller) -> None:
+        await asyncio.Event().wait()
+
+    def forget(self, principal_id: str) -> None:
+        pass

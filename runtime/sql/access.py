@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sqlalchemy import Engine, insert, select, update
+from sqlalchemy import Engine, delete, insert, select, update
 
 from domain.errors import Conflict, NotFound, Unauthenticated
 from runtime.sql.engine import reading, writing
+from runtime.sql.identity_tables import service_access, users
 from runtime.sql.records import Author, Page, Row, check_text, log_write, page
 from runtime.sql.tables import exports, reject_actions, tokens, write_log
-from runtime.tokens import digests_of, new_token
+from runtime.tokens import Prefix, digests_of, new_token, token_digest
 
 ADMINISTRATOR: Final = "administrator"
+SERVICE_ACCESS_US: Final = 3_600_000_000
 _NAME_CHARS: Final = 200
 _USE_NOTED_EVERY_US: Final = 60_000_000
 
@@ -33,8 +35,9 @@ def create_token(engine: Engine, author: Author, name: str, role: str = ADMINIST
     """A token for a person or program called `name`; it can be shown this once only. Raises Conflict for a taken name."""
     check_text(name, "the name of a token", _NAME_CHARS)
     with writing(engine) as connection:
-        if connection.execute(select(tokens.c.name).where(tokens.c.name == name)).first() is not None:
-            raise Conflict(f"a token named {name!r} exists already")
+        taken = (select(tokens.c.name).where(tokens.c.name == name), select(users.c.name).where(users.c.name == name))
+        if any(connection.execute(query).first() is not None for query in taken):
+            raise Conflict(f"the name {name!r} is taken, by a token or a user: names are never used again")
         token, digest = new_token()
         values = {"name": name, "digest": digest, "role": role, "created_us": author.now_us, "revoked_us": None}
         connection.execute(insert(tokens).values(values))
@@ -74,6 +77,36 @@ def authenticate(engine: Engine, token: str, *, now_us: int | None = None) -> Ro
         with writing(engine) as connection:
             connection.execute(update(tokens).where(tokens.c.name == row["name"]).values(last_used_us=now_us))
     return {"name": row["name"], "role": row["role"]}
+
+
+def begin_service_access(engine: Engine, name: str, token: str, *, now_us: int) -> str:
+    """A token for an hour, for the service `name` that shows its own one. Raises Unauthenticated."""
+    if authenticate(engine, token, now_us=now_us)["name"] != name:
+        raise Unauthenticated("the token is unknown or revoked")
+    access, digest = new_token(Prefix.SERVICE)
+    with writing(engine) as connection:
+        connection.execute(delete(service_access).where(service_access.c.ends_us <= now_us))
+        values = {"digest": digest, "token_name": name, "ends_us": now_us + SERVICE_ACCESS_US}
+        connection.execute(insert(service_access).values(values))
+    return access
+
+
+def service_of(engine: Engine, access: str, *, now_us: int) -> Row:
+    """Name and role of the service that got `access`, and until when (`ends_us`).
+
+    Raises Unauthenticated once that time, or the service's own token, is over.
+    """
+    query = (
+        select(tokens.c.name, tokens.c.role, service_access.c.ends_us)
+        .join(service_access, service_access.c.token_name == tokens.c.name)
+        .where(service_access.c.digest == token_digest(access), service_access.c.ends_us > now_us)
+        .where(tokens.c.revoked_us.is_(None))
+    )  # fmt: skip
+    with reading(engine) as connection:
+        row = connection.execute(query).mappings().one_or_none()
+    if row is None:
+        raise Unauthenticated("the token is unknown, its hour is over, or the service's own one was revoked")
+    return dict(row)
 
 
 def list_writes(engine: Engine, *, limit: int, after: tuple[Any, ...] | None = None, who: str | None = None) -> Page:

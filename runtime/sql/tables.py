@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import (
     JSON,
@@ -14,31 +14,21 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     String,
     Table,
     Text,
     UniqueConstraint,
 )  # fmt: skip
 
-metadata: Final = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "pk": "pk_%(table_name)s",
-    }
+from runtime.sql import (
+    identity_tables,  # noqa: F401 (its tables are of the same schema)
+    schema,
 )
-_Id: Final = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up INTEGER primary keys only
+from runtime.sql.schema import Id as _Id
+from runtime.sql.schema import time_column as _time
+from runtime.sql.schema import version_column as _version
 
-
-def _version() -> Column[int]:
-    return Column("version", Integer, nullable=False, default=1, server_default="1")
-
-
-def _time(name: str, *, nullable: bool = False) -> Column[Any]:
-    return Column(name, BigInteger, nullable=nullable)
-
+metadata: Final = schema.metadata
 
 hospitals: Final = Table(
     "hospitals", metadata,

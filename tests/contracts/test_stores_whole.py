@@ -16,7 +16,7 @@ from domain.alarms import AlarmEvent, AlarmSubject, AlertType, Outcome, Phase, P
 from domain.errors import Conflict, InvalidInput, NotFound, Unauthenticated, VitalgridError
 from domain.fleet_manifest import DeviceColumns, FleetManifest, FleetRegistered, HospitalManifest, PatientColumns, Tier
 from domain.messages import DeviceAssociated, DevicesRegistered, PatientAdmitted
-from runtime.sql import access, alarms, devices, patients, places, presets
+from runtime.sql import access, alarms, devices, patients, places, presets, users
 from runtime.sql.devices import NewDevice
 from runtime.sql.engine import reading
 from runtime.sql.fleets import register_fleet
@@ -87,6 +87,7 @@ class Cast:
         during = {"from_us": NOW_US, "until_us": NOW_US + 24 * HOUR_US}
         self.window = presets.start_maintenance(engine, ADA, HOSPITAL, ward_id="icu", **during)["id"]
         access.create_token(engine, ADA, "eve")
+        users.create_user(engine, ADA, "li.na", "stored")
         alarms.apply_alarm_events(engine, [(1, AlarmEvent(
             "e" * 32, "a" * 32, Phase.START, AlertType.PHYSIOLOGICAL, Priority.HIGH, "limit", 1,
             AlarmSubject(HOSPITAL, handle=self.worn), NOW_US, NOW_US, NOW_US, "HR 180",
@@ -131,6 +132,11 @@ WRITES: dict[str, Write] = {
     "pause": lambda e, a, _: alarms.pause_audio(e, a, "a" * 32, a.now_us + 60_000_000),
     "token": lambda e, a, _: access.create_token(e, a, "bob"),
     "token end": lambda e, a, _: access.revoke_token(e, a, "eve"),
+    "user": lambda e, a, _: users.create_user(e, a, "grete", "stored"),
+    "password": lambda e, a, _: users.set_password(e, a, "li.na", "another", must_change=False),
+    "user disabled": lambda e, a, _: users.disable_user(e, a, "li.na"),
+    "user enabled": lambda e, a, _: users.enable_user(e, a, "li.na"),
+    "user unlocked": lambda e, a, _: users.unlock_user(e, a, "li.na"),
     "resubmission": lambda e, a, _: access.record_resubmission(e, a, "reject-1", "3-77"),
     "fleet": lambda e, a, _: register_fleet(e, a, _fleet(), shards=SHARDS),
 }

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,7 +16,7 @@ import paho.mqtt.client as paho
 import psutil
 import pytest
 
-from cluster.connection import admin_token_file
+from cluster.connection import admin_token_file, first_password_file
 from runtime.log_events import events_between
 from runtime.log_store import LogReader
 from runtime.log_verifier import Source, verify_log
@@ -137,6 +138,55 @@ def test_nothing_answers_without_a_token(own_platform: RunningPlatform, path: st
     assert httpx.get(own_platform.connection.api_url + path).status_code == 401
 
 
+@pytest.mark.clause("7.2d")
+def test_the_first_administrator_signs_in_changes_the_password_and_has_one_session(own_platform: RunningPlatform) -> None:
+    api, first = own_platform.connection.api_url, first_password_file(own_platform.data_dir)
+    assert first.stat().st_mode & 0o077 == 0
+    given, new = first.read_text(), "kettle otter nine violins"
+
+    def sign_in(password: str) -> dict[str, Any]:
+        form = {"grant_type": "password", "username": "administrator", "password": password}
+        answer = httpx.post(f"{api}/oauth/token", data=form, trust_env=False, timeout=30)
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    def get(path: str, session: dict[str, Any]) -> tuple[int, str]:
+        headers = {"Authorization": f"Bearer {session['access_token']}"}
+        answer = httpx.get(f"{api}/api/v1{path}", headers=headers, trust_env=False)
+        return answer.status_code, answer.json().get("code", "")
+
+    begun = sign_in(given)
+    assert get("/hospitals", begun) == (403, "password-change-required")
+    headers = {"Authorization": f"Bearer {begun['access_token']}"}
+    body = {"present": given, "new": new}
+    changed = httpx.post(f"{api}/api/v1/me/password", json=body, headers=headers, trust_env=False, timeout=30)
+    assert changed.status_code == 200, changed.text
+    assert not first.exists()
+    again = sign_in(new)
+    assert get("/hospitals", changed.json()) == (401, "session-superseded")
+    assert get("/hospitals", again) == (200, "")
+    secrets = (given, new, begun["access_token"], again["access_token"], again["refresh_token"])
+    for log in (own_platform.data_dir / "log").iterdir():
+        text = log.read_text(errors="replace")
+        assert [secret for secret in secrets if secret in text] == [], log
+
+
+@pytest.mark.clause("9.3b")
+def test_users_are_made_and_listed_from_the_command_line(own_platform: RunningPlatform) -> None:
+    def vitalgrid_user(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "cluster.cli", "user", *words, "--data-dir", str(own_platform.data_dir)],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+
+    made = vitalgrid_user("add", "li.na")
+    assert (made.returncode, "first password" in made.stdout + made.stderr) == (0, True), made
+    twice = vitalgrid_user("add", "li.na")
+    assert (twice.returncode, "is taken" in twice.stderr) == (1, True), twice
+    listed = vitalgrid_user("list")
+    assert "li.na" in listed.stdout + listed.stderr
+
+
 def test_what_the_doors_count_reaches_prometheus(own_platform: RunningPlatform, monitor_token: str) -> None:
     def figures() -> dict[str, float]:
         with own_platform.http() as http:
@@ -181,8 +231,13 @@ def test_every_port_of_the_platform_is_on_loopback(own_platform: RunningPlatform
     assert {connection.laddr.ip for connection in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
+def own_keys(platform: RunningPlatform) -> list[Path]:
+    return [path for path in (platform.data_dir / "keys").rglob("*.key") if path.is_file()]
+
+
 def test_secrets_are_readable_by_their_owner_only(own_platform: RunningPlatform) -> None:
-    for secret in (admin_token_file(own_platform.data_dir), own_platform.data_dir / "run.json"):
+    assert own_platform.data_dir.stat().st_mode & 0o077 == 0
+    for secret in (admin_token_file(own_platform.data_dir), own_platform.data_dir / "run.json", *own_keys(own_platform)):
         assert secret.stat().st_mode & 0o077 == 0, secret
 
 

@@ -9,6 +9,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.types import Message
 
+from api.auth import OPEN_PATHS
 from tests.callers import TOKEN, TOKEN_OF_NOBODY
 from tests.unit.api.conftest import client_of
 
@@ -28,6 +29,11 @@ async def test_no_path_answers_without_a_token(plain_app: FastAPI, path: str) ->
     assert "Bearer" in response.headers["www-authenticate"]
     assert "Basic" in response.headers["www-authenticate"]
     assert response.json()["code"] == "unauthenticated"
+
+
+@pytest.mark.clause("5.4a")
+def test_strangers_are_let_through_where_they_sign_in_and_nowhere_else() -> None:
+    assert {"/oauth/token", "/oauth/revoke", "/login", "/logout"} == OPEN_PATHS
 
 
 @pytest.mark.clause("5.4a")
@@ -116,7 +122,7 @@ async def test_documentation_needs_no_network(plain_client: httpx.AsyncClient, p
 
 async def test_openapi_names_problems_security_and_examples_on_every_body(plain_client: httpx.AsyncClient) -> None:
     document = (await plain_client.get("/openapi.json")).json()
-    assert set(document["components"]["securitySchemes"]) == {"token", "basic"}
+    assert set(document["components"]["securitySchemes"]) == {"token", "password", "basic"}
     assert document["security"]
     without = []
     for path, operations in document["paths"].items():

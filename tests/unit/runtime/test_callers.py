@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 from sqlalchemy import Engine
 
-from domain.errors import Unauthenticated
+from domain.errors import SessionEnded, Unauthenticated
 from domain.principals import Kind, Place, Role
 from runtime import callers
 from runtime.callers import REMEMBER_S, SqlCallers
-from runtime.sql import access
-from tests.sql_fixtures import ADA
+from runtime.clock import ManualClock
+from runtime.sql import access, sessions, users
+from runtime.sql.sessions import SessionRules
+from tests.sql_fixtures import ADA, MINUTE_US, NOW_US
+
+RULES = SessionRules(15 * MINUTE_US, 720 * MINUTE_US)
 
 
 class Watch:
@@ -30,7 +37,7 @@ def watch() -> Watch:
 
 @pytest.fixture
 def known(engine: Engine, watch: Watch) -> SqlCallers:
-    return SqlCallers(engine, "sz", watch)
+    return SqlCallers(engine, "sz", ManualClock(NOW_US), RULES, watch)
 
 
 @pytest.fixture
@@ -38,9 +45,9 @@ def questions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The tokens that the database was asked about."""
     asked: list[str] = []
 
-    def authenticate(engine: Engine, token: str) -> access.Row:
+    def authenticate(engine: Engine, token: str, *, now_us: int) -> access.Row:
         asked.append(token)
-        return access.authenticate(engine, token)
+        return access.authenticate(engine, token, now_us=now_us)
 
     monkeypatch.setattr(callers, "authenticate", authenticate)
     return asked
@@ -91,3 +98,78 @@ async def test_a_token_is_not_kept_in_memory(engine: Engine, known: SqlCallers) 
     token = access.create_token(engine, ADA, "planner")
     await known.caller_of(token)
     assert token not in repr(vars(known))
+
+
+@pytest.fixture
+def session(engine: Engine) -> sessions.NewSession:
+    user = users.create_user(engine, ADA, "li.na", "stored")
+    return sessions.begin_session(
+        engine, user["id"], checked="stored", rehashed=None, address="here", now_us=NOW_US, rules=RULES
+    )
+
+
+@pytest.mark.clause("7.2d")
+async def test_what_was_read_before_a_session_ended_is_not_remembered_after(
+    engine: Engine, known: SqlCallers, session: sessions.NewSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended_meanwhile(engine: Engine, token: str, **more: Any) -> sessions.LiveSession:
+        live = sessions.session_of(engine, token, **more)
+        sessions.sign_out(engine, token, now_us=NOW_US)
+        known.forget(live.user_id)
+        return live
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(callers, "session_of", ended_meanwhile)
+        assert (await known.caller_of(session.access_token)).session_id  # it came just before
+    with pytest.raises(SessionEnded):
+        await known.caller_of(session.access_token)
+
+
+async def test_activity_is_written_seldom_and_by_one_of_many_requests(
+    engine: Engine, known: SqlCallers, session: sessions.NewSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[int] = []
+    monkeypatch.setattr(callers, "note_activity", lambda _engine, _id, *, now_us: noted.append(now_us))
+    clock = known._clock
+    assert isinstance(clock, ManualClock)
+    for step_s in (0, 29, 1, 0, 29, 1):
+        clock.advance(step_s)
+        await asyncio.gather(*(known.caller_of(session.access_token) for _ in range(3)))
+        await known.caller_of(session.access_token, is_activity=False)
+    assert noted == [NOW_US + 30_000_000, NOW_US + 60_000_000]
+
+
+@pytest.mark.clause("7.2d")
+async def test_whoever_waits_for_the_end_of_a_session_hears_of_it_at_once(
+    engine: Engine, known: SqlCallers, session: sessions.NewSession
+) -> None:
+    caller = await known.caller_of(session.access_token)
+    waiting = asyncio.create_task(known.until_ended(session.access_token, caller))
+    known.forget("somebody-else")
+    known.forget(session.user_id)  # something else became of the user
+    await asyncio.wait({waiting}, timeout=0.2)
+    assert not waiting.done()
+    sessions.sign_out(engine, session.access_token, now_us=NOW_US)
+    known.forget(session.user_id)
+    await asyncio.wait_for(waiting, 10)
+    await asyncio.wait_for(known.until_ended(session.access_token, caller), 10)  # who comes late too
+    assert not known._changes
+
+
+@pytest.mark.clause("7.2d")
+async def test_whoever_waits_hears_of_idling_and_revocation_too_a_little_later(
+    engine: Engine, known: SqlCallers, watch: Watch, session: sessions.NewSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callers, "LOOK_AGAIN_S", 0.05)
+    token = access.create_token(engine, ADA, "planner")
+    waiting = [
+        asyncio.create_task(known.until_ended(each, await known.caller_of(each))) for each in (session.access_token, token)
+    ]
+    await asyncio.wait(waiting, timeout=0.2)
+    assert not any(task.done() for task in waiting)
+    access.revoke_token(engine, ADA, "planner")
+    watch.s += REMEMBER_S
+    clock = known._clock
+    assert isinstance(clock, ManualClock)
+    clock.advance(15 * 60)
+    await asyncio.wait_for(asyncio.gather(*waiting), 10)

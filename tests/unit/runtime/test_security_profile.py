@@ -51,7 +51,16 @@ def test_what_is_laxer_is_refused_and_each_of_it_named(profile, given, named):
 
 def test_each_profile_answers_for_the_settings_it_is_asked_about():
     for profile in SecurityProfile:
-        assert contradictions(profile, api_host="localhost", doors_host="::1", doors_speak_tls=True) == []
+        given = {"api_host": "localhost", "doors_host": "::1", "doors_speak_tls": True}
+        assert contradictions(profile, **given, password_iterations=600_000) == []
+
+
+@pytest.mark.clause("7.2a")
+def test_the_standard_profile_wants_stored_passwords_that_are_slow_to_try(monkeypatch):
+    monkeypatch.setenv("VITALGRID_SECURITY__PASSWORD_ITERATIONS", "599999")
+    with pytest.raises(ValidationError, match=r"security.password_iterations is 599,999"):
+        settings("standard", **TLS)
+    settings("dev")
 
 
 @pytest.mark.parametrize(("host", "is_it"), [

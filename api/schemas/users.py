@@ -1,0 +1,91 @@
+"""Users, and who is asking."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.sign_in import Issued
+from api.times import Zone
+from domain.principals import Caller, Kind, Must, Role
+from runtime.sql.users import UserStatus
+
+
+class UserIn(BaseModel):
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "li.na", "role": "administrator"}]})
+    name: str = Field(description="What the user signs in with; stands in the write log. 2 to 64 of a-z, 0-9, '.', '_', '-'.")
+    role: Role | None = Field(None, description="In the whole region. Without one the user may do nothing yet.")
+
+
+class UserOut(BaseModel):
+    name: str
+    id: str
+    status: UserStatus
+    roles: list[Role]
+    must_change: bool = Field(description="The password was given by somebody else, and opens nothing until it is changed.")
+    locked_until: str | None = Field(description="Too many sign-ins failed.")
+    created: str
+    password_changed: str
+    last_login: str | None
+
+    @classmethod
+    def of(cls, row: dict[str, Any], zone: Zone, now_us: int) -> Self:
+        locked_us = row["locked_until_us"]
+        return cls(
+            name=row["name"], id=row["id"], status=row["status"], roles=row["roles"], must_change=row["must_change"],
+            locked_until=zone.text(locked_us) if locked_us is not None and locked_us > now_us else None,
+            created=zone.text(row["created_us"]), password_changed=zone.text(row["password_changed_us"]),
+            last_login=zone.maybe(row["last_login_us"]),
+        )  # fmt: skip
+
+
+class FirstPassword(BaseModel):
+    """For the user's next sign-in, where it has to be changed."""
+
+    name: str
+    first_password: str = Field(description="Shown this once.")
+
+
+class GrantOut(BaseModel):
+    role: Role
+    place: str
+
+
+class MeOut(BaseModel):
+    """Who is asking, and what they were given."""
+
+    kind: Kind
+    id: str
+    name: str
+    grants: list[GrantOut]
+    session: str | None = Field(description="Id of the session; null for a token.")
+    must: Must | None = Field(description="What has to be done before anything else is permitted.")
+
+    @classmethod
+    def of(cls, caller: Caller) -> Self:
+        principal = caller.principal
+        given = [GrantOut(role=grant.role, place=str(grant.place)) for grant in caller.grants]
+        return cls(
+            kind=principal.kind, id=principal.id, name=principal.name, grants=given, session=caller.session_id, must=caller.must
+        )
+
+
+class PasswordIn(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"present": "…", "new": "four unrelated small words"}]}
+    )
+    present: str
+    new: str = Field(description="12 to 128 characters, hard to guess, and none of the last five.")
+
+
+class SessionOut(BaseModel):
+    """A new session: the former one ended with the password."""
+
+    access_token: str
+    refresh_token: str | None
+    expires_in: int = Field(description="Seconds.")
+
+    @classmethod
+    def of(cls, issued: Issued) -> Self:
+        return cls(access_token=issued.access_token, refresh_token=issued.refresh_token, expires_in=issued.expires_in_s)

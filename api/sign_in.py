@@ -1,0 +1,205 @@
+"""Signing in: passwords against sessions, in an order that tells a stranger nothing and costs the API little.
+
+Before a password is hashed its address must have attempts left (`api.attempts`); hashing waits in a lane of its own; the
+database is written after it, and looks again at what was read before. A name that nobody has, a locked or disabled
+user and a wrong password take the same work and get the same answer. Clauses 5.4a, 7.2a, 7.2d.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import Engine, select
+
+from api.attempts import Attempts
+from api.lanes import Lanes
+from domain.errors import Forbidden, InvalidInput, SessionEnded, Unauthenticated, VitalgridError
+from domain.ports import Clock
+from domain.principals import Caller
+from runtime.password_hashes import PasswordHashes
+from runtime.password_policy import check_password, first_password
+from runtime.sql import sessions, users
+from runtime.sql.access import SERVICE_ACCESS_US, begin_service_access
+from runtime.sql.engine import reading
+from runtime.sql.records import Author, Row
+from runtime.sql.sessions import NOT_LET_IN, NewSession, SessionRules
+from runtime.sql.tables import hospitals
+from runtime.sql.users import FIRST_USER, KEPT_PASSWORDS, LockRule, parse_user_name
+
+logger = logging.getLogger(__name__)
+
+_HOSPITALS: Final = 2_000  # whose names are held against a new password
+
+
+@dataclass(frozen=True, slots=True)
+class SignInRules:
+    """How long sessions last, and when guessing ends."""
+
+    session: SessionRules
+    lock: LockRule
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """What who signed in gets. `must_change`: nothing but the password can be changed before it was."""
+
+    access_token: str
+    expires_in_s: int
+    refresh_token: str | None = None
+    must_change: bool = False
+
+
+class SignIn:
+    """See module. `changed` is told the id of each user whose session or password is another one now."""
+
+    def __init__(
+        self, engine: Engine, hashes: PasswordHashes, lanes: Lanes, clock: Clock, rules: SignInRules,
+        changed: Callable[[str], Awaitable[None]], first_password_file: Path | None = None,
+    ) -> None:  # fmt: skip
+        self._engine = engine
+        self._hashes = hashes
+        self._lanes = lanes
+        self._clock = clock
+        self._rules = rules
+        self._changed = changed
+        self._first_password_file = first_password_file
+        self._attempts = Attempts(clock)
+        self._one_note = asyncio.Lock()
+        self._noting: set[asyncio.Task[None]] = set()
+
+    async def with_password(self, name: str, password: str, address: str) -> Issued:
+        """Begin the user's session, and end the one they had. Raises Unauthenticated, TooManyAttempts, Busy."""
+        self._lanes.hashing.check_room()
+        self._attempts.take(address)
+        user = await self._lanes.sql(self._find, name)
+        if user is not None and not users.may_sign_in(user, self._clock.now_us()):
+            user = None  # while locked the right password takes no longer than a wrong one
+        rehashed = await self._checked(user, password)
+        if user is None:
+            raise Unauthenticated(NOT_LET_IN)
+        await self.settled()  # so that guesses made at once are all counted before one of them lets somebody in
+        issued = await self._begin(user, user["password"], rehashed, address)
+        self._attempts.give_back(address)
+        return issued
+
+    async def with_refresh(self, refresh_token: str) -> Issued:
+        """New tokens for a session. Raises Unauthenticated; a token that came before ends the session (SessionEnded)."""
+        try:
+            made = await self._lanes.sql(
+                sessions.refresh_session, self._engine, refresh_token, now_us=self._clock.now_us(), rules=self._rules.session
+            )
+        except SessionEnded as ended:
+            await self._changed(ended.user_id)
+            raise
+        await self._changed(made.user_id)
+        return self._issued(made)
+
+    async def with_service_token(self, name: str, token: str, address: str) -> Issued:
+        """A token for an hour, for a service that shows its own. Raises Unauthenticated, TooManyAttempts."""
+        self._attempts.take(address)
+        access = await self._lanes.sql(begin_service_access, self._engine, name, token, now_us=self._clock.now_us())
+        self._attempts.give_back(address)
+        return Issued(access, SERVICE_ACCESS_US // 1_000_000)
+
+    async def sign_out(self, token: str) -> None:
+        """End the session with this access or refresh token, if there is one."""
+        user_id = await self._lanes.sql(sessions.sign_out, self._engine, token, now_us=self._clock.now_us())
+        if user_id is not None:
+            await self._changed(user_id)
+
+    async def change_password(self, caller: Caller, present: str, new: str, address: str) -> Issued:
+        """Replace a user's own password and begin a new session.
+
+        Raises Forbidden when `present` is wrong (which counts as a failed sign-in), InvalidInput when the new one is
+        not good enough or was in use before, TooManyAttempts, Busy.
+        """
+        name = caller.principal.name
+        self._attempts.take(address)
+        await self.settled()
+        user = await self._lanes.sql(self._find, name)
+        is_theirs = user is not None and user["id"] == caller.principal.id  # a token has none, whatever its name
+        if user is None or not is_theirs or not users.may_sign_in(user, self._clock.now_us()):
+            raise Forbidden("the password cannot be changed: it was given wrongly too often, or there is none")
+        try:
+            await self._checked(user, present)
+        except Unauthenticated:
+            raise Forbidden("the present password is another one") from None
+        self._attempts.give_back(address)
+        guessed = await self._lanes.sql(self._hospital_words)
+        former = await self._lanes.sql(users.kept_passwords, self._engine, user["id"])
+        stored = await self._lanes.hashing.run(self._new, name, new, guessed, former)
+        author = Author(name, None, self._clock.now_us())
+        await self._lanes.sql(
+            users.set_password, self._engine, author, name, stored, must_change=False, instead_of=user["password"]
+        )
+        if name == FIRST_USER and self._first_password_file is not None:
+            self._first_password_file.unlink(missing_ok=True)
+        return await self._begin(user, stored, None, address)
+
+    async def settled(self) -> None:
+        """Wait until each failure that was answered is counted."""
+        await asyncio.gather(*self._noting)
+
+    async def first_password(self) -> tuple[str, str]:
+        """A password for somebody's next sign-in, and what is stored of it. Raises Busy."""
+        password = first_password()
+        return password, await self._lanes.hashing.run(self._hashes.make, password)
+
+    def _find(self, name: str) -> Row | None:
+        try:
+            return users.find_for_sign_in(self._engine, parse_user_name(name))
+        except InvalidInput:  # no user can have such a name
+            return None
+
+    async def _checked(self, user: Row | None, password: str) -> str | None:
+        """Its hash made anew if it is right and outdated. Raises Unauthenticated, and counts it, when it is wrong."""
+        stored = None if user is None else user["password"]
+        is_right, rehashed = await self._lanes.hashing.run(self._check, password, stored)
+        if not is_right:
+            if user is not None:  # not waited for: how long the answer takes must not tell that there is one
+                noting = asyncio.create_task(self._note_failure(user["id"]), name="note a failed sign-in")
+                self._noting.add(noting)
+                noting.add_done_callback(self._noting.discard)
+            raise Unauthenticated(NOT_LET_IN)
+        return rehashed
+
+    async def _note_failure(self, user_id: str) -> None:
+        now_us = self._clock.now_us()
+        try:
+            async with self._one_note:  # while the database is busy guessing holds one of its threads, not all
+                await self._lanes.sql(users.note_failure, self._engine, user_id, self._rules.lock, now_us=now_us)
+        except VitalgridError as error:
+            logger.warning("a failed sign-in could not be counted: %s", error)
+
+    def _check(self, password: str, stored: str | None) -> tuple[bool, str | None]:
+        if not self._hashes.check(password, stored) or stored is None:
+            return False, None
+        return True, self._hashes.make(password) if self._hashes.is_outdated(stored) else None
+
+    def _new(self, name: str, password: str, guessed: list[str], former: list[str]) -> str:
+        check_password(password, user_name=name, also=guessed)
+        if any(self._hashes.check(password, stored) for stored in former):
+            raise InvalidInput(f"the password is one of the last {KEPT_PASSWORDS} of this user: take a new one")
+        return self._hashes.make(password)
+
+    async def _begin(self, user: Row, checked: str, rehashed: str | None, address: str) -> Issued:
+        made = await self._lanes.sql(
+            sessions.begin_session, self._engine, user["id"], checked=checked, rehashed=rehashed, address=address,
+            now_us=self._clock.now_us(), rules=self._rules.session,
+        )  # fmt: skip
+        await self._changed(user["id"])
+        return self._issued(made)
+
+    def _issued(self, made: NewSession) -> Issued:
+        left_s = (made.ends_us - self._clock.now_us()) // 1_000_000
+        return Issued(made.access_token, left_s, made.refresh_token, made.must_change)
+
+    def _hospital_words(self) -> list[str]:
+        query = select(hospitals.c.id, hospitals.c.name).limit(_HOSPITALS)
+        with reading(self._engine) as connection:
+            return [word for row in connection.execute(query) for word in row]

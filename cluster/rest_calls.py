@@ -1,0 +1,32 @@
+"""Orders of commands to the API of a running platform."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import httpx
+
+from domain.errors import InvalidInput, Unavailable, VitalgridError
+from scenarios.target import Target
+
+_TIMEOUT_S: Final = 70.0
+
+
+def ask(target: Target, method: str, path: str, body: Any = None, *, reason: str) -> dict[str, Any]:
+    """The answer to one request, whose `reason` stands in the write log.
+
+    Raises InvalidInput with the API's own sentence for what it refuses, and Unavailable.
+    """
+    headers = {"Authorization": f"Bearer {target.token}", "X-Reason": reason}
+    try:
+        answer = httpx.request(
+            method, f"{target.api_url}/api/v1{path}", headers=headers, json=body, timeout=_TIMEOUT_S, trust_env=False
+        )
+        said = answer.json()
+    except (httpx.HTTPError, ValueError) as error:
+        raise Unavailable(f"the API at {target.api_url} does not answer: {type(error).__name__}") from error
+    if answer.is_success:
+        assert isinstance(said, dict)
+        return said
+    kind: type[VitalgridError] = Unavailable if answer.is_server_error else InvalidInput
+    raise kind(said.get("detail", f"the API answered {answer.status_code}"))

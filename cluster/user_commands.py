@@ -1,0 +1,102 @@
+"""`vitalgrid user`: who may sign in. Asks the running platform, with this machine's token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from cluster.rest_calls import ask
+from cluster.run_target import local_target, settings_of
+from cluster.run_view import wide_console
+from domain.principals import Role
+from scenarios.target import Target
+
+user = typer.Typer(name="user", help="Users of the running platform: who may sign in.", no_args_is_help=True)
+_console = wide_console()
+
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the platform (default: var).")]
+Token = Annotated[str | None, typer.Option("--token", help="API token (default: this machine's own).")]
+Name = Annotated[str, typer.Argument(help="What the user signs in with, such as li.na.")]
+
+
+@user.command("list")
+def list_users(token: Token = None, data_dir: DataDir = None) -> None:
+    """Each user: their state, their roles, when they signed in last."""
+    target = _target(token, data_dir)
+    table = Table("user", "state", "roles", "last sign-in")
+    path: str | None = "/users?limit=1000"
+    while path is not None:
+        page = _ask(target, "GET", path)
+        for row in page["items"]:
+            table.add_row(row["name"], _state(row), " ".join(row["roles"]) or "none", row["last_login"] or "never")
+        path = page["next"] and page["next"].removeprefix("/api/v1")
+    _console.print(table)
+
+
+@user.command("add")
+def add(
+    name: Name,
+    role: Annotated[Role | None, typer.Option(help="In the whole region; without one the user may do nothing yet.")] = None,
+    token: Token = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Make a user. Prints the first password, this once: the user has to change it at the first sign-in."""
+    made = _ask(_target(token, data_dir), "POST", "/users", {"name": name, "role": role and role.value})
+    _tell(made)
+
+
+@user.command("reset")
+def reset(name: Name, token: Token = None, data_dir: DataDir = None) -> None:
+    """Give a user a new first password, printed this once. Ends their session and any lock."""
+    _tell(_order(name, "reset", token, data_dir))
+
+
+@user.command("unlock")
+def unlock(name: Name, token: Token = None, data_dir: DataDir = None) -> None:
+    """Let a user who failed to sign in too often try again now."""
+    _show(_order(name, "unlock", token, data_dir))
+
+
+@user.command("disable")
+def disable(name: Name, token: Token = None, data_dir: DataDir = None) -> None:
+    """End a user's session and let them in no more. Their name stays theirs."""
+    _show(_order(name, "disable", token, data_dir))
+
+
+@user.command("enable")
+def enable(name: Name, token: Token = None, data_dir: DataDir = None) -> None:
+    """Let a disabled user in again."""
+    _show(_order(name, "enable", token, data_dir))
+
+
+def _order(name: str, verb: str, token: str | None, data_dir: Path | None) -> dict[str, Any]:
+    return _ask(_target(token, data_dir), "POST", f"/users/{name}/{verb}")
+
+
+def _ask(target: Target, method: str, path: str, body: Any = None) -> dict[str, Any]:
+    return ask(target, method, path, body, reason="vitalgrid user")
+
+
+def _target(token: str | None, data_dir: Path | None) -> Target:
+    return local_target(settings_of(data_dir), token)
+
+
+def _tell(made: dict[str, Any]) -> None:
+    _console.print(
+        f"user {made['name']}, first password, shown this once: [bold]{made['first_password']}[/bold]", highlight=False
+    )
+
+
+def _show(row: dict[str, Any]) -> None:
+    _console.print(f"user {row['name']}: {_state(row)}", highlight=False)
+
+
+def _state(row: dict[str, Any]) -> str:
+    if row["status"] != "active":
+        return str(row["status"])
+    if row["locked_until"]:
+        return f"locked until {row['locked_until']}"
+    return "has to change the password" if row["must_change"] else "active"

@@ -1,0 +1,247 @@
+"""Sessions of users: one a user, ended by the next sign-in, by idling, by their longest time. Clauses 7.2a, 7.2d.
+
+A session is known by two tokens: the access token, which comes with each request, and the refresh token, which gets
+a new pair. Of tokens that were good it is remembered for a day why they are not any more.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, delete, insert, select, update
+
+from domain.errors import SessionEnded, Unauthenticated
+from domain.principals import Grant, Place, Role
+from runtime.sql.engine import reading, writing
+from runtime.sql.identity_tables import ended_sessions, grants, sessions, users
+from runtime.sql.records import Author, Row, log_write
+from runtime.tokens import Prefix, new_token, token_digest
+
+_TOLD_FOR_US: Final = 86_400_000_000
+NOT_LET_IN: Final = "no user with this name and password may sign in now"  # whatever it is: strangers learn nothing
+
+
+class Ended(StrEnum):
+    """Why a token is good no more."""
+
+    SUPERSEDED = "superseded"
+    IDLE = "idle"
+    EXPIRED = "expired"
+    SIGNED_OUT = "signed-out"
+    PASSWORD_CHANGED = "password-changed"  # noqa: S105 (the name of a reason)
+    DISABLED = "disabled"
+    REFRESHED = "refreshed"
+    REFRESH_REUSED = "refresh-reused"
+
+
+_SAYS: Final[Mapping[Ended, str]] = {
+    Ended.SUPERSEDED: "the user signed in again, and has one session only",
+    Ended.IDLE: "nothing was done for too long: sign in again",
+    Ended.EXPIRED: "the session has lasted as long as one may: sign in again",
+    Ended.SIGNED_OUT: "the user signed out",
+    Ended.PASSWORD_CHANGED: "the password was changed: sign in with the new one",
+    Ended.DISABLED: "the user was disabled",
+    Ended.REFRESHED: "the token was replaced by a newer one of the same session",
+    Ended.REFRESH_REUSED: "a refresh token was used twice, so somebody else may have it: sign in again",
+}
+
+
+def says_why(code: str) -> str:
+    """The sentence for the code of a SessionEnded; empty for any other text."""
+    return next((says for why, says in _SAYS.items() if code == f"session-{why}"), "")
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRules:
+    """`idle_us`: longest time between two things that a user does; `lifetime_us`: longest time of a session."""
+
+    idle_us: int
+    lifetime_us: int
+
+    @property
+    def note_us(self) -> int:
+        """How old the noted activity may get: a session may be taken for idle so much too early."""
+        return self.idle_us // 30
+
+
+@dataclass(frozen=True, slots=True)
+class NewSession:
+    """Tokens that were just made; they can be shown this once only."""
+
+    user_id: str
+    access_token: str
+    refresh_token: str
+    ends_us: int
+    must_change: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSession:
+    """A session in force, its user, and what they were given."""
+
+    id: str
+    user_id: str
+    user_name: str
+    must_change: bool
+    grants: tuple[Grant, ...]
+    address: str
+    begun_us: int
+    active_us: int
+    ends_us: int
+
+    def why_ended(self, now_us: int, rules: SessionRules) -> Ended | None:
+        """Why its time is over, if it is."""
+        if now_us >= self.ends_us:
+            return Ended.EXPIRED
+        return Ended.IDLE if now_us - self.active_us >= rules.idle_us else None
+
+
+def begin_session(
+    engine: Engine, user_id: str, *, checked: str, rehashed: str | None, address: str, now_us: int, rules: SessionRules
+) -> NewSession:
+    """Begin the session of a user whose stored password `checked` was right, and end the one they have.
+
+    Raises Unauthenticated when the user may not sign in: locked, disabled, or with another password since it was checked.
+    `rehashed` takes the place of the stored password.
+    """
+    with writing(engine) as connection:
+        user = connection.execute(select(users).where(users.c.id == user_id).with_for_update()).mappings().one()
+        is_locked = user["locked_until_us"] is not None and now_us < user["locked_until_us"]
+        if is_locked or user["status"] != "active" or user["password"] != checked:
+            raise Unauthenticated(NOT_LET_IN)
+        end_session(connection, user_id, Ended.SUPERSEDED, now_us)
+        _forget_old(connection, now_us)
+        values = {"failures": 0, "failing_since_us": None, "locked_until_us": None, "last_login_us": now_us}
+        connection.execute(update(users).where(users.c.id == user_id).values(**values, password=rehashed or checked))
+        session_id = f"e-{secrets.token_hex(8)}"
+        made, digests = _new_tokens(user_id, now_us + rules.lifetime_us, must_change=user["must_change"])
+        row = {"user_id": user_id, "id": session_id, "address": address, "begun_us": now_us, "active_us": now_us}
+        connection.execute(insert(sessions).values(**row, **digests, ends_us=made.ends_us))
+        log_write(connection, Author(user["name"], None, now_us), "session.begin", session_id, {"address": address})
+        return made
+
+
+def session_of(engine: Engine, access_token: str, *, now_us: int, rules: SessionRules) -> LiveSession:
+    """The session in force with this token. Raises SessionEnded for one that was, and Unauthenticated."""
+    digest = token_digest(access_token)
+    with reading(engine) as connection:
+        row = _joined(connection, sessions.c.access_digest == digest)
+        if row is None:
+            raise _refusal(connection, ended_sessions.c.access_digest == digest)
+        live = _live(connection, row)
+    why = live.why_ended(now_us, rules)
+    if why is None:
+        return live
+    with writing(engine) as connection:
+        end_session(connection, live.user_id, why, now_us, session_id=live.id)
+    raise SessionEnded(why, _SAYS[why], live.user_id)
+
+
+def note_activity(engine: Engine, session_id: str, *, now_us: int) -> None:
+    """The user did something."""
+    with writing(engine) as connection:
+        connection.execute(update(sessions).where(sessions.c.id == session_id).values(active_us=now_us))
+
+
+def refresh_session(engine: Engine, refresh_token: str, *, now_us: int, rules: SessionRules) -> NewSession:
+    """New tokens for the session: no activity, and no longer life. The former pair is good no more.
+
+    A refresh token that comes a second time ends the session: one of the two who had it has no right to it. Raises
+    SessionEnded and Unauthenticated.
+    """
+    digest = token_digest(refresh_token)
+    with writing(engine) as connection:
+        row = _joined(connection, sessions.c.refresh_digest == digest)
+        if row is not None:
+            why = _live(connection, row).why_ended(now_us, rules)
+            if why is None:
+                return _refreshed(connection, row, now_us)
+            end_session(connection, row["user_id"], why, now_us)
+            refusal: Unauthenticated = SessionEnded(why, _SAYS[why], row["user_id"])
+        else:
+            refusal = _end_if_reused(connection, digest, now_us)
+    raise refusal
+
+
+def end_session(connection: Connection, user_id: str, why: Ended, now_us: int, *, session_id: str | None = None) -> bool:
+    """End a user's session, if there is one (with `session_id`: if it is this one); part of the caller's transaction."""
+    mine = sessions.c.user_id == user_id
+    row = connection.execute(select(sessions).where(mine).with_for_update()).mappings().one_or_none()
+    if row is None or (session_id is not None and row["id"] != session_id):
+        return False
+    connection.execute(delete(sessions).where(mine))
+    _remember(connection, dict(row), why, now_us)
+    return True
+
+
+def sign_out(engine: Engine, token: str, *, now_us: int) -> str | None:
+    """End the session with this access or refresh token; returns its user, or None when there is none."""
+    digest = token_digest(token)
+    with writing(engine) as connection:
+        row = _joined(connection, (sessions.c.access_digest == digest) | (sessions.c.refresh_digest == digest))
+        if row is None:
+            return None
+        end_session(connection, row["user_id"], Ended.SIGNED_OUT, now_us)
+        log_write(connection, Author(row["name"], None, now_us), "session.end", row["id"])
+        return str(row["user_id"])
+
+
+def _joined(connection: Connection, which: Any) -> Row | None:
+    query = select(sessions, users.c.name, users.c.must_change).join(users, users.c.id == sessions.c.user_id).where(which)
+    row = connection.execute(query).mappings().one_or_none()
+    return None if row is None else dict(row)
+
+
+def _live(connection: Connection, row: Row) -> LiveSession:
+    held = select(grants.c.role, grants.c.place).where(grants.c.principal_id == row["user_id"], grants.c.ended_us.is_(None))
+    given = tuple(Grant(Role(role), Place.parse(place)) for role, place in connection.execute(held))
+    same = {name: row[name] for name in ("id", "user_id", "must_change", "address", "begun_us", "active_us", "ends_us")}
+    return LiveSession(**same, user_name=row["name"], grants=given)
+
+
+def _refreshed(connection: Connection, row: Row, now_us: int) -> NewSession:
+    _remember(connection, row, Ended.REFRESHED, now_us)
+    made, digests = _new_tokens(row["user_id"], row["ends_us"], must_change=row["must_change"])
+    connection.execute(update(sessions).where(sessions.c.user_id == row["user_id"]).values(digests))
+    return made
+
+
+def _end_if_reused(connection: Connection, refresh_digest: str, now_us: int) -> Unauthenticated:
+    """What to answer to a refresh token that opens nothing; ends the session that it belonged to."""
+    which = ended_sessions.c.refresh_digest == refresh_digest
+    former = connection.execute(select(ended_sessions).where(which)).mappings().one_or_none()
+    if former is not None and former["why"] == Ended.REFRESHED:
+        why = Ended.REFRESH_REUSED
+        if end_session(connection, former["user_id"], why, now_us, session_id=former["session_id"]):
+            log_write(connection, Author("vitalgrid", _SAYS[why], now_us), "session.end", former["session_id"])
+            return SessionEnded(why, _SAYS[why], former["user_id"])
+    return _refusal(connection, which)
+
+
+def _refusal(connection: Connection, which: Any) -> Unauthenticated:
+    found = connection.execute(select(ended_sessions.c.why, ended_sessions.c.user_id).where(which)).one_or_none()
+    if found is None:
+        return Unauthenticated("the token is unknown, or its session ended long ago")
+    return SessionEnded(found.why, _SAYS[Ended(found.why)], found.user_id)
+
+
+def _new_tokens(user_id: str, ends_us: int, *, must_change: bool) -> tuple[NewSession, dict[str, str]]:
+    access, access_digest = new_token(Prefix.SESSION)
+    refresh, refresh_digest = new_token(Prefix.REFRESH)
+    return (
+        NewSession(user_id, access, refresh, ends_us, must_change),
+        {"access_digest": access_digest, "refresh_digest": refresh_digest},
+    )
+
+
+def _remember(connection: Connection, row: Row, why: Ended, now_us: int) -> None:
+    same = {name: row[name] for name in ("access_digest", "refresh_digest", "user_id")}
+    connection.execute(insert(ended_sessions).values(**same, session_id=row["id"], why=why.value, at_us=now_us))
+
+
+def _forget_old(connection: Connection, now_us: int) -> None:
+    connection.execute(delete(ended_sessions).where(ended_sessions.c.at_us < now_us - _TOLD_FOR_US))

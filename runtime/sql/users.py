@@ -1,0 +1,225 @@
+"""Users: their state, their passwords as they are stored, and what they were given. Clauses 5.4a, 7.2a, 9.3b."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, delete, insert, select, update
+
+from domain.errors import Conflict, InvalidInput
+from domain.principals import Grant, Place, Role
+from runtime.sql.engine import reading, writing
+from runtime.sql.identity_tables import grants, password_history, users
+from runtime.sql.records import Author, Page, Row, log_write, one, page
+from runtime.sql.sessions import Ended, end_session
+from runtime.sql.tables import tokens
+
+FIRST_USER: Final = "administrator"
+KEPT_PASSWORDS: Final = 5  # of a user: none of them is taken again
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{1,63}")
+_SHOWN: Final = (
+    "id", "name", "status", "must_change", "password_changed_us", "failures", "locked_until_us", "created_us", "last_login_us",
+)  # fmt: skip
+_UNLOCKED: Final[dict[str, Any]] = {"failures": 0, "failing_since_us": None, "locked_until_us": None}
+
+
+class UserStatus(StrEnum):
+    ACTIVE = "active"
+    DISABLED = "disabled"
+
+
+@dataclass(frozen=True, slots=True)
+class LockRule:
+    """So many failures in a row, each within `lock_us` of the first, lock a user for `lock_us`."""
+
+    failures: int
+    lock_us: int
+
+
+def parse_user_name(text: str) -> str:
+    """The name as it is kept: in small letters. Raises InvalidInput."""
+    name = text.strip().lower()
+    if not _NAME.fullmatch(name):
+        raise InvalidInput(f"{text[:80]!r} is no user name: expected 2 to 64 of a-z, 0-9, '.', '_', '-', such as li.na")
+    return name
+
+
+def create_first_user(engine: Engine, password: str, place: Place, *, now_us: int) -> bool:
+    """Make the first administrator, who has to change this password; False when there is a user already.
+
+    A token of an older installation may have the name too: that must not keep the platform from starting.
+    """
+    author = Author("vitalgrid", "first start", now_us)
+    with writing(engine) as connection:
+        if connection.execute(select(users.c.id).limit(1)).first() is not None:
+            return False
+        _create(connection, author, FIRST_USER, password, Grant(Role.ADMINISTRATOR, place))
+        return True
+
+
+def has_users(engine: Engine) -> bool:
+    """Whether there is one: before that no stored password needs a key."""
+    with reading(engine) as connection:
+        return connection.execute(select(users.c.id).limit(1)).first() is not None
+
+
+def create_user(engine: Engine, author: Author, name: str, password: str, grant: Grant | None = None) -> Row:
+    """Make a user who has to change this password at the first sign-in, and may do what is granted: without, nothing.
+
+    Raises Conflict for a name that a user or a token has, or had.
+    """
+    name = parse_user_name(name)
+    taken = (select(users.c.name).where(users.c.name == name), select(tokens.c.name).where(tokens.c.name == name))
+    with writing(engine) as connection:
+        if any(connection.execute(query).first() is not None for query in taken):
+            raise Conflict(f"the name {name!r} is taken, by a user or a token: names are never used again")
+        return _create(connection, author, name, password, grant)
+
+
+def get_user(engine: Engine, name: str) -> Row:
+    """A user as anybody may see them, with `roles`. Raises NotFound."""
+    with reading(engine) as connection:
+        return _with_roles(connection, [_shown(connection, name)])[0]
+
+
+def list_users(engine: Engine, *, limit: int, after: tuple[Any, ...] | None = None) -> Page:
+    """Users by name, as anybody may see them, with `roles`."""
+    with reading(engine) as connection:
+        found = page(connection, select(*(users.c[name] for name in _SHOWN)), [users.c.name], limit=limit, after=after)
+        return Page(_with_roles(connection, found.rows), found.after)
+
+
+def find_for_sign_in(engine: Engine, name: str) -> Row | None:
+    """The whole row of a user, stored password included."""
+    with reading(engine) as connection:
+        row = connection.execute(select(users).where(users.c.name == name)).mappings().one_or_none()
+        return None if row is None else dict(row)
+
+
+def may_sign_in(user: Row, now_us: int) -> bool:
+    """Whether a user is neither disabled nor locked now."""
+    is_locked = user["locked_until_us"] is not None and now_us < user["locked_until_us"]
+    return user["status"] == UserStatus.ACTIVE and not is_locked
+
+
+def kept_passwords(engine: Engine, user_id: str) -> list[str]:
+    """As they are stored: the present one, and those before it that must not come back."""
+    present = select(users.c.password).where(users.c.id == user_id)
+    former = select(password_history.c.password).where(password_history.c.user_id == user_id).order_by(password_history.c.id)
+    with reading(engine) as connection:
+        return [*connection.execute(present).scalars(), *connection.execute(former).scalars()]
+
+
+def set_password(
+    engine: Engine, author: Author, name: str, password: str, *, must_change: bool, instead_of: str | None = None
+) -> Row:
+    """Replace a stored password, end the user's session and any lock. Raises NotFound.
+
+    With `instead_of`, only if that one is stored still: raises Conflict when somebody was faster.
+    """
+    with writing(engine) as connection:
+        user = one(connection, select(users).where(users.c.name == name).with_for_update(), f"user {name!r}")
+        if instead_of is not None and user["password"] != instead_of:
+            raise Conflict("the password was just changed by somebody else")
+        connection.execute(insert(password_history).values(user_id=user["id"], password=user["password"]))
+        _forget_old(connection, user["id"])
+        values = {"password": password, "must_change": must_change, "password_changed_us": author.now_us}
+        connection.execute(update(users).where(users.c.id == user["id"]).values(**values, **_UNLOCKED))
+        end_session(connection, user["id"], Ended.PASSWORD_CHANGED, author.now_us)
+        log_write(connection, author, "user.password.reset" if must_change else "user.password.change", name)
+        return _with_roles(connection, [_shown(connection, name)])[0]
+
+
+def disable_user(engine: Engine, author: Author, name: str) -> Row:
+    """End the user's session and let them in no more. Raises NotFound, and Conflict for the last administrator."""
+    with writing(engine) as connection:
+        user = _with_roles(connection, [_shown(connection, name)])[0]
+        if Role.ADMINISTRATOR in user["roles"] and _other_administrators(connection, user["id"]) == 0:
+            raise Conflict(f"user {name!r} is the last administrator who can sign in: make another one first")
+        end_session(connection, user["id"], Ended.DISABLED, author.now_us)
+        return _set(connection, author, user, "user.disable", status=UserStatus.DISABLED.value)
+
+
+def enable_user(engine: Engine, author: Author, name: str) -> Row:
+    """Let a disabled user in again, with the password they had. Raises NotFound."""
+    with writing(engine) as connection:
+        user = _with_roles(connection, [_shown(connection, name)])[0]
+        return _set(connection, author, user, "user.enable", status=UserStatus.ACTIVE.value)
+
+
+def unlock_user(engine: Engine, author: Author, name: str) -> Row:
+    """End a lock before its time. Raises NotFound."""
+    with writing(engine) as connection:
+        user = _with_roles(connection, [_shown(connection, name)])[0]
+        return _set(connection, author, user, "user.unlock", **_UNLOCKED)
+
+
+def note_failure(engine: Engine, user_id: str, rule: LockRule, *, now_us: int) -> None:
+    """Count a failed sign-in, and lock the user when it is one too many. What fails while locked is not counted."""
+    with writing(engine) as connection:
+        user = one(connection, select(users).where(users.c.id == user_id).with_for_update(), f"user {user_id!r}")
+        if user["locked_until_us"] is not None and now_us < user["locked_until_us"]:
+            return
+        since_us, failures = user["failing_since_us"], user["failures"] + 1
+        if since_us is None or now_us - since_us >= rule.lock_us:
+            since_us, failures = now_us, 1
+        values: dict[str, Any] = {"failing_since_us": since_us, "failures": failures, "locked_until_us": None}
+        if failures >= rule.failures:
+            values = _UNLOCKED | {"locked_until_us": now_us + rule.lock_us}
+            log_write(connection, Author("vitalgrid", f"{failures} sign-ins failed", now_us), "user.lock", user["name"])
+        connection.execute(update(users).where(users.c.id == user_id).values(values))
+
+
+def _create(connection: Connection, author: Author, name: str, password: str, grant: Grant | None) -> Row:
+    user_id = f"u-{secrets.token_hex(6)}"
+    values = {
+        "id": user_id, "name": name, "status": UserStatus.ACTIVE.value, "password": password, "must_change": True,
+        "password_changed_us": author.now_us, "created_us": author.now_us,
+    }  # fmt: skip
+    connection.execute(insert(users).values(values))
+    if grant is not None:
+        given = {"principal_id": user_id, "role": grant.role.value, "place": str(grant.place), "given_us": author.now_us}
+        connection.execute(insert(grants).values(given))
+    detail = None if grant is None else {"role": grant.role.value, "place": str(grant.place)}
+    log_write(connection, author, "user.create", name, detail)
+    return _with_roles(connection, [_shown(connection, name)])[0]
+
+
+def _set(connection: Connection, author: Author, user: Row, action: str, **values: Any) -> Row:
+    connection.execute(update(users).where(users.c.id == user["id"]).values(values))
+    log_write(connection, author, action, user["name"])
+    return user | {name: value for name, value in values.items() if name in user}
+
+
+def _shown(connection: Connection, name: str) -> Row:
+    return one(connection, select(*(users.c[shown] for shown in _SHOWN)).where(users.c.name == name), f"user {name!r}")
+
+
+def _with_roles(connection: Connection, rows: list[Row]) -> list[Row]:
+    held = select(grants.c.principal_id, grants.c.role).where(
+        grants.c.principal_id.in_([row["id"] for row in rows]), grants.c.ended_us.is_(None)
+    )
+    roles: dict[str, set[str]] = {}
+    for principal_id, role in connection.execute(held):
+        roles.setdefault(principal_id, set()).add(role)
+    return [row | {"roles": sorted(roles.get(row["id"], ()))} for row in rows]
+
+
+def _other_administrators(connection: Connection, user_id: str) -> int:
+    query = (
+        select(users.c.id).join(grants, grants.c.principal_id == users.c.id)
+        .where(users.c.id != user_id, users.c.status == UserStatus.ACTIVE.value)
+        .where(grants.c.role == Role.ADMINISTRATOR.value, grants.c.ended_us.is_(None))
+    )  # fmt: skip
+    return len(connection.execute(query.distinct()).all())
+
+
+def _forget_old(connection: Connection, user_id: str) -> None:
+    """All but the newest former ones: the present one is the first of those that are kept."""
+    ids = select(password_history.c.id).where(password_history.c.user_id == user_id).order_by(password_history.c.id.desc())
+    old = connection.execute(ids.offset(KEPT_PASSWORDS - 1)).scalars().all()
+    connection.execute(delete(password_history).where(password_history.c.id.in_(old)))

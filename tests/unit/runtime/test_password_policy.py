@@ -1,0 +1,49 @@
+"""Which passwords are refused: short ones, and those that a colleague would try first."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from domain.errors import InvalidInput
+from runtime import password_policy
+from runtime.password_policy import check_password, first_password
+
+
+@pytest.mark.clause("7.2a")
+@pytest.mark.parametrize("password", [
+    "shenzhen2026", "Shenzhen2026", "renminyiyuan2026", "woaini5201314", "Hushi-Hushi-2026",
+    "深圳市人民医院深圳市人民医院", "福田区人民医院@2026", "我爱你我爱你我爱你我爱你", "li.na.li.na.li.na",
+    "qwertyuiop123", "aaaaaaaaaaaaaaaaaaaa",
+    "vitalgrid2026", "administrator1", "NanShanClinic1",
+])  # fmt: skip
+def test_what_is_guessed_soon_is_refused(password):
+    with pytest.raises(InvalidInput, match="guessed") as error:
+        check_password(password, user_name="li.na", also=["sz.h001", "福田区人民医院", "NanShanClinic"])
+    assert password not in str(error.value)
+
+
+@pytest.mark.clause("7.2a")
+@pytest.mark.parametrize(
+    "password", ["four unrelated small words", "m7$Kq-2vTz#9w", "雨伞跳舞七条河流蓝色算盘", "kettle-otter-9-violin"]
+)
+def test_what_is_long_and_strange_is_taken(password):
+    check_password(password, user_name="li.na", also=["福田区人民医院"])
+
+
+@pytest.mark.clause("7.2a")
+@pytest.mark.parametrize("length", [0, 11, 129, 10**6])
+def test_length_is_looked_at_before_anything_is_worked_out(length, monkeypatch):
+    monkeypatch.setattr(password_policy, "zxcvbn", None)
+    with pytest.raises(InvalidInput, match=f"{length} characters: expected 12 to 128"):
+        check_password("x" * length, user_name="li.na")
+
+
+@pytest.mark.clause("7.2a")
+def test_first_passwords_are_good_ones_and_each_is_another():
+    made = {first_password() for _ in range(100)}
+    assert len(made) == 100
+    for password in made:
+        assert re.fullmatch(r"(?:[a-hj-km-np-z2-9]{5}-){3}[a-hj-km-np-z2-9]{5}", password)
+        check_password(password, user_name="li.na")
