@@ -13,6 +13,7 @@ from api.app import create_app
 from api.services import Services, WebhookTarget
 from cluster.connection import Connection
 from cluster.doors_process import intake_limits
+from cluster.pki import API, listener_tls
 from cluster.processes import tell_ready, until_ended
 from cluster.serving import serving
 from domain import subjects
@@ -60,7 +61,8 @@ async def main() -> None:
         webhook=_webhook(settings.webhook),
         scenarios=ScenarioRuns(Path("reports"), settings.data_dir, clock),
     )  # fmt: skip
-    async with serving(create_app(services), settings.api.host, settings.api.port) as port:
+    tls = listener_tls(settings, API)
+    async with serving(create_app(services), settings.api.host, settings.api.port, tls=tls) as port:
         look_seldom()
         tell_ready(port=port)
         logger.info("API open", extra={"port": port})

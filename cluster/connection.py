@@ -9,6 +9,7 @@ import msgspec
 
 from domain.errors import Unavailable
 from runtime.durable import write_secret
+from runtime.tls import Trust
 
 _FILE: Final = "run.json"
 _ADMIN_TOKEN: Final = Path("secrets") / "admin-token"
@@ -24,6 +25,8 @@ class Connection(msgspec.Struct, frozen=True):
     mqtt_host: str = ""
     mqtt_port: int = 0
     http_port: int = 0
+    api_trust: Trust | None = None  # by what the API is known; None: it speaks plain
+    doors_trust: Trust | None = None
     host_pids: dict[str, int] = {}
     process_pids: dict[str, int] = {}
 

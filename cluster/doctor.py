@@ -20,6 +20,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
@@ -33,15 +34,18 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from cluster.connection import Connection
+from cluster.pki import API, DOORS, authority_of, is_given, served_with
 from cluster.storage_keeping import places_of
 from domain.errors import VitalgridError
 from domain.instants import US_PER_S, from_us
 from domain.messages import StorageLevel
+from runtime.certificates import is_due, read_certificate
 from runtime.clock import SystemClock
 from runtime.known_answers import KNOWN_ANSWERS, wrong_answers
 from runtime.nats_server import find_nats_server
 from runtime.settings import Settings
 from runtime.storage import existing, look_at
+from runtime.tls import CertificateFiles, TakenUp
 
 GIB: Final = 2**30
 PYTHONS: Final = ((3, 11), (3, 14))  # from, before
@@ -356,6 +360,38 @@ def security(settings: Settings) -> Iterator[Finding]:
     yield ok("security.profile", str(settings.security.profile))
 
 
+def certificates(settings: Settings) -> Iterator[Finding]:
+    """What API and doors serve with, and when it ends. Nothing is made here: that is the first start's."""
+    now = from_us(SystemClock().now_us())
+    for name in (API, DOORS):
+        files = served_with(settings, name)
+        if files is None:
+            yield ok(f"certificate.{name}", f"none: security profile {settings.security.profile}, the {name} speak plain here")
+        elif Path(files.certificate).exists() or is_given(settings, name):
+            yield _certificate(f"certificate.{name}", Path(files.certificate), now, files)
+        else:
+            yield ok(f"certificate.{name}", "made at the first start")
+    authority = authority_of(settings).file
+    if authority.exists():
+        yield _certificate("certificate.authority", authority, now)
+
+
+def _certificate(check: str, path: Path, now: datetime, files: CertificateFiles | None = None) -> Finding:
+    mend = "docs/runbook.md, Certificates"
+    try:
+        if files is not None:
+            TakenUp.server(files)
+        certificate = read_certificate(path)
+    except VitalgridError as error:
+        return Finding(check, Level.PROBLEM, str(error), mend)
+    says = f"{path} ends {certificate.not_valid_after_utc:%Y-%m-%d}"
+    if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
+        return Finding(check, Level.PROBLEM, f"{says}: it does not hold now", mend)
+    if is_due(certificate, now):
+        return Finding(check, Level.WARNING, f"{says}: it is time to renew it", mend)
+    return ok(check, says)
+
+
 def cryptography(_: Settings) -> Iterator[Finding]:
     """Cryptographic libraries give the answers of their standards."""
     wrong = wrong_answers()
@@ -369,7 +405,7 @@ def cryptography(_: Settings) -> Iterator[Finding]:
 
 CHECKS: Final[tuple[Callable[[Settings], Iterator[Finding]], ...]] = (
     python, libraries, nats_server, ports, disk, storage, fsync, memory, cores, open_files, shared_memory, clock, time_zones,
-    database, security, cryptography,
+    database, security, certificates, cryptography,
 )  # fmt: skip
 
 _COLOURS: Final = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red"}

@@ -146,8 +146,9 @@ def _ask(target: Target, method: str, path: str, body: Any = None) -> dict[str, 
     headers = {"Authorization": f"Bearer {target.token}", "X-Reason": "vitalgrid hosts"}
     try:
         answer = httpx.request(
-            method, f"{target.api_url}/api/v1{path}", headers=headers, json=body, timeout=_TIMEOUT_S, trust_env=False
-        )
+            method, f"{target.api_url}/api/v1{path}", headers=headers, json=body, timeout=_TIMEOUT_S, trust_env=False,
+            verify=target.api_tls(),
+        )  # fmt: skip
         said = answer.json()
     except (httpx.HTTPError, ValueError) as error:
         raise Unavailable(f"the API at {target.api_url} does not answer: {type(error).__name__}") from error

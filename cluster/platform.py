@@ -22,6 +22,7 @@ from actors.shell import HostConfig
 from cluster.connection import Connection, admin_token_file, forget_connection
 from cluster.dedications import Dedications
 from cluster.host_orders import HostOrders
+from cluster.pki import API, DOORS, CertificateKeeper, in_url, reachable, trust_in
 from cluster.processes import ChildProcess
 from cluster.ray_hosts import RayLauncher, start_ray, stop_ray
 from cluster.storage_keeping import StorageKeeper, places_of
@@ -70,6 +71,7 @@ class Platform:
             self._data_dir / "nats", token=self._bus_token, port=settings.bus.port,
             max_file_store_bytes=2 * settings.bus.max_stream_bytes + 2**30,
         )  # fmt: skip
+        self._certificates = CertificateKeeper(settings, SystemClock())
         self._storage = StorageWatch(places_of(settings), settings.storage.reserve_bytes)
         self._lock: IO[str] | None = None
         self._bus: Bus | None = None
@@ -99,6 +101,8 @@ class Platform:
     async def _start(self) -> None:
         settings = self.settings
         await self._check_storage()
+        if "authority" in await asyncio.to_thread(self._certificates.look):
+            self._say("made an authority for certificates of its own, as this is a first start")
         self._say("starting the bus (nats-server, fsync on every message)")
         await self._nats.start()
         self._bus = await Bus.connect(self._nats.url, self._bus_token, "supervisor")
@@ -133,6 +137,7 @@ class Platform:
         self._tasks = [
             asyncio.create_task(self._keep_bus(), name="keep nats-server"),
             asyncio.create_task(self._keep_ray(), name="keep Ray"),
+            asyncio.create_task(self._certificates.run(), name="keep certificates"),
             asyncio.create_task(dedications.run(self.supervisor), name="watch dedications"),
             asyncio.create_task(self._keep_remembering(), name="remember pids"),
             asyncio.create_task(StorageKeeper(self._bus, self._storage, self._nats.stop).run(), name="watch storage"),
@@ -214,13 +219,18 @@ class Platform:
         doors = self._children["doors"].told if "doors" in self._children else {}
         api = self._children["api"].told if "api" in self._children else {}
         assert self.supervisor is not None
+        settings = self.settings
         self.connection = Connection(
             pid=os.getpid(), nats_url=self._nats.url, nats_token=self._bus_token,
-            api_url=f"http://{self.settings.api.host}:{api['port']}" if api else "",
-            mqtt_host=self.settings.doors.host, mqtt_port=doors.get("mqtt_port", 0), http_port=doors.get("http_port", 0),
-            host_pids=self.supervisor.host_pids, process_pids=self._process_pids(),
+            api_url=self._api_url(api["port"]) if api else "", api_trust=trust_in(settings, API),
+            mqtt_host=reachable(settings.doors.host), mqtt_port=doors.get("mqtt_port", 0), http_port=doors.get("http_port", 0),
+            doors_trust=trust_in(settings, DOORS), host_pids=self.supervisor.host_pids, process_pids=self._process_pids(),
         )  # fmt: skip
         self.connection.save(self._data_dir)
+
+    def _api_url(self, port: int) -> str:
+        scheme = "http" if trust_in(self.settings, API) is None else "https"
+        return f"{scheme}://{in_url(reachable(self.settings.api.host))}:{port}"
 
     def _process_pids(self) -> dict[str, int]:
         return {name: child.pid for name, child in self._children.items()} | {"nats-server": self._nats.pid or 0}

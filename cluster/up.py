@@ -11,6 +11,7 @@ import time
 from rich.console import Console
 
 from cluster.connection import Connection, admin_token_file
+from cluster.pki import in_url
 from cluster.platform import Platform
 from domain.alarms import INTENDED_USE
 from runtime.settings import Settings
@@ -70,13 +71,22 @@ async def _started(settings: Settings, console: Console, asked: asyncio.Event) -
 
 def _introduce(platform: Platform, connection: Connection, settings: Settings, console: Console) -> None:
     console.print(f"  API        {connection.api_url}/api/v1   (docs: {connection.api_url}/docs)", highlight=False)
-    console.print(f"  MQTT door  {connection.mqtt_host}:{connection.mqtt_port}", highlight=False)
-    console.print(f"  HTTP door  http://{connection.mqtt_host}:{connection.http_port}", highlight=False)
+    tls = " (TLS)" if connection.doors_trust else ""
+    console.print(f"  MQTT door  {connection.mqtt_host}:{connection.mqtt_port}{tls}", highlight=False)
+    console.print(f"  HTTP door  {_http_door(connection)}", highlight=False)
+    own = {trust.file for trust in (connection.api_trust, connection.doors_trust) if trust and not trust.is_pin}
+    for file in own:
+        console.print(f"  clients    trust {file}   (curl --cacert, mosquitto_pub --cafile)", highlight=False)
     console.print(f"  logs       {settings.data_dir / 'log'}", highlight=False)
     if platform.first_token is not None:
         console.print(f"  administrator token, shown this once: [bold]{platform.first_token}[/bold]", highlight=False)
     console.print(f"  (this machine's commands read it from {admin_token_file(settings.data_dir)})", highlight=False)
     console.print(f"  {INTENDED_USE}", style="yellow", highlight=False)
+
+
+def _http_door(connection: Connection) -> str:
+    scheme = "https" if connection.doors_trust else "http"
+    return f"{scheme}://{in_url(connection.mqtt_host)}:{connection.http_port}"
 
 
 async def _stopped(platform: Platform, console: Console) -> None:

@@ -109,7 +109,7 @@ class Replay:
         books_path = self._folder / _BOOKS_FILE
         order = Order(
             self._target.mqtt_host, self._target.mqtt_port, [recipe], 0.0, None, GeneratorLimits(late_ms=50.0),
-            str(books_path.resolve()),
+            str(books_path.resolve()), self._target.doors_trust,
         )  # fmt: skip
         rejects = RejectWatch()
         bus = await connect_bus(self._target.nats_url, self._target.nats_token)

@@ -26,8 +26,9 @@ class Rest:
         headers = {"Authorization": f"Bearer {target.token}", "X-Reason": "scenario run", "Accept-Encoding": "gzip"}
         limits = httpx.Limits(max_connections=64, max_keepalive_connections=32)
         self._client = httpx.AsyncClient(
-            base_url=f"{target.api_url}/api/v1", headers=headers, timeout=_TIMEOUT_S, limits=limits, trust_env=False
-        )
+            base_url=f"{target.api_url}/api/v1", headers=headers, timeout=_TIMEOUT_S, limits=limits, trust_env=False,
+            verify=target.api_tls(),
+        )  # fmt: skip
 
     async def __aenter__(self) -> Self:
         return self

@@ -161,7 +161,7 @@ class ScenarioRun:
         scenario = self._scenario
         return Order(
             self._target.mqtt_host, self._target.mqtt_port, recipes, scenario.warmup_s, scenario.total_s,
-            scenario.generator, str((self._folder / BOOKS_FILE).resolve()),
+            scenario.generator, str((self._folder / BOOKS_FILE).resolve()), self._target.doors_trust,
         )  # fmt: skip
 
     async def _begin(self, generator: GeneratorHandle, devices: int) -> None:
