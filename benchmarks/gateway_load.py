@@ -186,8 +186,8 @@ class Watched:
 
     async def run(self) -> None:
         assert self._target.nats_url is not None
-        assert self._target.nats_token is not None
-        self._bus = bus = await Bus.connect(self._target.nats_url, self._target.nats_token, "benchmark")
+        assert self._target.bus_key is not None
+        self._bus = bus = await Bus.connect(self._target.nats_url, self._target.bus_key, "benchmark")
         try:
             await bus.core_subscribe(subjects.HOST_HEARTBEATS, self._hear)
             while True:

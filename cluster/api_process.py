@@ -16,7 +16,7 @@ from cluster.doors_process import intake_limits
 from cluster.pki import API, listener_tls
 from cluster.processes import tell_ready, until_ended
 from cluster.serving import serving
-from domain import subjects
+from domain import bus_rights, subjects
 from runtime.bus import Bus
 from runtime.callers import SqlCallers
 from runtime.clock import SystemClock
@@ -45,7 +45,7 @@ async def main() -> None:
     settings = Settings()
     configure_logging(settings.log_level, settings.log_format)
     connection = Connection.load(settings.data_dir)
-    bus = await Bus.connect(connection.nats_url, connection.nats_token, "api")
+    bus = await Bus.connect(connection.nats_url, connection.bus_key(bus_rights.API), "api")
     engine = open_engine(settings.sql_url)
     lake = await asyncio.to_thread(Lake, settings.lake_dir)
     clock = SystemClock()

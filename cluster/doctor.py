@@ -19,9 +19,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime
-from enum import StrEnum
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Final
@@ -34,18 +32,17 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from cluster.connection import Connection
-from cluster.pki import API, DOORS, authority_of, is_given, served_with
+from cluster.doctor_certificates import certificates
+from cluster.findings import Finding, Level, ok
 from cluster.storage_keeping import places_of
 from domain.errors import VitalgridError
 from domain.instants import US_PER_S, from_us
 from domain.messages import StorageLevel
-from runtime.certificates import is_due, read_certificate
 from runtime.clock import SystemClock
 from runtime.known_answers import KNOWN_ANSWERS, wrong_answers
 from runtime.nats_server import find_nats_server
 from runtime.settings import Settings
 from runtime.storage import existing, look_at
-from runtime.tls import CertificateFiles, TakenUp
 
 GIB: Final = 2**30
 PYTHONS: Final = ((3, 11), (3, 14))  # from, before
@@ -56,29 +53,9 @@ _PINNED: Final = re.compile(r"^([a-z0-9][a-z0-9._-]*)==([^ ;\\]+)", re.MULTILINE
 _FSYNC_ROUNDS: Final = 20
 
 
-class Level(StrEnum):
-    OK = "ok"
-    WARNING = "warning"
-    PROBLEM = "problem"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check found. `mend` says what to do about it; None where nothing is wrong."""
-
-    check: str
-    level: Level
-    says: str
-    mend: str | None = None
-
-
 def examine(settings: Settings) -> list[Finding]:
     """Look at everything the platform needs of this machine, in the order in which it will need it."""
     return [finding for check in CHECKS for finding in check(settings)]
-
-
-def ok(check: str, says: str) -> Finding:
-    return Finding(check, Level.OK, says)
 
 
 def python(_: Settings) -> Iterator[Finding]:
@@ -358,38 +335,6 @@ def database(settings: Settings) -> Iterator[Finding]:
 def security(settings: Settings) -> Iterator[Finding]:
     """The security profile; the settings were refused already if they are laxer."""
     yield ok("security.profile", str(settings.security.profile))
-
-
-def certificates(settings: Settings) -> Iterator[Finding]:
-    """What API and doors serve with, and when it ends. Nothing is made here: that is the first start's."""
-    now = from_us(SystemClock().now_us())
-    for name in (API, DOORS):
-        files = served_with(settings, name)
-        if files is None:
-            yield ok(f"certificate.{name}", f"none: security profile {settings.security.profile}, the {name} speak plain here")
-        elif Path(files.certificate).exists() or is_given(settings, name):
-            yield _certificate(f"certificate.{name}", Path(files.certificate), now, files)
-        else:
-            yield ok(f"certificate.{name}", "made at the first start")
-    authority = authority_of(settings).file
-    if authority.exists():
-        yield _certificate("certificate.authority", authority, now)
-
-
-def _certificate(check: str, path: Path, now: datetime, files: CertificateFiles | None = None) -> Finding:
-    mend = "docs/runbook.md, Certificates"
-    try:
-        if files is not None:
-            TakenUp.server(files)
-        certificate = read_certificate(path)
-    except VitalgridError as error:
-        return Finding(check, Level.PROBLEM, str(error), mend)
-    says = f"{path} ends {certificate.not_valid_after_utc:%Y-%m-%d}"
-    if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
-        return Finding(check, Level.PROBLEM, f"{says}: it does not hold now", mend)
-    if is_due(certificate, now):
-        return Finding(check, Level.WARNING, f"{says}: it is time to renew it", mend)
-    return ok(check, says)
 
 
 def cryptography(_: Settings) -> Iterator[Finding]:

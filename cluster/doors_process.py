@@ -13,7 +13,7 @@ from cluster.connection import Connection
 from cluster.pki import DOORS, listener_tls
 from cluster.processes import tell_ready, until_ended
 from cluster.serving import serving
-from domain import subjects
+from domain import bus_rights, subjects
 from gateways.http_door import http_door
 from gateways.mqtt_door import MqttDoor, MqttLimits
 from runtime.admission import Admission
@@ -43,7 +43,7 @@ async def main() -> None:
     settings = Settings()
     configure_logging(settings.log_level, settings.log_format)
     connection = Connection.load(settings.data_dir)
-    bus = await Bus.connect(connection.nats_url, connection.nats_token, "doors")
+    bus = await Bus.connect(connection.nats_url, connection.bus_key(bus_rights.DOORS), "doors")
     engine = open_engine(settings.sql_url)
     identities = SqlIdentities(engine)
     await bus.core_subscribe(subjects.DIRECTORY_CHANGED, lambda _payload, _subject: identities.forget())

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import psutil
 
+from cluster.connection import bus_key
+from domain.bus_rights import BUS_RIGHTS
 from domain.errors import VitalgridError
 from domain.instants import from_us
 from domain.ports import Clock
+from runtime.bus_access import BusCertificate, CertificateAccess, TokenAccess, wanted_by_process
 from runtime.certificates import Authority, Wanted, canonical
 from runtime.security_profile import SecurityProfile
 from runtime.settings import ApiSettings, DoorSettings, Settings
@@ -25,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 API: Final = "api"
 DOORS: Final = "doors"
+BUS: Final = "bus"
 _HERE: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (recognised, not listened on)
 _KEEP_S: Final = 3600.0
@@ -75,11 +80,16 @@ def in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def wanted_by(settings: Settings) -> list[Wanted]:
-    """The certificates of its own that this platform needs."""
+def wanted_by(settings: Settings, processes: Iterable[str] = ()) -> list[Wanted]:
+    """The certificates of its own that this platform needs; `processes` are those that use the bus."""
     if settings.security.profile is SecurityProfile.DEV:
         return []
-    return [Wanted(name, _names(settings, name), is_server=True) for name in (API, DOORS) if not is_given(settings, name)]
+    listeners = [name for name in (API, DOORS) if not is_given(settings, name)]
+    return [
+        *(Wanted(name, _names(settings, name), is_server=True) for name in listeners),
+        Wanted(BUS, _HERE, is_server=True),
+        *map(wanted_by_process, processes),
+    ]
 
 
 def _names(settings: Settings, name: str) -> frozenset[str]:
@@ -107,30 +117,47 @@ def is_given(settings: Settings, name: str) -> bool:
 
 
 class CertificateKeeper:
-    """Keeps the platform's own certificates good. Each server takes up its own by itself (`runtime.tls.TakenUp`)."""
+    """Keeps the platform's own certificates good, and those who use the bus let in.
+
+    Listeners take up what was renewed by themselves (`runtime.tls.TakenUp`); `renewed` is called for whoever does not.
+    """
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self._settings = settings
         self._clock = clock
         self._authority = authority_of(settings)
+        self._processes = {*BUS_RIGHTS, *(f"host-{number}" for number in range(1, settings.hosts.count + 1))}
+
+    def bus_access(self) -> TokenAccess | CertificateAccess:
+        """For nats-server: certificates, or in profile `dev` a token that is new at each start."""
+        if self._settings.security.profile is SecurityProfile.DEV:
+            return TokenAccess(secrets.token_urlsafe(32))
+        return CertificateAccess(self._authority.file_of(BUS), self._authority.file, self._processes)
+
+    def let_in(self, process: str) -> BusCertificate:
+        """The certificate with which `process` proves to the bus who it is."""
+        self._processes.add(process)
+        self._authority.keep(wanted_by_process(process), from_us(self._clock.now_us()))
+        return bus_key(self._authority, process)
 
     def look(self) -> list[str]:
         """Make what is missing or due, the authority too at a first start; names of what was made.
 
         Raises IntegrityViolation or KeyMissing when something is needed and cannot be made.
         """
-        wanted, now = wanted_by(self._settings), from_us(self._clock.now_us())
+        wanted, now = wanted_by(self._settings, sorted(self._processes)), from_us(self._clock.now_us())
         if not wanted:
             return []
         made = ["authority"] if self._authority.make_missing(self._settings.region_id, now) else []
         return made + [one.name for one in wanted if self._authority.keep(one, now)]
 
-    async def run(self) -> None:
+    async def run(self, renewed: Callable[[], None]) -> None:
         """Look every hour."""
         while True:
             await asyncio.sleep(_KEEP_S)
             try:
                 if made := await asyncio.to_thread(self.look):
-                    logger.info("certificates were renewed", extra={"certificates": made})
+                    logger.info("certificates were renewed", extra={"certificates": ", ".join(made)})
+                    renewed()
             except (VitalgridError, OSError) as error:  # a full disk, a key taken away: what is there serves on until it ends
                 logger.error("certificates cannot be renewed: %s", error)

@@ -13,6 +13,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from cluster.connection import Connection, admin_token_file
+from domain import bus_rights
 from domain.errors import InvalidInput, Unauthenticated, Unavailable
 from runtime.settings import Settings
 from runtime.tls import Trust
@@ -42,7 +43,7 @@ def local_target(settings: Settings, token: str | None = None) -> Target:
         region_id=settings.region_id,
         data_dir=settings.data_dir.resolve(),
         nats_url=connection.nats_url,
-        nats_token=connection.nats_token,
+        bus_key=connection.bus_key(bus_rights.OBSERVER),
         api_trust=connection.api_trust,
         doors_trust=connection.doors_trust,
         pids=lambda: _pids(settings.data_dir),

@@ -15,6 +15,8 @@ READINGS_SUBJECTS: Final = ("reading.*", "control.*", "once.*")
 ALARMS_SUBJECTS: Final = ("alarm.>",)
 REJECTS_SUBJECTS: Final = ("reject.>",)
 
+LOST: Final = "reading.lost"  # in place of messages that were lost; followed by nobody
+
 READING: Final = "reading"
 CONTROL: Final = "control"
 _MAILBOX_TOKENS: Final = 5

@@ -96,7 +96,7 @@ class ScenarioRun:
         desk = await self._admissions(rest, plan, roster)
         self._book.tell(stage=Stage.CONNECTING, devices=roster.device_count, detail="")
         generator = await GeneratorHandle.open(self._folder / "generator.log")
-        bus = await connect_bus(self._target.nats_url, self._target.nats_token)
+        bus = await connect_bus(self._target.nats_url, self._target.bus_key)
         background: list[asyncio.Task[None]] = []
         try:
             if bus is not None:

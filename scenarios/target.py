@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from runtime.bus_access import BusKey
 from runtime.tls import Trust
 
 
@@ -26,7 +27,7 @@ class Target:
     region_id: str = "sz"
     data_dir: Path | None = None
     nats_url: str | None = None
-    nats_token: str | None = field(default=None, repr=False)
+    bus_key: BusKey | None = field(default=None, repr=False)
     api_trust: Trust | None = None
     doors_trust: Trust | None = None  # None: the doors speak plain
     pids: Callable[[], dict[str, int]] = dict  # role -> process now; hosts are `host:<name>`

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -18,6 +20,8 @@ import paho.mqtt.client as mqtt
 import psutil
 import pytest
 
+from domain.bus_rights import OBSERVER
+from runtime.bus_access import BusCertificate
 from runtime.certificates import Authority
 from runtime.tls import Trust
 from tests.running_platform import RunningPlatform, start_platform, wait_until
@@ -25,8 +29,15 @@ from tests.running_platform import RunningPlatform, start_platform, wait_until
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240), pytest.mark.clause("9.1a")]
 
 HOSPITAL = "sz.tls"
+PORTS = ("api", "mqtt", "http", "bus")
 TLS_ALERT = b"\x15"
-OURS = ("api", "doors", "queries", "upkeep")  # processes that are ours altogether; Ray's own are on loopback, with its token
+OURS = (
+    "api",
+    "doors",
+    "queries",
+    "upkeep",
+    "nats-server",
+)  # processes that are ours altogether; Ray's own are on loopback, with its token
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +127,13 @@ def test_the_http_door_and_our_own_commands_speak_tls(platform: RunningPlatform,
     assert "host-1" in listed.stdout + listed.stderr
 
 
+def as_observer(platform: RunningPlatform) -> ssl.SSLContext:
+    """The bus speaks with those only who show a certificate."""
+    key = platform.connection.bus_key(OBSERVER)
+    assert isinstance(key, BusCertificate)
+    return key.taken_up().context
+
+
 def handshake(port: int, context: ssl.SSLContext) -> str | None:
     """The version of TLS that is spoken; raises what a client meets."""
     with (
@@ -129,7 +147,8 @@ def declared(platform: RunningPlatform) -> dict[str, int]:
     connection = platform.connection
     api_port = httpx.URL(connection.api_url).port
     assert api_port is not None
-    return {"api": api_port, "mqtt": connection.mqtt_port, "http": connection.http_port}
+    bus_port = int(connection.nats_url.rpartition(":")[2])
+    return {"api": api_port, "mqtt": connection.mqtt_port, "http": connection.http_port, "bus": bus_port}
 
 
 @pytest.mark.clause("9.4")
@@ -143,7 +162,7 @@ def test_the_ports_are_those_that_are_declared(platform: RunningPlatform) -> Non
 
 
 @pytest.mark.clause("9.4")
-@pytest.mark.parametrize("name", ["api", "mqtt", "http"])
+@pytest.mark.parametrize("name", PORTS)
 def test_no_plain_port_answers_and_none_by_old_tls(platform: RunningPlatform, name: str) -> None:
     port = declared(platform)[name]
     with socket.create_connection(("127.0.0.1", port), timeout=20) as plain:
@@ -158,18 +177,52 @@ def test_no_plain_port_answers_and_none_by_old_tls(platform: RunningPlatform, na
     with pytest.raises((ssl.SSLError, ConnectionError)):
         handshake(port, old)
     for highest in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
-        new = Trust(ca_of(platform)).context()
+        new = as_observer(platform) if name == "bus" else Trust(ca_of(platform)).context()
         new.maximum_version = highest
         assert handshake(port, new) in ("TLSv1.2", "TLSv1.3")
 
 
 @pytest.mark.clause("5.4a")
-@pytest.mark.parametrize("name", ["api", "mqtt", "http"])
+@pytest.mark.parametrize("name", PORTS)
 def test_whoever_trusts_another_authority_does_not_believe_us(platform: RunningPlatform, name: str, tmp_path: Path) -> None:
     foreign = Authority(tmp_path)
     foreign.make_missing("sz", datetime.now(UTC))
     with pytest.raises(ssl.SSLCertVerificationError):
         handshake(declared(platform)[name], Trust(str(foreign.file)).context())
+
+
+@pytest.mark.clause("9.4")
+def test_the_bus_says_nothing_to_whoever_has_no_certificate(platform: RunningPlatform) -> None:
+    context = Trust(ca_of(platform)).context()
+    with (
+        socket.create_connection(("127.0.0.1", declared(platform)["bus"]), timeout=20) as raw,
+        contextlib.suppress(ssl.SSLError, ConnectionError),
+        context.wrap_socket(raw, server_hostname="127.0.0.1") as wrapped,
+    ):
+        assert wrapped.recv(1024) == b""
+
+
+@pytest.mark.clause("9.3d")
+def test_a_host_that_takes_the_place_of_a_killed_one_is_let_in(platform: RunningPlatform, monitor_token: str) -> None:
+    before = platform.connection.host_pids
+    os.kill(before["host-1"], signal.SIGKILL)
+    wait_until(lambda: "host-3" in platform.connection.host_pids, 60, lambda: platform.log("up.log")[-2000:])
+    publish(platform, monitor_token, {"pulse_rate": 81}, ca_of(platform))
+
+    def stored() -> list[Any]:
+        with platform.http() as http:
+            answer = http.get("/readings", params={"device": f"{HOSPITAL}/mon-1", "metric": "pulse_rate"})
+        return list(answer.json()["items"]) if answer.is_success else []
+
+    assert [row["value"] for row in wait_until(stored, 60)] == [81.0]
+
+
+def test_no_process_of_ours_was_refused_anything_and_secrets_are_the_owners(platform: RunningPlatform) -> None:
+    said = (platform.data_dir / "nats" / "nats-server.log").read_text()
+    assert [line for line in said.splitlines() if "Violation" in line] == []
+    assert platform.connection.nats_token == ""
+    for path in (*(platform.data_dir / "pki").iterdir(), platform.data_dir / "nats" / "run" / "nats-server.conf"):
+        assert path.stat().st_mode & 0o077 == 0, path
 
 
 def test_a_second_start_finds_the_same_authority_and_stops_clean(platform: RunningPlatform) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from cluster.connection import Connection
 from cluster.pki import API, DOORS, CertificateKeeper, in_url, reachable, served_with, trust_in, wanted_by
 from cluster.run_target import remote_target
+from domain.bus_rights import OBSERVER
 from domain.errors import InvalidInput
 from runtime.certificates import holds_for, read_certificate
 from runtime.clock import ManualClock
@@ -27,7 +29,7 @@ def settings(tmp_path: Path, profile: str = "standard", **also: object) -> Setti
 
 def test_standard_serves_with_certificates_of_its_own_and_nothing_needs_to_be_set(tmp_path):
     given = settings(tmp_path)
-    assert [one.name for one in wanted_by(given)] == [API, DOORS]
+    assert [one.name for one in wanted_by(given, ["supervisor"])] == [API, DOORS, "bus", "bus-supervisor"]
     own = str(tmp_path / "pki" / "api.pem")
     assert served_with(given, API) == CertificateFiles(own, own)
     assert trust_in(given, API) == trust_in(given, DOORS) == Trust(str(tmp_path / "pki" / "ca.pem"))
@@ -58,13 +60,13 @@ def test_given_files_win_and_are_known_by_themselves(tmp_path, profile):
 def test_certificates_hold_for_where_they_are_served_and_for_further_names(tmp_path, host, names, expected):
     given = settings(tmp_path, api={"host": host}, names=names)
     keeper = CertificateKeeper(given, CLOCK)
-    assert keeper.look() == ["authority", API, DOORS]
+    assert keeper.look()[:3] == ["authority", API, DOORS]
     assert holds_for(read_certificate(tmp_path / "pki" / "api.pem")) == expected
     assert keeper.look() == []
 
 
 def test_one_that_is_served_everywhere_holds_for_this_machines_name(tmp_path):
-    (api, _) = wanted_by(settings(tmp_path, api={"host": "0.0.0.0"}))
+    api = next(one for one in wanted_by(settings(tmp_path, api={"host": "0.0.0.0"})) if one.name == API)
     assert {socket.gethostname().lower(), "127.0.0.1"} <= api.holds_for
     assert "0.0.0.0" not in api.holds_for
 
@@ -92,3 +94,27 @@ def test_a_platform_elsewhere_is_met_as_its_addresses_say(tmp_path, api_url, mqt
 def test_an_address_that_is_none_is_refused(mqtt):
     with pytest.raises(InvalidInput, match="--mqtt"):
         remote_target("https://h:8080", "token", mqtt, "sz")
+
+
+def test_each_process_has_a_certificate_to_show_the_bus_and_hosts_get_theirs_when_they_start(tmp_path):
+    keeper = CertificateKeeper(settings(tmp_path, hosts={"count": 2}), CLOCK)
+    made = [name for name in keeper.look() if name.startswith("bus-")]
+    assert made == [
+        "bus-api", "bus-doors", "bus-host-1", "bus-host-2", "bus-observer", "bus-queries", "bus-supervisor"
+    ]  # fmt: skip
+    key = keeper.let_in("host-3")
+    assert holds_for(read_certificate(Path(key.file))) == {"host-3.vitalgrid"}
+    assert keeper.look() == []
+
+
+def test_in_dev_the_bus_has_a_token_that_no_two_starts_share(tmp_path):
+    first, second = [CertificateKeeper(settings(tmp_path, "dev"), CLOCK).bus_access() for _ in range(2)]
+    assert first.config() != second.config()
+
+
+def test_commands_find_what_they_show_the_bus(tmp_path):
+    with_token = Connection(pid=1, nats_url="", nats_token="t0ken")
+    assert with_token.bus_key(OBSERVER) == "t0ken"
+    with_certificates = Connection(pid=1, nats_url="", nats_token="", pki_dir=str(tmp_path))
+    key = with_certificates.bus_key(OBSERVER)
+    assert (key.process, key.file) == (OBSERVER, str(tmp_path / "bus-observer.pem"))
