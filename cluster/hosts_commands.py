@@ -151,7 +151,7 @@ def _ask(target: Target, method: str, path: str, body: Any = None) -> dict[str, 
         )  # fmt: skip
         said = answer.json()
     except (httpx.HTTPError, ValueError) as error:
-        raise Unavailable(f"the API at {target.api_url} does not answer: {type(error).__name__}") from error
+        raise Unavailable(f"the API at {target.api_url} does not answer: {str(error) or type(error).__name__}") from error
     if answer.is_success:
         assert isinstance(said, dict)
         return said

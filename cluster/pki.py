@@ -32,7 +32,7 @@ DOORS: Final = "doors"
 BUS: Final = "bus"
 _HERE: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (recognised, not listened on)
-_KEEP_S: Final = 3600.0
+_KEEP_S: Final = 60.0
 
 
 def authority_of(settings: Settings) -> Authority:
@@ -100,7 +100,8 @@ def _names(settings: Settings, name: str) -> frozenset[str]:
 
 def _machine() -> Iterator[str]:
     """The name and the addresses under which other machines reach this one."""
-    yield socket.gethostname()
+    if (name := socket.gethostname()) and name.isascii():
+        yield name
     for addresses in psutil.net_if_addrs().values():
         for address in addresses:
             if address.family in (socket.AF_INET, socket.AF_INET6) and "%" not in address.address:
@@ -152,7 +153,7 @@ class CertificateKeeper:
         return made + [one.name for one in wanted if self._authority.keep(one, now)]
 
     async def run(self, renewed: Callable[[], None]) -> None:
-        """Look every hour."""
+        """Look every minute: the clock may be set, and the machine get another address."""
         while True:
             await asyncio.sleep(_KEEP_S)
             try:

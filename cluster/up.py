@@ -70,13 +70,13 @@ async def _started(settings: Settings, console: Console, asked: asyncio.Event) -
 
 
 def _introduce(platform: Platform, connection: Connection, settings: Settings, console: Console) -> None:
-    console.print(f"  API        {connection.api_url}/api/v1   (docs: {connection.api_url}/docs)", highlight=False)
     tls = " (TLS)" if connection.doors_trust else ""
+    console.print(f"  API        {connection.api_url}/api/v1   (docs: {connection.api_url}/docs)", highlight=False)
     console.print(f"  MQTT door  {connection.mqtt_host}:{connection.mqtt_port}{tls}", highlight=False)
     console.print(f"  HTTP door  {_http_door(connection)}", highlight=False)
-    own = {trust.file for trust in (connection.api_trust, connection.doors_trust) if trust and not trust.is_pin}
-    for file in own:
-        console.print(f"  clients    trust {file}   (curl --cacert, mosquitto_pub --cafile)", highlight=False)
+    for file in {trust.file for trust in (connection.api_trust, connection.doors_trust) if trust and not trust.is_pin}:
+        words = f"  clients    trust {file}   (curl --cacert, mosquitto_pub --cafile)"
+        console.print(words, highlight=False, soft_wrap=True)  # a path is there to be copied
     console.print(f"  logs       {settings.data_dir / 'log'}", highlight=False)
     if platform.first_token is not None:
         console.print(f"  administrator token, shown this once: [bold]{platform.first_token}[/bold]", highlight=False)

@@ -166,7 +166,7 @@ class Rest:
         try:
             response = await self._client.request(method, path, **options)
         except httpx.HTTPError as error:
-            raise Unavailable(f"the API does not answer {method} {path}: {type(error).__name__}") from error
+            raise Unavailable(f"the API does not answer {method} {path}: {str(error) or type(error).__name__}") from error
         if response.is_error:
             error_type = _ERRORS.get(response.status_code, InvalidInput)
             raise error_type(f"{method} {path} was answered {response.status_code}: {response.text[:500]}")
