@@ -6,6 +6,7 @@ API cannot be the supervisor. Each process hears answers to itself alone. Hosts 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -21,6 +22,7 @@ OBSERVER: Final = "observer"  # commands and measurements on the platform's own 
 
 HOSTS: Final = "host.*"  # among those who are answered: every host
 
+_HOST: Final = re.compile(r"host-[1-9][0-9]*")
 _STREAMS: Final = (READINGS_STREAM, ALARMS_STREAM, REJECTS_STREAM)
 _ANY_SHARD: Final = "shard.*"
 _ANY_ACTOR: Final = "actor.>"
@@ -30,7 +32,8 @@ _ANY_ACTOR: Final = "actor.>"
 class BusRights:
     """Of one process. `says` into streams and to whoever listens, questions too; `answers` to whom, by process.
 
-    `reads` a stream: how it stands, and single messages; `follows`: in order, as it grows; `keeps`: makes and empties it.
+    `reads` a stream: how it stands, and single messages; `follows`: in order, as it grows; `keeps`: makes it and
+    sets its limits; `empties`: deletes what nobody needs any more.
     """
 
     says: tuple[str, ...] = ()
@@ -39,6 +42,7 @@ class BusRights:
     reads: tuple[str, ...] = ()
     follows: tuple[str, ...] = ()
     keeps: tuple[str, ...] = ()
+    empties: tuple[str, ...] = ()
 
 
 _TAKEN_IN: Final = (*subjects.READINGS_SUBJECTS, *subjects.REJECTS_SUBJECTS, subjects.STREAM_SILENT)  # by an Intake
@@ -48,7 +52,7 @@ BUS_RIGHTS: Final[Mapping[str, BusRights]] = {
         says=(subjects.LOST, subjects.STORAGE, subjects.SHARDS_HELD, subjects.NOBODY, subjects.STREAM_SILENT),
         hears=(subjects.DIRECTORIES, subjects.HOST_ORDERS, subjects.HOST_HEARTBEATS, subjects.STREAM_SILENT),
         answers=(HOSTS, API),
-        reads=_STREAMS, keeps=_STREAMS,
+        reads=_STREAMS, keeps=_STREAMS, empties=_STREAMS,
     ),
     API: BusRights(
         says=(*_TAKEN_IN, subjects.DIRECTORY_CHANGED, subjects.HOST_ORDERS, subjects.LARGE_QUESTIONS, _ANY_SHARD, _ANY_ACTOR),
@@ -85,10 +89,18 @@ def host_rights(name: str) -> BusRights:
 
 
 def mailroom(process: str) -> str:
-    """The part of an inbox' subject that is one process' own."""
-    return process if process in BUS_RIGHTS else HOSTS.replace("*", process)
+    """The part of an inbox' subject that is one process' own. Raises ValueError for one that is not of the table."""
+    if process in BUS_RIGHTS:
+        return process
+    return HOSTS.replace("*", _host(process))
 
 
 def rights_of(process: str) -> BusRights:
-    """Of a process by its name; what is no name of the table is a host."""
-    return BUS_RIGHTS[process] if process in BUS_RIGHTS else host_rights(process)
+    """Of a process by its name. Raises ValueError for one that is not of the table."""
+    return BUS_RIGHTS[process] if process in BUS_RIGHTS else host_rights(_host(process))
+
+
+def _host(process: str) -> str:
+    if not _HOST.fullmatch(process):
+        raise ValueError(f"process {process!r} has no row: expected one of {', '.join(BUS_RIGHTS)}, or host-<number>")
+    return process

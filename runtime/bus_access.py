@@ -97,7 +97,8 @@ def permissions_of(process: str) -> tuple[list[str], list[str]]:
     for stream in rights.follows:
         says += _following(stream)
     for stream in rights.keeps:
-        says += (f"$JS.API.STREAM.{order}.{stream}" for order in ("CREATE", "UPDATE", "PURGE"))
+        says += (f"$JS.API.STREAM.{order}.{stream}" for order in ("CREATE", "UPDATE"))
+    says += (f"$JS.API.STREAM.PURGE.{stream}" for stream in rights.empties)
     return sorted(set(says)), sorted({*rights.hears, f"{_INBOX}.{mailroom(process)}.>"})
 
 

@@ -225,7 +225,9 @@ def test_no_process_of_ours_was_refused_anything_and_secrets_are_the_owners(plat
         assert path.stat().st_mode & 0o077 == 0, path
 
 
-def test_a_second_start_finds_the_same_authority_and_stops_clean(platform: RunningPlatform) -> None:
+def test_it_stops_clean_and_keeps_its_authority(platform: RunningPlatform) -> None:
     before = (platform.data_dir / "pki" / "ca.pem").read_bytes()
     assert platform.stop() == 0
+    for name in ("up.log", "api.log", "doors.log"):
+        assert "eof_received" not in platform.log(name)  # a library's word that is no fault
     assert (platform.data_dir / "pki" / "ca.pem").read_bytes() == before

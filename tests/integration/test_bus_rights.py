@@ -12,7 +12,7 @@ import nats
 import pytest
 
 from domain import subjects
-from domain.bus_rights import API, BUS_RIGHTS, DOORS, OBSERVER, QUERIES, SUPERVISOR, rights_of
+from domain.bus_rights import API, BUS_RIGHTS, DOORS, OBSERVER, QUERIES, SUPERVISOR, mailroom, rights_of
 from domain.errors import Unavailable
 from runtime.bus import Bus
 from runtime.bus_access import BusCertificate, CertificateAccess, wanted_by_process
@@ -163,6 +163,13 @@ def test_every_process_of_the_table_is_asked_and_a_host_speaks_in_its_own_name()
     assert set(MAY_SAY) == set(MAY_HEAR) == set(PROCESSES)
     assert "heartbeat.host.host-7" in rights_of("host-7").says
     assert "heartbeat.host.host-1" not in rights_of("host-7").says
+
+
+@pytest.mark.parametrize("name", ["audit-7", "host-", "host-0", "host-1.>", "host-*", "", "api.vitalgrid"])
+def test_who_is_not_of_the_table_has_no_rights(name):
+    for ask in (rights_of, mailroom):
+        with pytest.raises(ValueError, match="has no row"):
+            ask(name)
 
 
 async def test_each_can_do_its_work(guarded):
