@@ -22,6 +22,7 @@ from actors.host import Host, HostPolicy
 from domain import subjects
 from domain.messages import encode
 from runtime.bus import Bus
+from runtime.bus_access import BusKey
 from runtime.clock import SystemClock
 from runtime.garbage import look_seldom
 from runtime.lake import Lake
@@ -37,11 +38,11 @@ _PULSE: Final = "pulse"
 
 @dataclass(frozen=True, slots=True)
 class HostConfig:
-    """Everything a host process is told at its start. `nats_token` is a secret: never logged."""
+    """Everything a host process is told at its start. `bus_key` may be a secret: never logged."""
 
     name: str
     nats_url: str
-    nats_token: str = field(repr=False)
+    bus_key: BusKey = field(repr=False)
     lake_dir: Path
     snapshot_dir: Path
     policy: HostPolicy
@@ -66,7 +67,7 @@ class HostShell:
         """Connect, start the loops and the heartbeat; return the process id."""
         config = self._config
         clock = SystemClock()
-        bus = await Bus.connect(config.nats_url, config.nats_token, config.name)
+        bus = await Bus.connect(config.nats_url, config.bus_key, config.name)
         self._bus = bus
         self._host = Host(
             config.name,
@@ -124,7 +125,7 @@ class HostShell:
 
     async def _beats(self) -> None:
         config, host = self._config, self._held()
-        bus = await Bus.connect(config.nats_url, config.nats_token, f"{config.name}-heartbeat")
+        bus = await Bus.connect(config.nats_url, config.bus_key, f"{config.name}-heartbeat")
         while not self._stopping.is_set():
             with contextlib.suppress(OSError):
                 await bus.core_publish(subjects.host_heartbeat(config.name), encode(host.heartbeat()))

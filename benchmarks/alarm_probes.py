@@ -43,7 +43,8 @@ class AlarmProbes:
     _turns: int = 0
 
     async def connect(self) -> None:
-        self._clients = [DeviceClient(self.target.mqtt_host, self.target.mqtt_port, token) for token, _ in self.devices]
+        host, port, tls = self.target.mqtt_host, self.target.mqtt_port, self.target.doors_tls()
+        self._clients = [DeviceClient(host, port, token, tls=tls) for token, _ in self.devices]
         await asyncio.gather(*(client.connect() for client in self._clients))
 
     async def close(self) -> None:

@@ -28,6 +28,7 @@ from domain import subjects
 from domain.frames import decode_frame
 from domain.readings import ReadingBatch
 from runtime.bus import Bus
+from runtime.bus_access import TokenAccess
 from runtime.durable import fsync
 from runtime.follower import StreamMessage
 from runtime.nats_server import NatsServer
@@ -41,7 +42,7 @@ METRICS = 64  # the arrays hold one value for each handle and metric below this
 
 async def carry(frames: Sequence[bytes], folder: Path) -> float:
     """Seconds from the first frame published until every row is in a file on disk."""
-    server = NatsServer(folder / "nats", token=TOKEN)
+    server = NatsServer(folder / "nats", access=TokenAccess(TOKEN))
     url = await server.start()
     bus = await Bus.connect(url, TOKEN, "publisher")
     await bus.ensure_streams(max_stream_bytes=20 * 2**30, retention_s=3600, duplicate_window_s=120)

@@ -67,7 +67,8 @@ async def for_a_while(senders: list[Callable[[], Awaitable[None]]], seconds: flo
 
 async def mqtt(bench: Bench, target: Target, tokens: list[str], door: psutil.Process) -> None:
     before = door.memory_info().rss
-    clients = [DeviceClient(target.mqtt_host, target.mqtt_port, token, max_in_flight=IN_FLIGHT) for token in tokens]
+    host, port, tls = target.mqtt_host, target.mqtt_port, target.doors_tls()
+    clients = [DeviceClient(host, port, token, tls=tls, max_in_flight=IN_FLIGHT) for token in tokens]
     for start in range(0, len(clients), 100):
         await asyncio.gather(*(client.connect() for client in clients[start : start + 100]))
     bench.note(

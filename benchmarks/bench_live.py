@@ -149,7 +149,7 @@ async def measure(bench: Bench, target: Target, connection: Connection) -> None:
         registered = await rest.register(manifest)
     fleet = Gateways(target, senders_of(manifest, registered, MONITORS), MONITORS, in_flight=4)
     critical = AlarmProbes(target, probes_of(manifest, registered), every_s=0.5 if bench.quick else 2.0)
-    bus = await Bus.connect(target.nats_url or "", target.nats_token or "", "benchmark")
+    bus = await Bus.connect(target.nats_url or "", target.bus_key or "", "benchmark")
     await asyncio.gather(fleet.connect(), critical.connect())
     hospitals = [hospital.hospital_id for hospital in manifest.hospitals]
     tasks = [asyncio.create_task(fleet.pace(rate, 2 * seconds + 20)), asyncio.create_task(critical.watch(hospitals))]

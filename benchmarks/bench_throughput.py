@@ -40,7 +40,8 @@ async def prepared(target: Target, gateways: int, seconds: int) -> tuple[list[De
     manifest = manifest_of(min(HOSPITALS, gateways), gateways, target.region_id)
     async with Rest(target) as rest:
         senders = senders_of(manifest, await rest.register(manifest))
-    clients = [DeviceClient(target.mqtt_host, target.mqtt_port, s.token, max_in_flight=IN_FLIGHT) for s in senders]
+    host, port, tls = target.mqtt_host, target.mqtt_port, target.doors_tls()
+    clients = [DeviceClient(host, port, sender.token, tls=tls, max_in_flight=IN_FLIGHT) for sender in senders]
     await asyncio.gather(*(client.connect() for client in clients))
     rng = np.random.default_rng(SEED)
     start_us = int((time.time() - seconds) * 1e6)

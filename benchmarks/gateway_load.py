@@ -61,9 +61,9 @@ class Gateways:
         self._load = load
         self._in_flight = in_flight
         self._rng = np.random.default_rng(seed)
+        host, port, tls = target.mqtt_host, target.mqtt_port, target.doors_tls()
         self.all = [
-            Gateway(sender, DeviceClient(target.mqtt_host, target.mqtt_port, sender.token, max_in_flight=in_flight))
-            for sender in senders
+            Gateway(sender, DeviceClient(host, port, sender.token, tls=tls, max_in_flight=in_flight)) for sender in senders
         ]
 
         self.under_way = asyncio.Event()  # the schedule of `pace` has begun
@@ -186,8 +186,8 @@ class Watched:
 
     async def run(self) -> None:
         assert self._target.nats_url is not None
-        assert self._target.nats_token is not None
-        self._bus = bus = await Bus.connect(self._target.nats_url, self._target.nats_token, "benchmark")
+        assert self._target.bus_key is not None
+        self._bus = bus = await Bus.connect(self._target.nats_url, self._target.bus_key, "benchmark")
         try:
             await bus.core_subscribe(subjects.HOST_HEARTBEATS, self._hear)
             while True:

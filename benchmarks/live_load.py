@@ -66,7 +66,8 @@ async def _sent_until(data_dir: Path, token: str, gateways: int, flows: Event, e
     manifest = manifest_of(min(HOSPITALS, gateways), gateways, target.region_id)
     async with Rest(target) as rest:
         senders = senders_of(manifest, await rest.register(manifest))
-    clients = [DeviceClient(target.mqtt_host, target.mqtt_port, sender.token) for sender in senders]
+    tls = target.doors_tls()
+    clients = [DeviceClient(target.mqtt_host, target.mqtt_port, sender.token, tls=tls) for sender in senders]
     await asyncio.gather(*(client.connect() for client in clients))
     tasks = [
         asyncio.create_task(_one(client, sender, flows, ends, sent)) for client, sender in zip(clients, senders, strict=True)

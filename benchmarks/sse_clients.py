@@ -81,11 +81,13 @@ class Screens:
 
     async def open(self, paths: Sequence[str]) -> None:
         address = urlsplit(self.target.api_url)
-        loop = asyncio.get_running_loop()
+        loop, tls = asyncio.get_running_loop(), self.target.api_trust and self.target.api_trust.context()
         made = [SseClient(f"/api/v1{path}", self.target.token, address.netloc) for path in paths]
         for start in range(0, len(made), _AT_ONCE):
             some = made[start : start + _AT_ONCE]
-            await asyncio.gather(*(loop.create_connection(lambda c=c: c, address.hostname, address.port) for c in some))  # type: ignore[misc]
+            await asyncio.gather(
+                *(loop.create_connection(lambda c=c: c, address.hostname, address.port, ssl=tls) for c in some)
+            )  # type: ignore[misc]
             await asyncio.gather(*(client.opened for client in some))
         self.all += made
 

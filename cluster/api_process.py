@@ -14,9 +14,10 @@ from api.services import Services, WebhookTarget
 from api.sign_in import SignInRules
 from cluster.connection import Connection, first_password_file
 from cluster.doors_process import intake_limits
+from cluster.pki import API, listener_tls
 from cluster.processes import tell_ready, until_ended
 from cluster.serving import serving
-from domain import subjects
+from domain import bus_rights, subjects
 from domain.instants import US_PER_S
 from runtime.bus import Bus
 from runtime.callers import SqlCallers
@@ -31,7 +32,6 @@ from runtime.log_store import LogReader
 from runtime.password_hashes import PasswordHashes
 from runtime.priority import share_finely
 from runtime.reading_store import ReadingStore
-from runtime.security_profile import SecurityProfile
 from runtime.settings import SecuritySettings, Settings, WebhookSettings
 from runtime.soft_keys import SoftKeys
 from runtime.sql.engine import open_engine
@@ -52,7 +52,7 @@ async def main() -> None:
     settings = Settings()
     configure_logging(settings.log_level, settings.log_format)
     connection = Connection.load(settings.data_dir)
-    bus = await Bus.connect(connection.nats_url, connection.nats_token, "api")
+    bus = await Bus.connect(connection.nats_url, connection.bus_key(bus_rights.API), "api")
     engine = open_engine(settings.sql_url)
     lake = await asyncio.to_thread(Lake, settings.lake_dir)
     clock = SystemClock()
@@ -64,17 +64,18 @@ async def main() -> None:
     rules = _sign_in_rules(settings.security)
     callers = SqlCallers(engine, settings.region_id, clock, rules.session)
     await bus.core_subscribe(subjects.SESSIONS_CHANGED, lambda payload, _subject: callers.forget(payload.decode()))
+    tls = listener_tls(settings, API)
     services = Services(
         engine=engine, bus=bus, lake=lake, readings=ReadingStore(lake, bus, range(settings.shards)),
         large_readings=LargeReadings(bus), intake=intake, clock=clock, callers=callers,
         region_id=settings.region_id, shards=settings.shards, log=LogReader(settings.audit_dir),
         passwords=PasswordHashes(SoftKeys(settings.keys_dir), iterations=settings.security.password_iterations),
-        over_tls=settings.security.profile is SecurityProfile.STANDARD,
+        over_tls=tls is not None,
         sign_in_rules=rules, first_password_file=first_password_file(settings.data_dir),
         webhook=_webhook(settings.webhook),
         scenarios=ScenarioRuns(Path("reports"), settings.data_dir, clock),
     )  # fmt: skip
-    async with serving(create_app(services), settings.api.host, settings.api.port) as port:
+    async with serving(create_app(services), settings.api.host, settings.api.port, tls=tls) as port:
         look_seldom()
         tell_ready(port=port)
         logger.info("API open", extra={"port": port})

@@ -13,6 +13,7 @@ import uvloop
 
 from cluster.connection import Connection
 from cluster.processes import tell_ready, until_ended
+from domain import bus_rights
 from domain.log_entries import SALT_BYTES
 from runtime.bus import Bus
 from runtime.clock import SystemClock
@@ -32,7 +33,7 @@ async def main() -> None:
     settings = Settings()
     configure_logging(settings.log_level, settings.log_format)
     connection = Connection.load(settings.data_dir)
-    bus = await Bus.connect(connection.nats_url, connection.nats_token, "audit")
+    bus = await Bus.connect(connection.nats_url, connection.bus_key(bus_rights.AUDIT), "audit")
     signer = LogSigner(SoftKeys(settings.keys_dir), settings.audit_origin)
 
     def open_log() -> LogKeeper:

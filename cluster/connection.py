@@ -8,24 +8,34 @@ from typing import Final
 import msgspec
 
 from domain.errors import Unavailable
+from runtime.bus_access import BusCertificate, BusKey, wanted_by_process
+from runtime.certificates import Authority
 from runtime.durable import write_secret
+from runtime.tls import Trust
 
 _FILE: Final = "run.json"
 _SECRETS: Final = Path("secrets")
 
 
 class Connection(msgspec.Struct, frozen=True):
-    """Where everything is. Holds the bus token: never logged, file mode 0600."""
+    """Where everything is. Holds the bus token, if there is one: never logged, file mode 0600."""
 
     pid: int
     nats_url: str
-    nats_token: str
+    nats_token: str  # empty where each process has a certificate, in `pki_dir`
     api_url: str = ""
     mqtt_host: str = ""
     mqtt_port: int = 0
     http_port: int = 0
+    api_trust: Trust | None = None  # by what the API is known; None: it speaks plain
+    doors_trust: Trust | None = None
+    pki_dir: str = ""
     host_pids: dict[str, int] = {}
     process_pids: dict[str, int] = {}
+
+    def bus_key(self, process: str) -> BusKey:
+        """How `process` (of `domain.bus_rights`) proves to the bus who it is."""
+        return bus_key(Authority(Path(self.pki_dir)), process) if self.pki_dir else self.nats_token
 
     def save(self, data_dir: Path) -> None:
         """Write atomically, so that a reader sees the old file or the new one."""
@@ -41,6 +51,11 @@ class Connection(msgspec.Struct, frozen=True):
         if not Path(f"/proc/{connection.pid}").exists():
             raise Unavailable(f"the platform of {data_dir} is not running any more: start it with `vitalgrid up`")
         return connection
+
+
+def bus_key(authority: Authority, process: str) -> BusCertificate:
+    """The certificate of a process, which is made by `cluster.pki`."""
+    return BusCertificate(process, str(authority.file_of(wanted_by_process(process).name)), str(authority.file))
 
 
 def forget_connection(data_dir: Path) -> None:

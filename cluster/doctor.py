@@ -19,8 +19,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from enum import StrEnum
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Final
@@ -33,6 +32,8 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from cluster.connection import Connection
+from cluster.doctor_certificates import certificates
+from cluster.findings import Finding, Level, ok
 from cluster.storage_keeping import places_of
 from domain.errors import VitalgridError
 from domain.instants import US_PER_S, from_us
@@ -52,29 +53,9 @@ _PINNED: Final = re.compile(r"^([a-z0-9][a-z0-9._-]*)==([^ ;\\]+)", re.MULTILINE
 _FSYNC_ROUNDS: Final = 20
 
 
-class Level(StrEnum):
-    OK = "ok"
-    WARNING = "warning"
-    PROBLEM = "problem"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check found. `mend` says what to do about it; None where nothing is wrong."""
-
-    check: str
-    level: Level
-    says: str
-    mend: str | None = None
-
-
 def examine(settings: Settings) -> list[Finding]:
     """Look at everything the platform needs of this machine, in the order in which it will need it."""
     return [finding for check in CHECKS for finding in check(settings)]
-
-
-def ok(check: str, says: str) -> Finding:
-    return Finding(check, Level.OK, says)
 
 
 def python(_: Settings) -> Iterator[Finding]:
@@ -369,7 +350,7 @@ def cryptography(_: Settings) -> Iterator[Finding]:
 
 CHECKS: Final[tuple[Callable[[Settings], Iterator[Finding]], ...]] = (
     python, libraries, nats_server, ports, disk, storage, fsync, memory, cores, open_files, shared_memory, clock, time_zones,
-    database, security, cryptography,
+    database, security, certificates, cryptography,
 )  # fmt: skip
 
 _COLOURS: Final = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red"}

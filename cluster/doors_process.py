@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from typing import Any, Final
 
 import msgspec
 import uvloop
 
 from cluster.connection import Connection
+from cluster.pki import DOORS, listener_tls
 from cluster.processes import tell_ready, until_ended
 from cluster.serving import serving
-from domain import subjects
+from domain import bus_rights, subjects
 from gateways.http_door import http_door
 from gateways.mqtt_door import MqttDoor, MqttLimits
 from runtime.admission import Admission
@@ -43,7 +43,7 @@ async def main() -> None:
     settings = Settings()
     configure_logging(settings.log_level, settings.log_format)
     connection = Connection.load(settings.data_dir)
-    bus = await Bus.connect(connection.nats_url, connection.nats_token, "doors")
+    bus = await Bus.connect(connection.nats_url, connection.bus_key(bus_rights.DOORS), "doors")
     engine = open_engine(settings.sql_url)
     identities = SqlIdentities(engine)
     places = asyncio.create_task(identities.keep_places(), name="places")
@@ -54,8 +54,8 @@ async def main() -> None:
     )
     await bus.core_subscribe(subjects.STORAGE, lambda payload, _subject: intake.heed(of_stream(payload)))
     doors = settings.doors
-    tls = _tls(doors)
-    mqtt = MqttDoor(identities, intake, SystemClock(), limits=_mqtt_limits(doors), tls=tls)
+    tls = listener_tls(settings, DOORS)
+    mqtt = MqttDoor(identities, intake, SystemClock(), limits=_mqtt_limits(doors), tls=tls.context if tls else None)
     http = http_door(identities, intake, SystemClock(), StreamReceipts(bus), doors.max_payload_bytes)
 
     def directory_changed(_payload: bytes, _subject: str) -> None:
@@ -93,15 +93,6 @@ def intake_limits(settings: IntakeSettings) -> IntakeLimits:
 
 def _mqtt_limits(settings: DoorSettings) -> MqttLimits:
     return MqttLimits(settings.max_payload_bytes, settings.max_connections, settings.max_in_flight)
-
-
-def _tls(settings: DoorSettings) -> ssl.SSLContext | None:
-    if settings.tls_cert_file is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file)
-    return context
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from rich.table import Table
 from cluster.connection import Connection
 from cluster.run_target import settings_of, some_platform
 from cluster.run_view import RunView, wide_console
-from domain import subjects
+from domain import bus_rights, subjects
 from domain.alarms import INTENDED_USE
 from domain.errors import InvalidInput
 from runtime.bus import Bus
@@ -61,7 +61,7 @@ def record(
 
 async def _record(settings: Settings, out: Path, hospital: str | None, seconds: float) -> list[Recorded]:
     connection = Connection.load(settings.data_dir)
-    bus = await Bus.connect(connection.nats_url, connection.nats_token, "fleet record")
+    bus = await Bus.connect(connection.nats_url, connection.bus_key(bus_rights.OBSERVER), "fleet record")
     recorder = Recorder(hospital)
     try:
         state = await bus.stream_state(subjects.READINGS_STREAM)

@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import logging
 import os
-import secrets
 from collections.abc import Callable
 from typing import IO, Final
 
@@ -23,15 +22,19 @@ from cluster.connection import Connection, forget_connection
 from cluster.dedications import Dedications
 from cluster.first_start import FirstCredentials, prepare_accounts
 from cluster.host_orders import HostOrders
+from cluster.pki import API, DOORS, CertificateKeeper, authority_of, in_url, reachable, trust_in
 from cluster.processes import ChildProcess
 from cluster.ray_hosts import RayLauncher, start_ray, stop_ray
 from cluster.storage_keeping import StorageKeeper, places_of
 from cluster.stream_beginnings import lead_on_streams, stream_beginnings, taken_of_streams
 from cluster.supervisor import Supervisor
 from domain import subjects
+from domain.bus_rights import SUPERVISOR
 from domain.errors import Conflict, StorageFull, VitalgridError
 from domain.messages import StorageLevel, encode
 from runtime.bus import Bus
+from runtime.bus_access import BusKey, TokenAccess
+from runtime.clock import SystemClock
 from runtime.lake import Lake
 from runtime.nats_server import NatsServer
 from runtime.settings import Settings
@@ -64,9 +67,10 @@ class Platform:
         self._data_dir = settings.data_dir.resolve()
         self._snapshot_dir = self._data_dir / "snapshots"
         self._log_dir = self._data_dir / "log"
-        self._bus_token = secrets.token_urlsafe(32)
+        self._certificates = CertificateKeeper(settings, SystemClock())
+        self._bus_access = self._certificates.bus_access()
         self._nats = NatsServer(
-            self._data_dir / "nats", token=self._bus_token, port=settings.bus.port,
+            self._data_dir / "nats", access=self._bus_access, port=settings.bus.port,
             max_file_store_bytes=2 * settings.bus.max_stream_bytes + 2**30,
         )  # fmt: skip
         self._storage = StorageWatch(places_of(settings), settings.storage.reserve_bytes)
@@ -98,9 +102,11 @@ class Platform:
     async def _start(self) -> None:
         settings = self.settings
         await self._check_storage()
+        if "authority" in await asyncio.to_thread(self._certificates.look):
+            self._say("made an authority for certificates of its own, as this is a first start")
         self._say("starting the bus (nats-server, fsync on every message)")
         await self._nats.start()
-        self._bus = await Bus.connect(self._nats.url, self._bus_token, "supervisor")
+        self._bus = await Bus.connect(self._nats.url, self._bus_key(SUPERVISOR), "supervisor")
         self._say("opening the stores (business database, lake)")
         self._engine = open_engine(settings.sql_url)
         await asyncio.to_thread(self._open_stores, self._engine)
@@ -132,6 +138,7 @@ class Platform:
         self._tasks = [
             asyncio.create_task(self._keep_bus(), name="keep nats-server"),
             asyncio.create_task(self._keep_ray(), name="keep Ray"),
+            asyncio.create_task(self._certificates.run(self._nats.reload), name="keep certificates"),
             asyncio.create_task(dedications.run(self.supervisor), name="watch dedications"),
             asyncio.create_task(self._keep_remembering(), name="remember pids"),
             asyncio.create_task(StorageKeeper(self._bus, self._storage, self._nats.stop).run(), name="watch storage"),
@@ -185,10 +192,19 @@ class Platform:
         migrate(engine)
         self.first = prepare_accounts(engine, self.settings)
 
+    def _bus_key(self, process: str) -> BusKey:
+        """How a process is to prove to the bus who it is; it is let in from now on."""
+        if isinstance(self._bus_access, TokenAccess):
+            return self._bus_access.token
+        key = self._certificates.let_in(process)
+        if self._bus_access.let_in(process):
+            self._nats.reload()
+        return key
+
     def _host_config(self, name: str) -> HostConfig:
         settings = self.settings
         return HostConfig(
-            name=name, nats_url=self._nats.url, nats_token=self._bus_token,
+            name=name, nats_url=self._nats.url, bus_key=self._bus_key(name),
             lake_dir=settings.lake_dir.resolve(), snapshot_dir=self._snapshot_dir,
             policy=HostPolicy(
                 turn_readings=settings.hosts.turn_readings, flush_interval_s=settings.lake.flush_interval_s,
@@ -210,13 +226,24 @@ class Platform:
         doors = self._children["doors"].told if "doors" in self._children else {}
         api = self._children["api"].told if "api" in self._children else {}
         assert self.supervisor is not None
+        settings = self.settings
         self.connection = Connection(
-            pid=os.getpid(), nats_url=self._nats.url, nats_token=self._bus_token,
-            api_url=f"http://{self.settings.api.host}:{api['port']}" if api else "",
-            mqtt_host=self.settings.doors.host, mqtt_port=doors.get("mqtt_port", 0), http_port=doors.get("http_port", 0),
-            host_pids=self.supervisor.host_pids, process_pids=self._process_pids(),
+            pid=os.getpid(), nats_url=self._nats.url, **self._bus_keys(),
+            api_url=self._api_url(api["port"]) if api else "", api_trust=trust_in(settings, API),
+            mqtt_host=reachable(settings.doors.host), mqtt_port=doors.get("mqtt_port", 0), http_port=doors.get("http_port", 0),
+            doors_trust=trust_in(settings, DOORS), host_pids=self.supervisor.host_pids, process_pids=self._process_pids(),
         )  # fmt: skip
         self.connection.save(self._data_dir)
+
+    def _bus_keys(self) -> dict[str, str]:
+        """Where `Connection.bus_key` finds them."""
+        if isinstance(self._bus_access, TokenAccess):
+            return {"nats_token": self._bus_access.token}
+        return {"nats_token": "", "pki_dir": str(authority_of(self.settings).file.parent)}
+
+    def _api_url(self, port: int) -> str:
+        scheme = "http" if trust_in(self.settings, API) is None else "https"
+        return f"{scheme}://{in_url(reachable(self.settings.api.host))}:{port}"
 
     def _process_pids(self) -> dict[str, int]:
         return {name: child.pid for name, child in self._children.items()} | {"nats-server": self._nats.pid or 0}

@@ -20,11 +20,12 @@ def ask(target: Target, method: str, path: str, body: Any = None, *, reason: str
     headers = {"Authorization": f"Bearer {target.token}", "X-Reason": reason}
     try:
         answer = httpx.request(
-            method, f"{target.api_url}/api/v1{path}", headers=headers, json=body, timeout=_TIMEOUT_S, trust_env=False
-        )
+            method, f"{target.api_url}/api/v1{path}", headers=headers, json=body, timeout=_TIMEOUT_S, trust_env=False,
+            verify=target.api_tls(),
+        )  # fmt: skip
         said = answer.json()
     except (httpx.HTTPError, ValueError) as error:
-        raise Unavailable(f"the API at {target.api_url} does not answer: {type(error).__name__}") from error
+        raise Unavailable(f"the API at {target.api_url} does not answer: {str(error) or type(error).__name__}") from error
     if answer.is_success:
         assert isinstance(said, dict)
         return said

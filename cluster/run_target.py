@@ -13,13 +13,16 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from cluster.connection import Connection, admin_token_file
+from domain import bus_rights
 from domain.errors import InvalidInput, Unauthenticated, Unavailable
 from runtime.settings import Settings
+from runtime.tls import Trust
 from scenarios.rest import Rest
 from scenarios.target import Target
 
 _START_DEADLINE_S: Final = 120.0
 _STOP_DEADLINE_S: Final = 60.0
+_SCHEMES: Final = {"http": "mqtt", "https": "mqtts"}  # of the API, and of a door beside it
 
 
 def settings_of(data_dir: Path | None) -> Settings:
@@ -40,23 +43,35 @@ def local_target(settings: Settings, token: str | None = None) -> Target:
         region_id=settings.region_id,
         data_dir=settings.data_dir.resolve(),
         nats_url=connection.nats_url,
-        nats_token=connection.nats_token,
+        bus_key=connection.bus_key(bus_rights.OBSERVER),
+        api_trust=connection.api_trust,
+        doors_trust=connection.doors_trust,
         pids=lambda: _pids(settings.data_dir),
     )
 
 
-def remote_target(api_url: str, token: str | None, mqtt: str | None, region_id: str) -> Target:
-    """A platform elsewhere: its ledger, hosts and processes are out of reach, so those figures are not measured."""
+def remote_target(api_url: str, token: str | None, mqtt: str | None, region_id: str, ca: Path | None = None) -> Target:
+    """A platform elsewhere: its ledger, hosts and processes are out of reach, so those figures are not measured.
+
+    Its certificates are verified with the authority in `ca`, or those of this machine. The door speaks TLS as the API
+    does, unless `mqtt` says otherwise.
+    """
     token = token or os.environ.get("VITALGRID_TOKEN")
     if not token:
         raise Unauthenticated("--against needs a token: give --token or set VITALGRID_TOKEN")
     parts = urlsplit(api_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InvalidInput(f"--against {api_url!r} is no address: expected http://host:port")
-    host, _, port = (mqtt or f"{parts.hostname}:1883").rpartition(":")
-    if not host or not port.isdecimal():
-        raise InvalidInput(f"--mqtt {mqtt!r} is no address: expected host:port")
-    return Target(api_url.rstrip("/"), token, host, int(port), region_id)
+    if parts.scheme not in _SCHEMES or not parts.hostname:
+        raise InvalidInput(f"--against {api_url!r} is no address: expected https://host:port")
+    scheme, separator, address = (mqtt or f"{parts.hostname}:1883").rpartition("://")
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or (separator and scheme not in ("mqtt", "mqtts")):
+        raise InvalidInput(f"--mqtt {mqtt!r} is no address: expected host:port, mqtt://host:port or mqtts://host:port")
+    trust = Trust(str(ca.resolve()) if ca is not None else "")
+    doors_speak_tls = (scheme or _SCHEMES[parts.scheme]) == "mqtts"
+    return Target(
+        api_url.rstrip("/"), token, host.strip("[]"), int(port), region_id,
+        api_trust=trust if parts.scheme == "https" else None, doors_trust=trust if doors_speak_tls else None,
+    )  # fmt: skip
 
 
 @contextlib.asynccontextmanager

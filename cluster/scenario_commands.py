@@ -49,7 +49,10 @@ def run_scenario(  # noqa: PLR0913, PLR0917 (options of a command)
     name: Annotated[str, typer.Argument(help="One of `scenario list`, or a .toml file.")],
     assign: Annotated[list[str] | None, typer.Option("--set", help="Override, such as fleet.devices=5000.")] = None,
     against: Annotated[str | None, typer.Option(help="API address of a platform elsewhere.")] = None,
-    mqtt: Annotated[str | None, typer.Option(help="MQTT door of that platform, host:port (default: its port 1883).")] = None,
+    mqtt: Annotated[
+        str | None, typer.Option(help="MQTT door of that platform, [mqtts://]host:port (default: port 1883).")
+    ] = None,
+    ca: Annotated[Path | None, typer.Option(help="Authority of that platform's certificates, its pki/ca.pem.")] = None,
     token: Token = None,
     data_dir: DataDir = None,
     reports: Reports = Path("reports"),
@@ -66,17 +69,17 @@ def run_scenario(  # noqa: PLR0913, PLR0917 (options of a command)
         raise typer.Exit(ExitCode.USAGE) from None
     folder = reports / (run_id or new_run_id(name, SystemClock().now_us()))
     settings = settings_of(data_dir)
-    report = asyncio.run(_play(name, story, settings, (against, mqtt, token), folder))
+    elsewhere = remote_target(against, token, mqtt, settings.region_id, ca) if against is not None else None
+    report = asyncio.run(_play(name, story, settings, elsewhere, token, folder))
     show_report(_console, report, str(folder / "report.html"))
     raise typer.Exit(exit_code(report.verdict))
 
 
 async def _play(
-    name: str, story: Scenario, settings: Settings, elsewhere: tuple[str | None, str | None, str | None], folder: Path
-) -> Report:
-    against, mqtt, token = elsewhere
-    if against is not None:
-        return await _played(name, story, remote_target(against, token, mqtt, settings.region_id), folder)
+    name: str, story: Scenario, settings: Settings, elsewhere: Target | None, token: str | None, folder: Path
+) -> Report:  # fmt: skip
+    if elsewhere is not None:
+        return await _played(name, story, elsewhere, folder)
     async with some_platform(settings, token) as (target, is_own):
         if is_own:
             _console.print("no platform was running here: one was started for this run", highlight=False)

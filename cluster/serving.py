@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import ssl
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import uvicorn
+
+from runtime.tasks import end
+from runtime.tls import TakenUp
 
 _SHUTDOWN_S: Final = 5
 _HEADER_BYTES: Final = 16_384
 
 
 @contextlib.asynccontextmanager
-async def serving(app: Any, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+async def serving(app: Any, host: str, port: int, *, tls: TakenUp | None = None) -> AsyncIterator[int]:
     """Serve `app` while the context is open; yields the port (a free one when `port` is 0).
 
     The listening socket is bound at once, so the port is known before the first request. Raises OSError when it is
-    taken.
+    taken. A certificate that is renewed meanwhile is taken up.
     """
     listener = _bind(host, port)
     config = uvicorn.Config(
@@ -36,11 +38,12 @@ async def serving(app: Any, host: str, port: int, *, tls: ssl.SSLContext | None 
         h11_max_incomplete_event_size=_HEADER_BYTES,
     )
     config.load()
-    config.ssl = tls
+    config.ssl = tls.context if tls is not None else None
     server = uvicorn.Server(config)
     # signals are handled by `cluster.processes.until_ended`, not by uvicorn
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
     task = asyncio.create_task(server.serve(sockets=[listener]), name=f"serve {host}:{port}")
+    keeping = asyncio.create_task(tls.keep(), name="keep TLS") if tls is not None else None
     try:
         while not server.started:
             if task.done():
@@ -49,6 +52,7 @@ async def serving(app: Any, host: str, port: int, *, tls: ssl.SSLContext | None 
             await asyncio.sleep(0.01)
         yield listener.getsockname()[1]
     finally:
+        await end(keeping)
         server.should_exit = True
         await task
 

@@ -29,7 +29,6 @@ from runtime.sql.alarm_projection import position_of
 logger = logging.getLogger(__name__)
 
 _FILLERS_AT_ONCE: Final = 256
-_FILLER: Final = "reading.lost"  # a subject that nobody follows
 
 
 def stream_beginnings(lake: Lake, snapshots: SnapshotStore, engine: Engine, audit_dir: Path) -> dict[str, int]:
@@ -84,4 +83,4 @@ async def lead_on_streams(bus: Bus, taken: Mapping[str, int]) -> list[str]:
 async def _fill(bus: Bus, last: int, until: int) -> None:
     for start in range(last + 1, until + 1, _FILLERS_AT_ONCE):
         numbers = range(start, min(start + _FILLERS_AT_ONCE, until + 1))
-        await asyncio.gather(*(bus.publish(_FILLER, b"", f"lost-{until}-{number}") for number in numbers))
+        await asyncio.gather(*(bus.publish(subjects.LOST, b"", f"lost-{until}-{number}") for number in numbers))

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from cluster.connection import Connection, admin_token_file, first_password_file
 from cluster.first_start import FirstCredentials
+from cluster.pki import in_url
 from cluster.platform import Platform
 from domain.alarms import INTENDED_USE
 from runtime.settings import Settings
@@ -71,10 +72,14 @@ async def _started(settings: Settings, console: Console, asked: asyncio.Event) -
 
 
 def _introduce(platform: Platform, connection: Connection, settings: Settings, console: Console) -> None:
+    tls = " (TLS)" if connection.doors_trust else ""
     console.print(f"  API        {connection.api_url}/api/v1", highlight=False)
     console.print(f"  sign in    {connection.api_url}/login", highlight=False)
-    console.print(f"  MQTT door  {connection.mqtt_host}:{connection.mqtt_port}", highlight=False)
-    console.print(f"  HTTP door  http://{connection.mqtt_host}:{connection.http_port}", highlight=False)
+    console.print(f"  MQTT door  {connection.mqtt_host}:{connection.mqtt_port}{tls}", highlight=False)
+    console.print(f"  HTTP door  {_http_door(connection)}", highlight=False)
+    for file in {trust.file for trust in (connection.api_trust, connection.doors_trust) if trust and not trust.is_pin}:
+        words = f"  clients    trust {file}   (curl --cacert, mosquitto_pub --cafile)"
+        console.print(words, highlight=False, soft_wrap=True)  # a path is there to be copied
     console.print(f"  logs       {settings.data_dir / 'log'}", highlight=False)
     _tell_first(platform.first, settings, console)
     console.print(f"  {INTENDED_USE}", style="yellow", highlight=False)
@@ -87,6 +92,11 @@ def _tell_first(first: FirstCredentials, settings: Settings, console: Console) -
     if first.token is not None:
         console.print(f"  administrator token, shown this once: [bold]{first.token}[/bold]", highlight=False)
     console.print(f"  (this machine's commands read it from {admin_token_file(settings.data_dir)})", highlight=False)
+
+
+def _http_door(connection: Connection) -> str:
+    scheme = "https" if connection.doors_trust else "http"
+    return f"{scheme}://{in_url(connection.mqtt_host)}:{connection.http_port}"
 
 
 async def _stopped(platform: Platform, console: Console) -> None:

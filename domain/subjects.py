@@ -17,6 +17,8 @@ ALARMS_SUBJECTS: Final = ("alarm.>",)
 REJECTS_SUBJECTS: Final = ("reject.>",)
 AUDIT_SUBJECTS: Final = ("audit.*",)
 
+LOST: Final = "reading.lost"  # in place of messages that were lost; followed by nobody
+
 READING: Final = "reading"
 CONTROL: Final = "control"
 _MAILBOX_TOKENS: Final = 5

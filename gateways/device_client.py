@@ -324,17 +324,20 @@ class _Link(asyncio.Protocol):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Send readings once: `python -m gateways.device_client --port 1883 --token … --reading heart_rate=72`."""
+    """Send readings once: `python -m gateways.device_client --token … --reading heart_rate=72`, with `--ca FILE` by TLS."""
     parser = argparse.ArgumentParser(prog="python -m gateways.device_client", description="Send readings as a device.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=1883)
     parser.add_argument("--token", required=True)
+    parser.add_argument("--ca", metavar="FILE", help="speak TLS with a door whose authority this is, such as var/pki/ca.pem")
     parser.add_argument("--reading", action="append", required=True, metavar="METRIC=VALUE[UNIT]", help="may be repeated")
     given = parser.parse_args(arguments)
     refusals: list[dict[str, str]] = []
     try:
-        asyncio.run(_send(given.host, given.port, given.token, [_reading(text) for text in given.reading], refusals))
-    except (Unauthenticated, Unavailable, ValueError) as error:
+        tls = ssl.create_default_context(cafile=given.ca) if given.ca else None
+        client = DeviceClient(given.host, given.port, given.token, tls=tls, on_error=refusals.append)
+        asyncio.run(_send(client, [_reading(text) for text in given.reading]))
+    except (Unauthenticated, Unavailable, ValueError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     for refusal in refusals:
@@ -344,8 +347,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if refusals else 0
 
 
-async def _send(host: str, port: int, token: str, readings: list[dict[str, Any]], refusals: list[dict[str, str]]) -> None:
-    client = DeviceClient(host, port, token, on_error=refusals.append)
+async def _send(client: DeviceClient, readings: list[dict[str, Any]]) -> None:
     await client.connect()
     await client.publish_readings(readings)
     await client.close()

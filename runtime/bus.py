@@ -11,7 +11,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import msgspec
 import nats
@@ -26,7 +26,9 @@ from nats.js.errors import APIError, BadRequestError, NotFoundError
 from domain import errors, subjects
 from domain.errors import Unavailable, VitalgridError
 from runtime.batches import NewMessage, NotAcknowledged, batches_of, publish_batch
+from runtime.bus_access import BusKey
 from runtime.follower import Follower, StreamMessage
+from runtime.tls import TakenUp
 
 logger = logging.getLogger(__name__)
 
@@ -70,13 +72,13 @@ class Bus:
         self._answers: set[asyncio.Task[None]] = set()
 
     @classmethod
-    async def connect(cls, url: str, token: str, name: str) -> Self:
+    async def connect(cls, url: str, key: BusKey, name: str) -> Self:
         """Connect as `name` (shown by the server's monitoring). Raises Unavailable when nobody listens at `url`."""
         transitions = _Transitions(name)
         try:
             client = await nats.connect(
                 url,
-                token=token,
+                **_proof(key, transitions),
                 name=name,
                 max_reconnect_attempts=-1,
                 reconnect_time_wait=0.25,
@@ -350,8 +352,19 @@ def _ipc_bytes(table: pa.Table) -> bytes:
     return bytes(sink.getvalue())
 
 
+def _proof(key: BusKey, transitions: _Transitions) -> dict[str, Any]:
+    """What nats-py wants to be told to prove who we are."""
+    if isinstance(key, str):
+        return {"token": key}
+    transitions.tls = key.taken_up()
+    return {"tls": transitions.tls.context, "tls_handshake_first": True, "inbox_prefix": key.inbox}
+
+
 async def _log_client_error(error: Exception) -> None:
-    logger.debug("bus client error: %s", type(error).__name__)
+    if "permissions violation" in str(error):
+        logger.error("the bus refused what is not this process' own: %s", error)
+    else:
+        logger.debug("bus client error: %s", type(error).__name__)
 
 
 class _Transitions:
@@ -360,10 +373,13 @@ class _Transitions:
     def __init__(self, name: str) -> None:
         self._name = name
         self.is_closing = False
+        self.tls: TakenUp | None = None
 
     async def down(self) -> None:
         if self.is_closing:
             return
+        if self.tls is not None:
+            self.tls.look()  # it may have been renewed since, and the old one have ended
         logger.warning("the bus connection is lost; reconnecting", extra={"connection": self._name})
 
     async def up(self) -> None:

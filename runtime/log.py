@@ -12,6 +12,8 @@ import msgspec
 
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _QUIET: Final = ("nats", "ray", "httpx", "httpcore", "uvicorn.access", "alembic", "asyncio")
+# asyncio's word on how nats-py reads by TLS, each time that the server ends a connection; it is read to its end all the same
+_NO_FAULT: Final = "returning true from eof_received() has no effect when using ssl"
 
 
 class _Fields:
@@ -61,6 +63,7 @@ def configure_logging(level: str, log_format: str, file: Path | None = None) -> 
     else:
         file.parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(file)
+    handler.addFilter(lambda record: record.msg != _NO_FAULT)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for name in _QUIET:

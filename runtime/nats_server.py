@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Final
 
 from domain.errors import Unavailable
+from runtime.bus_access import CertificateAccess, TokenAccess
+from runtime.durable import write_secret
 
 MAX_PAYLOAD_BYTES: Final = 8 * 2**20
 _START_DEADLINE_S: Final = 15.0
@@ -31,7 +33,7 @@ pid_file: "{runtime_dir}/nats-server.pid"
 max_payload: {max_payload}
 max_pending: 256MB
 write_deadline: "10s"
-authorization {{ token: "{token}" }}
+{access}
 jetstream {{ store_dir: "{store_dir}", sync_interval: always, max_file_store: {max_file_store} }}
 feature_flags {{ js_ack_fc_v2: false }}
 """
@@ -52,9 +54,11 @@ def find_nats_server() -> Path:
 class NatsServer:
     """One nats-server process. Start it, hand out `url`, stop it; `store_dir` outlives it."""
 
-    def __init__(self, directory: Path, *, token: str, port: int = 0, max_file_store_bytes: int = 40 * 2**30) -> None:
+    def __init__(
+        self, directory: Path, *, access: TokenAccess | CertificateAccess, port: int = 0, max_file_store_bytes: int = 40 * 2**30
+    ) -> None:  # fmt: skip
         self.directory = directory
-        self.token = token
+        self.access = access
         self._port = port or -1
         self._max_file_store_bytes = max_file_store_bytes
         self._process: subprocess.Popen[bytes] | None = None
@@ -74,18 +78,7 @@ class NatsServer:
         await asyncio.to_thread(self._end_orphan, runtime_dir)
         for stale in runtime_dir.glob("*.ports"):
             stale.unlink()
-        config = runtime_dir / "nats-server.conf"
-        config.touch(mode=0o600)
-        config.write_text(
-            _CONFIG.format(
-                port=self._port,
-                runtime_dir=runtime_dir.resolve(),
-                store_dir=(self.directory / "jetstream").resolve(),
-                token=self.token,
-                max_payload=MAX_PAYLOAD_BYTES,
-                max_file_store=self._max_file_store_bytes,
-            )
-        )
+        config = self._write_config()
         log = (self.directory / "nats-server.log").open("ab")
         with log:
             self._process = subprocess.Popen(  # noqa: S603, ASYNC220 (our own binary; it only forks here)
@@ -94,6 +87,22 @@ class NatsServer:
         self.url = await self._wait_for_url(runtime_dir)
         self._port = int(self.url.rpartition(":")[2])  # a restart keeps its address, so clients find it again
         return self.url
+
+    def reload(self) -> None:
+        """Have a running server look again at who is let in and at its certificate; connections stay."""
+        self._write_config()
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGHUP)
+
+    def _write_config(self) -> Path:
+        runtime_dir = self.directory / "run"
+        path = runtime_dir / "nats-server.conf"
+        config = _CONFIG.format(
+            port=self._port, runtime_dir=runtime_dir.resolve(), store_dir=(self.directory / "jetstream").resolve(),
+            access=self.access.config(), max_payload=MAX_PAYLOAD_BYTES, max_file_store=self._max_file_store_bytes,
+        )  # fmt: skip
+        write_secret(path, config.encode())
+        return path
 
     @staticmethod
     def _end_orphan(runtime_dir: Path) -> None:

@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from runtime.security_profile import SecurityProfile, contradictions
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:*-]{1,253}$")]
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -22,6 +23,8 @@ class ApiSettings(BaseModel):
     model_config = _FROZEN
     host: str = Field("127.0.0.1", description="Address the REST API listens on.")
     port: Port = Field(8080, description="Port of the REST API; 0 takes a free one.")
+    tls_cert_file: Path | None = Field(None, description="PEM certificate with its chain, in place of the platform's own.")
+    tls_key_file: Path | None = Field(None, description="PEM private key of `tls_cert_file`.")
 
 
 class DoorSettings(BaseModel):
@@ -29,7 +32,7 @@ class DoorSettings(BaseModel):
     host: str = Field("127.0.0.1", description="Address the device doors listen on.")
     mqtt_port: Port = Field(1883, description="Port of the MQTT door; 0 takes a free one.")
     http_port: Port = Field(8081, description="Port of the HTTP door; 0 takes a free one.")
-    tls_cert_file: Path | None = Field(None, description="PEM certificate; with a key, both doors speak TLS only.")
+    tls_cert_file: Path | None = Field(None, description="PEM certificate with its chain, in place of the platform's own.")
     tls_key_file: Path | None = Field(None, description="PEM private key of `tls_cert_file`.")
     max_payload_bytes: int = Field(1_048_576, ge=1024, description="Largest message a door takes from a device.")
     max_connections: int = Field(20_000, ge=1, description="MQTT connections at once; further ones are refused.")
@@ -112,7 +115,10 @@ class SecuritySettings(BaseModel):
     model_config = _FROZEN
     profile: SecurityProfile = Field(
         SecurityProfile.DEV,
-        description="`dev`: this machine only. `standard`: doors with TLS may answer others. What is laxer is refused.",
+        description="`dev`: this machine only. `standard`: TLS, and others may be answered. What is laxer is refused.",
+    )
+    names: tuple[HostName, ...] = Field(
+        (), description="Further host names and addresses for which the platform's own certificates are to hold."
     )
     password_iterations: int = Field(
         600_000,
@@ -173,12 +179,13 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _keeps_its_security_profile(self) -> Self:
         """All that is laxer than the profile, at once."""
-        doors = self.doors
         found = contradictions(
-            self.security.profile, api_host=self.api.host, doors_host=doors.host,
-            doors_speak_tls=doors.tls_cert_file is not None and doors.tls_key_file is not None,
+            self.security.profile, api_host=self.api.host, doors_host=self.doors.host,
             password_iterations=self.security.password_iterations,
         )  # fmt: skip
+        for key, given in (("api", self.api), ("doors", self.doors)):
+            if (given.tls_cert_file is None) != (given.tls_key_file is None):
+                found.append(f"{key}.tls_cert_file and {key}.tls_key_file belong together: one of them is missing")
         if found:
             raise ValueError("; ".join(found))
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,12 +27,12 @@ class Sender:
 class Connections:
     """All clients of a run. `errors` counts what the doors told them, by reason."""
 
-    def __init__(self, host: str, port: int, senders: Sequence[Sender]) -> None:
+    def __init__(self, host: str, port: int, senders: Sequence[Sender], tls: ssl.SSLContext | None = None) -> None:
         self.senders = senders
         self.errors: Counter[str] = Counter()
         self._clients = [
             DeviceClient(host, port, sender.token, client_id=f"gen-{sender.source}", max_in_flight=512,
-                         on_error=self._count)
+                         tls=tls, on_error=self._count)
             for sender in senders
         ]  # fmt: skip
 

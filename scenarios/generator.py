@@ -37,7 +37,8 @@ class Generator:
         self._order = order
         self._sources = sources
         self._now_us = now_us
-        self.connections = Connections(order.mqtt_host, order.mqtt_port, sources.senders)
+        tls = order.doors_trust.context() if order.doors_trust is not None else None
+        self.connections = Connections(order.mqtt_host, order.mqtt_port, sources.senders, tls)
         self._books = Books()  # of nothing, until the run begins
         self._durable = Latency("durable")
         self._lateness = Lateness(order.limits.late_ms, order.limits.late_share_max)

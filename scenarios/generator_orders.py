@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from domain.fleet_manifest import FleetRegistered
+from runtime.tls import Trust
 from scenarios.model import Fault, FleetWish, GeneratorLimits
 
 
@@ -45,6 +46,7 @@ class Order(msgspec.Struct, frozen=True):
     duration_s: float | None
     limits: GeneratorLimits
     books_path: str
+    doors_trust: Trust | None = None  # None: the doors speak plain
 
 
 class Start(msgspec.Struct, frozen=True, tag="start"):

@@ -109,10 +109,10 @@ class Replay:
         books_path = self._folder / _BOOKS_FILE
         order = Order(
             self._target.mqtt_host, self._target.mqtt_port, [recipe], 0.0, None, GeneratorLimits(late_ms=50.0),
-            str(books_path.resolve()),
+            str(books_path.resolve()), self._target.doors_trust,
         )  # fmt: skip
         rejects = RejectWatch()
-        bus = await connect_bus(self._target.nats_url, self._target.nats_token)
+        bus = await connect_bus(self._target.nats_url, self._target.bus_key)
         generator = await GeneratorHandle.open(self._folder / "generator.log")
         listening = asyncio.create_task(
             self.watch.run(rest, [h.hospital_id for h in recipe.registered.hospitals]), name="alarms"

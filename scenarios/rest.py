@@ -26,8 +26,9 @@ class Rest:
         headers = {"Authorization": f"Bearer {target.token}", "X-Reason": "scenario run", "Accept-Encoding": "gzip"}
         limits = httpx.Limits(max_connections=64, max_keepalive_connections=32)
         self._client = httpx.AsyncClient(
-            base_url=f"{target.api_url}/api/v1", headers=headers, timeout=_TIMEOUT_S, limits=limits, trust_env=False
-        )
+            base_url=f"{target.api_url}/api/v1", headers=headers, timeout=_TIMEOUT_S, limits=limits, trust_env=False,
+            verify=target.api_tls(),
+        )  # fmt: skip
 
     async def __aenter__(self) -> Self:
         return self
@@ -165,7 +166,7 @@ class Rest:
         try:
             response = await self._client.request(method, path, **options)
         except httpx.HTTPError as error:
-            raise Unavailable(f"the API does not answer {method} {path}: {type(error).__name__}") from error
+            raise Unavailable(f"the API does not answer {method} {path}: {str(error) or type(error).__name__}") from error
         if response.is_error:
             error_type = _ERRORS.get(response.status_code, InvalidInput)
             raise error_type(f"{method} {path} was answered {response.status_code}: {response.text[:500]}")

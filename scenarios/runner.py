@@ -96,7 +96,7 @@ class ScenarioRun:
         desk = await self._admissions(rest, plan, roster)
         self._book.tell(stage=Stage.CONNECTING, devices=roster.device_count, detail="")
         generator = await GeneratorHandle.open(self._folder / "generator.log")
-        bus = await connect_bus(self._target.nats_url, self._target.nats_token)
+        bus = await connect_bus(self._target.nats_url, self._target.bus_key)
         background: list[asyncio.Task[None]] = []
         try:
             if bus is not None:
@@ -161,7 +161,7 @@ class ScenarioRun:
         scenario = self._scenario
         return Order(
             self._target.mqtt_host, self._target.mqtt_port, recipes, scenario.warmup_s, scenario.total_s,
-            scenario.generator, str((self._folder / BOOKS_FILE).resolve()),
+            scenario.generator, str((self._folder / BOOKS_FILE).resolve()), self._target.doors_trust,
         )  # fmt: skip
 
     async def _begin(self, generator: GeneratorHandle, devices: int) -> None:

@@ -23,6 +23,7 @@ from domain.messages import Reject
 from domain.quality import Mark
 from domain.readings import ReadingBatch
 from runtime.bus import Bus
+from runtime.bus_access import BusKey
 from runtime.follower import StreamMessage
 from runtime.lake import Lake
 from runtime.lake_files import scan_files
@@ -122,11 +123,11 @@ class RejectWatch:
         return keys_of_readings(ReadingBatch.concat(self._readings), base)
 
 
-async def connect_bus(url: str | None, token: str | None) -> Bus | None:
+async def connect_bus(url: str | None, key: BusKey | None) -> Bus | None:
     """A connection to the platform's bus, or None where it is not given or does not answer."""
-    if url is None or token is None:
+    if url is None or key is None:
         return None
     try:
-        return await Bus.connect(url, token, "scenario run")
+        return await Bus.connect(url, key, "scenario run")
     except Unavailable:
         return None

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from runtime.bus_access import BusKey
+from runtime.tls import Trust
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +27,22 @@ class Target:
     region_id: str = "sz"
     data_dir: Path | None = None
     nats_url: str | None = None
-    nats_token: str | None = field(default=None, repr=False)
+    bus_key: BusKey | None = field(default=None, repr=False)
+    api_trust: Trust | None = None
+    doors_trust: Trust | None = None  # None: the doors speak plain
     pids: Callable[[], dict[str, int]] = dict  # role -> process now; hosts are `host:<name>`
 
     @property
     def lake_dir(self) -> Path | None:
         return self.data_dir / "lake" / "readings" if self.data_dir else None
+
+    def api_tls(self) -> ssl.SSLContext | bool:
+        """What httpx takes as `verify`."""
+        return self.api_trust.context() if self.api_trust is not None else True
+
+    def doors_tls(self) -> ssl.SSLContext | None:
+        """What a device client takes as `tls`."""
+        return self.doors_trust.context() if self.doors_trust is not None else None
 
     def host_pids(self) -> dict[str, int]:
         """Host name -> process, where they are known."""

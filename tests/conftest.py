@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from runtime.bus import Bus
+from runtime.bus_access import TokenAccess
 from runtime.nats_server import NatsServer
 from tests.running_platform import RunningPlatform, start_platform
 from tests.sql_fixtures import database_url, engine, hospital, new_database, template_url  # noqa: F401 (fixtures)
@@ -18,7 +19,7 @@ TOKEN = "a-token-for-tests"
 @pytest.fixture
 async def nats_server(tmp_path: Path) -> AsyncIterator[NatsServer]:
     """A real nats-server with the platform's streams, of this test alone."""
-    server = NatsServer(tmp_path / "nats", token=TOKEN)
+    server = NatsServer(tmp_path / "nats", access=TokenAccess(TOKEN))
     await server.start()
     bus = await Bus.connect(server.url, TOKEN, "fixture")
     await bus.ensure_streams(max_stream_bytes=2**30, retention_s=86_400, duplicate_window_s=600)

@@ -46,7 +46,10 @@ class RunningPlatform:
     def http(self, **options: Any) -> httpx.Client:
         """A client of the REST API, signed in as the administrator."""
         headers = {"Authorization": f"Bearer {self.token}", "X-Reason": "test"}
-        return httpx.Client(base_url=f"{self.connection.api_url}/api/v1", headers=headers, timeout=30, **options)
+        connection = self.connection
+        if connection.api_trust is not None:
+            options.setdefault("verify", connection.api_trust.context())
+        return httpx.Client(base_url=f"{connection.api_url}/api/v1", headers=headers, timeout=30, **options)
 
     def log(self, name: str) -> str:
         return (self.data_dir / "log" / name).read_text(errors="replace")

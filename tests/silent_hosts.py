@@ -29,6 +29,7 @@ from cluster.host_handle import WatchedHost  # noqa: E402
 from cluster.ray_hosts import RayLauncher, start_ray, stop_ray  # noqa: E402
 from cluster.supervisor import Supervisor  # noqa: E402
 from runtime.bus import Bus  # noqa: E402
+from runtime.bus_access import TokenAccess  # noqa: E402
 from runtime.lake import Lake  # noqa: E402
 from runtime.nats_server import NatsServer  # noqa: E402
 from tests.faults.tcp_proxy import TcpProxy  # noqa: E402
@@ -61,7 +62,7 @@ class Bench(logging.Handler):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self._folder = folder
-        self.nats = NatsServer(folder / "nats", token=_TOKEN)
+        self.nats = NatsServer(folder / "nats", access=TokenAccess(_TOKEN))
         self.links: dict[str, TcpProxy] = {}
         self.why = ""
         self.is_waited_for = False

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from domain import subjects
+from domain.bus_rights import SUPERVISOR
 from runtime.bus import Bus
 from tests.running_platform import RunningPlatform, start_platform, wait_until
 
@@ -50,7 +51,7 @@ def forget(platform: RunningPlatform) -> None:
     """What retention does in two days, for all that hosts have taken."""
 
     async def purge() -> None:
-        bus = await Bus.connect(platform.connection.nats_url, platform.connection.nats_token, "test")
+        bus = await Bus.connect(platform.connection.nats_url, platform.connection.bus_key(SUPERVISOR), "test")
         await bus._jetstream.purge_stream(subjects.READINGS_STREAM)
         await bus.close()
 

@@ -13,6 +13,7 @@ import polars as pl
 
 from domain import subjects
 from domain.alarms import AlarmEvent
+from domain.bus_rights import OBSERVER
 from domain.errors import IntegrityViolation, RejectedInput
 from domain.frames import decode_frame
 from domain.instants import to_rfc3339
@@ -38,7 +39,7 @@ _READ_S: Final = 30.0
 async def observe(stand: Stand, history: History, since: dict[str, int]) -> Observed:
     """Everything about the run of `history`. `since`: where the streams stood when it began (`positions`)."""
     told = await told_alarms(stand, since)
-    bus = await Bus.connect(stand.bus_url, stand.running.connection.nats_token, "history checker")
+    bus = await Bus.connect(stand.bus_url, stand.running.connection.bus_key(OBSERVER), "history checker")
     try:
         rejects = await _read_stream(bus, subjects.REJECTS_STREAM, subjects.REJECTS_SUBJECTS, since)
     finally:
@@ -51,7 +52,7 @@ async def observe(stand: Stand, history: History, since: dict[str, int]) -> Obse
 
 async def told_alarms(stand: Stand, since: dict[str, int]) -> list[Told]:
     """What has been notified since, in order."""
-    bus = await Bus.connect(stand.bus_url, stand.running.connection.nats_token, "history checker")
+    bus = await Bus.connect(stand.bus_url, stand.running.connection.bus_key(OBSERVER), "history checker")
     try:
         alarms = await _read_stream(bus, subjects.ALARMS_STREAM, subjects.ALARMS_SUBJECTS, since)
     finally:
@@ -61,7 +62,7 @@ async def told_alarms(stand: Stand, since: dict[str, int]) -> list[Told]:
 
 async def positions(stand: Stand) -> dict[str, int]:
     """Last sequence of the streams that `observe` reads."""
-    bus = await Bus.connect(stand.bus_url, stand.running.connection.nats_token, "history checker")
+    bus = await Bus.connect(stand.bus_url, stand.running.connection.bus_key(OBSERVER), "history checker")
     try:
         return {
             name: (await bus.stream_state(name)).last_sequence for name in (subjects.ALARMS_STREAM, subjects.REJECTS_STREAM)

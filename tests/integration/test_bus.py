@@ -14,6 +14,7 @@ from domain.errors import NotFound, Unavailable
 from runtime.batches import MOST, MOST_BYTES, NewMessage, batches_of
 from runtime.bus import Bus
 from runtime.nats_server import NatsServer
+from tests.conftest import TOKEN
 from tests.waiting import until
 
 pytestmark = pytest.mark.integration
@@ -135,7 +136,7 @@ async def test_ask_brings_the_answer_or_the_error_of_the_other_side(bus: Bus) ->
 async def test_streams_that_are_there_outlive_a_second_start_and_the_death_of_the_server(nats_server: NatsServer) -> None:
     """Found by fault seed 6: a first sequence beyond the stream's own empties it when the server starts next."""
     limits = {"max_stream_bytes": 2**30, "retention_s": 86_400, "duplicate_window_s": 600}
-    bus = await Bus.connect(nats_server.url, nats_server.token, "before")
+    bus = await Bus.connect(nats_server.url, TOKEN, "before")
     for n in range(10):
         await bus.publish(subjects.reading(0), b"frame", f"id-{n}")
     await bus.ensure_streams(**limits, beginnings={subjects.READINGS_STREAM: 12})
@@ -143,7 +144,7 @@ async def test_streams_that_are_there_outlive_a_second_start_and_the_death_of_th
     await bus.close()
     nats_server.kill()
     await nats_server.start()
-    bus = await Bus.connect(nats_server.url, nats_server.token, "after")
+    bus = await Bus.connect(nats_server.url, TOKEN, "after")
     state = await bus.stream_state(subjects.READINGS_STREAM)
     assert (state.first_sequence, state.last_sequence, state.messages) == (1, 11, 11)
     await bus.close()

@@ -15,8 +15,11 @@ from typer.testing import CliRunner
 from cluster import doctor
 from cluster.connection import Connection
 from cluster.doctor import Level, examine
+from cluster.pki import CertificateKeeper
 from domain.errors import Unavailable
-from runtime.settings import ApiSettings, BusSettings, DoorSettings, HostSettings, Settings
+from domain.instants import US_PER_S
+from runtime.clock import ManualClock, SystemClock
+from runtime.settings import ApiSettings, BusSettings, DoorSettings, HostSettings, SecuritySettings, Settings
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -183,3 +186,36 @@ def test_cryptography_that_breaks_is_a_problem_too(settings, monkeypatch):
 
 def test_the_security_profile_is_named(settings):
     assert only(doctor.security(settings)).says == "dev"
+
+
+def in_standard(settings, tmp_path, **also):
+    return settings.model_copy(update={"data_dir": tmp_path, "security": SecuritySettings(profile="standard"), **also})
+
+
+def test_before_the_first_start_no_certificate_is_missed_and_none_is_made(settings, tmp_path):
+    finding = only(doctor.certificates(in_standard(settings, tmp_path)))
+    assert (finding.level, "first start" in finding.says) == (Level.OK, True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("age_days", "runs", "level", "says"), [
+    (0, True, Level.OK, " ends 20"), (70, True, Level.WARNING, "time to renew"), (91, True, Level.PROBLEM, "does not hold now"),
+    (0, False, Level.OK, " ends 20"), (91, False, Level.OK, "the next start makes another"),
+])  # fmt: skip
+def test_certificates_are_named_with_their_end(settings, tmp_path, age_days, runs, level, says):
+    standard = in_standard(settings, tmp_path)
+    CertificateKeeper(standard, ManualClock(SystemClock().now_us() - age_days * 86_400 * US_PER_S)).look()
+    if runs:
+        Connection(pid=1, nats_url="", nats_token="").save(tmp_path)
+    found = {finding.check: finding for finding in doctor.certificates(standard)}
+    assert found["certificate.authority"].level is Level.OK
+    for name in ("api", "doors", "bus", "bus-supervisor"):
+        finding = found[f"certificate.{name}"]
+        assert (finding.level, says in finding.says) == (level, True), finding
+        assert str(tmp_path / "pki" / f"{name}.pem") in finding.says
+
+
+def test_given_files_that_do_not_serve_are_a_problem(settings, tmp_path):
+    files = {"tls_cert_file": tmp_path / "no.pem", "tls_key_file": tmp_path / "no.key"}
+    findings = list(doctor.certificates(in_standard(settings, tmp_path, doors=DoorSettings(**files))))
+    assert [(f.check, f.level) for f in findings if f.level is not Level.OK] == [("certificate.doors", Level.PROBLEM)]

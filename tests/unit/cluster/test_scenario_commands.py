@@ -98,7 +98,7 @@ def test_another_platform_needs_an_address_and_a_token(monkeypatch):
     monkeypatch.delenv("VITALGRID_TOKEN", raising=False)
     with pytest.raises(Unauthenticated, match="VITALGRID_TOKEN"):
         remote_target("http://a:1", None, None, "sz")
-    with pytest.raises(InvalidInput, match="http://host:port"):
+    with pytest.raises(InvalidInput, match="https://host:port"):
         remote_target("nowhere", "t", None, "sz")
     target = remote_target("http://a:8080/", "t", None, "sz")
     assert (target.api_url, target.mqtt_host, target.mqtt_port, target.lake_dir) == ("http://a:8080", "a", 1883, None)

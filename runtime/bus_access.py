@@ -1,0 +1,113 @@
+"""How a process proves to the bus who it is, and what nats-server then lets it do (`domain.bus_rights`).
+
+In security profile `dev` all share one token, new at each start. Otherwise each process has a certificate of the
+platform's own authority, which the server maps to a user by its name; a token opens nothing then.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from domain.bus_rights import mailroom, rights_of
+from runtime.certificates import Wanted
+from runtime.tls import CertificateFiles, TakenUp, Trust
+
+_INBOX: Final = "_INBOX"
+
+
+class BusCertificate(msgspec.Struct, frozen=True):
+    """Which process connects, its certificate with key, and the authority by which it knows the server."""
+
+    process: str
+    file: str
+    authority: str
+
+    def taken_up(self) -> TakenUp:
+        """TLS of connections to the server. Raises InvalidInput when a file is not what it should be."""
+        return TakenUp(Trust(self.authority).context(), CertificateFiles(self.file, self.file))
+
+    @property
+    def inbox(self) -> str:
+        """Where answers to this process come, and to no other."""
+        return f"{_INBOX}.{mailroom(self.process)}"
+
+
+BusKey = str | BusCertificate  # a token, or who it is
+
+
+def wanted_by_process(process: str) -> Wanted:
+    """The certificate of a process; the name in it is the server's name for the user."""
+    return Wanted(f"bus-{process}", frozenset({_user(process)}), is_server=False)
+
+
+def _user(process: str) -> str:
+    return f"{process}.vitalgrid"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenAccess:
+    """Whoever has the token may do everything."""
+
+    token: str
+
+    def config(self) -> str:
+        return f'authorization {{ token: "{self.token}" }}'
+
+
+class CertificateAccess:
+    """Whoever has a certificate of a process that is let in may do what is the process' own. No port speaks plain."""
+
+    def __init__(self, server: Path, authority: Path, processes: Iterable[str]) -> None:
+        self._server = server
+        self._authority = authority
+        self._processes = set(processes)
+
+    def let_in(self, process: str) -> bool:
+        """Let one more process in, from the server's next look at its configuration on; whether it was not before."""
+        is_new = process not in self._processes
+        self._processes.add(process)
+        return is_new
+
+    def config(self) -> str:
+        users = ",\n".join(json.dumps(_user_config(process)) for process in sorted(self._processes))
+        return (
+            f'tls {{ cert_file: "{self._server}", key_file: "{self._server}", ca_file: "{self._authority}"\n'
+            'verify_and_map: true, handshake_first: true, min_version: "1.2", timeout: 5 }\n'
+            f"authorization {{ users: [\n{users}\n] }}"
+        )
+
+
+def _user_config(process: str) -> dict[str, Any]:
+    says, hears = permissions_of(process)
+    return {"user": _user(process), "permissions": {"publish": {"allow": says}, "subscribe": {"allow": hears}}}
+
+
+def permissions_of(process: str) -> tuple[list[str], list[str]]:
+    """Subjects that a process may publish to and subscribe to, those of JetStream among them."""
+    rights = rights_of(process)
+    says = [*rights.says, *(f"{_INBOX}.{asker}.>" for asker in rights.answers)]
+    for stream in rights.reads:
+        says += _reading(stream)
+    for stream in rights.follows:
+        says += _following(stream)
+    for stream in rights.keeps:
+        says += (f"$JS.API.STREAM.{order}.{stream}" for order in ("CREATE", "UPDATE"))
+    says += (f"$JS.API.STREAM.PURGE.{stream}" for stream in rights.empties)
+    return sorted(set(says)), sorted({*rights.hears, f"{_INBOX}.{mailroom(process)}.>"})
+
+
+def _reading(stream: str) -> Iterator[str]:
+    yield f"$JS.API.STREAM.INFO.{stream}"
+    yield f"$JS.API.STREAM.MSG.GET.{stream}"
+
+
+def _following(stream: str) -> Iterator[str]:
+    yield f"$JS.API.CONSUMER.CREATE.{stream}"
+    yield f"$JS.API.CONSUMER.DELETE.{stream}.*"
+    yield f"$JS.FC.{stream}.>"  # the answer to the server's flow control

@@ -1,0 +1,234 @@
+"""The whole platform in security profile `standard` and nothing else configured: TLS everywhere, strangers refused."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import paho.mqtt.client as mqtt
+import psutil
+import pytest
+
+from domain.bus_rights import OBSERVER
+from runtime.bus_access import BusCertificate
+from runtime.certificates import Authority
+from runtime.tls import Trust
+from tests.running_platform import RunningPlatform, start_platform, wait_until
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240), pytest.mark.clause("9.1a")]
+
+HOSPITAL = "sz.tls"
+PORTS = ("api", "mqtt", "http", "bus")
+TLS_ALERT = b"\x15"
+OURS = (
+    "api",
+    "doors",
+    "queries",
+    "audit",
+    "upkeep",
+    "nats-server",
+)  # processes that are ours altogether; Ray's own are on loopback, with its token
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory):
+    running = start_platform(tmp_path_factory.mktemp("standard"), SECURITY__PROFILE="standard")
+    yield running
+    if running.process.poll() is None:
+        running.stop()
+
+
+@pytest.fixture(scope="module")
+def monitor_token(platform: RunningPlatform) -> str:
+    with platform.http() as http:
+        made = http.post("/hospitals", json={"id": HOSPITAL, "name": "By TLS", "tier": "primary", "beds": 8})
+        assert made.status_code == 201, made.text
+        device = {
+            "hospital_id": HOSPITAL, "device_id": "mon-1", "model": "monitor", "ward_id": "w1", "bed_id": "b1",
+            "with_token": True,
+        }  # fmt: skip
+        answer = http.post("/devices", json=device)
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["token"])
+
+
+def ca_of(platform: RunningPlatform) -> str:
+    return str(platform.data_dir / "pki" / "ca.pem")
+
+
+def publish(platform: RunningPlatform, token: str, payload: dict[str, Any], ca: str) -> None:
+    """As a device of another make does: paho, QoS 1, until the PUBACK has come. Raises what its TLS raises."""
+    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="mon-1")
+    client.username_pw_set(token, "x")
+    client.tls_set(ca_certs=ca)
+    connection = platform.connection
+    client.connect(connection.mqtt_host, connection.mqtt_port)
+    client.loop_start()
+    try:
+        client.publish("v1/devices/me/telemetry", json.dumps(payload), qos=1).wait_for_publish(10)
+    finally:
+        client.disconnect()
+        client.loop_stop()
+
+
+@pytest.mark.clause("5.4c")
+def test_a_reading_over_tls_is_answered_over_tls_and_its_alarm_streamed(platform: RunningPlatform, monitor_token: str) -> None:
+    raised, listening = [], threading.Event()
+
+    def listen() -> None:
+        with platform.http() as http, http.stream("GET", "/live/alarms", params={"hospital": HOSPITAL}) as stream:
+            for line in stream.iter_lines():
+                listening.set()
+                if line.startswith("data:") and "nibp_sys" in line:
+                    raised.append(line)
+                    return
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    assert listening.wait(20)
+    publish(platform, monitor_token, {"hr": 72, "nibp_sys": 70, "nibp_dia": 40}, ca_of(platform))
+
+    def stored() -> list[dict[str, Any]]:
+        with platform.http() as http:
+            return list(http.get("/readings", params={"device": f"{HOSPITAL}/mon-1"}).json()["items"])
+
+    wait_until(lambda: {row["metric"] for row in stored()} >= {"heart_rate", "nibp_sys"}, 20, stored)
+    listener.join(20)
+    assert raised
+
+
+def test_the_http_door_and_our_own_commands_speak_tls(platform: RunningPlatform, monitor_token: str) -> None:
+    door = f"https://127.0.0.1:{platform.connection.http_port}/v1/readings"
+    headers = {"Authorization": f"Bearer {monitor_token}"}
+    trusting = Trust(ca_of(platform)).context()
+    answer = httpx.post(door, json={"metric": "spo2", "value": 97}, headers=headers, verify=trusting, trust_env=False)
+    assert answer.status_code == 200, answer.text
+    sent = subprocess.run(
+        [sys.executable, "-m", "gateways.device_client", "--port", str(platform.connection.mqtt_port),
+         "--token", monitor_token, "--ca", ca_of(platform), "--reading", "resp_rate=16"],
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert sent.returncode == 0, sent.stderr
+    listed = subprocess.run(
+        [sys.executable, "-m", "cluster.cli", "hosts", "list", "--data-dir", str(platform.data_dir)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert listed.returncode == 0, listed.stderr
+    assert "host-1" in listed.stdout + listed.stderr
+
+
+def as_observer(platform: RunningPlatform) -> ssl.SSLContext:
+    """The bus speaks with those only who show a certificate."""
+    key = platform.connection.bus_key(OBSERVER)
+    assert isinstance(key, BusCertificate)
+    return key.taken_up().context
+
+
+def handshake(port: int, context: ssl.SSLContext) -> str | None:
+    """The version of TLS that is spoken; raises what a client meets."""
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=20) as raw,
+        context.wrap_socket(raw, server_hostname="127.0.0.1") as wrapped,
+    ):
+        return wrapped.version()
+
+
+def declared(platform: RunningPlatform) -> dict[str, int]:
+    connection = platform.connection
+    api_port = httpx.URL(connection.api_url).port
+    assert api_port is not None
+    bus_port = int(connection.nats_url.rpartition(":")[2])
+    return {"api": api_port, "mqtt": connection.mqtt_port, "http": connection.http_port, "bus": bus_port}
+
+
+@pytest.mark.clause("9.4")
+def test_the_ports_are_those_that_are_declared(platform: RunningPlatform) -> None:
+    pids = {pid for name, pid in platform.connection.process_pids.items() if name in OURS}
+    listening = {
+        connection.laddr.port for connection in psutil.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN and connection.pid in pids
+    }  # fmt: skip
+    assert listening == set(declared(platform).values())
+
+
+@pytest.mark.clause("9.4")
+@pytest.mark.parametrize("name", PORTS)
+def test_no_plain_port_answers_and_none_by_old_tls(platform: RunningPlatform, name: str) -> None:
+    port = declared(platform)[name]
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as plain:
+        plain.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        with contextlib.suppress(ConnectionResetError):
+            assert plain.recv(1024)[:1] in (b"", TLS_ALERT)
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
+    old.set_ciphers("ALL:@SECLEVEL=0")
+    with pytest.warns(DeprecationWarning, match="deprecated"):
+        old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        handshake(port, old)
+    for highest in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        new = as_observer(platform) if name == "bus" else Trust(ca_of(platform)).context()
+        new.maximum_version = highest
+        assert handshake(port, new) in ("TLSv1.2", "TLSv1.3")
+
+
+@pytest.mark.clause("5.4a")
+@pytest.mark.parametrize("name", PORTS)
+def test_whoever_trusts_another_authority_does_not_believe_us(platform: RunningPlatform, name: str, tmp_path: Path) -> None:
+    foreign = Authority(tmp_path)
+    foreign.make_missing("sz", datetime.now(UTC))
+    with pytest.raises(ssl.SSLCertVerificationError):
+        handshake(declared(platform)[name], Trust(str(foreign.file)).context())
+
+
+@pytest.mark.clause("9.4")
+def test_the_bus_says_nothing_to_whoever_has_no_certificate(platform: RunningPlatform) -> None:
+    context = Trust(ca_of(platform)).context()
+    with (
+        socket.create_connection(("127.0.0.1", declared(platform)["bus"]), timeout=20) as raw,
+        contextlib.suppress(ssl.SSLError, ConnectionError),
+        context.wrap_socket(raw, server_hostname="127.0.0.1") as wrapped,
+    ):
+        assert wrapped.recv(1024) == b""
+
+
+@pytest.mark.clause("9.3d")
+def test_a_host_that_takes_the_place_of_a_killed_one_is_let_in(platform: RunningPlatform, monitor_token: str) -> None:
+    before = platform.connection.host_pids
+    os.kill(before["host-1"], signal.SIGKILL)
+    wait_until(lambda: "host-3" in platform.connection.host_pids, 60, lambda: platform.log("up.log")[-2000:])
+    publish(platform, monitor_token, {"pulse_rate": 81}, ca_of(platform))
+
+    def stored() -> list[Any]:
+        with platform.http() as http:
+            answer = http.get("/readings", params={"device": f"{HOSPITAL}/mon-1", "metric": "pulse_rate"})
+        return list(answer.json()["items"]) if answer.is_success else []
+
+    assert [row["value"] for row in wait_until(stored, 60)] == [81.0]
+
+
+def test_no_process_of_ours_was_refused_anything_and_secrets_are_the_owners(platform: RunningPlatform) -> None:
+    said = (platform.data_dir / "nats" / "nats-server.log").read_text()
+    assert [line for line in said.splitlines() if "Violation" in line] == []
+    assert platform.connection.nats_token == ""
+    for path in (*(platform.data_dir / "pki").iterdir(), platform.data_dir / "nats" / "run" / "nats-server.conf"):
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_it_stops_clean_and_keeps_its_authority(platform: RunningPlatform) -> None:
+    before = (platform.data_dir / "pki" / "ca.pem").read_bytes()
+    assert platform.stop() == 0
+    for name in ("up.log", "api.log", "doors.log"):
+        assert "eof_received" not in platform.log(name)  # a library's word that is no fault
+    assert (platform.data_dir / "pki" / "ca.pem").read_bytes() == before
