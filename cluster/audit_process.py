@@ -40,10 +40,14 @@ async def main() -> None:
         return LogKeeper.open(settings.audit_dir, signer, lambda: secrets.token_bytes(SALT_BYTES))
 
     following = asyncio.create_task(LogFollowing(bus, open_log, SystemClock()).run(), name="follow")
+    ended = asyncio.create_task(until_ended(), name="until ended")
     tell_ready()
-    await until_ended()
-    await end(following)
+    await asyncio.wait((ended, following), return_when=asyncio.FIRST_COMPLETED)
+    has_broken = following.done()
+    await end(ended, following)
     await bus.close()
+    if has_broken:  # this process is nothing without it; its keeper starts another
+        await following
 
 
 if __name__ == "__main__":

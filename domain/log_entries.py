@@ -16,6 +16,7 @@ import msgspec
 SALT_BYTES: Final = 32
 UNREADABLE: Final = "unreadable"  # `by` of what could not be read
 _MOST_CHARS: Final = 100
+_INT64: Final = 2**63
 
 
 class LogRecord(msgspec.Struct, frozen=True):
@@ -24,12 +25,14 @@ class LogRecord(msgspec.Struct, frozen=True):
     id: str
     at_us: int
     by: str  # which part of the platform tells it
-    n: int  # that part's own count: a hole in it shows that something is missing
+    n: int  # that part's own count; it grows, but may have holes: a database's sequence skips what was rolled back
     event: msgspec.Raw
 
     def __post_init__(self) -> None:
         if not (0 < len(self.id) <= _MOST_CHARS and 0 < len(self.by) <= _MOST_CHARS):
             raise ValueError(f"a record's id and by have 1 to {_MOST_CHARS} characters")
+        if not (-_INT64 <= self.at_us < _INT64 and -_INT64 <= self.n < _INT64):
+            raise ValueError("a record's at_us and n are integers of 64 bits")
 
 
 class LogEntry(msgspec.Struct, frozen=True):
@@ -52,7 +55,7 @@ def read_record(payload: bytes, sequence: int, stored_us: int) -> LogRecord:
     """A message of the stream. What cannot be read is a record too, of the bytes as they came: nothing vanishes."""
     try:
         return _records.decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return LogRecord(f"stream-{sequence}", stored_us, UNREADABLE, sequence, msgspec.Raw(payload))
 
 

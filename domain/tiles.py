@@ -22,7 +22,7 @@ MAX_ENTRY_BYTES: Final = 2**16 - 1
 ENTRIES: Final = -1  # the "level" of bundles, which have the entries themselves
 _MOST_LEVEL: Final = 63
 _GROUP: Final = 1000
-_PATH: Final = re.compile(r"(entries|0|[1-9]\d?)/((?:x\d{3}/)*\d{3})(?:\.p/([1-9]\d{0,2}))?")
+_PATH: Final = re.compile(r"(entries|0|[1-9]\d?)/((?:x\d{3}/){0,6}\d{3})(?:\.p/([1-9]\d{0,2}))?")
 _LENGTH: Final = struct.Struct(">H")
 _CACHED_TILES: Final = 256
 

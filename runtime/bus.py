@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 _ERROR_HEADER: Final = "Vitalgrid-Error"
 _END_HEADER: Final = "Vitalgrid-End"
 _FLUSH_S: Final = 5
+_FOR_EVER_S: Final = 0.0  # as the server spells it
 _CHUNK_BYTES: Final = 4 * 2**20
 _REFUSES_NEW: Final = (subjects.READINGS_STREAM, subjects.AUDIT_STREAM)  # when they are full
 _ERRORS: Final = {
@@ -51,6 +52,7 @@ class StreamState:
     last_sequence: int
     messages: int
     size_bytes: int
+    max_bytes: int = 0  # 0: as many as the disk has
 
 
 class _Ack(msgspec.Struct):
@@ -160,19 +162,24 @@ class Bus:
         """Deliver messages of `wanted` subjects in stream order from `start_sequence` on, each exactly once.
 
         `on_message` runs on the event loop and must be quick. Stop with `await follower.stop()`; hold the flow with
-        `follower.pause()` and `resume()`.
+        `follower.pause()` and `resume()`. Raises Unavailable when the stream cannot be followed now.
         """
         follower = Follower(self._client, self._jetstream, stream, wanted, start_sequence, on_message)
-        await follower.start()
+        try:
+            await follower.start()
+        except (NatsError, TimeoutError, OSError) as error:
+            await follower.stop()
+            raise Unavailable(f"stream {stream} cannot be followed now: {type(error).__name__}") from error
         return follower
 
     async def stream_state(self, stream: str) -> StreamState:
         """First and last sequence and size of a stream. Raises Unavailable."""
         try:
-            state = (await self._jetstream.stream_info(stream)).state
+            info = await self._jetstream.stream_info(stream)
         except (NatsError, TimeoutError, OSError) as error:
             raise Unavailable(f"stream {stream} does not answer: {type(error).__name__}") from error
-        return StreamState(state.first_seq, state.last_seq, state.messages, state.bytes)
+        state = info.state
+        return StreamState(state.first_seq, state.last_seq, state.messages, state.bytes, max(info.config.max_bytes or 0, 0))
 
     async def last_sequence(self, stream: str, subject: str) -> int:
         """Sequence of the newest message of one subject; 0 when there is none. Raises Unavailable."""
@@ -308,7 +315,8 @@ class Bus:
 
         One that is created begins at its sequence in `beginnings`, or at 1; see `cluster.stream_beginnings`.
         Alarms, rejects and the access log's records may take a tenth of the readings' bytes each. Alarms and rejects drop
-        their oldest; readings and records refuse new ones, and of records none is ever deleted alone.
+        their oldest; readings and records refuse new ones. Records stay until the log has them, however long that takes,
+        and none is ever deleted alone.
         """
         month_s = 30 * 86_400.0
         side_bytes = max(max_stream_bytes // 10, 2**20)
@@ -316,7 +324,7 @@ class Bus:
             (subjects.READINGS_STREAM, subjects.READINGS_SUBJECTS, retention_s, max_stream_bytes),
             (subjects.ALARMS_STREAM, subjects.ALARMS_SUBJECTS, month_s, side_bytes),
             (subjects.REJECTS_STREAM, subjects.REJECTS_SUBJECTS, month_s, side_bytes),
-            (subjects.AUDIT_STREAM, subjects.AUDIT_SUBJECTS, month_s, side_bytes),
+            (subjects.AUDIT_STREAM, subjects.AUDIT_SUBJECTS, _FOR_EVER_S, side_bytes),
         ):
             config = api.StreamConfig(
                 name=name,
@@ -327,7 +335,7 @@ class Bus:
                 deny_delete=name == subjects.AUDIT_STREAM,
                 max_bytes=max_bytes,
                 max_age=max_age_s,
-                duplicate_window=min(duplicate_window_s, max_age_s),
+                duplicate_window=min(duplicate_window_s, max_age_s or duplicate_window_s),
                 num_replicas=replicas,
                 allow_direct=True,
                 allow_atomic=True,

@@ -11,7 +11,7 @@ import contextlib
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 
@@ -94,17 +94,15 @@ class LogEvents:
         return self._connection.execute(_INSERT, row).rowcount
 
     def count(self) -> int:
-        return int(self._connection.execute("SELECT coalesce(max(idx) + 1, 0) FROM events").fetchone()[0])
+        return int(self._rows("SELECT coalesce(max(idx) + 1, 0) FROM events")[0][0])
 
     def last_sequence(self) -> int:
         """The last message of the stream that is here; 0 when there is none."""
-        return int(self._connection.execute("SELECT coalesce(max(stream_seq), 0) FROM events").fetchone()[0])
+        return int(self._rows("SELECT coalesce(max(stream_seq), 0) FROM events")[0][0])
 
     def entries(self, start: int, limit: int) -> list[bytes]:
         """Entries from index `start` on. Raises IntegrityViolation when one is missing in between."""
-        rows = self._connection.execute(
-            "SELECT idx, entry FROM events WHERE idx >= ? ORDER BY idx LIMIT ?", (start, limit)
-        ).fetchall()
+        rows = self._rows("SELECT idx, entry FROM events WHERE idx >= ? ORDER BY idx LIMIT ?", start, limit)
         if [row[0] for row in rows] != list(range(start, start + len(rows))):
             raise IntegrityViolation(f"the log's {FILE} lacks entries behind {start}")
         return [row[1] for row in rows]
@@ -118,8 +116,13 @@ class LogEvents:
 
     def last_signed(self, within: int = 2**62) -> int | None:
         """The largest size up to `within` that a root was signed for; None when there is none."""
-        found = self._connection.execute("SELECT max(size) FROM signed WHERE size <= ?", (within,)).fetchone()[0]
+        found = self._rows("SELECT max(size) FROM signed WHERE size <= ?", within)[0][0]
         return None if found is None else int(found)
+
+    def _rows(self, query: str, *values: int) -> list[Any]:
+        """Raises IntegrityViolation for a damaged file, StorageFull."""
+        with _in_our_words(Path(FILE)):
+            return self._connection.execute(query, values).fetchall()
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:

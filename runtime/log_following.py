@@ -1,7 +1,8 @@
 """Brings the stream of records into the access log, for ever: gathered for a moment, each once, none passed over.
 
 What can pass by itself (a full disk, a bus that is away) is tried again with the same records. A log that contradicts
-itself takes nothing more until somebody has looked: it says so each second, and is opened again now and then.
+itself, or meets what nobody thought of, takes nothing more until somebody has looked: it says so each second, and is
+opened again now and then.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Callable
 from typing import Final
 
 import msgspec
+from nats.errors import Error as NatsError
 
 from domain import subjects
 from domain.errors import Unavailable, VitalgridError
@@ -35,6 +38,7 @@ _LOOK_AGAIN_S: Final = 30.0
 _TELL_S: Final = 1.0
 _FORGET_EVERY: Final = 10_000  # records that are in the log and may leave the stream
 _KEEP_BEHIND: Final = 1_000
+_PARTS: Final = 4  # of the stream's room: when records in the log may take one of them, they leave
 
 
 class LogFollowing:
@@ -47,6 +51,7 @@ class LogFollowing:
         self._waiting: asyncio.Queue[StreamMessage] = asyncio.Queue()
         self._taking = 0
         self._size = 0
+        self._forget_bytes = math.inf
         self._problem: str | None = None
 
     async def run(self) -> None:
@@ -56,7 +61,7 @@ class LogFollowing:
             while True:
                 try:
                     await self._follow()
-                except (VitalgridError, OSError) as error:
+                except Exception as error:  # noqa: BLE001 (whatever it was: nobody else takes records in)
                     self._say(error)
                     await asyncio.sleep(_RETRY_S if isinstance(error, (Unavailable, OSError)) else _LOOK_AGAIN_S)
         finally:
@@ -79,7 +84,8 @@ class LogFollowing:
             await asyncio.to_thread(keeper.close)
 
     async def _take_all(self, keeper: LogKeeper, follower: Follower, expected: int) -> None:
-        forgotten = expected
+        await self._forget(expected)
+        forgotten, taken_bytes = expected, 0
         while True:
             self._problem = None
             messages = await self._gathered()
@@ -90,14 +96,27 @@ class LogFollowing:
                 expected = message.sequence + 1
             if self._waiting.qsize() > _QUEUE:
                 follower.pause()
-            await self._taken(keeper, records)
+            await self._taken(keeper, follower, records)
             self._taking, self._size = 0, keeper.size
             if self._waiting.qsize() < _QUEUE // 2:
                 follower.resume()
-            if expected - forgotten > _FORGET_EVERY:
-                forgotten = await asyncio.to_thread(lambda: keeper.next_sequence)
-                with contextlib.suppress(Unavailable):  # it takes room a little longer then
-                    await self._bus.purge(subjects.AUDIT_STREAM, max(forgotten - _KEEP_BEHIND, 1))
+            taken_bytes += sum(len(message.payload) for message in messages)
+            if expected - forgotten > _FORGET_EVERY or taken_bytes > self._forget_bytes:
+                await self._forget(expected)
+                forgotten, taken_bytes = expected, 0
+
+    async def _forget(self, taken_until: int) -> None:
+        """Let records before `taken_until`, which are in the log, leave the stream: it refuses new ones when it is full.
+
+        The last of them stay, unless it is so small that a quarter of it is in use.
+        """
+        with contextlib.suppress(Unavailable):  # they take room a little longer then
+            state = await self._bus.stream_state(subjects.AUDIT_STREAM)
+            is_tight = 0 < state.max_bytes < _PARTS * state.size_bytes
+            until = taken_until if is_tight else taken_until - _KEEP_BEHIND
+            if max(state.first_sequence, 1) < until <= state.last_sequence + 1:  # beyond its end it is another stream
+                await self._bus.purge(subjects.AUDIT_STREAM, until)
+            self._forget_bytes = state.max_bytes / _PARTS if state.max_bytes else math.inf
 
     async def _gathered(self) -> list[StreamMessage]:
         """The next message, and what comes shortly after it."""
@@ -118,25 +137,28 @@ class LogFollowing:
         event = msgspec.Raw(encode({"kind": "lost", "from_sequence": expected, "records": missing}))
         return [Received(message.sequence, LogRecord(f"lost-{expected}", message.stored_us, "log", expected, event)), *received]
 
-    async def _taken(self, keeper: LogKeeper, records: list[Received]) -> None:
-        """Take records in, however often a full disk makes it necessary to try."""
+    async def _taken(self, keeper: LogKeeper, follower: Follower, records: list[Received]) -> None:
+        """Take records in, however often a full disk makes it necessary to try. Meanwhile the stream holds the others."""
         while True:
             try:
                 await asyncio.to_thread(keeper.take, records)
                 self._problem = None
                 return
             except (Unavailable, OSError) as error:
+                follower.pause()
                 self._say(error)
             await asyncio.sleep(_RETRY_S)
 
-    def _say(self, error: VitalgridError | OSError) -> None:
-        if str(error) != self._problem:
-            logger.error("the access log does not grow: %s", error)
-        self._problem = str(error)
+    def _say(self, error: Exception) -> None:
+        is_known = isinstance(error, (VitalgridError, OSError))
+        problem = str(error) if is_known else f"{type(error).__name__}: {error}"
+        if problem != self._problem:
+            logger.error("the access log does not grow: %s", problem, exc_info=None if is_known else error)
+        self._problem = problem
 
     async def _tell(self) -> None:
         while True:
             state = LogState(self._clock.now_us(), self._size, self._waiting.qsize() + self._taking, self._problem)
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(NatsError, OSError):
                 await self._bus.core_publish(subjects.LOG_STATE, encode(state))
             await asyncio.sleep(_TELL_S)

@@ -7,6 +7,7 @@ from the checkpoint with whatever events lie beyond it. Clauses 6.1b, 9.3e.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Self
@@ -22,12 +23,13 @@ _AT_ONCE: Final = 4096  # entries in one growth of the tree
 
 
 class LogKeeper:
-    """The log of `folder`. Make one with `open`. Calls block and come from one thread at a time."""
+    """The log of `folder`. Make one with `open`. Calls block; `close` waits for those that other threads are in."""
 
     def __init__(self, store: LogStore, events: LogEvents, signer: LogSigner) -> None:
         self._store = store
         self._events = events
         self._signer = signer
+        self._working = threading.Lock()
 
     @classmethod
     def open(cls, folder: Path, signer: LogSigner, make_salt: Callable[[], bytes], disk: Disk | None = None) -> Self:
@@ -51,8 +53,9 @@ class LogKeeper:
         return keeper
 
     def close(self) -> None:
-        self._events.close()
-        self._store.close()
+        with self._working:
+            self._events.close()
+            self._store.close()
 
     @property
     def size(self) -> int:
@@ -62,15 +65,17 @@ class LogKeeper:
     @property
     def next_sequence(self) -> int:
         """Where the stream is to be followed from."""
-        return self._events.last_sequence() + 1
+        with self._working:
+            return self._events.last_sequence() + 1
 
     def take(self, received: Sequence[Received]) -> int:
         """Take records into the log; how many were new. Once this returns they are in the published tree.
 
         After StorageFull or OSError some may be kept that are not published yet: call again, with the same or with nothing.
         """
-        added = self._events.add(received) if received else 0
-        self._integrate()
+        with self._working:
+            added = self._events.add(received) if received else 0
+            self._integrate()
         return added
 
     def _integrate(self) -> None:

@@ -7,6 +7,8 @@ the relay in between, it goes on behind the last row that it knows to be in the 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import logging
 from typing import Final
 
@@ -26,6 +28,7 @@ logger = logging.getLogger(__name__)
 SOURCE: Final = "writes"
 _LOOK_S: Final = 0.5
 _AT_ONCE: Final = 500
+_DIGEST_CHARS: Final = 16
 _encoder: Final = msgspec.json.Encoder(order="sorted")
 
 
@@ -54,14 +57,32 @@ class WriteRelay:
         """Carry what waits now; returns how many. Raises Unavailable, with all of it still waiting."""
         rows = await asyncio.to_thread(untold_writes, self._engine, _AT_ONCE)
         if rows:
-            subject = subjects.audit(SOURCE)
-            await self._publisher.publish_all([NewMessage(subject, record_of(row), f"w-{row['id']}") for row in rows])
+            await self._publisher.publish_all([_message(row) for row in rows])
             await asyncio.to_thread(mark_told, self._engine, rows[-1]["id"])
         return len(rows)
 
 
 def record_of(row: Row) -> bytes:
-    """A row of the write log as a record: always the same bytes, so that one told twice is known again."""
-    event = {"kind": "write", **row}
-    record = LogRecord(f"w-{row['id']}", row["at_us"], SOURCE, row["id"], msgspec.Raw(_encoder.encode(event)))
-    return _encoder.encode(record)
+    """A row of the write log as a record: always the same bytes, so that one told twice is known again.
+
+    Of any row there is one, else it would hold up all that come behind it. What UTF-8 cannot hold is spelled out.
+    """
+    try:
+        event = _encoder.encode({"kind": "write", **row})
+    except (ValueError, RecursionError):
+        event = _encoder.encode({"kind": "write", **{name: _spelled(value) for name, value in row.items()}})
+    return _encoder.encode(LogRecord(f"w-{row['id']}", row["at_us"], SOURCE, row["id"], msgspec.Raw(event)))
+
+
+def _message(row: Row) -> NewMessage:
+    """Its id names what it says too: a database that lost its newest rows gives their ids again, to other writes."""
+    payload = record_of(row)
+    digest = hashlib.sha256(payload).hexdigest()[:_DIGEST_CHARS]
+    return NewMessage(subjects.audit(SOURCE), payload, f"w-{row['id']}-{digest}")
+
+
+def _spelled(value: object) -> object:
+    """A text that can be encoded; of what has parts their JSON, as a text too."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    return value if value is None or isinstance(value, int) else json.dumps(value, sort_keys=True)

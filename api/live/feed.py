@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import msgspec
-from nats.errors import Error as NatsError
 
 from api.live.subscription import Subscription, sse
-from domain.errors import Unavailable, VitalgridError
+from domain.errors import VitalgridError
 from runtime.bus import Bus
 from runtime.follower import Follower, StreamMessage
 
@@ -141,7 +140,7 @@ class Feed:
         self._first = (await self._bus.stream_state(self._stream)).last_sequence + 1
         self._last_of.clear()
         self.stored_us.clear()
-        self._follower = await self._follow(list(self._wanted), self._first, self._receive)
+        self._follower = await self._bus.follow(self._stream, list(self._wanted), self._first, self._receive)
         self._heart = asyncio.create_task(self._beat(), name=f"heartbeat of {self._stream}")
 
     async def _stop(self) -> None:
@@ -151,12 +150,6 @@ class Feed:
             heart.cancel()
         if follower is not None:
             await follower.stop()
-
-    async def _follow(self, wanted: list[str], start: int, receive: Callable[[StreamMessage], None]) -> Follower:
-        try:
-            return await self._bus.follow(self._stream, wanted, start, receive)
-        except (NatsError, TimeoutError, OSError) as error:
-            raise Unavailable(f"stream {self._stream} cannot be followed now: {type(error).__name__}") from error
 
     def _receive(self, message: StreamMessage) -> None:
         self._last_of[message.subject] = message.sequence
@@ -189,7 +182,7 @@ class Feed:
             elif self._has_met(client, message.sequence, message.pending):
                 self._move_over(client)
 
-        follower = await self._follow(wanted, client.after + 1, receive)
+        follower = await self._bus.follow(self._stream, wanted, client.after + 1, receive)
         self._catching_up[client] = follower
         client.on_drained = follower.resume
         if follower.pending == 0 and self._has_met(client, client.after, 0):

@@ -16,7 +16,7 @@ from runtime.sql.associations import end_spans
 from runtime.sql.engine import reading, writing
 from runtime.sql.handles import take_handles
 from runtime.sql.places import add_places
-from runtime.sql.records import Author, Page, Row, change, check_fields, log_write, one, page, shard_of, tell_hosts
+from runtime.sql.records import Author, Page, Row, change, check_fields, check_json, log_write, one, page, shard_of, tell_hosts
 from runtime.sql.tables import devices, hospitals
 from runtime.tokens import digests_of, new_token
 
@@ -151,6 +151,7 @@ def update_device(engine: Engine, author: Author, handle: int, values: dict[str,
     Raises InvalidInput, NotFound, StaleVersion, Conflict when it is retired.
     """
     check_fields("device", values, _FIELDS)
+    check_json(values.get("attributes"), "attributes")
     if values.get("status", IN_USE) not in (IN_USE, MAINTENANCE):
         raise InvalidInput(
             f"status {values['status']!r} is not {IN_USE!r} or {MAINTENANCE!r}; a device is retired by retiring it"
@@ -221,6 +222,7 @@ class _RowCheck:
     def take(self, row: NewDevice) -> None:
         """Raise InvalidInput, NotFound or Conflict, or count the row among those that later ones may build on."""
         parse_token(row.device_id, "device id")
+        check_json(row.attributes, "attributes")
         for place, what in ((row.ward_id, "ward id"), (row.bed_id, "bed id")):
             if place is not None:
                 parse_token(place, what)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from sqlalchemy import Connection, Engine, Select, Table, and_, insert, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -66,6 +67,14 @@ def check_text(text: str | None, what: str, longest: int) -> None:
     """Raise InvalidInput unless `text` is missing or of 1 to `longest` characters; never quotes it."""
     if text is not None and not 1 <= len(text.strip()) <= len(text) <= longest:
         raise InvalidInput(f"{what} has {len(text.strip())} characters: expected 1 to {longest}")
+
+
+def check_json(value: object, what: str) -> None:
+    """Raise InvalidInput for what JSON in UTF-8 cannot hold, such as half a surrogate pair; never quotes it."""
+    try:
+        msgspec.json.encode(value)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"{what} cannot be kept as JSON ({type(error).__name__}): expected text in UTF-8") from None
 
 
 def check_fields(what: str, values: Mapping[str, Any], allowed: Collection[str]) -> None:

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from sqlalchemy import Engine
 
+from cluster import audit_process
 from cluster.connection import Connection
 from cluster.stream_beginnings import lead_on_streams
 from domain import subjects
@@ -23,6 +24,7 @@ from domain.messages import LogState
 from domain.tiles import bundles_of, entries_of
 from runtime.bus import Bus
 from runtime.clock import ManualClock
+from runtime.follower import Follower
 from runtime.log_events import events_between, taken_of_stream
 from runtime.log_following import LogFollowing
 from runtime.log_keeper import LogKeeper
@@ -33,6 +35,7 @@ from runtime.nats_server import NatsServer
 from runtime.settings import Settings
 from runtime.soft_keys import SoftKeys
 from runtime.sql.records import note_write
+from runtime.sql.write_log import untold_writes
 from runtime.tasks import end
 from runtime.write_relay import WriteRelay
 from tests.sql_fixtures import ADA
@@ -114,10 +117,14 @@ async def test_a_full_disk_is_waited_for(log: Log, monkeypatch: pytest.MonkeyPat
     async with log.followed():
         await log.tell(1)
         await log.holds(1)
+        paused: list[bool] = []
+        pause = Follower.pause
         with monkeypatch.context() as full:
+            full.setattr(Follower, "pause", lambda follower: (paused.append(True), pause(follower))[1])
             full.setattr("runtime.log_events.LogEvents.add", lambda *_: (_ for _ in ()).throw(StorageFull("no room")))
             await log.tell(2, 3)
             await until(lambda: "the access log does not grow: no room" in caplog.text)
+            await until(lambda: paused)  # the stream holds what comes meanwhile, not this process
             assert log.ids() == ["t-1"]
         await log.holds(1, 2, 3)
     assert caplog.text.count("does not grow") == 1
@@ -166,11 +173,36 @@ async def test_what_is_in_the_log_leaves_the_stream(log: Log, bus: Bus, monkeypa
     await log.tell(*range(1, 11))
     async with log.followed():
         await log.holds(*range(1, 11))
-        async with asyncio.timeout(10):
-            while (await bus.stream_state(subjects.AUDIT_STREAM)).first_sequence != 9:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        await first_becomes(bus, 9)
         await log.tell(11)
         await log.holds(*range(1, 12))
+
+
+async def first_becomes(bus: Bus, sequence: int) -> None:
+    async with asyncio.timeout(10):
+        while (await bus.stream_state(subjects.AUDIT_STREAM)).first_sequence != sequence:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+async def test_what_is_in_the_log_leaves_the_stream_at_a_start(log: Log, bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    await log.tell(*range(1, 6))
+    async with log.followed():
+        await log.holds(*range(1, 6))
+    monkeypatch.setattr("runtime.log_following._KEEP_BEHIND", 2)
+    async with log.followed():
+        await first_becomes(bus, 4)
+
+
+async def test_a_small_stream_is_never_full_of_what_is_in_the_log(log: Log, bus: Bus) -> None:
+    await bus.ensure_streams(max_stream_bytes=2**20, retention_s=86_400, duplicate_window_s=600)
+    subject, event = subjects.audit("test"), msgspec.Raw(b'"%b"' % (b"x" * 2**18))
+    async with log.followed():
+        for number in range(1, 7):
+            await bus.publish(
+                subject, msgspec.json.encode(LogRecord(f"t-{number}", number, "test", number, event)), f"t-{number}"
+            )
+            await until(lambda wanted=number: len(log.ids()) == wanted)
+            await first_becomes(bus, number + 1)
 
 
 async def test_a_new_stream_goes_on_behind_what_the_log_has(log: Log, bus: Bus) -> None:
@@ -247,6 +279,54 @@ async def test_a_write_told_twice_is_in_the_log_once(
     assert await WriteRelay(engine, bus).relay() == 2
     async with log.followed():
         await until(lambda: log.ids() == ["w-1", "w-2"])
+
+
+async def test_an_id_that_a_restored_database_gives_again_is_another_write(
+    engine: Engine, log: Log, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database came back without its newest rows while the stream still remembers the ids of their messages."""
+    note_write(engine, ADA, "ward.close", "sz.h001/icu")
+    row = untold_writes(engine, 1)[0]
+    for action in ("ward.close", "ward.close", "ward.open"):
+        monkeypatch.setattr("runtime.write_relay.untold_writes", lambda *_, action=action: [row | {"action": action}])
+        await WriteRelay(engine, bus).relay()
+    async with log.followed():
+        await until(lambda: log.ids() == ["w-1", "w-1#stream-2"])
+
+
+async def test_whatever_breaks_the_log_is_opened_again(
+    log: Log, bus: Bus, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("runtime.log_following._LOOK_AGAIN_S", 0.05)
+    take = LogKeeper.take
+    broken = iter([True])
+
+    def break_once(keeper: LogKeeper, records: list) -> int:
+        if next(broken, False):
+            raise RuntimeError("nobody thought of it")
+        return take(keeper, records)
+
+    monkeypatch.setattr(LogKeeper, "take", break_once)
+    await log.tell(1)
+    async with log.followed():
+        await log.holds(1)
+    assert "does not grow: RuntimeError: nobody thought of it" in caplog.text
+
+
+async def test_a_process_that_cannot_follow_ends(
+    tmp_path: Path, nats_url: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(_: LogFollowing) -> None:
+        raise MemoryError
+
+    monkeypatch.setenv("VITALGRID_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(LogFollowing, "run", broken)
+    for quiet in ("share_finely", "configure_logging"):
+        monkeypatch.setattr(audit_process, quiet, lambda *_: None)
+    Connection(pid=os.getpid(), nats_url=nats_url[0], nats_token=nats_url[1]).save(tmp_path)
+    with pytest.raises(MemoryError):
+        async with asyncio.timeout(10):
+            await audit_process.main()
 
 
 def test_the_log_has_a_name_for_life() -> None:

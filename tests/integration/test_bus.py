@@ -150,6 +150,16 @@ async def test_streams_that_are_there_outlive_a_second_start_and_the_death_of_th
     await bus.close()
 
 
+async def test_records_of_the_access_log_stay_however_old(bus: Bus) -> None:
+    config = (await bus._jetstream.stream_info(subjects.AUDIT_STREAM)).config
+    assert (config.max_age, config.duplicate_window) == (0, 600)
+
+
+async def test_a_stream_that_cannot_be_followed_is_unavailable(bus: Bus) -> None:
+    with pytest.raises(Unavailable, match=r"stream NOWHERE cannot be followed"):
+        await bus.follow("NOWHERE", ["nowhere.>"], 1, lambda _: None)
+
+
 async def test_a_server_that_stands_still_does_not_answer_and_the_connection_outlives_it(
     bus: Bus, nats_server: NatsServer, caplog: pytest.LogCaptureFixture
 ) -> None:

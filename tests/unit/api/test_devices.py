@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 
 import httpx
@@ -57,6 +58,18 @@ async def test_a_device_is_registered_with_a_token_that_is_shown_once(
 async def test_a_wrong_device_is_refused(client: httpx.AsyncClient, hospital: str, change: dict, status: int) -> None:
     await make(client, "devices", MONITOR)
     assert (await client.post("devices", json=MONITOR | change)).status_code == status
+
+
+@pytest.mark.clause("9.3e")
+async def test_attributes_that_no_text_can_hold_are_refused(client: httpx.AsyncClient, hospital: str) -> None:
+    """Half a surrogate pair: JSON can spell it, UTF-8 cannot, and the access log could never be told of the write."""
+    half, headers = r'{"attributes": {"a": ["\ud800"]}}', {"Content-Type": "application/json", "If-Match": '"1"'}
+    posted = await client.post("devices", content=json.dumps(MONITOR)[:-1] + "," + half[1:], headers=headers)
+    await make(client, "devices", MONITOR)
+    patched = await client.patch("devices/sz.h001/mon-7", content=half, headers=headers)
+    for refused in (posted, patched):
+        assert (refused.status_code, refused.json()["code"]) == (422, "invalid-input")
+        assert "attributes cannot be kept" in refused.json()["detail"]
 
 
 async def test_devices_are_listed_by_filters(client: httpx.AsyncClient, hospital: str) -> None:

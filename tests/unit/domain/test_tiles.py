@@ -32,6 +32,7 @@ def test_a_path_is_read_as_it_was_written(tile):
 @pytest.mark.parametrize("path", [
     "", "0", "0/0", "0/00", "0/0000", "00/000", "64/000", "0/000.p/0", "0/000.p/01", "0/000.p/256", "0/000.p/999", "0/x000/000",
     "0/x001", "0/001/234", "0/000/", "/0/000", "0/../000", "entries/000.p", "Entries/000", "0/000\n", "-1/000", "0/٠٠٠",
+    f"0/{'x001/' * 7}000", f"0/{'x001/' * 2000}000",
 ])  # fmt: skip
 def test_another_spelling_is_no_tile(path):
     with pytest.raises(InvalidInput, match=r"no tile"):

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import shutil
 import sqlite3
+import threading
 
 import msgspec
 import pytest
@@ -18,7 +19,7 @@ from domain.signed_notes import Checkpoint, Note
 from domain.tiles import bundles_of, entries_of
 from runtime.disk import Disk
 from runtime.keys import KeyMissing
-from runtime.log_events import Received, events_between, taken_of_stream
+from runtime.log_events import LogEvents, Received, events_between, taken_of_stream
 from runtime.log_keeper import LogKeeper
 from runtime.log_signing import KeyVerifier, LogSigner
 from runtime.log_store import LogReader
@@ -115,10 +116,15 @@ def test_another_event_under_a_known_id_is_kept_beside_it(keep, folder):
 
 
 def test_what_cannot_be_read_is_in_the_log_as_it_came(keep, folder):
-    for sequence, payload in enumerate((b"", b"\xff\x00", b"{}", b'{"id":"","at_us":1,"by":"x","n":1,"event":1}', b"[1]"), 1):
+    as_told = b'{"id":"a","at_us":%d,"by":"x","n":%d,"event":%b}'
+    payloads = [
+        b"", b"\xff\x00", b"{}", b"[1]", b'{"id":"","at_us":1,"by":"x","n":1,"event":1}', as_told % (2**63, 1, b"1"),
+        as_told % (1, -(2**63) - 1, b"1"), as_told % (1, 1, b"[" * 10**5 + b"]" * 10**5),
+    ]  # fmt: skip
+    for sequence, payload in enumerate(payloads, 1):
         keep().take([Received(sequence, read_record(payload, sequence, 17))])
         assert events_between(folder, sequence - 1, sequence)[0].event == payload
-    assert ids(folder) == [f"stream-{number}" for number in range(1, 6)]
+    assert ids(folder) == [f"stream-{number}" for number in range(1, len(payloads) + 1)]
     readable = msgspec.json.encode(record(1))
     assert read_record(readable, 9, 17) == record(1)
 
@@ -319,3 +325,32 @@ def test_a_line_of_either_key_that_was_changed_spoils_the_checkpoint(keep, folde
         assert changed != raw
         with pytest.raises(IntegrityViolation, match=r"not of this text"):
             signer.verify(changed)
+
+
+def test_a_log_is_not_closed_in_the_midst_of_its_work(keep, folder, monkeypatch):
+    """At its end the process is told to close while a thread still writes."""
+    keeper, closing = keep(), []
+
+    def add_while_closed(events, records):
+        closing.append(threading.Thread(target=keeper.close))
+        closing[0].start()
+        closing[0].join(0.2)
+        assert closing[0].is_alive()
+        return add(events, records)
+
+    add = LogEvents.add
+    monkeypatch.setattr(LogEvents, "add", add_while_closed)
+    assert keeper.take(received(1)) == 1
+    closing[0].join()
+    assert ids(folder) == ["w-1"]
+
+
+@pytest.mark.parametrize("read", ["count", "last_sequence", "last_signed"])
+def test_damage_that_a_read_meets_is_said_in_our_words(folder, salts, read):
+    folder.mkdir()
+    events = LogEvents.open(folder, salts)
+    events._connection.executescript("DROP TABLE events; DROP TABLE signed")  # as a file reads whose pages are lost
+    for call in (getattr(events, read), lambda: events.entries(0, 1)):
+        with pytest.raises(IntegrityViolation, match=r"damaged"):
+            call()
+    events.close()
