@@ -76,7 +76,7 @@ async def logout(request: Request, behind: Behind) -> Response:
     name = cookie_name(over_tls=behind.services.over_tls)
     token = cookie_of(request.scope, name)
     if token is not None:
-        await behind.sign_in.sign_out(token)
+        await behind.sign_in.sign_out(token, address_of(request))
     response = RedirectResponse(LOGIN_URL, 303, _HEADERS)
     response.delete_cookie(name, secure=behind.services.over_tls, httponly=True, samesite="strict")
     return response
@@ -142,4 +142,4 @@ def _password(caller: Caller, problem: str = "", status: int = 200) -> Response:
 
 def _shown(page: str, status: int = 200, *, problem: str = "", **values: Any) -> Response:
     text = _PAGE.render(page=page, style=_STYLE, problem=problem, intended_use=INTENDED_USE, **values)
-    return HTMLResponse(text, status, _HEADERS | headers_of(status))
+    return HTMLResponse(text, status, _HEADERS | headers_of(status, is_page=True))

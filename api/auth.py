@@ -22,7 +22,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.browsers import LOGIN_URL, SAFE_METHODS, cookie_of, header, is_page_wanted, is_same_origin, is_script, to_login
-from api.errors import problem_response
+from api.errors import headers_of, problem_response
 from domain.errors import Forbidden, InvalidInput, PasswordChangeRequired, Unauthenticated, VitalgridError
 from domain.principals import Caller, Must, Role
 from runtime.tasks import end
@@ -144,14 +144,14 @@ def is_live(scope: Scope) -> bool:
 
 def _refusal(error: VitalgridError, scope: Scope) -> Response:
     """A problem; for a person at a browser the page where it can be mended."""
-    if is_page_wanted(scope):
+    if is_page_wanted(scope) or scope["path"] == PASSWORD_URL:  # whose form is posted
         if isinstance(error, Unauthenticated):
             return to_login(scope, error.code)
         if isinstance(error, PasswordChangeRequired):
             return RedirectResponse(PASSWORD_URL, 303)
     response = problem_response(error, scope)
     if isinstance(error, Unauthenticated) and is_script(scope):
-        response.headers["WWW-Authenticate"] = 'Bearer realm="vitalgrid"'
+        response.headers.update(headers_of(response.status_code, is_page=True))
     return response
 
 

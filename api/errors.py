@@ -218,10 +218,11 @@ async def _unexpected_error(request: Request, error: Exception) -> Response:
     return problem_response(InternalError(f"unexpected error; the log names it under {request_id}"), request.scope)
 
 
-def headers_of(status: int) -> dict[str, str]:
-    """Headers that an answer of this status has wherever it comes from."""
+def headers_of(status: int, *, is_page: bool = False) -> dict[str, str]:
+    """Headers that an answer of this status has. At a challenge for Basic a browser opens its own dialogue over a page."""
     if status in _RETRY_AFTER_S:
         return {"Retry-After": str(_RETRY_AFTER_S[status])}
     if status == 401:
-        return {"WWW-Authenticate": 'Bearer realm="vitalgrid", Basic realm="vitalgrid"'}
+        bearer = 'Bearer realm="vitalgrid"'
+        return {"WWW-Authenticate": bearer if is_page else f'{bearer}, Basic realm="vitalgrid"'}
     return {}

@@ -12,6 +12,7 @@ from domain.errors import InvalidInput
 MEDIA_TYPE: Final = "application/x-www-form-urlencoded"
 _MOST_FIELDS: Final = 20
 _MOST_BYTES: Final = 16_384
+_ADDRESS_CHARS: Final = 64  # an IPv6 address with its zone has room
 
 
 async def form_of(request: Request) -> dict[str, str]:
@@ -33,5 +34,5 @@ async def form_of(request: Request) -> dict[str, str]:
 
 
 def address_of(request: Request) -> str:
-    """Where a request comes from, as far as the socket tells: behind a proxy that is the proxy."""
-    return request.client.host if request.client is not None else "unknown"
+    """Where a request comes from, as the socket tells and no header: behind a proxy that is the proxy."""
+    return request.client.host[:_ADDRESS_CHARS] if request.client is not None else "unknown"

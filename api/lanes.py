@@ -20,15 +20,17 @@ _HOST_QUERIES: Final = 32
 class Lanes:
     """Where blocking work runs, so that no kind of it can starve another or the event loop.
 
-    SQL has its own threads, and hashing of passwords one (`hashing`). Of questions to the readings a few light ones run at
-    once here, and many that hosts answer alone; heavy ones (searches, aggregates of a region) have a queue and a process
-    of their own (`runtime.large_questions`).
+    SQL has its own threads, hashing of passwords one (`hashing`), and judging new ones another (`estimating`): who
+    chooses a password holds up nobody who signs in, and the estimator, which is not made for threads, runs in one. Of
+    questions to the readings a few light ones run at once here, and many that hosts answer alone; heavy ones (searches,
+    aggregates of a region) have a queue and a process of their own (`runtime.large_questions`).
     """
 
     def __init__(self) -> None:
         self._sql = ThreadPoolExecutor(_SQL_THREADS, "api-sql")
         self._codec = ThreadPoolExecutor(_CODEC_THREADS, "api-codec")
         self.hashing = HashingLane()
+        self.estimating = HashingLane(name="estimating")
         self._light = asyncio.Semaphore(_LIGHT_QUERIES)
         self._of_hosts = asyncio.Semaphore(_HOST_QUERIES)
 
@@ -52,5 +54,6 @@ class Lanes:
 
     def close(self) -> None:
         self.hashing.close()
+        self.estimating.close()
         self._sql.shutdown(wait=False, cancel_futures=True)
         self._codec.shutdown(wait=False, cancel_futures=True)

@@ -8,6 +8,7 @@ user and a wrong password take the same work and get the same answer. Clauses 5.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from runtime.sql.engine import reading
 from runtime.sql.records import Author, Row
 from runtime.sql.sessions import NOT_LET_IN, NewSession, SessionRules
 from runtime.sql.tables import hospitals
-from runtime.sql.users import FIRST_USER, KEPT_PASSWORDS, LockRule, parse_user_name
+from runtime.sql.users import FIRST_USER, KEPT_PASSWORDS, NOT_CHANGED, LockRule, parse_user_name
 
 logger = logging.getLogger(__name__)
 
@@ -75,41 +76,44 @@ class SignIn:
     async def with_password(self, name: str, password: str, address: str) -> Issued:
         """Begin the user's session, and end the one they had. Raises Unauthenticated, TooManyAttempts, Busy."""
         self._lanes.hashing.check_room()
-        self._attempts.take(address)
-        user = await self._lanes.sql(self._find, name)
-        if user is not None and not users.may_sign_in(user, self._clock.now_us()):
-            user = None  # while locked the right password takes no longer than a wrong one
-        rehashed = await self._checked(user, password)
-        if user is None:
-            raise Unauthenticated(NOT_LET_IN)
-        await self.settled()  # so that guesses made at once are all counted before one of them lets somebody in
-        issued = await self._begin(user, user["password"], rehashed, address)
-        self._attempts.give_back(address)
-        return issued
+        with self._attempts.one(address):
+            user = await self._lanes.sql(self._find, name)
+            if user is not None and not users.may_sign_in(user, self._clock.now_us()):
+                user = None  # while locked the right password takes no longer than a wrong one
+            rehashed = await self._checked(user, password)
+            if user is None:
+                raise Unauthenticated(NOT_LET_IN)
+            await self.settled()  # so that guesses made at once are all counted before one of them lets somebody in
+            return await self._begin(user, user["password"], rehashed, address)
 
-    async def with_refresh(self, refresh_token: str) -> Issued:
-        """New tokens for a session. Raises Unauthenticated; a token that came before ends the session (SessionEnded)."""
-        try:
-            made = await self._lanes.sql(
-                sessions.refresh_session, self._engine, refresh_token, now_us=self._clock.now_us(), rules=self._rules.session
-            )
-        except SessionEnded as ended:
-            await self._changed(ended.user_id)
-            raise
-        await self._changed(made.user_id)
-        return self._issued(made)
+    async def with_refresh(self, refresh_token: str, address: str) -> Issued:
+        """New tokens for a session. Raises Unauthenticated, TooManyAttempts.
+
+        A token that came before ends the session (SessionEnded).
+        """
+        now_us, rules = self._clock.now_us(), self._rules.session
+        with self._attempts.one(address):
+            try:
+                made = await self._lanes.sql(sessions.refresh_session, self._engine, refresh_token, now_us=now_us, rules=rules)
+            except SessionEnded as ended:
+                if ended.is_new:
+                    await self._changed(ended.user_id)
+                raise
+            await self._changed(made.user_id)
+            return self._issued(made)
 
     async def with_service_token(self, name: str, token: str, address: str) -> Issued:
         """A token for an hour, for a service that shows its own. Raises Unauthenticated, TooManyAttempts."""
-        self._attempts.take(address)
-        access = await self._lanes.sql(begin_service_access, self._engine, name, token, now_us=self._clock.now_us())
-        self._attempts.give_back(address)
+        with self._attempts.one(address):
+            access = await self._lanes.sql(begin_service_access, self._engine, name, token, now_us=self._clock.now_us())
         return Issued(access, SERVICE_ACCESS_US // 1_000_000)
 
-    async def sign_out(self, token: str) -> None:
-        """End the session with this access or refresh token, if there is one."""
-        user_id = await self._lanes.sql(sessions.sign_out, self._engine, token, now_us=self._clock.now_us())
-        if user_id is not None:
+    async def sign_out(self, token: str, address: str) -> None:
+        """End the session with this access or refresh token, if there is one. Raises TooManyAttempts."""
+        with contextlib.suppress(Unauthenticated), self._attempts.one(address):
+            user_id = await self._lanes.sql(sessions.sign_out, self._engine, token, now_us=self._clock.now_us())
+            if user_id is None:
+                raise Unauthenticated("the token opens no session")
             await self._changed(user_id)
 
     async def change_password(self, caller: Caller, present: str, new: str, address: str) -> Issued:
@@ -118,28 +122,16 @@ class SignIn:
         Raises Forbidden when `present` is wrong (which counts as a failed sign-in), InvalidInput when the new one is
         not good enough or was in use before, TooManyAttempts, Busy.
         """
-        name = caller.principal.name
-        self._attempts.take(address)
-        await self.settled()
-        user = await self._lanes.sql(self._find, name)
-        is_theirs = user is not None and user["id"] == caller.principal.id  # a token has none, whatever its name
-        if user is None or not is_theirs or not users.may_sign_in(user, self._clock.now_us()):
-            raise Forbidden("the password cannot be changed: it was given wrongly too often, or there is none")
-        try:
-            await self._checked(user, present)
-        except Unauthenticated:
-            raise Forbidden("the present password is another one") from None
-        self._attempts.give_back(address)
-        guessed = await self._lanes.sql(self._hospital_words)
-        former = await self._lanes.sql(users.kept_passwords, self._engine, user["id"])
-        stored = await self._lanes.hashing.run(self._new, name, new, guessed, former)
-        author = Author(name, None, self._clock.now_us())
-        await self._lanes.sql(
-            users.set_password, self._engine, author, name, stored, must_change=False, instead_of=user["password"]
-        )
-        if name == FIRST_USER and self._first_password_file is not None:
-            self._first_password_file.unlink(missing_ok=True)
-        return await self._begin(user, stored, None, address)
+        with self._attempts.one(address):  # kept too when the new password is refused: to estimate it costs work
+            user = await self._present(caller, present)
+            stored = await self._stored(user, new)
+            author = Author(user["name"], None, self._clock.now_us())
+            await self._lanes.sql(
+                users.set_password, self._engine, author, user["name"], stored, must_change=False, instead_of=user["password"]
+            )
+            await self._changed(user["id"])  # whatever comes now, the former session has ended
+            self._forget_first_password(user["name"])
+            return await self._begin(user, stored, None, address)
 
     async def settled(self) -> None:
         """Wait until each failure that was answered is counted."""
@@ -149,6 +141,35 @@ class SignIn:
         """A password for somebody's next sign-in, and what is stored of it. Raises Busy."""
         password = first_password()
         return password, await self._lanes.hashing.run(self._hashes.make, password)
+
+    async def _present(self, caller: Caller, password: str) -> Row:
+        """The caller's own row, as `password` opens it. Raises Forbidden."""
+        await self.settled()
+        user = await self._lanes.sql(self._find, caller.principal.name)
+        is_theirs = user is not None and user["id"] == caller.principal.id  # a token has none, whatever its name
+        if user is None or not is_theirs or not users.may_sign_in(user, self._clock.now_us()):
+            raise Forbidden(NOT_CHANGED)
+        try:
+            await self._checked(user, password)
+        except Unauthenticated:
+            raise Forbidden("the present password is another one") from None
+        await self.settled()  # guesses made at once are all counted before one of them changes anything
+        return user
+
+    async def _stored(self, user: Row, new: str) -> str:
+        """What is stored of a new password. Raises InvalidInput, Busy."""
+        guessed = await self._lanes.sql(self._hospital_words)
+        await self._lanes.estimating.run(check_password, new, user_name=user["name"], also=guessed)
+        former = await self._lanes.sql(users.kept_passwords, self._engine, user["id"])
+        return await self._lanes.hashing.run(self._new, new, former)
+
+    def _forget_first_password(self, name: str) -> None:
+        if name != FIRST_USER or self._first_password_file is None:
+            return
+        try:
+            self._first_password_file.unlink(missing_ok=True)
+        except OSError as error:  # it opens nothing any more
+            logger.warning("the file with the first password could not be removed: %s", error)
 
     def _find(self, name: str) -> Row | None:
         try:
@@ -181,8 +202,7 @@ class SignIn:
             return False, None
         return True, self._hashes.make(password) if self._hashes.is_outdated(stored) else None
 
-    def _new(self, name: str, password: str, guessed: list[str], former: list[str]) -> str:
-        check_password(password, user_name=name, also=guessed)
+    def _new(self, password: str, former: list[str]) -> str:
         if any(self._hashes.check(password, stored) for stored in former):
             raise InvalidInput(f"the password is one of the last {KEPT_PASSWORDS} of this user: take a new one")
         return self._hashes.make(password)

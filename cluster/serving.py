@@ -34,6 +34,7 @@ async def serving(app: Any, host: str, port: int, *, tls: TakenUp | None = None)
         http="httptools",
         ws="none",
         server_header=False,
+        proxy_headers=False,  # X-Forwarded-For says what its sender likes: guessing is counted by the socket's address
         timeout_graceful_shutdown=_SHUTDOWN_S,
         h11_max_incomplete_event_size=_HEADER_BYTES,
     )

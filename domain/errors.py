@@ -44,14 +44,18 @@ class Unauthenticated(VitalgridError):
 
 
 class SessionEnded(Unauthenticated):
-    """A session of `user_id` that held once does no longer. `code` says why: `session-superseded`, `session-idle`, …"""
+    """A session of `user_id` that held once does no longer. `code` says why: `session-superseded`, `session-idle`, …
+
+    `is_new`: it ended just now, by what raises this.
+    """
 
     code = "session-ended"
 
-    def __init__(self, why: str, detail: str, user_id: str) -> None:
+    def __init__(self, why: str, detail: str, user_id: str, *, is_new: bool = False) -> None:
         super().__init__(detail)
         self.code = f"session-{why}"
         self.user_id = user_id
+        self.is_new = is_new
 
 
 class Forbidden(VitalgridError):

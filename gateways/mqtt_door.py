@@ -186,6 +186,9 @@ class MqttDoor:
                 revoked = await self.identities.revoked(connected)
             except Unavailable:
                 continue  # nothing is known against them
+            except Exception:  # whatever it was: a door that looks no more would let the revoked stay for ever
+                logger.exception("credentials could not be looked at again: tried again in %.0f s", _RECHECK_S)
+                continue
             for sender in revoked:
                 connection = self._by_handle.get(sender.handle)
                 if connection is not None and connection.sender is sender:

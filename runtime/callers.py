@@ -122,7 +122,10 @@ class SqlCallers:
             return
         if digest in self._kept:  # before the database is asked: requests that come together write once
             self._kept[digest] = replace(kept, session=replace(session, active_us=now_us))
-        await asyncio.to_thread(note_activity, self._engine, session.id, now_us=now_us)
+        try:
+            await asyncio.to_thread(note_activity, self._engine, session.id, now_us=now_us)
+        except Unavailable as error:  # a full disk locks nobody out; it is tried again once the session is asked for anew
+            logger.warning("what a user did could not be noted: %s", error)
 
     def _remember(self, digest: str, kept: _Kept) -> None:
         self._kept.pop(digest, None)

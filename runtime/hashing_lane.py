@@ -1,4 +1,4 @@
-"""Where passwords are hashed: one thread and a short queue, so that a flood of sign-ins takes one processor at most."""
+"""Where passwords are hashed, or estimated: one thread and a short queue, so that a flood takes one processor at most."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ MOST_WAITING: Final = 8  # some two seconds at the default cost
 
 
 class HashingLane:
-    """Runs slow hashing in a thread of its own; what does not fit its queue is refused before it costs anything."""
+    """Runs slow work on passwords in a thread of its own; what does not fit its queue is refused before it costs anything."""
 
-    def __init__(self, most_waiting: int = MOST_WAITING) -> None:
-        self._thread = ThreadPoolExecutor(1, "hashing")
+    def __init__(self, most_waiting: int = MOST_WAITING, name: str = "hashing") -> None:
+        self._thread = ThreadPoolExecutor(1, name)
         self._most = 1 + most_waiting
         self._held = 0
 

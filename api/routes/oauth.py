@@ -23,7 +23,8 @@ _ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
     200: {"content": {"application/json": {"example": {
         "access_token": "vgs_…", "token_type": "Bearer", "expires_in": 43200, "refresh_token": "vgr_…", "must_change": False,
     }}}},
-    400: {"description": "RFC 6749 5.2: `error` is `invalid_grant`, `invalid_request` or `unsupported_grant_type`."},
+    400: {"description": "RFC 6749 5.2: `error` is `invalid_grant`, `invalid_request` or `unsupported_grant_type`; with 401 it "
+          "is `invalid_client`: a service's name and token came by Basic and are wrong."},
 }  # fmt: skip
 
 
@@ -35,9 +36,10 @@ def _form(fields: Mapping[str, str], required: list[str]) -> dict[str, Any]:
 class _OauthError(Exception):
     """An error in the RFC's words."""
 
-    def __init__(self, error: str, says: str) -> None:
+    def __init__(self, error: str, says: str, status: int = 400) -> None:
         super().__init__(says)
         self.error = error
+        self.status = status
 
 
 @router.post(
@@ -53,7 +55,7 @@ async def token(request: Request, behind: Behind) -> Response:
     try:
         issued = await _issue(await form_of(request), request, behind)
     except _OauthError as error:
-        return _refusal(400, error.error, str(error))
+        return _refusal(error.status, error.error, str(error))
     except (InvalidInput, Unauthenticated, Busy, TooManyAttempts) as error:
         return _of_ours(error)
     answer = {"access_token": issued.access_token, "token_type": "Bearer", "expires_in": issued.expires_in_s}
@@ -71,7 +73,10 @@ async def revoke(request: Request, behind: Behind) -> Response:
         return _of_ours(error)
     if not fields.get("token"):
         return _refusal(400, "invalid_request", "token is missing")
-    await behind.sign_in.sign_out(fields["token"])
+    try:
+        await behind.sign_in.sign_out(fields["token"], address_of(request))
+    except TooManyAttempts as error:
+        return _of_ours(error)
     return Response(headers=_NO_STORE)
 
 
@@ -81,12 +86,26 @@ async def _issue(fields: dict[str, str], request: Request, behind: Backend) -> I
             name, password = _field(fields, "username"), _field(fields, "password")
             return await behind.sign_in.with_password(name, password, address_of(request))
         case "refresh_token":
-            return await behind.sign_in.with_refresh(_field(fields, "refresh_token"))
+            return await behind.sign_in.with_refresh(_field(fields, "refresh_token"), address_of(request))
         case "client_credentials":
-            return await behind.sign_in.with_service_token(*_client_of(fields, request), address_of(request))
+            return await _service(fields, request, behind)
         case _:
             expected = "password, refresh_token or client_credentials"
             raise _OauthError("unsupported_grant_type", f"grant_type is not offered: expected {expected}")
+
+
+async def _service(fields: dict[str, str], request: Request, behind: Backend) -> Issued:
+    name, secret = _client_of(fields, request)
+    try:
+        return await behind.sign_in.with_service_token(name, secret, address_of(request))
+    except Unauthenticated as error:
+        if _is_basic(request):  # RFC 6749 5.2: who tried by a header is answered with a challenge
+            raise _OauthError("invalid_client", str(error), 401) from None
+        raise
+
+
+def _is_basic(request: Request) -> bool:
+    return request.headers.get("authorization", "").partition(" ")[0].lower() == "basic"
 
 
 def _field(fields: dict[str, str], name: str) -> str:
@@ -97,9 +116,9 @@ def _field(fields: dict[str, str], name: str) -> str:
 
 def _client_of(fields: dict[str, str], request: Request) -> tuple[str, str]:
     """Name and token of a service: from Basic, where both are form-encoded (RFC 6749 2.3.1), or from the form."""
-    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "basic":
+    if not _is_basic(request):
         return _field(fields, "client_id"), _field(fields, "client_secret")
+    credentials = request.headers["authorization"].partition(" ")[2]
     try:
         name, _, secret = base64.b64decode(credentials.strip(), validate=True).decode().partition(":")
     except (binascii.Error, UnicodeDecodeError):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Final
 
 from sqlalchemy import Engine, delete, insert, select, update
 
-from domain.errors import Conflict, NotFound, Unauthenticated
+from domain.errors import Conflict, NotFound, Unauthenticated, Unavailable
 from runtime.sql.engine import reading, writing
 from runtime.sql.identity_tables import service_access, users
 from runtime.sql.records import Author, Page, Row, check_text, log_write, page
 from runtime.sql.tables import exports, reject_actions, tokens, write_log
 from runtime.tokens import Prefix, digests_of, new_token, token_digest
+
+logger = logging.getLogger(__name__)
 
 ADMINISTRATOR: Final = "administrator"
 SERVICE_ACCESS_US: Final = 3_600_000_000
@@ -64,7 +67,7 @@ def list_tokens(engine: Engine, *, limit: int, after: tuple[Any, ...] | None = N
 def authenticate(engine: Engine, token: str, *, now_us: int | None = None) -> Row:
     """Name and role of who holds `token`; raises Unauthenticated for one that is unknown or revoked.
 
-    With `now_us` the use is noted, to the minute.
+    With `now_us` the use is noted, to the minute, if the database takes it: a full disk locks nobody out.
     """
     query = select(tokens.c.name, tokens.c.role, tokens.c.last_used_us).where(
         tokens.c.digest.in_(digests_of(token)), tokens.c.revoked_us.is_(None)
@@ -74,8 +77,11 @@ def authenticate(engine: Engine, token: str, *, now_us: int | None = None) -> Ro
     if row is None:
         raise Unauthenticated("the token is unknown or revoked")
     if now_us is not None and now_us - (row["last_used_us"] or 0) >= _USE_NOTED_EVERY_US:
-        with writing(engine) as connection:
-            connection.execute(update(tokens).where(tokens.c.name == row["name"]).values(last_used_us=now_us))
+        try:
+            with writing(engine) as connection:
+                connection.execute(update(tokens).where(tokens.c.name == row["name"]).values(last_used_us=now_us))
+        except Unavailable as error:
+            logger.warning("the use of a token could not be noted: %s", error)
     return {"name": row["name"], "role": row["role"]}
 
 

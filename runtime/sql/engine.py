@@ -18,6 +18,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from domain.errors import Conflict, InvalidInput, StorageFull, Unavailable
 
@@ -108,6 +109,8 @@ def _in_our_words() -> Iterator[None]:
         raise RuntimeError(f"a rule of the schema is broken: {_message(error)}").with_traceback(error.__traceback__) from None
     except (DataError, OverflowError):
         raise InvalidInput("a value is too long or too large to be stored") from None
+    except PoolTimeout:
+        raise Unavailable("the business database has no connection free: try again") from None
     except OperationalError as error:
         code = _code(error)
         if code.startswith(_NO_ROOM):

@@ -1,11 +1,13 @@
 """Sessions of users: one a user, ended by the next sign-in, by idling, by their longest time. Clauses 7.2a, 7.2d.
 
 A session is known by two tokens: the access token, which comes with each request, and the refresh token, which gets
-a new pair. Of tokens that were good it is remembered for a day why they are not any more.
+a new pair. Of tokens that were good it is remembered for a day why they are not any more, and of refreshed ones for as
+long as a session can last.
 """
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,12 +16,14 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 
-from domain.errors import SessionEnded, Unauthenticated
+from domain.errors import SessionEnded, Unauthenticated, Unavailable
 from domain.principals import Grant, Place, Role
 from runtime.sql.engine import reading, writing
 from runtime.sql.identity_tables import ended_sessions, grants, sessions, users
 from runtime.sql.records import Author, Row, log_write
 from runtime.tokens import Prefix, new_token, token_digest
+
+logger = logging.getLogger(__name__)
 
 _TOLD_FOR_US: Final = 86_400_000_000
 NOT_LET_IN: Final = "no user with this name and password may sign in now"  # whatever it is: strangers learn nothing
@@ -114,7 +118,7 @@ def begin_session(
         if is_locked or user["status"] != "active" or user["password"] != checked:
             raise Unauthenticated(NOT_LET_IN)
         end_session(connection, user_id, Ended.SUPERSEDED, now_us)
-        _forget_old(connection, now_us)
+        _forget_old(connection, now_us, rules)
         values = {"failures": 0, "failing_since_us": None, "locked_until_us": None, "last_login_us": now_us}
         connection.execute(update(users).where(users.c.id == user_id).values(**values, password=rehashed or checked))
         session_id = f"e-{secrets.token_hex(8)}"
@@ -136,9 +140,12 @@ def session_of(engine: Engine, access_token: str, *, now_us: int, rules: Session
     why = live.why_ended(now_us, rules)
     if why is None:
         return live
-    with writing(engine) as connection:
-        end_session(connection, live.user_id, why, now_us, session_id=live.id)
-    raise SessionEnded(why, _SAYS[why], live.user_id)
+    try:
+        with writing(engine) as connection:
+            end_session(connection, live.user_id, why, now_us, session_id=live.id)
+    except Unavailable as error:  # it is over whether or not that can be written: whoever asks next finds the same
+        logger.warning("the end of a session could not be noted: %s", error)
+    raise SessionEnded(why, _SAYS[why], live.user_id, is_new=True)
 
 
 def note_activity(engine: Engine, session_id: str, *, now_us: int) -> None:
@@ -151,9 +158,12 @@ def refresh_session(engine: Engine, refresh_token: str, *, now_us: int, rules: S
     """New tokens for the session: no activity, and no longer life. The former pair is good no more.
 
     A refresh token that comes a second time ends the session: one of the two who had it has no right to it. Raises
-    SessionEnded and Unauthenticated.
+    SessionEnded and Unauthenticated. A token that changes nothing never waits for the writer: strangers send those.
     """
     digest = token_digest(refresh_token)
+    with reading(engine) as connection:
+        if not _is_of_live(connection, digest):
+            raise _refusal(connection, ended_sessions.c.refresh_digest == digest)
     with writing(engine) as connection:
         row = _joined(connection, sessions.c.refresh_digest == digest)
         if row is not None:
@@ -161,7 +171,7 @@ def refresh_session(engine: Engine, refresh_token: str, *, now_us: int, rules: S
             if why is None:
                 return _refreshed(connection, row, now_us)
             end_session(connection, row["user_id"], why, now_us)
-            refusal: Unauthenticated = SessionEnded(why, _SAYS[why], row["user_id"])
+            refusal: Unauthenticated = SessionEnded(why, _SAYS[why], row["user_id"], is_new=True)
         else:
             refusal = _end_if_reused(connection, digest, now_us)
     raise refusal
@@ -181,13 +191,26 @@ def end_session(connection: Connection, user_id: str, why: Ended, now_us: int, *
 def sign_out(engine: Engine, token: str, *, now_us: int) -> str | None:
     """End the session with this access or refresh token; returns its user, or None when there is none."""
     digest = token_digest(token)
+    either = (sessions.c.access_digest == digest) | (sessions.c.refresh_digest == digest)
+    with reading(engine) as connection:  # first: what strangers send must not wait for the writer
+        if _joined(connection, either) is None:
+            return None
     with writing(engine) as connection:
-        row = _joined(connection, (sessions.c.access_digest == digest) | (sessions.c.refresh_digest == digest))
+        row = _joined(connection, either)
         if row is None:
             return None
         end_session(connection, row["user_id"], Ended.SIGNED_OUT, now_us)
         log_write(connection, Author(row["name"], None, now_us), "session.end", row["id"])
         return str(row["user_id"])
+
+
+def _is_of_live(connection: Connection, refresh_digest: str) -> bool:
+    """Whether a refresh token is, or once was, that of a session which is there still."""
+    if _joined(connection, sessions.c.refresh_digest == refresh_digest) is not None:
+        return True
+    query = select(sessions.c.id).join(ended_sessions, ended_sessions.c.session_id == sessions.c.id)
+    former = query.where(ended_sessions.c.refresh_digest == refresh_digest)
+    return connection.execute(former).first() is not None
 
 
 def _joined(connection: Connection, which: Any) -> Row | None:
@@ -218,7 +241,7 @@ def _end_if_reused(connection: Connection, refresh_digest: str, now_us: int) -> 
         why = Ended.REFRESH_REUSED
         if end_session(connection, former["user_id"], why, now_us, session_id=former["session_id"]):
             log_write(connection, Author("vitalgrid", _SAYS[why], now_us), "session.end", former["session_id"])
-            return SessionEnded(why, _SAYS[why], former["user_id"])
+            return SessionEnded(why, _SAYS[why], former["user_id"], is_new=True)
     return _refusal(connection, which)
 
 
@@ -243,5 +266,8 @@ def _remember(connection: Connection, row: Row, why: Ended, now_us: int) -> None
     connection.execute(insert(ended_sessions).values(**same, session_id=row["id"], why=why.value, at_us=now_us))
 
 
-def _forget_old(connection: Connection, now_us: int) -> None:
-    connection.execute(delete(ended_sessions).where(ended_sessions.c.at_us < now_us - _TOLD_FOR_US))
+def _forget_old(connection: Connection, now_us: int, rules: SessionRules) -> None:
+    """Tokens that were refreshed are known for as long as their session can last: one that comes twice must end it."""
+    at_us, why = ended_sessions.c.at_us, ended_sessions.c.why
+    may_live = (why == Ended.REFRESHED.value) & (at_us >= now_us - rules.lifetime_us)
+    connection.execute(delete(ended_sessions).where(at_us < now_us - _TOLD_FOR_US, ~may_live))

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 
-from domain.errors import Conflict, InvalidInput
+from domain.errors import Conflict, Forbidden, InvalidInput
 from domain.principals import Grant, Place, Role
 from runtime.sql.engine import reading, writing
 from runtime.sql.identity_tables import grants, password_history, users
@@ -19,6 +19,7 @@ from runtime.sql.sessions import Ended, end_session
 from runtime.sql.tables import tokens
 
 FIRST_USER: Final = "administrator"
+NOT_CHANGED: Final = "the password cannot be changed: it was given wrongly too often, or there is none"
 KEPT_PASSWORDS: Final = 5  # of a user: none of them is taken again
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{1,63}")
 _SHOWN: Final = (
@@ -119,12 +120,15 @@ def set_password(
 ) -> Row:
     """Replace a stored password, end the user's session and any lock. Raises NotFound.
 
-    With `instead_of`, only if that one is stored still: raises Conflict when somebody was faster.
+    With `instead_of`, as its user does who showed that one: raises Conflict when it is stored no more, and Forbidden for
+    a user who was locked or disabled since.
     """
     with writing(engine) as connection:
         user = one(connection, select(users).where(users.c.name == name).with_for_update(), f"user {name!r}")
         if instead_of is not None and user["password"] != instead_of:
             raise Conflict("the password was just changed by somebody else")
+        if instead_of is not None and not may_sign_in(dict(user), author.now_us):
+            raise Forbidden(NOT_CHANGED)
         connection.execute(insert(password_history).values(user_id=user["id"], password=user["password"]))
         _forget_old(connection, user["id"])
         values = {"password": password, "must_change": must_change, "password_changed_us": author.now_us}

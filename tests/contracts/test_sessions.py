@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from typing import NoReturn
 
 import pytest
 from sqlalchemy import Engine, select
 
-from domain.errors import Conflict, InvalidInput, NotFound, SessionEnded, Unauthenticated
+from domain.errors import Conflict, Forbidden, InvalidInput, NotFound, SessionEnded, Unauthenticated
 from domain.principals import Grant, Place, Role
 from runtime.sql import access, sessions, users
 from runtime.sql.engine import open_engine, reading
@@ -270,3 +271,64 @@ def test_a_service_gets_an_hour_for_its_token_and_loses_it_with_that(engine: Eng
     access.revoke_token(engine, replace(ADA, now_us=NOW_US + 1), "planner")
     with pytest.raises(Unauthenticated):
         access.service_of(engine, got, now_us=NOW_US + 2)
+
+
+@pytest.mark.clause("9.1b")
+def test_a_token_that_opens_nothing_never_waits_for_the_writer(
+    engine: Engine, lina: Row, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = begin(engine, lina)
+    sessions.refresh_session(engine, first.refresh_token, now_us=NOW_US, rules=RULES)
+    begin(engine, lina)  # whose own tokens nobody here has
+
+    def written(_engine: Engine) -> NoReturn:
+        pytest.fail("a write transaction was opened")
+
+    monkeypatch.setattr(sessions, "writing", written)
+    for token in ("vgr_nobodys", first.refresh_token, first.access_token, ""):
+        with pytest.raises(Unauthenticated):
+            sessions.refresh_session(engine, token, now_us=NOW_US, rules=RULES)
+        assert sessions.sign_out(engine, token, now_us=NOW_US) is None
+
+
+def test_the_end_of_a_session_is_news_once(engine: Engine, lina: Row) -> None:
+    first = begin(engine, lina)
+    second = sessions.refresh_session(engine, first.refresh_token, now_us=NOW_US, rules=RULES)
+    news = []
+    for token in (first.refresh_token, first.refresh_token, second.refresh_token):
+        with pytest.raises(SessionEnded) as refused:
+            sessions.refresh_session(engine, token, now_us=NOW_US, rules=RULES)
+        news.append(refused.value.is_new)
+    assert news == [True, False, False]
+
+
+@pytest.mark.clause("7.2a")
+def test_a_refresh_token_that_comes_twice_is_known_for_as_long_as_its_session_lasts(engine: Engine, lina: Row) -> None:
+    day_us = 86_400_000_000
+    long = SessionRules(idle_us=7 * day_us, lifetime_us=7 * day_us)
+
+    def begin_long(user: Row, now_us: int) -> NewSession:
+        return sessions.begin_session(
+            engine, user["id"], checked=STORED, rehashed=None, address="10.0.0.7", now_us=now_us, rules=long
+        )
+
+    first = begin_long(lina, NOW_US)
+    sessions.refresh_session(engine, first.refresh_token, now_us=NOW_US, rules=long)
+    begin_long(users.create_user(engine, ADA, "wang.wei", STORED), NOW_US + 2 * day_us)  # with which old ones are forgotten
+    with pytest.raises(SessionEnded) as refused:
+        sessions.refresh_session(engine, first.refresh_token, now_us=NOW_US + 2 * day_us, rules=long)
+    assert refused.value.code == "session-refresh-reused"
+
+
+@pytest.mark.clause("7.2a")
+def test_who_was_locked_or_disabled_meanwhile_changes_no_password(engine: Engine, lina: Row) -> None:
+    users.create_user(engine, ADA, "second", STORED, REGION)
+    for _ in range(LOCK.failures):
+        users.note_failure(engine, lina["id"], LOCK, now_us=NOW_US)
+    with pytest.raises(Forbidden):
+        users.set_password(engine, ADA, "li.na", "another", must_change=False, instead_of=STORED)
+    users.unlock_user(engine, ADA, "li.na")
+    users.disable_user(engine, ADA, "li.na")
+    with pytest.raises(Forbidden):
+        users.set_password(engine, ADA, "li.na", "another", must_change=False, instead_of=STORED)
+    users.set_password(engine, ADA, "li.na", "another", must_change=True)  # an administrator may

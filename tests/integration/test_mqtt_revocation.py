@@ -42,3 +42,23 @@ async def test_a_revoked_connection_ends_even_where_nobody_says_so(monkeypatch):
         gone = await Raw.connect(stage.port, "token-of-monitor")
         del stage.identities.tokens["token-of-monitor"]
         assert await gone.next() is None
+
+
+@pytest.mark.clause("9.3b")
+async def test_an_unexpected_error_does_not_end_the_watch_over_credentials(monkeypatch):
+    async with opened() as stage:
+        gone = await Raw.connect(stage.port, "token-of-monitor")
+        revoked = stage.identities.revoked
+        failures = [RuntimeError("a defect")]
+
+        async def failing(senders):
+            if failures:
+                raise failures.pop()
+            return await revoked(senders)
+
+        monkeypatch.setattr(stage.identities, "revoked", failing)
+        stage.door.recheck()
+        await until(lambda: not failures)
+        del stage.identities.tokens["token-of-monitor"]
+        stage.door.recheck()
+        assert await gone.next() is None

@@ -64,6 +64,7 @@ async def test_the_cookie_is_kept_from_scripts_and_other_sites(browser: httpx.As
 ELSEWHERE = (
     {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}, {"Sec-Fetch-Site": "none"}, {},
     {"Origin": "http://evil.example"}, {"Origin": "null"}, {"Origin": "http://test.evil.example"},
+    {"Origin": "http://[x"}, {"Origin": "http://"}, {"Origin": "test"},
 )  # fmt: skip
 
 
@@ -96,6 +97,17 @@ async def test_a_page_says_why_its_session_ended(browser: httpx.AsyncClient, hou
     told = await browser.get("/api/v1/me", headers={"Sec-Fetch-Mode": "cors"})
     assert (told.status_code, told.json()["code"]) == (401, "session-superseded")
     assert "Basic" not in told.headers["www-authenticate"]  # else a dialogue of the browser's own opens over the page
+
+
+@pytest.mark.clause("7.2d")
+async def test_a_form_that_comes_after_its_session_ended_leads_to_the_login_page(
+    browser: httpx.AsyncClient, house: House
+) -> None:
+    await enter(browser)
+    await sign_in(house)
+    form = {"present": PASSWORD, "new": NEW_PASSWORD, "again": NEW_PASSWORD}
+    sent = await browser.post("/password", data=form, headers=OURS)
+    assert (sent.status_code, sent.headers["location"]) == (303, "/login?next=/password&why=session-superseded")
 
 
 @pytest.mark.clause("7.2d")
@@ -137,6 +149,7 @@ async def test_a_refused_sign_in_shows_the_form_again_without_the_password(brows
     name = '"><script>alert(1)</script>'
     refused = await enter(browser, username=name, password="not it at all", next="//evil.example")
     assert refused.status_code == 401
+    assert "Basic" not in refused.headers["www-authenticate"]
     assert "not it at all" not in refused.text
     assert "<script" not in refused.text
     assert "evil.example" not in refused.text

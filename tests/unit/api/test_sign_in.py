@@ -165,6 +165,21 @@ async def test_an_address_that_fails_is_slowed_before_it_costs_work_and_who_is_r
     assert await sign_in(house)
 
 
+@pytest.mark.clause("7.2a")
+@pytest.mark.parametrize(("path", "form"), [
+    ("/oauth/token", {"grant_type": "refresh_token", "refresh_token": "vgr_x"}), ("/oauth/revoke", {"token": "vgs_x"}),
+])  # fmt: skip
+async def test_rubbish_for_tokens_is_slowed_and_tokens_that_are_good_cost_nothing(
+    house: House, path: str, form: dict[str, str]
+) -> None:
+    for _ in range(BURST + 2):
+        issued = await sign_in(house)
+        issued = (await ask(house, grant_type="refresh_token", refresh_token=issued["refresh_token"])).json()
+        assert (await ask(house, "/oauth/revoke", token=issued["access_token"])).status_code == 200
+    told = [(await ask(house, path, **form)).status_code for _ in range(BURST + 1)]
+    assert (429 in told[:BURST], told[BURST]) == (False, 429)
+
+
 @pytest.mark.clause("9.1b")
 async def test_a_flood_of_sign_ins_is_refused_and_everybody_else_is_answered(house: House) -> None:
     token = (await sign_in(house))["access_token"]
@@ -223,6 +238,9 @@ async def test_a_service_gets_an_hour_for_its_token(house: House) -> None:
         basic = base64.b64encode(f"planner:{token}".encode()).decode()
         form = {"grant_type": "client_credentials"}
         by_basic = await client.post("/oauth/token", data=form, headers={"Authorization": f"Basic {basic}"})
+        refused = await client.post("/oauth/token", data=form, auth=httpx.BasicAuth("planner", "wrong"))
+    assert (refused.status_code, refused.json()["error"]) == (401, "invalid_client")
+    assert "Basic" in refused.headers["www-authenticate"]
     for answer in (by_form.json(), by_basic.json()):
         assert (answer["expires_in"], answer.get("refresh_token")) == (3600, None)
         assert await get(house, answer["access_token"], "/api/v1/hospitals") == (200, "")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,6 +11,8 @@ import httpx
 import pytest
 from sqlalchemy import Engine
 
+from api import sign_in as sign_in_module
+from api.attempts import BURST
 from runtime.clock import ManualClock
 from runtime.password_hashes import PasswordHashes
 from runtime.soft_keys import SoftKeys
@@ -80,6 +84,45 @@ async def test_a_new_password_has_to_be_good_and_new_and_the_present_one_known(h
         await change("wrong", NEW_PASSWORD)
     status, detail = await change(PASSWORD, NEW_PASSWORD)
     assert (status, "too often" in detail) == (403, True)
+
+
+@pytest.mark.clause("9.1b")
+async def test_who_chooses_a_password_holds_up_nobody_who_signs_in(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, release = threading.Event(), threading.Event()
+
+    def estimate(*_: object, **__: object) -> None:
+        begun.set()
+        release.wait(30)
+
+    monkeypatch.setattr(sign_in_module, "check_password", estimate)
+    token = (await sign_in(house))["access_token"]
+    async with house.client(token) as client:
+        changing = asyncio.create_task(client.post("/api/v1/me/password", json={"present": PASSWORD, "new": NEW_PASSWORD}))
+        assert await asyncio.to_thread(begun.wait, 20)
+        try:
+            assert await asyncio.wait_for(sign_in(house, "wang.wei"), 10)
+        finally:
+            release.set()
+        assert (await changing).status_code == 200
+
+
+@pytest.mark.clause("9.1b")
+async def test_new_passwords_that_are_refused_are_slowed_as_guesses_are(house: House) -> None:
+    async with house.client((await sign_in(house))["access_token"]) as client:
+        for last in (422, 429):
+            for _ in range(BURST if last == 422 else 1):
+                answer = await client.post("/api/v1/me/password", json={"present": PASSWORD, "new": "short"})
+                assert answer.status_code == last
+
+
+async def test_a_first_password_file_that_cannot_be_removed_keeps_no_password_from_being_changed(house: House) -> None:
+    users.create_user(house.engine, ADA, FIRST_USER, house.hashes.make(PASSWORD))
+    (house.folder / "first-password").mkdir()  # a folder is not unlinked
+    token = (await sign_in(house, FIRST_USER))["access_token"]
+    async with house.client(token) as client:
+        answer = await client.post("/api/v1/me/password", json={"present": PASSWORD, "new": NEW_PASSWORD})
+    assert answer.status_code == 200
+    assert await get(house, token) == (401, "session-password-changed")
 
 
 async def test_a_token_has_no_password_to_change(house: House) -> None:

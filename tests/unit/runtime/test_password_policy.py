@@ -47,3 +47,25 @@ def test_first_passwords_are_good_ones_and_each_is_another():
     for password in made:
         assert re.fullmatch(r"(?:[a-hj-km-np-z2-9]{5}-){3}[a-hj-km-np-z2-9]{5}", password)
         check_password(password, user_name="li.na")
+
+
+@pytest.mark.clause("9.1b")
+def test_the_estimator_gets_no_more_than_it_can_work_out_soon(monkeypatch):
+    """It takes 5 s for 128 signs that each may stand for several letters, 0.2 s for 24."""
+    given = []
+    estimate = password_policy.zxcvbn
+
+    def handed(password, user_inputs):
+        given.extend([password, *user_inputs])
+        return estimate(password, user_inputs=user_inputs)
+
+    monkeypatch.setattr(password_policy, "zxcvbn", handed)
+    check_password(("4@8({[<369!1|7069$5+%2" * 6)[:128], user_name="li.na", also=["x" * 500])
+    assert max(map(len, given)) == 24
+
+
+@pytest.mark.clause("7.2a")
+def test_a_known_word_is_known_by_its_beginning():
+    name = "Xkvqzwrtj Memorial Hospital of the Northern Bay"
+    with pytest.raises(InvalidInput, match="guessed"):
+        check_password(name, user_name="li.na", also=[name])

@@ -183,6 +183,13 @@ def test_a_database_that_is_away_is_unavailable(tmp_path: Path) -> None:
         pass
 
 
+def test_a_pool_whose_connections_are_all_in_use_is_unavailable() -> None:
+    engine = sqlalchemy.create_engine("sqlite://", poolclass=sqlalchemy.QueuePool, pool_size=1, max_overflow=0, pool_timeout=0)
+    with reading(engine), pytest.raises(Unavailable, match="no connection free"), reading(engine):
+        pass
+    engine.dispose()
+
+
 @pytest.mark.clause("9.3e")
 @pytest.mark.parametrize("change", [update(tables.write_log).values(who="eve"), delete(tables.write_log)])
 def test_the_write_log_cannot_be_changed_even_by_sql(engine: Engine, change: sqlalchemy.sql.Executable) -> None:

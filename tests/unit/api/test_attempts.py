@@ -1,0 +1,42 @@
+"""What costs an address one of its attempts, and what does not."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from api.attempts import BURST, REFILL_US, Attempts
+from domain.errors import Busy, Forbidden, InvalidInput, SessionEnded, StorageFull, TooManyAttempts, Unauthenticated
+from runtime.clock import ManualClock
+
+
+def fail(attempts: Attempts, error: BaseException) -> None:
+    with pytest.raises(type(error)), attempts.one("10.0.0.7"):
+        raise error
+
+
+@pytest.mark.clause("7.2a")
+@pytest.mark.parametrize("error", [
+    Unauthenticated("wrong"), Forbidden("the present one is wrong"), InvalidInput("a bad new one"), asyncio.CancelledError(),
+])  # fmt: skip
+def test_what_is_wrong_costs_an_attempt_and_time_brings_it_back(error: BaseException) -> None:
+    clock = ManualClock()
+    attempts = Attempts(clock)
+    for _ in range(BURST):
+        fail(attempts, error)
+    fail(attempts, TooManyAttempts("none left"))
+    with attempts.one("10.0.0.8"):
+        pass
+    clock.advance(REFILL_US / 1e6)
+    with attempts.one("10.0.0.7"):
+        pass
+
+
+@pytest.mark.parametrize("error", [
+    Busy("a full queue"), StorageFull("a full disk"), RuntimeError("a defect"), SessionEnded("idle", "was good once", "u-1"),
+])  # fmt: skip
+def test_what_is_nobodys_guess_costs_none(error: Exception) -> None:
+    attempts = Attempts(ManualClock())
+    for _ in range(3 * BURST):
+        fail(attempts, error)
