@@ -62,6 +62,7 @@ test-tools: # real clients that tests drive: Debian packages, installed when mis
 	@missing=""; \
 	command -v mosquitto_pub >/dev/null || missing="$$missing mosquitto-clients"; \
 	command -v curl >/dev/null || missing="$$missing curl"; \
+	command -v openssl >/dev/null || missing="$$missing openssl"; \
 	if [ -n "$$missing" ]; then .ci/install-packages $$missing; fi
 
 .PHONY: test-postgres
