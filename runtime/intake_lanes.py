@@ -49,7 +49,6 @@ class IntakeCounters:
     submissions: int = 0
     readings: int = 0
     frames: int = 0
-    groups: int = 0
     retries: int = 0
     unavailable: int = 0
     rejects: int = 0
