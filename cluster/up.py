@@ -7,6 +7,7 @@ import contextlib
 import signal
 import sys
 import time
+from collections.abc import AsyncIterator
 
 from rich.console import Console
 
@@ -22,25 +23,19 @@ from runtime.sql.users import FIRST_USER
 async def run_platform(settings: Settings, console: Console) -> None:
     """Start, tell where everything is, wait for Ctrl-C or SIGTERM, stop cleanly."""
     asked = asyncio.Event()
-    platform = await _started(settings, console, asked)
-    try:
+    async with _running(settings, console, asked):
         await asked.wait()
-    finally:
-        await _stopped(platform, console)
 
 
 async def run_demo(settings: Settings, console: Console, scenario: str, assign: list[str], *, stay: bool) -> int:
     """Start, play `scenario` in a process of its own, then stay up. Returns the scenario's exit code."""
     asked = asyncio.Event()
-    platform = await _started(settings, console, asked)
-    try:
+    async with _running(settings, console, asked) as platform:
         code = await _play(settings, scenario, assign, asked)
         if stay and not asked.is_set():
             console.print(f"\nThe platform stays up at [bold]{_api(platform)}[/bold] until Ctrl-C.")
             await asked.wait()
         return code
-    finally:
-        await _stopped(platform, console)
 
 
 async def _play(settings: Settings, scenario: str, assign: list[str], asked: asyncio.Event) -> int:
@@ -59,16 +54,23 @@ async def _play(settings: Settings, scenario: str, assign: list[str], asked: asy
     return await ended
 
 
-async def _started(settings: Settings, console: Console, asked: asyncio.Event) -> Platform:
+@contextlib.asynccontextmanager
+async def _running(settings: Settings, console: Console, asked: asyncio.Event) -> AsyncIterator[Platform]:
+    """Started, introduced, and stopped whatever happens: a terminal that is gone raises at a print."""
     began = time.monotonic()
     _listen_for_stop(asked)
     platform = Platform(settings, say=lambda text: console.print(f"  {text}", highlight=False))
     console.print("[bold]Vitalgrid[/bold] is starting")
     connection = await platform.start()
-    _listen_for_stop(asked)  # again: Ray puts handlers of its own in place when it starts
-    console.print(f"[bold green]ready[/bold green] after {time.monotonic() - began:.1f} s", highlight=False)
-    _introduce(platform, connection, settings, console)
-    return platform
+    try:
+        _listen_for_stop(asked)  # again: Ray puts handlers of its own in place when it starts
+        console.print(f"[bold green]ready[/bold green] after {time.monotonic() - began:.1f} s", highlight=False)
+        _introduce(platform, connection, settings, console)
+        yield platform
+        console.print("stopping: doors, API, hosts (commit and snapshot), Ray, bus", highlight=False)
+    finally:
+        await platform.stop()
+    console.print("stopped", highlight=False)
 
 
 def _introduce(platform: Platform, connection: Connection, settings: Settings, console: Console) -> None:
@@ -97,12 +99,6 @@ def _tell_first(first: FirstCredentials, settings: Settings, console: Console) -
 def _http_door(connection: Connection) -> str:
     scheme = "https" if connection.doors_trust else "http"
     return f"{scheme}://{in_url(connection.mqtt_host)}:{connection.http_port}"
-
-
-async def _stopped(platform: Platform, console: Console) -> None:
-    console.print("stopping: doors, API, hosts (commit and snapshot), Ray, bus", highlight=False)
-    await platform.stop()
-    console.print("stopped", highlight=False)
 
 
 def _api(platform: Platform) -> str:

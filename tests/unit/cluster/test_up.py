@@ -1,0 +1,46 @@
+"""`vitalgrid up` stops what it started, also when nobody can be told."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from rich.console import Console
+
+from cluster import up
+from cluster.connection import Connection
+from cluster.first_start import FirstCredentials
+from runtime.settings import Settings
+
+
+class StartedPlatform:
+    """Stands for a platform whose processes are not wanted here."""
+
+    stops = 0
+
+    def __init__(self, settings, say):
+        self.first = FirstCredentials()
+
+    async def start(self):
+        return Connection(pid=1, nats_url="", nats_token="")
+
+    async def stop(self):
+        type(self).stops += 1
+
+
+class ClosedTerminal:
+    """A terminal that goes away once the platform is ready."""
+
+    def write(self, text):
+        if "ready" in text:
+            raise ValueError("I/O operation on closed file")
+
+    def flush(self):
+        pass
+
+
+async def test_a_platform_is_stopped_when_its_introduction_cannot_be_written(monkeypatch, tmp_path):
+    monkeypatch.setattr(up, "Platform", StartedPlatform)
+    with pytest.raises(ValueError, match="closed file"):
+        await asyncio.wait_for(up.run_platform(Settings(data_dir=tmp_path), Console(file=ClosedTerminal())), 10)
+    assert StartedPlatform.stops == 1
