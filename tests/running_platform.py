@@ -51,6 +51,19 @@ class RunningPlatform:
             options.setdefault("verify", connection.api_trust.context())
         return httpx.Client(base_url=f"{connection.api_url}/api/v1", headers=headers, timeout=30, **options)
 
+    def register_monitor(self, hospital_id: str) -> str:
+        """A new hospital with `mon-1` at a bed, registered as an operator would; the monitor's token."""
+        device = {
+            "hospital_id": hospital_id, "device_id": "mon-1", "model": "monitor", "ward_id": "w1", "bed_id": "b1",
+            "with_token": True,
+        }  # fmt: skip
+        with self.http() as http:
+            made = http.post("/hospitals", json={"id": hospital_id, "name": "End to end", "tier": "primary", "beds": 8})
+            assert made.status_code == 201, made.text
+            answer = http.post("/devices", json=device)
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["token"])
+
     def log(self, name: str) -> str:
         return (self.data_dir / "log" / name).read_text(errors="replace")
 

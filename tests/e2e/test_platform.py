@@ -38,16 +38,7 @@ def own_platform(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(scope="module")
 def monitor_token(own_platform: RunningPlatform) -> str:
     """A monitor at a bed of a hospital, registered as an operator would."""
-    with own_platform.http() as http:
-        made = http.post("/hospitals", json={"id": HOSPITAL, "name": "End to end", "tier": "primary", "beds": 8})
-        assert made.status_code == 201, made.text
-        device = {
-            "hospital_id": HOSPITAL, "device_id": "mon-1", "model": "monitor", "ward_id": "w1", "bed_id": "b1",
-            "with_token": True,
-        }  # fmt: skip
-        answer = http.post("/devices", json=device)
-        assert answer.status_code == 201, answer.text
-        return str(answer.json()["token"])
+    return own_platform.register_monitor(HOSPITAL)
 
 
 def publish(platform: RunningPlatform, token: str, payload: str) -> None:

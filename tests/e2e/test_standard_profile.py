@@ -51,16 +51,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="module")
 def monitor_token(platform: RunningPlatform) -> str:
-    with platform.http() as http:
-        made = http.post("/hospitals", json={"id": HOSPITAL, "name": "By TLS", "tier": "primary", "beds": 8})
-        assert made.status_code == 201, made.text
-        device = {
-            "hospital_id": HOSPITAL, "device_id": "mon-1", "model": "monitor", "ward_id": "w1", "bed_id": "b1",
-            "with_token": True,
-        }  # fmt: skip
-        answer = http.post("/devices", json=device)
-        assert answer.status_code == 201, answer.text
-        return str(answer.json()["token"])
+    return platform.register_monitor(HOSPITAL)
 
 
 def ca_of(platform: RunningPlatform) -> str:
