@@ -67,15 +67,52 @@ class Place:
 
 
 class Role(StrEnum):
+    """What a principal is to the platform; what each may do is said by the policies alone (`runtime/policies`)."""
+
     ADMINISTRATOR = "administrator"  # may everything: tokens of before roles were told apart have it
+    HEALTH_COMMISSION = "health-commission"  # sees a region or district, no patient by name
+    HOSPITAL_ADMINISTRATOR = "hospital-administrator"
+    DEPARTMENT_HEAD = "department-head"
+    DOCTOR = "doctor"
+    NURSE = "nurse"
+    BIOMEDICAL_ENGINEER = "biomedical-engineer"  # devices, maintenance, rejects
+    PATIENT = "patient"  # sees what concerns themselves
+    DATA_SCIENTIST = "data-scientist"
+    CAPACITY_PLANNER = "capacity-planner"
+    INTEGRATION = "integration"  # a program of a hospital that reports patients, devices and associations
+    STATION = "station"  # a ward's display: alarms and live vitals of its place
+    SCENARIO_RUNNER = "scenario-runner"  # what `vitalgrid scenario run` asks of a platform
+    LOCAL_OPERATOR = "local-operator"  # what the command line asks on the machine itself
+    PRIVACY_OFFICER = "privacy-officer"
+    SYSTEM_ADMINISTRATOR = "system-administrator"  # the three that one person never holds together
+    SECURITY_ADMINISTRATOR = "security-administrator"
+    AUDIT_ADMINISTRATOR = "audit-administrator"
+
+
+class Relation(StrEnum):
+    """Which records of its place a grant reaches."""
+
+    ANY = "any"
+    CARE_TEAM = "care-team"  # of patients whom the principal treats
+    SELF = "self"  # of the principal's own patient record
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A role at a place and everywhere in it."""
+    """A role at a place and everywhere in it; `until_us`: it ends by itself then."""
 
     role: Role
     place: Place
+    relation: Relation = Relation.ANY
+    until_us: int | None = None
+
+
+class Factor(StrEnum):
+    """How a caller proved who it is."""
+
+    PASSWORD = "password"  # noqa: S105 (a kind of proof)
+    TOTP = "totp"
+    TOKEN = "token"  # noqa: S105 (a kind of proof)
 
 
 class Must(StrEnum):
@@ -92,3 +129,6 @@ class Caller:
     grants: tuple[Grant, ...]
     session_id: str | None = None  # none: it came with a token of its own
     must: Must | None = None
+    factors: frozenset[Factor] = frozenset()
+    patient_key: str | None = None  # of a patient's own account
+    treats: frozenset[str] = frozenset()  # patient keys of the care teams the principal is in

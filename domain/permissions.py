@@ -1,0 +1,141 @@
+"""What may be done, to records where and how sensitive, and what the answer is. Clauses 7.2b, 9.3c, 9.4.
+
+Words only: `runtime.authorisation` decides by policies, `api.permissions` says which action each route needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import Final, Protocol
+
+from domain.principals import Caller, Place
+
+
+class Action(StrEnum):
+    """What a caller does, named `<resource>.<verb>`; each is one permission, listed and granted by this name."""
+
+    PLACE_READ = "place.read"  # hospitals, wards, beds
+    PLACE_MANAGE = "place.manage"
+    HOSPITAL_MANAGE = "hospital.manage"  # a hospital as such: made, renamed, handed over, placed
+    DEVICE_READ = "device.read"  # what a device is, and whether it works; no reading
+    DEVICE_MANAGE = "device.manage"
+    DEVICE_CREDENTIAL = "device.credential"  # tokens and certificates
+    FLEET_REGISTER = "fleet.register"
+    MAINTENANCE_READ = "maintenance.read"
+    MAINTENANCE_MANAGE = "maintenance.manage"
+    PATIENT_READ = "patient.read"
+    PATIENT_MANAGE = "patient.manage"  # admission, transfer, discharge, corrections
+    OBSERVATION_ENTER = "observation.enter"
+    PRESET_READ = "preset.read"
+    PRESET_SET = "preset.set"
+    ASSOCIATION_READ = "association.read"
+    ASSOCIATION_MANAGE = "association.manage"
+    READING_READ = "reading.read"
+    STATISTICS_READ = "statistics.read"  # sums over many devices, nobody named
+    ALARM_READ = "alarm.read"
+    ALARM_ANSWER = "alarm.answer"  # acknowledge, pause audio
+    CATALOGUE_READ = "catalogue.read"  # metrics and thing models: no record of anybody
+    REJECT_READ = "reject.read"
+    REJECT_RESUBMIT = "reject.resubmit"
+    SCENARIO_READ = "scenario.read"
+    SCENARIO_RUN = "scenario.run"
+    HOST_READ = "host.read"
+    HOST_MANAGE = "host.manage"
+    OPERATION_READ = "operation.read"  # health, readiness, Prometheus numbers, storage
+    USER_READ = "user.read"
+    USER_MANAGE = "user.manage"
+    GRANT_MANAGE = "grant.manage"
+    TOKEN_READ = "token.read"  # noqa: S105 (a permission)
+    TOKEN_MANAGE = "token.manage"  # noqa: S105 (a permission)
+    LOG_READ = "log.read"  # tiles, proofs, checkpoints: commitments only
+    AUDIT_READ = "audit.read"  # who did what: writes, exports, accesses
+    SELF = "self"  # one's own account; every principal may
+
+
+class Level(IntEnum):
+    """Sensitivity of a record: the five levels of GB/T 39725-2020 6.2."""
+
+    PUBLIC = 1
+    SHARED = 2  # nobody can be identified: sums, equipment
+    RESTRICTED = 3  # pseudonymous: readings by device, alarms without a patient
+    IDENTIFYING = 4  # patients, and what is known of them
+    STRICT = 5  # severe harm: HIV, psychiatry, genetics
+
+
+class Purpose(StrEnum):
+    """Why records are asked for: codes of HL7 v3 ActReason (PurposeOfUse)."""
+
+    TREAT = "TREAT"  # treatment
+    ETREAT = "ETREAT"  # emergency treatment
+    HOPERAT = "HOPERAT"  # operation of the institution
+    HRESCH = "HRESCH"  # research
+    PUBHLTH = "PUBHLTH"  # public health
+    PATRQT = "PATRQT"  # the patient asks
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A record as far as permission goes. `level` None: it bears no label, which is denied.
+
+    `patient_key`: of the patient whom the record concerns, if any.
+    """
+
+    place: Place
+    level: Level | None
+    patient_key: str | None = None
+
+
+class View(StrEnum):
+    """How patients appear in an answer."""
+
+    CLEAR = "clear"
+    MASKED = "masked"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Whether it is allowed, by which policies (their ids), and how patients appear."""
+
+    is_allowed: bool
+    policies: tuple[str, ...]
+    view: View = View.MASKED
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Where a caller may do one action: what a list may hold.
+
+    A record is within when its region, district, hospital or ward is named here, or its patient, and its level is not
+    above `highest` there. `levels` holds the highest level by place (a grant's place), `patients` by patient key.
+    """
+
+    levels: dict[Place, Level]
+    patients: dict[str, Level]
+
+    @property
+    def is_nothing(self) -> bool:
+        return not self.levels and not self.patients
+
+    def holds(self, record: Located) -> bool:
+        """Whether `record` lies within."""
+        if record.level is None:
+            return False
+        if record.patient_key is not None and record.level <= self.patients.get(record.patient_key, 0):
+            return True
+        return any(record.level <= self.levels.get(place, 0) for place in record.place.chain())
+
+
+class Authoriser(Protocol):
+    """Judges by policies; denies what none permits. Never raises for a request that is typed: an error is a refusal."""
+
+    def decide(self, caller: Caller, action: Action, record: Located, purpose: Purpose | None = None) -> Decision:
+        """Whether `caller` may do `action` to `record`; without a purpose each grant's role has its own usual one."""
+        ...
+
+    def reach(self, caller: Caller, action: Action, purpose: Purpose | None = None) -> Reach:
+        """Where `caller` may do `action`."""
+        ...
+
+
+NOWHERE: Final = Reach({}, {})
