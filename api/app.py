@@ -1,4 +1,7 @@
-"""The REST application: layers from the outside in: request log, authentication, body limit, gzip, idempotency keys, routes."""
+"""The REST application.
+
+Layers from the outside in: request log, authentication, access audit, body limit, gzip, idempotency keys, routes.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 
 from api import account_pages, documentation, errors
+from api.access_audit import AccessAudit
 from api.answers.formats import MEDIA_TYPES, Format
 from api.auth import Authentication
 from api.background import running, tasks_of
@@ -38,6 +42,7 @@ Readings of medical devices in, alarms and answers out, for one region.
 * Updates need `If-Match` with the ETag they were made on. `X-Reason` is recorded with each write.
 * A creating POST may carry `Idempotency-Key`: repeated with it, it is done once and answered alike for a day.
 * Errors are RFC 9457 problems with a stable `code`.
+* Whose records are asked for is noted in the access log before they are shown: `/audit/events`.
 * Alarms are a secondary, information-only path: alarms at the bedside stay primary.
 """
 
@@ -59,7 +64,8 @@ def create_app(services: Services, *, background: bool = True) -> FastAPI:
         await backend.doors.listen(services.bus)
         await backend.log_state.listen(services.bus)
         try:
-            async with running(backend, tasks_of(backend) if background else {}):
+            tasks = {"access-trail": backend.trail.run}
+            async with running(backend, tasks | (tasks_of(backend) if background else {})):
                 yield
         finally:
             await backend.close()
@@ -76,6 +82,7 @@ def create_app(services: Services, *, background: bool = True) -> FastAPI:
         middleware=[
             Middleware(RequestLog, telemetry=telemetry),
             Middleware(Authentication, callers=services.callers, cookie=cookie_name(over_tls=services.over_tls)),
+            Middleware(AccessAudit),
             Middleware(BodyLimit),
             Middleware(GZipMiddleware, minimum_size=1024, compresslevel=_GZIP_LEVEL, exclude_content_types=_NOT_ZIPPED),
             Middleware(IdempotencyKeys, clock=services.clock),

@@ -28,6 +28,8 @@ from api.told import Told
 from domain import subjects
 from domain.messages import LogState
 from domain.ports import Clock, OnceIntake
+from runtime.access_journal import AccessJournal
+from runtime.access_trail import AccessTrail
 from runtime.bus import Bus
 from runtime.lake import Lake
 from runtime.large_questions import LargeReadings
@@ -95,6 +97,7 @@ class Services:
     log: LogReader
     passwords: PasswordHashes
     sign_in_rules: SignInRules
+    accesses: AccessJournal
     over_tls: bool = False
     first_password_file: Path | None = None
     webhook: WebhookTarget | None = None
@@ -126,6 +129,7 @@ class Backend:
     doors: Doors
     log_state: Told[LogState]
     sign_in: SignIn
+    trail: AccessTrail
 
     @classmethod
     def over(cls, services: Services, telemetry: Telemetry) -> Self:
@@ -134,11 +138,13 @@ class Backend:
             services.engine, services.passwords, lanes, services.clock, services.sign_in_rules,
             partial(user_changed, services), services.first_password_file,
         )  # fmt: skip
+        log_state = Told(services.clock, subjects.LOG_STATE, LogState)
         return cls(
             services, lanes, telemetry, Hosts(services.clock, services.shards), alarm_feed(services.bus),
             reading_feed(services.bus), WantedPool(), Directory(services.engine),
             OutboxRelay(services.engine, services.bus, services.clock), Post(services.bus), Storage(services.clock),
-            Doors(services.clock), Told(services.clock, subjects.LOG_STATE, LogState), sign_in,
+            Doors(services.clock), log_state, sign_in,
+            AccessTrail(services.accesses, services.bus, services.clock, log_state.newest),
         )  # fmt: skip
 
     async def close(self) -> None:

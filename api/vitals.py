@@ -37,7 +37,9 @@ class Check:
 
 async def check_all(backend: Backend) -> list[Check]:
     """All checks, at once; each has a deadline."""
-    checks = {"bus": _bus, "database": _database, "lake": _lake, "shards": _shards, "lag": _lag, "storage": _storage}
+    checks = {
+        "bus": _bus, "database": _database, "lake": _lake, "shards": _shards, "lag": _lag, "storage": _storage, "audit": _audit,
+    }  # fmt: skip
     return list(await asyncio.gather(*(_checked(name, check, backend) for name, check in checks.items())))
 
 
@@ -93,6 +95,18 @@ async def _storage(backend: Backend) -> tuple[bool, str]:
         if beat.full_since_us
     ]
     return not wrong, "; ".join(wrong) or "there is room in every place"
+
+
+async def _audit(backend: Backend) -> tuple[bool, str]:
+    """Whether accesses reach the access log; while they do not, protected records are not shown."""
+    closed = backend.trail.why_closed()
+    if closed is not None:
+        return False, f"protected records are not shown: {closed}"
+    waiting = await asyncio.to_thread(backend.services.accesses.count)
+    state = backend.log_state.newest()
+    if state is None:
+        return False, f"the access log has said nothing for a while; {waiting} accesses wait"
+    return True, f"{state.size} entries in the access log; {waiting} accesses wait"
 
 
 async def refresh_figures(backend: Backend) -> None:

@@ -19,6 +19,7 @@ from cluster.processes import tell_ready, until_ended
 from cluster.serving import serving
 from domain import bus_rights, subjects
 from domain.instants import US_PER_S
+from runtime.access_journal import AccessJournal
 from runtime.bus import Bus
 from runtime.callers import SqlCallers
 from runtime.clock import SystemClock
@@ -44,6 +45,7 @@ from scenarios.launch import ScenarioRuns
 logger = logging.getLogger(__name__)
 
 _API_SOURCE: Final = 2
+_ACCESSES: Final = "accesses/api.db"  # of this process alone; under the data folder
 
 
 async def main() -> None:
@@ -65,13 +67,14 @@ async def main() -> None:
     callers = SqlCallers(engine, settings.region_id, clock, rules.session)
     await bus.core_subscribe(subjects.SESSIONS_CHANGED, lambda payload, _subject: callers.forget(payload.decode()))
     tls = listener_tls(settings, API)
+    accesses = await asyncio.to_thread(AccessJournal.open_or_anew, settings.data_dir / _ACCESSES, clock.now_us())
     services = Services(
         engine=engine, bus=bus, lake=lake, readings=ReadingStore(lake, bus, range(settings.shards)),
         large_readings=LargeReadings(bus), intake=intake, clock=clock, callers=callers,
         region_id=settings.region_id, shards=settings.shards, log=LogReader(settings.audit_dir),
         passwords=PasswordHashes(SoftKeys(settings.keys_dir), iterations=settings.security.password_iterations),
         over_tls=tls is not None,
-        sign_in_rules=rules, first_password_file=first_password_file(settings.data_dir),
+        sign_in_rules=rules, accesses=accesses, first_password_file=first_password_file(settings.data_dir),
         webhook=_webhook(settings.webhook),
         scenarios=ScenarioRuns(Path("reports"), settings.data_dir, clock),
     )  # fmt: skip
@@ -84,6 +87,7 @@ async def main() -> None:
     await intake.close()
     await end(places, ahead)
     await bus.close()
+    accesses.close()
     engine.dispose()
 
 

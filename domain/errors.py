@@ -94,6 +94,12 @@ class StorageFull(Unavailable):
     code = "storage-full"
 
 
+class AuditUnavailable(Unavailable):
+    """Who sees what cannot be noted in the access log now: protected records are not shown, and not changed."""
+
+    code = "audit-unavailable"
+
+
 class IntegrityViolation(VitalgridError):
     """Stored or received bytes are not what was written: a CRC, a sequence or a fencing epoch is wrong."""
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 
+from domain.accesses import concerned
 from domain.errors import IntegrityViolation, StorageFull
 from domain.log_entries import LogRecord, entry_of
 
@@ -25,6 +27,9 @@ CREATE TABLE IF NOT EXISTS events (
     source_seq INTEGER NOT NULL, at_us INTEGER NOT NULL, salt BLOB, event BLOB, entry BLOB NOT NULL
 );
 CREATE INDEX IF NOT EXISTS ix_events_stream_seq ON events (stream_seq);
+CREATE TABLE IF NOT EXISTS concerned (
+    kind TEXT NOT NULL, name TEXT NOT NULL, idx INTEGER NOT NULL, PRIMARY KEY (kind, name, idx)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS signed (size INTEGER PRIMARY KEY, root BLOB NOT NULL);
 CREATE TRIGGER IF NOT EXISTS events_stay BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'the log only grows'); END;
 CREATE TRIGGER IF NOT EXISTS events_are_fixed BEFORE UPDATE OF idx, id, stream_seq, source, source_seq, at_us, entry ON events
@@ -32,6 +37,8 @@ CREATE TRIGGER IF NOT EXISTS events_are_fixed BEFORE UPDATE OF idx, id, stream_s
 CREATE TRIGGER IF NOT EXISTS signed_stays BEFORE DELETE ON signed BEGIN SELECT RAISE(ABORT, 'what was signed stays'); END;
 CREATE TRIGGER IF NOT EXISTS signed_is_fixed BEFORE UPDATE ON signed BEGIN SELECT RAISE(ABORT, 'what was signed stays'); END;
 """
+PATIENT: Final = "patient"
+PRINCIPAL: Final = "principal"
 _INSERT: Final = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"
 _NO_ROOM: Final = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")
 
@@ -66,7 +73,9 @@ class LogEvents:
         with _in_our_words(folder):
             connection = sqlite3.connect(folder / FILE, isolation_level=None, check_same_thread=False)
             connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + _SCHEMA)
-        return cls(connection, make_salt)
+        events = cls(connection, make_salt)
+        events._index_old()
+        return events
 
     def close(self) -> None:
         self._connection.close()
@@ -91,7 +100,23 @@ class LogEvents:
             record = msgspec.structs.replace(record, id=f"{record.id[:60]}#stream-{sequence}")
         salt = self._make_salt()
         row = (index, record.id, sequence, record.by, record.n, record.at_us, salt, bytes(record.event), entry_of(record, salt))
-        return self._connection.execute(_INSERT, row).rowcount
+        self._connection.execute(_INSERT, row)
+        self._index(index, bytes(record.event))
+        return 1
+
+    def _index(self, at: int, event: bytes) -> None:
+        """Let an event be found by whom it concerns."""
+        people = concerned(event)
+        rows = [(PATIENT, key, at) for key in people.patients] + [(PRINCIPAL, name, at) for name in people.principals]
+        self._connection.executemany("INSERT INTO concerned VALUES (?, ?, ?) ON CONFLICT DO NOTHING", rows)
+
+    def _index_old(self) -> None:
+        """Index what was kept before there was an index, once."""
+        if self._rows("SELECT 1 FROM concerned LIMIT 1"):
+            return
+        with self._transaction():
+            for at, event in self._connection.execute("SELECT idx, event FROM events WHERE event IS NOT NULL").fetchall():
+                self._index(at, event)
 
     def count(self) -> int:
         return int(self._rows("SELECT coalesce(max(idx) + 1, 0) FROM events")[0][0])
@@ -144,6 +169,33 @@ def events_between(folder: Path, start: int, end: int) -> list[Event]:
     with _in_our_words(folder), contextlib.closing(_read_only(folder)) as connection:
         query = "SELECT idx, id, salt, event, entry FROM events WHERE idx >= ? AND idx < ? ORDER BY idx"
         return [Event(*row) for row in connection.execute(query, (start, end))]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which events are looked for: of a patient (the key), of a principal (the name), of a time; all, if nothing is said."""
+
+    patient: str | None = None
+    principal: str | None = None
+    from_us: int | None = None
+    until_us: int | None = None
+
+
+def find_events(folder: Path, wanted: Wanted, *, before: int | None, limit: int) -> list[Event]:
+    """Events that are wanted, the newest first, with an index below `before`. For a reader beside the audit process."""
+    if not (folder / FILE).exists():
+        return []
+    named = [(kind, name) for kind, name in ((PATIENT, wanted.patient), (PRINCIPAL, wanted.principal)) if name is not None]
+    source = "concerned JOIN events USING (idx)" if named else "events"
+    conditions = ["kind = ? AND name = ?", "idx IN (SELECT idx FROM concerned WHERE kind = ? AND name = ?)"][: len(named)]
+    values: list[Any] = [value for pair in named for value in pair]
+    bounds = (("idx < ?", before), ("at_us >= ?", wanted.from_us), ("at_us < ?", wanted.until_us))
+    conditions += [condition for condition, bound in bounds if bound is not None]
+    values += [bound for _, bound in bounds if bound is not None]
+    where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+    query = f"SELECT idx, id, salt, event, entry FROM {source} {where} ORDER BY idx DESC LIMIT ?"  # noqa: S608 (fixed texts)
+    with _in_our_words(folder), contextlib.closing(_read_only(folder)) as connection:
+        return [Event(*row) for row in connection.execute(query, (*values, limit))]
 
 
 def taken_of_stream(folder: Path) -> int:

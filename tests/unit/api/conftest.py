@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 from api.app import create_app
 from api.services import Services
 from domain.errors import Unavailable
+from runtime.access_journal import IN_MEMORY, AccessJournal
 from runtime.batches import NewMessage
 from runtime.clock import ManualClock
 from runtime.sql.engine import migrate, open_engine
@@ -45,7 +46,7 @@ def services_of(**parts: Any) -> Services:
     """Services for routes that need only some parts; whatever touches a missing one fails loudly."""
     missing: Any = None
     names = ("engine", "lake", "readings", "large_readings", "intake", "log", "passwords", "sign_in_rules")
-    defaults = dict.fromkeys(names, missing) | {"bus": NoBus()}
+    defaults = dict.fromkeys(names, missing) | {"bus": NoBus(), "accesses": AccessJournal.open(IN_MEMORY)}
     callers = KnownCallers({TOKEN: ADMINISTRATOR, TOKEN_OF_NOBODY: NOBODY})
     defaults |= {"clock": ManualClock(), "callers": callers, "region_id": "sz", "shards": 4}
     return Services(**(defaults | parts))

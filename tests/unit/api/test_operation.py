@@ -12,9 +12,10 @@ from fastapi import FastAPI
 from sqlalchemy import Engine
 
 from api.app import create_app
+from domain import subjects
 from domain.alarms import INTENDED_USE
 from domain.errors import Unavailable
-from domain.messages import HostHeartbeat, ShardHeld, StorageLevel, StorageState, encode
+from domain.messages import HostHeartbeat, LogState, ShardHeld, StorageLevel, StorageState, encode
 from gateways.counters import DoorCounters
 from runtime.bus import StreamState
 from runtime.clock import ManualClock
@@ -75,6 +76,24 @@ def beat(app: FastAPI, clock: ManualClock, shards: range = range(4), lag: int = 
         for s in shards
     ]
     app.state.backend.hosts.receive(encode(HostHeartbeat("h0", 1, now_us, now_us, held)), "heartbeat.host.h0")
+    log_says(app, None)
+
+
+def log_says(app: FastAPI, problem: str | None) -> None:
+    """The access log tells how it is."""
+    app.state.backend.log_state.receive(encode(LogState(0, 7, 0, problem)), subjects.LOG_STATE)
+
+
+@pytest.mark.clause("9.3e")
+async def test_an_access_log_that_does_not_grow_makes_the_platform_unready(
+    client: httpx.AsyncClient, app: FastAPI, clock: ManualClock
+) -> None:
+    beat(app, clock)
+    log_says(app, "tile/0/000 is damaged")
+    answer = await client.get("ready")
+    assert answer.status_code == 503
+    (audit,) = [check for check in answer.json()["checks"] if check["name"] == "audit"]
+    assert "tile/0/000 is damaged" in audit["detail"]
 
 
 async def test_health_says_what_the_platform_is_for(client: httpx.AsyncClient) -> None:

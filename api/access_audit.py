@@ -1,0 +1,173 @@
+"""Every access to protected records is noted before the first byte of its answer goes, refusals too. Clauses 6.1b, 9.3e.
+
+What is noted was said by the request's permission (`asked_of`), and by whoever makes the answer (`Asked.patients`).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import parse_qsl, urlencode
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.auth import CALLER_KEY
+from api.browsers import SAFE_METHODS
+from api.errors import REQUEST_ID_KEY, problem_response
+from domain.accesses import Access, Interaction, audit_event
+from domain.errors import AuditUnavailable
+from domain.permissions import Action, Decision, Purpose
+from domain.principals import Caller, Place
+from runtime.access_journal import NewAccess
+
+logger = logging.getLogger(__name__)
+
+ACCESS_KEY: Final = "vitalgrid.access"  # in the ASGI scope
+# what tells nobody anything of anybody: noted only when it is refused
+UNPROTECTED: Final = frozenset(
+    {Action.CATALOGUE_READ, Action.OPERATION_READ, Action.LOG_READ, Action.HOST_READ, Action.PLACE_READ, Action.SELF}
+)
+EMERGENCY: Final = frozenset({Action.ALARM_READ, Action.ALARM_ANSWER, Action.READING_READ})
+# parameters of queries whose values are no words of people, in the form that they have then
+_WORD: Final = re.compile(r"[A-Za-z0-9._:/+-]{1,64}")
+_PLAIN: Final = {
+    **dict.fromkeys(
+        (
+            "hospital", "ward", "device", "handle", "metric", "state", "priority", "rule", "open", "live", "descending",
+            "from", "to", "until", "since", "every", "limit", "tz", "format",
+        ), _WORD,
+    ),
+    "patient": re.compile(r"[0-9a-f]{32}"),
+}  # fmt: skip
+_CREATED: Final = 201
+_BAD_REQUEST: Final = 400
+
+
+@dataclass(slots=True)
+class Asked:
+    """What one request is permitted to do, and to whose record. Whoever makes the answer adds whom it shows."""
+
+    action: Action
+    decision: Decision
+    purpose: Purpose | None = None
+    place: Place | None = None
+    is_one: bool = False  # one record, found by the path
+    patients: set[str] = field(default_factory=set)
+    is_emergency: bool = False  # the vital signs and alarms of the caller's own ward
+
+
+def asked_of(scope: Scope) -> Asked | None:
+    """What the permission of this request said; None before it did, and where there is none."""
+    asked: Asked | None = scope.get(ACCESS_KEY)
+    return asked
+
+
+def shows(scope: Scope, patients: Iterable[str | None]) -> None:
+    """The answer shows something of these patients (their keys)."""
+    asked = asked_of(scope)
+    if asked is not None:
+        asked.patients.update(key for key in patients if key is not None)
+
+
+def is_of_own_ward(caller: Caller, place: Place | None) -> bool:
+    """Whether a grant of `caller` is at the hospital of `place`, or a ward of it; without a place, at any hospital."""
+    grants = [grant.place for grant in caller.grants if grant.place.hospital_id is not None]
+    return bool(grants) if place is None else any(grant in place.chain() for grant in grants)
+
+
+class AccessAudit:
+    """ASGI middleware; stands behind authentication, before everything that makes answers."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or CALLER_KEY not in scope:
+            await self._app(scope, receive, send)
+            return
+        is_refused = False
+
+        async def noted(message: Message) -> None:
+            nonlocal is_refused
+            if is_refused:
+                return
+            if message["type"] == "http.response.start":
+                try:
+                    await _note(scope, message)
+                except AuditUnavailable as error:
+                    is_refused = True
+                    await problem_response(error, scope)(scope, receive, send)
+                    return
+            await send(message)
+
+        await self._app(scope, receive, noted)
+
+
+async def _note(scope: Scope, message: Message) -> None:
+    """Raises AuditUnavailable when the answer may not go."""
+    asked, status = asked_of(scope), int(message["status"])
+    if asked is None or (asked.action in UNPROTECTED and status < _BAD_REQUEST):
+        return
+    backend = scope["app"].state.backend
+    access = _access(scope, asked, status, backend.services.clock.now_us())
+    event = audit_event(access, backend.services.region_id)
+    try:
+        await backend.trail.note(NewAccess(access.id, access.at_us, event), is_emergency=asked.is_emergency)
+    except AuditUnavailable as error:
+        if scope["method"] in SAFE_METHODS or status >= _BAD_REQUEST:
+            raise
+        # done is done, and its own transaction has told the write log: to say "failed" now would have it done twice
+        logger.error("a change is in the write log, but its access is not noted: %s", error)
+    if asked.is_emergency and backend.trail.why_closed() is not None:
+        message["headers"] = [*message["headers"], (b"x-audit", b"spooled")]
+
+
+def _access(scope: Scope, asked: Asked, status: int, now_us: int) -> Access:
+    caller: Caller = scope[CALLER_KEY]
+    client = scope.get("client")
+    return Access(
+        id=f"a-{uuid.uuid4().hex}",
+        at_us=now_us,
+        request_id=scope[REQUEST_ID_KEY],
+        principal=caller.principal,
+        action=asked.action,
+        interaction=_interaction(scope["method"], status, is_one=asked.is_one),
+        route=f"{scope['method']} {getattr(scope.get('route'), 'path', scope['path'])}",
+        path=scope["path"],
+        status=status,
+        query=plain_query(scope["query_string"]),
+        session_id=caller.session_id,
+        address=client[0] if client else None,
+        place=None if asked.place is None else str(asked.place),
+        patients=tuple(sorted(asked.patients)),
+        purpose=asked.purpose,
+        policies=asked.decision.policies,
+    )
+
+
+def _interaction(method: str, status: int, *, is_one: bool) -> Interaction:
+    if method in SAFE_METHODS:
+        return Interaction.READ if is_one else Interaction.SEARCH
+    if method == "DELETE":
+        return Interaction.DELETE
+    return Interaction.CREATE if method == "POST" and status == _CREATED else Interaction.UPDATE
+
+
+def plain_query(query: bytes) -> str:
+    """A query with the values that are no words of people; of all others the names of the parameters alone."""
+    return urlencode([(name, value if _is_plain(name, value) else "") for name, value in _pairs(query)], safe=":/,")
+
+
+def _is_plain(name: str, value: str) -> bool:
+    form = _PLAIN.get(name)
+    return form is not None and form.fullmatch(value) is not None
+
+
+def _pairs(query: bytes) -> list[tuple[str, str]]:
+    """Parameters; a name that none of ours has is left out, whatever it says."""
+    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+    return [(name, value) for name, value in pairs if name.isidentifier() and name.isascii()]

@@ -1,0 +1,232 @@
+"""What was asked of the platform, by whom, about whose records, and what came of it: as a FHIR R4 AuditEvent.
+
+After IHE BALP 1.1 (Basic Audit Log Patterns): the profile of the interaction, with patients where there are any. In it
+are opaque keys only: a patient's key, never a name; a query without the values that could hold one. Clauses 6.1b, 9.3e.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+
+from domain.instants import to_rfc3339
+from domain.permissions import Action, Purpose
+from domain.principals import Kind, Principal
+
+_TERMINOLOGY: Final = "http://terminology.hl7.org/CodeSystem"
+_BALP: Final = "https://profiles.ihe.net/ITI/BALP"
+_DICOM: Final = "http://dicom.nema.org/resources/ontology/DCM"
+_ROLES_OF_ENTITIES: Final = f"{_TERMINOLOGY}/object-role"
+_KINDS_OF_ENTITIES: Final = f"{_TERMINOLOGY}/audit-entity-type"
+_PATIENT: Final = "Patient/"
+_PATIENT_KEY: Final = re.compile(r"[0-9a-f]{32}")
+POLICY_URI: Final = "urn:vitalgrid:policy:"  # before the id of a policy
+_encode: Final = msgspec.json.Encoder(order="deterministic").encode
+
+
+class Interaction(StrEnum):
+    """What a request is, in FHIR's words (http://hl7.org/fhir/restful-interaction)."""
+
+    READ = "read"
+    SEARCH = "search"
+    CREATE = "create"
+    UPDATE = "update"
+    DELETE = "delete"
+
+
+class Outcome(StrEnum):
+    """Of a request (http://hl7.org/fhir/R4/valueset-audit-event-outcome.html)."""
+
+    SUCCESS = "0"
+    REFUSED = "4"  # minor failure: denied, or asked wrongly
+    FAILED = "8"  # serious failure: of the platform
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """One request for protected records. `query` holds no value that could be a name or a text of somebody."""
+
+    id: str
+    at_us: int
+    request_id: str
+    principal: Principal
+    action: Action
+    interaction: Interaction
+    route: str  # "GET /api/v1/patients/{patient_key}"
+    path: str
+    status: int
+    query: str = ""
+    session_id: str | None = None
+    address: str | None = None
+    place: str | None = None
+    patients: tuple[str, ...] = ()  # keys of those whose records were shown or changed
+    purpose: Purpose | None = None
+    policies: tuple[str, ...] = ()  # that allowed it
+
+    @property
+    def outcome(self) -> Outcome:
+        if self.status < 400:
+            return Outcome.SUCCESS
+        return Outcome.REFUSED if self.status < 500 else Outcome.FAILED
+
+
+_PROFILES: Final[Mapping[Interaction, tuple[str, str]]] = {  # the profile's name, and DICOM's action code
+    Interaction.READ: ("Read", "R"),
+    Interaction.SEARCH: ("Query", "E"),
+    Interaction.CREATE: ("Create", "C"),
+    Interaction.UPDATE: ("Update", "U"),
+    Interaction.DELETE: ("Delete", "D"),
+}
+
+
+def audit_event(access: Access, site: str) -> bytes:
+    """The AuditEvent of `access`, recorded by the platform of region `site`: JSON, always the same bytes.
+
+    A refused or failed request names no profile: BALP's are of what succeeded.
+    """
+    profile, action = _PROFILES[access.interaction]
+    if access.patients:
+        profile = f"Patient{profile}"
+    event: dict[str, Any] = {
+        "resourceType": "AuditEvent",
+        "id": access.id,
+        "type": _coding(f"{_TERMINOLOGY}/audit-event-type", "rest"),
+        "subtype": [
+            _coding("http://hl7.org/fhir/restful-interaction", access.interaction),
+            _coding("urn:vitalgrid:action", access.action),
+        ],
+        "action": action,
+        "recorded": to_rfc3339(access.at_us),
+        "outcome": access.outcome,
+        "outcomeDesc": f"{access.status}",
+        "agent": _agents(access, site),
+        "source": {
+            "site": site,
+            "observer": {"display": "vitalgrid"},
+            "type": [_coding(f"{_TERMINOLOGY}/security-source-type", "4")],  # an application server
+        },
+        "entity": _entities(access),
+    }
+    if access.outcome is Outcome.SUCCESS:
+        event["meta"] = {"profile": [f"{_BALP}/StructureDefinition/IHE.BasicAudit.{profile}"]}
+    if access.purpose is not None:
+        event["purposeOfEvent"] = [{"coding": [_coding(f"{_TERMINOLOGY}/v3-ActReason", access.purpose)]}]
+    return _encode(event)
+
+
+class _Named(msgspec.Struct):
+    display: str | None = None
+    reference: str | None = None
+
+
+class _Agent(msgspec.Struct):
+    who: _Named
+    requestor: bool = False
+
+
+class _Entity(msgspec.Struct):
+    what: _Named | None = None
+
+
+class _Read(msgspec.Struct):
+    """What the log looks for in an event: an AuditEvent, or a row of the write log."""
+
+    agent: list[_Agent] = []
+    entity: list[_Entity] = []
+    who: str | None = None
+    target: str | None = None
+
+
+_decode: Final = msgspec.json.Decoder(_Read).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Concerned:
+    """Who did what an event tells of, and whose records it was about: names of principals, keys of patients."""
+
+    principals: frozenset[str]
+    patients: frozenset[str]
+
+
+def concerned(event: bytes) -> Concerned:
+    """Whom an event of the access log concerns; nobody, when it is none of ours."""
+    try:
+        read = _decode(event)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return Concerned(frozenset(), frozenset())
+    principals = {agent.who.display for agent in read.agent if agent.requestor} | {read.who}
+    references = {entity.what.reference for entity in read.entity if entity.what is not None}
+    patients = {reference.removeprefix(_PATIENT) for reference in references if reference and reference.startswith(_PATIENT)}
+    if read.target is not None and _PATIENT_KEY.fullmatch(read.target):
+        patients.add(read.target)
+    return Concerned(frozenset(name for name in principals if name), frozenset(patients))
+
+
+def _agents(access: Access, site: str) -> list[dict[str, Any]]:
+    """The client, the server, and who was signed in. The client is the source, but of what it reads the destination."""
+    is_read = access.interaction is Interaction.READ
+    client, server = ("110152", "110153") if is_read else ("110153", "110152")
+    came_from = {"network": {"address": access.address, "type": "2"}} if access.address else {}
+    who: dict[str, Any] = {
+        "type": {"coding": [_coding(f"{_TERMINOLOGY}/v3-ParticipationType", "IRCP")]},
+        "who": {
+            "identifier": {"system": f"urn:vitalgrid:{access.principal.kind}", "value": access.principal.id},
+            "display": access.principal.name,
+        },
+        "requestor": True,
+    }
+    if access.session_id is not None:
+        who["altId"] = access.session_id
+    if access.policies:
+        who["policy"] = [f"{POLICY_URI}{policy}" for policy in access.policies]
+    if access.principal.kind is Kind.SERVICE:
+        del who["type"]  # nobody reads there
+    return [
+        {
+            "type": {"coding": [_coding(_DICOM, client)]},
+            "who": {"display": access.address or "unknown"},
+            "requestor": False,
+            **came_from,
+        },
+        {"type": {"coding": [_coding(_DICOM, server)]}, "who": {"display": f"vitalgrid {site}"}, "requestor": False},
+        who,
+    ]
+
+
+def _entities(access: Access) -> list[dict[str, Any]]:
+    """Whose records, which ones, and the request by its id."""
+    patients = [
+        {
+            "what": {"reference": f"{_PATIENT}{key}"},
+            "type": _coding(_KINDS_OF_ENTITIES, "1"),  # a person
+            "role": _coding(_ROLES_OF_ENTITIES, "1"),  # the patient
+        }
+        for key in access.patients
+    ]
+    is_search = access.interaction is Interaction.SEARCH
+    asked: dict[str, Any] = {
+        "type": _coding(_KINDS_OF_ENTITIES, "2"),  # a system object
+        "role": _coding(_ROLES_OF_ENTITIES, "24" if is_search else "4"),  # a query, or the record itself
+        "description": access.route,
+    }
+    if access.place is not None:
+        asked["detail"] = [{"type": "place", "valueString": access.place}]
+    if is_search:
+        asked["query"] = base64.b64encode(f"{access.path}?{access.query}".rstrip("?").encode()).decode()
+    else:
+        asked["what"] = {"identifier": {"value": access.path}}
+    request = {
+        "what": {"identifier": {"value": access.request_id}},
+        "type": _coding(f"{_BALP}/CodeSystem/BasicAuditEntityType", "XrequestId"),
+    }
+    return [*patients, asked, request]
+
+
+def _coding(system: str, code: str) -> dict[str, str]:
+    return {"system": system, "code": str(code)}

@@ -1,0 +1,125 @@
+"""Accesses that wait to be carried to the access log: a SQLite file of one process, each on disk before its answer goes.
+
+So an answer waits for this disk alone, whatever bus and log are doing. Clause 9.3e.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple, Self
+
+from domain.errors import IntegrityViolation, StorageFull
+
+logger = logging.getLogger(__name__)
+
+IN_MEMORY: Final = Path(":memory:")
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS waiting (
+    n INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, at_us INTEGER NOT NULL, event BLOB NOT NULL
+);
+"""
+_NO_ROOM: Final = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_BUSY")
+
+
+class NewAccess(NamedTuple):
+    """An access to be kept: its id, when it was, and its event as JSON."""
+
+    id: str
+    at_us: int
+    event: bytes
+
+
+class WaitingAccess(NamedTuple):
+    """An access that waits, with its number: numbers grow and never come again."""
+
+    n: int
+    id: str
+    at_us: int
+    event: bytes
+
+
+class AccessJournal:
+    """See module. Calls block, and may come from any thread."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, file: Path) -> Self:
+        """Open the journal, made new when there is none; IN_MEMORY keeps nothing. Raises IntegrityViolation, StorageFull."""
+        with _in_our_words():
+            if file != IN_MEMORY:
+                file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                file.touch(mode=0o600)
+            connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+            connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + _SCHEMA)
+        return cls(connection)
+
+    @classmethod
+    def open_or_anew(cls, file: Path, now_us: int) -> Self:
+        """As `open`; a damaged file is put aside under another name, so that those who treat can go on. Raises StorageFull."""
+        try:
+            return cls.open(file)
+        except IntegrityViolation as error:
+            aside = file.with_name(f"{file.name}.damaged-{now_us}")
+            file.rename(aside)
+            for rest in ("-wal", "-shm"):
+                file.with_name(file.name + rest).unlink(missing_ok=True)
+            logger.error("%s: it is kept as %s, and a new one begun", error, aside.name)
+            return cls.open(file)
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+    def add(self, accesses: Sequence[NewAccess]) -> None:
+        """Keep accesses, all or none, durably. Raises StorageFull, IntegrityViolation."""
+        with self._changing() as connection:
+            connection.executemany("INSERT INTO waiting (id, at_us, event) VALUES (?, ?, ?)", accesses)
+
+    def waiting(self, limit: int) -> list[WaitingAccess]:
+        """Those that wait, the oldest first."""
+        with self._lock, _in_our_words():
+            rows = self._connection.execute("SELECT n, id, at_us, event FROM waiting ORDER BY n LIMIT ?", (limit,))
+            return [WaitingAccess(*row) for row in rows]
+
+    def count(self) -> int:
+        """How many wait."""
+        with self._lock, _in_our_words():
+            return int(self._connection.execute("SELECT count(*) FROM waiting").fetchone()[0])
+
+    def carried(self, last: int) -> None:
+        """The log will have all up to number `last`: they go from here."""
+        with self._changing() as connection:
+            connection.execute("DELETE FROM waiting WHERE n <= ?", (last,))
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, _in_our_words():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):  # SQLite has rolled back by itself when its disk is full
+                    self._connection.execute("ROLLBACK")
+                raise
+
+
+@contextlib.contextmanager
+def _in_our_words() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorname", "")
+        if code.startswith(_NO_ROOM):
+            raise StorageFull(f"accesses cannot be noted ({code}): try again when there is room") from None
+        raise IntegrityViolation(f"the journal of accesses is damaged: {error}") from None
+    except OSError as error:
+        raise StorageFull(f"accesses cannot be noted ({error.strerror}): try again when there is room") from None

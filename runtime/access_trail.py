@@ -1,0 +1,148 @@
+"""The trail of accesses: each on this disk before its answer goes, then carried to the access log, once and in order.
+
+What waits for the disk together shares one fsync. While accesses cannot be kept, or do not get through to the log,
+`why_closed` says why: then protected records are not shown. In an emergency they are: such an access waits in memory for
+a disk that is full, and is noted when there is room. Clauses 6.1b, 9.3e.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from domain import subjects
+from domain.errors import AuditUnavailable, IntegrityViolation, Unavailable
+from domain.instants import US_PER_S
+from domain.log_entries import LogRecord
+from domain.messages import LogState
+from domain.ports import Clock
+from runtime.access_journal import AccessJournal, NewAccess, WaitingAccess
+from runtime.batches import NewMessage
+from runtime.outbox_relay import Publisher
+
+logger = logging.getLogger(__name__)
+
+SOURCE: Final = "accesses"
+MOST_BEHIND_S: Final = 10.0  # an access that has not reached the stream for so long closes the door
+MOST_HELD: Final = 10_000  # emergency accesses that memory may hold
+_LOOK_S: Final = 0.2
+_RETRY_S: Final = 1.0
+_AT_ONCE: Final = 500
+_encoder: Final = msgspec.json.Encoder(order="sorted")
+
+
+class AccessTrail:
+    """See module. `log_state` is what the access log last said of itself, None while it said nothing.
+
+    One trail a journal. Calls come from one event loop.
+    """
+
+    def __init__(
+        self, journal: AccessJournal, publisher: Publisher, clock: Clock, log_state: Callable[[], LogState | None]
+    ) -> None:
+        self._journal = journal
+        self._publisher = publisher
+        self._clock = clock
+        self._log_state = log_state
+        self._pending: list[tuple[NewAccess, asyncio.Future[None]]] = []
+        self._writing: asyncio.Task[None] | None = None
+        self._held: deque[NewAccess] = deque()
+        self._oldest_us: int | None = None  # of those that wait for the stream
+
+    def why_closed(self) -> str | None:
+        """Why protected records may not be shown now, one sentence; None when they may."""
+        state = self._log_state()
+        if state is not None and state.problem is not None:
+            return f"the access log does not grow: {state.problem}"
+        if self._oldest_us is not None:
+            behind_s = (self._clock.now_us() - self._oldest_us) / US_PER_S
+            if behind_s > MOST_BEHIND_S:
+                return f"accesses have not reached the access log for {behind_s:.0f} s"
+        return None
+
+    @property
+    def held(self) -> int:
+        """Accesses in an emergency that only memory holds."""
+        return len(self._held)
+
+    async def note(self, access: NewAccess, *, is_emergency: bool = False) -> None:
+        """Return once `access` is on disk; of an emergency at the latest once memory holds it.
+
+        Raises AuditUnavailable when it cannot be kept: then nothing may be shown.
+        """
+        noted = asyncio.get_running_loop().create_future()
+        self._pending.append((access, noted))
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write(), name="note accesses")
+        try:
+            await noted
+        except (Unavailable, IntegrityViolation) as error:
+            if not is_emergency:
+                raise AuditUnavailable(f"who sees what cannot be noted: {error}") from None
+            if len(self._held) < MOST_HELD:
+                self._held.append(access)
+            else:
+                logger.error("an access in an emergency is forgotten: memory holds as many as it may")
+
+    async def _write(self) -> None:
+        """Write whatever waits, together, until nothing does."""
+        while self._pending:
+            batch, self._pending = self._pending, []
+            try:
+                await asyncio.to_thread(self._journal.add, [access for access, _ in batch])
+            except (Unavailable, IntegrityViolation) as error:
+                outcome: Exception | None = error
+            else:
+                outcome = None
+                self._oldest_us = self._oldest_us or batch[0][0].at_us
+            for _, noted in batch:
+                if noted.done():  # whoever waited is gone
+                    continue
+                if outcome is None:
+                    noted.set_result(None)
+                else:
+                    noted.set_exception(outcome)
+
+    async def run(self) -> None:
+        """Carry for ever; a bus, or a disk, that is away is waited for."""
+        is_down = False
+        while True:
+            try:
+                await self._settle_held()
+                while await self.carry() == _AT_ONCE:
+                    pass
+                is_down = False
+            except Unavailable as error:
+                if not is_down:
+                    logger.warning("accesses wait for the access log: %s", error)
+                is_down = True
+            await asyncio.sleep(_RETRY_S if is_down else _LOOK_S)
+
+    async def carry(self) -> int:
+        """Carry what waits now; returns how many. Raises Unavailable, with all of it still waiting."""
+        waiting = await asyncio.to_thread(self._journal.waiting, _AT_ONCE)
+        self._oldest_us = waiting[0].at_us if waiting else None
+        if waiting:
+            await self._publisher.publish_all([_message(access) for access in waiting])
+            await asyncio.to_thread(self._journal.carried, waiting[-1].n)
+            self._oldest_us = None if len(waiting) < _AT_ONCE else waiting[-1].at_us
+        return len(waiting)
+
+    async def _settle_held(self) -> None:
+        """Bring to disk what only memory holds. Raises Unavailable."""
+        if self._held:
+            settled = list(self._held)
+            await asyncio.to_thread(self._journal.add, settled)
+            for _ in settled:
+                self._held.popleft()
+            logger.warning("accesses in an emergency are noted now", extra={"accesses": len(settled)})
+
+
+def _message(access: WaitingAccess) -> NewMessage:
+    record = LogRecord(access.id, access.at_us, SOURCE, access.n, msgspec.Raw(access.event))
+    return NewMessage(subjects.audit(SOURCE), _encoder.encode(record), access.id)

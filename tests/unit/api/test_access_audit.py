@@ -1,0 +1,172 @@
+"""The layer that notes accesses: before the answer goes, with whom it shows; and what goes when nothing can be noted."""
+
+from __future__ import annotations
+
+import base64
+from types import SimpleNamespace
+
+import httpx
+import msgspec
+import pytest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from api.access_audit import ACCESS_KEY, AccessAudit, Asked, is_of_own_ward, plain_query, shows
+from api.auth import Authentication
+from api.request_log import RequestLog
+from api.telemetry import Telemetry
+from domain.errors import AuditUnavailable
+from domain.permissions import Action, Decision
+from domain.principals import Caller, Grant, Kind, Place, Principal, Role
+from runtime.clock import ManualClock
+from tests.callers import TOKEN, KnownCallers
+
+WARD = Place.parse("sz.h001/icu")
+NURSE = Caller(Principal(Kind.USER, "u-1", "li"), (Grant(Role.NURSE, WARD),), session_id="s-1")
+KEY = "a" * 32
+
+
+class Trail:
+    """Notes in memory; `is_full` while it cannot."""
+
+    def __init__(self):
+        self.noted = []
+        self.is_full = False
+        self.closed = None
+
+    async def note(self, access, *, is_emergency=False):
+        if self.is_full and not is_emergency:
+            raise AuditUnavailable("who sees what cannot be noted: no room")
+        self.noted.append(msgspec.json.decode(access.event))
+
+    def why_closed(self):
+        return self.closed
+
+
+@pytest.fixture
+def trail():
+    return Trail()
+
+
+@pytest.fixture
+def answered():
+    return []
+
+
+@pytest.fixture
+async def client(trail, answered):
+    def asked(action, **more):
+        return Asked(action, Decision(True, ("a-policy",)), **more)
+
+    async def patient(request):
+        request.scope[ACCESS_KEY] = asked(Action.PATIENT_READ, place=WARD, is_one=True)
+        shows(request.scope, [request.path_params["key"], None])
+        answered.append(len(trail.noted))
+        return PlainTextResponse("Wang Xiaoming")
+
+    async def alarms(request):
+        request.scope[ACCESS_KEY] = asked(Action.ALARM_READ, is_emergency=True)
+        return PlainTextResponse("alarms")
+
+    async def change(request):
+        request.scope[ACCESS_KEY] = asked(Action.PATIENT_MANAGE, place=WARD)
+        return PlainTextResponse("done", int(request.query_params["status"]))
+
+    async def health(request):
+        request.scope[ACCESS_KEY] = asked(Action.OPERATION_READ)
+        return PlainTextResponse("alive", int(request.query_params.get("status", 200)))
+
+    routes = [
+        Route("/patients/{key}", patient), Route("/alarms", alarms), Route("/health", health),
+        Route("/patients", change, methods=["POST", "DELETE", "PATCH"]),
+    ]  # fmt: skip
+    layers = [
+        Middleware(RequestLog, telemetry=Telemetry()),
+        Middleware(Authentication, callers=KnownCallers({TOKEN: NURSE}), cookie="vitalgrid"),
+        Middleware(AccessAudit),
+    ]
+    app = Starlette(routes=routes, middleware=layers)
+    app.state.backend = SimpleNamespace(trail=trail, services=SimpleNamespace(clock=ManualClock(), region_id="sz"))
+    headers = {"Authorization": f"Bearer {TOKEN}", "X-Request-Id": "request-0001"}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test", headers=headers) as client:
+        yield client
+
+
+@pytest.mark.clause("9.3e")
+async def test_who_saw_whom_is_noted_with_the_request(client, trail):
+    assert (await client.get(f"/patients/{KEY}")).text == "Wang Xiaoming"
+    (event,) = trail.noted
+    assert [entity["what"] for entity in event["entity"] if "what" in entity] == [
+        {"reference": f"Patient/{KEY}"}, {"identifier": {"value": f"/patients/{KEY}"}},
+        {"identifier": {"value": "request-0001"}},
+    ]  # fmt: skip
+    assert event["agent"][2]["who"]["display"] == "li"
+    assert event["agent"][2]["policy"] == ["urn:vitalgrid:policy:a-policy"]
+
+
+@pytest.mark.clause("9.3e")
+async def test_nothing_is_shown_of_whom_nothing_can_be_noted(client, trail):
+    trail.is_full = True
+    answer = await client.get(f"/patients/{KEY}")
+    assert (answer.status_code, answer.json()["code"]) == (503, "audit-unavailable")
+    assert "Wang" not in answer.text
+
+
+@pytest.mark.clause("9.3e")
+async def test_alarms_go_on_in_an_emergency_and_the_answer_says_so(client, trail):
+    trail.is_full, trail.closed = True, "the access log does not grow"
+    answer = await client.get("/alarms")
+    assert (answer.status_code, answer.headers["x-audit"]) == (200, "spooled")
+    assert len(trail.noted) == 1
+
+
+async def test_what_was_done_is_not_said_to_have_failed(client, trail):
+    """Its write is in the write log, by its own transaction."""
+    trail.is_full = True
+    assert (await client.post("/patients?status=201")).status_code == 201
+    assert (await client.post("/patients?status=409")).status_code == 503
+
+
+@pytest.mark.clause("9.3e")
+@pytest.mark.parametrize(
+    ("method", "status", "action"), [("POST", 201, "C"), ("POST", 200, "U"), ("PATCH", 200, "U"), ("DELETE", 204, "D")]
+)
+async def test_changes_are_noted_as_what_they_are(client, trail, method, status, action):
+    await client.request(method, f"/patients?status={status}")
+    assert [event["action"] for event in trail.noted] == [action]
+
+
+async def test_what_tells_nothing_of_anybody_is_noted_only_when_it_is_refused(client, trail):
+    await client.get("/health")
+    assert trail.noted == []
+    await client.get("/health?status=403")
+    assert [event["outcome"] for event in trail.noted] == ["4"]
+
+
+async def test_a_question_is_kept_without_what_may_be_a_name(client, trail):
+    await client.get("/alarms", params={"q": "王小明", "hospital": "sz.h001", "patient": "wang"})
+    (query,) = [entity["query"] for entity in trail.noted[0]["entity"] if "query" in entity]
+    assert base64.b64decode(query).decode() == "/alarms?q=&hospital=sz.h001&patient="
+
+
+@pytest.mark.parametrize(
+    "query", [b"q=%e7%8e%8b", b"name=Wang", b"patient=Wang", b"ward=Wang%20Xiaoming", b"\xff=1", b"Wang=1"]
+)
+def test_no_name_stays_in_a_query(query):
+    assert "ang" not in plain_query(query).removeprefix("Wang=")
+    assert "%" not in plain_query(query)
+
+
+@pytest.mark.parametrize(
+    ("grants", "place", "is_own"),
+    [
+        (["sz.h001/icu"], "sz.h001/icu", True), (["sz.h001"], "sz.h001/icu", True), (["sz.h001/icu"], "sz.h001/er", False),
+        (["sz"], "sz.h001/icu", False), (["sz.h002"], "sz.h001/icu", False), (["sz.h002", "sz.h001"], "sz.h001", True),
+        (["sz.h001"], None, True), (["sz"], None, False),
+    ],
+)  # fmt: skip
+def test_an_emergency_is_of_the_own_ward(grants, place, is_own):
+    caller = Caller(NURSE.principal, tuple(Grant(Role.NURSE, Place.parse(grant)) for grant in grants))
+    assert is_of_own_ward(caller, None if place is None else Place.parse(place)) is is_own
