@@ -107,7 +107,7 @@ async def test_ready_when_everything_answers(app: FastAPI, client: httpx.AsyncCl
     response = await client.get("ready")
     assert response.status_code == 200, response.text
     assert {check["name"]: check["ok"] for check in response.json()["checks"]} == dict.fromkeys(
-        ("bus", "database", "lake", "shards", "lag", "storage"), True
+        ("bus", "database", "lake", "shards", "lag", "storage", "audit"), True
     )
 
 
@@ -121,7 +121,7 @@ async def failing(client: httpx.AsyncClient) -> set[str]:
 async def test_not_ready_says_which_part(
     app: FastAPI, client: httpx.AsyncClient, clock: ManualClock, platform: Bus, engine: Engine
 ) -> None:
-    assert await failing(client) == {"shards"}
+    assert await failing(client) == {"shards", "audit"}
     beat(app, clock, range(3))
     assert await failing(client) == {"shards"}
     beat(app, clock, lag=1_000_000)
