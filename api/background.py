@@ -83,7 +83,7 @@ def tasks_of(backend: Backend) -> dict[str, Callable[[], Awaitable[None]]]:
         "alarm-desk": AlarmDesk(backend).run,
         "audio-pauses": lambda: expire_audio_pauses(backend),
         "outbox-relay": backend.relay.run,
-        "write-relay": WriteRelay(backend.engine, backend.services.bus).run,
+        "write-relay": WriteRelay(backend.engine, backend.services.bus, backend.services.region_id).run,
         "hand-overs": lambda: lead_hand_overs(backend),
     }
     if backend.services.webhook is not None:

@@ -1,4 +1,4 @@
-"""What was asked of the platform, by whom, about whose records, and what came of it: as a FHIR R4 AuditEvent.
+"""What was asked of the platform and what was written, by whom, about whose records: as FHIR R4 AuditEvents.
 
 After IHE BALP 1.1 (Basic Audit Log Patterns): the profile of the interaction, with patients where there are any. In it
 are opaque keys only: a patient's key, never a name; a query without the values that could hold one. Clauses 6.1b, 9.3e.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -25,7 +25,7 @@ _DICOM: Final = "http://dicom.nema.org/resources/ontology/DCM"
 _ROLES_OF_ENTITIES: Final = f"{_TERMINOLOGY}/object-role"
 _KINDS_OF_ENTITIES: Final = f"{_TERMINOLOGY}/audit-entity-type"
 _PATIENT: Final = "Patient/"
-_PATIENT_KEY: Final = re.compile(r"[0-9a-f]{32}")
+_PATIENT_KEY: Final = re.compile(r"(?<![0-9a-z])[0-9a-f]{32}(?![0-9a-z])")
 POLICY_URI: Final = "urn:vitalgrid:policy:"  # before the id of a policy
 _encode: Final = msgspec.json.Encoder(order="deterministic").encode
 
@@ -106,17 +106,61 @@ def audit_event(access: Access, site: str) -> bytes:
         "outcome": access.outcome,
         "outcomeDesc": f"{access.status}",
         "agent": _agents(access, site),
-        "source": {
-            "site": site,
-            "observer": {"display": "vitalgrid"},
-            "type": [_coding(f"{_TERMINOLOGY}/security-source-type", "4")],  # an application server
-        },
+        "source": _source(site),
         "entity": _entities(access),
     }
     if access.outcome is Outcome.SUCCESS:
         event["meta"] = {"profile": [f"{_BALP}/StructureDefinition/IHE.BasicAudit.{profile}"]}
     if access.purpose is not None:
         event["purposeOfEvent"] = [{"coding": [_coding(f"{_TERMINOLOGY}/v3-ActReason", access.purpose)]}]
+    return _encode(event)
+
+
+# of a write by how its action begins: what DICOM calls it (PS3.16 CID 400 and 401)
+_KINDS_OF_WRITES: Final[Mapping[str, tuple[str, str | None]]] = {
+    "session.begin": ("110114", "110122"),  # user authentication: login
+    "session.end": ("110114", "110123"),  # user authentication: logout
+    "user.lock": ("110113", "110135"),  # security alert: object security attributes changed
+    "user.": ("110113", "110137"),  # security alert: user security attributes changed
+    "grant.": ("110113", "110137"),
+    "token.": ("110113", "110137"),
+    "export.": ("110106", None),
+    "patient.": ("110110", None),  # patient record
+}
+_OTHER_WRITE: Final = ("110100", None)  # application activity
+_ACTIONS: Final = (("C", (".create", ".admit", ".register", ".start", ".make")), ("D", (".remove", ".revoke", ".retire")))
+
+
+def write_event(row: Mapping[str, Any], site: str) -> bytes:
+    """The AuditEvent of a row of the write log (`id`, `at_us`, `who`, `action`, `target`, `reason`, `detail`).
+
+    Always the same bytes. Raises ValueError or RecursionError for what JSON cannot hold.
+    """
+    action, target = str(row["action"]), str(row["target"])
+    kind, sub = next((kinds for begin, kinds in _KINDS_OF_WRITES.items() if action.startswith(begin)), _OTHER_WRITE)
+    done = next((letter for letter, ends in _ACTIONS if action.endswith(ends)), "U")
+    subtypes = [_coding("urn:vitalgrid:write", action)] + ([] if sub is None else [_coding(_DICOM, sub)])
+    details = [("reason", row["reason"]), ("detail", None if row["detail"] is None else _encode(row["detail"]).decode())]
+    written = {
+        "what": {"identifier": {"value": target}},
+        "type": _coding(_KINDS_OF_ENTITIES, "2"),
+        "role": _coding(_ROLES_OF_ENTITIES, "4"),
+        "detail": [{"type": name, "valueString": text} for name, text in details if text],
+    }
+    if not written["detail"]:
+        del written["detail"]
+    event = {
+        "resourceType": "AuditEvent",
+        "id": f"w-{row['id']}",
+        "type": _coding(_DICOM, kind),
+        "subtype": subtypes,
+        "action": "E" if kind == "110114" else done,
+        "recorded": to_rfc3339(row["at_us"]),
+        "outcome": Outcome.SUCCESS,
+        "agent": [{"who": {"display": row["who"]}, "requestor": True}],
+        "source": _source(site),
+        "entity": [*_patients(sorted(set(_PATIENT_KEY.findall(target)))), written],
+    }
     return _encode(event)
 
 
@@ -135,12 +179,12 @@ class _Entity(msgspec.Struct):
 
 
 class _Read(msgspec.Struct):
-    """What the log looks for in an event: an AuditEvent, or a row of the write log."""
+    """What the log looks for in an event; `who` and `target` are of events that were written before AuditEvents were."""
 
     agent: list[_Agent] = []
     entity: list[_Entity] = []
     who: str | None = None
-    target: str | None = None
+    target: str = ""
 
 
 _decode: Final = msgspec.json.Decoder(_Read).decode
@@ -163,8 +207,7 @@ def concerned(event: bytes) -> Concerned:
     principals = {agent.who.display for agent in read.agent if agent.requestor} | {read.who}
     references = {entity.what.reference for entity in read.entity if entity.what is not None}
     patients = {reference.removeprefix(_PATIENT) for reference in references if reference and reference.startswith(_PATIENT)}
-    if read.target is not None and _PATIENT_KEY.fullmatch(read.target):
-        patients.add(read.target)
+    patients.update(_PATIENT_KEY.findall(read.target))
     return Concerned(frozenset(name for name in principals if name), frozenset(patients))
 
 
@@ -201,14 +244,6 @@ def _agents(access: Access, site: str) -> list[dict[str, Any]]:
 
 def _entities(access: Access) -> list[dict[str, Any]]:
     """Whose records, which ones, and the request by its id."""
-    patients = [
-        {
-            "what": {"reference": f"{_PATIENT}{key}"},
-            "type": _coding(_KINDS_OF_ENTITIES, "1"),  # a person
-            "role": _coding(_ROLES_OF_ENTITIES, "1"),  # the patient
-        }
-        for key in access.patients
-    ]
     is_search = access.interaction is Interaction.SEARCH
     asked: dict[str, Any] = {
         "type": _coding(_KINDS_OF_ENTITIES, "2"),  # a system object
@@ -225,7 +260,26 @@ def _entities(access: Access) -> list[dict[str, Any]]:
         "what": {"identifier": {"value": access.request_id}},
         "type": _coding(f"{_BALP}/CodeSystem/BasicAuditEntityType", "XrequestId"),
     }
-    return [*patients, asked, request]
+    return [*_patients(access.patients), asked, request]
+
+
+def _patients(keys: Iterable[str]) -> list[dict[str, Any]]:
+    return [
+        {
+            "what": {"reference": f"{_PATIENT}{key}"},
+            "type": _coding(_KINDS_OF_ENTITIES, "1"),  # a person
+            "role": _coding(_ROLES_OF_ENTITIES, "1"),  # the patient
+        }
+        for key in keys
+    ]
+
+
+def _source(site: str) -> dict[str, Any]:
+    return {
+        "site": site,
+        "observer": {"display": "vitalgrid"},
+        "type": [_coding(f"{_TERMINOLOGY}/security-source-type", "4")],  # an application server
+    }
 
 
 def _coding(system: str, code: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ import msgspec
 from sqlalchemy import Engine
 
 from domain import subjects
+from domain.accesses import write_event
 from domain.errors import Unavailable
 from domain.log_entries import LogRecord
 from runtime.batches import NewMessage
@@ -33,11 +34,12 @@ _encoder: Final = msgspec.json.Encoder(order="sorted")
 
 
 class WriteRelay:
-    """One relay a database."""
+    """One relay a database. `site` is the region whose platform tells it."""
 
-    def __init__(self, engine: Engine, publisher: Publisher) -> None:
+    def __init__(self, engine: Engine, publisher: Publisher, site: str) -> None:
         self._engine = engine
         self._publisher = publisher
+        self._site = site
 
     async def run(self) -> None:
         """Carry for ever; a bus or database that is away is waited for."""
@@ -57,26 +59,26 @@ class WriteRelay:
         """Carry what waits now; returns how many. Raises Unavailable, with all of it still waiting."""
         rows = await asyncio.to_thread(untold_writes, self._engine, _AT_ONCE)
         if rows:
-            await self._publisher.publish_all([_message(row) for row in rows])
+            await self._publisher.publish_all([_message(row, self._site) for row in rows])
             await asyncio.to_thread(mark_told, self._engine, rows[-1]["id"])
         return len(rows)
 
 
-def record_of(row: Row) -> bytes:
+def record_of(row: Row, site: str) -> bytes:
     """A row of the write log as a record: always the same bytes, so that one told twice is known again.
 
     Of any row there is one, else it would hold up all that come behind it. What UTF-8 cannot hold is spelled out.
     """
     try:
-        event = _encoder.encode({"kind": "write", **row})
+        event = write_event(row, site)
     except (ValueError, RecursionError):
-        event = _encoder.encode({"kind": "write", **{name: _spelled(value) for name, value in row.items()}})
+        event = write_event({name: _spelled(value) for name, value in row.items()}, site)
     return _encoder.encode(LogRecord(f"w-{row['id']}", row["at_us"], SOURCE, row["id"], msgspec.Raw(event)))
 
 
-def _message(row: Row) -> NewMessage:
+def _message(row: Row, site: str) -> NewMessage:
     """Its id names what it says too: a database that lost its newest rows gives their ids again, to other writes."""
-    payload = record_of(row)
+    payload = record_of(row, site)
     digest = hashlib.sha256(payload).hexdigest()[:_DIGEST_CHARS]
     return NewMessage(subjects.audit(SOURCE), payload, f"w-{row['id']}-{digest}")
 

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -41,7 +42,7 @@ def make_hospital(platform: RunningPlatform, name: str) -> None:
         assert answer.status_code == 201, answer.text
 
 
-def logged(platform: RunningPlatform) -> list[dict[str, object]]:
+def logged(platform: RunningPlatform) -> list[dict[str, Any]]:
     """Events that the published log has."""
     folder = platform.data_dir / "audit"
     checkpoint = LogReader(folder).checkpoint()
@@ -50,7 +51,9 @@ def logged(platform: RunningPlatform) -> list[dict[str, object]]:
 
 
 def has(platform: RunningPlatform, target: str) -> bool:
-    return any(event["target"] == target for event in logged(platform))
+    return any(
+        {"identifier": {"value": target}} == entity.get("what") for event in logged(platform) for entity in event["entity"]
+    )
 
 
 @pytest.mark.clause("6.1b")
@@ -60,8 +63,8 @@ def test_a_write_stands_in_the_log_with_who_and_why_and_can_be_proved(platform: 
     folder = platform.data_dir / "audit"
     event = next(one for one in events_between(folder, 0, 100) if b"sz.log-1" in (one.event or b""))
     said = msgspec.json.decode(event.event)
-    assert (said["kind"], said["reason"]) == ("write", REASON)
-    assert said["who"]
+    assert {"type": "reason", "valueString": REASON} in said["entity"][0]["detail"]
+    assert said["agent"][0]["who"]["display"]
     with platform.http() as http:
         proof = http.get(f"/log/entries/{event.at}/proof").content
         entry = http.get(f"/log/entries/{event.at}").content

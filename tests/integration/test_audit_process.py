@@ -19,6 +19,7 @@ from cluster.connection import Connection
 from cluster.stream_beginnings import lead_on_streams
 from domain import subjects
 from domain.errors import StorageFull
+from domain.instants import to_rfc3339
 from domain.log_entries import LogRecord, commitment, read_entry
 from domain.messages import LogState
 from domain.tiles import bundles_of, entries_of
@@ -244,18 +245,20 @@ async def test_a_killed_process_loses_and_doubles_nothing(log: Log, nats_server:
 
 async def test_every_write_to_the_business_database_is_in_the_log(engine: Engine, log: Log, bus: Bus) -> None:
     note_write(engine, ADA, "ward.close", "sz.h001/icu")
-    assert await WriteRelay(engine, bus).relay() == 1
-    assert await WriteRelay(engine, bus).relay() == 0
+    assert await WriteRelay(engine, bus, "sz").relay() == 1
+    assert await WriteRelay(engine, bus, "sz").relay() == 0
     note_write(engine, ADA, "ward.open", "sz.h001/icu")
     async with log.followed():
-        relay = asyncio.create_task(WriteRelay(engine, bus).run())
+        relay = asyncio.create_task(WriteRelay(engine, bus, "sz").run())
         await until(lambda: log.ids() == ["w-1", "w-2"])
         await end(relay)
     opened = events_between(log.folder, 1, 2)[0]
     event = msgspec.json.decode(opened.event)
-    assert (event["kind"], event["who"], event["reason"], event["action"], event["target"], event["at_us"]) == (
-        "write", ADA.who, ADA.reason, "ward.open", "sz.h001/icu", ADA.now_us,
+    (entity,) = event["entity"]
+    assert (event["agent"][0]["who"]["display"], event["subtype"][0]["code"], event["recorded"]) == (
+        ADA.who, "ward.open", to_rfc3339(ADA.now_us),
     )  # fmt: skip
+    assert (entity["what"]["identifier"]["value"], entity["detail"][0]["valueString"]) == ("sz.h001/icu", ADA.reason)
     entry = LogReader(log.folder).entry(1, 2)
     assert read_entry(entry).commitment == commitment(opened.salt, opened.event)
     assert ADA.who.encode() not in entry
@@ -269,14 +272,14 @@ async def test_a_write_told_twice_is_in_the_log_once(
     with monkeypatch.context() as patched:
         patched.setattr("runtime.write_relay.mark_told", lambda *_: (_ for _ in ()).throw(RuntimeError))
         with pytest.raises(RuntimeError):
-            await WriteRelay(engine, bus).relay()
+            await WriteRelay(engine, bus, "sz").relay()
     async with log.followed():
         await until(lambda: log.ids() == ["w-1"])
         await bus._jetstream.delete_stream(subjects.AUDIT_STREAM)
     await bus.ensure_streams(max_stream_bytes=2**30, retention_s=86_400, duplicate_window_s=600)
     await lead_on_streams(bus, {subjects.AUDIT_STREAM: taken_of_stream(log.folder)})
     note_write(engine, ADA, "ward.open", "sz.h001/icu")
-    assert await WriteRelay(engine, bus).relay() == 2
+    assert await WriteRelay(engine, bus, "sz").relay() == 2
     async with log.followed():
         await until(lambda: log.ids() == ["w-1", "w-2"])
 
@@ -289,7 +292,7 @@ async def test_an_id_that_a_restored_database_gives_again_is_another_write(
     row = untold_writes(engine, 1)[0]
     for action in ("ward.close", "ward.close", "ward.open"):
         monkeypatch.setattr("runtime.write_relay.untold_writes", lambda *_, action=action: [row | {"action": action}])
-        await WriteRelay(engine, bus).relay()
+        await WriteRelay(engine, bus, "sz").relay()
     async with log.followed():
         await until(lambda: log.ids() == ["w-1", "w-1#stream-2"])
 

@@ -86,7 +86,10 @@ def test_a_search_keeps_its_question():
     ("event", "expected"),
     [
         (audit_event(LIST, "sz"), Concerned(frozenset({"wang"}), frozenset({PATIENT, OTHER}))),
-        (b'{"kind":"write","who":"ada","target":"%s"}' % PATIENT.encode(), Concerned(frozenset({"ada"}), frozenset({PATIENT}))),
+        (
+            b'{"kind":"write","who":"ada","target":"mon-7 -> %s"}' % PATIENT.encode(),
+            Concerned(frozenset({"ada"}), frozenset({PATIENT})),
+        ),
         (b'{"kind":"write","who":"ada","target":"sz.h001/d"}', Concerned(frozenset({"ada"}), frozenset())),
         (b'{"agent": 5}', Concerned(frozenset(), frozenset())),
         (b"\xff\x00", Concerned(frozenset(), frozenset())),
