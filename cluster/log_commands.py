@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Final
 
-import msgspec
 import typer
 from rich.table import Table
 
 from cluster.run_target import settings_of, token_of
 from cluster.run_view import wide_console
+from domain.audit_reading import said
 from domain.errors import IntegrityViolation, NotFound, Unavailable
 from domain.instants import from_us
 from domain.log_entries import read_entry
@@ -24,15 +24,6 @@ from runtime.soft_keys import SoftKeys
 log = typer.Typer(name="log", help="The access log: does it hold, and what is in it.", no_args_is_help=True)
 _console = wide_console()
 _EVENT_CHARS: Final = 400
-
-
-class _Write(msgspec.Struct):
-    """What is shown of a row of the write log."""
-
-    who: str
-    action: str
-    target: str
-    reason: str | None = None
 
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the platform (default: var).")]
@@ -74,14 +65,13 @@ def show(last: Last = 20, data_dir: DataDir = None) -> None:
 
 
 def _shown(event: bytes | None) -> tuple[str, str, str]:
-    """Who, what and why; of an event that is no write, its text."""
+    """Who, what and why; of an event that is none of ours, its text."""
     if event is None:
         return "", "taken away", ""
-    try:
-        write = msgspec.json.decode(event, type=_Write)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    found = said(event)
+    if found is None:
         return "", event.decode(errors="replace")[:_EVENT_CHARS], ""
-    return write.who, f"{write.action} {write.target}"[:_EVENT_CHARS], write.reason or ""
+    return found.who, found.what[:_EVENT_CHARS], found.why
 
 
 def _signer(settings: Settings) -> LogSigner:

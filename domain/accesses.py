@@ -24,9 +24,12 @@ _BALP: Final = "https://profiles.ihe.net/ITI/BALP"
 _DICOM: Final = "http://dicom.nema.org/resources/ontology/DCM"
 _ROLES_OF_ENTITIES: Final = f"{_TERMINOLOGY}/object-role"
 _KINDS_OF_ENTITIES: Final = f"{_TERMINOLOGY}/audit-entity-type"
-_PATIENT: Final = "Patient/"
-_PATIENT_KEY: Final = re.compile(r"(?<![0-9a-z])[0-9a-f]{32}(?![0-9a-z])")
-POLICY_URI: Final = "urn:vitalgrid:policy:"  # before the id of a policy
+RECORD, QUERY = "4", "24"  # of object-role: a domain resource, a query
+REASON: Final = "reason"
+OURS: Final = "urn:vitalgrid:"
+PATIENT: Final = "Patient/"
+PATIENT_KEY: Final = re.compile(r"(?<![0-9a-z])[0-9a-f]{32}(?![0-9a-z])")
+POLICY_URI: Final = f"{OURS}policy:"  # before the id of a policy
 _encode: Final = msgspec.json.Encoder(order="deterministic").encode
 
 
@@ -99,7 +102,7 @@ def audit_event(access: Access, site: str) -> bytes:
         "type": _coding(f"{_TERMINOLOGY}/audit-event-type", "rest"),
         "subtype": [
             _coding("http://hl7.org/fhir/restful-interaction", access.interaction),
-            _coding("urn:vitalgrid:action", access.action),
+            _coding(f"{OURS}action", access.action),
         ],
         "action": action,
         "recorded": to_rfc3339(access.at_us),
@@ -139,12 +142,12 @@ def write_event(row: Mapping[str, Any], site: str) -> bytes:
     action, target = str(row["action"]), str(row["target"])
     kind, sub = next((kinds for begin, kinds in _KINDS_OF_WRITES.items() if action.startswith(begin)), _OTHER_WRITE)
     done = next((letter for letter, ends in _ACTIONS if action.endswith(ends)), "U")
-    subtypes = [_coding("urn:vitalgrid:write", action)] + ([] if sub is None else [_coding(_DICOM, sub)])
-    details = [("reason", row["reason"]), ("detail", None if row["detail"] is None else _encode(row["detail"]).decode())]
+    subtypes = [_coding(f"{OURS}write", action)] + ([] if sub is None else [_coding(_DICOM, sub)])
+    details = [(REASON, row["reason"]), ("detail", None if row["detail"] is None else _encode(row["detail"]).decode())]
     written = {
         "what": {"identifier": {"value": target}},
         "type": _coding(_KINDS_OF_ENTITIES, "2"),
-        "role": _coding(_ROLES_OF_ENTITIES, "4"),
+        "role": _coding(_ROLES_OF_ENTITIES, RECORD),
         "detail": [{"type": name, "valueString": text} for name, text in details if text],
     }
     if not written["detail"]:
@@ -159,56 +162,9 @@ def write_event(row: Mapping[str, Any], site: str) -> bytes:
         "outcome": Outcome.SUCCESS,
         "agent": [{"who": {"display": row["who"]}, "requestor": True}],
         "source": _source(site),
-        "entity": [*_patients(sorted(set(_PATIENT_KEY.findall(target)))), written],
+        "entity": [*_patients(sorted(set(PATIENT_KEY.findall(target)))), written],
     }
     return _encode(event)
-
-
-class _Named(msgspec.Struct):
-    display: str | None = None
-    reference: str | None = None
-
-
-class _Agent(msgspec.Struct):
-    who: _Named
-    requestor: bool = False
-
-
-class _Entity(msgspec.Struct):
-    what: _Named | None = None
-
-
-class _Read(msgspec.Struct):
-    """What the log looks for in an event; `who` and `target` are of events that were written before AuditEvents were."""
-
-    agent: list[_Agent] = []
-    entity: list[_Entity] = []
-    who: str | None = None
-    target: str = ""
-
-
-_decode: Final = msgspec.json.Decoder(_Read).decode
-
-
-@dataclass(frozen=True, slots=True)
-class Concerned:
-    """Who did what an event tells of, and whose records it was about: names of principals, keys of patients."""
-
-    principals: frozenset[str]
-    patients: frozenset[str]
-
-
-def concerned(event: bytes) -> Concerned:
-    """Whom an event of the access log concerns; nobody, when it is none of ours."""
-    try:
-        read = _decode(event)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return Concerned(frozenset(), frozenset())
-    principals = {agent.who.display for agent in read.agent if agent.requestor} | {read.who}
-    references = {entity.what.reference for entity in read.entity if entity.what is not None}
-    patients = {reference.removeprefix(_PATIENT) for reference in references if reference and reference.startswith(_PATIENT)}
-    patients.update(_PATIENT_KEY.findall(read.target))
-    return Concerned(frozenset(name for name in principals if name), frozenset(patients))
 
 
 def _agents(access: Access, site: str) -> list[dict[str, Any]]:
@@ -247,7 +203,7 @@ def _entities(access: Access) -> list[dict[str, Any]]:
     is_search = access.interaction is Interaction.SEARCH
     asked: dict[str, Any] = {
         "type": _coding(_KINDS_OF_ENTITIES, "2"),  # a system object
-        "role": _coding(_ROLES_OF_ENTITIES, "24" if is_search else "4"),  # a query, or the record itself
+        "role": _coding(_ROLES_OF_ENTITIES, QUERY if is_search else RECORD),
         "description": access.route,
     }
     if access.place is not None:
@@ -266,7 +222,7 @@ def _entities(access: Access) -> list[dict[str, Any]]:
 def _patients(keys: Iterable[str]) -> list[dict[str, Any]]:
     return [
         {
-            "what": {"reference": f"{_PATIENT}{key}"},
+            "what": {"reference": f"{PATIENT}{key}"},
             "type": _coding(_KINDS_OF_ENTITIES, "1"),  # a person
             "role": _coding(_ROLES_OF_ENTITIES, "1"),  # the patient
         }

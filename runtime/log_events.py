@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 
-from domain.accesses import concerned
+from domain.audit_reading import concerned
 from domain.errors import IntegrityViolation, StorageFull
 from domain.log_entries import LogRecord, entry_of
 

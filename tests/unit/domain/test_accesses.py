@@ -9,7 +9,8 @@ import msgspec
 import pytest
 from fhir.resources.R4B.auditevent import AuditEvent
 
-from domain.accesses import Access, Concerned, Interaction, audit_event, concerned
+from domain.accesses import Access, Interaction, audit_event, write_event
+from domain.audit_reading import Concerned, Said, concerned, said
 from domain.permissions import Action, Purpose
 from domain.principals import Kind, Principal
 
@@ -98,3 +99,23 @@ def test_a_search_keeps_its_question():
 )
 def test_whom_an_event_concerns_is_found(event, expected):
     assert concerned(event) == expected
+
+
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [
+        (audit_event(READ, "sz"), Said("wang", f"patient.read {READ.path}: 200", "")),
+        (audit_event(LIST, "sz"), Said("wang", "alarm.read GET /api/v1/alarms: 200", "")),
+        (
+            write_event(
+                {"id": 1, "at_us": 5, "who": "ada", "action": "ward.close", "target": "w", "reason": "r", "detail": 1}, "sz"
+            ),
+            Said("ada", "ward.close w", "r"),
+        ),
+        (b'{"kind":"write","who":"ada","action":"ward.close","target":"w","reason":null}', Said("ada", "ward.close w", "")),
+        (b'{"kind":"lost","from_sequence":2,"records":2}', None),
+        (b"\xff", None),
+    ],
+)
+def test_an_event_is_said_in_a_line(event, expected):
+    assert said(event) == expected

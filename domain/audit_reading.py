@@ -1,0 +1,107 @@
+"""Events of the access log read again: whom each concerns, and a line about it for people. Clauses 6.1b, 9.3e."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from domain.accesses import OURS, PATIENT, PATIENT_KEY, QUERY, REASON, RECORD
+
+
+class _Code(msgspec.Struct):
+    code: str
+    system: str = ""
+
+
+class _Identifier(msgspec.Struct):
+    value: str
+
+
+class _Named(msgspec.Struct):
+    display: str | None = None
+    reference: str | None = None
+    identifier: _Identifier | None = None
+
+
+class _Agent(msgspec.Struct):
+    who: _Named
+    requestor: bool = False
+
+
+class _Detail(msgspec.Struct):
+    type: str
+    valueString: str  # noqa: N815 (FHIR's name)
+
+
+class _Entity(msgspec.Struct):
+    what: _Named | None = None
+    role: _Code | None = None
+    description: str | None = None
+    detail: list[_Detail] = []
+
+
+class _Read(msgspec.Struct):
+    """What is read again of an event; `who`, `target` and so on are of writes of before they were AuditEvents."""
+
+    subtype: list[_Code] = []
+    agent: list[_Agent] = []
+    entity: list[_Entity] = []
+    outcomeDesc: str | None = None  # noqa: N815 (FHIR's name)
+    who: str | None = None
+    target: str = ""
+    action: str = ""
+    reason: str | None = None
+
+
+_decode: Final = msgspec.json.Decoder(_Read).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Concerned:
+    """Who did what an event tells of, and whose records it was about: names of principals, keys of patients."""
+
+    principals: frozenset[str]
+    patients: frozenset[str]
+
+
+def concerned(event: bytes) -> Concerned:
+    """Whom an event of the access log concerns; nobody, when it is none of ours."""
+    try:
+        read = _decode(event)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return Concerned(frozenset(), frozenset())
+    principals = {agent.who.display for agent in read.agent if agent.requestor} | {read.who}
+    references = {entity.what.reference for entity in read.entity if entity.what is not None}
+    patients = {reference.removeprefix(PATIENT) for reference in references if reference and reference.startswith(PATIENT)}
+    patients.update(PATIENT_KEY.findall(read.target))
+    return Concerned(frozenset(name for name in principals if name), frozenset(patients))
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An event in a line for people: who, did what, why."""
+
+    who: str
+    what: str
+    why: str
+
+
+def said(event: bytes) -> Said | None:
+    """An event of the access log for people; None, when it is none of ours."""
+    try:
+        read = _decode(event)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    if read.who is not None:
+        return Said(read.who, f"{read.action} {read.target}", read.reason or "")
+    who = next((agent.who.display for agent in read.agent if agent.requestor), None)
+    action = next((code.code for code in read.subtype if code.system.startswith(OURS)), None)
+    asked = next((one for one in read.entity if one.role is not None and one.role.code in (RECORD, QUERY)), None)
+    if who is None or action is None or asked is None:
+        return None
+    named = asked.what.identifier.value if asked.what is not None and asked.what.identifier is not None else None
+    status = f": {read.outcomeDesc}" if read.outcomeDesc else ""
+    why = next((detail.valueString for detail in asked.detail if detail.type == REASON), "")
+    return Said(who, f"{action} {named or asked.description or ''}{status}", why)
