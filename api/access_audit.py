@@ -1,6 +1,6 @@
 """Every access to protected records is noted before the first byte of its answer goes, refusals too. Clauses 6.1b, 9.3e.
 
-What is noted was said by the request's permission (`asked_of`), and by whoever makes the answer (`Asked.patients`).
+What is noted was said by the request's permission (`begin`, `Asked.judged`), and by whoever makes the answer (`shows`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from api.browsers import SAFE_METHODS
 from api.errors import REQUEST_ID_KEY, problem_response
 from domain.accesses import Access, Interaction, audit_event
 from domain.errors import AuditUnavailable
-from domain.permissions import Action, Decision, Purpose
+from domain.permissions import Action, Decision, Located, Purpose
 from domain.principals import Caller, Place
 from runtime.access_journal import NewAccess
 
@@ -49,15 +49,40 @@ _BAD_REQUEST: Final = 400
 
 @dataclass(slots=True)
 class Asked:
-    """What one request is permitted to do, and to whose record. Whoever makes the answer adds whom it shows."""
+    """What one request asks for, as its permission found it. Whoever makes the answer adds whom it shows."""
 
     action: Action
-    decision: Decision
     purpose: Purpose | None = None
-    place: Place | None = None
-    is_one: bool = False  # one record, found by the path
-    patients: set[str] = field(default_factory=set)
     is_emergency: bool = False  # the vital signs and alarms of the caller's own ward
+    place: Place | None = None
+    is_one: bool = False  # one record, which the caller named
+    patients: set[str] = field(default_factory=set)
+    policies: set[str] = field(default_factory=set)
+
+    def judged(self, record: Located, decision: Decision, *, is_one: bool) -> None:
+        """A record that is asked for, and what was decided."""
+        self.place = self.place or record.place
+        self.is_one = is_one
+        self.policies.update(decision.policies)
+        if record.patient_key is not None:
+            self.patients.add(record.patient_key)
+
+
+def begin(scope: Scope, action: Action, purpose: Purpose | None, closed: str | None) -> Asked:
+    """A request asks for something. Raises AuditUnavailable while `closed`, the reason why accesses cannot be noted.
+
+    The vital signs and alarms of the caller's own ward are shown all the same.
+    """
+    asked = scope[ACCESS_KEY] = Asked(action, purpose, _is_emergency(scope, action))
+    if closed is not None and action not in UNPROTECTED and not asked.is_emergency:
+        raise AuditUnavailable(f"protected records are not shown now: {closed}")
+    return asked
+
+
+def _is_emergency(scope: Scope, action: Action) -> bool:
+    path = scope["path"]
+    is_now = action is not Action.READING_READ or path.endswith(("/state", "/latest")) or "/live/" in path
+    return action in EMERGENCY and is_now and is_of_a_ward(scope[CALLER_KEY])
 
 
 def asked_of(scope: Scope) -> Asked | None:
@@ -73,10 +98,9 @@ def shows(scope: Scope, patients: Iterable[str | None]) -> None:
         asked.patients.update(key for key in patients if key is not None)
 
 
-def is_of_own_ward(caller: Caller, place: Place | None) -> bool:
-    """Whether a grant of `caller` is at the hospital of `place`, or a ward of it; without a place, at any hospital."""
-    grants = [grant.place for grant in caller.grants if grant.place.hospital_id is not None]
-    return bool(grants) if place is None else any(grant in place.chain() for grant in grants)
+def is_of_a_ward(caller: Caller) -> bool:
+    """Whether the caller was given something at a hospital, or a ward; what lies beyond is out of their reach anyway."""
+    return any(grant.place.hospital_id is not None for grant in caller.grants)
 
 
 class AccessAudit:
@@ -145,7 +169,7 @@ def _access(scope: Scope, asked: Asked, status: int, now_us: int) -> Access:
         place=None if asked.place is None else str(asked.place),
         patients=tuple(sorted(asked.patients)),
         purpose=asked.purpose,
-        policies=asked.decision.policies,
+        policies=tuple(sorted(asked.policies)),
     )
 
 

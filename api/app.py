@@ -37,6 +37,9 @@ Readings of medical devices in, alarms and answers out, for one region.
 
 * Users sign in at `/oauth/token`, or at `/login` with a browser: one session a user. Services carry a token of their own.
 * Every other path needs `Authorization: Bearer <token>`; Basic with the token as password will do too.
+* Each path names in `x-permission` what it takes; who was given that where is told by `GET /users/{name}/grants`. What lies
+  out of reach is refused (403), or unknown (404) where already to know of it would tell something. `X-Purpose` says what
+  records are asked for.
 * Times are RFC 3339 with a zone; `tz` (IANA name) chooses the zone of the answer.
 * Lists are paged by `limit` and the opaque `cursor` of the `next` link.
 * Updates need `If-Match` with the ETag they were made on. `X-Reason` is recorded with each write.

@@ -1,9 +1,7 @@
-"""Who calls, and what they may do.
+"""Who calls. What they may do is asked where a route is (`api.permissions`). Clause 5.4a.
 
 `Authentication` stands before every path, docs and metrics included: without a valid token, or a session, nothing
 answers but the places where one is got.
-A handler states what it needs by the type of its `who` parameter (`Viewer`, `Operator`, `Clinician`).
-There is one role now; `PERMITTED` is the place where a policy engine decides later. Clause 5.4a.
 """
 
 from __future__ import annotations
@@ -11,24 +9,19 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Annotated, Any, Final, Protocol
-from urllib.parse import unquote
+from collections.abc import Coroutine, Mapping
+from typing import Any, Final, Protocol
 
-from fastapi import Depends, Header, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.browsers import LOGIN_URL, SAFE_METHODS, cookie_of, header, is_page_wanted, is_same_origin, is_script, to_login
 from api.errors import headers_of, problem_response
-from domain.errors import Forbidden, InvalidInput, PasswordChangeRequired, Unauthenticated, VitalgridError
-from domain.principals import Caller, Must, Role
+from domain.errors import Forbidden, PasswordChangeRequired, Unauthenticated, VitalgridError
+from domain.principals import Caller, Must
 from runtime.tasks import end
 
 CALLER_KEY: Final = "vitalgrid.caller"  # in the ASGI scope
-MAX_REASON_CHARS: Final = 500
 PASSWORD_URL: Final = "/password"  # noqa: S105 (a page)
 OPEN_PATHS: Final = frozenset({"/oauth/token", "/oauth/revoke", LOGIN_URL, "/logout"})  # the credential is in the body
 _PATHS_OF: Final[Mapping[Must, frozenset[str]]] = {  # all that a caller who must do something can do
@@ -36,23 +29,6 @@ _PATHS_OF: Final[Mapping[Must, frozenset[str]]] = {  # all that a caller who mus
 }
 _PROBES: Final = frozenset({"/health", "/ready", "/metrics"})
 _POLICY_VIOLATION: Final = 1008  # RFC 6455 7.4.1
-
-
-class Action(StrEnum):
-    VIEW = "view"  # read anything of the region
-    OPERATE = "operate"  # places, devices, fleets, rejects, scenarios
-    CARE = "care"  # patients, associations, observations, answers to alarms
-
-
-PERMITTED: Final[Mapping[Role, frozenset[Action]]] = {Role.ADMINISTRATOR: frozenset(Action)}
-
-
-@dataclass(frozen=True, slots=True)
-class Asking:
-    """A caller with one request, and the reason it gave: who, and why, are recorded with each write."""
-
-    caller: Caller
-    reason: str | None = None
 
 
 class Callers(Protocol):
@@ -63,7 +39,10 @@ class Callers(Protocol):
         ...
 
     async def until_ended(self, token: str, caller: Caller) -> None:
-        """Return once `token`, which `caller` holds, is good no more: at once when somebody ended its session."""
+        """Return once `token`, which `caller` holds, is good no more, or they have been given something else.
+
+        At once when somebody ended the session, or changed what they have.
+        """
         ...
 
     def forget(self, principal_id: str) -> None:
@@ -174,42 +153,3 @@ def _password_of(credentials: str) -> str:
         return base64.b64decode(credentials, validate=True).decode().partition(":")[2]
     except (binascii.Error, UnicodeDecodeError):
         return ""
-
-
-def needs(action: Action) -> Callable[..., Awaitable[Asking]]:
-    """A dependency that yields the caller when it may do `action`, with the X-Reason it gave."""
-
-    async def permitted_caller(
-        request: Request,
-        x_reason: Annotated[
-            str | None,
-            Header(description="Why; recorded with each write. Percent-encode what is not ASCII (UTF-8)."),
-        ] = None,
-    ) -> Asking:
-        return Asking(_permitted(request, action), _reason(x_reason))
-
-    return permitted_caller
-
-
-def _permitted(request: Request, action: Action) -> Caller:
-    caller: Caller = request.scope[CALLER_KEY]
-    if not any(action in PERMITTED[grant.role] for grant in caller.grants):
-        raise Forbidden(f"{caller.principal.name} may not {action}: no role of theirs allows it")
-    return caller
-
-
-def _reason(text: str | None) -> str | None:
-    reason = unquote(text).strip() if text else ""
-    if len(reason) > MAX_REASON_CHARS:
-        raise InvalidInput(f"X-Reason holds {len(reason)} characters: expected at most {MAX_REASON_CHARS}")
-    return reason or None
-
-
-async def _viewing(request: Request) -> Asking:
-    return Asking(_permitted(request, Action.VIEW))
-
-
-Viewer = Annotated[Asking, Depends(_viewing)]
-Reader = Annotated[Asking, Depends(needs(Action.VIEW))]  # as Viewer, with the reason: what is read may leave the house
-Operator = Annotated[Asking, Depends(needs(Action.OPERATE))]
-Clinician = Annotated[Asking, Depends(needs(Action.CARE))]

@@ -10,9 +10,11 @@ from fastapi import FastAPI
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
+from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 
 from api.errors import PROBLEM_SCHEMA
+from api.permissions import PERMISSION, permissions_of
 
 _ASSETS_DIR: Final = Path(fastapi_offline.__file__).parent / "static"
 ASSETS_URL: Final = "/docs-assets"
@@ -57,11 +59,21 @@ async def _redoc_page() -> HTMLResponse:
     )
 
 
+def _name_permissions(app: FastAPI, document: dict[str, Any]) -> None:
+    """Say of each route which permission it needs."""
+    for route in app.routes:
+        if isinstance(route, APIRoute) and route.include_in_schema:
+            for action in permissions_of(route):
+                for method in route.methods or ():
+                    document["paths"][route.path_format][method.lower()][PERMISSION] = action.value
+
+
 def _openapi(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         document = get_openapi(
             title=app.title, version=app.version, description=app.description, routes=app.routes, tags=app.openapi_tags
         )
+        _name_permissions(app, document)
         components = document.setdefault("components", {})
         components.setdefault("schemas", {})["Problem"] = PROBLEM_SCHEMA
         components["securitySchemes"] = _SECURITY_SCHEMES

@@ -15,7 +15,7 @@ from fastapi.responses import Response
 
 from analytics.episodes import PATIENTS, PRESETS, WATCHED, limit_episodes
 from api.answers.columns import with_metric_names
-from api.reading_answers import MAX_EXPORT_ROWS, Asked, Made, about_of, in_lane, written
+from api.reading_answers import MAX_EXPORT_ROWS, Ask, Made, about_of, in_lane, written
 from api.selection import ReadingFilter, Selection, select_by, spans_of
 from domain.errors import InvalidInput
 from domain.metrics import metric_of
@@ -29,7 +29,7 @@ _SHOWN: Final = (
 )  # fmt: skip
 
 
-async def episodes(asked: Asked, wanted: ReadingFilter) -> Response:
+async def episodes(asked: Ask, wanted: ReadingFilter) -> Response:
     """The episodes that lasted at some time in the range. Raises InvalidInput for more readings than an answer holds."""
     behind = asked.behind
     selection = await behind.read(select_by, behind.engine, wanted)

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 from sqlalchemy import Engine
 
-from api.auth import Asking
+from api.asking import Asking
 from api.schemas.patients import ObservationsIn
 from api.services import Backend
 from domain.ports import Receipt, Sender

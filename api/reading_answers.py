@@ -18,13 +18,16 @@ from fastapi.responses import Response
 from analytics.point_in_time import join_patients
 from api.answers.columns import with_metric_names, with_quality_words
 from api.answers.formats import Format, TableAnswer, Wanted, table_response
-from api.auth import Reader
+from api.asking import Asking
 from api.given import given
+from api.locators import of_list, of_readings
 from api.paging import cursor_key, next_link
+from api.permissions import may
 from api.selection import ReadingFilter, Selection, select_by, spans_of
 from api.services import Behind
 from api.times import In
 from domain.errors import InvalidInput
+from domain.permissions import Action
 from domain.units import spelling_of
 from runtime.lake import ReadingCursor, ReadingQuery
 from runtime.lake_queries import cursor_behind
@@ -48,16 +51,39 @@ Made = tuple[pl.DataFrame, dict[str, Any]]  # named rows, and the members beside
 
 @dataclass(frozen=True)
 class Ask:
-    """What every question to the readings comes with."""
+    """What every question to the readings comes with. Each kind of question says in `who` what it needs."""
 
     request: Request
-    who: Reader
+    who: Asking
     behind: Behind
     zone: In
     format: Wanted
 
 
-Asked = Annotated[Ask, given(Ask)]
+@dataclass(frozen=True)
+class _AskReadings(Ask):
+    who: Annotated[Asking, may(Action.READING_READ, at=of_readings())]
+
+
+@dataclass(frozen=True)
+class _AskStatistics(Ask):
+    who: Annotated[Asking, may(Action.STATISTICS_READ, at=of_readings("statistics"))]
+
+
+@dataclass(frozen=True)
+class _AskAlarms(Ask):
+    who: Annotated[Asking, may(Action.ALARM_READ, at=of_readings("alarms"))]
+
+
+@dataclass(frozen=True)
+class _AskFreshness(Ask):
+    who: Annotated[Asking, may(Action.DEVICE_READ, at=of_list("devices"))]
+
+
+Asked = Annotated[Ask, given(_AskReadings)]
+AskedForStatistics = Annotated[Ask, given(_AskStatistics)]
+AskedForAlarms = Annotated[Ask, given(_AskAlarms)]
+AskedForFreshness = Annotated[Ask, given(_AskFreshness)]
 
 
 @dataclass(frozen=True)

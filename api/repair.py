@@ -7,7 +7,7 @@ import binascii
 
 from sqlalchemy import Engine
 
-from api.auth import Asking
+from api.asking import Asking
 from api.device_names import split_device
 from api.schemas.rejects import ResubmitIn
 from api.services import Backend

@@ -13,7 +13,8 @@ from fastapi import Depends, Request
 from sqlalchemy import Engine
 
 from actors.post import Post
-from api.auth import Asking, Callers
+from api.asking import Asking
+from api.auth import Callers
 from api.directory import Directory
 from api.doors import Doors
 from api.hosts import Hosts
@@ -27,6 +28,7 @@ from api.telemetry import Telemetry
 from api.told import Told
 from domain import subjects
 from domain.messages import LogState
+from domain.permissions import Authoriser
 from domain.ports import Clock, OnceIntake
 from runtime.access_journal import AccessJournal
 from runtime.access_trail import AccessTrail
@@ -91,6 +93,7 @@ class Services:
     intake: OnceIntake
     clock: Clock
     callers: Callers
+    authoriser: Authoriser
     region_id: str
     shards: int
     large_readings: LargeReadings

@@ -20,6 +20,7 @@ from cluster.serving import serving
 from domain import bus_rights, subjects
 from domain.instants import US_PER_S
 from runtime.access_journal import AccessJournal
+from runtime.authorisation import CedarAuthoriser
 from runtime.bus import Bus
 from runtime.callers import SqlCallers
 from runtime.clock import SystemClock
@@ -71,6 +72,7 @@ async def main() -> None:
     services = Services(
         engine=engine, bus=bus, lake=lake, readings=ReadingStore(lake, bus, range(settings.shards)),
         large_readings=LargeReadings(bus), intake=intake, clock=clock, callers=callers,
+        authoriser=CedarAuthoriser.of_package(clock),
         region_id=settings.region_id, shards=settings.shards, log=LogReader(settings.audit_dir),
         passwords=PasswordHashes(SoftKeys(settings.keys_dir), iterations=settings.security.password_iterations),
         over_tls=tls is not None,

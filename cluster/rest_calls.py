@@ -13,21 +13,33 @@ _TIMEOUT_S: Final = 70.0
 
 
 def ask(target: Target, method: str, path: str, body: Any = None, *, reason: str) -> dict[str, Any]:
-    """The answer to one request, whose `reason` stands in the write log.
+    """The answer to one request, whose `reason` stands in the write log; nothing, where nothing is answered.
 
     Raises InvalidInput with the API's own sentence for what it refuses, and Unavailable.
     """
+    answer = _answer(target, method, path, body, reason)
+    assert isinstance(answer, dict)
+    return answer
+
+
+def ask_list(target: Target, path: str, *, reason: str) -> list[dict[str, Any]]:
+    """As `ask`, to GET a list."""
+    answer = _answer(target, "GET", path, None, reason)
+    assert isinstance(answer, list)
+    return answer
+
+
+def _answer(target: Target, method: str, path: str, body: Any, reason: str) -> Any:
     headers = {"Authorization": f"Bearer {target.token}", "X-Reason": reason}
     try:
         answer = httpx.request(
             method, f"{target.api_url}/api/v1{path}", headers=headers, json=body, timeout=_TIMEOUT_S, trust_env=False,
             verify=target.api_tls(),
         )  # fmt: skip
-        said = answer.json()
+        said = answer.json() if answer.content else {}
     except (httpx.HTTPError, ValueError) as error:
         raise Unavailable(f"the API at {target.api_url} does not answer: {str(error) or type(error).__name__}") from error
     if answer.is_success:
-        assert isinstance(said, dict)
         return said
     kind: type[VitalgridError] = Unavailable if answer.is_server_error else InvalidInput
     raise kind(said.get("detail", f"the API answered {answer.status_code}"))

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.table import Table
 
-from cluster.rest_calls import ask
+from cluster.rest_calls import ask, ask_list
 from cluster.run_target import local_target, settings_of
 from cluster.run_view import wide_console
-from domain.principals import Role
+from domain.principals import Relation, Role
 from scenarios.target import Target
 
 user = typer.Typer(name="user", help="Users of the running platform: who may sign in.", no_args_is_help=True)
 _console = wide_console()
+_REASON: Final = "vitalgrid user"
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the platform (default: var).")]
 Token = Annotated[str | None, typer.Option("--token", help="API token (default: this machine's own).")]
+At = Annotated[
+    str | None,
+    typer.Option("--at", help="Where: sz, sz:futian (a district), sz.h012, sz.h012/icu. The whole region, if left out."),
+]
 Name = Annotated[str, typer.Argument(help="What the user signs in with, such as li.na.")]
 
 
@@ -39,13 +44,47 @@ def list_users(token: Token = None, data_dir: DataDir = None) -> None:
 @user.command("add")
 def add(
     name: Name,
-    role: Annotated[Role | None, typer.Option(help="In the whole region; without one the user may do nothing yet.")] = None,
+    role: Annotated[Role | None, typer.Option(help="Without one the user may do nothing yet.")] = None,
+    at: At = None,
     token: Token = None,
     data_dir: DataDir = None,
 ) -> None:
     """Make a user. Prints the first password, this once: the user has to change it at the first sign-in."""
-    made = _ask(_target(token, data_dir), "POST", "/users", {"name": name, "role": role and role.value})
-    _tell(made)
+    grants = [] if role is None else [{"role": role.value, "place": at}]
+    _tell(_ask(_target(token, data_dir), "POST", "/users", {"name": name, "grants": grants}))
+
+
+@user.command("grants")
+def list_grants(name: Name, token: Token = None, data_dir: DataDir = None) -> None:
+    """What a user was given, and what became of it."""
+    _show_grants(ask_list(_target(token, data_dir), f"/users/{name}/grants", reason=_REASON))
+
+
+@user.command("grant")
+def grant(
+    name: Name,
+    role: Annotated[Role, typer.Argument(help="What the user is to be.")],
+    at: At = None,
+    relation: Annotated[Relation, typer.Option(help="care-team: to those patients alone whom the user treats.")] = Relation.ANY,
+    until: Annotated[str | None, typer.Option(help="When it ends by itself, such as 2026-12-31T18:00:00+08:00.")] = None,
+    token: Token = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Give a user a role at a place and everywhere in it. Holds at once."""
+    body = {"role": role.value, "place": at, "relation": relation.value, "until": until}
+    _show_grants([_ask(_target(token, data_dir), "POST", f"/users/{name}/grants", body)])
+
+
+@user.command("revoke")
+def revoke(
+    name: Name,
+    number: Annotated[int, typer.Argument(help="Of the grant, as `vitalgrid user grants` says.")],
+    token: Token = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Take back a grant. Holds at once."""
+    _ask(_target(token, data_dir), "DELETE", f"/users/{name}/grants/{number}")
+    _console.print(f"user {name}: grant {number} has ended", highlight=False)
 
 
 @user.command("reset")
@@ -77,7 +116,7 @@ def _order(name: str, verb: str, token: str | None, data_dir: Path | None) -> di
 
 
 def _ask(target: Target, method: str, path: str, body: Any = None) -> dict[str, Any]:
-    return ask(target, method, path, body, reason="vitalgrid user")
+    return ask(target, method, path, body, reason=_REASON)
 
 
 def _target(token: str | None, data_dir: Path | None) -> Target:
@@ -92,6 +131,14 @@ def _tell(made: dict[str, Any]) -> None:
 
 def _show(row: dict[str, Any]) -> None:
     _console.print(f"user {row['name']}: {_state(row)}", highlight=False)
+
+
+def _show_grants(rows: list[dict[str, Any]]) -> None:
+    table = Table("grant", "role", "place", "relation", "given", "until", "ended")
+    for row in rows:
+        ends = (row["until"] or "-", row["ended"] or "-")
+        table.add_row(str(row["id"]), row["role"], row["place"], row["relation"], row["given"], *ends)
+    _console.print(table)
 
 
 def _state(row: dict[str, Any]) -> str:

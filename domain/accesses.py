@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
+from urllib.parse import quote
 
 import msgspec
 
@@ -183,7 +184,7 @@ def _agents(access: Access, site: str) -> list[dict[str, Any]]:
     if access.session_id is not None:
         who["altId"] = access.session_id
     if access.policies:
-        who["policy"] = [f"{POLICY_URI}{policy}" for policy in access.policies]
+        who["policy"] = [f"{POLICY_URI}{quote(policy)}" for policy in access.policies]
     if access.principal.kind is Kind.SERVICE:
         del who["type"]  # nobody reads there
     return [

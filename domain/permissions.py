@@ -5,6 +5,7 @@ Words only: `runtime.authorisation` decides by policies, `api.permissions` says 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Final, Protocol
@@ -106,12 +107,12 @@ class Decision:
 class Reach:
     """Where a caller may do one action: what a list may hold.
 
-    A record is within when its region, district, hospital or ward is named here, or its patient, and its level is not
-    above `highest` there. `levels` holds the highest level by place (a grant's place), `patients` by patient key.
+    A record is within when a place it lies in is named here, by itself or together with its patient, and its level is not
+    above the one that stands there. Places are those of grants; patients are named by their keys.
     """
 
-    levels: dict[Place, Level]
-    patients: dict[str, Level]
+    levels: Mapping[Place, Level]
+    patients: Mapping[tuple[Place, str], Level]
 
     @property
     def is_nothing(self) -> bool:
@@ -121,9 +122,11 @@ class Reach:
         """Whether `record` lies within."""
         if record.level is None:
             return False
-        if record.patient_key is not None and record.level <= self.patients.get(record.patient_key, 0):
-            return True
-        return any(record.level <= self.levels.get(place, 0) for place in record.place.chain())
+        return any(record.level <= self._highest(place, record.patient_key) for place in record.place.chain())
+
+    def _highest(self, place: Place, patient_key: str | None) -> int:
+        of_patient = 0 if patient_key is None else self.patients.get((place, patient_key), 0)
+        return max(of_patient, self.levels.get(place, 0))
 
 
 class Authoriser(Protocol):

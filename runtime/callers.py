@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 
 from domain.errors import Unauthenticated, Unavailable
 from domain.ports import Clock
-from domain.principals import Caller, Grant, Kind, Must, Place, Principal, Role
+from domain.principals import Caller, Factor, Grant, Kind, Must, Place, Principal, Role
 from runtime.sql.access import authenticate, service_of
 from runtime.sql.sessions import LiveSession, SessionRules, note_activity, session_of
 from runtime.tokens import Prefix, token_digest
@@ -32,7 +32,7 @@ class _Kept:
     at_s: float
     caller: Caller
     session: LiveSession | None = None
-    ends_us: int | None = None
+    changes_us: int | None = None  # when it holds no longer as it stands
 
 
 class SqlCallers:
@@ -71,11 +71,15 @@ class SqlCallers:
         return kept.caller
 
     async def until_ended(self, token: str, caller: Caller) -> None:
-        """Return once `token`, of `caller`, is good no more. Asks when they are forgotten, and each `LOOK_AGAIN_S`."""
+        """Return once `token` is good no more, or `caller` has something else than then: it is to be judged anew.
+
+        Asks when they are forgotten, and each `LOOK_AGAIN_S`.
+        """
         while True:
             changed = self._changes.setdefault(caller.principal.id, asyncio.Event())  # first: nothing is missed meanwhile
             try:
-                await self.caller_of(token, is_activity=False)
+                if await self.caller_of(token, is_activity=False) != caller:
+                    return
             except Unauthenticated:
                 return
             except Unavailable as error:  # nothing is known against it
@@ -97,23 +101,24 @@ class SqlCallers:
         if self._now_s() - kept.at_s >= REMEMBER_S:
             return False
         now_us = self._clock.now_us()
-        if kept.session is not None:
-            return kept.session.why_ended(now_us, self._rules) is None
-        return kept.ends_us is None or now_us < kept.ends_us
+        if kept.session is not None and kept.session.why_ended(now_us, self._rules) is not None:
+            return False
+        return kept.changes_us is None or now_us < kept.changes_us
 
     def _ask(self, token: str) -> _Kept:
         at_s, now_us = self._now_s(), self._clock.now_us()
         if token.startswith(Prefix.SESSION):
             session = session_of(self._engine, token, now_us=now_us, rules=self._rules)
-            return _Kept(at_s, caller_of_session(session), session)
+            return _Kept(at_s, caller_of_session(session), session, session.changes_us)
         if token.startswith(Prefix.SERVICE):
             row = service_of(self._engine, token, now_us=now_us)
         else:
             row = authenticate(self._engine, token, now_us=now_us)
         # names of tokens stay taken for ever, so that a name can be the id
         service = Principal(Kind.SERVICE, row["name"], row["name"])
-        caller = Caller(service, (Grant(Role(row["role"]), self._region),))
-        return _Kept(at_s, caller, ends_us=row.get("ends_us"))
+        place = self._region if row["place"] is None else Place.parse(row["place"])
+        caller = Caller(service, (Grant(Role(row["role"]), place),), factors=frozenset({Factor.TOKEN}))
+        return _Kept(at_s, caller, changes_us=row.get("ends_us"))
 
     async def _note(self, digest: str, kept: _Kept, session: LiveSession) -> None:
         """Seldom, so that a request is no write."""
@@ -137,4 +142,7 @@ class SqlCallers:
 def caller_of_session(session: LiveSession) -> Caller:
     """The user of a session, as they call."""
     must = Must.PASSWORD_CHANGE if session.must_change else None
-    return Caller(Principal(Kind.USER, session.user_id, session.user_name), session.grants, session.id, must)
+    return Caller(
+        Principal(Kind.USER, session.user_id, session.user_name), session.grants, session.id, must,
+        frozenset({Factor.PASSWORD}), session.patient_key, session.treats,
+    )  # fmt: skip

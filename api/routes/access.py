@@ -6,41 +6,55 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from api.auth import Operator, Viewer
+from api.asking import Asking, Unplaced, of_places
 from api.errors import problems
+from api.gifts import check_gift
+from api.locators import in_region, of_token, places_of
 from api.paging import Page, Paged
+from api.permissions import may, may_where_body_says
 from api.schemas.access import ExportOut, TokenIn, TokenMade, TokenOut, WriteOut
 from api.services import Behind
 from api.times import In
-from domain.errors import Conflict, NotFound
+from domain.errors import Conflict, InvalidInput, NotFound
+from domain.labels import LABELS
+from domain.permissions import Action
+from domain.principals import Grant, Place
 from runtime.sql import access
 
 router = APIRouter(tags=["access"])
+TokenMake = Annotated[Unplaced, may_where_body_says(Action.TOKEN_MANAGE)]
+TokenList = Annotated[Asking, may(Action.TOKEN_READ, at=in_region("tokens"))]
+TokenRevoke = Annotated[Asking, may(Action.TOKEN_MANAGE, at=of_token)]
+WritesRead = Annotated[Asking, may(Action.AUDIT_READ, at=in_region("write_log"))]
+ExportsRead = Annotated[Asking, may(Action.AUDIT_READ, at=in_region("exports"))]
 
 
-@router.post("/tokens", status_code=201, responses=problems(Conflict))
-async def create_token(body: TokenIn, who: Operator, behind: Behind) -> TokenMade:
-    """Make a token for a person or a program."""
-    token = await behind.write(access.create_token, behind.engine, behind.author(who), body.name, body.role.value)
-    return TokenMade(name=body.name, role=body.role, token=token)
+@router.post("/tokens", status_code=201, responses=problems(Conflict, InvalidInput))
+async def create_token(who: TokenMake, body: TokenIn, behind: Behind) -> TokenMade:
+    """Make a token for a person or a program: what it may do is that of a role at a place."""
+    place = Place.parse(body.place) if body.place else Place(behind.services.region_id)
+    permitted = who.at(of_places(await places_of(behind, [place]), LABELS["tokens"]))
+    await check_gift(behind, permitted, [Grant(body.role, place)])
+    token = await behind.write(access.create_token, behind.engine, behind.author(permitted), body.name, body.role, place)
+    return TokenMade(name=body.name, role=body.role, place=str(place), token=token)
 
 
 @router.get("/tokens")
-async def list_tokens(_who: Viewer, behind: Behind, paged: Paged, zone: In) -> Page[TokenOut]:
+async def list_tokens(_who: TokenList, behind: Behind, paged: Paged, zone: In) -> Page[TokenOut]:
     """Who has a token; never what it is."""
     found = await behind.read(access.list_tokens, behind.engine, limit=paged.limit, after=paged.after)
-    return paged.page([TokenOut.of(row, zone) for row in found.rows], found.after)
+    return paged.page([TokenOut.of(row, zone, behind.services.region_id) for row in found.rows], found.after)
 
 
-@router.delete("/tokens/{name}", status_code=204, responses=problems(NotFound))
-async def revoke_token(name: str, who: Operator, behind: Behind) -> None:
-    """Revoke a token; it stops working within seconds."""
+@router.delete("/tokens/{name}", status_code=204, responses=problems(NotFound, Conflict))
+async def revoke_token(who: TokenRevoke, name: str, behind: Behind) -> None:
+    """Revoke a token; it stops working within seconds. The last that can give anybody anything stays."""
     await behind.write(access.revoke_token, behind.engine, behind.author(who), name)
 
 
 @router.get("/writes")
 async def list_writes(
-    _who: Viewer, behind: Behind, paged: Paged, zone: In, by: Annotated[str | None, Query(description="Who wrote.")] = None
+    _who: WritesRead, behind: Behind, paged: Paged, zone: In, by: Annotated[str | None, Query(description="Who wrote.")] = None
 ) -> Page[WriteOut]:
     """Who changed what, when and why, the newest first."""
     found = await behind.read(access.list_writes, behind.engine, limit=paged.limit, after=paged.after, who=by)
@@ -48,7 +62,7 @@ async def list_writes(
 
 
 @router.get("/exports")
-async def list_exports(_who: Viewer, behind: Behind, paged: Paged, zone: In) -> Page[ExportOut]:
+async def list_exports(_who: ExportsRead, behind: Behind, paged: Paged, zone: In) -> Page[ExportOut]:
     """What left the platform as CSV or Arrow, the newest first."""
     found = await behind.read(access.list_exports, behind.engine, limit=paged.limit, after=paged.after)
     return paged.page([ExportOut.of(row, zone) for row in found.rows], found.after)

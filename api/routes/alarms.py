@@ -9,12 +9,14 @@ from fastapi import APIRouter, Query, Response
 
 from api import episode_answers
 from api.answers.formats import TABLE_RESPONSES
-from api.auth import Clinician, Viewer
+from api.asking import Asking
 from api.errors import NotAcceptable, problems
 from api.given import given
+from api.locators import of_alarm, of_alarm_list, of_list
 from api.paging import Paged
+from api.permissions import may
 from api.preconditions import OptionalVersion, set_etag
-from api.reading_answers import Asked
+from api.reading_answers import AskedForAlarms
 from api.schemas.alarms import (
     AcknowledgeIn,
     AlarmOut,
@@ -31,9 +33,14 @@ from api.services import Behind
 from api.times import In, Rfc3339, instant, maybe_instant
 from domain.alarms import OPEN_STATES, AlarmState, Priority
 from domain.errors import Conflict, InvalidInput, NotFound, StaleVersion
+from domain.permissions import Action
 from runtime.sql import alarms
 
 router = APIRouter(prefix="/alarms", tags=["alarms"])
+AlarmList = Annotated[Asking, may(Action.ALARM_READ, at=of_alarm_list)]
+AlarmCount = Annotated[Asking, may(Action.STATISTICS_READ, at=of_list("statistics"))]
+AlarmRead = Annotated[Asking, may(Action.ALARM_READ, at=of_alarm)]
+AlarmAnswer = Annotated[Asking, may(Action.ALARM_ANSWER, at=of_alarm)]
 _ANSWER = problems(NotFound, Conflict, StaleVersion)
 
 
@@ -60,7 +67,7 @@ class AlarmFilter:
 
 @router.get("")
 async def list_alarms(
-    _who: Viewer, behind: Behind, paged: Paged, zone: In, wanted: Annotated[AlarmFilter, given(AlarmFilter)]
+    _who: AlarmList, behind: Behind, paged: Paged, zone: In, wanted: Annotated[AlarmFilter, given(AlarmFilter)]
 ) -> AlarmPage:
     """Alarms, the newest first."""
     found = await behind.read(
@@ -73,7 +80,7 @@ async def list_alarms(
 
 @router.get("/counts")
 async def count_alarms(
-    _who: Viewer,
+    _who: AlarmCount,
     behind: Behind,
     hospital: Annotated[str | None, Query()] = None,
     since: Annotated[Rfc3339 | None, Query()] = None,
@@ -89,13 +96,13 @@ async def count_alarms(
     "/episodes", response_class=Response,
     responses={200: TABLE_RESPONSES[200] | {"model": EpisodeTable}, **problems(NotFound, InvalidInput, NotAcceptable)},
 )  # fmt: skip
-async def list_episodes(asked: Asked, wanted: Annotated[ReadingFilter, given(ReadingFilter)]) -> Response:
+async def list_episodes(asked: AskedForAlarms, wanted: Annotated[ReadingFilter, given(ReadingFilter)]) -> Response:
     """Limit alarms as conditions in event time, recomputed from the readings; what was notified is not changed by it."""
     return await episode_answers.episodes(asked, wanted)
 
 
 @router.get("/{alarm_id}", responses=problems(NotFound))
-async def show_alarm(alarm_id: str, _who: Viewer, behind: Behind, zone: In, response: Response) -> AlarmOut:
+async def show_alarm(_who: AlarmRead, alarm_id: str, behind: Behind, zone: In, response: Response) -> AlarmOut:
     """One alarm as it stands."""
     row = await behind.read(alarms.get_alarm, behind.engine, alarm_id)
     set_etag(response, row["version"])
@@ -103,7 +110,7 @@ async def show_alarm(alarm_id: str, _who: Viewer, behind: Behind, zone: In, resp
 
 
 @router.get("/{alarm_id}/knowledge", responses=problems(NotFound))
-async def show_knowledge(alarm_id: str, _who: Viewer, behind: Behind, zone: In) -> Knowledge:
+async def show_knowledge(_who: AlarmRead, alarm_id: str, behind: Behind, zone: In) -> Knowledge:
     """What did the platform know? Inputs with age and quality, rule version, patient link, each notification."""
     row = await behind.read(alarms.get_alarm, behind.engine, alarm_id)
     events = await behind.read(alarms.events_of, behind.engine, alarm_id)
@@ -112,7 +119,7 @@ async def show_knowledge(alarm_id: str, _who: Viewer, behind: Behind, zone: In) 
 
 @router.post("/{alarm_id}/acknowledge", responses=_ANSWER)
 async def acknowledge(
-    alarm_id: str, body: AcknowledgeIn, who: Clinician, behind: Behind, version: OptionalVersion, zone: In, response: Response
+    who: AlarmAnswer, alarm_id: str, body: AcknowledgeIn, behind: Behind, version: OptionalVersion, zone: In, response: Response
 ) -> AlarmOut:
     """A person has seen it and says what it was. Does nothing to the device."""
     row = await behind.write(
@@ -124,7 +131,7 @@ async def acknowledge(
 
 @router.post("/{alarm_id}/pause-audio", responses={**_ANSWER, **problems(InvalidInput)})
 async def pause_audio(
-    alarm_id: str, body: PauseIn, who: Clinician, behind: Behind, version: OptionalVersion, zone: In, response: Response
+    who: AlarmAnswer, alarm_id: str, body: PauseIn, behind: Behind, version: OptionalVersion, zone: In, response: Response
 ) -> AlarmOut:
     """Sound off until a stated end. Does nothing to the device."""
     row = await behind.write(

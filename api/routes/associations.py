@@ -6,21 +6,27 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from api.auth import Clinician, Viewer
+from api.asking import Asking, Unplaced
 from api.device_names import split_device
 from api.errors import problems
+from api.locators import of_association, of_patient, of_spans, worn_by
+from api.permissions import may, may_where_body_says
 from api.schemas.patients import AssociationCorrection, AssociationEnd, AssociationIn, AssociationOut, Corrected, TouchedOut
 from api.services import Behind
 from api.times import In, Rfc3339, instant, maybe_instant
 from domain.errors import Conflict, InvalidInput, NotFound
+from domain.permissions import Action
 from runtime.sql import associations, devices
 
 router = APIRouter(prefix="/associations", tags=["patients"])
+SpanList = Annotated[Asking, may(Action.ASSOCIATION_READ, at=of_spans)]
+Associate = Annotated[Unplaced, may_where_body_says(Action.ASSOCIATION_MANAGE)]
+SpanManage = Annotated[Asking, may(Action.ASSOCIATION_MANAGE, at=of_association)]
 
 
 @router.get("", responses=problems(NotFound, InvalidInput))
 async def list_associations(
-    _who: Viewer,
+    _who: SpanList,
     behind: Behind,
     zone: In,
     device: Annotated[str | None, Query(description="`hospital/device`.", examples=["sz.h012/mon-7"])] = None,
@@ -40,9 +46,11 @@ async def list_associations(
 
 
 @router.post("", status_code=201, responses=problems(NotFound, InvalidInput, Conflict))
-async def associate(body: AssociationIn, who: Clinician, behind: Behind, zone: In) -> AssociationOut:
+async def associate(who: Associate, body: AssociationIn, behind: Behind, zone: In) -> AssociationOut:
     """Put a device on a patient. A device is on one patient at a time."""
-    author = behind.author(who)
+    permitted = who.at(await worn_by(behind, body.hospital_id, body.device_id))
+    permitted.also(await of_patient(body.patient_key, behind))
+    author = behind.author(permitted)
     device = await behind.read(devices.find_device, behind.engine, body.hospital_id, body.device_id)
     start_us = instant(body.start) if body.start else author.now_us
     row = await behind.tell(
@@ -53,7 +61,7 @@ async def associate(body: AssociationIn, who: Clinician, behind: Behind, zone: I
 
 @router.post("/{association_id}/end", responses=problems(NotFound, InvalidInput, Conflict))
 async def end_association(
-    association_id: int, body: AssociationEnd, who: Clinician, behind: Behind, zone: In
+    who: SpanManage, association_id: int, body: AssociationEnd, behind: Behind, zone: In
 ) -> AssociationOut:
     """Take a device off a patient."""
     author = behind.author(who)
@@ -64,9 +72,11 @@ async def end_association(
 
 @router.post("/{association_id}/correct", responses=problems(NotFound, InvalidInput, Conflict))
 async def correct_association(
-    association_id: int, body: AssociationCorrection, who: Clinician, behind: Behind, zone: In
+    who: SpanManage, association_id: int, body: AssociationCorrection, behind: Behind, zone: In
 ) -> Corrected:
     """Say what was really so. Answers with the alarms, scores and exports that rest on the old belief."""
+    if body.patient_key is not None:
+        who.also(await of_patient(body.patient_key, behind))
     row, touched = await behind.tell(
         associations.correct_association, behind.engine, behind.author(who), association_id, patient_key=body.patient_key,
         start_us=maybe_instant(body.start), end_us=maybe_instant(body.end), withdraw=body.withdraw,

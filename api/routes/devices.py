@@ -8,11 +8,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from api.auth import Operator, Viewer
+from api.asking import Asking, Unplaced
 from api.device_lists import import_list, read_device_list
 from api.errors import PreconditionRequired, problems
 from api.given import given
+from api.locators import in_hospital, of_device, of_device_readings, of_list, readings_now
 from api.paging import Page, Paged
+from api.permissions import may, may_where_body_says
 from api.preconditions import ExpectedVersion, set_etag
 from api.readable import readable
 from api.schemas.devices import (
@@ -30,10 +32,18 @@ from api.times import In, Zone
 from domain.errors import Conflict, InvalidInput, NotFound, StaleVersion, Unavailable
 from domain.ids import ActorKind, Address, parse_hospital_id, parse_token
 from domain.messages import DescribeActor
+from domain.permissions import Action
 from runtime.sql import devices
 from runtime.sql.records import Row
 
 router = APIRouter(prefix="/devices", tags=["devices"])
+DeviceList = Annotated[Asking, may(Action.DEVICE_READ, at=of_list("devices"))]
+DeviceRegister = Annotated[Unplaced, may_where_body_says(Action.DEVICE_MANAGE)]
+DeviceImport = Annotated[Asking, may(Action.DEVICE_MANAGE, at=of_list("devices"))]
+DeviceRead = Annotated[Asking, may(Action.DEVICE_READ, at=of_device)]
+DeviceReadings = Annotated[Asking, may(Action.READING_READ, at=of_device_readings)]
+DeviceManage = Annotated[Asking, may(Action.DEVICE_MANAGE, at=of_device)]
+DeviceCredential = Annotated[Asking, may(Action.DEVICE_CREDENTIAL, at=of_device)]
 _UPDATE = problems(NotFound, PreconditionRequired, StaleVersion)
 
 
@@ -59,7 +69,7 @@ class DeviceFilter:
 
 @router.get("")
 async def list_devices(
-    _who: Viewer, behind: Behind, paged: Paged, zone: In, wanted: Annotated[DeviceFilter, given(DeviceFilter)]
+    _who: DeviceList, behind: Behind, paged: Paged, zone: In, wanted: Annotated[DeviceFilter, given(DeviceFilter)]
 ) -> Page[DeviceOut]:
     """Devices in the order of their registration."""
     found = await behind.read(
@@ -70,9 +80,11 @@ async def list_devices(
 
 
 @router.post("", status_code=201, responses=problems(NotFound, InvalidInput, Conflict))
-async def register_device(body: DeviceIn, who: Operator, behind: Behind, zone: In, response: Response) -> DeviceRegistered:
+async def register_device(
+    who: DeviceRegister, body: DeviceIn, behind: Behind, zone: In, response: Response
+) -> DeviceRegistered:
     """Register one device. Its token, if it gets one, is shown this once."""
-    author = behind.author(who)
+    author = behind.author(who.at(await in_hospital(behind, "devices", body.hospital_id, body.ward_id)))
     row, token = await behind.tell(devices.register_device, behind.engine, author, body.hospital_id, body.to_new())
     set_etag(response, row["version"])
     return DeviceRegistered(device=DeviceOut.of(row, zone), token=token)
@@ -80,8 +92,8 @@ async def register_device(body: DeviceIn, who: Operator, behind: Behind, zone: I
 
 @router.post("/import", openapi_extra=IMPORT_BODY, responses=problems(NotFound, InvalidInput))
 async def import_devices(
+    who: DeviceImport,
     request: Request,
-    who: Operator,
     behind: Behind,
     hospital: Annotated[str, Query(description="The hospital that all of them belong to.")],
     dry_run: Annotated[bool, Query(description="Only say what would happen.")] = False,
@@ -94,10 +106,13 @@ async def import_devices(
 
 
 @router.get("/{hospital_id}/{device_id}", responses=problems(NotFound))
-async def show_device(device: Named, _who: Viewer, behind: Behind, zone: In, response: Response) -> DeviceShown:
+async def show_device(who: DeviceRead, device: Named, behind: Behind, zone: In, response: Response) -> DeviceShown:
     """One device, with what its shard holds of it now."""
     set_etag(response, device["version"])
     shown = DeviceOut.of(device, zone)
+    measured = await readings_now(behind, device["hospital_id"], device["device_id"])
+    if measured is None or not who.may(Action.READING_READ, measured):
+        return DeviceShown(device=shown, live=None, live_unavailable=f"{who.caller.principal.name} may not reading.read there")
     try:
         return DeviceShown(device=shown, live=await _live_state(behind, device["hospital_id"], device["device_id"], zone))
     except (Unavailable, NotFound) as error:
@@ -105,14 +120,14 @@ async def show_device(device: Named, _who: Viewer, behind: Behind, zone: In, res
 
 
 @router.get("/{hospital_id}/{device_id}/state", responses=problems(NotFound, Unavailable))
-async def show_state(hospital_id: str, device_id: str, _who: Viewer, behind: Behind, zone: In) -> dict[str, Any]:
+async def show_state(_who: DeviceReadings, hospital_id: str, device_id: str, behind: Behind, zone: In) -> dict[str, Any]:
     """The live state of a device and its channels, asked of the host that holds it."""
     return await _live_state(behind, hospital_id, device_id, zone)
 
 
 @router.patch("/{hospital_id}/{device_id}", responses=_UPDATE)
 async def update_device(
-    body: DeviceChange, device: Named, who: Operator, behind: Behind, version: ExpectedVersion, zone: In, response: Response
+    who: DeviceManage, body: DeviceChange, device: Named, behind: Behind, version: ExpectedVersion, zone: In, response: Response
 ) -> DeviceOut:
     """Change a device's ward or bed (a move), status or attributes."""
     values = body.model_dump(exclude_unset=True)
@@ -123,7 +138,7 @@ async def update_device(
 
 @router.post("/{hospital_id}/{device_id}/retire", responses=_UPDATE)
 async def retire_device(
-    device: Named, who: Operator, behind: Behind, version: ExpectedVersion, zone: In, response: Response
+    who: DeviceManage, device: Named, behind: Behind, version: ExpectedVersion, zone: In, response: Response
 ) -> DeviceOut:
     """Take a device out of service. Its token stops working, its connection is ended, its readings stay."""
     row = await behind.tell(devices.retire_device, behind.engine, behind.author(who), device["handle"], version=version)
@@ -133,7 +148,7 @@ async def retire_device(
 
 
 @router.post("/{hospital_id}/{device_id}/token", status_code=201, responses=problems(NotFound, Conflict))
-async def rotate_token(device: Named, who: Operator, behind: Behind) -> TokenOut:
+async def rotate_token(who: DeviceCredential, device: Named, behind: Behind) -> TokenOut:
     """Give a device a new token; the old one stops working at once, and a connection that came with it is ended."""
     token = await behind.write(devices.rotate_token, behind.engine, behind.author(who), device["handle"])
     await behind.doors_told()

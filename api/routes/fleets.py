@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from fastapi import APIRouter, Request, Response
 
-from api.auth import Operator
+from api.asking import Unplaced, of_places
 from api.errors import problems
+from api.permissions import may_where_body_says
 from api.services import Behind
 from domain.errors import Conflict, InvalidInput, NotFound
 from domain.fleet_manifest import FleetManifest
+from domain.labels import LABELS
+from domain.permissions import Action
+from runtime.sql import locating
 from runtime.sql.fleets import register_fleet
 
 router = APIRouter(prefix="/fleets", tags=["devices"])
+FleetRegister = Annotated[Unplaced, may_where_body_says(Action.FLEET_REGISTER)]
 _EXAMPLE: Final = {
     "hospitals": [
         {
@@ -48,14 +53,17 @@ _decoder: Final = msgspec.json.Decoder(FleetManifest)
         **problems(InvalidInput, NotFound, Conflict),
     },
 )
-async def register(request: Request, who: Operator, behind: Behind) -> Response:
+async def register(who: FleetRegister, request: Request, behind: Behind) -> Response:
     """Register all of a manifest, or nothing. Columns are parallel lists; handles and keys come back in their order.
 
     Answered when the hosts' stream has it, so that what devices send next is ordered behind.
     Safe to repeat: what exists is reused, and devices with a token get a new one: connections with the one before are ended.
     """
     manifest = await behind.lanes.codec(_decode, await request.body())
-    registered = await behind.write(register_fleet, behind.engine, behind.author(who), manifest, shards=behind.services.shards)
+    districts = await behind.read(locating.districts_of, behind.engine, [one.hospital_id for one in manifest.hospitals])
+    places = [locating.place_in(districts.get(one.hospital_id), one.hospital_id) for one in manifest.hospitals]
+    author = behind.author(who.at(of_places(places, LABELS["patients"])))
+    registered = await behind.write(register_fleet, behind.engine, author, manifest, shards=behind.services.shards)
     await behind.doors_told()
     await behind.hosts_told(_SETTLE_S)
     await behind.directory.warmed()

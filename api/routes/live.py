@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from fastapi import APIRouter, Depends, Header, Query
 
-from api.auth import Viewer
+from api.asking import Asking
 from api.errors import problems
 from api.given import given
 from api.live.alarms import alarm_client
@@ -21,14 +21,19 @@ from api.live.feed import Feed
 from api.live.readings import reading_client
 from api.live.stream import EventStream
 from api.live.subscription import Subscription, sse
+from api.locators import of_hospitals, of_readings
+from api.permissions import may
 from api.selection import ReadingFilter, handles_of, select_by
 from api.services import Backend, Behind
 from domain.alarms import INTENDED_USE, Priority
 from domain.errors import InvalidInput, NotFound
 from domain.ids import parse_hospital_id
 from domain.metrics import metric_of
+from domain.permissions import Action
 
 router = APIRouter(prefix="/live", tags=["live"])
+AlarmsWatch = Annotated[Asking, may(Action.ALARM_READ, at=of_hospitals("alarms"))]
+ReadingsWatch = Annotated[Asking, may(Action.READING_READ, at=of_readings())]
 
 _HELLO_ALARMS: Final = {"intended_use": INTENDED_USE}
 _SSE: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
@@ -62,7 +67,7 @@ LastSeen = Annotated[int | None, Depends(_last_seen)]
 
 @router.get("/alarms", status_code=200, response_class=EventStream, responses={**_SSE, **problems(InvalidInput)})
 async def live_alarms(
-    _who: Viewer,
+    _who: AlarmsWatch,
     behind: Behind,
     last_seen: LastSeen,
     hospital: Annotated[list[str] | None, Query(description="Only of these hospitals.")] = None,
@@ -76,7 +81,7 @@ async def live_alarms(
 
 @router.get("/readings", status_code=200, response_class=EventStream, responses={**_SSE, **problems(InvalidInput, NotFound)})
 async def live_readings(
-    _who: Viewer, behind: Behind, last_seen: LastSeen, wanted: Annotated[LiveFilter, given(LiveFilter)]
+    _who: ReadingsWatch, behind: Behind, last_seen: LastSeen, wanted: Annotated[LiveFilter, given(LiveFilter)]
 ) -> EventStream:
     """Readings as they are stored in the stream: events `hello`, `readings`, `heartbeat`, `gap`, `overflow`.
 

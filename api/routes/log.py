@@ -11,17 +11,21 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Response
 
-from api.auth import Viewer
+from api.asking import Asking
 from api.errors import problems
+from api.locators import in_region
+from api.permissions import may
 from api.services import Behind
 from domain.errors import IntegrityViolation, InvalidInput, NotFound
 from domain.merkle import consistency_proof, inclusion_proof
+from domain.permissions import Action
 from domain.signed_notes import Checkpoint, Note, Proof, consistency_text
 from domain.tiles import parse_tile
 from runtime import log_verifier
 from runtime.log_store import LogReader
 
 router = APIRouter(prefix="/log", tags=["access log"])
+LogRead = Annotated[Asking, may(Action.LOG_READ, at=in_region("log"))]
 
 TEXT: Final = "text/plain; charset=utf-8"
 BYTES: Final = "application/octet-stream"
@@ -36,14 +40,14 @@ def _answers(media_type: str) -> dict[str, Any]:
 
 
 @router.get("/checkpoint", **_answers(TEXT))
-async def checkpoint(_who: Viewer, behind: Behind) -> Response:
+async def checkpoint(_who: LogRead, behind: Behind) -> Response:
     """What the log says of itself now: its name, how many entries it has, the root over them; signed."""
     note = await behind.lanes.codec(_signed, behind.services.log)
     return Response(note, media_type=TEXT, headers=_FRESH)
 
 
 @router.get("/tile/{path:path}", **_answers(BYTES))
-async def tile(path: str, _who: Viewer, behind: Behind) -> Response:
+async def tile(_who: LogRead, path: str, behind: Behind) -> Response:
     """Hashes of the tree (`0/x001/234`, `0/000.p/17`) or entries (`entries/000`). What a path has never changes."""
     try:
         wanted = parse_tile(path)
@@ -54,14 +58,14 @@ async def tile(path: str, _who: Viewer, behind: Behind) -> Response:
 
 
 @router.get("/entries/{index}", **_answers("application/json"))
-async def entry(index: int, _who: Viewer, behind: Behind) -> Response:
+async def entry(_who: LogRead, index: int, behind: Behind) -> Response:
     """One entry, byte for byte as it is hashed into the tree."""
     content = await behind.lanes.codec(_entry, behind.services.log, index)
     return Response(content, media_type="application/json", headers=_LASTING)
 
 
 @router.get("/entries/{index}/proof", **_answers(TEXT))
-async def entry_proof(index: int, _who: Viewer, behind: Behind) -> Response:
+async def entry_proof(_who: LogRead, index: int, behind: Behind) -> Response:
     """That the entry is in the log, for whoever knows the log's keys and nothing else of it (c2sp.org/tlog-proof)."""
     proof = await behind.lanes.codec(_proof, behind.services.log, index)
     headers = _FRESH | {"Content-Disposition": f'attachment; filename="{index}.tlog-proof"'}
@@ -70,7 +74,7 @@ async def entry_proof(index: int, _who: Viewer, behind: Behind) -> Response:
 
 @router.get("/consistency", **_answers(TEXT))
 async def consistency(
-    _who: Viewer, behind: Behind,
+    _who: LogRead, behind: Behind,
     old: Annotated[int, Query(alias="from", ge=0, description="Size of an earlier checkpoint.")],
     new: Annotated[int | None, Query(alias="to", ge=0, description="Size of a later one; the present one by default.")] = None,
 ) -> Response:  # fmt: skip
@@ -80,7 +84,7 @@ async def consistency(
 
 
 @router.get("/keys", **_answers(TEXT))
-async def keys(_who: Viewer, behind: Behind) -> Response:
+async def keys(_who: LogRead, behind: Behind) -> Response:
     """Keys that the log signs with (vkeys), a line each. Compare them once with what the log's owner says elsewhere."""
     vkeys = await behind.lanes.codec(behind.services.log.keys)
     if vkeys is None:
@@ -89,7 +93,7 @@ async def keys(_who: Viewer, behind: Behind) -> Response:
 
 
 @router.get("/verifier", **_answers("text/x-python"))
-async def verifier(_who: Viewer) -> Response:
+async def verifier(_who: LogRead) -> Response:
     """A program that verifies the log and its proofs; needs Python and nothing else."""
     return Response(_VERIFIER, media_type="text/x-python; charset=utf-8", headers=_FRESH)
 

@@ -6,21 +6,27 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from api.auth import Operator, Viewer
+from api.asking import Asking, Unplaced
 from api.errors import PreconditionRequired, problems
+from api.locators import in_hospital, of_device, of_list, of_window
+from api.permissions import may, may_where_body_says
 from api.preconditions import ExpectedVersion
 from api.schemas.patients import MaintenanceIn, MaintenanceOut
 from api.services import Behind
 from api.times import In, instant
 from domain.errors import InvalidInput, NotFound, StaleVersion
+from domain.permissions import Action
 from runtime.sql import devices, presets
 
 router = APIRouter(prefix="/maintenance-windows", tags=["devices"])
+WindowList = Annotated[Asking, may(Action.MAINTENANCE_READ, at=of_list("maintenance_windows"))]
+WindowOpen = Annotated[Unplaced, may_where_body_says(Action.MAINTENANCE_MANAGE)]
+WindowEnd = Annotated[Asking, may(Action.MAINTENANCE_MANAGE, at=of_window)]
 
 
 @router.get("")
 async def list_windows(
-    _who: Viewer,
+    _who: WindowList,
     behind: Behind,
     zone: In,
     hospital: Annotated[str, Query()],
@@ -33,9 +39,13 @@ async def list_windows(
 
 
 @router.post("", status_code=201, responses=problems(NotFound, InvalidInput))
-async def start_maintenance(body: MaintenanceIn, who: Operator, behind: Behind, zone: In) -> MaintenanceOut:
+async def start_maintenance(who: WindowOpen, body: MaintenanceIn, behind: Behind, zone: In) -> MaintenanceOut:
     """Open a window for a device or a ward."""
-    author = behind.author(who)
+    if body.device_id is not None:
+        place = await of_device(body.hospital_id, body.device_id, behind)
+    else:
+        place = await in_hospital(behind, "maintenance_windows", body.hospital_id, body.ward_id)
+    author = behind.author(who.at(place))
     handle = None
     if body.device_id is not None:
         handle = (await behind.read(devices.find_device, behind.engine, body.hospital_id, body.device_id))["handle"]
@@ -47,7 +57,7 @@ async def start_maintenance(body: MaintenanceIn, who: Operator, behind: Behind, 
 
 
 @router.post("/{window_id}/end", responses=problems(NotFound, PreconditionRequired, StaleVersion))
-async def end_maintenance(window_id: int, who: Operator, behind: Behind, version: ExpectedVersion, zone: In) -> MaintenanceOut:
+async def end_maintenance(who: WindowEnd, window_id: int, behind: Behind, version: ExpectedVersion, zone: In) -> MaintenanceOut:
     """End a window now."""
     row = await behind.tell(presets.end_maintenance, behind.engine, behind.author(who), window_id, version=version)
     return MaintenanceOut.of(row, zone)

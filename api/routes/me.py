@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from fastapi import APIRouter, Request, Response
 
-from api.auth import CALLER_KEY
+from api.asking import Asking
 from api.errors import problems
 from api.forms import address_of
+from api.locators import in_region
+from api.permissions import may
 from api.schemas.users import MeOut, PasswordIn, SessionOut
 from api.services import Behind
 from domain.errors import Conflict, InvalidInput, TooManyAttempts
-from domain.principals import Caller
+from domain.permissions import Action
 
 router = APIRouter(prefix="/me", tags=["sign-in"])
+Oneself = Annotated[Asking, may(Action.SELF, at=in_region("users"))]
 
 
 @router.get("")
-async def me(request: Request) -> MeOut:
+async def me(who: Oneself) -> MeOut:
     """Who is asking."""
-    return MeOut.of(request.scope[CALLER_KEY])
+    return MeOut.of(who.caller)
 
 
 @router.post("/password", responses=problems(Conflict, InvalidInput, TooManyAttempts))
-async def change_password(body: PasswordIn, request: Request, response: Response, behind: Behind) -> SessionOut:
+async def change_password(who: Oneself, body: PasswordIn, request: Request, response: Response, behind: Behind) -> SessionOut:
     """Change your own password. The session ends with it, and a new one begins: go on with the tokens of the answer."""
-    caller: Caller = request.scope[CALLER_KEY]
-    issued = await behind.sign_in.change_password(caller, body.present, body.new, address_of(request))
+    issued = await behind.sign_in.change_password(who.caller, body.present, body.new, address_of(request))
     response.headers["Cache-Control"] = "no-store"
     return SessionOut.of(issued)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
-from api.auth import Viewer
+from api.asking import Asking
+from api.locators import in_region
+from api.permissions import may
 from api.services import Behind
 from api.telemetry import CONTENT_TYPE
 from api.vitals import check_all, refresh_figures
 from domain.alarms import INTENDED_USE
 from domain.messages import StorageLevel
+from domain.permissions import Action
 
 router = APIRouter(tags=["operation"])
+OperationRead = Annotated[Asking, may(Action.OPERATION_READ, at=in_region("operation"))]
 
 
 class PlaceOut(BaseModel):
@@ -42,7 +48,7 @@ class Readiness(BaseModel):
 
 
 @router.get("/health")
-async def health(_who: Viewer, behind: Behind) -> Health:
+async def health(_who: OperationRead, behind: Behind) -> Health:
     """The process is alive, and how its disks are. Of all else that it stands on: see `/ready`."""
     places = [
         PlaceOut(name=place.name, path=place.path, level=place.level, free_bytes=place.free_bytes, says=place.says)
@@ -52,7 +58,7 @@ async def health(_who: Viewer, behind: Behind) -> Health:
 
 
 @router.get("/ready", responses={503: {"model": Readiness, "description": "Not ready; the failing checks say why."}})
-async def ready(_who: Viewer, behind: Behind, response: Response) -> Readiness:
+async def ready(_who: OperationRead, behind: Behind, response: Response) -> Readiness:
     """Bus, database and lake answer, every shard is held, no shard lags, and there is room on disk."""
     checks = [CheckOut(name=check.name, ok=check.ok, detail=check.detail) for check in await check_all(behind)]
     is_ready = all(check.ok for check in checks)
@@ -61,7 +67,7 @@ async def ready(_who: Viewer, behind: Behind, response: Response) -> Readiness:
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-async def metrics(_who: Viewer, behind: Behind) -> Response:
+async def metrics(_who: OperationRead, behind: Behind) -> Response:
     """The platform's numbers for Prometheus (text format)."""
     await refresh_figures(behind)
     return Response(await behind.lanes.codec(behind.telemetry.text), media_type=CONTENT_TYPE)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
 
-from api.auth import Clinician, Viewer
+from api.asking import Asking, Target, Unplaced
 from api.errors import PreconditionRequired, problems
 from api.given import given
+from api.locators import in_hospital, of_list, of_patient
 from api.observations import enter_observations
 from api.paging import Page, Paged
+from api.permissions import may, may_where_body_says
 from api.preconditions import ExpectedVersion, set_etag
 from api.readable import readable
 from api.schemas.patients import (
     Discharge,
+    MemberIn,
+    MemberOut,
     ObservationsIn,
     PatientChange,
     PatientIn,
@@ -25,14 +29,23 @@ from api.schemas.patients import (
     ReceiptOut,
 )
 from api.services import Behind
-from api.times import In, instant
+from api.times import In, instant, maybe_instant
 from domain.errors import Conflict, InvalidInput, NotFound, RejectedInput, StaleVersion, Unavailable
 from domain.ids import ActorKind, Address
 from domain.messages import DescribeActor
 from domain.metrics import metric_of
-from runtime.sql import patients, presets
+from domain.permissions import Action
+from runtime.sql import grants, locating, patients, presets
 
 router = APIRouter(prefix="/patients", tags=["patients"])
+PatientList = Annotated[Asking, may(Action.PATIENT_READ, at=of_list("patients"))]
+PatientAdmit = Annotated[Unplaced, may_where_body_says(Action.PATIENT_MANAGE)]
+PatientRead = Annotated[Asking, may(Action.PATIENT_READ, at=of_patient)]
+PatientReadings = Annotated[Asking, may(Action.READING_READ, at=of_patient)]
+PatientManage = Annotated[Asking, may(Action.PATIENT_MANAGE, at=of_patient)]
+ObservationEnter = Annotated[Asking, may(Action.OBSERVATION_ENTER, at=of_patient)]
+PresetRead = Annotated[Asking, may(Action.PRESET_READ, at=of_patient)]
+PresetSet = Annotated[Asking, may(Action.PRESET_SET, at=of_patient)]
 _UPDATE = problems(NotFound, Conflict, PreconditionRequired, StaleVersion)
 
 
@@ -48,7 +61,7 @@ class PatientFilter:
 
 @router.get("")
 async def list_patients(
-    _who: Viewer, behind: Behind, paged: Paged, zone: In, wanted: Annotated[PatientFilter, given(PatientFilter)]
+    _who: PatientList, behind: Behind, paged: Paged, zone: In, wanted: Annotated[PatientFilter, given(PatientFilter)]
 ) -> Page[PatientOut]:
     """Patients of the region, searched by name or number."""
     found = await behind.read(
@@ -59,15 +72,20 @@ async def list_patients(
 
 
 @router.post("", status_code=201, responses=problems(NotFound, InvalidInput, Conflict))
-async def admit_patient(body: PatientIn, who: Clinician, behind: Behind, zone: In, response: Response) -> PatientOut:
+async def admit_patient(who: PatientAdmit, body: PatientIn, behind: Behind, zone: In, response: Response) -> PatientOut:
     """Admit a patient; the answer carries the opaque key."""
-    row = await behind.tell(patients.admit_patient, behind.engine, behind.author(who), body.hospital_id, body.to_new())
+    place = await in_hospital(behind, "patients", body.hospital_id, body.ward_id)
+    former = await behind.read(locating.patient_of_ref, behind.engine, body.hospital_id, body.ref)
+    if former is not None:  # who comes back is the same record, as sensitive as it was
+        place = Target((replace(place.records[0], level=former.level, patient_key=former.patient_key),))
+    author = behind.author(who.at(place))
+    row = await behind.tell(patients.admit_patient, behind.engine, author, body.hospital_id, body.to_new())
     set_etag(response, row["version"])
     return PatientOut.of(row, zone)
 
 
 @router.get("/{patient_key}", responses=problems(NotFound))
-async def show_patient(patient_key: str, _who: Viewer, behind: Behind, zone: In, response: Response) -> PatientOut:
+async def show_patient(_who: PatientRead, patient_key: str, behind: Behind, zone: In, response: Response) -> PatientOut:
     """One patient."""
     row = await behind.read(patients.get_patient, behind.engine, patient_key)
     set_etag(response, row["version"])
@@ -75,7 +93,7 @@ async def show_patient(patient_key: str, _who: Viewer, behind: Behind, zone: In,
 
 
 @router.get("/{patient_key}/state", responses=problems(NotFound, Unavailable))
-async def show_state(patient_key: str, _who: Viewer, behind: Behind, zone: In) -> dict[str, Any]:
+async def show_state(_who: PatientReadings, patient_key: str, behind: Behind, zone: In) -> dict[str, Any]:
     """What the shard holds of a patient now: devices, early warning score and its inputs."""
     row = await behind.read(patients.get_patient, behind.engine, patient_key)
     address = Address(ActorKind.PATIENT, row["hospital_id"], patient_key)
@@ -85,9 +103,9 @@ async def show_state(patient_key: str, _who: Viewer, behind: Behind, zone: In) -
 
 @router.patch("/{patient_key}", responses=_UPDATE)
 async def update_patient(
+    who: PatientManage,
     patient_key: str,
     body: PatientChange,
-    who: Clinician,
     behind: Behind,
     version: ExpectedVersion,
     zone: In,
@@ -102,7 +120,13 @@ async def update_patient(
 
 @router.post("/{patient_key}/discharge", responses=_UPDATE)
 async def discharge_patient(
-    patient_key: str, body: Discharge, who: Clinician, behind: Behind, version: ExpectedVersion, zone: In, response: Response
+    who: PatientManage,
+    patient_key: str,
+    body: Discharge,
+    behind: Behind,
+    version: ExpectedVersion,
+    zone: In,
+    response: Response,
 ) -> PatientOut:
     """End a stay; devices that are still on the patient come off at that time."""
     author = behind.author(who)
@@ -118,9 +142,9 @@ async def discharge_patient(
     responses=problems(NotFound, RejectedInput, Conflict, Unavailable),
 )
 async def enter(
+    who: ObservationEnter,
     patient_key: str,
     body: ObservationsIn,
-    who: Clinician,
     behind: Behind,
     idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
 ) -> ReceiptOut:
@@ -129,14 +153,14 @@ async def enter(
 
 
 @router.get("/{patient_key}/presets", responses=problems(NotFound))
-async def list_presets(patient_key: str, _who: Viewer, behind: Behind, zone: In) -> list[PresetOut]:
+async def list_presets(_who: PresetRead, patient_key: str, behind: Behind, zone: In) -> list[PresetOut]:
     """Limits preset for this patient, in place of the normal range by age."""
     await behind.read(patients.get_patient, behind.engine, patient_key)
     return [PresetOut.of(row, zone) for row in await behind.read(presets.list_presets, behind.engine, patient_key)]
 
 
 @router.put("/{patient_key}/presets/{metric}", responses=problems(NotFound, InvalidInput))
-async def set_preset(patient_key: str, metric: str, body: PresetIn, who: Clinician, behind: Behind, zone: In) -> PresetOut:
+async def set_preset(who: PresetSet, patient_key: str, metric: str, body: PresetIn, behind: Behind, zone: In) -> PresetOut:
     """Preset the limits of one metric for this patient."""
     code = metric_of(metric).code
     row = await behind.tell(presets.set_preset, behind.engine, behind.author(who), patient_key, code, body.limits())
@@ -144,6 +168,29 @@ async def set_preset(patient_key: str, metric: str, body: PresetIn, who: Clinici
 
 
 @router.delete("/{patient_key}/presets/{metric}", status_code=204, responses=problems(NotFound))
-async def remove_preset(patient_key: str, metric: str, who: Clinician, behind: Behind) -> None:
+async def remove_preset(who: PresetSet, patient_key: str, metric: str, behind: Behind) -> None:
     """Go back to the normal range by age."""
     await behind.tell(presets.remove_preset, behind.engine, behind.author(who), patient_key, metric)
+
+
+@router.get("/{patient_key}/care-team")
+async def list_care_team(_who: PatientRead, patient_key: str, behind: Behind, zone: In) -> list[MemberOut]:
+    """Who treats the patient, and who did."""
+    rows = await behind.read(grants.list_team, behind.engine, patient_key)
+    return [MemberOut.of(row, zone) for row in rows]
+
+
+@router.post("/{patient_key}/care-team", status_code=201, responses=problems(InvalidInput, Conflict))
+async def join_care_team(who: PatientManage, patient_key: str, body: MemberIn, behind: Behind, zone: In) -> MemberOut:
+    """Say that a user treats the patient from now on: what they were given for their care teams reaches the patient."""
+    author = behind.author(who)
+    row = await behind.write(grants.join_team, behind.engine, author, patient_key, body.user, maybe_instant(body.until))
+    await behind.user_changed(row["principal_id"])
+    return MemberOut.of(row, zone)
+
+
+@router.delete("/{patient_key}/care-team/{name}", status_code=204)
+async def leave_care_team(who: PatientManage, patient_key: str, name: str, behind: Behind) -> None:
+    """Say that a user treats the patient no more."""
+    principal_id = await behind.write(grants.leave_team, behind.engine, behind.author(who), patient_key, name)
+    await behind.user_changed(principal_id)

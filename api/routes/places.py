@@ -6,9 +6,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from api.auth import Operator, Viewer
+from api.asking import Asking, Unplaced
 from api.errors import PreconditionRequired, problems
+from api.locators import in_hospital, in_region, of_bed, of_beds, of_hospital, of_ward
 from api.paging import Page, Paged
+from api.permissions import may, may_where_body_says
 from api.preconditions import ExpectedVersion, set_etag
 from api.schemas.places import (
     BedChange,
@@ -30,16 +32,26 @@ from api.times import In
 from domain.errors import Conflict, NotFound, StaleVersion
 from domain.fleet_manifest import Tier
 from domain.host_orders import Placement
+from domain.permissions import Action
 from runtime.sql import hand_overs, placement, places
 from runtime.sql.records import Row
 
 router = APIRouter(prefix="/hospitals", tags=["places"])
+HospitalList = Annotated[Asking, may(Action.PLACE_READ, at=in_region("hospitals"))]
+HospitalRead = Annotated[Asking, may(Action.PLACE_READ, at=of_hospital())]
+HospitalCreate = Annotated[Asking, may(Action.HOSPITAL_MANAGE, at=in_region("hospitals"))]
+HospitalManage = Annotated[Asking, may(Action.HOSPITAL_MANAGE, at=of_hospital())]
+PlaceManage = Annotated[Asking, may(Action.PLACE_MANAGE, at=of_hospital("wards"))]
+WardManage = Annotated[Asking, may(Action.PLACE_MANAGE, at=of_ward)]
+BedAdd = Annotated[Unplaced, may_where_body_says(Action.PLACE_MANAGE)]
+BedManage = Annotated[Asking, may(Action.PLACE_MANAGE, at=of_bed)]
+BedList = Annotated[Asking, may(Action.PLACE_READ, at=of_beds)]
 _UPDATE = problems(NotFound, PreconditionRequired, StaleVersion)
 
 
 @router.get("")
 async def list_hospitals(
-    _who: Viewer,
+    _who: HospitalList,
     behind: Behind,
     paged: Paged,
     zone: In,
@@ -52,18 +64,18 @@ async def list_hospitals(
 
 
 @router.post("", status_code=201, responses=problems(Conflict))
-async def create_hospital(body: HospitalIn, who: Operator, behind: Behind, zone: In, response: Response) -> HospitalOut:
+async def create_hospital(who: HospitalCreate, body: HospitalIn, behind: Behind, zone: In, response: Response) -> HospitalOut:
     """Register a hospital; it is placed in the least loaded shard that is not dedicated."""
     row = await behind.write(
         places.create_hospital, behind.engine, behind.author(who), hospital_id=body.id, name=body.name, tier=body.tier,
-        bed_count=body.beds, shards=behind.services.shards,
+        bed_count=body.beds, shards=behind.services.shards, district=body.district,
     )  # fmt: skip
     set_etag(response, row["version"])
     return HospitalOut.of(row, zone)
 
 
 @router.get("/{hospital_id}", responses=problems(NotFound))
-async def show_hospital(hospital_id: str, _who: Viewer, behind: Behind, zone: In, response: Response) -> HospitalOut:
+async def show_hospital(_who: HospitalRead, hospital_id: str, behind: Behind, zone: In, response: Response) -> HospitalOut:
     """One hospital."""
     row = await behind.read(places.get_hospital, behind.engine, hospital_id)
     set_etag(response, row["version"])
@@ -72,15 +84,15 @@ async def show_hospital(hospital_id: str, _who: Viewer, behind: Behind, zone: In
 
 @router.patch("/{hospital_id}", responses=_UPDATE)
 async def update_hospital(
+    who: HospitalManage,
     hospital_id: str,
     body: HospitalChange,
-    who: Operator,
     behind: Behind,
     version: ExpectedVersion,
     zone: In,
     response: Response,
 ) -> HospitalOut:
-    """Change name, tier or number of beds."""
+    """Change name, tier, number of beds or district: who was given something in a district has it in its hospitals."""
     values = body.model_dump(exclude_unset=True, exclude_none=True)
     row = await behind.write(places.update_hospital, behind.engine, behind.author(who), hospital_id, values, version=version)
     set_etag(response, row["version"])
@@ -88,7 +100,7 @@ async def update_hospital(
 
 
 @router.post("/{hospital_id}/hand-over", status_code=202, responses=problems(NotFound, Conflict))
-async def hand_over(hospital_id: str, body: HandOverIn, who: Operator, behind: Behind, zone: In) -> HandOverOut:
+async def hand_over(who: HospitalManage, hospital_id: str, body: HandOverIn, behind: Behind, zone: In) -> HandOverOut:
     """Hand a hospital over to another shard, while it sends. Its state goes along, and nothing is lost or told twice."""
     row = await behind.write(
         placement.hand_over, behind.engine, behind.author(who), hospital_id, body.shard, shards=behind.services.shards
@@ -98,13 +110,13 @@ async def hand_over(hospital_id: str, body: HandOverIn, who: Operator, behind: B
 
 
 @router.get("/{hospital_id}/hand-over", responses=problems(NotFound))
-async def show_hand_over(hospital_id: str, _who: Viewer, behind: Behind, zone: In) -> HandOverOut:
+async def show_hand_over(_who: HospitalRead, hospital_id: str, behind: Behind, zone: In) -> HandOverOut:
     """The last hand-over of a hospital, and how far it has come."""
     return HandOverOut.of(await behind.read(hand_overs.newest, behind.engine, hospital_id), zone)
 
 
 @router.put("/{hospital_id}/placement", status_code=202, responses=problems(NotFound, Conflict))
-async def place_hospital(hospital_id: str, body: PlacementIn, who: Operator, behind: Behind) -> PlacementOut:
+async def place_hospital(who: HospitalManage, hospital_id: str, body: PlacementIn, behind: Behind) -> PlacementOut:
     """Give a hospital a shard and a host of its own, or put it among the others again, while it sends. Once more changes
     nothing.
 
@@ -117,7 +129,7 @@ async def place_hospital(hospital_id: str, body: PlacementIn, who: Operator, beh
 
 
 @router.get("/{hospital_id}/placement", responses=problems(NotFound))
-async def show_placement(hospital_id: str, _who: Viewer, behind: Behind) -> PlacementOut:
+async def show_placement(_who: HospitalRead, hospital_id: str, behind: Behind) -> PlacementOut:
     """How a hospital is placed, and which host holds it."""
     return _placed(behind, await behind.read(placement.placement_of, behind.engine, hospital_id))
 
@@ -129,14 +141,14 @@ def _placed(behind: Backend, row: Row) -> PlacementOut:
 
 
 @router.get("/{hospital_id}/wards")
-async def list_wards(hospital_id: str, _who: Viewer, behind: Behind, paged: Paged) -> Page[WardOut]:
+async def list_wards(_who: HospitalRead, hospital_id: str, behind: Behind, paged: Paged) -> Page[WardOut]:
     """Wards of a hospital."""
     found = await behind.read(places.list_wards, behind.engine, hospital_id, limit=paged.limit, after=paged.after)
     return paged.page([WardOut(**row) for row in found.rows], found.after)
 
 
 @router.post("/{hospital_id}/wards", status_code=201, responses=problems(NotFound, Conflict))
-async def create_ward(hospital_id: str, body: WardIn, who: Operator, behind: Behind, response: Response) -> WardOut:
+async def create_ward(who: PlaceManage, hospital_id: str, body: WardIn, behind: Behind, response: Response) -> WardOut:
     """Add a ward."""
     row = await behind.write(places.create_ward, behind.engine, behind.author(who), hospital_id, body.id, body.name)
     set_etag(response, row["version"])
@@ -145,10 +157,10 @@ async def create_ward(hospital_id: str, body: WardIn, who: Operator, behind: Beh
 
 @router.patch("/{hospital_id}/wards/{ward_id}", responses=_UPDATE)
 async def update_ward(
+    who: WardManage,
     hospital_id: str,
     ward_id: str,
     body: WardChange,
-    who: Operator,
     behind: Behind,
     version: ExpectedVersion,
     response: Response,
@@ -161,14 +173,14 @@ async def update_ward(
 
 
 @router.delete("/{hospital_id}/wards/{ward_id}", status_code=204, responses={**_UPDATE, **problems(Conflict)})
-async def remove_ward(hospital_id: str, ward_id: str, who: Operator, behind: Behind, version: ExpectedVersion) -> None:
+async def remove_ward(who: PlaceManage, hospital_id: str, ward_id: str, behind: Behind, version: ExpectedVersion) -> None:
     """Remove a ward in which nothing stands any more."""
     await behind.write(places.remove_ward, behind.engine, behind.author(who), hospital_id, ward_id, version=version)
 
 
 @router.get("/{hospital_id}/beds")
 async def list_beds(
-    hospital_id: str, _who: Viewer, behind: Behind, paged: Paged, ward: Annotated[str | None, Query()] = None
+    _who: BedList, hospital_id: str, behind: Behind, paged: Paged, ward: Annotated[str | None, Query()] = None
 ) -> Page[BedOut]:
     """Beds of a hospital, or of one ward."""
     found = await behind.read(places.list_beds, behind.engine, hospital_id, limit=paged.limit, after=paged.after, ward_id=ward)
@@ -176,18 +188,26 @@ async def list_beds(
 
 
 @router.post("/{hospital_id}/beds", status_code=201, responses=problems(NotFound, Conflict))
-async def create_bed(hospital_id: str, body: BedIn, who: Operator, behind: Behind, response: Response) -> BedOut:
+async def create_bed(who: BedAdd, hospital_id: str, body: BedIn, behind: Behind, response: Response) -> BedOut:
     """Add a bed."""
-    row = await behind.write(places.create_bed, behind.engine, behind.author(who), hospital_id, body.id, body.ward_id)
+    author = behind.author(who.at(await in_hospital(behind, "beds", hospital_id, body.ward_id)))
+    row = await behind.write(places.create_bed, behind.engine, author, hospital_id, body.id, body.ward_id)
     set_etag(response, row["version"])
     return BedOut(**row)
 
 
 @router.patch("/{hospital_id}/beds/{bed_id}", responses=_UPDATE)
 async def update_bed(
-    hospital_id: str, bed_id: str, body: BedChange, who: Operator, behind: Behind, version: ExpectedVersion, response: Response
+    who: BedManage,
+    hospital_id: str,
+    bed_id: str,
+    body: BedChange,
+    behind: Behind,
+    version: ExpectedVersion,
+    response: Response,
 ) -> BedOut:
     """Put a bed into another ward."""
+    who.also(await in_hospital(behind, "beds", hospital_id, body.ward_id))
     author = behind.author(who)
     row = await behind.write(places.update_bed, behind.engine, author, hospital_id, bed_id, body.ward_id, version=version)
     set_etag(response, row["version"])
@@ -195,6 +215,6 @@ async def update_bed(
 
 
 @router.delete("/{hospital_id}/beds/{bed_id}", status_code=204, responses={**_UPDATE, **problems(Conflict)})
-async def remove_bed(hospital_id: str, bed_id: str, who: Operator, behind: Behind, version: ExpectedVersion) -> None:
+async def remove_bed(who: BedManage, hospital_id: str, bed_id: str, behind: Behind, version: ExpectedVersion) -> None:
     """Remove a bed in which nobody lies and nothing stands any more."""
     await behind.write(places.remove_bed, behind.engine, behind.author(who), hospital_id, bed_id, version=version)

@@ -11,7 +11,7 @@ from api.answers.formats import TABLE_RESPONSES
 from api.errors import NotAcceptable, problems
 from api.given import given
 from api.paging import Paged
-from api.reading_answers import Asked, ReadingPage
+from api.reading_answers import Asked, AskedForFreshness, AskedForStatistics, ReadingPage
 from api.schemas.readings import BucketTable, Freshness, JoinedTable, LatestTable, ReadingTable
 from api.selection import ReadingFilter
 from domain.errors import InvalidInput, NotFound, Unavailable
@@ -70,12 +70,12 @@ async def search_readings(
 
 
 @router.get("/aggregates/fleet", response_class=Response, responses=_table(BucketTable))
-async def aggregate_fleet(asked: Asked, wanted: Filter, page: Part, bucket_s: BucketS = 3600) -> Response:
+async def aggregate_fleet(asked: AskedForStatistics, wanted: Filter, page: Part, bucket_s: BucketS = 3600) -> Response:
     """Usable real readings by hospital, metric and hour. The last day, if no time is given."""
     return await state_answers.fleet(asked, wanted, page, bucket_s)
 
 
 @router.get("/freshness", responses=_ERRORS)
-async def show_freshness(asked: Asked, paged: Paged, hospital: Annotated[str, Query()]) -> Freshness:
+async def show_freshness(asked: AskedForFreshness, paged: Paged, hospital: Annotated[str, Query()]) -> Freshness:
     """Expected against received readings of a hospital's devices over the last minute of stream time."""
     return await state_answers.freshness(asked, hospital, paged)

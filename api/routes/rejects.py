@@ -6,24 +6,31 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from api.auth import Operator, Viewer
+from api.asking import Asking
+from api.device_names import split_device
 from api.errors import problems
+from api.locators import of_device_readings, of_hospitals, of_reject
 from api.paging import Page, Paged
+from api.permissions import may
 from api.repair import resubmit
 from api.schemas.patients import ReceiptOut
 from api.schemas.rejects import RejectOut, RejectShown, ResubmitIn
 from api.services import Behind
 from api.times import In
 from domain.errors import Conflict, InvalidInput, NotFound, RejectedInput, Unavailable
+from domain.permissions import Action
 from runtime.rejects import RejectFilter
 from runtime.sql.access import resubmissions
 
 router = APIRouter(prefix="/rejects", tags=["rejects"])
+RejectList = Annotated[Asking, may(Action.REJECT_READ, at=of_hospitals("REJECTS"))]
+RejectRead = Annotated[Asking, may(Action.REJECT_READ, at=of_reject)]
+RejectResubmit = Annotated[Asking, may(Action.REJECT_RESUBMIT, at=of_reject)]
 
 
 @router.get("", responses=problems(Unavailable))
 async def list_rejects(
-    _who: Viewer,
+    _who: RejectList,
     behind: Behind,
     paged: Paged,
     zone: In,
@@ -41,7 +48,7 @@ async def list_rejects(
 
 
 @router.get("/{sequence}", responses=problems(NotFound, Unavailable))
-async def show_reject(sequence: int, _who: Viewer, behind: Behind, zone: In) -> RejectShown:
+async def show_reject(_who: RejectRead, sequence: int, behind: Behind, zone: In) -> RejectShown:
     """One refused message with its payload."""
     kept = await behind.rejects.get(sequence)
     answers = await behind.read(resubmissions, behind.engine, [kept.reject.reject_id])
@@ -51,6 +58,9 @@ async def show_reject(sequence: int, _who: Viewer, behind: Behind, zone: In) -> 
 @router.post(
     "/{sequence}/resubmit", status_code=201, responses=problems(NotFound, RejectedInput, InvalidInput, Conflict, Unavailable)
 )
-async def resubmit_reject(sequence: int, body: ResubmitIn, who: Operator, behind: Behind) -> ReceiptOut:
+async def resubmit_reject(who: RejectResubmit, sequence: int, body: ResubmitIn, behind: Behind) -> ReceiptOut:
     """Send a repaired message as its sender; it passes the same codec and Intake, and is linked to the old one."""
+    if body.device is not None:  # another sender than it had
+        hospital_id, device_id = split_device(body.device)
+        who.also(await of_device_readings(hospital_id, device_id, behind))
     return ReceiptOut.of(await resubmit(behind, who, await behind.rejects.get(sequence), body))

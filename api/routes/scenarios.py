@@ -8,12 +8,17 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.auth import Operator, Viewer
+from api.asking import Asking
 from api.errors import problems
+from api.locators import in_region
+from api.permissions import may
 from api.services import Behind, ScenarioLauncher
 from domain.errors import Conflict, InvalidInput, NotFound, Unavailable
+from domain.permissions import Action
 
 router = APIRouter(tags=["scenarios"])
+ScenarioRead = Annotated[Asking, may(Action.SCENARIO_READ, at=in_region("scenarios"))]
+ScenarioRun = Annotated[Asking, may(Action.SCENARIO_RUN, at=in_region("scenarios"))]
 _MEDIA = {"html": "text/html; charset=utf-8", "json": "application/json"}
 
 
@@ -38,25 +43,25 @@ Launcher = Annotated[ScenarioLauncher, Depends(_launcher)]
 
 
 @router.get("/scenarios", responses=problems(Unavailable))
-async def list_scenarios(_who: Viewer, launcher: Launcher) -> list[dict[str, Any]]:
+async def list_scenarios(_who: ScenarioRead, launcher: Launcher) -> list[dict[str, Any]]:
     """The stories that can be played."""
     return await asyncio.to_thread(launcher.list_scenarios)
 
 
 @router.post("/scenarios/{name}/runs", status_code=202, responses=problems(NotFound, InvalidInput, Conflict, Unavailable))
-async def start_run(name: str, body: RunIn, _who: Operator, launcher: Launcher) -> RunStarted:
+async def start_run(_who: ScenarioRun, name: str, body: RunIn, launcher: Launcher) -> RunStarted:
     """Play a scenario against this platform, in a process of its own. One at a time."""
     return RunStarted(run_id=await launcher.start(name, body.settings))
 
 
 @router.get("/scenario-runs", responses=problems(Unavailable))
-async def list_runs(_who: Viewer, launcher: Launcher) -> list[dict[str, Any]]:
+async def list_runs(_who: ScenarioRead, launcher: Launcher) -> list[dict[str, Any]]:
     """Runs, the newest first."""
     return await asyncio.to_thread(launcher.list_runs)
 
 
 @router.get("/scenario-runs/{run_id}", responses=problems(NotFound, Unavailable))
-async def show_run(run_id: str, _who: Viewer, launcher: Launcher) -> dict[str, Any]:
+async def show_run(_who: ScenarioRead, run_id: str, launcher: Launcher) -> dict[str, Any]:
     """How far a run has come, and its verdicts once it has ended."""
     return await asyncio.to_thread(launcher.progress, run_id)
 
@@ -66,6 +71,11 @@ async def show_run(run_id: str, _who: Viewer, launcher: Launcher) -> dict[str, A
     response_class=Response,
     responses={200: {"content": {"text/html": {}, "application/json": {}}}, **problems(NotFound, Unavailable)},
 )
-async def show_report(run_id: str, _who: Viewer, launcher: Launcher, format: Literal["html", "json"] = "html") -> Response:  # noqa: A002
+async def show_report(
+    _who: ScenarioRead,
+    run_id: str,
+    launcher: Launcher,
+    format: Literal["html", "json"] = "html",  # noqa: A002
+) -> Response:
     """The report of a run that has ended."""
     return Response(await asyncio.to_thread(launcher.report, run_id, format), media_type=_MEDIA[format])

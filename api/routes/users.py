@@ -2,51 +2,72 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from fastapi import APIRouter, Response
 
-from api.auth import Operator, Viewer
+from api.asking import Asking, Unplaced, of_places
 from api.errors import problems
+from api.gifts import check_gift, check_powers
+from api.locators import in_region, of_patient, of_user, places_of
 from api.paging import Page, Paged
+from api.permissions import may, may_where_body_says
 from api.schemas.users import FirstPassword, UserIn, UserOut
 from api.services import Backend, Behind
 from api.times import In
 from domain.errors import Conflict, InvalidInput, NotFound
-from domain.principals import Grant, Place
+from domain.labels import LABELS
+from domain.permissions import Action
+from domain.principals import Place
 from runtime.sql import users
 from runtime.sql.records import Row
 
 router = APIRouter(prefix="/users", tags=["users"])
+UserCreate = Annotated[Unplaced, may_where_body_says(Action.USER_MANAGE)]
+UserList = Annotated[Asking, may(Action.USER_READ, at=in_region("users"))]
+UserRead = Annotated[Asking, may(Action.USER_READ, at=of_user)]
+UserManage = Annotated[Asking, may(Action.USER_MANAGE, at=of_user)]
 
 
-@router.post("", status_code=201, responses=problems(Conflict, InvalidInput))
-async def create_user(body: UserIn, who: Operator, behind: Behind, response: Response) -> FirstPassword:
-    """Make a user. The first password is in the answer, this once; the user has to change it at the first sign-in."""
+@router.post("", status_code=201, responses=problems(Conflict, InvalidInput, NotFound))
+async def create_user(who: UserCreate, body: UserIn, behind: Behind, response: Response) -> FirstPassword:
+    """Make a user. The first password is in the answer, this once; the user has to change it at the first sign-in.
+
+    It takes user.manage where the user is given something (in the region, without), and grant.manage to give it.
+    """
     name = users.parse_user_name(body.name)
-    grant = None if body.role is None else Grant(body.role, Place(behind.services.region_id))
+    region = Place(behind.services.region_id)
+    given = [grant.to_grant(region) for grant in body.grants]
+    places = await places_of(behind, [grant.place for grant in given] or [region])
+    permitted = who.at(of_places(places, LABELS["users"]))
+    await check_gift(behind, permitted, given)
+    if body.patient_key is not None:
+        permitted.also(await of_patient(body.patient_key, behind), Action.GRANT_MANAGE)
     password, stored = await behind.sign_in.first_password()
-    await behind.write(users.create_user, behind.engine, behind.author(who), name, stored, grant)
+    author = behind.author(permitted)
+    await behind.write(users.create_user, behind.engine, author, name, stored, *given, patient_key=body.patient_key)
     response.headers["Cache-Control"] = "no-store"
     return FirstPassword(name=name, first_password=password)
 
 
 @router.get("")
-async def list_users(_who: Viewer, behind: Behind, paged: Paged, zone: In) -> Page[UserOut]:
+async def list_users(_who: UserList, behind: Behind, paged: Paged, zone: In) -> Page[UserOut]:
     """Users by name."""
-    found = await behind.read(users.list_users, behind.engine, limit=paged.limit, after=paged.after)
     now_us = behind.services.clock.now_us()
+    found = await behind.read(users.list_users, behind.engine, now_us=now_us, limit=paged.limit, after=paged.after)
     return paged.page([UserOut.of(row, zone, now_us) for row in found.rows], found.after)
 
 
 @router.get("/{name}", responses=problems(NotFound))
-async def show_user(name: str, _who: Viewer, behind: Behind, zone: In) -> UserOut:
+async def show_user(_who: UserRead, name: str, behind: Behind, zone: In) -> UserOut:
     """One user."""
-    return UserOut.of(await behind.read(users.get_user, behind.engine, name), zone, behind.services.clock.now_us())
+    return UserOut.of(await _user(behind, name), zone, behind.services.clock.now_us())
 
 
 @router.post("/{name}/reset", responses=problems(NotFound))
-async def reset_password(name: str, who: Operator, behind: Behind, response: Response) -> FirstPassword:
+async def reset_password(who: UserManage, name: str, behind: Behind, response: Response) -> FirstPassword:
     """Give the user a new first password, in the answer this once. Ends their session and any lock."""
-    await behind.read(users.get_user, behind.engine, name)  # before a password is hashed for nobody
+    await _managed(behind, who, name)  # before a password is hashed for nobody
     password, stored = await behind.sign_in.first_password()
     author = behind.author(who)
     row = await behind.write(users.set_password, behind.engine, author, name, stored, must_change=True)
@@ -56,21 +77,33 @@ async def reset_password(name: str, who: Operator, behind: Behind, response: Res
 
 
 @router.post("/{name}/unlock", responses=problems(NotFound))
-async def unlock_user(name: str, who: Operator, behind: Behind, zone: In) -> UserOut:
+async def unlock_user(who: UserManage, name: str, behind: Behind, zone: In) -> UserOut:
     """End a lock before its time."""
+    await _managed(behind, who, name)
     return await _answer(await behind.write(users.unlock_user, behind.engine, behind.author(who), name), behind, zone)
 
 
 @router.post("/{name}/disable", responses=problems(Conflict, NotFound))
-async def disable_user(name: str, who: Operator, behind: Behind, zone: In) -> UserOut:
+async def disable_user(who: UserManage, name: str, behind: Behind, zone: In) -> UserOut:
     """End the user's session and let them in no more. The last administrator stays."""
+    await _managed(behind, who, name)
     return await _answer(await behind.write(users.disable_user, behind.engine, behind.author(who), name), behind, zone)
 
 
 @router.post("/{name}/enable", responses=problems(NotFound))
-async def enable_user(name: str, who: Operator, behind: Behind, zone: In) -> UserOut:
+async def enable_user(who: UserManage, name: str, behind: Behind, zone: In) -> UserOut:
     """Let a disabled user in again, with the password they had."""
+    await _managed(behind, who, name)
     return await _answer(await behind.write(users.enable_user, behind.engine, behind.author(who), name), behind, zone)
+
+
+async def _user(behind: Backend, name: str) -> Row:
+    return await behind.read(users.get_user, behind.engine, name, now_us=behind.services.clock.now_us())
+
+
+async def _managed(behind: Backend, who: Asking, name: str) -> None:
+    """Raises NotFound, and Forbidden for an account with more power than the caller may give."""
+    check_powers(behind, who, (await _user(behind, name))["roles"])
 
 
 async def _answer(row: Row, behind: Backend, zone: In) -> UserOut:

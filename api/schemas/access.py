@@ -12,29 +12,34 @@ from domain.principals import Role
 
 
 class TokenIn(BaseModel):
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "ward-display-3"}]})
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"name": "ward-display-3", "role": "station", "place": "sz.h012/icu"}]}
+    )
     name: str = Field(min_length=1, max_length=200, description="Of the person or program; stands in the write log.")
-    role: Role = Role.ADMINISTRATOR
+    role: Role
+    place: str | None = Field(None, max_length=131, description="Region, district, hospital or ward; the region if left out.")
 
 
 class TokenMade(BaseModel):
     name: str
     role: Role
+    place: str
     token: str = Field(description="Shown this once.")
 
 
 class TokenOut(BaseModel):
     name: str
     role: str
+    place: str
     created: str
     revoked: str | None
     last_used: str | None
 
     @classmethod
-    def of(cls, row: dict[str, Any], zone: Zone) -> Self:
+    def of(cls, row: dict[str, Any], zone: Zone, region_id: str) -> Self:
         return cls(
-            name=row["name"], role=row["role"], created=zone.text(row["created_us"]), revoked=zone.maybe(row["revoked_us"]),
-            last_used=zone.maybe(row["last_used_us"]),
+            name=row["name"], role=row["role"], place=row["place"] or region_id, created=zone.text(row["created_us"]),
+            revoked=zone.maybe(row["revoked_us"]), last_used=zone.maybe(row["last_used_us"]),
         )  # fmt: skip
 
 

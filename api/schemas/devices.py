@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.times import Zone
+from domain.labels import label_of
 from runtime.sql.devices import NewDevice, RowReport
 
 _EXAMPLE: Final[dict[str, Any]] = {
@@ -53,6 +54,7 @@ class DeviceChange(BaseModel):
     bed_id: str | None = Field(None, max_length=64)
     status: Literal["in-use", "maintenance"] = "in-use"
     attributes: dict[str, Any] = {}
+    level: int | None = Field(None, ge=2, le=5, description="How sensitive; null: as every device (2).")
 
 
 class DeviceOut(BaseModel):
@@ -64,6 +66,7 @@ class DeviceOut(BaseModel):
     bed_id: str | None
     gateway_handle: int | None
     status: str
+    level: int = Field(description="How sensitive what is known of the device is (GB/T 39725); its readings are 3 at least.")
     has_token: bool
     attributes: dict[str, Any]
     created: str
@@ -71,7 +74,7 @@ class DeviceOut(BaseModel):
 
     @classmethod
     def of(cls, row: dict[str, Any], zone: Zone) -> Self:
-        shown = {name: row[name] for name in cls.model_fields if name in row}
+        shown = {name: row[name] for name in cls.model_fields if name in row} | {"level": label_of("devices", row["level"])}
         return cls(**shown, has_token=row["token_digest"] is not None, created=zone.text(row["created_us"]))
 
 

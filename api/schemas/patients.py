@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.times import Rfc3339, Zone, maybe_instant
+from domain.labels import label_of
 from domain.ports import Receipt
 from runtime.sql.associations import Touched
 from runtime.sql.patients import NewPatient
@@ -52,11 +53,32 @@ class PatientChange(BaseModel):
     spo2_scale: Scale | None = None
     ward_id: str | None = Field(None, max_length=64)
     bed_id: str | None = Field(None, max_length=64)
+    level: int | None = Field(None, ge=4, le=5, description="5: as sensitive as can be; null: as every patient (4).")
 
 
 class Discharge(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"at": "2026-11-30T10:30:00+08:00"}, {}]})
     at: Rfc3339 | None = Field(None, description="Now, if left out.")
+
+
+class MemberIn(BaseModel):
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"user": "li.na"}]})
+    user: str = Field(max_length=64)
+    until: Rfc3339 | None = Field(None, description="Open, if left out.")
+
+
+class MemberOut(BaseModel):
+    """A user treats a patient, or did, in this time."""
+
+    patient_key: str
+    user: str
+    since: str
+    until: str | None
+
+    @classmethod
+    def of(cls, row: dict[str, Any], zone: Zone) -> Self:
+        since, until = zone.text(row["from_us"]), zone.maybe(row["until_us"])
+        return cls(patient_key=row["patient_key"], user=row["name"], since=since, until=until)
 
 
 class PatientOut(BaseModel):
@@ -71,6 +93,7 @@ class PatientOut(BaseModel):
     spo2_scale: int
     ward_id: str | None
     bed_id: str | None
+    level: int = Field(description="How sensitive what is known of the patient is (GB/T 39725).")
     admitted: str
     discharged: str | None
     version: int
@@ -78,6 +101,7 @@ class PatientOut(BaseModel):
     @classmethod
     def of(cls, row: dict[str, Any], zone: Zone) -> Self:
         shown = {name: row[name] for name in cls.model_fields if name in row}
+        shown["level"] = label_of("patients", row["level"])
         return cls(**shown, admitted=zone.text(row["admitted_us"]), discharged=zone.maybe(row["discharged_us"]))
 
 

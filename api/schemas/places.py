@@ -22,6 +22,7 @@ class HospitalIn(BaseModel):
     name: str = Name
     tier: Tier
     beds: int = Field(ge=0, le=100_000)
+    district: str | None = Field(None, max_length=64, description="Where it lies: a grant may hold in a district.")
 
 
 class HospitalChange(BaseModel):
@@ -31,6 +32,7 @@ class HospitalChange(BaseModel):
     name: str | None = Field(None, min_length=1, max_length=200)
     tier: Tier | None = None
     beds: int | None = Field(None, ge=0, le=100_000)
+    district: str | None = Field(None, max_length=64)
 
 
 class HospitalOut(BaseModel):
@@ -38,6 +40,7 @@ class HospitalOut(BaseModel):
     name: str
     tier: str
     beds: int
+    district: str | None
     shard: int
     placement: Placement = Field(description="dedicated: it has a shard and a host of its own.")
     created: str

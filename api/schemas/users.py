@@ -7,15 +7,36 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.sign_in import Issued
-from api.times import Zone
-from domain.principals import Caller, Kind, Must, Role
+from api.times import Rfc3339, Zone, maybe_instant
+from domain.principals import Caller, Grant, Kind, Must, Place, Relation, Role
 from runtime.sql.users import UserStatus
 
 
+class GrantIn(BaseModel):
+    """A role at a place and everywhere in it."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"role": "nurse", "place": "sz.h012/icu"}]})
+    role: Role
+    place: str | None = Field(
+        None, max_length=131, description="`sz`, `sz:futian` (a district), `sz.h012` or `sz.h012/icu`; the region if left out."
+    )
+    relation: Relation = Field(Relation.ANY, description="care-team: to the patients alone whom the user treats.")
+    until: Rfc3339 | None = Field(None, description="It ends by itself then.")
+
+    def to_grant(self, region: Place) -> Grant:
+        """Raises InvalidInput for what is no place."""
+        place = region if self.place is None else Place.parse(self.place)
+        return Grant(self.role, place, self.relation, maybe_instant(self.until))
+
+
 class UserIn(BaseModel):
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "li.na", "role": "administrator"}]})
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"name": "li.na", "grants": [{"role": "nurse", "place": "sz.h012/icu"}]}]},
+    )
     name: str = Field(description="What the user signs in with; stands in the write log. 2 to 64 of a-z, 0-9, '.', '_', '-'.")
-    role: Role | None = Field(None, description="In the whole region. Without one the user may do nothing yet.")
+    grants: list[GrantIn] = Field([], max_length=50, description="Without any the user may do nothing yet.")
+    patient_key: str | None = Field(None, max_length=32, description="Of the patient whose own account it is.")
 
 
 class UserOut(BaseModel):
@@ -50,6 +71,26 @@ class FirstPassword(BaseModel):
 class GrantOut(BaseModel):
     role: Role
     place: str
+    relation: Relation
+    until_us: int | None = Field(description="UTC microseconds; null: it does not end by itself.")
+
+
+class GrantShown(BaseModel):
+    """What a user was given; `ended`: it was taken back, `until`: it ends, or ended, by itself."""
+
+    id: int
+    role: Role
+    place: str
+    relation: Relation
+    given: str
+    until: str | None
+    ended: str | None
+
+    @classmethod
+    def of(cls, row: dict[str, Any], zone: Zone) -> Self:
+        shown = {name: row[name] for name in ("id", "role", "place", "relation")}
+        given, until, ended = zone.text(row["given_us"]), zone.maybe(row["until_us"]), zone.maybe(row["ended_us"])
+        return cls(**shown, given=given, until=until, ended=ended)
 
 
 class MeOut(BaseModel):
@@ -59,16 +100,21 @@ class MeOut(BaseModel):
     id: str
     name: str
     grants: list[GrantOut]
+    patient_key: str | None = Field(description="Of a patient's own account.")
     session: str | None = Field(description="Id of the session; null for a token.")
     must: Must | None = Field(description="What has to be done before anything else is permitted.")
 
     @classmethod
     def of(cls, caller: Caller) -> Self:
         principal = caller.principal
-        given = [GrantOut(role=grant.role, place=str(grant.place)) for grant in caller.grants]
+        given = [
+            GrantOut(role=grant.role, place=str(grant.place), relation=grant.relation, until_us=grant.until_us)
+            for grant in caller.grants
+        ]
         return cls(
-            kind=principal.kind, id=principal.id, name=principal.name, grants=given, session=caller.session_id, must=caller.must
-        )
+            kind=principal.kind, id=principal.id, name=principal.name, grants=given, patient_key=caller.patient_key,
+            session=caller.session_id, must=caller.must,
+        )  # fmt: skip
 
 
 class PasswordIn(BaseModel):

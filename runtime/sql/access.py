@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from typing import Any, Final
 
-from sqlalchemy import Engine, delete, insert, select, update
+from sqlalchemy import Connection, Engine, delete, insert, select, update
 
 from domain.errors import Conflict, NotFound, Unauthenticated, Unavailable
+from domain.principals import Place, Role
 from runtime.sql.engine import reading, writing
+from runtime.sql.grants import LASTING, check_place, is_region, lasting_tokens, lasting_users
 from runtime.sql.identity_tables import service_access, users
 from runtime.sql.records import Author, Page, Row, check_text, log_write, page
 from runtime.sql.tables import exports, reject_actions, tokens, write_log
@@ -16,7 +18,6 @@ from runtime.tokens import Prefix, digests_of, new_token, token_digest
 
 logger = logging.getLogger(__name__)
 
-ADMINISTRATOR: Final = "administrator"
 SERVICE_ACCESS_US: Final = 3_600_000_000
 _NAME_CHARS: Final = 200
 _USE_NOTED_EVERY_US: Final = 60_000_000
@@ -28,48 +29,61 @@ def create_first_administrator(engine: Engine, *, now_us: int) -> str | None:
         if connection.execute(select(tokens.c.name).limit(1)).first() is not None:
             return None
         token, digest = new_token()
-        values = {"name": "admin", "digest": digest, "role": ADMINISTRATOR, "created_us": now_us, "revoked_us": None}
+        values = {"name": "admin", "digest": digest, "role": Role.ADMINISTRATOR.value, "created_us": now_us, "revoked_us": None}
         connection.execute(insert(tokens).values(values))
         log_write(connection, Author("vitalgrid", "first start", now_us), "token.create", "admin")
         return token
 
 
-def create_token(engine: Engine, author: Author, name: str, role: str = ADMINISTRATOR) -> str:
-    """A token for a person or program called `name`; it can be shown this once only. Raises Conflict for a taken name."""
+def create_token(engine: Engine, author: Author, name: str, role: Role = Role.ADMINISTRATOR, place: Place | None = None) -> str:
+    """A token for a person or program called `name`, with this role at `place`, or in the whole region.
+
+    It can be shown this once only. Raises Conflict for a taken name, InvalidInput for a place that does not exist.
+    """
     check_text(name, "the name of a token", _NAME_CHARS)
     with writing(engine) as connection:
         taken = (select(tokens.c.name).where(tokens.c.name == name), select(users.c.name).where(users.c.name == name))
         if any(connection.execute(query).first() is not None for query in taken):
             raise Conflict(f"the name {name!r} is taken, by a token or a user: names are never used again")
+        if place is not None:
+            check_place(connection, place)
         token, digest = new_token()
-        values = {"name": name, "digest": digest, "role": role, "created_us": author.now_us, "revoked_us": None}
+        given = {"role": role.value} if place is None else {"role": role.value, "place": str(place)}
+        values = given | {"name": name, "digest": digest, "created_us": author.now_us, "revoked_us": None}
         connection.execute(insert(tokens).values(values))
-        log_write(connection, author, "token.create", name, {"role": role})
+        log_write(connection, author, "token.create", name, given)
         return token
 
 
 def revoke_token(engine: Engine, author: Author, name: str) -> None:
-    """The token stops working, and its name stays taken. Raises NotFound, also when it is revoked already."""
+    """The token stops working, and its name stays taken. Raises NotFound, also when it is revoked already.
+
+    Raises Conflict for the last one of those who can give anybody anything, users with an unending grant among them.
+    """
     in_force = (tokens.c.name == name) & tokens.c.revoked_us.is_(None)
     with writing(engine) as connection:
         if not connection.execute(update(tokens).where(in_force).values(revoked_us=author.now_us)).rowcount:
             raise NotFound(f"no token in force is named {name!r}")
+        if _is_lasting(connection, name) and not (
+            lasting_users(connection, now_us=author.now_us) or lasting_tokens(connection, but=name)
+        ):
+            raise Conflict(f"token {name!r} is the last that can give anybody anything: make an administrator first")
         log_write(connection, author, "token.revoke", name)
 
 
 def list_tokens(engine: Engine, *, limit: int, after: tuple[Any, ...] | None = None) -> Page:
     """Tokens by name, those that were revoked too; never what they are."""
-    columns = (tokens.c[name] for name in ("name", "role", "created_us", "revoked_us", "last_used_us"))
+    columns = (tokens.c[name] for name in ("name", "role", "place", "created_us", "revoked_us", "last_used_us"))
     with reading(engine) as connection:
         return page(connection, select(*columns), [tokens.c.name], limit=limit, after=after)
 
 
 def authenticate(engine: Engine, token: str, *, now_us: int | None = None) -> Row:
-    """Name and role of who holds `token`; raises Unauthenticated for one that is unknown or revoked.
+    """Name, role and place of who holds `token`; raises Unauthenticated for one that is unknown or revoked.
 
     With `now_us` the use is noted, to the minute, if the database takes it: a full disk locks nobody out.
     """
-    query = select(tokens.c.name, tokens.c.role, tokens.c.last_used_us).where(
+    query = select(tokens.c.name, tokens.c.role, tokens.c.place, tokens.c.last_used_us).where(
         tokens.c.digest.in_(digests_of(token)), tokens.c.revoked_us.is_(None)
     )
     with reading(engine) as connection:
@@ -82,7 +96,7 @@ def authenticate(engine: Engine, token: str, *, now_us: int | None = None) -> Ro
                 connection.execute(update(tokens).where(tokens.c.name == row["name"]).values(last_used_us=now_us))
         except Unavailable as error:
             logger.warning("the use of a token could not be noted: %s", error)
-    return {"name": row["name"], "role": row["role"]}
+    return {"name": row["name"], "role": row["role"], "place": row["place"]}
 
 
 def begin_service_access(engine: Engine, name: str, token: str, *, now_us: int) -> str:
@@ -98,12 +112,12 @@ def begin_service_access(engine: Engine, name: str, token: str, *, now_us: int) 
 
 
 def service_of(engine: Engine, access: str, *, now_us: int) -> Row:
-    """Name and role of the service that got `access`, and until when (`ends_us`).
+    """Name, role and place of the service that got `access`, and until when (`ends_us`).
 
     Raises Unauthenticated once that time, or the service's own token, is over.
     """
     query = (
-        select(tokens.c.name, tokens.c.role, service_access.c.ends_us)
+        select(tokens.c.name, tokens.c.role, tokens.c.place, service_access.c.ends_us)
         .join(service_access, service_access.c.token_name == tokens.c.name)
         .where(service_access.c.digest == token_digest(access), service_access.c.ends_us > now_us)
         .where(tokens.c.revoked_us.is_(None))
@@ -163,3 +177,8 @@ def resubmissions(engine: Engine, reject_ids: list[str]) -> dict[str, Row]:
     query = select(reject_actions).where(reject_actions.c.reject_id.in_(reject_ids))
     with reading(engine) as connection:
         return {row["reject_id"]: dict(row) for row in connection.execute(query).mappings()}
+
+
+def _is_lasting(connection: Connection, name: str) -> bool:
+    row = connection.execute(select(tokens.c.role, tokens.c.place).where(tokens.c.name == name)).one()
+    return row.role in LASTING and (row.place is None or is_region(Place.parse(row.place)))

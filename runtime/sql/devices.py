@@ -16,14 +16,27 @@ from runtime.sql.associations import end_spans
 from runtime.sql.engine import reading, writing
 from runtime.sql.handles import take_handles
 from runtime.sql.places import add_places
-from runtime.sql.records import Author, Page, Row, change, check_fields, check_json, log_write, one, page, shard_of, tell_hosts
+from runtime.sql.records import (
+    Author,
+    Page,
+    Row,
+    change,
+    check_fields,
+    check_json,
+    check_level,
+    log_write,
+    one,
+    page,
+    shard_of,
+    tell_hosts,
+)
 from runtime.sql.tables import devices, hospitals
 from runtime.tokens import digests_of, new_token
 
 IN_USE: Final = "in-use"
 MAINTENANCE: Final = "maintenance"  # in the workshop; whether it may alarm is said by maintenance windows
 RETIRED: Final = "retired"
-_FIELDS: Final = ("ward_id", "bed_id", "status", "attributes")
+_FIELDS: Final = ("ward_id", "bed_id", "status", "attributes", "level")
 FOR_EVER_US: Final = 2**62
 _PER_MESSAGE: Final = 20_000
 _LOOKUP_CHUNK: Final = 500
@@ -152,6 +165,7 @@ def update_device(engine: Engine, author: Author, handle: int, values: dict[str,
     """
     check_fields("device", values, _FIELDS)
     check_json(values.get("attributes"), "attributes")
+    check_level("devices", values.get("level"))
     if values.get("status", IN_USE) not in (IN_USE, MAINTENANCE):
         raise InvalidInput(
             f"status {values['status']!r} is not {IN_USE!r} or {MAINTENANCE!r}; a device is retired by retiring it"

@@ -1,4 +1,4 @@
-"""Users, their sessions, and what principals were given."""
+"""Users, their sessions, what principals were given, and whom they treat."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ users: Final = Table(
     Column("failures", Integer, nullable=False, default=0, server_default="0"),  # in a row, of the present window
     time_column("failing_since_us", nullable=True), time_column("locked_until_us", nullable=True),
     time_column("created_us"), time_column("last_login_us", nullable=True),
+    Column("patient_key", String(32), nullable=True),  # of a patient's own account
 )  # fmt: skip
 
 # Passwords that were replaced, so that they do not come back.
@@ -57,7 +58,18 @@ grants: Final = Table(
     Column("principal_id", String(16), nullable=False, index=True),
     Column("role", String(32), nullable=False),
     Column("place", String(131), nullable=False),  # domain.principals.Place
+    Column("relation", String(16), nullable=False, default="any", server_default="any"),
+    time_column("until_us", nullable=True),  # it ends by itself then
     time_column("given_us"), time_column("ended_us", nullable=True),
+)  # fmt: skip
+
+# Who treats a patient, and when.
+care_teams: Final = Table(
+    "care_teams", metadata,
+    Column("patient_key", ForeignKey("patients.patient_key"), primary_key=True),
+    Column("principal_id", String(16), primary_key=True, index=True),
+    Column("from_us", BigInteger, primary_key=True),
+    time_column("until_us", nullable=True),
 )  # fmt: skip
 
 # What a service gets for its token, for an hour.

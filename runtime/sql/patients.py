@@ -24,7 +24,19 @@ from runtime.sql.associations import (
 from runtime.sql.engine import reading, writing
 from runtime.sql.handles import take_handle
 from runtime.sql.places import add_places
-from runtime.sql.records import Author, Page, Row, change, check_fields, check_text, log_write, one, page, tell_hosts
+from runtime.sql.records import (
+    Author,
+    Page,
+    Row,
+    change,
+    check_fields,
+    check_level,
+    check_text,
+    log_write,
+    one,
+    page,
+    tell_hosts,
+)
 from runtime.sql.tables import patients
 
 __all__ = [
@@ -33,7 +45,7 @@ __all__ = [
     "update_patient",
 ]  # fmt: skip
 
-_FIELDS: Final = ("name", "sex", "age_years", "pregnant", "spo2_scale", "ward_id", "bed_id")
+_FIELDS: Final = ("name", "sex", "age_years", "pregnant", "spo2_scale", "ward_id", "bed_id", "level")
 _REF_CHARS: Final = 64
 _NAME_CHARS: Final = 200
 _SEX_CHARS: Final = 16
@@ -74,6 +86,7 @@ def admit_patient(engine: Engine, author: Author, hospital_id: str, patient: New
         before = connection.execute(same).mappings().one_or_none()
         if before is None:
             row = {"patient_key": secrets.token_hex(16), "hospital_id": hospital_id, "ref": patient.ref, **facts, "version": 1}
+            row["level"] = None
             row["handle"] = take_handle(connection, "patient")
             _announce(connection, author, row)
             connection.execute(insert(patients).values(row))
@@ -96,7 +109,7 @@ def update_patient(engine: Engine, author: Author, patient_key: str, values: dic
     with writing(engine) as connection:
         row = change(connection, patients, {"patient_key": patient_key}, values, version=version, what=_name(patient_key))
         _announce(connection, author, row)
-        shown: Row = {name: values[name] for name in ("ward_id", "bed_id", "spo2_scale", "pregnant") if name in values}
+        shown: Row = {name: values[name] for name in ("ward_id", "bed_id", "spo2_scale", "pregnant", "level") if name in values}
         log_write(connection, author, "patient.update", patient_key, {**shown, "fields": sorted(values)})
         return row
 
@@ -157,6 +170,7 @@ def check_patient(values: Row) -> None:
     age_years, spo2_scale = values.get("age_years"), values.get("spo2_scale", 1)
     if age_years is not None and not 0 <= age_years <= _OLDEST_YEARS:
         raise InvalidInput(f"age is {age_years} years, expected 0 to {_OLDEST_YEARS}")
+    check_level("patients", values.get("level"))
     if spo2_scale not in (1, 2):
         raise InvalidInput(f"SpO2 scale is {spo2_scale}, expected 1, or 2 where it is prescribed")
 

@@ -20,31 +20,42 @@ from runtime.sql.records import Author, Page, Row, change, check_fields, check_t
 from runtime.sql.shard_loads import ShardLoads
 from runtime.sql.tables import beds, devices, hospitals, patients, wards
 
-_HOSPITAL_FIELDS: Final = ("name", "tier", "beds")
+_HOSPITAL_FIELDS: Final = ("name", "tier", "beds", "district")
 NAME_CHARS: Final = 200
 _PRESENT: Final = {
     "beds": true(), "devices": devices.c.status != "retired", "patients": patients.c.discharged_us.is_(None),
 }  # fmt: skip
 
 
-def create_hospital(
-    engine: Engine, author: Author, *, hospital_id: str, name: str, tier: Tier, bed_count: int, shards: int
-) -> Row:
+def create_hospital(  # noqa: PLR0913 (one fact each)
+    engine: Engine, author: Author, *, hospital_id: str, name: str, tier: Tier, bed_count: int, shards: int,
+    district: str | None = None,
+) -> Row:  # fmt: skip
     """Register a hospital in the least loaded shard that is not dedicated. Raises InvalidInput, or Conflict when it exists."""
     with writing(engine) as connection:
         if find_hospital(connection, hospital_id) is not None:
             raise Conflict(f"hospital {hospital_id!r} exists already")
         shard = ShardLoads(connection, shards).place(0)
-        return add_hospital(connection, author, hospital_id=hospital_id, name=name, tier=tier, bed_count=bed_count, shard=shard)
+        return add_hospital(
+            connection,
+            author,
+            hospital_id=hospital_id,
+            name=name,
+            tier=tier,
+            bed_count=bed_count,
+            shard=shard,
+            district=district,
+        )
 
 
-def add_hospital(
-    connection: Connection, author: Author, *, hospital_id: str, name: str, tier: Tier, bed_count: int, shard: int
-) -> Row:
+def add_hospital(  # noqa: PLR0913 (one fact each)
+    connection: Connection, author: Author, *, hospital_id: str, name: str, tier: Tier, bed_count: int, shard: int,
+    district: str | None = None,
+) -> Row:  # fmt: skip
     """As `create_hospital`, within the caller's transaction, without the look and in a given shard."""
     values = {
         "id": parse_hospital_id(hospital_id), "name": name, "tier": str(tier), "beds": bed_count,
-        "shard": shard, "placement": str(Placement.SHARED), "created_us": author.now_us, "version": 1,
+        "shard": shard, "placement": str(Placement.SHARED), "district": district, "created_us": author.now_us, "version": 1,
     }  # fmt: skip
     _check_hospital(values)
     connection.execute(insert(hospitals).values(values))
@@ -78,7 +89,7 @@ def list_hospitals(
 
 
 def update_hospital(engine: Engine, author: Author, hospital_id: str, values: dict[str, Any], *, version: int | None) -> Row:
-    """Change name, tier or beds. Raises InvalidInput, NotFound, StaleVersion."""
+    """Change name, tier, beds or district. Raises InvalidInput, NotFound, StaleVersion."""
     check_fields("hospital", values, _HOSPITAL_FIELDS)
     _check_hospital(values)
     with writing(engine) as connection:
@@ -199,6 +210,8 @@ def _check_hospital(values: Mapping[str, Any]) -> None:
         raise InvalidInput(f"a hospital has {values['beds']} beds: expected 0 or more")
     if values.get("tier", Tier.PRIMARY) not in set(Tier):
         raise InvalidInput(f"tier {values['tier']!r} is unknown: expected one of {', '.join(Tier)}")
+    if values.get("district") is not None:
+        parse_token(values["district"], "district id")
 
 
 def _check_ward(connection: Connection, hospital_id: str, ward_id: str | None) -> None:

@@ -12,7 +12,9 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from domain import subjects
 from domain.errors import InvalidInput, NotFound, StaleVersion
+from domain.labels import LABELS
 from domain.messages import Control, encode
+from domain.permissions import Level
 from runtime.sql.engine import writing
 from runtime.sql.tables import hospitals, outbox, write_log
 
@@ -67,6 +69,12 @@ def check_text(text: str | None, what: str, longest: int) -> None:
     """Raise InvalidInput unless `text` is missing or of 1 to `longest` characters; never quotes it."""
     if text is not None and not 1 <= len(text.strip()) <= len(text) <= longest:
         raise InvalidInput(f"{what} has {len(text.strip())} characters: expected 1 to {longest}")
+
+
+def check_level(kind: str, level: int | None) -> None:
+    """Raise InvalidInput unless a record of this kind may be at `level`: at its class's, or above."""
+    if level is not None and level not in range(LABELS[kind], Level.STRICT + 1):
+        raise InvalidInput(f"level {level} is not one of {kind}: expected {LABELS[kind]:d} to {Level.STRICT:d}")
 
 
 def check_json(value: object, what: str) -> None:

@@ -17,9 +17,10 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 
 from domain.errors import SessionEnded, Unauthenticated, Unavailable
-from domain.principals import Grant, Place, Role
+from domain.principals import Grant
 from runtime.sql.engine import reading, writing
-from runtime.sql.identity_tables import ended_sessions, grants, sessions, users
+from runtime.sql.grants import grants_of, next_change_us, treated_by
+from runtime.sql.identity_tables import ended_sessions, sessions, users
 from runtime.sql.records import Author, Row, log_write
 from runtime.tokens import Prefix, new_token, token_digest
 
@@ -85,13 +86,16 @@ class NewSession:
 
 @dataclass(frozen=True, slots=True)
 class LiveSession:
-    """A session in force, its user, and what they were given."""
+    """A session in force, its user, and what they have now; `changes_us`: when some of that ends or begins by itself."""
 
     id: str
     user_id: str
     user_name: str
     must_change: bool
     grants: tuple[Grant, ...]
+    treats: frozenset[str]
+    patient_key: str | None
+    changes_us: int | None
     address: str
     begun_us: int
     active_us: int
@@ -136,7 +140,7 @@ def session_of(engine: Engine, access_token: str, *, now_us: int, rules: Session
         row = _joined(connection, sessions.c.access_digest == digest)
         if row is None:
             raise _refusal(connection, ended_sessions.c.access_digest == digest)
-        live = _live(connection, row)
+        live = _live(connection, row, now_us)
     why = live.why_ended(now_us, rules)
     if why is None:
         return live
@@ -167,7 +171,7 @@ def refresh_session(engine: Engine, refresh_token: str, *, now_us: int, rules: S
     with writing(engine) as connection:
         row = _joined(connection, sessions.c.refresh_digest == digest)
         if row is not None:
-            why = _live(connection, row).why_ended(now_us, rules)
+            why = _live(connection, row, now_us).why_ended(now_us, rules)
             if why is None:
                 return _refreshed(connection, row, now_us)
             end_session(connection, row["user_id"], why, now_us)
@@ -214,16 +218,23 @@ def _is_of_live(connection: Connection, refresh_digest: str) -> bool:
 
 
 def _joined(connection: Connection, which: Any) -> Row | None:
-    query = select(sessions, users.c.name, users.c.must_change).join(users, users.c.id == sessions.c.user_id).where(which)
+    query = (
+        select(sessions, users.c.name, users.c.must_change, users.c.patient_key)
+        .join(users, users.c.id == sessions.c.user_id)
+        .where(which)
+    )
     row = connection.execute(query).mappings().one_or_none()
     return None if row is None else dict(row)
 
 
-def _live(connection: Connection, row: Row) -> LiveSession:
-    held = select(grants.c.role, grants.c.place).where(grants.c.principal_id == row["user_id"], grants.c.ended_us.is_(None))
-    given = tuple(Grant(Role(role), Place.parse(place)) for role, place in connection.execute(held))
-    same = {name: row[name] for name in ("id", "user_id", "must_change", "address", "begun_us", "active_us", "ends_us")}
-    return LiveSession(**same, user_name=row["name"], grants=given)
+def _live(connection: Connection, row: Row, now_us: int) -> LiveSession:
+    names = ("id", "user_id", "must_change", "patient_key", "address", "begun_us", "active_us", "ends_us")
+    user_id = row["user_id"]
+    return LiveSession(
+        **{name: row[name] for name in names}, user_name=row["name"],
+        grants=grants_of(connection, user_id, now_us=now_us), treats=treated_by(connection, user_id, now_us=now_us),
+        changes_us=next_change_us(connection, user_id, now_us=now_us),
+    )  # fmt: skip
 
 
 def _refreshed(connection: Connection, row: Row, now_us: int) -> NewSession:

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
+    SmallInteger,
     String,
     Table,
     Text,
@@ -38,6 +39,7 @@ hospitals: Final = Table(
     Column("beds", Integer, nullable=False),
     Column("shard", Integer, nullable=False, index=True),
     Column("placement", String(16), nullable=False, default="shared", server_default="shared"),
+    Column("district", String(64), nullable=True),
     _time("created_us"), _version(),
 )  # fmt: skip
 
@@ -88,6 +90,7 @@ devices: Final = Table(
     Column("token_digest", String(64), nullable=True),  # runtime.tokens
     Column("status", String(16), nullable=False),
     Column("attributes", JSON, nullable=False),
+    Column("level", SmallInteger, nullable=True),  # none: that of its class (domain.labels)
     _time("created_us"), _version(),
     UniqueConstraint("hospital_id", "device_id"),
     UniqueConstraint("token_digest", name="uq_devices_token_sha256"),  # its name is older than the column's
@@ -107,6 +110,7 @@ patients: Final = Table(
     Column("spo2_scale", Integer, nullable=False),
     Column("ward_id", String(64), nullable=True),
     Column("bed_id", String(64), nullable=True),
+    Column("level", SmallInteger, nullable=True),  # as of devices
     _time("admitted_us"), _time("discharged_us", nullable=True), _version(),
     UniqueConstraint("hospital_id", "ref"),
 )  # fmt: skip
@@ -206,6 +210,7 @@ tokens: Final = Table(
     Column("name", String(200), primary_key=True),
     Column("digest", String(64), nullable=False),
     Column("role", String(32), nullable=False),
+    Column("place", String(131), nullable=True),  # where the role holds; none: in the whole region
     _time("created_us"), _time("revoked_us", nullable=True), _time("last_used_us", nullable=True),
     UniqueConstraint("digest", name="uq_tokens_sha256"),  # as above
 )  # fmt: skip

@@ -13,10 +13,11 @@ from sqlalchemy import Connection, Engine, delete, insert, select, update
 from domain.errors import Conflict, Forbidden, InvalidInput
 from domain.principals import Grant, Place, Role
 from runtime.sql.engine import reading, writing
-from runtime.sql.identity_tables import grants, password_history, users
+from runtime.sql.grants import detail_of, insert_grant, lasting_users, roles_of
+from runtime.sql.identity_tables import password_history, users
 from runtime.sql.records import Author, Page, Row, log_write, one, page
 from runtime.sql.sessions import Ended, end_session
-from runtime.sql.tables import tokens
+from runtime.sql.tables import patients, tokens
 
 FIRST_USER: Final = "administrator"
 NOT_CHANGED: Final = "the password cannot be changed: it was given wrongly too often, or there is none"
@@ -68,30 +69,33 @@ def has_users(engine: Engine) -> bool:
         return connection.execute(select(users.c.id).limit(1)).first() is not None
 
 
-def create_user(engine: Engine, author: Author, name: str, password: str, grant: Grant | None = None) -> Row:
+def create_user(engine: Engine, author: Author, name: str, password: str, *given: Grant, patient_key: str | None = None) -> Row:
     """Make a user who has to change this password at the first sign-in, and may do what is granted: without, nothing.
 
-    Raises Conflict for a name that a user or a token has, or had.
+    `patient_key`: it is a patient's own account. Raises Conflict for a name that a user or a token has, or had, NotFound
+    for an unknown patient, InvalidInput for a place that does not exist.
     """
     name = parse_user_name(name)
     taken = (select(users.c.name).where(users.c.name == name), select(tokens.c.name).where(tokens.c.name == name))
     with writing(engine) as connection:
         if any(connection.execute(query).first() is not None for query in taken):
             raise Conflict(f"the name {name!r} is taken, by a user or a token: names are never used again")
-        return _create(connection, author, name, password, grant)
+        if patient_key is not None:
+            one(connection, select(patients.c.handle).where(patients.c.patient_key == patient_key), f"patient {patient_key!r}")
+        return _create(connection, author, name, password, *given, patient_key=patient_key)
 
 
-def get_user(engine: Engine, name: str) -> Row:
-    """A user as anybody may see them, with `roles`. Raises NotFound."""
+def get_user(engine: Engine, name: str, *, now_us: int) -> Row:
+    """A user as anybody may see them, with the `roles` of now. Raises NotFound."""
     with reading(engine) as connection:
-        return _with_roles(connection, [_shown(connection, name)])[0]
+        return _with_roles(connection, [_shown(connection, name)], now_us)[0]
 
 
-def list_users(engine: Engine, *, limit: int, after: tuple[Any, ...] | None = None) -> Page:
-    """Users by name, as anybody may see them, with `roles`."""
+def list_users(engine: Engine, *, now_us: int, limit: int, after: tuple[Any, ...] | None = None) -> Page:
+    """Users by name, as anybody may see them, with the `roles` of now."""
     with reading(engine) as connection:
         found = page(connection, select(*(users.c[name] for name in _SHOWN)), [users.c.name], limit=limit, after=after)
-        return Page(_with_roles(connection, found.rows), found.after)
+        return Page(_with_roles(connection, found.rows, now_us), found.after)
 
 
 def find_for_sign_in(engine: Engine, name: str) -> Row | None:
@@ -135,14 +139,15 @@ def set_password(
         connection.execute(update(users).where(users.c.id == user["id"]).values(**values, **_UNLOCKED))
         end_session(connection, user["id"], Ended.PASSWORD_CHANGED, author.now_us)
         log_write(connection, author, "user.password.reset" if must_change else "user.password.change", name)
-        return _with_roles(connection, [_shown(connection, name)])[0]
+        return _with_roles(connection, [_shown(connection, name)], author.now_us)[0]
 
 
 def disable_user(engine: Engine, author: Author, name: str) -> Row:
     """End the user's session and let them in no more. Raises NotFound, and Conflict for the last administrator."""
     with writing(engine) as connection:
-        user = _with_roles(connection, [_shown(connection, name)])[0]
-        if Role.ADMINISTRATOR in user["roles"] and _other_administrators(connection, user["id"]) == 0:
+        user = _with_roles(connection, [_shown(connection, name)], author.now_us)[0]
+        present = lasting_users(connection, now_us=author.now_us)
+        if user["id"] in present and len(present) == 1:
             raise Conflict(f"user {name!r} is the last administrator who can sign in: make another one first")
         end_session(connection, user["id"], Ended.DISABLED, author.now_us)
         return _set(connection, author, user, "user.disable", status=UserStatus.DISABLED.value)
@@ -151,14 +156,14 @@ def disable_user(engine: Engine, author: Author, name: str) -> Row:
 def enable_user(engine: Engine, author: Author, name: str) -> Row:
     """Let a disabled user in again, with the password they had. Raises NotFound."""
     with writing(engine) as connection:
-        user = _with_roles(connection, [_shown(connection, name)])[0]
+        user = _with_roles(connection, [_shown(connection, name)], author.now_us)[0]
         return _set(connection, author, user, "user.enable", status=UserStatus.ACTIVE.value)
 
 
 def unlock_user(engine: Engine, author: Author, name: str) -> Row:
     """End a lock before its time. Raises NotFound."""
     with writing(engine) as connection:
-        user = _with_roles(connection, [_shown(connection, name)])[0]
+        user = _with_roles(connection, [_shown(connection, name)], author.now_us)[0]
         return _set(connection, author, user, "user.unlock", **_UNLOCKED)
 
 
@@ -178,19 +183,20 @@ def note_failure(engine: Engine, user_id: str, rule: LockRule, *, now_us: int) -
         connection.execute(update(users).where(users.c.id == user_id).values(values))
 
 
-def _create(connection: Connection, author: Author, name: str, password: str, grant: Grant | None) -> Row:
+def _create(
+    connection: Connection, author: Author, name: str, password: str, *given: Grant, patient_key: str | None = None
+) -> Row:
     user_id = f"u-{secrets.token_hex(6)}"
     values = {
         "id": user_id, "name": name, "status": UserStatus.ACTIVE.value, "password": password, "must_change": True,
-        "password_changed_us": author.now_us, "created_us": author.now_us,
+        "password_changed_us": author.now_us, "created_us": author.now_us, "patient_key": patient_key,
     }  # fmt: skip
     connection.execute(insert(users).values(values))
-    if grant is not None:
-        given = {"principal_id": user_id, "role": grant.role.value, "place": str(grant.place), "given_us": author.now_us}
-        connection.execute(insert(grants).values(given))
-    detail = None if grant is None else {"role": grant.role.value, "place": str(grant.place)}
-    log_write(connection, author, "user.create", name, detail)
-    return _with_roles(connection, [_shown(connection, name)])[0]
+    log_write(connection, author, "user.create", name, None if patient_key is None else {"patient_key": patient_key})
+    for grant in given:
+        key = insert_grant(connection, author, user_id, grant)
+        log_write(connection, author, "grant.give", name, detail_of(grant) | {"grant": key})
+    return _with_roles(connection, [_shown(connection, name)], author.now_us)[0]
 
 
 def _set(connection: Connection, author: Author, user: Row, action: str, **values: Any) -> Row:
@@ -203,23 +209,9 @@ def _shown(connection: Connection, name: str) -> Row:
     return one(connection, select(*(users.c[shown] for shown in _SHOWN)).where(users.c.name == name), f"user {name!r}")
 
 
-def _with_roles(connection: Connection, rows: list[Row]) -> list[Row]:
-    held = select(grants.c.principal_id, grants.c.role).where(
-        grants.c.principal_id.in_([row["id"] for row in rows]), grants.c.ended_us.is_(None)
-    )
-    roles: dict[str, set[str]] = {}
-    for principal_id, role in connection.execute(held):
-        roles.setdefault(principal_id, set()).add(role)
+def _with_roles(connection: Connection, rows: list[Row], now_us: int) -> list[Row]:
+    roles = roles_of(connection, [row["id"] for row in rows], now_us=now_us)
     return [row | {"roles": sorted(roles.get(row["id"], ()))} for row in rows]
-
-
-def _other_administrators(connection: Connection, user_id: str) -> int:
-    query = (
-        select(users.c.id).join(grants, grants.c.principal_id == users.c.id)
-        .where(users.c.id != user_id, users.c.status == UserStatus.ACTIVE.value)
-        .where(grants.c.role == Role.ADMINISTRATOR.value, grants.c.ended_us.is_(None))
-    )  # fmt: skip
-    return len(connection.execute(query.distinct()).all())
 
 
 def _forget_old(connection: Connection, user_id: str) -> None:

@@ -186,7 +186,7 @@ def test_five_failures_lock_a_user_for_a_while_and_unlocking_ends_it(engine: Eng
     fail(9, NOW_US + 1)  # while locked: does not put off the end
     assert begin(engine, lina, NOW_US + LOCK.lock_us)
     fail(5, NOW_US)
-    assert users.get_user(engine, "li.na")["locked_until_us"] == NOW_US + LOCK.lock_us
+    assert users.get_user(engine, "li.na", now_us=NOW_US)["locked_until_us"] == NOW_US + LOCK.lock_us
     users.unlock_user(engine, ADA, "li.na")
     assert begin(engine, lina)
     locks = [row for row in access.list_writes(engine, limit=99).rows if row["action"] == "user.lock"]
@@ -209,7 +209,7 @@ def test_the_first_user_is_made_once_and_has_to_change_the_password(engine: Engi
     assert not users.has_users(engine)
     assert users.create_first_user(engine, STORED, Place("sz"), now_us=NOW_US)
     assert not users.create_first_user(engine, STORED, Place("sz"), now_us=NOW_US)
-    first = users.get_user(engine, "administrator")
+    first = users.get_user(engine, "administrator", now_us=NOW_US)
     assert (first["must_change"], first["roles"], users.has_users(engine)) == (True, ["administrator"], True)
 
 
@@ -224,7 +224,7 @@ def test_a_name_is_one_principals_for_ever(engine: Engine, lina: Row) -> None:
         with pytest.raises(InvalidInput, match="user name"):
             users.create_user(engine, ADA, wrong, STORED)
     with pytest.raises(NotFound):
-        users.get_user(engine, "planner")
+        users.get_user(engine, "planner", now_us=NOW_US)
 
 
 @pytest.mark.clause("7.2a")
@@ -238,7 +238,7 @@ def test_as_many_former_passwords_are_kept_as_must_not_come_back(engine: Engine,
 def test_no_token_and_no_stored_password_is_shown_or_kept(engine: Engine, lina: Row) -> None:
     made = begin(engine, lina)
     begin(engine, lina)
-    shown = str([lina, users.list_users(engine, limit=9).rows, access.list_writes(engine, limit=99).rows])
+    shown = str([lina, users.list_users(engine, now_us=NOW_US, limit=9).rows, access.list_writes(engine, limit=99).rows])
     assert STORED not in shown
     with reading(engine) as connection:
         kept = str([connection.execute(select(table)).all() for table in (session_table, ended_sessions)])
@@ -257,14 +257,14 @@ def test_why_a_session_ended_is_remembered_for_a_day(engine: Engine, lina: Row) 
 
 @pytest.mark.clause("5.4a")
 def test_a_service_gets_an_hour_for_its_token_and_loses_it_with_that(engine: Engine) -> None:
-    token = access.create_token(engine, ADA, "planner")
+    token = access.create_token(engine, ADA, "planner", Role.CAPACITY_PLANNER)
     for name, given in (("planner", "wrong"), ("other", token)):
         with pytest.raises(Unauthenticated):
             access.begin_service_access(engine, name, given, now_us=NOW_US)
     got = access.begin_service_access(engine, "planner", token, now_us=NOW_US)
     ends_us = NOW_US + access.SERVICE_ACCESS_US
     assert access.service_of(engine, got, now_us=ends_us - 1) == {
-        "name": "planner", "role": "administrator", "ends_us": ends_us,
+        "name": "planner", "role": "capacity-planner", "place": None, "ends_us": ends_us,
     }  # fmt: skip
     with pytest.raises(Unauthenticated):
         access.service_of(engine, got, now_us=ends_us)

@@ -16,7 +16,8 @@ from domain.alarms import AlarmEvent, AlarmSubject, AlertType, Outcome, Phase, P
 from domain.errors import Conflict, InvalidInput, NotFound, Unauthenticated, VitalgridError
 from domain.fleet_manifest import DeviceColumns, FleetManifest, FleetRegistered, HospitalManifest, PatientColumns, Tier
 from domain.messages import DeviceAssociated, DevicesRegistered, PatientAdmitted
-from runtime.sql import access, alarms, devices, patients, places, presets, users
+from domain.principals import Grant, Place, Role
+from runtime.sql import access, alarms, devices, grants, patients, places, presets, users
 from runtime.sql.devices import NewDevice
 from runtime.sql.engine import reading
 from runtime.sql.fleets import register_fleet
@@ -49,7 +50,7 @@ def test_the_first_administrator_is_made_once(engine: Engine) -> None:
     assert token is not None
     assert access.create_first_administrator(engine, now_us=NOW_US) is None
     holder = access.authenticate(engine, token)
-    assert (holder["name"], holder["role"]) == ("admin", access.ADMINISTRATOR)
+    assert (holder["name"], holder["role"]) == ("admin", Role.ADMINISTRATOR)
     with pytest.raises(Unauthenticated):
         access.authenticate(engine, token + "x")
     with reading(engine) as connection:
@@ -86,8 +87,11 @@ class Cast:
         presets.set_preset(engine, ADA, self.patient, "spo2", (None, 90.0, None, None))
         during = {"from_us": NOW_US, "until_us": NOW_US + 24 * HOUR_US}
         self.window = presets.start_maintenance(engine, ADA, HOSPITAL, ward_id="icu", **during)["id"]
-        access.create_token(engine, ADA, "eve")
-        users.create_user(engine, ADA, "li.na", "stored")
+        access.create_token(engine, ADA, "eve", Role.STATION)
+        users.create_user(engine, ADA, "li.na", "stored", Grant(Role.NURSE, Place.parse(f"{HOSPITAL}/icu")))
+        self.grant = grants.list_grants(engine, "li.na")[0]["id"]
+        grants.join_team(engine, ADA, self.patient, "li.na", None)
+        users.create_user(engine, ADA, "wang.wei", "stored")
         alarms.apply_alarm_events(engine, [(1, AlarmEvent(
             "e" * 32, "a" * 32, Phase.START, AlertType.PHYSIOLOGICAL, Priority.HIGH, "limit", 1,
             AlarmSubject(HOSPITAL, handle=self.worn), NOW_US, NOW_US, NOW_US, "HR 180",
@@ -136,6 +140,10 @@ WRITES: dict[str, Write] = {
     "password": lambda e, a, _: users.set_password(e, a, "li.na", "another", must_change=False),
     "user disabled": lambda e, a, _: users.disable_user(e, a, "li.na"),
     "user enabled": lambda e, a, _: users.enable_user(e, a, "li.na"),
+    "grant": lambda e, a, _: grants.give(e, a, "li.na", Grant(Role.DOCTOR, Place.parse(HOSPITAL))),
+    "grant end": lambda e, a, c: grants.take_back(e, a, "li.na", c.grant),
+    "care team": lambda e, a, c: grants.join_team(e, a, c.patient, "wang.wei", None),
+    "care team end": lambda e, a, c: grants.leave_team(e, a, c.patient, "li.na"),
     "user unlocked": lambda e, a, _: users.unlock_user(e, a, "li.na"),
     "resubmission": lambda e, a, _: access.record_resubmission(e, a, "reject-1", "3-77"),
     "fleet": lambda e, a, _: register_fleet(e, a, _fleet(), shards=SHARDS),

@@ -176,6 +176,10 @@ def test_users_are_made_and_listed_from_the_command_line(own_platform: RunningPl
     assert (twice.returncode, "is taken" in twice.stderr) == (1, True), twice
     listed = vitalgrid_user("list")
     assert "li.na" in listed.stdout + listed.stderr
+    given = vitalgrid_user("grant", "li.na", "capacity-planner")
+    assert (given.returncode, "capacity-planner" in given.stdout + given.stderr) == (0, True), given
+    nowhere = vitalgrid_user("grant", "li.na", "nurse", "--at", "sz.h999/icu")
+    assert (nowhere.returncode, "no place 'sz.h999/icu'" in nowhere.stderr) == (1, True), nowhere
 
 
 def test_what_the_doors_count_reaches_prometheus(own_platform: RunningPlatform, monitor_token: str) -> None:

@@ -15,6 +15,7 @@ from api.app import create_app
 from api.services import Services
 from domain.errors import Unavailable
 from runtime.access_journal import IN_MEMORY, AccessJournal
+from runtime.authorisation import CedarAuthoriser
 from runtime.batches import NewMessage
 from runtime.clock import ManualClock
 from runtime.sql.engine import migrate, open_engine
@@ -48,8 +49,8 @@ def services_of(**parts: Any) -> Services:
     names = ("engine", "lake", "readings", "large_readings", "intake", "log", "passwords", "sign_in_rules")
     defaults = dict.fromkeys(names, missing) | {"bus": NoBus(), "accesses": AccessJournal.open(IN_MEMORY)}
     callers = KnownCallers({TOKEN: ADMINISTRATOR, TOKEN_OF_NOBODY: NOBODY})
-    defaults |= {"clock": ManualClock(), "callers": callers, "region_id": "sz", "shards": 4}
-    return Services(**(defaults | parts))
+    defaults |= {"clock": ManualClock(), "callers": callers, "region_id": "sz", "shards": 4} | parts
+    return Services(**({"authoriser": CedarAuthoriser.of_package(defaults["clock"])} | defaults))
 
 
 def client_of(app: FastAPI, token: str | None = TOKEN) -> httpx.AsyncClient:

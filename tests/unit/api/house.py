@@ -48,8 +48,8 @@ class House:
         self.hashes = PasswordHashes(keys, iterations=1_000)
         self._count_checks()
         stored = self.hashes.make(PASSWORD)
-        for name, grant in (("li.na", Grant(Role.ADMINISTRATOR, Place("sz"))), ("wang.wei", None)):
-            users.create_user(self.engine, ADA, name, stored, grant)
+        for name, given in (("li.na", [Grant(Role.ADMINISTRATOR, Place("sz"))]), ("wang.wei", [])):
+            users.create_user(self.engine, ADA, name, stored, *given)
             users.set_password(self.engine, ADA, name, stored, must_change=False)
         self.app = create_app(services_of(
             engine=self.engine, clock=self.clock, callers=SqlCallers(self.engine, "sz", self.clock, RULES.session),

@@ -128,7 +128,7 @@ async def test_a_first_password_file_that_cannot_be_removed_keeps_no_password_fr
 async def test_a_token_has_no_password_to_change(house: House) -> None:
     token = access.create_token(house.engine, ADA, FIRST_USER)
     with writing(house.engine) as connection:  # as a first start does on an installation that has such a token
-        users._create(connection, ADA, FIRST_USER, house.hashes.make(PASSWORD), None)
+        users._create(connection, ADA, FIRST_USER, house.hashes.make(PASSWORD))
     async with house.client(token) as client:
         answer = await client.post("/api/v1/me/password", json={"present": PASSWORD, "new": NEW_PASSWORD})
         me = (await client.get("/api/v1/me")).json()

@@ -65,7 +65,7 @@ async def test_the_holder_of_a_token_is_a_principal_with_its_role_in_the_whole_r
 
 @pytest.mark.clause("5.4a")
 async def test_a_revoked_token_stops_within_seconds(engine: Engine, known: SqlCallers, watch: Watch) -> None:
-    token = access.create_token(engine, ADA, "planner")
+    token = access.create_token(engine, ADA, "planner", Role.CAPACITY_PLANNER)
     await known.caller_of(token)
     access.revoke_token(engine, ADA, "planner")
     watch.s += REMEMBER_S
@@ -162,7 +162,7 @@ async def test_whoever_waits_hears_of_idling_and_revocation_too_a_little_later(
     engine: Engine, known: SqlCallers, watch: Watch, session: sessions.NewSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(callers, "LOOK_AGAIN_S", 0.05)
-    token = access.create_token(engine, ADA, "planner")
+    token = access.create_token(engine, ADA, "planner", Role.CAPACITY_PLANNER)
     waiting = [
         asyncio.create_task(known.until_ended(each, await known.caller_of(each))) for each in (session.access_token, token)
     ]

@@ -30,7 +30,7 @@ def test_the_use_of_a_token_is_noted_to_the_minute(engine: Engine) -> None:
     def last_used() -> int | None:
         return access.list_tokens(engine, limit=9).rows[0]["last_used_us"]
 
-    assert access.authenticate(engine, token) == {"name": "planner", "role": "administrator"}
+    assert access.authenticate(engine, token) == {"name": "planner", "role": "administrator", "place": None}
     assert last_used() is None
     for now_us, noted in ((5, 5), (6, 5), (60_000_004, 5), (60_000_005, 60_000_005)):
         access.authenticate(engine, token, now_us=NOW_US + now_us)
@@ -39,6 +39,7 @@ def test_the_use_of_a_token_is_noted_to_the_minute(engine: Engine) -> None:
 
 @pytest.mark.clause("5.4a")
 def test_a_token_that_was_revoked_opens_nothing_and_leaves_its_name_taken(engine: Engine) -> None:
+    access.create_first_administrator(engine, now_us=NOW_US)
     token = access.create_token(engine, ADA, "planner")
     access.revoke_token(engine, ADA, "planner")
     for wrong in (token, token + "x", ""):

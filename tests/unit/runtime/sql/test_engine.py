@@ -68,7 +68,7 @@ def test_tokens_of_an_earlier_version_stay_good_until_they_are_rotated(empty: En
         connection.execute(text(OLD_DEVICE), digest)
         connection.execute(text("INSERT INTO tokens (name, sha256, role, created_us) VALUES ('eve', :digest, 'r', 1)"), digest)
     migrate(empty)
-    assert access.authenticate(empty, "old token") == {"name": "eve", "role": "r"}
+    assert access.authenticate(empty, "old token") == {"name": "eve", "role": "r", "place": None}
     found = devices.device_of_token(empty, "old token")
     assert found is not None
     assert found["device_id"] == "mon-7"

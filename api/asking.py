@@ -1,0 +1,138 @@
+"""Who asks, for what, and what they may: what a handler gets of a request once its permission is known. Clause 7.2b.
+
+A record that is out of reach and has an opaque key is answered as one that does not exist: `Target.unknown` is the
+sentence. Where the caller named the place itself, the refusal says what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from api.access_audit import Asked
+from domain.errors import Forbidden, NotFound
+from domain.permissions import Action, Authoriser, Level, Located, Purpose, Reach, View
+from domain.principals import Caller, Place
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a request is about: the records as far as permission goes, each of which has to be permitted.
+
+    `unknown`: what is said to whom they are out of reach, as if they did not exist. None: the caller named them by a place,
+    and is refused at `named`, in their own words: where something lies is not told.
+    """
+
+    records: tuple[Located, ...]
+    unknown: str | None = None
+    named: str | None = None
+
+    @classmethod
+    def at(cls, place: Place, level: Level) -> Target:
+        """One record at a place that the caller named."""
+        return cls((Located(place, level),))
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Who asks for which action and why, and who decides; `asked` is told of it, for the access log."""
+
+    authoriser: Authoriser
+    caller: Caller
+    action: Action
+    asked: Asked
+    purpose: Purpose | None = None
+    reason: str | None = None
+
+    @property
+    def reach(self) -> Reach:
+        """Where the caller may do it."""
+        return self.authoriser.reach(self.caller, self.action, self.purpose)
+
+    def somewhere(self) -> Reach:
+        """The same. Raises Forbidden when it is nowhere."""
+        reach = self.reach
+        if reach.is_nothing:
+            raise Forbidden(f"{self.caller.principal.name} may not {self.action}: no role of theirs allows it anywhere")
+        return reach
+
+    def permit(self, target: Target) -> View:
+        """How patients appear in the answer. Raises Forbidden, or NotFound where that is told of nothing."""
+        views = set[View]()
+        for record in dict.fromkeys(target.records):
+            decision = self.authoriser.decide(self.caller, self.action, record, self.purpose)
+            self.asked.judged(record, decision, is_one=(target.unknown or target.named) is not None)
+            if not decision.is_allowed:
+                raise self._refusal(target, record)
+            views.add(decision.view)
+        return View.CLEAR if views == {View.CLEAR} else View.MASKED
+
+    def _refusal(self, target: Target, record: Located) -> Forbidden | NotFound:
+        if target.unknown is not None:
+            return NotFound(target.unknown)
+        name, where = self.caller.principal.name, f"at {target.named or record.place}"
+        if record.place.chain() == (Place(record.place.region_id),):
+            within = sorted({str(place) for place in self.reach.levels})
+            if within:
+                where += f" as a whole, but at {', '.join(within[:5])}: name one of these"
+        return Forbidden(f"{name} may not {self.action} {where}")
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """A caller who may do what is asked for. `view`: how patients appear in the answer."""
+
+    judge: Judge
+    view: View = View.MASKED
+
+    @property
+    def caller(self) -> Caller:
+        return self.judge.caller
+
+    @property
+    def reason(self) -> str | None:
+        """Why, in the caller's words: recorded with each write."""
+        return self.judge.reason
+
+    @property
+    def reach(self) -> Reach:
+        """Where the caller may do this: what a list may hold."""
+        return self.judge.reach
+
+    def also(self, target: Target, action: Action | None = None) -> None:
+        """Permit more than what was asked for first, or raise as that does."""
+        other = self.judge if action is None else _of(self.judge, action)
+        other.permit(target)
+
+    def may(self, action: Action, record: Located) -> bool:
+        """Whether the caller may do something else to a record: for parts of an answer that are left out otherwise."""
+        judge = self.judge
+        return judge.authoriser.decide(judge.caller, action, record, judge.purpose).is_allowed
+
+
+@dataclass(frozen=True, slots=True)
+class Unplaced:
+    """A caller who may do what is asked for somewhere; where it is to be done stands in the body.
+
+    No `Asking`: nothing is written for it before the handler has said where (`at`).
+    """
+
+    judge: Judge
+    _: None = field(default=None, repr=False)
+
+    @property
+    def caller(self) -> Caller:
+        return self.judge.caller
+
+    def at(self, target: Target) -> Asking:
+        """The same caller, permitted at these places. Raises Forbidden, or NotFound where that is told of nothing."""
+        return Asking(self.judge, self.judge.permit(target))
+
+
+def _of(judge: Judge, action: Action) -> Judge:
+    return replace(judge, action=action)
+
+
+def of_places(places: Sequence[Place], level: Level, named: str | None = None) -> Target:
+    """Records of one level at places that the caller named."""
+    return Target(tuple(Located(place, level) for place in places), named=named)

@@ -1,0 +1,48 @@
+"""Who may give whom what: nobody gives more than they may give, gives to themselves, or mends who stands above them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from api.asking import Asking, of_places
+from api.locators import places_of
+from api.services import Backend
+from domain.errors import Forbidden
+from domain.labels import LABELS
+from domain.permissions import Action
+from domain.principals import Caller, Grant, Place, Role
+from runtime.sql.grants import is_region
+
+POWERS: Final = frozenset({
+    Role.ADMINISTRATOR, Role.SYSTEM_ADMINISTRATOR, Role.SECURITY_ADMINISTRATOR, Role.AUDIT_ADMINISTRATOR,
+})  # fmt: skip
+
+
+async def check_gift(behind: Backend, who: Asking, given: Sequence[Grant]) -> None:
+    """Raise Forbidden unless `who` may give all of this.
+
+    It takes grant.manage at each place; what an administrator may do is given by administrators of the region alone.
+    """
+    if not given:
+        return
+    places = await places_of(behind, [grant.place for grant in given])
+    who.also(of_places(places, LABELS["grants"]), Action.GRANT_MANAGE)
+    if any(grant.role is Role.ADMINISTRATOR for grant in given) and not is_administrator(who.caller):
+        raise Forbidden(f"{who.caller.principal.name} may not give {Role.ADMINISTRATOR}: that is given by one of them alone")
+
+
+def check_powers(behind: Backend, who: Asking, roles: Sequence[Role]) -> None:
+    """Raise Forbidden when an account with an administrator's power is to be changed by one who may give no powers.
+
+    Whoever sets a password may sign in with it.
+    """
+    if POWERS.isdisjoint(roles):
+        return
+    who.also(of_places([Place(behind.services.region_id)], LABELS["grants"]), Action.GRANT_MANAGE)
+    if Role.ADMINISTRATOR in roles and not is_administrator(who.caller):
+        raise Forbidden(f"{who.caller.principal.name} may not change an account of an {Role.ADMINISTRATOR}")
+
+
+def is_administrator(caller: Caller) -> bool:
+    return any(grant.role is Role.ADMINISTRATOR and is_region(grant.place) for grant in caller.grants)

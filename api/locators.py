@@ -1,0 +1,270 @@
+"""From a request's path or query to what it is about: the records' places, levels and patients. One SELECT each.
+
+Records with opaque keys (patients, alarms, associations, windows, rejects) are out of reach as if they did not exist; of
+what the caller named by its place (hospitals, wards, devices) the refusal says which permission is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import Query
+
+from api.asking import Target, of_places
+from api.device_names import split_device
+from api.selection import ReadingFilter
+from api.services import Backend, Behind
+from domain.errors import InvalidInput, NotFound
+from domain.ids import parse_hospital_id
+from domain.labels import LABELS, label_of
+from domain.permissions import Level, Located
+from domain.principals import Place
+from runtime.sql import grants, locating
+
+Hospital = Annotated[str | None, Query()]
+Hospitals = Annotated[list[str] | None, Query()]
+Ward = Annotated[str | None, Query()]
+
+
+def in_region(kind: str) -> Callable[..., Any]:
+    """A locator: what belongs to the region as a whole."""
+
+    async def region(behind: Behind) -> Target:
+        return Target.at(Place(behind.services.region_id), LABELS[kind])
+
+    return region
+
+
+# --- places, named by the caller ---
+
+
+def of_hospital(kind: str = "hospitals") -> Callable[..., Any]:
+    """A locator: something of the hospital in the path as a whole."""
+
+    async def hospital(hospital_id: str, behind: Behind) -> Target:
+        return await in_hospital(behind, kind, hospital_id)
+
+    return hospital
+
+
+async def of_ward(hospital_id: str, ward_id: str, behind: Behind) -> Target:
+    return await in_hospital(behind, "wards", hospital_id, ward_id)
+
+
+async def of_beds(hospital_id: str, behind: Behind, ward: Ward = None) -> Target:
+    """The beds of a hospital, or of one ward of it."""
+    return await in_hospital(behind, "beds", hospital_id, ward)
+
+
+async def in_hospital(behind: Backend, kind: str, hospital_id: str, ward_id: str | None = None) -> Target:
+    """Records of a kind at a place that the caller named."""
+    place = await behind.read(locating.place_of, behind.engine, hospital_id, ward_id)
+    return Target.at(place, LABELS[kind])
+
+
+async def of_bed(hospital_id: str, bed_id: str, behind: Behind) -> Target:
+    """In its ward. One that does not exist is looked for in its hospital."""
+    found = await behind.read(locating.bed, behind.engine, hospital_id, bed_id)
+    if found is None:
+        found = (await in_hospital(behind, "beds", hospital_id)).records[0]
+    return Target((found,), named=f"bed {hospital_id}/{bed_id}")
+
+
+# --- devices ---
+
+
+async def of_device(hospital_id: str, device_id: str, behind: Behind) -> Target:
+    """What a device is. One that does not exist is looked for in its hospital."""
+    found = await behind.read(locating.device, behind.engine, hospital_id, device_id)
+    return await _of_device(behind, found, hospital_id, device_id)
+
+
+async def of_device_readings(hospital_id: str, device_id: str, behind: Behind) -> Target:
+    """What a device measures now."""
+    return await _of_device(behind, await readings_now(behind, hospital_id, device_id), hospital_id, device_id)
+
+
+async def _of_device(behind: Backend, found: Located | None, hospital_id: str, device_id: str) -> Target:
+    if found is None:  # told to those alone who may see that hospital's
+        found = (await in_hospital(behind, "devices", hospital_id)).records[0]
+    return Target((found,), named=f"device {hospital_id}/{device_id}")
+
+
+async def readings_now(behind: Backend, hospital_id: str, device_id: str) -> Located | None:
+    now_us = behind.services.clock.now_us()
+    return await behind.read(locating.readings_now, behind.engine, hospital_id, device_id, now_us)
+
+
+# --- lists, by the hospital and ward that are asked for ---
+
+
+def of_list(kind: str) -> Callable[..., Any]:
+    """A locator: records of a kind in the hospital or ward that the query names, or in the whole region."""
+
+    async def listed(behind: Behind, hospital: Hospital = None, ward: Ward = None) -> Target:
+        return await in_query(behind, kind, hospital, ward)
+
+    return listed
+
+
+async def in_query(behind: Backend, kind: str, hospital_id: str | None, ward_id: str | None = None) -> Target:
+    if hospital_id is None:
+        return Target.at(Place(behind.services.region_id), LABELS[kind])
+    return await in_hospital(behind, kind, hospital_id, ward_id)
+
+
+def of_hospitals(kind: str) -> Callable[..., Any]:
+    """A locator: as `of_list`, where the query may name several hospitals."""
+
+    async def listed(behind: Behind, hospital: Hospitals = None) -> Target:
+        return await in_hospitals(behind, LABELS[kind], hospital)
+
+    return listed
+
+
+async def in_hospitals(behind: Backend, level: Level, hospital_ids: list[str] | None) -> Target:
+    if not hospital_ids:
+        return Target.at(Place(behind.services.region_id), level)
+    wanted = [parse_hospital_id(one) for one in hospital_ids]
+    districts = await behind.read(locating.districts_of, behind.engine, wanted)
+    return of_places([locating.place_in(districts.get(one), one) for one in wanted], level)
+
+
+async def of_alarm_list(behind: Behind, hospital: Hospital = None, ward: Ward = None, patient: Hospital = None) -> Target:
+    """Alarms of a patient, or of a place."""
+    if patient is not None and hospital is None:
+        return await of_patient(patient, behind)
+    return await in_query(behind, "alarms", hospital, ward)
+
+
+# --- what has an opaque key ---
+
+
+async def of_patient(patient_key: str, behind: Behind) -> Target:
+    found = await behind.read(locating.patient, behind.engine, patient_key)
+    return _opaque(found, f"patient {patient_key!r} is unknown")
+
+
+async def of_alarm(alarm_id: str, behind: Behind) -> Target:
+    return _opaque(await behind.read(locating.alarm, behind.engine, alarm_id), f"alarm {alarm_id!r} is unknown")
+
+
+async def of_association(association_id: int, behind: Behind) -> Target:
+    found = await behind.read(locating.association, behind.engine, association_id)
+    return _opaque(found, f"association {association_id} is unknown")
+
+
+async def of_window(window_id: int, behind: Behind) -> Target:
+    found = await behind.read(locating.maintenance_window, behind.engine, window_id)
+    return _opaque(found, f"maintenance window {window_id} is unknown")
+
+
+async def of_reject(sequence: int, behind: Behind) -> Target:
+    """In the hospital of its sender; of unknown ones in the region."""
+    kept = await behind.rejects.get(sequence)
+    unknown = f"reject {sequence} is unknown"
+    hospital_id = kept.reject.hospital_id
+    target = await in_query(behind, "REJECTS", hospital_id)
+    return Target(target.records, unknown)
+
+
+def _opaque(found: Located | None, unknown: str) -> Target:
+    if found is None:
+        raise NotFound(unknown)
+    return Target((found,), unknown)
+
+
+async def of_spans(behind: Behind, device: Hospital = None, patient: Hospital = None) -> Target:
+    """The associations of a device or of a patient."""
+    if patient is not None:
+        return await of_patient(patient, behind)
+    if device is None:
+        raise InvalidInput("associations are listed for a device or for a patient: give one of the two")
+    return await worn_by(behind, *split_device(device))
+
+
+async def worn_by(behind: Backend, hospital_id: str, device_id: str) -> Target:
+    """On whom a device is, or was."""
+    found = await behind.read(locating.device, behind.engine, hospital_id, device_id)
+    place = await behind.read(locating.place_of, behind.engine, hospital_id) if found is None else found.place
+    level = label_of("associations", None if found is None else found.level)
+    return Target((Located(place, level),), named=f"device {hospital_id}/{device_id}")
+
+
+# --- readings ---
+
+
+def of_readings(kind: str = "patients") -> Callable[..., Any]:
+    """A locator: the readings that a filter names. Of places as sensitive as `kind`: patients may wear devices there."""
+
+    async def readings(
+        behind: Behind, device: Hospitals = None, handle: Annotated[list[int] | None, Query()] = None, patient: Hospital = None,
+        hospital: Hospitals = None, ward: Ward = None,
+    ) -> Target:  # fmt: skip
+        return await in_filter(behind, ReadingFilter(device, handle, patient, hospital, ward), LABELS[kind])
+
+    return readings
+
+
+async def in_filter(behind: Backend, wanted: ReadingFilter, level: Level) -> Target:
+    """What a filter of readings names: everything that it may show has to be permitted."""
+    if wanted.patient is not None:
+        return await of_patient(wanted.patient, behind)
+    if wanted.device is not None:
+        return await _of_devices(behind, wanted.device)
+    if wanted.handle is not None:
+        return await _of_handles(behind, wanted.handle)
+    if wanted.ward is not None and wanted.hospital:
+        hospital_ids = [parse_hospital_id(one) for one in wanted.hospital]
+        districts = await behind.read(locating.districts_of, behind.engine, hospital_ids)
+        return of_places([locating.place_in(districts.get(one), one, wanted.ward) for one in hospital_ids], level)
+    return await in_hospitals(behind, level, wanted.hospital)
+
+
+async def _of_devices(behind: Backend, names: list[str]) -> Target:
+    named = [split_device(name) for name in names]
+    found = await behind.read(locating.readings_of_devices, behind.engine, named)
+    records = list(found.values())
+    missing = sorted({hospital_id for hospital_id, device_id in named if (hospital_id, device_id) not in found})
+    if missing:  # told to those alone who may see these hospitals'
+        records += (await in_hospitals(behind, LABELS["readings"], missing)).records
+    return Target(tuple(records), named=f"device {names[0]}" if len(names) == 1 else f"{len(names)} devices")
+
+
+async def _of_handles(behind: Backend, handles: list[int]) -> Target:
+    """Handles count up: whoever asks for one out of reach is not told whether it was given to anything."""
+    found = await behind.read(locating.readings_of_handles, behind.engine, handles)
+    unknown = f"handle {handles[0]} is unknown" if len(handles) == 1 else "one of these handles is unknown"
+    if len(found) < len(set(handles)):
+        raise NotFound(unknown)
+    return Target(tuple(found.values()), unknown)
+
+
+# --- users and tokens ---
+
+
+async def of_user(name: str, behind: Behind) -> Target:
+    """Wherever a user was given something; who was given nothing belongs to the region."""
+    places = await behind.read(locating.user, behind.engine, name)
+    return of_places(places or [Place(behind.services.region_id)], LABELS["users"], named=f"user {name!r}")
+
+
+async def of_grant(name: str, grant_id: int, behind: Behind) -> Target:
+    row = await behind.read(grants.grant_in_force, behind.engine, name, grant_id)
+    target = of_places(await places_of(behind, [Place.parse(row["place"])]), LABELS["grants"])
+    return Target(target.records, f"grant {grant_id} of user {name!r} is unknown")
+
+
+async def of_token(name: str, behind: Behind) -> Target:
+    place = await behind.read(locating.token, behind.engine, name, behind.services.region_id)
+    return of_places([place], LABELS["tokens"], named=f"token {name!r}")
+
+
+async def places_of(behind: Backend, places: list[Place]) -> list[Place]:
+    """Places that the caller named, with their districts. Raises InvalidInput for one of another region."""
+    region_id = behind.services.region_id
+    for place in places:
+        if place.region_id != region_id:
+            raise InvalidInput(f"place {str(place)!r} is not of this region: expected one of {region_id!r}")
+    return await behind.read(locating.located_places, behind.engine, places)

@@ -1,0 +1,104 @@
+"""The permission that each route needs stands in its signature, once: `who: Annotated[Asking, may(ACTION, at=LOCATOR)]`.
+
+`at` finds the record's place by the path or the query; `placed_by_handler` leaves that to the handler, which gets an
+`Unplaced` then. The permission is judged before anything else of a request is looked at, its body least of all, where
+`who` is the first parameter. The action stands in the OpenAPI document as `x-permission`. Clauses 5.1, 7.2b, 9.3b.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Final
+from urllib.parse import unquote
+
+from fastapi import Depends, Header, Request
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+
+from api.access_audit import begin
+from api.asking import Asking, Judge, Target, Unplaced
+from api.auth import CALLER_KEY
+from api.services import Behind
+from domain.errors import InvalidInput
+from domain.permissions import Action, Purpose
+
+MAX_REASON_CHARS: Final = 500
+PERMISSION: Final = "x-permission"
+ANYBODYS: Final = frozenset({Action.SELF, Action.CATALOGUE_READ})  # of every caller, whatever they were given
+
+
+async def _purpose(
+    x_purpose: Annotated[
+        str | None,
+        Header(description=f"What the records are asked for: {', '.join(Purpose)} (HL7 PurposeOfUse). By role, if left out."),
+    ] = None,
+) -> Purpose | None:
+    if x_purpose is None:
+        return None
+    try:
+        return Purpose(x_purpose.strip().upper())
+    except ValueError:
+        raise InvalidInput(f"X-Purpose {x_purpose[:80]!r} is unknown: expected one of {', '.join(Purpose)}") from None
+
+
+async def _reason(
+    x_reason: Annotated[
+        str | None, Header(description="Why; recorded with each write. Percent-encode what is not ASCII (UTF-8).")
+    ] = None,
+) -> str | None:
+    reason = unquote(x_reason).strip() if x_reason else ""
+    if len(reason) > MAX_REASON_CHARS:
+        raise InvalidInput(f"X-Reason holds {len(reason)} characters: expected at most {MAX_REASON_CHARS}")
+    return reason or None
+
+
+_Purpose = Annotated[Purpose | None, Depends(_purpose)]
+_Reason = Annotated[str | None, Depends(_reason)]
+
+
+def _judging(action: Action) -> Callable[..., Any]:
+    """A dependency: the judge of a caller who may do `action` somewhere. It comes before the locator, which asks more."""
+
+    async def judge(request: Request, behind: Behind, purpose: _Purpose, reason: _Reason) -> Judge:
+        asked = begin(request.scope, action, purpose, behind.trail.why_closed())
+        made = Judge(behind.services.authoriser, request.scope[CALLER_KEY], action, asked, purpose, reason)
+        if action not in ANYBODYS:
+            made.somewhere()
+        return made
+
+    return judge
+
+
+def may(action: Action, *, at: Callable[..., Any]) -> Any:
+    """A dependency that yields an `Asking` when the caller may do `action` to what `at`, a locator, finds."""
+    judged, located = Depends(_judging(action)), Depends(at)
+
+    async def permitted(judge: Judge = judged, target: Target = located) -> Asking:
+        return Asking(judge, judge.permit(target))
+
+    permitted.permission = action  # type: ignore[attr-defined]  # read by `permissions_of`
+    return Depends(permitted)
+
+
+def may_where_body_says(action: Action) -> Any:
+    """A dependency that yields an `Unplaced`: the caller may do `action` somewhere, and the handler asks where."""
+    judged = Depends(_judging(action))
+
+    async def permitted(judge: Judge = judged) -> Unplaced:
+        return Unplaced(judge)
+
+    permitted.permission = action  # type: ignore[attr-defined]
+    return Depends(permitted)
+
+
+def permissions_of(route: APIRoute) -> list[Action]:
+    """What a route needs, as its signature says; one, for every route that is well."""
+    return list(_permissions(route.dependant))
+
+
+def _permissions(dependant: Dependant) -> Iterator[Action]:
+    permission = getattr(dependant.call, "permission", None)
+    if permission is not None:
+        yield permission
+    for part in dependant.dependencies:
+        yield from _permissions(part)

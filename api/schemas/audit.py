@@ -1,0 +1,64 @@
+"""Events of the access log as they are shown."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any, Self
+
+import msgspec
+from pydantic import BaseModel, Field
+
+from api.times import Zone
+from domain.audit_reading import said
+from domain.log_entries import read_entry
+from runtime.log_events import Event
+
+
+class AuditEventOut(BaseModel):
+    index: int = Field(description="Of its entry in the access log: `/log/entries/{index}/proof` proves that it is in it.")
+    time: str
+    who: str | None
+    what: str | None
+    why: str | None
+    event: Any = Field(description="FHIR R4 AuditEvent (IHE BALP); null when it was taken away, of which the entry remains.")
+    event_bytes: str | None = Field(description="The event byte for byte, base64: SHA-256 of salt and it is the commitment.")
+    salt: str | None = Field(description="Base64.")
+    commitment: str = Field(description="What the entry holds of the event. Base64.")
+
+    @classmethod
+    def of(cls, kept: Event, zone: Zone) -> Self:
+        entry = read_entry(kept.entry)
+        line = None if kept.event is None else said(kept.event)
+        return cls(
+            index=kept.at, time=zone.text(entry.at_us), commitment=entry.commitment, event=_decoded(kept.event),
+            who=line and line.who, what=line and line.what, why=line and line.why,
+            event_bytes=_base64(kept.event), salt=_base64(kept.salt),
+        )  # fmt: skip
+
+
+class AccessOut(BaseModel):
+    """An access as its patient is told of it."""
+
+    time: str
+    who: str
+    what: str
+    why: str
+
+    @classmethod
+    def of(cls, kept: Event, zone: Zone) -> Self | None:
+        """None for an event that nothing can be said of."""
+        line = None if kept.event is None else said(kept.event)
+        if line is None:
+            return None
+        return cls(time=zone.text(read_entry(kept.entry).at_us), who=line.who, what=line.what, why=line.why)
+
+
+def _base64(content: bytes | None) -> str | None:
+    return None if content is None else base64.b64encode(content).decode()
+
+
+def _decoded(event: bytes | None) -> Any:
+    try:
+        return None if event is None else msgspec.json.decode(event)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None

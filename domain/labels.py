@@ -1,0 +1,65 @@
+"""How sensitive each kind of record is: GB/T 39725-2020, five levels. Clause 9.3a.
+
+One level for all that a table, a stream or the lake holds; `patients.level` and `devices.level` raise one record above
+its class. A reading is RESTRICTED until a patient is known to it (`of_readings`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from domain.permissions import Level
+
+LABELS: Final[Mapping[str, Level]] = {
+    # the business database
+    "hospitals": Level.SHARED,
+    "hand_overs": Level.SHARED,
+    "wards": Level.SHARED,
+    "beds": Level.SHARED,
+    "handles": Level.SHARED,
+    "devices": Level.SHARED,
+    "maintenance_windows": Level.SHARED,
+    "patients": Level.IDENTIFYING,
+    "associations": Level.IDENTIFYING,
+    "limit_presets": Level.IDENTIFYING,
+    "alarms": Level.IDENTIFYING,
+    "alarm_events": Level.IDENTIFYING,
+    "care_teams": Level.IDENTIFYING,
+    "exports": Level.IDENTIFYING,  # a question may hold a part of a name
+    "write_log": Level.RESTRICTED,  # patients by their keys
+    "outbox": Level.IDENTIFYING,
+    "reject_actions": Level.RESTRICTED,
+    "positions": Level.SHARED,
+    "users": Level.RESTRICTED,
+    "password_history": Level.STRICT,
+    "sessions": Level.RESTRICTED,
+    "ended_sessions": Level.RESTRICTED,
+    "grants": Level.RESTRICTED,
+    "tokens": Level.RESTRICTED,
+    "service_access": Level.RESTRICTED,
+    # streams of the bus
+    "READINGS": Level.IDENTIFYING,  # frames, and what hosts have to know of patients
+    "ALARMS": Level.IDENTIFYING,
+    "REJECTS": Level.RESTRICTED,
+    "AUDIT": Level.IDENTIFYING,
+    # the lake
+    "readings": Level.RESTRICTED,
+    # what is kept nowhere as a record
+    "catalogue": Level.PUBLIC,
+    "statistics": Level.SHARED,
+    "operation": Level.SHARED,
+    "scenarios": Level.SHARED,
+    "log": Level.PUBLIC,  # commitments, which tell nothing
+}
+
+
+def label_of(kind: str, raised: int | None = None) -> Level:
+    """The level of a record of this kind; `raised` is what its own row says."""
+    return max(LABELS[kind], Level(raised)) if raised is not None else LABELS[kind]
+
+
+def of_readings(patient_level: int | None, *, has_patient: bool, device_level: int | None = None) -> Level:
+    """The level of a device's readings: those of its patient, while it has one."""
+    of_device = max(LABELS["readings"], label_of("devices", device_level))
+    return max(of_device, label_of("patients", patient_level)) if has_patient else of_device

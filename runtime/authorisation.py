@@ -1,0 +1,135 @@
+"""Judges what may be done, by the Cedar policies of `runtime/policies` alone. Clauses 7.2b, 9.3c, 9.4.
+
+Each grant is asked for by itself, so that the role of one never meets the place of another; all are asked in one call.
+An answer is a pure function of what of the caller counts, the action, the record and the purpose, and remembered by these.
+Where the evaluation of a policy fails the answer is no: Cedar would pass over it, and passing over a forbid opens a door.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Final, NamedTuple, Self
+
+from cedarpy import AuthzResult, PolicySet, is_authorized_batch
+
+from domain.permissions import Action, Decision, Level, Located, Purpose, Reach, View
+from domain.ports import Clock
+from domain.principals import Caller, Place
+from runtime.policy_requests import ANYBODYS, IDENTIFY, Asked, Standing, requests_of
+
+POLICIES: Final = Path(__file__).with_name("policies")
+_REMEMBERED: Final = 8192  # answers, and reaches: a ward's staff ask about the same records again and again
+_STRANGER: Final = ""  # no patient's key: stands for everybody whom a caller neither is nor treats
+_POLICY_NAME: Final = re.compile(r"policy `(\w+)`")
+
+_log = logging.getLogger(__name__)
+
+
+def policy_text() -> str:
+    """All policies, in the order of their files' names."""
+    return "\n".join(path.read_text(encoding="utf-8") for path in sorted(POLICIES.glob("*.cedar")))
+
+
+def schema_text() -> str:
+    """The words that policies may use."""
+    return (POLICIES / "schema.cedarschema").read_text(encoding="utf-8")
+
+
+class _Verdict(NamedTuple):
+    is_allowed: bool
+    policies: tuple[str, ...]
+
+
+_REFUSED: Final = _Verdict(False, ())
+
+
+class CedarAuthoriser:
+    """`domain.permissions.Authoriser` by policies that are parsed once. May be asked from any thread."""
+
+    def __init__(self, policies: PolicySet, clock: Clock) -> None:
+        self._policies = policies
+        self._clock = clock
+        self._decided = lru_cache(_REMEMBERED)(self._decide)
+        self._reached = lru_cache(_REMEMBERED)(self._reach)
+        self._told: set[str] = set()  # which errors stand in the log already
+
+    @classmethod
+    def of_package(cls, clock: Clock) -> Self:
+        """By the policies that come with the platform."""
+        return cls(PolicySet.from_str(policy_text()), clock)
+
+    def decide(self, caller: Caller, action: Action, record: Located, purpose: Purpose | None = None) -> Decision:
+        """Whether `caller` may do `action` to `record`: by any one of its grants that has not ended."""
+        return self._decided(Standing.of(caller, self._clock.now_us()), action, record, purpose)
+
+    def reach(self, caller: Caller, action: Action, purpose: Purpose | None = None) -> Reach:
+        """Where `caller` may do `action`: `reach(…).holds(record)` exactly where `decide` allows."""
+        return self._reached(Standing.of(caller, self._clock.now_us()), action, purpose)
+
+    def _decide(self, standing: Standing, action: Action, record: Located, purpose: Purpose | None) -> Decision:
+        if action in ANYBODYS:
+            return Decision(*self._judge(standing, purpose, [record], [Asked(None, action, 0)])[0])
+        grants = range(len(standing.grants))
+        asked = [Asked(grant, what, 0) for what in (action, IDENTIFY) for grant in grants]
+        verdicts = self._judge(standing, purpose, [record], asked)
+        pairs = list(zip(verdicts[: len(grants)], verdicts[len(grants) :], strict=True))
+        is_allowed = any(done.is_allowed for done, _ in pairs)
+        is_clear = any(done.is_allowed and known.is_allowed for done, known in pairs)
+        policies = {policy for done, _ in pairs if done.is_allowed == is_allowed for policy in done.policies}
+        return Decision(is_allowed, tuple(sorted(policies)), View.CLEAR if is_clear else View.MASKED)
+
+    def _reach(self, standing: Standing, action: Action, purpose: Purpose | None) -> Reach:
+        """Asks at each grant's place about each kind of patient at each level.
+
+        Policies tell patients apart by whether the caller treats, or is, them and by nothing else: one stands for all.
+        """
+        kinds = [(number, kind) for number in range(len(standing.grants)) for kind in _kinds_of_patients(standing)]
+        records: list[Located] = []
+        asked: list[Asked] = []
+        for number, kind in kinds:
+            for level in Level:
+                asked.append(Asked(None if action in ANYBODYS else number, action, len(records)))
+                records.append(Located(standing.grants[number].place, level, kind[0]))
+        verdicts = iter(self._judge(standing, purpose, records, asked))
+        levels: dict[Place, Level] = {}
+        patients: dict[tuple[Place, str], Level] = {}
+        for number, kind in kinds:
+            place = standing.grants[number].place
+            for level in (level for level in Level if next(verdicts).is_allowed):
+                if kind == (_STRANGER,):
+                    levels[place] = max(level, levels.get(place, level))
+                else:
+                    patients |= {(place, key): max(level, patients.get((place, key), level)) for key in kind}
+        return Reach(levels, patients)
+
+    def _judge(
+        self, standing: Standing, purpose: Purpose | None, records: Sequence[Located], asked: Sequence[Asked]
+    ) -> list[_Verdict]:
+        requests, entities = requests_of(standing, purpose, records, asked)
+        return [self._verdict(result) for result in is_authorized_batch(requests, self._policies, entities)]
+
+    def _verdict(self, result: AuthzResult) -> _Verdict:
+        found = result.diagnostics
+        if not found.errors:
+            return _Verdict(result.allowed, tuple(found.id_annotations_by_reason.values()))
+        name = _POLICY_NAME.search(found.errors[0])  # the rest of the sentence may hold values
+        self._tell(name.group(1) if name else "none: the request itself")
+        return _REFUSED
+
+    def _tell(self, policy: str) -> None:
+        if policy not in self._told:
+            self._told.add(policy)
+            _log.error("a policy could not be evaluated; what it is asked for is refused", extra={"policy": policy})
+
+
+def _kinds_of_patients(standing: Standing) -> Iterator[tuple[str, ...]]:
+    """Keys of patients whom no policy tells apart, kind by kind."""
+    yield (_STRANGER,)
+    own = frozenset(() if standing.patient_key is None else (standing.patient_key,))
+    for kind in (standing.treats - own, standing.treats & own, own - standing.treats):
+        if kind:
+            yield tuple(kind)
