@@ -5,6 +5,7 @@ What is noted was said by the request's permission (`begin`, `Asked.judged`), an
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import uuid
@@ -45,6 +46,7 @@ _PLAIN: Final = {
 }  # fmt: skip
 _CREATED: Final = 201
 _BAD_REQUEST: Final = 400
+_UNEXPECTED: Final = 500
 
 
 @dataclass(slots=True)
@@ -113,13 +115,14 @@ class AccessAudit:
         if scope["type"] != "http" or CALLER_KEY not in scope:
             await self._app(scope, receive, send)
             return
-        is_refused = False
+        is_begun = is_refused = False
 
         async def noted(message: Message) -> None:
-            nonlocal is_refused
+            nonlocal is_begun, is_refused
             if is_refused:
                 return
             if message["type"] == "http.response.start":
+                is_begun = True
                 try:
                     await _note(scope, message)
                 except AuditUnavailable as error:
@@ -128,7 +131,13 @@ class AccessAudit:
                     return
             await send(message)
 
-        await self._app(scope, receive, noted)
+        try:
+            await self._app(scope, receive, noted)
+        except Exception:
+            if not is_begun:  # whoever answers in words does so further out
+                with contextlib.suppress(AuditUnavailable):
+                    await _note(scope, {"status": _UNEXPECTED, "headers": []})
+            raise
 
 
 async def _note(scope: Scope, message: Message) -> None:

@@ -1,0 +1,129 @@
+"""No route forgets to leave a trace: each one is asked, by who may not and by who may."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from sqlalchemy import Engine
+
+from api.access_audit import UNPROTECTED
+from api.app import PREFIX, create_app
+from api.permissions import ANYBODYS, permissions_of
+from api.routing import ROUTERS
+from domain import subjects
+from domain.audit_reading import said
+from domain.fleet_manifest import Tier
+from domain.messages import LogState, encode
+from domain.principals import Caller, Grant, Kind, Place, Principal, Role
+from runtime.access_journal import IN_MEMORY, AccessJournal, WaitingAccess
+from runtime.log_store import LogReader
+from runtime.sql.patients import NewPatient, admit_patient
+from runtime.sql.places import create_hospital, create_ward
+from tests.callers import ADMINISTRATOR, NOBODY, TOKEN, TOKEN_OF_NOBODY, KnownCallers
+from tests.sql_fixtures import ADA
+from tests.unit.api.conftest import client_of, services_of
+
+NAME = "Ouyang Canary"
+NURSES_TOKEN = "a-token-of-a-nurse"
+NURSE = Caller(Principal(Kind.USER, "u-nurse", "li"), (Grant(Role.NURSE, Place.parse("sz.h001/icu")),))
+VALUES = {"hospital_id": "sz.h001", "ward_id": "icu", "device_id": "mon-1", "index": "0", "version": "1", "metric": "spo2"}
+
+
+@dataclass
+class Asked:
+    """An application with one patient, and what its journal has of requests to it."""
+
+    app: FastAPI
+    journal: AccessJournal
+    patient_key: str
+
+    def routes(self) -> list[tuple[str, str, str]]:
+        """Method, path and permission of each route."""
+        routes = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+        found = [
+            (method, PREFIX + route.path, one) for route in routes for method in route.methods for one in permissions_of(route)
+        ]
+        assert len(found) > 80
+        return found
+
+    def path(self, template: str) -> str:
+        values = VALUES | {"patient_key": self.patient_key}
+        named = [(part.strip("{}").partition(":")[0], part) for part in template.split("/")]
+        parts = [values.get(name, "1") if part.startswith("{") else part for name, part in named]
+        return "/".join(parts)
+
+    async def ask(self, method: str, template: str, token: str) -> tuple[httpx.Response, list[WaitingAccess]]:
+        before = self.journal.count()
+        async with client_of(self.app, token) as client:
+            answer = await client.request(method, f"http://test{self.path(template)}", json={} if method != "GET" else None)
+        return answer, self.journal.waiting(10**6)[before:]
+
+
+@pytest.fixture
+async def asked(engine: Engine, tmp_path: Path) -> AsyncIterator[Asked]:
+    create_hospital(engine, ADA, hospital_id="sz.h001", name="First", tier=Tier.PRIMARY, bed_count=8, shards=4)
+    create_ward(engine, ADA, "sz.h001", "icu", "Intensive care")
+    patient = admit_patient(engine, ADA, "sz.h001", NewPatient("r-1", NAME, ward_id="icu"))
+    journal = AccessJournal.open(IN_MEMORY)
+    callers = KnownCallers({TOKEN: ADMINISTRATOR, TOKEN_OF_NOBODY: NOBODY, NURSES_TOKEN: NURSE})
+    app = create_app(services_of(engine=engine, accesses=journal, log=LogReader(tmp_path), callers=callers), background=False)
+    async with app.router.lifespan_context(app):
+        yield Asked(app, journal, patient["patient_key"])
+
+
+@pytest.mark.clause("9.3e", "9.4")
+async def test_who_is_refused_leaves_a_trace_on_every_route(asked: Asked) -> None:
+    untraced = []
+    for method, path, permission in asked.routes():
+        if permission in ANYBODYS:
+            continue
+        answer, noted = await asked.ask(method, path, TOKEN_OF_NOBODY)
+        assert answer.status_code == 403, (method, path, answer.text)
+        lines = [said(access.event) for access in noted]
+        if [(line.who, line.what.split()[0]) for line in lines if line] != [("eve", permission)]:
+            untraced.append((method, path, lines))
+    assert not untraced
+
+
+@pytest.mark.clause("6.1b", "9.3e")
+async def test_who_reads_leaves_a_trace_wherever_something_is_protected(asked: Asked) -> None:
+    """Live streams have a test of their own; they do not end."""
+    routes = [route for route in asked.routes() if route[0] == "GET" and "/live/" not in route[1]]
+    assert len(routes) > 40
+    for method, path, permission in routes:
+        answer, noted = await asked.ask(method, path, TOKEN)
+        is_protected = permission not in UNPROTECTED or answer.status_code >= 400
+        assert len(noted) == is_protected, (path, answer.status_code, answer.text[:200])
+
+
+@pytest.mark.clause("6.1b", "9.3e")
+async def test_the_patient_whose_record_was_read_is_named_by_key_and_never_by_name(asked: Asked) -> None:
+    for path in ("/api/v1/patients/{patient_key}", "/api/v1/patients/{patient_key}/accesses"):
+        answer, (access,) = await asked.ask("GET", path, TOKEN)
+        assert answer.status_code == 200
+        assert NAME.split()[1].encode() not in access.event
+        event: dict[str, Any] = msgspec.json.decode(access.event)
+        assert {"reference": f"Patient/{asked.patient_key}"} in [entity.get("what") for entity in event["entity"]]
+
+
+@pytest.mark.clause("9.3e")
+async def test_while_the_log_does_not_grow_the_wards_alarms_go_on_and_nothing_else(asked: Asked) -> None:
+    state = asked.app.state.backend.log_state
+    state.receive(encode(LogState(0, 7, 0, "tile/0/000 is damaged")), subjects.LOG_STATE)
+    patient, alarms = "/api/v1/patients/{patient_key}", "/api/v1/alarms?hospital=sz.h001&ward=icu"
+    answer, noted = await asked.ask("GET", patient, NURSES_TOKEN)
+    assert (answer.status_code, answer.json()["code"]) == (503, "audit-unavailable")
+    assert [line.what.endswith(": 503") for access in noted if (line := said(access.event))] == [True]
+    answer, noted = await asked.ask("GET", alarms, NURSES_TOKEN)
+    assert (answer.status_code, answer.headers["x-audit"], len(noted)) == (200, "spooled", 1)
+    state.receive(encode(LogState(0, 8, 0)), subjects.LOG_STATE)
+    assert (await asked.ask("GET", patient, NURSES_TOKEN))[0].status_code == 200
+    assert "x-audit" not in (await asked.ask("GET", alarms, NURSES_TOKEN))[0].headers
