@@ -147,7 +147,7 @@ class Backend:
             reading_feed(services.bus), WantedPool(), Directory(services.engine),
             OutboxRelay(services.engine, services.bus, services.clock), Post(services.bus), Storage(services.clock),
             Doors(services.clock), log_state, sign_in,
-            AccessTrail(services.accesses, services.bus, services.clock, log_state.newest),
+            AccessTrail(services.accesses, services.bus, log_state.newest),
         )  # fmt: skip
 
     async def close(self) -> None:

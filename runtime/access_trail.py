@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -17,10 +18,8 @@ import msgspec
 
 from domain import subjects
 from domain.errors import AuditUnavailable, IntegrityViolation, Unavailable
-from domain.instants import US_PER_S
 from domain.log_entries import LogRecord
 from domain.messages import LogState
-from domain.ports import Clock
 from runtime.access_journal import AccessJournal, NewAccess, WaitingAccess
 from runtime.batches import NewMessage
 from runtime.outbox_relay import Publisher
@@ -43,26 +42,26 @@ class AccessTrail:
     """
 
     def __init__(
-        self, journal: AccessJournal, publisher: Publisher, clock: Clock, log_state: Callable[[], LogState | None]
-    ) -> None:
+        self, journal: AccessJournal, publisher: Publisher, log_state: Callable[[], LogState | None],
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
         self._journal = journal
         self._publisher = publisher
-        self._clock = clock
         self._log_state = log_state
+        self._now_s = now_s
         self._pending: list[tuple[NewAccess, asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
         self._held: deque[NewAccess] = deque()
-        self._oldest_us: int | None = None  # of those that wait for the stream
+        self._since_s: float | None = None  # when something began to wait for the stream, and nothing went there since
 
     def why_closed(self) -> str | None:
         """Why protected records may not be shown now, one sentence; None when they may."""
         state = self._log_state()
         if state is not None and state.problem is not None:
             return f"the access log does not grow: {state.problem}"
-        if self._oldest_us is not None:
-            behind_s = (self._clock.now_us() - self._oldest_us) / US_PER_S
-            if behind_s > MOST_BEHIND_S:
-                return f"accesses have not reached the access log for {behind_s:.0f} s"
+        behind_s = 0.0 if self._since_s is None else self._now_s() - self._since_s
+        if behind_s > MOST_BEHIND_S:
+            return f"accesses have not reached the access log for {behind_s:.0f} s"
         return None
 
     @property
@@ -99,7 +98,7 @@ class AccessTrail:
                 outcome: Exception | None = error
             else:
                 outcome = None
-                self._oldest_us = self._oldest_us or batch[0][0].at_us
+                self._begin_waiting()
             for _, noted in batch:
                 if noted.done():  # whoever waited is gone
                     continue
@@ -126,12 +125,16 @@ class AccessTrail:
     async def carry(self) -> int:
         """Carry what waits now; returns how many. Raises Unavailable, with all of it still waiting."""
         waiting = await asyncio.to_thread(self._journal.waiting, _AT_ONCE)
-        self._oldest_us = waiting[0].at_us if waiting else None
         if waiting:
+            self._begin_waiting()
             await self._publisher.publish_all([_message(access) for access in waiting])
             await asyncio.to_thread(self._journal.carried, waiting[-1].n)
-            self._oldest_us = None if len(waiting) < _AT_ONCE else waiting[-1].at_us
+        self._since_s = None  # what came meanwhile begins to wait at the next look
         return len(waiting)
+
+    def _begin_waiting(self) -> None:
+        if self._since_s is None:
+            self._since_s = self._now_s()
 
     async def _settle_held(self) -> None:
         """Bring to disk what only memory holds. Raises Unavailable."""

@@ -115,3 +115,32 @@ def test_the_command_verifies_and_shows_the_log_and_fails_for_one_that_was_chang
 def test_the_log_lies_where_only_its_owner_can_read(platform: RunningPlatform) -> None:
     assert (platform.data_dir / "audit").stat().st_mode & 0o077 == 0
     assert REASON not in "".join(platform.log(path.name) for path in (platform.data_dir / "log").iterdir())
+
+
+@pytest.mark.clause("6.1b")
+def test_who_reads_a_patient_is_found_in_the_log_and_the_patients_name_is_not(platform: RunningPlatform) -> None:
+    make_hospital(platform, "log-3")
+    name = "Ouyang Canary"
+    with platform.http() as http:
+        key = http.post("/patients", json={"hospital_id": "sz.log-3", "ref": "r-1", "name": name}).json()["patient_key"]
+        assert http.get(f"/patients/{key}").json()["name"] == name
+        http.get("/patients", params={"hospital": "sz.log-3", "q": "Canary"})
+
+        def of_patient() -> list[dict[str, Any]]:
+            found: list[dict[str, Any]] = http.get("/audit/events", params={"patient": key}).json()["items"]
+            return found
+
+        wait_until(lambda: any(event["what"] == f"patient.read /api/v1/patients/{key}: 200" for event in of_patient()), 20)
+        event = next(event for event in of_patient() if "patient.read" in event["what"])
+        opened = base64.b64decode(event["salt"]) + base64.b64decode(event["event_bytes"])
+        assert base64.b64encode(hashlib.sha256(opened).digest()).decode() == event["commitment"]
+        entry = http.get(f"/log/entries/{event['index']}").json()
+        assert entry["commitment"] == event["commitment"]
+
+        def told() -> set[str]:
+            return {line["what"].split()[0] for line in http.get(f"/patients/{key}/accesses").json()["items"]}
+
+        wait_until(lambda: told() >= {"patient.admit", "patient.read", "audit.read"}, 20)
+        assert next(check for check in http.get("/ready").json()["checks"] if check["name"] == "audit")["ok"]
+    kept = b"".join(event.event or b"" for event in events_between(platform.data_dir / "audit", 0, 10**6))
+    assert b"Canary" not in kept

@@ -76,7 +76,7 @@ def stream():
 
 @pytest.fixture
 def trail(journal, stream, clock, said):
-    return AccessTrail(journal, stream, clock, lambda: said[-1] if said else None)
+    return AccessTrail(journal, stream, lambda: said[-1] if said else None, lambda: clock.now_us() / 1e6)
 
 
 @pytest.mark.clause("9.3e")
@@ -131,7 +131,7 @@ async def test_in_an_emergency_it_waits_in_memory_and_is_noted_when_there_is_roo
 @pytest.mark.clause("9.3e")
 async def test_the_door_closes_while_accesses_do_not_get_through_and_opens_again(trail, stream, clock):
     stream.is_away = True
-    await trail.note(access(1, clock.now_us()))
+    await trail.note(access(1))
     with pytest.raises(Unavailable):
         await trail.carry()
     assert trail.why_closed() is None
