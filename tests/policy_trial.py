@@ -7,7 +7,7 @@ changed policy only what itself satisfies is asked, where that decides, until an
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from cedarpy import Entities, PolicySet, is_authorized_batch
@@ -29,6 +29,11 @@ class _Cell(NamedTuple):
     done: list[int]
     known: list[int]
 
+    def outcome(self, is_allowed: Callable[[int], bool]) -> str:
+        if any(is_allowed(done) and is_allowed(known) for done, known in zip(self.done, self.known, strict=False)):
+            return CLEAR
+        return MASKED if any(map(is_allowed, self.done)) else DENIED
+
 
 class _Group:
     """The rows of one caller and purpose: their requests speak of the same entities.
@@ -41,7 +46,7 @@ class _Group:
         records = list(dict.fromkeys(row.record for row in rows))
         number_of = {record: number for number, record in enumerate(records)}
         asked: dict[Asked, int] = {}
-        self._cells = [_cell(asked, row, number_of[row.record], len(standing.grants)) for row in rows]
+        self.cells = [_cell(asked, row, number_of[row.record], len(standing.grants)) for row in rows]
         requests = Requests(standing, purpose)
         self._entities = Entities.from_json_str(requests.entities(records))
         self._requests = [requests.of(question) for question in asked]
@@ -54,15 +59,11 @@ class _Group:
         assert not any(result.diagnostics.errors for result in results)
         return [frozenset(result.diagnostics.reasons) for result in results]
 
-    def outcomes(self, permits: Sequence[frozenset[str]], forbids: Sequence[frozenset[str]]) -> Iterator[tuple[Row, str]]:
-        """What comes out of each row."""
-        verdicts = [bool(may) and not may_not for may, may_not in zip(permits, forbids, strict=True)]
-        for row, done, known in self._cells:
-            is_clear = any(verdicts[number] and verdicts[names] for number, names in zip(done, known, strict=False))
-            yield row, CLEAR if is_clear else MASKED if any(verdicts[number] for number in done) else DENIED
+    def is_allowed(self, number: int) -> bool:
+        return bool(self.permits[number]) and not self.forbids[number]
 
     def deciding(self, name: str, *, is_permit: bool, is_satisfied: bool) -> list[int]:
-        """Requests that do, or do not, satisfy policy `name`, and on which what they do to it alone decides."""
+        """Requests that do, or do not, satisfy policy `name`, and of which it alone decides."""
         return [
             number
             for number, (permits, forbids) in enumerate(zip(self.permits, self.forbids, strict=True))
@@ -75,48 +76,63 @@ class Trial:
     """Policies, as Cedar's JSON by name, and the rows they are tried on."""
 
     def __init__(self, policies: dict[str, Json], rows: Iterable[Row]) -> None:
-        self._policies = policies
+        self._permits, self._forbids = (_of_effect(policies, effect) for effect in ("permit", "forbid"))
         by_caller: dict[tuple[Standing, Purpose | None], list[Row]] = {}
         for row in rows:
             by_caller.setdefault((Standing.of(row.caller, NOW_US), row.purpose), []).append(row)
         self._groups = [_Group(*caller, rows) for caller, rows in by_caller.items()]
-        permits, forbids = (_as_permits(_of_effect(policies, effect)) for effect in ("permit", "forbid"))
+        permits, forbids = _as_permits(self._permits), _as_permits(self._forbids)
         for group in self._groups:
             group.permits, group.forbids = group.satisfied(permits), group.satisfied(forbids)
 
     def wrong(self) -> Iterator[tuple[Row, str]]:
         """Rows of which something else comes out than is expected."""
         for group in self._groups:
-            for row, outcome in group.outcomes(group.permits, group.forbids):
-                if outcome != row.expected:
-                    yield row, outcome
+            for cell in group.cells:
+                if (outcome := cell.outcome(group.is_allowed)) != cell.row.expected:
+                    yield cell.row, outcome
 
     def unnoticed(self, name: str, mutants: Iterable[tuple[str, Json | None]]) -> list[str]:
         """Of changes of policy `name` (None: it is left out) those by which no row's outcome differs."""
-        is_permit = self._policies[name]["effect"] == "permit"
-        satisfied, others = (
-            [(group, numbers) for group in self._groups if (numbers := group.deciding(name, is_permit=is_permit, is_satisfied=it))]
-            for it in (True, False)
-        )
+        satisfied, others = self._parts(name, is_satisfied=True), self._parts(name, is_satisfied=False)
         roles: set[Role] = set().union(*(group.roles for group, _ in satisfied))
-        others.sort(key=lambda part: not part[0].roles <= roles)  # a wider policy is wider first where it was satisfied
+        others.sort(key=lambda part: not part[0].roles <= roles)  # what is wider is so first where it was satisfied
         return [change for change, policy in mutants if not self._is_noticed(name, policy, [*satisfied, *others])]
+
+    def _parts(self, name: str, *, is_satisfied: bool) -> list[tuple[_Group, list[int]]]:
+        is_permit = name in self._permits
+        parts = [(group, group.deciding(name, is_permit=is_permit, is_satisfied=is_satisfied)) for group in self._groups]
+        return [(group, numbers) for group, numbers in parts if numbers]
 
     def _is_noticed(self, name: str, changed: Json | None, parts: list[tuple[_Group, list[int]]]) -> bool:
         policies = _as_permits({} if changed is None else {name: changed})
         for group, numbers in parts:
-            before = [name in group.permits[number] or name in group.forbids[number] for number in numbers]
-            after = [name in names for names in group.satisfied(policies, numbers)]
-            if before != after and self._differs(group, name, policies):
+            after = group.satisfied(policies, numbers)
+            differing = {
+                number
+                for number, now in zip(numbers, after, strict=True)
+                if (name in now) != (name in group.permits[number] or name in group.forbids[number])
+            }
+            if differing and any(
+                self._differs(group, cell, name, policies)
+                for cell in group.cells
+                if not differing.isdisjoint(cell.done) or not differing.isdisjoint(cell.known)
+            ):
                 return True
         return False
 
-    def _differs(self, group: _Group, name: str, changed: PolicySet) -> bool:
-        now = group.satisfied(changed)
-        is_permit = self._policies[name]["effect"] == "permit"
-        satisfied = [was - {name} | names for was, names in zip(group.permits if is_permit else group.forbids, now, strict=True)]
-        outcomes = group.outcomes(satisfied, group.forbids) if is_permit else group.outcomes(group.permits, satisfied)
-        return any(outcome != row.expected for row, outcome in outcomes)
+    def _differs(self, group: _Group, cell: _Cell, name: str, changed: PolicySet) -> bool:
+        """Whether something else comes out of a row when policy `name` is `changed`."""
+        numbers = [*cell.done, *cell.known]
+        now = dict(zip(numbers, group.satisfied(changed, numbers), strict=True))
+
+        def is_allowed(number: int) -> bool:
+            permits, forbids = group.permits[number], group.forbids[number]
+            if name in self._permits:
+                return bool(permits - {name} | now[number]) and not forbids
+            return bool(permits) and not (forbids - {name} | now[number])
+
+        return cell.outcome(is_allowed) != cell.row.expected
 
 
 def _cell(asked: dict[Asked, int], row: Row, record: int, grants: int) -> _Cell:
