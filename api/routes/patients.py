@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header, Query, Response
 from api.asking import Asking, Target, Unplaced
 from api.errors import PreconditionRequired, problems
 from api.given import given
-from api.locators import in_hospital, of_list, of_patient
+from api.locators import in_hospital, of_patient, of_ward_list
 from api.observations import enter_observations
 from api.paging import Page, Paged
 from api.permissions import may, may_where_body_says
@@ -38,7 +38,7 @@ from domain.permissions import Action
 from runtime.sql import grants, locating, patients, presets
 
 router = APIRouter(prefix="/patients", tags=["patients"])
-PatientList = Annotated[Asking, may(Action.PATIENT_READ, at=of_list("patients"))]
+PatientList = Annotated[Asking, may(Action.PATIENT_READ, at=of_ward_list("patients"))]
 PatientAdmit = Annotated[Unplaced, may_where_body_says(Action.PATIENT_MANAGE)]
 PatientRead = Annotated[Asking, may(Action.PATIENT_READ, at=of_patient)]
 PatientReadings = Annotated[Asking, may(Action.READING_READ, at=of_patient)]

@@ -11,7 +11,7 @@ from api.answers.formats import TABLE_RESPONSES
 from api.errors import NotAcceptable, problems
 from api.given import given
 from api.paging import Paged
-from api.reading_answers import Asked, AskedForFreshness, AskedForStatistics, ReadingPage
+from api.reading_answers import Asked, AskedForFreshness, AskedForStatistics, AskedToSearch, ReadingPage
 from api.schemas.readings import BucketTable, Freshness, JoinedTable, LatestTable, ReadingTable
 from api.selection import ReadingFilter
 from domain.errors import InvalidInput, NotFound, Unavailable
@@ -56,7 +56,7 @@ async def show_buckets(asked: Asked, wanted: Filter, page: Part, bucket_s: Bucke
 
 @router.get("/readings/search", response_class=Response, responses=_table(ReadingTable))
 async def search_readings(
-    asked: Asked,
+    asked: AskedToSearch,
     wanted: Filter,
     page: Part,
     q: Annotated[
