@@ -28,7 +28,7 @@ from api.schemas.patients import (
     PresetOut,
     ReceiptOut,
 )
-from api.services import Behind
+from api.services import Backend, Behind
 from api.times import In, instant, maybe_instant
 from domain.errors import Conflict, InvalidInput, NotFound, RejectedInput, StaleVersion, Unavailable
 from domain.ids import ActorKind, Address
@@ -61,14 +61,21 @@ class PatientFilter:
 
 @router.get("")
 async def list_patients(
-    _who: PatientList, behind: Behind, paged: Paged, zone: In, wanted: Annotated[PatientFilter, given(PatientFilter)]
+    who: PatientList, behind: Behind, paged: Paged, zone: In, wanted: Annotated[PatientFilter, given(PatientFilter)]
 ) -> Page[PatientOut]:
-    """Patients of the region, searched by name or number."""
+    """Patients, searched by name or number. A page may come back short: of those who are raised to a level beyond reach."""
     found = await behind.read(
         patients.list_patients, behind.engine, limit=paged.limit, after=paged.after, hospital_id=wanted.hospital,
         ward_id=wanted.ward, text=wanted.q, present_only=wanted.present,
     )  # fmt: skip
-    return paged.page([PatientOut.of(row, zone) for row in found.rows], found.after)
+    shown = [row for row in found.rows if row["level"] is None or await _is_within(behind, who, row["patient_key"])]
+    return paged.page([PatientOut.of(row, zone) for row in shown], found.after)
+
+
+async def _is_within(behind: Backend, who: Asking, patient_key: str) -> bool:
+    """Whether a patient of a list, whose record is above its class, may be seen by itself."""
+    found = await behind.read(locating.patient, behind.engine, patient_key)
+    return found is not None and who.may(Action.PATIENT_READ, found)
 
 
 @router.post("", status_code=201, responses=problems(NotFound, InvalidInput, Conflict))

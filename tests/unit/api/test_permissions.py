@@ -164,4 +164,6 @@ async def test_a_patient_raised_to_the_strictest_level_is_seen_with_two_factors_
         for hidden in (path, f"{path}/state", f"{path}/care-team", f"associations?patient={wards[0].patient_key}"):
             answer = await other.get(f"/api/v1/{hidden}")
             assert answer.status_code == 404, answer.text
+        listed = (await other.get("/api/v1/patients?hospital=sz.h001")).json()["items"]
+        assert [row["patient_key"] for row in listed] == [wards[1].patient_key]
         assert (await other.get(f"/api/v1/alarms/{wards[0].alarm_id}")).status_code == 200  # never withheld
