@@ -7,7 +7,7 @@ sentence. Where the caller named the place itself, the refusal says what is miss
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from domain.errors import Forbidden, NotFound
 from domain.permissions import Action, Authoriser, Level, Located, Purpose, Reach, View
@@ -115,7 +115,6 @@ class Unplaced:
     """
 
     judge: Judge
-    _: None = field(default=None, repr=False)
 
     @property
     def caller(self) -> Caller:

@@ -79,6 +79,8 @@ def test_each_route_names_its_one_permission_in_the_openapi_document(stage: Stag
         (action,) = {route.action for route in ROUTES[f"{method.upper()} {path.removeprefix(PREFIX)}"]}
         assert operation.get("x-permission") == action.value, (method, path)
         assert {"401", "403"} <= set(operation["responses"]), (method, path)
+        if any(route.is_hidden for route in ROUTES[f"{method.upper()} {path.removeprefix(PREFIX)}"]):
+            assert "404" in operation["responses"], (method, path)
 
 
 @one_loop
