@@ -16,7 +16,7 @@ from fastapi import Query
 
 from api.asking import Target, of_places
 from api.device_names import split_device
-from api.selection import ReadingFilter
+from api.selection import ReadingFilter, select_by
 from api.services import Backend, Behind
 from domain.errors import InvalidInput, NotFound
 from domain.ids import parse_hospital_id
@@ -220,6 +220,27 @@ def of_readings(kind: str = "patients") -> Callable[..., Any]:
     return readings
 
 
+def of_channels(kind: str = "patients") -> Callable[..., Any]:
+    """As `of_readings`, for answers that show a patient's devices at all times, those on others included."""
+
+    async def channels(
+        behind: Behind, device: Hospitals = None, handle: Handles = None, patient: Hospital = None, hospital: Hospitals = None,
+        ward: Ward = None,
+    ) -> Target:  # fmt: skip
+        return await _in_channels(behind, ReadingFilter(device, handle, patient, hospital, ward), LABELS[kind])
+
+    return channels
+
+
+async def _in_channels(behind: Backend, wanted: ReadingFilter, level: Level) -> Target:
+    target = await in_filter(behind, wanted, level)
+    if wanted.patient is None:
+        return target
+    worn = await behind.read(select_by, behind.engine, ReadingFilter(patient=wanted.patient))
+    found = await behind.read(locating.readings_of_handles, behind.engine, worn.handles or [])
+    return Target((*target.records, *found.values()), target.unknown)
+
+
 async def of_live_readings(
     behind: Behind, device: Hospitals = None, handle: Handles = None, hospital: Hospitals = None, ward: Ward = None
 ) -> Target:  # fmt: skip
@@ -231,10 +252,10 @@ async def of_search(
     behind: Behind, q: Hospital = None, device: Hospitals = None, handle: Handles = None, patient: Hospital = None,
     hospital: Hospitals = None, ward: Ward = None,
 ) -> Target:  # fmt: skip
-    """As `of_readings`; a part of a name is looked for in whole hospitals, whatever else the query says."""
+    """As `of_channels`; a part of a name is looked for in whole hospitals, whatever else the query says."""
     if q is not None:
         return await in_hospitals(behind, LABELS["patients"], hospital)
-    return await in_filter(behind, ReadingFilter(device, handle, patient, hospital, ward), LABELS["patients"])
+    return await _in_channels(behind, ReadingFilter(device, handle, patient, hospital, ward), LABELS["patients"])
 
 
 async def in_filter(behind: Backend, wanted: ReadingFilter, level: Level) -> Target:

@@ -87,6 +87,11 @@ def _associate(w: Ward) -> list[Located]:
     return [Located(w.place, Level.IDENTIFYING), w.of_patient()]
 
 
+def _worn_by_patient(w: Ward) -> list[Located]:
+    """Not only while the patient had it on."""
+    return [w.of_patient(), Located(w.place, Level.IDENTIFYING)]
+
+
 ROUTES: Final[dict[str, list[Route]]] = {
     "GET /hospitals": [_region("place.read", 2)],
     "POST /hospitals": [_region("hospital.manage", 2)],
@@ -151,7 +156,7 @@ ROUTES: Final[dict[str, list[Route]]] = {
     ],
     "GET /readings/by-patient": [_ward("reading.read", 4, query=_by_device)],
     "GET /readings/latest": [_ward("reading.read", 4, is_hidden=True, query=lambda w: {"handle": w.handle})],
-    "GET /readings/buckets": [_patient("reading.read", query=_by_patient)],
+    "GET /readings/buckets": [Route(Action.READING_READ, _worn_by_patient, is_hidden=True, query=_by_patient)],
     "GET /readings/search": [
         _hospital("reading.read", 4, query=lambda w: _by_device(w) | _in_hospital(w) | {"q": "mon"}),
         _ward("reading.read", 4, query=lambda w: _in_ward(w) | {"above": 1}),

@@ -17,6 +17,8 @@ from sqlalchemy import Engine
 import api.routes
 from api.permissions import permissions_of
 from api.routing import ROUTERS
+from runtime.sql import devices, patients
+from tests.sql_fixtures import ADA, HOUR_US, NOW_US
 from tests.unit.api.conftest import client_of
 from tests.unit.api.two_hospitals import Ward, fill
 
@@ -150,6 +152,20 @@ async def test_records_are_asked_for_with_a_purpose(client: httpx.AsyncClient, w
         answer = await client.get(path, headers={"X-Purpose": purpose})
         assert answer.status_code == status, answer.text
     assert "expected one of TREAT, ETREAT" in answer.text
+
+
+@pytest.mark.clause("9.3c")
+@pytest.mark.as_role("nurse@sz.h001/icu")
+async def test_a_device_that_moved_on_is_not_read_by_way_of_whom_it_was_on(
+    client: httpx.AsyncClient, engine: Engine, wards: list[Ward]
+) -> None:
+    own, other, _ = wards
+    patients.end_association(engine, ADA, own.association_id, NOW_US + HOUR_US)
+    devices.move_device(engine, ADA, own.handle, ward_id="er", bed_id=None, version=None)
+    patients.associate(engine, ADA, own.handle, other.patient_key, NOW_US + 2 * HOUR_US)
+    for path in ("latest", "buckets", "search"):
+        answer = await client.get(f"readings/{path}", params={"patient": own.patient_key, "above": 0})
+        assert answer.status_code == 404, answer.text
 
 
 @pytest.mark.clause("9.3a")
