@@ -7,7 +7,7 @@ sentence. Where the caller named the place itself, the refusal says what is miss
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from api.access_audit import Asked
 from domain.errors import Forbidden, NotFound
@@ -118,7 +118,6 @@ class Unplaced:
     """
 
     judge: Judge
-    _: None = field(default=None, repr=False)
 
     @property
     def caller(self) -> Caller:

@@ -1,5 +1,8 @@
 """From a request's path or query to what it is about: the records' places, levels and patients. One SELECT each.
 
+A locator reads no parameter that its handler does not heed in the same way: what it would judge, the handler would not
+show. A guard compares the two (`tests/unit/api/test_permissions.py`).
+
 Records with opaque keys (patients, alarms, associations, windows, rejects) are out of reach as if they did not exist; of
 what the caller named by its place (hospitals, wards, devices) the refusal says which permission is missing.
 """
@@ -13,7 +16,7 @@ from fastapi import Query
 
 from api.asking import Target, of_places
 from api.device_names import split_device
-from api.selection import ReadingFilter
+from api.selection import ReadingFilter, select_by
 from api.services import Backend, Behind
 from domain.errors import InvalidInput, NotFound
 from domain.ids import parse_hospital_id
@@ -25,6 +28,7 @@ from runtime.sql import grants, locating
 Hospital = Annotated[str | None, Query()]
 Hospitals = Annotated[list[str] | None, Query()]
 Ward = Annotated[str | None, Query()]
+Handles = Annotated[list[int] | None, Query()]
 
 
 def in_region(kind: str) -> Callable[..., Any]:
@@ -100,7 +104,16 @@ async def readings_now(behind: Backend, hospital_id: str, device_id: str) -> Loc
 
 
 def of_list(kind: str) -> Callable[..., Any]:
-    """A locator: records of a kind in the hospital or ward that the query names, or in the whole region."""
+    """A locator: records of a kind in the hospital that the query names, or in the whole region."""
+
+    async def listed(behind: Behind, hospital: Hospital = None) -> Target:
+        return await in_query(behind, kind, hospital)
+
+    return listed
+
+
+def of_ward_list(kind: str) -> Callable[..., Any]:
+    """A locator: as `of_list`, where the query may name a ward of the hospital too."""
 
     async def listed(behind: Behind, hospital: Hospital = None, ward: Ward = None) -> Target:
         return await in_query(behind, kind, hospital, ward)
@@ -199,12 +212,50 @@ def of_readings(kind: str = "patients") -> Callable[..., Any]:
     """A locator: the readings that a filter names. Of places as sensitive as `kind`: patients may wear devices there."""
 
     async def readings(
-        behind: Behind, device: Hospitals = None, handle: Annotated[list[int] | None, Query()] = None, patient: Hospital = None,
-        hospital: Hospitals = None, ward: Ward = None,
+        behind: Behind, device: Hospitals = None, handle: Handles = None, patient: Hospital = None, hospital: Hospitals = None,
+        ward: Ward = None,
     ) -> Target:  # fmt: skip
         return await in_filter(behind, ReadingFilter(device, handle, patient, hospital, ward), LABELS[kind])
 
     return readings
+
+
+def of_channels(kind: str = "patients") -> Callable[..., Any]:
+    """As `of_readings`, for answers that show a patient's devices at all times, those on others included."""
+
+    async def channels(
+        behind: Behind, device: Hospitals = None, handle: Handles = None, patient: Hospital = None, hospital: Hospitals = None,
+        ward: Ward = None,
+    ) -> Target:  # fmt: skip
+        return await _in_channels(behind, ReadingFilter(device, handle, patient, hospital, ward), LABELS[kind])
+
+    return channels
+
+
+async def _in_channels(behind: Backend, wanted: ReadingFilter, level: Level) -> Target:
+    target = await in_filter(behind, wanted, level)
+    if wanted.patient is None:
+        return target
+    worn = await behind.read(select_by, behind.engine, ReadingFilter(patient=wanted.patient))
+    found = await behind.read(locating.readings_of_handles, behind.engine, worn.handles or [])
+    return Target((*target.records, *found.values()), target.unknown)
+
+
+async def of_live_readings(
+    behind: Behind, device: Hospitals = None, handle: Handles = None, hospital: Hospitals = None, ward: Ward = None
+) -> Target:  # fmt: skip
+    """As `of_readings`, which live ones are not asked for by patient."""
+    return await in_filter(behind, ReadingFilter(device, handle, None, hospital, ward), LABELS["patients"])
+
+
+async def of_search(
+    behind: Behind, q: Hospital = None, device: Hospitals = None, handle: Handles = None, patient: Hospital = None,
+    hospital: Hospitals = None, ward: Ward = None,
+) -> Target:  # fmt: skip
+    """As `of_channels`; a part of a name is looked for in whole hospitals, whatever else the query says."""
+    if q is not None:
+        return await in_hospitals(behind, LABELS["patients"], hospital)
+    return await _in_channels(behind, ReadingFilter(device, handle, patient, hospital, ward), LABELS["patients"])
 
 
 async def in_filter(behind: Backend, wanted: ReadingFilter, level: Level) -> Target:

@@ -20,7 +20,7 @@ from api.answers.columns import with_metric_names, with_quality_words
 from api.answers.formats import Format, TableAnswer, Wanted, table_response
 from api.asking import Asking
 from api.given import given
-from api.locators import of_list, of_readings
+from api.locators import of_channels, of_list, of_readings, of_search
 from api.paging import cursor_key, next_link
 from api.permissions import may
 from api.selection import ReadingFilter, Selection, select_by, spans_of
@@ -66,8 +66,18 @@ class _AskReadings(Ask):
 
 
 @dataclass(frozen=True)
+class _AskChannels(Ask):
+    who: Annotated[Asking, may(Action.READING_READ, at=of_channels())]
+
+
+@dataclass(frozen=True)
+class _AskSearch(Ask):
+    who: Annotated[Asking, may(Action.READING_READ, at=of_search)]
+
+
+@dataclass(frozen=True)
 class _AskStatistics(Ask):
-    who: Annotated[Asking, may(Action.STATISTICS_READ, at=of_readings("statistics"))]
+    who: Annotated[Asking, may(Action.STATISTICS_READ, at=of_channels("statistics"))]
 
 
 @dataclass(frozen=True)
@@ -77,10 +87,12 @@ class _AskAlarms(Ask):
 
 @dataclass(frozen=True)
 class _AskFreshness(Ask):
-    who: Annotated[Asking, may(Action.DEVICE_READ, at=of_list("devices"))]
+    who: Annotated[Asking, may(Action.DEVICE_READ, at=of_list("readings"))]
 
 
 Asked = Annotated[Ask, given(_AskReadings)]
+AskedForChannels = Annotated[Ask, given(_AskChannels)]
+AskedToSearch = Annotated[Ask, given(_AskSearch)]
 AskedForStatistics = Annotated[Ask, given(_AskStatistics)]
 AskedForAlarms = Annotated[Ask, given(_AskAlarms)]
 AskedForFreshness = Annotated[Ask, given(_AskFreshness)]

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
-from cedarpy import AuthzResult, PolicySet, is_authorized_batch
+from cedarpy import AuthzResult, Entities, PolicySet, is_authorized_batch
 
 from domain.permissions import Action, Decision, Level, Located, Purpose, Reach, View
 from domain.ports import Clock
 from domain.principals import Caller, Place
-from runtime.policy_requests import ANYBODYS, IDENTIFY, Asked, Standing, requests_of
+from runtime.policy_requests import ANYBODYS, IDENTIFY, Asked, Requests, Standing
 
 POLICIES: Final = Path(__file__).with_name("policies")
 _REMEMBERED: Final = 8192  # answers, and reaches: a ward's staff ask about the same records again and again
@@ -72,15 +72,14 @@ class CedarAuthoriser:
 
     def _decide(self, standing: Standing, action: Action, record: Located, purpose: Purpose | None) -> Decision:
         if action in ANYBODYS:
-            return Decision(*self._judge(standing, purpose, [record], [Asked(None, action, 0)])[0])
-        grants = range(len(standing.grants))
-        asked = [Asked(grant, what, 0) for what in (action, IDENTIFY) for grant in grants]
-        verdicts = self._judge(standing, purpose, [record], asked)
-        pairs = list(zip(verdicts[: len(grants)], verdicts[len(grants) :], strict=True))
-        is_allowed = any(done.is_allowed for done, _ in pairs)
-        is_clear = any(done.is_allowed and known.is_allowed for done, known in pairs)
-        policies = {policy for done, _ in pairs if done.is_allowed == is_allowed for policy in done.policies}
-        return Decision(is_allowed, tuple(sorted(policies)), View.CLEAR if is_clear else View.MASKED)
+            return Decision(*self._judgement(standing, purpose, [record])([Asked(None, action, 0)])[0])
+        judge = self._judgement(standing, purpose, [record])
+        verdicts = judge([Asked(grant, action, 0) for grant in range(len(standing.grants))])
+        allowing = [grant for grant, verdict in enumerate(verdicts) if verdict.is_allowed]
+        known = judge([Asked(grant, IDENTIFY, 0) for grant in allowing])
+        is_clear = any(verdict.is_allowed for verdict in known)
+        policies = {policy for verdict in verdicts if verdict.is_allowed == bool(allowing) for policy in verdict.policies}
+        return Decision(bool(allowing), tuple(sorted(policies)), View.CLEAR if is_clear else View.MASKED)
 
     def _reach(self, standing: Standing, action: Action, purpose: Purpose | None) -> Reach:
         """Asks at each grant's place about each kind of patient at each level.
@@ -94,7 +93,7 @@ class CedarAuthoriser:
             for level in Level:
                 asked.append(Asked(None if action in ANYBODYS else number, action, len(records)))
                 records.append(Located(standing.grants[number].place, level, kind[0]))
-        verdicts = iter(self._judge(standing, purpose, records, asked))
+        verdicts = iter(self._judgement(standing, purpose, records)(asked))
         levels: dict[Place, Level] = {}
         patients: dict[tuple[Place, str], Level] = {}
         for number, kind in kinds:
@@ -106,11 +105,18 @@ class CedarAuthoriser:
                     patients |= {(place, key): max(level, patients.get((place, key), level)) for key in kind}
         return Reach(levels, patients)
 
-    def _judge(
-        self, standing: Standing, purpose: Purpose | None, records: Sequence[Located], asked: Sequence[Asked]
-    ) -> list[_Verdict]:
-        requests, entities = requests_of(standing, purpose, records, asked)
-        return [self._verdict(result) for result in is_authorized_batch(requests, self._policies, entities)]
+    def _judgement(
+        self, standing: Standing, purpose: Purpose | None, records: Sequence[Located]
+    ) -> Callable[[Sequence[Asked]], list[_Verdict]]:
+        """What judges requests about these records, in the order asked."""
+        requests = Requests(standing, purpose)
+        entities = Entities.from_json_str(requests.entities(records))
+
+        def judge(asked: Sequence[Asked]) -> list[_Verdict]:
+            results = is_authorized_batch([requests.of(question) for question in asked], self._policies, entities)
+            return [self._verdict(result) for result in results]
+
+        return judge
 
     def _verdict(self, result: AuthzResult) -> _Verdict:
         found = result.diagnostics

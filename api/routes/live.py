@@ -21,7 +21,7 @@ from api.live.feed import Feed
 from api.live.readings import reading_client
 from api.live.stream import EventStream
 from api.live.subscription import Subscription, sse
-from api.locators import of_hospitals, of_readings
+from api.locators import of_hospitals, of_live_readings
 from api.permissions import may
 from api.selection import ReadingFilter, handles_of, select_by
 from api.services import Backend, Behind
@@ -33,7 +33,7 @@ from domain.permissions import Action
 
 router = APIRouter(prefix="/live", tags=["live"])
 AlarmsWatch = Annotated[Asking, may(Action.ALARM_READ, at=of_hospitals("alarms"))]
-ReadingsWatch = Annotated[Asking, may(Action.READING_READ, at=of_readings())]
+ReadingsWatch = Annotated[Asking, may(Action.READING_READ, at=of_live_readings)]
 
 _HELLO_ALARMS: Final = {"intended_use": INTENDED_USE}
 _SSE: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}

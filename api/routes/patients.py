@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header, Query, Response
 from api.asking import Asking, Target, Unplaced
 from api.errors import PreconditionRequired, problems
 from api.given import given
-from api.locators import in_hospital, of_list, of_patient
+from api.locators import in_hospital, of_patient, of_ward_list
 from api.observations import enter_observations
 from api.paging import Page, Paged
 from api.permissions import may, may_where_body_says
@@ -28,7 +28,7 @@ from api.schemas.patients import (
     PresetOut,
     ReceiptOut,
 )
-from api.services import Behind
+from api.services import Backend, Behind
 from api.times import In, instant, maybe_instant
 from domain.errors import Conflict, InvalidInput, NotFound, RejectedInput, StaleVersion, Unavailable
 from domain.ids import ActorKind, Address
@@ -38,7 +38,7 @@ from domain.permissions import Action
 from runtime.sql import grants, locating, patients, presets
 
 router = APIRouter(prefix="/patients", tags=["patients"])
-PatientList = Annotated[Asking, may(Action.PATIENT_READ, at=of_list("patients"))]
+PatientList = Annotated[Asking, may(Action.PATIENT_READ, at=of_ward_list("patients"))]
 PatientAdmit = Annotated[Unplaced, may_where_body_says(Action.PATIENT_MANAGE)]
 PatientRead = Annotated[Asking, may(Action.PATIENT_READ, at=of_patient)]
 PatientReadings = Annotated[Asking, may(Action.READING_READ, at=of_patient)]
@@ -61,14 +61,21 @@ class PatientFilter:
 
 @router.get("")
 async def list_patients(
-    _who: PatientList, behind: Behind, paged: Paged, zone: In, wanted: Annotated[PatientFilter, given(PatientFilter)]
+    who: PatientList, behind: Behind, paged: Paged, zone: In, wanted: Annotated[PatientFilter, given(PatientFilter)]
 ) -> Page[PatientOut]:
-    """Patients of the region, searched by name or number."""
+    """Patients, searched by name or number. A page may come back short: of those who are raised to a level beyond reach."""
     found = await behind.read(
         patients.list_patients, behind.engine, limit=paged.limit, after=paged.after, hospital_id=wanted.hospital,
         ward_id=wanted.ward, text=wanted.q, present_only=wanted.present,
     )  # fmt: skip
-    return paged.page([PatientOut.of(row, zone) for row in found.rows], found.after)
+    shown = [row for row in found.rows if row["level"] is None or await _is_within(behind, who, row["patient_key"])]
+    return paged.page([PatientOut.of(row, zone) for row in shown], found.after)
+
+
+async def _is_within(behind: Backend, who: Asking, patient_key: str) -> bool:
+    """Whether a patient of a list, whose record is above its class, may be seen by itself."""
+    found = await behind.read(locating.patient, behind.engine, patient_key)
+    return found is not None and who.may(Action.PATIENT_READ, found)
 
 
 @router.post("", status_code=201, responses=problems(NotFound, InvalidInput, Conflict))
@@ -173,14 +180,14 @@ async def remove_preset(who: PresetSet, patient_key: str, metric: str, behind: B
     await behind.tell(presets.remove_preset, behind.engine, behind.author(who), patient_key, metric)
 
 
-@router.get("/{patient_key}/care-team")
+@router.get("/{patient_key}/care-team", responses=problems(NotFound))
 async def list_care_team(_who: PatientRead, patient_key: str, behind: Behind, zone: In) -> list[MemberOut]:
     """Who treats the patient, and who did."""
     rows = await behind.read(grants.list_team, behind.engine, patient_key)
     return [MemberOut.of(row, zone) for row in rows]
 
 
-@router.post("/{patient_key}/care-team", status_code=201, responses=problems(InvalidInput, Conflict))
+@router.post("/{patient_key}/care-team", status_code=201, responses=problems(NotFound, InvalidInput, Conflict))
 async def join_care_team(who: PatientManage, patient_key: str, body: MemberIn, behind: Behind, zone: In) -> MemberOut:
     """Say that a user treats the patient from now on: what they were given for their care teams reaches the patient."""
     author = behind.author(who)
@@ -189,7 +196,7 @@ async def join_care_team(who: PatientManage, patient_key: str, body: MemberIn, b
     return MemberOut.of(row, zone)
 
 
-@router.delete("/{patient_key}/care-team/{name}", status_code=204)
+@router.delete("/{patient_key}/care-team/{name}", status_code=204, responses=problems(NotFound))
 async def leave_care_team(who: PatientManage, patient_key: str, name: str, behind: Behind) -> None:
     """Say that a user treats the patient no more."""
     principal_id = await behind.write(grants.leave_team, behind.engine, behind.author(who), patient_key, name)
