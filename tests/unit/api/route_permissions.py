@@ -187,6 +187,8 @@ ROUTES: Final[dict[str, list[Route]]] = {
     "DELETE /tokens/{name}": [_ward("token.manage", 3)],
     "GET /writes": [_region("audit.read", 3)],
     "GET /exports": [_region("audit.read", 4)],
+    "GET /audit/events": [_region("audit.read", 4)],
+    "GET /patients/{patient_key}/accesses": [_patient("audit.read")],
     "GET /log/checkpoint": [_region("log.read", 1)],
     "GET /log/tile/{path}": [_region("log.read", 1)],
     "GET /log/entries/{index}": [_region("log.read", 1)],
