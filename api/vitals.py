@@ -37,7 +37,10 @@ class Check:
 
 async def check_all(backend: Backend) -> list[Check]:
     """All checks, at once; each has a deadline."""
-    checks = {"bus": _bus, "database": _database, "lake": _lake, "shards": _shards, "lag": _lag, "storage": _storage}
+    checks = {
+        "bus": _bus, "database": _database, "lake": _lake, "shards": _shards, "lag": _lag, "storage": _storage,
+        "access-log": _access_log,
+    }  # fmt: skip
     return list(await asyncio.gather(*(_checked(name, check, backend) for name, check in checks.items())))
 
 
@@ -93,6 +96,18 @@ async def _storage(backend: Backend) -> tuple[bool, str]:
         if beat.full_since_us
     ]
     return not wrong, "; ".join(wrong) or "there is room in every place"
+
+
+async def _access_log(backend: Backend) -> tuple[bool, str]:
+    """Not ready while it does not grow: what is done is not entered then. A witness that is away is only told of."""
+    state = backend.log_state.newest()
+    if state is None:
+        return True, "not heard of lately"
+    if state.problem is not None:
+        return False, f"takes nothing: {state.problem}"
+    behind = f"; {state.unwitnessed}" if state.unwitnessed else ""
+    witnessed = "by no witness" if state.cosigned is None else f"{state.cosigned} of them by every witness"
+    return True, f"{state.size} entries signed, {witnessed}{behind}"
 
 
 async def refresh_figures(backend: Backend) -> None:
@@ -165,6 +180,10 @@ def _watch_log(backend: Backend, telemetry: Telemetry) -> None:
     def of(figure: Callable[[LogState], float]) -> Callable[[], list[Sample]]:
         return lambda: [] if (state := backend.log_state.newest()) is None else [((), figure(state))]
 
+    def unwitnessed() -> list[Sample]:
+        state = backend.log_state.newest()
+        return [] if state is None or state.cosigned is None else [((), float(max(state.size - state.cosigned, 0)))]
+
     def troubled() -> list[Sample]:
         state = backend.log_state.newest()
         return [((), float(state is None or state.problem is not None))]
@@ -172,4 +191,5 @@ def _watch_log(backend: Backend, telemetry: Telemetry) -> None:
     watch = telemetry.watch
     watch("vitalgrid_log_entries", "Entries of the access log that are signed.", (), of(lambda state: state.size))
     watch("vitalgrid_log_waiting", "Records that are not in the access log yet.", (), of(lambda state: state.waiting))
+    watch("vitalgrid_log_unwitnessed", "Signed entries that some witness has not signed.", (), unwitnessed)
     watch("vitalgrid_log_troubled", "1 while the access log does not grow, or is not heard of.", (), troubled)

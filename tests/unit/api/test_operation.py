@@ -88,7 +88,7 @@ async def test_ready_when_everything_answers(app: FastAPI, client: httpx.AsyncCl
     response = await client.get("ready")
     assert response.status_code == 200, response.text
     assert {check["name"]: check["ok"] for check in response.json()["checks"]} == dict.fromkeys(
-        ("bus", "database", "lake", "shards", "lag", "storage"), True
+        ("bus", "database", "lake", "shards", "lag", "storage", "access-log"), True
     )
 
 
