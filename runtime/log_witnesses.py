@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 WITHIN_S: Final = 0.5
 _AGAIN_S: Final = 1.0
+_LONG_S: Final = 30.0  # away for longer than a start takes: then it is worth a line in the log
 _TRIES: Final = 3  # where the witness is may change between two of them
 
 
@@ -50,6 +51,8 @@ class LogWitness:
         self._old: int | None = None  # what it had when it was last heard
         self.size: int | None = None  # the largest checkpoint that it signed, as far as is known here
         self.problem: str | None = None
+        self._away_since_s: float | None = None
+        self._is_told = False
 
     def ask(self, shown: Shown, signer: LogSigner, now_s: float) -> Future[Signature] | None:
         """Begin to ask, unless it is still being asked, or did not answer a moment ago."""
@@ -68,19 +71,24 @@ class LogWitness:
         except IntegrityViolation:
             raise
         except Exception as error:  # noqa: BLE001 (whatever it was: a witness holds nothing up)
-            self._say(str(error))
+            self._note(str(error), now_s)
             self._again_s = now_s + _AGAIN_S
             return None
-        self._say(None)
+        self._note(None, now_s)
         return signature if self.size == size else None
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _say(self, problem: str | None) -> None:
-        if problem is not None and self.problem is None:
-            logger.warning("a witness does not sign the access log: %s", problem, extra={"witness": self.where})
+    def _note(self, problem: str | None, now_s: float) -> None:
         self.problem = problem
+        if problem is None:
+            self._away_since_s, self._is_told = None, False
+            return
+        self._away_since_s = now_s if self._away_since_s is None else self._away_since_s
+        if now_s - self._away_since_s >= _LONG_S and not self._is_told:
+            logger.warning("a witness does not sign the access log: %s", problem, extra={"witness": self.where})
+            self._is_told = True
 
     def _signature(self, shown: Shown, signer: LogSigner) -> Signature:
         size = shown.said.size

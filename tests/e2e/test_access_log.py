@@ -109,6 +109,28 @@ def test_the_command_verifies_and_shows_the_log_and_fails_for_one_that_was_chang
     assert isinstance(done.exception, IntegrityViolation)
 
 
+@pytest.mark.clause("6.1b")
+def test_checkpoints_are_signed_by_the_platforms_witness(platform: RunningPlatform, tmp_path: Path) -> None:
+    make_hospital(platform, "log-3")
+    wait_until(lambda: has(platform, "sz.log-3"), 20)
+    file = platform.data_dir / "witness" / "vkey"
+    wait_until(file.exists, 20)
+    vkey = file.read_text().strip()
+
+    def witnessed() -> bool:
+        return vitalgrid(platform, "log", "verify", "--witness-vkey", vkey).exit_code == 0
+
+    wait_until(witnessed, 20)
+    assert "witnessed at" in vitalgrid(platform, "log", "verify", "--witness-vkey", vkey).stdout
+    with platform.http() as http:
+        assert f"{vkey.partition('+')[0]} ".encode() in http.get("/log/checkpoint").content
+        detail = next(check for check in http.get("/ready").json()["checks"] if check["name"] == "access-log")
+    assert detail["ok"]
+    assert "by every witness" in detail["detail"]
+    done = vitalgrid(platform, "log", "fsck")
+    assert (done.exit_code, done.stdout.startswith("whole: ")) == (0, True), done.output
+
+
 def test_the_log_lies_where_only_its_owner_can_read(platform: RunningPlatform) -> None:
     assert (platform.data_dir / "audit").stat().st_mode & 0o077 == 0
     assert REASON not in "".join(platform.log(path.name) for path in (platform.data_dir / "log").iterdir())
