@@ -12,9 +12,10 @@ from fastapi import FastAPI
 from sqlalchemy import Engine
 
 from api.app import create_app
+from domain import subjects
 from domain.alarms import INTENDED_USE
 from domain.errors import Unavailable
-from domain.messages import HostHeartbeat, ShardHeld, StorageLevel, StorageState, encode
+from domain.messages import HostHeartbeat, LogState, ShardHeld, StorageLevel, StorageState, encode
 from gateways.counters import DoorCounters
 from runtime.bus import StreamState
 from runtime.clock import ManualClock
@@ -112,6 +113,27 @@ async def test_not_ready_says_which_part(
     beat(app, clock)
     platform.is_away = True
     assert await failing(client) == {"bus"}
+
+
+async def test_ready_tells_of_the_access_log(app: FastAPI, client: httpx.AsyncClient, clock: ManualClock) -> None:
+    beat(app, clock)
+
+    def tell(*state: object) -> None:
+        app.state.backend.log_state.receive(encode(LogState(clock.now_us(), 7, 0, *state)), subjects.LOG_STATE)
+
+    async def detail() -> str:
+        checks = (await client.get("ready")).json()["checks"]
+        return str(next(check["detail"] for check in checks if check["name"] == "access-log"))
+
+    tell()
+    assert await detail() == "7 entries signed, by no witness"
+    tell(None, 5, "w1: it does not answer")
+    assert await detail() == "7 entries signed, 5 of them by every witness; w1: it does not answer"
+    assert (await client.get("ready")).status_code == 200, "a witness that is away holds nothing up"
+    assert "vitalgrid_log_unwitnessed 2.0" in (await client.get("metrics")).text
+    tell("rolled-back: the log has 7 entries, and w1 has its signature for 9", 9)
+    assert await failing(client) == {"access-log"}
+    assert await detail() == "takes nothing: rolled-back: the log has 7 entries, and w1 has its signature for 9"
 
 
 async def test_what_doors_count_is_shown_while_they_tell_it(
