@@ -22,6 +22,7 @@ from domain.signed_notes import PublicKey
 from runtime.clock import SystemClock
 from runtime.log import configure_logging
 from runtime.log_store import LogReader
+from runtime.priority import share_finely
 from runtime.settings import Settings
 from runtime.soft_keys import SoftKeys
 from runtime.tasks import end
@@ -40,6 +41,7 @@ def witness_socket(settings: Settings) -> Path:
 
 async def main() -> None:
     """Witness until asked to end."""
+    share_finely()
     settings = Settings()
     configure_logging(settings.log_level, settings.log_format)
     folder = settings.witness_dir

@@ -189,7 +189,11 @@ class Witness:
 
     def _keep_against(self, kept: _Known, note: Note, said: Checkpoint, submission: Submission, why: str) -> None:
         """Keep what contradicts what is known, once."""
-        logger.error("a log contradicts what it signed before: %s", why, extra={"origin": said.origin, "size": said.size})
+        logger.error(
+            "a checkpoint contradicts what was signed before, or its proof does not hold: %s",
+            why,
+            extra={"origin": said.origin, "size": said.size},
+        )
         evidence = Evidence(
             said.origin, why, self._clock.now_us(), kept.note.decode(), note.to_bytes().decode(), submission.hashes
         )
