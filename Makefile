@@ -63,6 +63,9 @@ test-tools: # real clients that tests drive: Debian packages, installed when mis
 	command -v mosquitto_pub >/dev/null || missing="$$missing mosquitto-clients"; \
 	command -v curl >/dev/null || missing="$$missing curl"; \
 	command -v openssl >/dev/null || missing="$$missing openssl"; \
+	if command -v apt-get >/dev/null; then \
+		command -v go >/dev/null || missing="$$missing golang-go"; \
+		[ -d /usr/share/gocode/src/golang.org/x/mod/sumdb ] || missing="$$missing golang-golang-x-mod-dev"; fi; \
 	if [ -n "$$missing" ]; then .ci/install-packages $$missing; fi
 
 .PHONY: test-postgres

@@ -38,7 +38,8 @@ class Check:
 async def check_all(backend: Backend) -> list[Check]:
     """All checks, at once; each has a deadline."""
     checks = {
-        "bus": _bus, "database": _database, "lake": _lake, "shards": _shards, "lag": _lag, "storage": _storage, "audit": _audit,
+        "bus": _bus, "database": _database, "lake": _lake, "shards": _shards, "lag": _lag, "storage": _storage,
+        "access-log": _access_log,
     }  # fmt: skip
     return list(await asyncio.gather(*(_checked(name, check, backend) for name, check in checks.items())))
 
@@ -97,16 +98,21 @@ async def _storage(backend: Backend) -> tuple[bool, str]:
     return not wrong, "; ".join(wrong) or "there is room in every place"
 
 
-async def _audit(backend: Backend) -> tuple[bool, str]:
-    """Whether accesses reach the access log; while they do not, protected records are not shown."""
+async def _access_log(backend: Backend) -> tuple[bool, str]:
+    """Not ready while accesses do not reach it, or it does not grow: protected records are not shown then.
+
+    A witness that is away is only told of.
+    """
     closed = backend.trail.why_closed()
     if closed is not None:
         return False, f"protected records are not shown: {closed}"
     waiting = await asyncio.to_thread(backend.services.accesses.count)
     state = backend.log_state.newest()
     if state is None:
-        return False, f"the access log has said nothing for a while; {waiting} accesses wait"
-    return True, f"{state.size} entries in the access log; {waiting} accesses wait"
+        return False, f"not heard of lately; {waiting} accesses wait"
+    behind = f"; {state.unwitnessed}" if state.unwitnessed else ""
+    witnessed = "by no witness" if state.cosigned is None else f"{state.cosigned} of them by every witness"
+    return True, f"{state.size} entries signed, {witnessed}{behind}; {waiting} accesses wait"
 
 
 async def refresh_figures(backend: Backend) -> None:
@@ -179,6 +185,10 @@ def _watch_log(backend: Backend, telemetry: Telemetry) -> None:
     def of(figure: Callable[[LogState], float]) -> Callable[[], list[Sample]]:
         return lambda: [] if (state := backend.log_state.newest()) is None else [((), figure(state))]
 
+    def unwitnessed() -> list[Sample]:
+        state = backend.log_state.newest()
+        return [] if state is None or state.cosigned is None else [((), float(max(state.size - state.cosigned, 0)))]
+
     def troubled() -> list[Sample]:
         state = backend.log_state.newest()
         return [((), float(state is None or state.problem is not None))]
@@ -186,4 +196,5 @@ def _watch_log(backend: Backend, telemetry: Telemetry) -> None:
     watch = telemetry.watch
     watch("vitalgrid_log_entries", "Entries of the access log that are signed.", (), of(lambda state: state.size))
     watch("vitalgrid_log_waiting", "Records that are not in the access log yet.", (), of(lambda state: state.waiting))
+    watch("vitalgrid_log_unwitnessed", "Signed entries that some witness has not signed.", (), unwitnessed)
     watch("vitalgrid_log_troubled", "1 while the access log does not grow, or is not heard of.", (), troubled)

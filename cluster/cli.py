@@ -22,6 +22,7 @@ from cluster.log_commands import log
 from cluster.ray_environment import prepare_ray
 from cluster.scenario_commands import scenario
 from cluster.user_commands import user
+from cluster.witness_commands import witness
 from domain.errors import VitalgridError
 from runtime.log import configure_logging
 from runtime.settings import Settings
@@ -39,6 +40,7 @@ app.add_typer(hosts, name="hosts")
 app.add_typer(log, name="log")
 app.add_typer(user, name="user")
 app.command("doctor")(doctor)
+app.command("witness")(witness)
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where the platform keeps everything (default: var).")]
 _console = Console(stderr=True)

@@ -15,6 +15,7 @@ from domain.errors import IntegrityViolation, NotFound, Unavailable
 from domain.instants import from_us
 from domain.log_entries import read_entry
 from runtime.log_events import events_between
+from runtime.log_fsck import check_log
 from runtime.log_signing import LogSigner
 from runtime.log_store import LogReader
 from runtime.log_verifier import DoesNotHold, Source, describe, verify_log
@@ -29,25 +30,43 @@ _EVENT_CHARS: Final = 400
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the platform (default: var).")]
 Where = Annotated[str | None, typer.Argument(help="Folder of a log, or http://host:port/api/v1/log; none: this platform's.")]
 Vkeys = Annotated[list[str] | None, typer.Option("--vkey", help="Key to verify with; none: this platform's own.")]
+WitnessVkeys = Annotated[list[str] | None, typer.Option("--witness-vkey", help="Key of a witness who must have signed too.")]
 Since = Annotated[Path | None, typer.Option("--since", help="An earlier checkpoint, kept elsewhere: what it says must hold.")]
 Token = Annotated[str | None, typer.Option("--token", help="API token, for an address (default: this machine's own).")]
 Last = Annotated[int, typer.Option("--last", min=1, help="How many entries, from the end.")]
 
 
 @log.command("verify")
-def verify(where: Where = None, vkey: Vkeys = None, since: Since = None, token: Token = None, data_dir: DataDir = None) -> None:
+def verify(
+    where: Where = None, vkey: Vkeys = None, witness_vkey: WitnessVkeys = None, since: Since = None, token: Token = None,
+    data_dir: DataDir = None,
+) -> None:  # fmt: skip
     """Verify everything: signatures, each entry, each tile, the root, and the events beside them. Exit code 1: it fails."""
     settings = settings_of(data_dir)
     where = where or str(settings.audit_dir)
     source = Source(where, token or (token_of(settings.data_dir) if where.startswith("http") else None))
     vkeys = vkey or [key.vkey for key in _signer(settings).public_keys()]
     try:
-        report = verify_log(source, vkeys, since.read_bytes() if since else None)
+        report = verify_log(source, vkeys, since.read_bytes() if since else None, witness_vkey)
     except DoesNotHold as error:
         raise IntegrityViolation(f"the log does not hold: {error}") from None
     except OSError as error:
         raise Unavailable(f"the log cannot be read: {error}") from None
     _console.print(f"holds: {describe(report)}", highlight=False, markup=False, soft_wrap=True)
+
+
+@log.command("fsck")
+def fsck(data_dir: DataDir = None) -> None:
+    """Recompute every tile and signed root from the entries, and name all that is damaged. Exit code 1: something is."""
+    settings = settings_of(data_dir)
+    if not settings.audit_dir.exists():
+        raise NotFound(f"there is no access log in {settings.audit_dir}")
+    found = check_log(settings.audit_dir, _signer(settings))
+    for damage in found.damages:
+        _console.print(f"damaged: {damage}", highlight=False, markup=False, soft_wrap=True)
+    if found.damages:
+        raise IntegrityViolation(f"{len(found.damages)} places of the log in {settings.audit_dir} are damaged")
+    _console.print(f"whole: {found.entries} entries, {found.files} files", highlight=False)
 
 
 @log.command("show")

@@ -30,7 +30,7 @@ from cluster.stream_beginnings import lead_on_streams, stream_beginnings, taken_
 from cluster.supervisor import Supervisor
 from domain import subjects
 from domain.bus_rights import SUPERVISOR
-from domain.errors import Conflict, StorageFull, VitalgridError
+from domain.errors import Conflict, StorageFull, Unavailable, VitalgridError
 from domain.messages import StorageLevel, encode
 from runtime.bus import Bus
 from runtime.bus_access import BusKey, TokenAccess
@@ -54,8 +54,10 @@ _CHILDREN: Final[dict[str, tuple[str, ...]]] = {
     "api": ("port",),
     "queries": (),
     "upkeep": (),
-    "audit": (),  # the last: it takes what the others have told
+    "audit": (),  # the last of these: it takes what the others have told
 }
+_WITNESS: Final = "witness"  # nobody waits for it: it starts when all else answers, and ends behind the log
+_WITNESS_AGAIN_S: Final = 10.0
 
 
 class Platform:
@@ -140,6 +142,7 @@ class Platform:
             asyncio.create_task(self._keep_ray(), name="keep Ray"),
             asyncio.create_task(self._certificates.run(self._nats.reload), name="keep certificates"),
             asyncio.create_task(dedications.run(self.supervisor), name="watch dedications"),
+            asyncio.create_task(self._start_witness(), name="start the witness"),
             asyncio.create_task(self._keep_remembering(), name="remember pids"),
             asyncio.create_task(StorageKeeper(self._bus, self._storage, self._nats.stop).run(), name="watch storage"),
         ]
@@ -219,7 +222,16 @@ class Platform:
         child = ChildProcess(f"cluster.{name}_process", environment, self._log_dir / f"{name}.log")
         self._children[name] = child
         told = await child.start()
-        child.pin({f"VITALGRID_{name.upper()}__{port.upper()}": str(told[port]) for port in _CHILDREN[name]})
+        child.pin({f"VITALGRID_{name.upper()}__{port.upper()}": str(told[port]) for port in _CHILDREN.get(name, ())})
+
+    async def _start_witness(self) -> None:
+        while self.settings.audit.own_witness:
+            try:
+                await self._start_child(_WITNESS)
+                return
+            except (Unavailable, OSError) as error:
+                logger.error("the witness of the access log does not start: %s", error)
+                await asyncio.sleep(_WITNESS_AGAIN_S)
 
     def _remember(self) -> None:
         """Write `run.json`: children read it to find the bus, commands to find everything."""

@@ -25,6 +25,13 @@ async def serving(app: Any, host: str, port: int, *, tls: TakenUp | None = None)
     taken. A certificate that is renewed meanwhile is taken up.
     """
     listener = _bind(host, port)
+    async with serving_at(listener, app, tls=tls):
+        yield listener.getsockname()[1]
+
+
+@contextlib.asynccontextmanager
+async def serving_at(listener: socket.socket, app: Any, *, tls: TakenUp | None = None) -> AsyncIterator[None]:
+    """As `serving`, at a socket that listens already."""
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -43,15 +50,15 @@ async def serving(app: Any, host: str, port: int, *, tls: TakenUp | None = None)
     server = uvicorn.Server(config)
     # signals are handled by `cluster.processes.until_ended`, not by uvicorn
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
-    task = asyncio.create_task(server.serve(sockets=[listener]), name=f"serve {host}:{port}")
+    task = asyncio.create_task(server.serve(sockets=[listener]), name=f"serve {listener.getsockname()}")
     keeping = asyncio.create_task(tls.keep(), name="keep TLS") if tls is not None else None
     try:
         while not server.started:
             if task.done():
                 task.result()
-                raise OSError(f"the server at {host}:{port} did not start")
+                raise OSError(f"the server at {listener.getsockname()} did not start")
             await asyncio.sleep(0.01)
-        yield listener.getsockname()[1]
+        yield
     finally:
         await end(keeping)
         server.should_exit = True

@@ -254,12 +254,17 @@ class HostProgress(msgspec.Struct, frozen=True):
 
 
 class LogState(msgspec.Struct, frozen=True):
-    """How far the access log is. `problem`: why it does not grow, one sentence; None while all is well."""
+    """How far the access log is. `problem`: why it does not grow, one sentence; None while all is well.
+
+    `cosigned`: entries that every witness signed for; None: there is no witness. `unwitnessed`: why it is behind.
+    """
 
     at_us: int
     size: int  # entries that are signed and published
     waiting: int  # records that came and are not in it yet
     problem: str | None = None
+    cosigned: int | None = None
+    unwitnessed: str | None = None
 
 
 _encoder: Final = msgspec.json.Encoder()

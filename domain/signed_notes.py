@@ -12,23 +12,24 @@ import binascii
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple, Protocol, Self
 
 from domain.errors import IntegrityViolation, InvalidInput
 from domain.merkle import HASH_BYTES
 
 ED25519: Final = b"\x01"
+COSIGNATURE: Final = b"\x04"  # Ed25519 too, over another text: see `domain.cosignatures`
 SM2: Final = b"\xffvitalgrid.example/sm2-sm3/v1"  # 0xff: a type that the specification has no byte for, then its name
 MAX_NOTE_BYTES: Final = 1_000_000
-_PUBLIC_KEY_BYTES: Final = {ED25519: 32, SM2: 64}
+_PUBLIC_KEY_BYTES: Final = {ED25519: 32, COSIGNATURE: 32, SM2: 64}
 _MOST_SIGNATURES: Final = 100
 _MOST_PROOF_LINES: Final = 63
 _ID_BYTES: Final = 4
 _PROOF_HEADER: Final = "c2sp.org/tlog-proof@v1"
 _CONTROL: Final = re.compile(r"[\x00-\x09\x0b-\x1f]")
 _NAME: Final = re.compile(r"[^\s+]+")
-_DECIMAL: Final = re.compile(r"0|[1-9][0-9]{0,18}")
+DECIMAL: Final = re.compile(r"0|[1-9][0-9]{0,18}")
 _HEX_ID: Final = re.compile(r"[0-9a-f]{8}")
 
 
@@ -80,10 +81,15 @@ class Note:
         lines = whole[at + 2 :].split("\n")[:-1]
         if not 1 <= len(lines) <= _MOST_SIGNATURES:
             raise InvalidInput(f"a signed note has {len(lines)} signatures: expected 1 to {_MOST_SIGNATURES}")
-        return cls(whole[: at + 1], tuple(map(_signature, lines)))
+        return cls(whole[: at + 1], tuple(map(read_signature, lines)))
 
     def to_bytes(self) -> bytes:
         return f"{self.text}\n{''.join(signature.line for signature in self.signatures)}".encode()
+
+    def with_signatures(self, more: Iterable[Signature]) -> Self:
+        """The same text, signed by more; of a key that signed already the new signature stands."""
+        signatures = {(one.name, one.key_id): one for one in (*self.signatures, *more)}
+        return replace(self, signatures=tuple(signatures.values()))
 
     def verified_by(self, verifiers: Iterable[Verifier]) -> list[str]:
         """Names of the keys that signed the text, each once.
@@ -104,7 +110,8 @@ class Note:
         return list(names.values())
 
 
-def _signature(line: str) -> Signature:
+def read_signature(line: str) -> Signature:
+    """A signature line without its newline. Raises InvalidInput."""
     dash, _, rest = line.partition(" ")
     name, _, encoded = rest.partition(" ")
     value = _bytes(encoded, "a signature")
@@ -118,7 +125,7 @@ class PublicKey:
     """A named key that notes are verified with: what a vkey (`name+id+base64`) says."""
 
     name: str
-    kind: bytes  # ED25519 or SM2
+    kind: bytes  # ED25519, COSIGNATURE or SM2
     key: bytes
 
     def __post_init__(self) -> None:
@@ -143,7 +150,7 @@ class PublicKey:
         content = _bytes(encoded, "a vkey")
         kind = next((kind for kind in _PUBLIC_KEY_BYTES if content.startswith(kind)), None)
         if kind is None or not _HEX_ID.fullmatch(key_id):
-            raise InvalidInput(f"{vkey[:100]!r} is no vkey: expected 'name+id+base64' of an Ed25519 or SM2 key")
+            raise InvalidInput(f"{vkey[:100]!r} is no vkey: expected 'name+id+base64' of an Ed25519, cosignature or SM2 key")
         found = cls(name, kind, content[len(kind) :])
         if found.key_id.hex() != key_id:
             raise InvalidInput(f"the vkey of {name} says id {key_id}: expected {found.key_id.hex()}")
@@ -167,7 +174,7 @@ class Checkpoint:
     def parse(cls, text: str) -> Self:
         """Of a note's text; lines of extensions behind it are passed over. Raises InvalidInput."""
         origin, size, root, *_ = [*text.split("\n"), "", "", ""]
-        if not origin or not _DECIMAL.fullmatch(size) or "" in text.split("\n")[:-1] or not text.endswith("\n"):
+        if not origin or not DECIMAL.fullmatch(size) or "" in text.split("\n")[:-1] or not text.endswith("\n"):
             raise InvalidInput("this is no checkpoint: expected lines of origin, size and root")
         decoded = _bytes(root, "a checkpoint's root")
         if len(decoded) != HASH_BYTES:
@@ -199,9 +206,9 @@ class Proof:
             raise InvalidInput("this is no proof: it is not UTF-8") from None
         extra = _bytes(lines.pop(0)[6:], "the extra line") if lines and lines[0].startswith("extra ") else None
         word, _, index = lines.pop(0).partition(" ") if lines else ("", "", "")
-        if header != _PROOF_HEADER or not gap or word != "index" or not _DECIMAL.fullmatch(index):
+        if header != _PROOF_HEADER or not gap or word != "index" or not DECIMAL.fullmatch(index):
             raise InvalidInput(f"this is no proof: expected '{_PROOF_HEADER}', 'index <number>', hashes, a checkpoint")
-        return cls(int(index), _hashes(lines), checkpoint, extra)
+        return cls(int(index), read_hashes(lines), checkpoint, extra)
 
 
 def consistency_text(hashes: Sequence[bytes]) -> bytes:
@@ -209,7 +216,8 @@ def consistency_text(hashes: Sequence[bytes]) -> bytes:
     return "".join(f"{_base64(one)}\n" for one in hashes).encode()
 
 
-def _hashes(lines: Sequence[str]) -> tuple[bytes, ...]:
+def read_hashes(lines: Sequence[str]) -> tuple[bytes, ...]:
+    """A proof's hashes, a line of base64 each. Raises InvalidInput."""
     hashes = tuple(_bytes(line, "a proof's hash") for line in lines)
     if len(hashes) > _MOST_PROOF_LINES or any(len(one) != HASH_BYTES for one in hashes):
         raise InvalidInput(f"a proof is malformed: expected at most {_MOST_PROOF_LINES} hashes of {HASH_BYTES} bytes")

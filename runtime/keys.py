@@ -25,6 +25,7 @@ KEYS: Final[Mapping[str, KeyKind]] = {
     "totp": KeyKind.WRAP,  # seeds of one-time codes
     "log-ed25519": KeyKind.ED25519,  # checkpoints of the access log
     "log-sm2": KeyKind.SM2,  # the same, in national cryptography
+    "witness-ed25519": KeyKind.ED25519,  # a witness's word on checkpoints; in a folder of its own
 }
 
 

@@ -26,6 +26,7 @@ from runtime.bus import Bus
 from runtime.follower import Follower, StreamMessage
 from runtime.log_events import Received
 from runtime.log_keeper import LogKeeper
+from runtime.log_witnesses import LogWitnesses
 from runtime.tasks import end
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,9 @@ _QUEUE: Final = 5_000
 _RETRY_S: Final = 1.0
 _LOOK_AGAIN_S: Final = 30.0
 _TELL_S: Final = 1.0
+_WITNESS_S: Final = 1.0  # in a quiet log, between looks at witnesses that are behind
+_PATIENCE_S: Final = 30.0  # at a start, with witnesses that signed before: they may be starting too; records wait
+_AGAIN_S: Final = 0.2
 _FORGET_EVERY: Final = 10_000  # records that are in the log and may leave the stream
 _KEEP_BEHIND: Final = 1_000
 _PARTS: Final = 4  # of the stream's room: when records in the log may take one of them, they leave
@@ -44,10 +48,14 @@ _PARTS: Final = 4  # of the stream's room: when records in the log may take one 
 class LogFollowing:
     """See module. `open_log` opens the log; it and the log's own calls run in a thread."""
 
-    def __init__(self, bus: Bus, open_log: Callable[[], LogKeeper], clock: Clock) -> None:
+    def __init__(
+        self, bus: Bus, open_log: Callable[[], LogKeeper], clock: Clock, witnesses: LogWitnesses | None = None
+    ) -> None:
+        """`witnesses`: those of the log that `open_log` opens."""
         self._bus = bus
         self._open_log = open_log
         self._clock = clock
+        self._witnesses = witnesses
         self._waiting: asyncio.Queue[StreamMessage] = asyncio.Queue()
         self._taking = 0
         self._size = 0
@@ -73,6 +81,7 @@ class LogFollowing:
         follower: Follower | None = None
         try:
             self._waiting, self._size = asyncio.Queue(), keeper.size
+            await self._heard_witnesses(keeper)
             start = await asyncio.to_thread(lambda: keeper.next_sequence)
             follower = await self._bus.follow(
                 subjects.AUDIT_STREAM, list(subjects.AUDIT_SUBJECTS), start, self._waiting.put_nowait
@@ -83,12 +92,20 @@ class LogFollowing:
                 await follower.stop()
             await asyncio.to_thread(keeper.close)
 
+    async def _heard_witnesses(self, keeper: LogKeeper) -> None:
+        """Before anything is taken in: an older copy of the log must not grow into another one. Raises RolledBack."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + _PATIENCE_S * await asyncio.to_thread(keeper.was_witnessed)
+        while not await asyncio.to_thread(keeper.witness) and loop.time() < until_s:  # noqa: ASYNC110 (others are asked)
+            await asyncio.sleep(_AGAIN_S)
+
     async def _take_all(self, keeper: LogKeeper, follower: Follower, expected: int) -> None:
         await self._forget(expected)
         forgotten, taken_bytes = expected, 0
         while True:
             self._problem = None
-            messages = await self._gathered()
+            while not (messages := await self._gathered()):
+                await asyncio.to_thread(keeper.witness)
             self._taking = len(messages)
             records = []
             for message in messages:
@@ -119,9 +136,11 @@ class LogFollowing:
             self._forget_bytes = state.max_bytes / _PARTS if state.max_bytes else math.inf
 
     async def _gathered(self) -> list[StreamMessage]:
-        """The next message, and what comes shortly after it."""
-        messages = [await self._waiting.get()]
+        """The next message, and what comes shortly after it; none when none comes for a moment."""
+        messages: list[StreamMessage] = []
         with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_WITNESS_S):
+                messages.append(await self._waiting.get())
             async with asyncio.timeout(_GATHER_S):
                 while len(messages) < _AT_ONCE:
                     messages.append(await self._waiting.get())
@@ -158,7 +177,9 @@ class LogFollowing:
 
     async def _tell(self) -> None:
         while True:
-            state = LogState(self._clock.now_us(), self._size, self._waiting.qsize() + self._taking, self._problem)
+            waiting = self._waiting.qsize() + self._taking
+            cosigned, away = (None, []) if (known := self._witnesses) is None else (known.size, known.problems)
+            state = LogState(self._clock.now_us(), self._size, waiting, self._problem, cosigned, "; ".join(away) or None)
             with contextlib.suppress(NatsError, OSError):
                 await self._bus.core_publish(subjects.LOG_STATE, encode(state))
             await asyncio.sleep(_TELL_S)

@@ -1,8 +1,8 @@
 """Keeps the access log: takes records of the stream, fixes their place, grows the tree, signs and publishes.
 
 In this order, each step durable before the next and harmless to repeat: the event with its salt, place and entry
-(`log_events`); bundles and tiles (`log_store`); that this root is signed for this size; the checkpoint. A start goes on
-from the checkpoint with whatever events lie beyond it. Clauses 6.1b, 9.3e.
+(`log_events`); bundles and tiles (`log_store`); that this root is signed for this size; what witnesses sign
+(`log_witnesses`); the checkpoint. A start goes on from the checkpoint with whatever events lie beyond it. Clauses 6.1b, 9.3e.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Final, Self
 
 from domain.errors import IntegrityViolation
-from domain.signed_notes import Checkpoint
+from domain.signed_notes import Checkpoint, Note
 from runtime.disk import Disk
 from runtime.log_events import LogEvents, Received
 from runtime.log_signing import LogSigner
 from runtime.log_store import LogStore
+from runtime.log_witnesses import LogWitnesses, Shown
 
 _AT_ONCE: Final = 4096  # entries in one growth of the tree
 
@@ -25,23 +26,28 @@ _AT_ONCE: Final = 4096  # entries in one growth of the tree
 class LogKeeper:
     """The log of `folder`. Make one with `open`. Calls block; `close` waits for those that other threads are in."""
 
-    def __init__(self, store: LogStore, events: LogEvents, signer: LogSigner) -> None:
+    def __init__(self, store: LogStore, events: LogEvents, signer: LogSigner, witnesses: LogWitnesses) -> None:
         self._store = store
         self._events = events
         self._signer = signer
+        self._witnesses = witnesses
         self._working = threading.Lock()
 
     @classmethod
-    def open(cls, folder: Path, signer: LogSigner, make_salt: Callable[[], bytes], disk: Disk | None = None) -> Self:
+    def open(
+        cls, folder: Path, signer: LogSigner, make_salt: Callable[[], bytes], disk: Disk | None = None,
+        witnesses: LogWitnesses | None = None,
+    ) -> Self:  # fmt: skip
         """Open the log, made new when there is none, and bring it up to the events that it has.
 
-        Raises IntegrityViolation when checkpoint, tiles, events and what was signed contradict each other, KeyMissing when
-        the log was signed with keys that are not there, Conflict when another process writes to it.
+        Raises IntegrityViolation when checkpoint, tiles, events and what was signed contradict each other or a witness
+        has another past of this log, KeyMissing when the log was signed with keys that are not there, Conflict when
+        another process writes to it.
         """
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         store = LogStore.open(folder, disk)
         try:
-            keeper = cls(store, LogEvents.open(folder, make_salt), signer)
+            keeper = cls(store, LogEvents.open(folder, make_salt), signer, witnesses or LogWitnesses(signer))
         except BaseException:
             store.close()
             raise
@@ -78,6 +84,22 @@ class LogKeeper:
             self._integrate()
         return added
 
+    def witness(self) -> bool:
+        """Show the published checkpoint to witnesses that have not signed it; whether all have. Raises RolledBack."""
+        with self._working:
+            note = self._store.note()
+            if note is not None and not self._witnesses.have_all(self._store.size):
+                said = Checkpoint.parse(Note.parse(note).text)
+                cosigned = self._witnesses.cosigned(Shown(note, said, self._store.tree(said.size)))
+                if cosigned != note:
+                    self._store.publish(said.size, cosigned)
+            return self._witnesses.have_all(self._store.size)
+
+    def was_witnessed(self) -> bool:
+        """Whether anybody but the log signed the published checkpoint."""
+        note = self._store.note()
+        return note is not None and any(one.name != self._signer.origin for one in Note.parse(note).signatures)
+
     def _integrate(self) -> None:
         """Grow the tree by the events beyond it. Where sizes were signed already the last is met, and its root compared."""
         while entries := self._events.entries(self._store.size, self._step()):
@@ -89,7 +111,9 @@ class LogKeeper:
 
     def _publish(self, size: int, root: bytes) -> None:
         self._events.note_signed(size, root)
-        self._store.publish(size, self._signer.sign(Checkpoint(self._signer.origin, size, root)))
+        said = Checkpoint(self._signer.origin, size, root)
+        shown = Shown(self._signer.sign(said), said, self._store.tree(size))
+        self._store.publish(size, self._witnesses.cosigned(shown))
 
     def _recover(self) -> None:
         note = self._store.note()

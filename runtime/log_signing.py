@@ -12,8 +12,9 @@ from typing import Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from domain.errors import IntegrityViolation
-from domain.signed_notes import ED25519, SM2, Checkpoint, Note, PublicKey, Signature
+from domain.cosignatures import cosigned_text, time_and_signature
+from domain.errors import IntegrityViolation, InvalidInput
+from domain.signed_notes import COSIGNATURE, ED25519, SM2, Checkpoint, Note, PublicKey, Signature
 from runtime import sm2
 from runtime.keys import KeyProvider, make_missing
 
@@ -38,8 +39,11 @@ class KeyVerifier:
         if self.public.kind == SM2:
             return sm2.is_signed(self.public.key, text, signature)
         try:
+            if self.public.kind == COSIGNATURE:
+                at_s, signature = time_and_signature(signature)
+                text = cosigned_text(text, at_s)
             Ed25519PublicKey.from_public_bytes(self.public.key).verify(signature, text)
-        except InvalidSignature:
+        except (InvalidSignature, InvalidInput):
             return False
         return True
 

@@ -1,7 +1,7 @@
 """Verifies a Vitalgrid access log, from its folder or over REST. Needs Python 3.10 or later and no other file.
 
-    python log_verifier.py log DIR-or-URL --vkey KEY [--since OLD-CHECKPOINT] [--token-file FILE]
-    python log_verifier.py proof PROOF-FILE --entry ENTRY-FILE --vkey KEY
+    python log_verifier.py log DIR-or-URL --vkey KEY [--witness-vkey KEY] [--since OLD-CHECKPOINT] [--token-file FILE]
+    python log_verifier.py proof PROOF-FILE --entry ENTRY-FILE --vkey KEY [--witness-vkey KEY]
 
 `log` reads everything: who signed the checkpoint, that each entry is the leaf that the tree has, that every tile follows
 from those below it, and that the root is the signed one; with `--since`, that nothing was changed since an earlier
@@ -9,10 +9,12 @@ checkpoint, which you kept where the log's owner cannot reach it. In the folder 
 and salt that lie beside the tree. `proof` shows that one entry is in a log of which you know no more than its key.
 
 Get keys (`vkey`) from the log's owner once, by another way than the log itself: Ed25519 and SM2; of each kind that is given
-one key must have signed. Signatures of other keys are counted. Exit code: 0 all holds, 1 something does not, 2 wrong use.
+one key must have signed. Get keys of witnesses (`--witness-vkey`) from those who run them: each that is given must have
+signed too, so that the log can have no other past than the one they saw. Signatures of other keys are counted. Exit code:
+0 all holds, 1 something does not, 2 wrong use.
 
-Deliberately written apart from the code that writes the log, from RFC 9162, RFC 8032, GB/T 32905, GB/T 32918 and
-c2sp.org's signed-note, tlog-checkpoint, tlog-tiles and tlog-proof: a mistake in one is not repeated in the other.
+Deliberately written apart from the code that writes the log, from RFC 9162, RFC 8032, GB/T 32905, GB/T 32918 and c2sp.org's
+signed-note, tlog-checkpoint, tlog-tiles, tlog-proof and tlog-cosignature: a mistake in one is not repeated in the other.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import sys
 import urllib.error
 import urllib.parse
 import urllib.request
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,6 +50,7 @@ class Report(NamedTuple):
     signatures: int
     others: int  # signatures of keys that were not given
     events: int | None  # commitments opened; None: there were no events to open them by
+    witnessed_s: int | None = None  # when all witnesses that were given had signed, POSIX time; None: none was given
 
 
 # ---- Ed25519, RFC 8032 5.1: verification only, so nothing here is secret and time may vary
@@ -201,7 +205,14 @@ def _base64(text: str) -> bytes:
     return raw
 
 
-_KINDS = {(b"\x01", 32): is_signed, (b"\xffvitalgrid.example/sm2-sm3/v1", 64): is_signed_sm2}
+def is_cosigned(public_key: bytes, message: bytes, signature: bytes) -> bool:
+    """Whether a witness's signature (a time, then Ed25519) holds."""
+    text = b"cosignature/v1\ntime %d\n%b" % (int.from_bytes(signature[:8], "big"), message)
+    return len(signature) == 72 and is_signed(public_key, text, signature[8:])
+
+
+_WITNESS = b"\x04"
+_KINDS = {(b"\x01", 32): is_signed, (_WITNESS, 32): is_cosigned, (b"\xffvitalgrid.example/sm2-sm3/v1", 64): is_signed_sm2}
 
 
 def read_vkey(vkey: str) -> tuple[tuple[str, bytes], tuple[bytes, int], bytes]:
@@ -210,36 +221,59 @@ def read_vkey(vkey: str) -> tuple[tuple[str, bytes], tuple[bytes, int], bytes]:
     content = _base64(encoded)
     kind = next((kind for kind in _KINDS if content.startswith(kind[0]) and len(content) == len(kind[0]) + kind[1]), None)
     if not name or kind is None or hashlib.sha256(name.encode() + b"\n" + content).digest()[:4].hex() != key_id:
-        raise DoesNotHold(f"{vkey[:80]!r} is no key of the form name+id+base64, Ed25519 or SM2")
+        raise DoesNotHold(f"{vkey[:80]!r} is no key of the form name+id+base64, Ed25519, SM2 or a witness's")
     return (name, bytes.fromhex(key_id)), kind, content[len(kind[0]) :]
 
 
-def open_note(raw: bytes, vkeys: list[str]) -> tuple[str, int, int]:
-    """The text of a note, how many of the keys signed it, and how many others did."""
-    keys = {key_id: (kind, key) for key_id, kind, key in map(read_vkey, vkeys)}
+def _text_and_signatures(raw: bytes) -> tuple[str, list[tuple[tuple[str, bytes], bytes]]]:
+    """The text of a note, and of each signature ((name, key id), value)."""
     try:
         text, _, lines = raw.decode().rpartition("\n\n")
     except UnicodeDecodeError:
         raise DoesNotHold("the checkpoint is no text") from None
     if not text or not lines.endswith("\n"):
         raise DoesNotHold("the checkpoint has no signatures")
-    text += "\n"
-    verified, others = {}, 0
+    signatures = []
     for line in lines[:-1].split("\n"):
         dash, name, encoded = [*line.split(" "), "", ""][:3]
         value = _base64(encoded)
         if dash != "\u2014" or line.count(" ") != 2 or len(value) < 5:
             raise DoesNotHold("a signature line of the checkpoint is malformed")
-        if (name, value[:4]) not in keys:
+        signatures.append(((name, value[:4]), value[4:]))
+    return text + "\n", signatures
+
+
+def open_note(raw: bytes, vkeys: list[str]) -> tuple[str, int, int]:
+    """The text of a note, how many of the keys signed it, and how many others did."""
+    keys = {key_id: (kind, key) for key_id, kind, key in map(read_vkey, vkeys)}
+    text, signatures = _text_and_signatures(raw)
+    verified, others = {}, 0
+    for key_id, value in signatures:
+        if key_id not in keys:
             others += 1
             continue
-        kind, key = keys[name, value[:4]]
-        if not _KINDS[kind](key, text.encode(), value[4:]):
-            raise DoesNotHold(f"the signature of {name}+{value[:4].hex()} does not hold for this checkpoint")
-        verified[name, value[:4]] = kind
+        kind, key = keys[key_id]
+        if not _KINDS[kind](key, text.encode(), value):
+            raise DoesNotHold(f"the signature of {key_id[0]}+{key_id[1].hex()} does not hold for this checkpoint")
+        verified[key_id] = kind
     if not verified or set(verified.values()) != {kind for kind, _ in keys.values()}:
         raise DoesNotHold("the checkpoint is not signed by a key of each kind that was given")
     return text, len(verified), others
+
+
+def witnessed_at(raw: bytes, vkeys: list[str]) -> int | None:
+    """The time by which each of these witnesses had signed the note; None when there are none."""
+    signatures = dict(_text_and_signatures(raw)[1])
+    times = []
+    for vkey in vkeys:
+        key_id, kind, _ = read_vkey(vkey)
+        if kind[0] != _WITNESS:
+            raise DoesNotHold(f"{key_id[0]} is the key of a log, not of a witness")
+        if key_id not in signatures:
+            raise DoesNotHold(f"the checkpoint is not signed by the witness {key_id[0]}")
+        open_note(raw, [vkey])
+        times.append(int.from_bytes(signatures[key_id][:8], "big"))
+    return max(times, default=None)
 
 
 def read_checkpoint(text: str) -> tuple[str, int, bytes]:
@@ -342,21 +376,6 @@ def _entries(bundle: bytes, width: int, number: int) -> list[bytes]:
     return entries[:width]
 
 
-def _check_tiles(source: Source, hashes: list[bytes]) -> None:
-    """That each tile, from the leaves up, has the hashes that follow from the entries."""
-    level = 0
-    while hashes:
-        above = []
-        for start in range(0, len(hashes), WIDTH):
-            some = hashes[start : start + WIDTH]
-            content = source.tile(str(level), start // WIDTH, len(some))
-            if content[: HASH_BYTES * len(some)] != b"".join(some) or len(content) not in (HASH_BYTES * len(some), 8192):
-                raise DoesNotHold(f"tile {start // WIDTH} of level {level} does not follow from the entries")
-            if len(some) == WIDTH:
-                above.append(tree_hash(some))
-        hashes, level = above, level + 1
-
-
 class _Events:
     """The events beside the tree: that they are those which its entries are commitments to. `opened`: how many."""
 
@@ -388,43 +407,92 @@ class _Events:
         self._connection.close()
 
 
-def _leaves(source: Source, size: int, events: _Events | None) -> list[bytes]:
-    """The hashes of all entries, which are read a bundle at a time and let go."""
-    leaves: list[bytes] = []
+class _Tree:
+    """The tree over the entries so far, of which no more is kept than the tiles that are not full: some hashes a level."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._open: list[list[bytes]] = []
+        self._full: list[int] = []
+
+    def add(self, hashes: list[bytes], level: int = 0) -> None:
+        """Hashes behind those of a level, none beyond the tile that is open; a tile that becomes full is looked at."""
+        if level == len(self._open):
+            self._open.append([])
+            self._full.append(0)
+        self._open[level] += hashes
+        if len(self._open[level]) == WIDTH:
+            self._look(level)
+            tile, self._open[level] = self._open[level], []
+            self._full[level] += 1
+            self.add([tree_hash(tile)], level + 1)
+
+    def end(self) -> None:
+        """There are no more: look at the tiles that did not become full."""
+        for level, hashes in enumerate(self._open):
+            if hashes:
+                self._look(level)
+
+    def root(self, more: list[bytes]) -> bytes:
+        """The root, if `more` came behind what is there. Each level's hashes are of perfect trees, what follows is smaller."""
+        root: list[bytes] = []
+        for hashes in [[*self._open[0], *more], *self._open[1:]] if self._open else [more]:
+            if hashes or root:
+                root = [tree_hash([*hashes, *root])]
+        return root[0] if root else tree_hash([])
+
+    def _look(self, level: int) -> None:
+        hashes, number = self._open[level], self._full[level]
+        content = self._source.tile(str(level), number, len(hashes))
+        if content[: HASH_BYTES * len(hashes)] != b"".join(hashes) or len(content) not in (HASH_BYTES * len(hashes), 8192):
+            raise DoesNotHold(f"tile {number} of level {level} does not follow from the entries")
+
+
+def _read(source: Source, size: int, events: _Events | None, old_size: int) -> tuple[bytes, bytes | None]:
+    """The root of all entries, and that of the first `old_size`; bundles and tiles are read one after the other, and let go."""
+    tree = _Tree(source)
+    old_root = None
     for number in range(-(-size // WIDTH)):
-        width = min(WIDTH, size - number * WIDTH)
+        start = number * WIDTH
+        width = min(WIDTH, size - start)
         entries = _entries(source.tile("entries", number, width), width, number)
         if events is not None:
-            events.check(number * WIDTH, entries)
-        leaves += map(leaf_hash, entries)
-    return leaves
+            events.check(start, entries)
+        leaves = list(map(leaf_hash, entries))
+        if start <= old_size < start + width:
+            old_root = tree.root(leaves[: old_size - start])
+        tree.add(leaves)
+    tree.end()
+    root = tree.root([])
+    return root, root if old_size == size else old_root
 
 
-def verify_log(source: Source, vkeys: list[str], since: bytes | None = None) -> Report:
+def verify_log(source: Source, vkeys: list[str], since: bytes | None = None, witness_vkeys: list[str] | None = None) -> Report:
     """Verify everything. Raises DoesNotHold with the first thing that does not."""
     note = source.get("checkpoint")
     if note is None:
         raise DoesNotHold("the log has no checkpoint")
     text, verified, others = open_note(note, vkeys)
     origin, size, root = read_checkpoint(text)
+    witnessed = witnessed_at(note, witness_vkeys or [])
+    old_origin, old_size, old_root = (
+        (origin, 0, tree_hash([])) if since is None else read_checkpoint(open_note(since, vkeys)[0])
+    )
     beside = None if source.folder is None else source.folder / "events.db"
     events = _Events(beside) if beside is not None and beside.exists() else None
     try:
-        leaves = _leaves(source, size, events)
+        found_root, found_old_root = _read(source, size, events, old_size)
     finally:
         if events is not None:
             events.close()
-    _check_tiles(source, leaves)
-    if tree_hash(leaves) != root:
+    if found_root != root:
         raise DoesNotHold("the entries do not have the root that was signed")
-    if since is not None:
-        old_origin, old_size, old_root = read_checkpoint(open_note(since, vkeys)[0])
-        if old_origin != origin or old_size > size or tree_hash(leaves[:old_size]) != old_root:
-            raise DoesNotHold(f"the log was rewritten: its first {old_size} entries are not those that were signed before")
-    return Report(origin, size, root, verified, others, None if events is None else events.opened)
+    if old_origin != origin or found_old_root != old_root:
+        raise DoesNotHold(f"the log was rewritten: its first {old_size} entries are not those that were signed before")
+    return Report(origin, size, root, verified, others, None if events is None else events.opened, witnessed)
 
 
-def verify_proof(proof: bytes, entry: bytes, vkeys: list[str]) -> Report:
+def verify_proof(proof: bytes, entry: bytes, vkeys: list[str], witness_vkeys: list[str] | None = None) -> Report:
     """That `entry` is in the log whose checkpoint the proof has. Raises DoesNotHold."""
     head, gap, note = proof.partition(b"\n\n")
     lines = head.decode(errors="replace").split("\n")
@@ -438,7 +506,7 @@ def verify_proof(proof: bytes, entry: bytes, vkeys: list[str]) -> Report:
     if not (index.isascii() and index.isdigit()):
         raise DoesNotHold("this is no proof")
     check_inclusion(leaf_hash(entry), int(index), size, list(map(_base64, lines[2:])), root)
-    return Report(origin, size, root, verified, others, None)
+    return Report(origin, size, root, verified, others, None, witnessed_at(note, witness_vkeys or []))
 
 
 def describe(report: Report) -> str:
@@ -447,6 +515,8 @@ def describe(report: Report) -> str:
     words += f"; {report.signatures} signatures verified"
     if report.others:
         words += f", {report.others} of other keys"
+    if report.witnessed_s is not None:
+        words += f"; witnessed at {datetime.fromtimestamp(report.witnessed_s, timezone.utc):%F %T} UTC"  # noqa: UP017 (3.10 has no UTC)
     return words if report.events is None else f"{words}; {report.events} events opened"
 
 
@@ -462,14 +532,15 @@ def main() -> int:
     proof.add_argument("--entry", type=Path, required=True)
     for command in (log, proof):
         command.add_argument("--vkey", action="append", required=True)
+        command.add_argument("--witness-vkey", action="append", default=[])
     given = parser.parse_args()
     try:
         if given.command == "proof":
-            report = verify_proof(given.proof.read_bytes(), given.entry.read_bytes(), given.vkey)
+            report = verify_proof(given.proof.read_bytes(), given.entry.read_bytes(), given.vkey, given.witness_vkey)
         else:
             token = given.token_file.read_text().strip() if given.token_file else None
             since = given.since.read_bytes() if given.since else None
-            report = verify_log(Source(given.where, token), given.vkey, since)
+            report = verify_log(Source(given.where, token), given.vkey, since, given.witness_vkey)
     except (DoesNotHold, OSError) as error:
         sys.stdout.write(f"DOES NOT HOLD: {error}\n")
         return 1

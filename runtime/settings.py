@@ -9,9 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from domain.errors import InvalidInput
+from domain.signed_notes import COSIGNATURE, PublicKey
 from runtime.security_profile import SecurityProfile, contradictions
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -97,12 +99,38 @@ class StorageSettings(BaseModel):
     )
 
 
+class WitnessSettings(BaseModel):
+    model_config = _FROZEN
+    url: str = Field(pattern=r"^https?://[^\s?#]+$", description="Where the witness is asked (C2SP tlog-witness).")
+    vkey: str = Field(description="Its key, as it says itself at its start.")
+    ca_file: Path | None = Field(None, description="PEM authority of its certificate; none: whom this machine trusts.")
+
+    @field_validator("vkey")
+    @classmethod
+    def _is_a_witness(cls, vkey: str) -> str:
+        try:
+            public = PublicKey.parse(vkey)
+        except InvalidInput as error:
+            raise ValueError(str(error)) from None
+        if public.kind != COSIGNATURE:
+            raise ValueError(f"{public.name} signs as something else than a witness: expected the vkey that a witness says")
+        return vkey
+
+
 class AuditSettings(BaseModel):
     model_config = _FROZEN
     origin: str | None = Field(
         None, pattern=r"^[^\s+]{1,200}$",
         description="Name of the access log and of its keys, for life; such as `example.org/vitalgrid/sz`. None: `vitalgrid/` and the region.",
     )  # fmt: skip
+    own_witness: bool = Field(
+        True,
+        description="Whether a process of this platform witnesses the access log; it shares the machine, so it is no other's eye.",
+    )
+    witnesses: tuple[WitnessSettings, ...] = Field(
+        (),
+        description="Witnesses of the access log on other machines (`vitalgrid witness`), each with `url`, `vkey` and perhaps `ca_file`.",
+    )
 
 
 class WebhookSettings(BaseModel):
@@ -199,6 +227,11 @@ class Settings(BaseSettings):
     def audit_dir(self) -> Path:
         """The access log: its tree, and the events beside it."""
         return self.data_dir / "audit"
+
+    @property
+    def witness_dir(self) -> Path:
+        """What the platform's own witness knows, and its key."""
+        return self.data_dir / "witness"
 
     @property
     def audit_origin(self) -> str:

@@ -65,7 +65,9 @@ RIGHTS: Final[Mapping[Role, tuple[Right, ...]]] = {
         right("reject.read reject.resubmit statistics.read operation.read"),
         right("reading.read alarm.read", 3),
     ),
-    Role.PATIENT: (right("patient.read reading.read alarm.read preset.read association.read audit.read", 5, (Purpose.PATRQT,)),),
+    Role.PATIENT: (
+        right("patient.read reading.read alarm.read preset.read association.read audit.read", 5, (Purpose.PATRQT,)),
+    ),
     Role.DATA_SCIENTIST: (
         right("place.read"),
         right("device.read reading.read alarm.read statistics.read", 3, (Purpose.HRESCH, Purpose.PUBHLTH)),

@@ -36,6 +36,7 @@ OURS = (
     "doors",
     "queries",
     "audit",
+    "witness",
     "upkeep",
     "nats-server",
 )  # processes that are ours altogether; Ray's own are on loopback, with its token

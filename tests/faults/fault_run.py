@@ -22,8 +22,10 @@ from domain.errors import Unavailable
 from domain.fleet_manifest import FleetRegistered
 from domain.instants import parse_rfc3339
 from runtime.clock import SystemClock
+from runtime.tasks import end
 from tests.faults.checker import Invariant, Verdict, check
 from tests.faults.history import History
+from tests.faults.log_writes import LogWrites
 from tests.faults.observing import observe, positions
 from tests.faults.orders import ORDERS
 from tests.faults.schedule import ORDER, Fault, Plan
@@ -59,10 +61,13 @@ class RunResult:
     reconnects: int = 0
     problem: str = ""
     refusals: list[str] = field(default_factory=list)
+    logged: int = 0  # writes that were answered
+    log_problems: list[str] = field(default_factory=list)
 
     @property
     def holds(self) -> bool:
-        return not self.problem and not self.refusals and self.verdict is not None and self.verdict.holds
+        is_served = not self.problem and not self.refusals and not self.log_problems
+        return is_served and self.verdict is not None and self.verdict.holds
 
     def __str__(self) -> str:
         lines = [str(self.plan)]
@@ -74,6 +79,7 @@ class RunResult:
                 f"{book.doubled}, never sent {book.unexpected}; reconnects {self.reconnects}; recovered after: {recovered}"
             )
             lines += [f"  BROKEN {violation}" for violation in self.verdict.violations]
+        lines += [f"  BROKEN {problem}" for problem in self.log_problems]
         lines += [f"  REFUSED {refusal}" for refusal in self.refusals[:3]]
         if self.problem:
             lines.append(f"  PROBLEM {self.problem}")
@@ -115,13 +121,20 @@ class FaultBench:
         since, load = await positions(self.stand), self.new_load(plan.seed)
         history = load.history
         result = RunResult(plan)
+        writes = LogWrites(self.stand, history.base)
+        writing = asyncio.create_task(writes.run(), name="write")
         try:
             await load.start(self.stand.door_port)
             await story(load, result)
             await self._settle(load, since, result)
+            await end(writing)
+            result.logged = len(writes.answered)
+            if self.stand.is_sound:
+                result.log_problems = await writes.check(self._pace.settle_s)
         except* (AssertionError, TimeoutError, OSError, Unavailable, httpx.HTTPError) as group:
             result.problem = "; ".join(f"{type(error).__name__}: {error}" for error in _leaves(group))
         finally:
+            await end(writing)
             await load.close()
             result.reconnects, result.refusals = history.reconnects, history.refusals
         return result

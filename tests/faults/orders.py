@@ -23,13 +23,13 @@ async def swap_hosts(stand: Stand, pick: float) -> None:
     async with asyncio.timeout(_LONGEST_S):
         kept = (await hosts(stand))["wanted"]
         while (view := await hosts(stand))["wanted"] <= kept:
-            await _try(stand, "POST", "/hosts")
+            await attempt(stand, "POST", "/hosts")
         chosen = ""
         while view["wanted"] > kept or any(host["state"] != "working" for host in view["hosts"]):
             names = sorted(host["name"] for host in view["hosts"])  # none while Ray is down
             if view["wanted"] > kept and names:  # else the order stands; a platform that was started again has forgotten it
                 chosen = chosen if chosen in names else names[int(pick * len(names))]
-                await _try(stand, "DELETE", f"/hosts/{chosen}")
+                await attempt(stand, "DELETE", f"/hosts/{chosen}")
             await asyncio.sleep(_LOOK_S)
             view = await hosts(stand)
 
@@ -42,7 +42,7 @@ async def hand_over(stand: Stand, pick: float) -> None:
             shard = ((await _answer(stand, f"/hospitals/{hospital}"))["shard"] + 1) % _SHARDS
             answer = None
             while answer is None or answer.is_server_error:
-                answer = await _try(stand, "POST", f"/hospitals/{hospital}/hand-over", {"shard": shard})
+                answer = await attempt(stand, "POST", f"/hospitals/{hospital}/hand-over", {"shard": shard})
             if answer.is_success:
                 break
         while answer.is_success and (await _answer(stand, f"/hospitals/{hospital}"))["shard"] != shard:  # noqa: ASYNC110
@@ -58,7 +58,7 @@ async def place(stand: Stand, pick: float) -> None:
         hospital, wanted = state["hospital_id"], "shared" if state["placement"] == "dedicated" else "dedicated"
         answer = None
         while answer is None or answer.is_server_error:
-            answer = await _try(stand, "PUT", f"/hospitals/{hospital}/placement", {"placement": wanted})
+            answer = await attempt(stand, "PUT", f"/hospitals/{hospital}/placement", {"placement": wanted})
         while answer.is_success and not is_placed(await placement(stand, hospital)):  # noqa: ASYNC110 (else it came just now)
             await asyncio.sleep(_LOOK_S)
 
@@ -83,13 +83,13 @@ async def hosts(stand: Stand) -> dict[str, Any]:
 
 async def _answer(stand: Stand, path: str) -> dict[str, Any]:
     while True:
-        answer = await _try(stand, "GET", path)
+        answer = await attempt(stand, "GET", path)
         if answer is not None and answer.is_success:
             return dict(answer.json())
         await asyncio.sleep(_LOOK_S)
 
 
-async def _try(stand: Stand, method: str, path: str, body: Any = None) -> httpx.Response | None:
+async def attempt(stand: Stand, method: str, path: str, body: Any = None) -> httpx.Response | None:
     """The answer, or None while nobody answers."""
     try:
         headers = {"Authorization": f"Bearer {stand.running.token}", "X-Reason": "fault run"}

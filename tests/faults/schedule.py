@@ -14,6 +14,7 @@ from tests.faults.tcp_proxy import CONDITIONS
 # role -> its weight: what carries readings fails more often than what only answers
 PROCESSES: Final = {
     "nats-server": 3, "host": 3, "doors": 2, "up": 2, "raylet": 2, "gcs_server": 1, "api": 1, "queries": 1, "upkeep": 1,
+    "audit": 1, "witness": 1,
 }  # fmt: skip
 _LINK_WEIGHTS: Final = {DOOR_LINK: 3, **dict.fromkeys(BUS_LINKS, 1)}
 _WAYS: Final = {"kill": 5, "stop": 4, "link": 4}

@@ -6,7 +6,7 @@ import pytest
 
 from tests.faults.fault_run import FaultBench
 from tests.faults.orders import is_placed, placement
-from tests.faults.schedule import Fault, Plan, draw
+from tests.faults.schedule import Fault, Plan
 from tests.faults.senders import HOSPITALS
 from tests.faults.stand import Stand
 
@@ -14,7 +14,17 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.faults, pyt
 
 CROSSINGS = tuple((2.0 + number, number) for number in range(len(HOSPITALS)))
 PLANS = (
-    draw(6, len(HOSPITALS)),  # nats-server, a host and the senders' link within two seconds
+    Plan(
+        0,
+        (  # within two seconds; and the access log's own processes in the midst of it
+            Fault(3.0, "kill", "nats-server"),
+            Fault(3.3, "kill", "witness"),
+            Fault(3.6, "kill", "host", pick=0.7),
+            Fault(4.0, "kill", "audit"),
+            Fault(4.8, "blackhole", "senders", 2.4),
+        ),
+        CROSSINGS,
+    ),
     Plan(
         0,
         (
@@ -42,6 +52,7 @@ async def test_nothing_that_was_acknowledged_is_lost_doubled_or_changed_and_alar
     assert [str(result) for result in results if not result.holds] == []
     assert all(is_placed(state) for state in placements), placements
     assert all(result.verdict.ledger.acknowledged > 2_000 for result in results)
+    assert all(result.logged > 5 for result in results)
 
 
 @pytest.mark.long

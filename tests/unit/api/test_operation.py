@@ -92,7 +92,7 @@ async def test_an_access_log_that_does_not_grow_makes_the_platform_unready(
     log_says(app, "tile/0/000 is damaged")
     answer = await client.get("ready")
     assert answer.status_code == 503
-    (audit,) = [check for check in answer.json()["checks"] if check["name"] == "audit"]
+    (audit,) = [check for check in answer.json()["checks"] if check["name"] == "access-log"]
     assert "tile/0/000 is damaged" in audit["detail"]
 
 
@@ -107,7 +107,7 @@ async def test_ready_when_everything_answers(app: FastAPI, client: httpx.AsyncCl
     response = await client.get("ready")
     assert response.status_code == 200, response.text
     assert {check["name"]: check["ok"] for check in response.json()["checks"]} == dict.fromkeys(
-        ("bus", "database", "lake", "shards", "lag", "storage", "audit"), True
+        ("bus", "database", "lake", "shards", "lag", "storage", "access-log"), True
     )
 
 
@@ -121,7 +121,7 @@ async def failing(client: httpx.AsyncClient) -> set[str]:
 async def test_not_ready_says_which_part(
     app: FastAPI, client: httpx.AsyncClient, clock: ManualClock, platform: Bus, engine: Engine
 ) -> None:
-    assert await failing(client) == {"shards", "audit"}
+    assert await failing(client) == {"shards", "access-log"}
     beat(app, clock, range(3))
     assert await failing(client) == {"shards"}
     beat(app, clock, lag=1_000_000)
@@ -131,6 +131,28 @@ async def test_not_ready_says_which_part(
     beat(app, clock)
     platform.is_away = True
     assert await failing(client) == {"bus"}
+
+
+async def test_ready_tells_of_the_access_log(app: FastAPI, client: httpx.AsyncClient, clock: ManualClock) -> None:
+    beat(app, clock)
+
+    def tell(*state: object) -> None:
+        app.state.backend.log_state.receive(encode(LogState(clock.now_us(), 7, 0, *state)), subjects.LOG_STATE)
+
+    async def detail() -> str:
+        checks = (await client.get("ready")).json()["checks"]
+        return str(next(check["detail"] for check in checks if check["name"] == "access-log")).partition("; 0 accesses")[0]
+
+    tell()
+    assert await detail() == "7 entries signed, by no witness"
+    tell(None, 5, "w1: it does not answer")
+    assert await detail() == "7 entries signed, 5 of them by every witness; w1: it does not answer"
+    assert (await client.get("ready")).status_code == 200, "a witness that is away holds nothing up"
+    assert "vitalgrid_log_unwitnessed 2.0" in (await client.get("metrics")).text
+    tell("rolled-back: the log has 7 entries, and w1 has its signature for 9", 9)
+    assert await failing(client) == {"access-log"}
+    refused = "protected records are not shown: the access log does not grow: "
+    assert await detail() == f"{refused}rolled-back: the log has 7 entries, and w1 has its signature for 9"
 
 
 async def test_what_doors_count_is_shown_while_they_tell_it(

@@ -17,14 +17,28 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from domain.merkle import inclusion_proof
 from domain.signed_notes import Proof
-from runtime import sm, sm2
+from runtime import log_verifier, sm, sm2
+from runtime.clock import ManualClock
 from runtime.log_keeper import LogKeeper
 from runtime.log_signing import LogSigner
 from runtime.log_store import LogReader
-from runtime.log_verifier import DoesNotHold, Source, is_signed, is_signed_sm2, open_note, sm3, verify_log, verify_proof
+from runtime.log_verifier import (
+    DoesNotHold,
+    Source,
+    describe,
+    is_signed,
+    is_signed_sm2,
+    open_note,
+    sm3,
+    tree_hash,
+    verify_log,
+    verify_proof,
+)
 from runtime.soft_keys import SoftKeys
+from runtime.witness import Witness
 from tests.unit.domain.test_signed_notes import ENOCH, FOO, FOO_NOTE, PETER, PETER_LINE, PETER_TEXT
 from tests.unit.runtime.test_log_keeper import ORIGIN, received
+from tests.witnesses import witnessed_by
 
 PROGRAM = Path(__file__).parents[3] / "runtime" / "log_verifier.py"
 SIZE = 303
@@ -242,3 +256,65 @@ def test_it_imports_the_standard_library_alone():
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names
+
+
+@pytest.fixture(scope="module")
+def witnessed(log, tmp_path_factory):
+    """A log whose checkpoint a witness signed, and the witness's key."""
+    folder = tmp_path_factory.mktemp("witnessed")
+    signer = LogSigner(SoftKeys(log[0].parent / "keys"), ORIGIN)
+    witness = Witness.open(folder / "witness", SoftKeys(folder / "keys"), "w", lambda _: signer.public_keys(), ManualClock())
+    witnesses = witnessed_by(signer, witness)
+    keeper = LogKeeper.open(folder / "audit", signer, lambda: os.urandom(32), witnesses=witnesses)
+    keeper.take(received(1, 2, 3))
+    for one in (keeper, witnesses, witness):
+        one.close()
+    return folder / "audit", witness.public.vkey
+
+
+@pytest.mark.clause("6.1b")
+def test_a_witness_that_is_given_must_have_signed(log, witnessed, tmp_path):
+    folder, vkey = witnessed
+    assert verify_log(Source(str(folder)), log[1]).witnessed_s is None
+    report = verify_log(Source(str(folder)), log[1], None, [vkey])
+    assert report.witnessed_s == 1_700_000_000
+    assert "witnessed at 2023-11-14 22:13:20 UTC" in describe(report)
+    with pytest.raises(DoesNotHold, match=r"not signed by the witness w"):
+        verify_log(Source(str(log[0])), log[1], None, [vkey])
+    with pytest.raises(DoesNotHold, match=r"key of a log, not of a witness"):
+        verify_log(Source(str(folder)), log[1], None, log[1])
+    reader = LogReader(folder)
+    proof = Proof(1, tuple(inclusion_proof(1, 3, reader.tree(3).node)), reader.note()).to_bytes()
+    assert verify_proof(proof, reader.entry(1, 3), log[1], [vkey]).witnessed_s == 1_700_000_000
+    command = [sys.executable, "-S", "-I", PROGRAM, "log", folder, "--witness-vkey", vkey]
+    command += [argument for key in log[1] for argument in ("--vkey", key)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_flipped_bit_of_a_witnesss_line_is_found(log, witnessed, tmp_path):
+    copy = Path(shutil.copytree(witnessed[0], tmp_path / "audit"))
+    note = (copy / "checkpoint").read_bytes()
+    start = note.index("\u2014 w ".encode())
+    for at in range(start, len(note)):
+        flip(copy / "checkpoint", at, 0)
+        with pytest.raises(DoesNotHold):
+            verify_log(Source(str(copy)), log[1], None, [witnessed[1]])
+        (copy / "checkpoint").write_bytes(note)
+
+
+def test_it_remembers_some_tiles_and_not_the_log(monkeypatch):
+    """Memory grows with the levels of the tree: 70,000 leaves leave no more than three open tiles."""
+    monkeypatch.setattr(log_verifier._Tree, "_look", lambda *_: None)
+    chance = random.Random(7)
+    leaves = [chance.randbytes(32) for _ in range(70_000)]
+    tree, most = log_verifier._Tree(Source("nowhere")), 0
+    for start in range(0, len(leaves), 256):
+        some = leaves[start : start + 256]
+        cut = chance.randrange(len(some) + 1)
+        if start % 9 == 0:
+            assert tree.root(some[:cut]) == tree_hash(leaves[: start + cut])
+        tree.add(some)
+        most = max(most, sum(map(len, tree._open)))
+    assert tree.root([]) == tree_hash(leaves)
+    assert most <= 3 * 256

@@ -1,0 +1,187 @@
+"""The witnesses of the access log: each checkpoint is shown to them before it is published, and published with their word.
+
+A witness that is away, slow or wrong holds nothing up: it has half a second, and what it says later counts for the next
+checkpoint. Nor can its word alone stop the log: that the log is behind, or another one than it was, is believed of a
+checkpoint that the log itself signed, and that the witness still has. Then nothing more is signed.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from http import HTTPStatus
+from typing import Final, NamedTuple
+
+from domain.cosignatures import ADD_CHECKPOINT, Submission, checkpoint_path
+from domain.errors import IntegrityViolation, InvalidInput, Unavailable
+from domain.merkle import consistency_proof, root_of
+from domain.signed_notes import Checkpoint, Note, PublicKey, Signature, read_signature
+from domain.tiles import TiledTree
+from runtime.log_signing import KeyVerifier, LogSigner
+from runtime.witness_client import Reply, WitnessClient
+
+logger = logging.getLogger(__name__)
+
+WITHIN_S: Final = 0.5
+_AGAIN_S: Final = 1.0
+_LONG_S: Final = 30.0  # away for longer than a start takes: then it is worth a line in the log
+_TRIES: Final = 3  # where the witness is may change between two of them
+
+
+class Shown(NamedTuple):
+    """A checkpoint as the log is about to publish it, or has."""
+
+    note: bytes
+    said: Checkpoint
+    tree: TiledTree
+
+
+class LogWitness:
+    """One witness. `public` gives its key, and raises Unavailable while that is not known."""
+
+    def __init__(self, client: WitnessClient, public: Callable[[], PublicKey], where: str) -> None:
+        self._client = client
+        self._public = public
+        self.where = where
+        self._thread = ThreadPoolExecutor(1, f"ask {where}")
+        self._asking: Future[Signature] | None = None
+        self._again_s = 0.0
+        self._old: int | None = None  # what it had when it was last heard
+        self.size: int | None = None  # the largest checkpoint that it signed, as far as is known here
+        self.problem: str | None = None
+        self._away_since_s: float | None = None
+        self._is_told = False
+
+    def ask(self, shown: Shown, signer: LogSigner, now_s: float) -> Future[Signature] | None:
+        """Begin to ask, unless it is still being asked, or did not answer a moment ago."""
+        if self._asking is not None or now_s < self._again_s:
+            return None
+        self._asking = self._thread.submit(self._signature, shown, signer)
+        return self._asking
+
+    def heard(self, size: int, now_s: float) -> Signature | None:
+        """What it answered about a checkpoint of `size`, if it did. Raises IntegrityViolation when it convicts the log."""
+        if self._asking is None or not self._asking.done():
+            return None
+        asked, self._asking = self._asking, None
+        try:
+            signature = asked.result()
+        except IntegrityViolation:
+            raise
+        except Exception as error:  # noqa: BLE001 (whatever it was: a witness holds nothing up)
+            self._note(str(error), now_s)
+            self._again_s = now_s + _AGAIN_S
+            return None
+        self._note(None, now_s)
+        return signature if self.size == size else None
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _note(self, problem: str | None, now_s: float) -> None:
+        self.problem = problem
+        if problem is None:
+            self._away_since_s, self._is_told = None, False
+            return
+        self._away_since_s = now_s if self._away_since_s is None else self._away_since_s
+        if now_s - self._away_since_s >= _LONG_S and not self._is_told:
+            logger.warning("a witness does not sign the access log: %s", problem, extra={"witness": self.where})
+            self._is_told = True
+
+    def _signature(self, shown: Shown, signer: LogSigner) -> Signature:
+        size = shown.said.size
+        old = size if self._old is None else min(self._old, size)
+        for _ in range(_TRIES):
+            hashes = tuple(consistency_proof(old, size, shown.tree.node))
+            reply = self._client.post(ADD_CHECKPOINT, Submission(old, hashes, shown.note).to_bytes())
+            if reply.status == HTTPStatus.OK:
+                signature = self._read(reply, shown)
+                self._old = self.size = size
+                return signature
+            if reply.status != HTTPStatus.CONFLICT:
+                break
+            known = _size(reply)
+            if known > size:
+                break
+            old = known
+        self._old = None
+        self._look_for_conviction(shown, signer)
+        raise Unavailable(f"it refuses ({reply.status}): {reply.body[:200].decode(errors='replace').strip()}")
+
+    def _read(self, reply: Reply, shown: Shown) -> Signature:
+        public = self._public()
+        lines = reply.body.decode(errors="replace").split("\n")[:-1]
+        for signature in map(read_signature, lines):
+            if (signature.name, signature.key_id) == (public.name, public.key_id):
+                if not KeyVerifier(public).is_valid(shown.said.text.encode(), signature.value):
+                    raise InvalidInput("what it answers is no signature of this checkpoint")
+                return signature
+        raise InvalidInput(f"its answer is not signed by {public.name}")
+
+    def _look_for_conviction(self, shown: Shown, signer: LogSigner) -> None:
+        """Raise IntegrityViolation when the witness has a checkpoint, signed by this log, which this log denies."""
+        reply = self._client.get(checkpoint_path(shown.said.origin))
+        if reply.status != HTTPStatus.OK:
+            return
+        try:
+            kept = signer.verify(reply.body)
+        except (IntegrityViolation, InvalidInput):
+            return  # not signed by us: its word alone is not enough
+        if kept.size > shown.said.size:
+            raise RolledBack(
+                f"rolled-back: the log has {shown.said.size} entries, and {self.where} has its signature for {kept.size}"
+            )
+        if root_of(kept.size, shown.tree.node) != kept.root:
+            raise RolledBack(f"rolled-back: the first {kept.size} entries of the log are not those it signed for {self.where}")
+
+
+class RolledBack(IntegrityViolation):
+    """The log is not a continuation of what it signed before: an older copy, or another past."""
+
+    code = "rolled-back"
+
+
+class LogWitnesses:
+    """All of a log. Calls come from one thread at a time."""
+
+    def __init__(
+        self, signer: LogSigner, witnesses: Sequence[LogWitness] = (), now_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._signer = signer
+        self._witnesses = witnesses
+        self._now_s = now_s
+
+    def cosigned(self, shown: Shown) -> bytes:
+        """The checkpoint with the signatures of those who gave one in time. Raises RolledBack."""
+        asked = [witness.ask(shown, self._signer, self._now_s()) for witness in self._witnesses]
+        wait([one for one in asked if one is not None], WITHIN_S)
+        heard = [witness.heard(shown.said.size, self._now_s()) for witness in self._witnesses]
+        signatures = [one for one in heard if one is not None]
+        return Note.parse(shown.note).with_signatures(signatures).to_bytes() if signatures else shown.note
+
+    def have_all(self, size: int) -> bool:
+        """Whether each of them signed a checkpoint of `size`."""
+        return all(witness.size == size for witness in self._witnesses)
+
+    @property
+    def size(self) -> int | None:
+        """Entries that each of them has signed for; None without witnesses."""
+        return min((witness.size or 0 for witness in self._witnesses), default=None)
+
+    @property
+    def problems(self) -> list[str]:
+        """Why some do not sign, a sentence each."""
+        return [f"{one.where}: {one.problem}" for one in self._witnesses if one.problem is not None]
+
+    def close(self) -> None:
+        for witness in self._witnesses:
+            witness.close()
+
+
+def _size(reply: Reply) -> int:
+    text = reply.body.decode("ascii", errors="replace").strip()
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise InvalidInput("it answers 409 without its size")
+    return int(text)
