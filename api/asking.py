@@ -17,7 +17,7 @@ from domain.principals import Caller, Place
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a request is about: the records as far as permission goes, each of which has to be permitted.
+    """What a request is about: the records as far as permission goes, each of which has to be permitted. Not none.
 
     `unknown`: what is said to whom they are out of reach, as if they did not exist. None: the caller named them by a place,
     and is refused at `named`, in their own words: where something lies is not told.
@@ -58,6 +58,8 @@ class Judge:
 
     def permit(self, target: Target) -> View:
         """How patients appear in the answer. Raises Forbidden, or NotFound where that is told of nothing."""
+        if not target.records:
+            raise Forbidden(f"{self.caller.principal.name} may not {self.action} nowhere: nothing was named")
         views = set[View]()
         for record in dict.fromkeys(target.records):
             decision = self.authoriser.decide(self.caller, self.action, record, self.purpose)
