@@ -84,6 +84,17 @@ check: setup ## lint, format, types, import rules, documents
 faults: setup ## break a real platform under load, RUNS times from SEED on (ONLY="kill host"); no acknowledged reading may be lost
 	@nice -n 5 $(BIN)/python -m tests.faults --runs $(or $(RUNS),10) --seed $(or $(SEED),1) $(if $(ONLY),--only "$(ONLY)") $(ARGS)
 
+.PHONY: attacks
+attacks: setup attack-tools ## flood a real platform beside an honest client, whose queries may take a second (p99); scan its TLS (12 minutes)
+	@$(BIN)/python -m tests.attacks $(if $(ONLY),--only "$(ONLY)") $(ARGS)
+
+.PHONY: attack-tools
+attack-tools: # other people's attackers: Debian packages, installed when missing
+	@missing=""; \
+	command -v slowhttptest >/dev/null || missing="$$missing slowhttptest"; \
+	command -v testssl >/dev/null || missing="$$missing testssl.sh"; \
+	if [ -n "$$missing" ]; then .ci/install-packages $$missing; fi
+
 .PHONY: power-cut
 power-cut: setup ## cut the power of a platform on a disk image under load, CUTS times from SEED on, and of broken ones that have to lose; needs root
 	@nice -n 5 $(BIN)/python -m tests.faults.power_cut --cuts $(or $(CUTS),5) --seed $(or $(SEED),1) $(ARGS)

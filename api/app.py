@@ -1,6 +1,6 @@
 """The REST application.
 
-Layers from the outside in: request log, authentication, access audit, body limit, gzip, idempotency keys, routes.
+Layers from the outside in: request log, limits, authentication, access audit, body limit, gzip, idempotency keys, routes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from api.body_limit import BodyLimit
 from api.browsers import cookie_name
 from api.errors import InternalError, ValidationFailed, problems
 from api.idempotency import IdempotencyKeys
+from api.limits import AddressLimit, PrincipalLimit, RequestLimits
 from api.request_log import RequestLog
 from api.routing import OPERATION, ROUTERS, TOKENS
 from api.services import Backend, Services
@@ -50,13 +51,13 @@ Readings of medical devices in, alarms and answers out, for one region.
 """
 
 
-def create_app(services: Services, *, background: bool = True) -> FastAPI:
+def create_app(services: Services, *, background: bool = True, limits: RequestLimits | None = None) -> FastAPI:
     """The application over `services`. Its background tasks run while its lifespan is open.
 
     One process of a region has `background` tasks: alarm desk, audio pauses, outbox relay, webhook. Further ones that
     only answer requests are started without.
     """
-    telemetry = Telemetry()
+    telemetry, limits = Telemetry(), limits or RequestLimits()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -84,13 +85,16 @@ def create_app(services: Services, *, background: bool = True) -> FastAPI:
         responses=problems(Unauthenticated, Forbidden, ValidationFailed, Unavailable, InternalError),
         middleware=[
             Middleware(RequestLog, telemetry=telemetry),
+            Middleware(AddressLimit, limits=limits),
             Middleware(Authentication, callers=services.callers, cookie=cookie_name(over_tls=services.over_tls)),
             Middleware(AccessAudit),
+            Middleware(PrincipalLimit, limits=limits),
             Middleware(BodyLimit),
             Middleware(GZipMiddleware, minimum_size=1024, compresslevel=_GZIP_LEVEL, exclude_content_types=_NOT_ZIPPED),
             Middleware(IdempotencyKeys, clock=services.clock),
         ],
     )
+    app.state.telemetry = telemetry
     errors.install(app)
     documentation.install(app)
     app.include_router(account_pages.router)

@@ -1,4 +1,4 @@
-"""How large a request's body may be: small everywhere, but where files are taken."""
+"""How large a request's body may be: small everywhere, but where files are taken; and never packed (gzip, …)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import BodyTooLarge, problem_response
+from api.errors import BodyTooLarge, UnsupportedEncoding, problem_response
 
 DEFAULT_BYTES: Final = 2 * 2**20
 LARGER: Final[Mapping[str, int]] = {
@@ -17,7 +17,9 @@ LARGER: Final[Mapping[str, int]] = {
 
 
 class BodyLimit:
-    """ASGI middleware. A body that says it is too large is refused unread; one that grows too large while it is read."""
+    """ASGI middleware. A body that says it is packed or too large is refused unread; one that grows too large while it is
+    read.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -25,6 +27,13 @@ class BodyLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        encoding = next((value for name, value in scope["headers"] if name == b"content-encoding"), b"identity")
+        if encoding.strip().lower() != b"identity":
+            said = f"the body is encoded as {encoding[:40].decode('latin-1')!r}: expected none (RFC 9110 15.5.16)"
+            refusal = problem_response(UnsupportedEncoding(said), scope)
+            refusal.headers["Accept-Encoding"] = "identity"
+            await refusal(scope, receive, send)
             return
         limit = LARGER.get(scope["path"], DEFAULT_BYTES)
         announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")

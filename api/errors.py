@@ -50,6 +50,12 @@ class NotAcceptable(InvalidInput):
     code = "not-acceptable"
 
 
+class UnsupportedEncoding(InvalidInput):
+    """A body that is packed: what it unpacks to has no bound that could be known before."""
+
+    code = "unsupported-encoding"
+
+
 class BodyTooLarge(InvalidInput):
     """The request's body is larger than this path takes."""
 
@@ -76,6 +82,7 @@ PROBLEMS: Final[tuple[ProblemType, ...]] = (
     ProblemType(errors.StaleVersion, 412, "The version is stale"),
     ProblemType(MethodNotAllowed, 405, "The method is not offered here"),
     ProblemType(NotAcceptable, 406, "The representation is not offered"),
+    ProblemType(UnsupportedEncoding, 415, "The body's encoding is not taken"),
     ProblemType(BodyTooLarge, 413, "The body is too large"),
     ProblemType(RejectedInput, 422, "The input was refused"),
     ProblemType(InvalidInput, 422, "The input cannot be accepted"),
@@ -84,6 +91,7 @@ PROBLEMS: Final[tuple[ProblemType, ...]] = (
     ProblemType(errors.Unauthenticated, 401, "Authentication is required"),
     ProblemType(errors.Forbidden, 403, "Not permitted"),
     ProblemType(errors.TooManyAttempts, 429, "Too many attempts"),
+    ProblemType(errors.TooManyRequests, 429, "Too many requests"),
     ProblemType(errors.StorageFull, 507, "There is no room on disk"),
     ProblemType(errors.Unavailable, 503, "Temporarily unavailable"),
     ProblemType(errors.IntegrityViolation, 500, "Stored data failed its integrity check"),
@@ -176,12 +184,14 @@ def install(app: FastAPI) -> None:
 
 async def _domain_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, VitalgridError)
+    _let_go(error)
     extra = {"reason": error.reason} if isinstance(error, RejectedInput) else {}
     return problem_response(error, request.scope, **extra)
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
+    _let_go(error)
     fields = [{"where": _where(item["loc"]), "problem": _sentence(item)} for item in error.errors()]
     words = "; ".join(f"{field['where']}: {field['problem']}" for field in fields)
     count = f"{len(fields)} field{'s are' if len(fields) > 1 else ' is'} wrong"
@@ -199,13 +209,22 @@ def _sentence(item: Mapping[str, Any]) -> str:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    _let_go(error)
     kind = _BY_HTTP_STATUS.get(error.status_code)
     if kind is None:
         kind = InvalidInput if error.status_code < 500 else InternalError
-    detail = f"{request.method} {request.url.path} is not offered: {error.detail}"
+    why = "cannot be read" if error.status_code == 400 else "is not offered"
+    detail = f"{request.method} {request.url.path} {why}: {error.detail}"
     response = problem_response(kind(detail), request.scope)
     response.headers.update(error.headers or {})
     return response
+
+
+def _let_go(error: Exception) -> None:
+    """Forget where an error came from that is answered now. Frames that raised it hold it, and with it whole bodies, in
+    cycles: Python would look for them seldom (`runtime.garbage`).
+    """
+    error.__traceback__ = error.__cause__ = error.__context__ = None
 
 
 async def _unexpected_error(request: Request, error: Exception) -> Response:

@@ -34,5 +34,5 @@ async def form_of(request: Request) -> dict[str, str]:
 
 
 def address_of(request: Request) -> str:
-    """Where a request comes from, as the socket tells and no header: behind a proxy that is the proxy."""
+    """Where a request comes from, as the socket tells, or a trusted proxy (`api.proxies`)."""
     return request.client.host[:_ADDRESS_CHARS] if request.client is not None else "unknown"

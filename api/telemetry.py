@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter as TotalsBy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -44,6 +45,11 @@ class Telemetry:
         self.live_overflows = self._total(
             "vitalgrid_live_overflows", "Live clients disconnected because they were too slow.", "stream"
         )
+        self.connections_cut: TotalsBy[str] = TotalsBy()
+        self.watch_total(
+            "vitalgrid_api_connections_cut", "Connections refused or ended for what their peers did, or did not.", ("why",),
+            lambda: [((why,), count) for why, count in self.connections_cut.items()],
+        )  # fmt: skip
         self.task_failures = self._total(
             "vitalgrid_background_failures", "Crashes of background tasks; each was restarted.", "task"
         )

@@ -10,8 +10,10 @@ from typing import Final
 import uvloop
 
 from api.app import create_app
+from api.proxies import BehindProxies
 from api.services import Services, WebhookTarget
 from api.sign_in import SignInRules
+from cluster import limits
 from cluster.connection import Connection, first_password_file
 from cluster.doors_process import intake_limits
 from cluster.pki import API, listener_tls
@@ -80,14 +82,23 @@ async def main() -> None:
         webhook=_webhook(settings.webhook),
         scenarios=ScenarioRuns(Path("reports"), settings.data_dir, clock),
     )  # fmt: skip
-    async with serving(create_app(services), settings.api.host, settings.api.port, tls=tls) as port:
+    app = create_app(services, limits=limits.api_requests(settings.limits))
+    cut = app.state.telemetry.connections_cut
+    served = serving(
+        BehindProxies(app, limits.proxies(settings.limits)), settings.api.host, settings.api.port, tls=tls,
+        limits=limits.http_listener(settings.limits), http=limits.api_http(settings.limits, cut),
+    )  # fmt: skip
+    async with served as port:
         look_seldom()
         tell_ready(port=port)
         logger.info("API open", extra={"port": port})
         ahead = asyncio.create_task(services.readings.look_ahead(), name="look ahead")
+        describing = asyncio.create_task(
+            asyncio.to_thread(app.openapi), name="describe"
+        )  # takes a second, of whoever asked first
         await until_ended()
     await intake.close()
-    await end(places, ahead)
+    await end(places, ahead, describing)
     await bus.close()
     accesses.close()
     engine.dispose()

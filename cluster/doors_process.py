@@ -9,13 +9,14 @@ from typing import Any, Final
 import msgspec
 import uvloop
 
+from cluster import limits
 from cluster.connection import Connection
 from cluster.pki import DOORS, listener_tls
 from cluster.processes import tell_ready, until_ended
 from cluster.serving import serving
 from domain import bus_rights, subjects
 from gateways.http_door import http_door
-from gateways.mqtt_door import MqttDoor, MqttLimits
+from gateways.mqtt_door import MqttDoor
 from runtime.admission import Admission
 from runtime.bus import Bus
 from runtime.clock import SystemClock
@@ -26,7 +27,7 @@ from runtime.intake_lanes import IntakeLimits
 from runtime.log import configure_logging
 from runtime.priority import share_finely
 from runtime.receipts import StreamReceipts
-from runtime.settings import DoorSettings, IntakeSettings, Settings
+from runtime.settings import IntakeSettings, Settings
 from runtime.sql.engine import open_engine
 from runtime.storage import of_stream
 from runtime.tasks import end
@@ -55,7 +56,7 @@ async def main() -> None:
     await bus.core_subscribe(subjects.STORAGE, lambda payload, _subject: intake.heed(of_stream(payload)))
     doors = settings.doors
     tls = listener_tls(settings, DOORS)
-    mqtt = MqttDoor(identities, intake, SystemClock(), limits=_mqtt_limits(doors), tls=tls.context if tls else None)
+    mqtt = MqttDoor(identities, intake, SystemClock(), limits=limits.mqtt(settings), tls=tls.context if tls else None)
     http = http_door(identities, intake, SystemClock(), StreamReceipts(bus), doors.max_payload_bytes)
 
     def directory_changed(_payload: bytes, _subject: str) -> None:
@@ -64,7 +65,9 @@ async def main() -> None:
 
     await bus.core_subscribe(subjects.DIRECTORY_CHANGED, directory_changed)
     mqtt_port = await mqtt.start(doors.host, doors.mqtt_port)
-    async with serving(http, doors.host, doors.http_port, tls=tls) as http_port:
+    listener = limits.http_listener(settings.limits)
+    of_http = limits.door_http(settings.limits, http.state.counters.connections_refused)
+    async with serving(http, doors.host, doors.http_port, tls=tls, limits=listener, http=of_http) as http_port:
         look_seldom()
         tell_ready(mqtt_port=mqtt_port, http_port=http_port)
         logger.info("doors open", extra={"mqtt_port": mqtt_port, "http_port": http_port})
@@ -89,10 +92,6 @@ async def _tell(bus: Bus, counted: dict[str, Any]) -> None:
 
 def intake_limits(settings: IntakeSettings) -> IntakeLimits:
     return IntakeLimits(settings.gather_ms, settings.gather_readings, settings.max_pending_readings, settings.ack_timeout_s)
-
-
-def _mqtt_limits(settings: DoorSettings) -> MqttLimits:
-    return MqttLimits(settings.max_payload_bytes, settings.max_connections, settings.max_in_flight)
 
 
 if __name__ == "__main__":

@@ -88,6 +88,12 @@ class TooManyAttempts(Unavailable):
     code = "too-many-attempts"
 
 
+class TooManyRequests(Unavailable):
+    """One caller, or one address, asked for more than one may have: others are to be answered too."""
+
+    code = "too-many-requests"
+
+
 class StorageFull(Unavailable):
     """What was sent cannot be kept: a disk is full or cannot be written. The same may be sent again when there is room."""
 

@@ -148,6 +148,9 @@ async def _body(request: Request, limit_bytes: int) -> tuple[bytes, int]:
 def _check_envelope(row: AnyFormat, request: Request, size_bytes: int, limit_bytes: int) -> None:
     if size_bytes > limit_bytes:
         raise RejectedInput("oversize", f"the body is larger than the {limit_bytes} bytes that are taken")
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise RejectedInput("wrong-content-encoding", f"content encoding {encoding[:40]!r} is not taken: expected none")
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != row.media_type:
         raise RejectedInput(

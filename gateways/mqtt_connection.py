@@ -26,7 +26,9 @@ from domain.errors import RejectedInput, StorageFull, Unauthenticated, Unavailab
 from domain.ports import Clock, Identities, PackedIntake, Receipt, Sender
 from gateways.counters import DoorCounters
 from gateways.formats import BY_TOPIC, ERRORS_TOPIC, RECEIPTS_TOPIC, AnyFormat, EventFormat
+from gateways.listener import Guest
 from gateways.mqtt import encode, encode_puback, encode_publish
+from gateways.mqtt_hello import tokens_of
 from gateways.mqtt_packets import (
     SUBSCRIPTION_REFUSED,
     Ack,
@@ -51,13 +53,15 @@ logger = logging.getLogger(__name__)
 DOOR: Final = "mqtt"
 _PINGRESP: Final = encode(Simple(PacketKind.PINGRESP))
 _SUBSCRIBABLE: Final = frozenset({ERRORS_TOPIC, RECEIPTS_TOPIC})
-_WILL_TEXT_CHARS: Final = 200
 _TOPIC_CHARS: Final = 200  # of a topic that are kept with a reject
 GOODBYE: Final = "goodbye"  # why a connection ended: the device said DISCONNECT
 TAKEN_OVER: Final = "taken-over"
 CLOSING: Final = "door-closing"
 REVOKED: Final = "revoked"
-_SILENT: Final = frozenset({"keep-alive", "no-connect", TAKEN_OVER})  # the peer may be gone: do not wait for it
+_SLOW: Final = "slow-reader"
+_NEVER: Final = float("inf")
+_CLOSE_S: Final = 5.0  # for what is still to be sent when a connection is closed
+_SILENT: Final = frozenset({"keep-alive", "no-connect", TAKEN_OVER, _SLOW, "crowded-out"})  # the peer may be gone
 
 
 class DoorOfConnections(Protocol):
@@ -70,6 +74,7 @@ class DoorOfConnections(Protocol):
     max_payload_bytes: int
     max_in_flight: int
     connect_timeout_s: float
+    write_timeout_s: float
 
     def opened(self, connection: MqttConnection) -> None: ...
     def admit(self, connection: MqttConnection) -> bool: ...
@@ -99,8 +104,9 @@ class _Owed:
 class MqttConnection(asyncio.Protocol):
     """See module. `why_ended` says how it came to its end, in one word that counters use."""
 
-    def __init__(self, door: DoorOfConnections) -> None:
+    def __init__(self, door: DoorOfConnections, guest: Guest) -> None:
         self._door = door
+        self._guest = guest
         self._loop = asyncio.get_running_loop()
         self._reader = PacketReader(door.max_payload_bytes, first_kind=PacketKind.CONNECT)
         self._state = _State.NEW
@@ -110,8 +116,9 @@ class MqttConnection(asyncio.Protocol):
         self._is_write_paused = False
         self._is_read_paused = False
         self._subscribed: set[str] = set()
-        self._silence_allowed_s = door.connect_timeout_s
+        self._silence_allowed_s = _NEVER
         self._last_heard_s = self._loop.time()
+        self._deadline_s = self._last_heard_s + door.connect_timeout_s  # for something other than silence
         self._transport: asyncio.Transport | None = None
         self.sender: Sender | None = None
         self.client_id = ""
@@ -122,6 +129,7 @@ class MqttConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are none of asyncio's classes
+        self._guest.cut = partial(self.end, "crowded-out")
         self._door.opened(self)
 
     def data_received(self, data: bytes) -> None:
@@ -132,9 +140,12 @@ class MqttConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._is_write_paused = True
+        self._deadline_s = min(self._deadline_s, self._loop.time() + self._door.write_timeout_s)
 
     def resume_writing(self) -> None:
         self._is_write_paused = False
+        if self._state is _State.OPEN:
+            self._deadline_s = _NEVER
         self._pump()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's signature)
@@ -142,7 +153,9 @@ class MqttConnection(asyncio.Protocol):
         for owed in self._owed:
             if owed.stored is not None:
                 owed.stored.cancel()  # nobody is there to be answered: what waits for room need not be stored
+        self._guest.left()
         self._door.ended(self)
+        self._transport = None  # a cycle would keep both, TLS's buffers too, until Python looks for it
 
     # ---- the door's side
 
@@ -152,16 +165,25 @@ class MqttConnection(asyncio.Protocol):
         return not self._owed
 
     def look_after(self, now_s: float) -> bool:
-        """End the connection when it was silent for longer than its keep-alive allows (3.1.2.10); read on if it may.
+        """End the connection when its keep-alive (3.1.2.10) or another time it had is over; read on if it may.
 
         Returns whether reading was paused, so that what had come meanwhile was looked at now.
         """
+        if now_s > self._deadline_s:
+            self._overdue()
+            return False
         if self._is_read_paused:
             self._pump()  # it may have been for want of room, and nobody tells of that
             return True
         if now_s - self._last_heard_s > self._silence_allowed_s:
-            self.end("no-connect" if self._state is _State.NEW else "keep-alive")
+            self.end("keep-alive")
         return False
+
+    def _overdue(self) -> None:
+        if self._transport is not None and self._transport.is_closing():
+            self._transport.abort()  # what it does not read would keep it for ever
+        else:
+            self.end(_SLOW if self._state is _State.OPEN else "no-connect")
 
     def stop_reading(self) -> None:
         """Take no more messages; answers of those taken still go out."""
@@ -175,6 +197,7 @@ class MqttConnection(asyncio.Protocol):
             return
         self.why_ended = why
         self._state = _State.CLOSED
+        self._deadline_s = self._loop.time() + _CLOSE_S
         self._flush()
         if why in _SILENT:
             self._transport.abort()
@@ -198,6 +221,9 @@ class MqttConnection(asyncio.Protocol):
             self._refuse(ConnectCode.UNACCEPTABLE_PROTOCOL, "unsupported-protocol")
         except MalformedPacket as error:
             logger.info("a connection sent what is not MQTT", extra={"device": self._name(), "error": str(error)})
+            if not self._guest.is_known:
+                self._door.counters.connections_refused["malformed"] += 1
+                self._guest.failed()
             self.end("malformed")
         self._hold_or_go_on()
 
@@ -231,7 +257,7 @@ class MqttConnection(asyncio.Protocol):
     def _on_connect(self, packet: Connect) -> None:
         if self._state is not _State.NEW:
             raise MalformedPacket("a second CONNECT came on one connection (3.1)")
-        tokens = _tokens_of(packet)
+        tokens = tokens_of(packet)
         if not packet.client_id and not packet.clean_session:
             self._refuse(ConnectCode.IDENTIFIER_REJECTED, "client-id")
         elif not tokens:
@@ -255,6 +281,7 @@ class MqttConnection(asyncio.Protocol):
         if self._state is not _State.IDENTIFYING:
             return
         if sender is None:
+            await asyncio.sleep(self._guest.failed())  # who tries many is answered late
             self._refuse(ConnectCode.NOT_AUTHORISED, "wrong-token")
             return
         self.sender, self.client_id, self.will = sender, packet.client_id, packet.will
@@ -262,7 +289,9 @@ class MqttConnection(asyncio.Protocol):
             self.sender = None
             self._refuse(ConnectCode.SERVER_UNAVAILABLE, "too-many-connections")
             return
-        self._silence_allowed_s = 1.5 * packet.keep_alive_s or float("inf")
+        self._guest.known()
+        self._deadline_s = _NEVER
+        self._silence_allowed_s = 1.5 * packet.keep_alive_s or _NEVER
         self._write(encode(ConnAck(ConnectCode.ACCEPTED)))
         self._state = _State.OPEN
         self._pump()
@@ -410,20 +439,6 @@ class MqttConnection(asyncio.Protocol):
 def _receipt_of(packet_id: int, receipt: Receipt) -> bytes:
     place = f"{receipt.shard}-{receipt.stream_sequence}"
     return msgspec.json.encode({"packet": packet_id, "receipt": place, "readings": receipt.readings})
-
-
-def _tokens_of(packet: Connect) -> list[str]:
-    """What may be the token: the password, else the user name (ThingsBoard's devices send it there)."""
-    found = [] if packet.password is None else [packet.password.decode(errors="replace")]
-    return [token for token in (*found, packet.username or "") if token]
-
-
-def will_text(will: Will | None) -> str | None:
-    """A will's payload as the detail of an event: its beginning, if it is text."""
-    if will is None:
-        return None
-    text = will.payload[: 4 * _WILL_TEXT_CHARS].decode(errors="ignore")
-    return "".join(char for char in text if char.isprintable())[:_WILL_TEXT_CHARS] or None
 
 
 _HANDLERS: Final[dict[type, Callable[[MqttConnection, Any], None]]] = {

@@ -26,7 +26,9 @@ from typing import Any, Final
 from domain.errors import Unavailable
 from domain.ports import Clock, Identities, PackedIntake
 from gateways.counters import DoorCounters
-from gateways.mqtt_connection import CLOSING, GOODBYE, REVOKED, TAKEN_OVER, MqttConnection, will_text
+from gateways.listener import Listener, ListenerLimits, bound
+from gateways.mqtt_connection import CLOSING, GOODBYE, REVOKED, TAKEN_OVER, MqttConnection
+from gateways.mqtt_hello import will_text
 from gateways.presence import Presence
 
 logger = logging.getLogger(__name__)
@@ -34,17 +36,29 @@ logger = logging.getLogger(__name__)
 _SWEEP_S: Final = 0.5
 _RECHECK_S: Final = 15.0  # a message that something was revoked may be lost
 _SPARE_SOCKETS: Final = 1_000  # above the connection cap, to tell those who come that there is no room
-_BACKLOG: Final = 4_096
 
 
 @dataclass(frozen=True, slots=True)
 class MqttLimits:
-    """As `runtime.settings.DoorSettings`; `connect_timeout_s`: longest wait for CONNECT on a fresh connection."""
+    """As `runtime.settings.DoorSettings`. `connect_timeout_s`: longest wait for the whole of CONNECT on a fresh connection;
+    `write_timeout_s`: for a peer that does not read what it is answered.
+    """
 
     max_payload_bytes: int = 1_048_576
     max_connections: int = 20_000
     max_in_flight: int = 64
     connect_timeout_s: float = 10.0
+    write_timeout_s: float = 30.0
+    max_per_address: int = 20_000
+    max_strangers: int = 512
+    max_strangers_per_address: int = 256
+
+    @property
+    def listener(self) -> ListenerLimits:
+        return ListenerLimits(
+            self.max_connections + _SPARE_SOCKETS, self.max_per_address, self.max_strangers, self.max_strangers_per_address,
+            self.connect_timeout_s,
+        )  # fmt: skip
 
 
 class MqttDoor:
@@ -67,6 +81,7 @@ class MqttDoor:
         self.max_payload_bytes = limits.max_payload_bytes
         self.max_in_flight = limits.max_in_flight
         self.connect_timeout_s = limits.connect_timeout_s
+        self.write_timeout_s = limits.write_timeout_s
         self._max_connections = limits.max_connections
         self._tls = tls
         self._presence = Presence(intake, clock)
@@ -74,29 +89,29 @@ class MqttDoor:
         self._by_handle: dict[int, MqttConnection] = {}
         self._by_client_id: dict[str, MqttConnection] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
+        self._listener_limits = limits.listener
+        self._listener: Listener | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._checker: asyncio.Task[None] | None = None
         self._is_recheck_due = asyncio.Event()
 
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port, which is a free one for `port` 0."""
-        loop = asyncio.get_running_loop()
+        listening = bound(host, port)
         self._presence.start()
-        self._server = await loop.create_server(
-            lambda: MqttConnection(self), host, port, ssl=self._tls, backlog=_BACKLOG,
-            ssl_handshake_timeout=self.connect_timeout_s if self._tls else None,
-        )  # fmt: skip
+        self._listener = Listener(
+            lambda guest: MqttConnection(self, guest), self._listener_limits, self._tls, self.counters.connections_refused
+        )
+        self._listener.start(listening)
         self._sweeper = asyncio.create_task(self._sweep())
         self._checker = asyncio.create_task(self._check_credentials())
-        bound: int = self._server.sockets[0].getsockname()[1]
-        return bound
+        return int(listening.getsockname()[1])
 
     async def close(self, deadline_s: float = 10.0) -> None:
         """Take no more messages, answer those taken (at most for `deadline_s`), then end all connections."""
-        if self._server is None or self._sweeper is None or self._checker is None:
+        if self._listener is None or self._sweeper is None or self._checker is None:
             return
-        self._server.close()
+        self._listener.close()
         self._sweeper.cancel()
         self._checker.cancel()
         for connection in self._connections:
@@ -117,9 +132,6 @@ class MqttDoor:
 
     def opened(self, connection: MqttConnection) -> None:
         self._connections.add(connection)
-        if len(self._connections) > self._max_connections + _SPARE_SOCKETS:
-            self.counters.connections_refused["too-many-connections"] += 1
-            connection.end("refused")
 
     def admit(self, connection: MqttConnection) -> bool:
         """Make room for a connection that has said who it is; False when the door is full."""

@@ -35,6 +35,7 @@ _STATUS_OF_REASON: Final = {
     "oversize": 413,
     "frame-too-large": 413,
     "wrong-content-type": 415,
+    "wrong-content-encoding": 415,
 }
 _STATUS_OF_ERROR: Final = (
     (Unauthenticated, 401),

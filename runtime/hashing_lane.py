@@ -1,4 +1,4 @@
-"""Where passwords are hashed, or estimated: one thread and a short queue, so that a flood takes one processor at most."""
+"""Where passwords are hashed, or estimated: one thread, a short queue; a flood takes what is left of one processor."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, ParamSpec, TypeVar
 
 from domain.errors import Busy
+from runtime.priority import thread_stays_behind
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -18,7 +19,7 @@ class HashingLane:
     """Runs slow work on passwords in a thread of its own; what does not fit its queue is refused before it costs anything."""
 
     def __init__(self, most_waiting: int = MOST_WAITING, name: str = "hashing") -> None:
-        self._thread = ThreadPoolExecutor(1, name)
+        self._thread = ThreadPoolExecutor(1, name, initializer=thread_stays_behind)
         self._most = 1 + most_waiting
         self._held = 0
 

@@ -16,14 +16,19 @@ from domain.errors import Unauthenticated, Unavailable
 from domain.ports import Sender
 from domain.thing_catalogue import BY_MODEL_ID, thing_model
 from domain.thing_models import Lane
-from runtime.sql.devices import device_of_token, digests_in_service
+from runtime.gathered import Gathered
+from runtime.sql.devices import devices_of_tokens, digests_in_service
 from runtime.sql.engine import reading
 from runtime.sql.hand_overs import places
+from runtime.sql.records import Row
 from runtime.sql.tables import devices, patients
 from runtime.tokens import token_digest
 
 _BULK_MODELS: Final = frozenset(model.id for model in BY_MODEL_ID.values() if model.lane is Lane.BULK)
 _REMEMBER_S: Final = 30.0
+_REMEMBER_WRONG_S: Final = 5.0
+_MOST_WRONG: Final = 10_000
+_UNKNOWN: Final = "the token is unknown, or its device is retired"
 _PLACES_EVERY_S: Final = 10.0
 _REFRESH_EVERY_S: Final = 0.2  # looks for unknown handles are this far apart, however many senders ask
 
@@ -34,6 +39,8 @@ class SqlIdentities:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._senders: dict[str, tuple[float, Sender]] = {}
+        self._wrong: dict[str, float] = {}  # when the digest of no token was looked for, the oldest first
+        self._devices: Gathered[str, Row] = Gathered(lambda tokens: devices_of_tokens(engine, tokens))
         self._forgotten = 0
         self._places: dict[str, int] = {}  # of hospitals that were handed over
         self._look_again = asyncio.Event()
@@ -48,6 +55,7 @@ class SqlIdentities:
         """Drop what is remembered of tokens, after one was changed."""
         self._forgotten += 1
         self._senders.clear()
+        self._wrong.clear()
         self._look_again.set()
 
     def place_of(self, hospital_id: str, shard: int) -> int:
@@ -67,16 +75,20 @@ class SqlIdentities:
     async def identify(self, token: str) -> Sender:
         """The device or gateway that holds `token`; raises Unauthenticated.
 
-        A wrong token costs the same look as a right one.
+        However many tokens are wrong, or new here, at a time: they are looked for together.
         """
         digest = token_digest(token)
         kept = self._senders.get(digest)
         if kept is not None and time.monotonic() - kept[0] < _REMEMBER_S:
             return kept[1]
+        if time.monotonic() - self._wrong.get(digest, float("-inf")) < _REMEMBER_WRONG_S:
+            raise Unauthenticated(_UNKNOWN)
         forgotten = self._forgotten
-        row = await asyncio.to_thread(device_of_token, self._engine, token)
+        row = await self._devices.get(token)
         if row is None:
-            raise Unauthenticated("the token is unknown, or its device is retired")
+            if forgotten == self._forgotten:
+                self._note_wrong(digest)
+            raise Unauthenticated(_UNKNOWN)
         model = thing_model(row["model"])
         sender = Sender(
             name=f"{row['hospital_id']}/{row['device_id']}", handle=row["handle"], hospital_id=row["hospital_id"],
@@ -85,6 +97,12 @@ class SqlIdentities:
         if forgotten == self._forgotten:  # else the row may be older than the change
             self._senders[digest] = (time.monotonic(), sender)
         return sender
+
+    def _note_wrong(self, digest: str) -> None:
+        self._wrong.pop(digest, None)
+        while len(self._wrong) >= _MOST_WRONG:
+            del self._wrong[next(iter(self._wrong))]
+        self._wrong[digest] = time.monotonic()
 
     async def revoked(self, senders: Sequence[Sender]) -> list[Sender]:
         """As `domain.ports.Identities.revoked`: the database is asked, whatever is remembered."""

@@ -28,6 +28,12 @@ def stay_behind() -> None:
     _renice(_BEHIND)
 
 
+def thread_stays_behind() -> None:
+    """This thread's work, in a process that answers people, gives way to all of theirs."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, _BEHIND)  # to Linux that is the thread
+
+
 def share_finely() -> None:
     """Let a thread that waits for Python have it within half a millisecond, not five.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from domain.errors import InvalidInput
@@ -41,6 +41,40 @@ class DoorSettings(BaseModel):
     max_in_flight: int = Field(
         64, ge=1, description="Unacknowledged messages a connection may have before it is read no further."
     )
+
+
+class LimitSettings(BaseModel):
+    model_config = _FROZEN
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = Field(
+        (),
+        description="Addresses or networks of reverse proxies whose X-Forwarded-For is believed; limits per address are then those of who asks through them.",
+    )
+    connections: int = Field(
+        20_000, ge=1, description="HTTP connections at once, of the API and of the HTTP door each; further ones are closed."
+    )
+    connections_per_address: int = Field(20_000, ge=1, description="Connections of one address at once, on each port.")
+    strangers: int = Field(
+        512, ge=1, description="Connections on each port that are attended to before they have said who they are; others wait."
+    )
+    strangers_per_address: int = Field(256, ge=1, description="The same, of one address.")
+    introduction_s: float = Field(
+        10.0, gt=0, description="Longest time for TLS's handshake, for MQTT's CONNECT and for the header of a request."
+    )
+    body_grace_s: float = Field(10.0, gt=0, description="Longest silence in a request's body.")
+    body_bytes_a_s: float = Field(1024.0, gt=0, description="Least rate of a request's body, after `limits.body_grace_s`.")
+    unread_s: float = Field(30.0, gt=0, description="How long a peer may leave what it is sent unread.")
+    failures: int = Field(200, ge=1, description="Requests with an unknown token that one address may make at once at the API.")
+    failures_a_s: float = Field(5.0, gt=0, description="And further ones each second; beyond that 429.")
+    cost: int = Field(
+        50_000,
+        ge=100,
+        description="What one caller's requests to the API may cost at once: most cost 1, readings 3, searches, aggregates and imports 20.",
+    )
+    cost_a_s: float = Field(5000.0, gt=0, description="And further each second; beyond that 429.")
+    at_once: int = Field(
+        8, ge=1, description="Other requests of one caller that are worked on at once; further ones wait their turn."
+    )
+    large_at_once: int = Field(24, ge=1, description="Requests of cost 20 that run for one caller at once; beyond that 429.")
 
 
 class IntakeSettings(BaseModel):
@@ -183,6 +217,7 @@ class Settings(BaseSettings):
     log_format: str = Field("text", pattern="^(text|json)$", description="Log lines for people or for machines.")
     api: ApiSettings = ApiSettings()
     doors: DoorSettings = DoorSettings()
+    limits: LimitSettings = LimitSettings()
     intake: IntakeSettings = IntakeSettings()
     bus: BusSettings = BusSettings()
     hosts: HostSettings = HostSettings()

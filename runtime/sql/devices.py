@@ -198,14 +198,23 @@ def rotate_token(engine: Engine, author: Author, handle: int) -> str:
 
 def device_of_token(engine: Engine, token: str) -> Row | None:
     """The device in service that holds this token, with its hospital's shard."""
-    query = (
-        select(devices, hospitals.c.shard)
-        .join(hospitals, hospitals.c.id == devices.c.hospital_id)
-        .where(devices.c.token_digest.in_(digests_of(token)), devices.c.status != RETIRED)
-    )
+    return devices_of_tokens(engine, [token]).get(token)
+
+
+def devices_of_tokens(engine: Engine, tokens: Sequence[str]) -> dict[str, Row]:
+    """As `device_of_token`, of those tokens that a device holds."""
+    token_of = {digest: token for token in tokens for digest in digests_of(token)}
+    digests = list(token_of)
+    found: dict[str, Row] = {}
     with reading(engine) as connection:
-        row = connection.execute(query).mappings().one_or_none()
-    return None if row is None else dict(row)
+        for start in range(0, len(digests), _LOOKUP_CHUNK):
+            query = (
+                select(devices, hospitals.c.shard)
+                .join(hospitals, hospitals.c.id == devices.c.hospital_id)
+                .where(devices.c.token_digest.in_(digests[start : start + _LOOKUP_CHUNK]), devices.c.status != RETIRED)
+            )
+            found |= {token_of[row["token_digest"]]: dict(row) for row in connection.execute(query).mappings()}
+    return found
 
 
 def digests_in_service(engine: Engine, handles: Sequence[int]) -> dict[int, str]:

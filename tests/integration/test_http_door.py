@@ -133,6 +133,7 @@ async def test_a_frame_of_a_gateway(stage):
         (415, "wrong-content-type", "/v1/readings", HR_72, BEARER),
         (415, "wrong-content-type", "/v1/readings", HR_72, {**BEARER, "Content-Type": "text/plain"}),
         (415, "wrong-content-type", "/v1/frames", HR_72, JSON),
+        (415, "wrong-content-encoding", "/v1/readings", HR_72, {**JSON, "Content-Encoding": "gzip"}),
         (413, "oversize", "/v1/readings", b"[" + b" " * 5000 + b"]", JSON),
         (400, "malformed-frame", "/v1/frames", b"VGFR", {**BEARER, "Content-Type": FRAME_TYPE}),
         (400, "malformed-key", "/v1/readings", HR_72, {**JSON, "Idempotency-Key": "k" * 256}),

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sqlalchemy import Engine, event, insert
+from sqlalchemy import Engine, event, insert, update
 
 import runtime.identities
 from domain.errors import Unauthenticated
@@ -22,8 +22,10 @@ from runtime.sql.devices import NewDevice
 from runtime.sql.engine import open_engine, writing
 from runtime.sql.patients import NewPatient
 from runtime.sql.records import Row
+from runtime.sql.tables import devices as devices_table
 from runtime.sql.tables import hospitals
 from runtime.tasks import end
+from runtime.tokens import token_digest
 from tests.sql_fixtures import ADA, HOSPITAL, NOW_US, SHARDS, SmallHospital, add_hospital
 from tests.waiting import until
 
@@ -132,14 +134,14 @@ async def test_a_look_that_began_before_a_revocation_is_not_remembered_after_it(
     """The door reads the token, the device is retired and forgotten, and only then the door's look comes back."""
     has_read, may_return = threading.Event(), threading.Event()
 
-    def slow_look(of: Engine, digest: str) -> Row | None:
-        row = devices.device_of_token(of, digest)
+    def slow_look(of: Engine, tokens: list[str]) -> dict[str, Row]:
+        rows = devices.devices_of_tokens(of, tokens)
         has_read.set()
         assert may_return.wait(10)
-        return row
+        return rows
 
     identities = SqlIdentities(engine)
-    monkeypatch.setattr(runtime.identities, "device_of_token", slow_look)
+    monkeypatch.setattr(runtime.identities, "devices_of_tokens", slow_look)
     looking = asyncio.create_task(identities.identify(hospital.pump_token))
     await asyncio.to_thread(has_read.wait, 10)
     devices.retire_device(engine, ADA, hospital.pump["handle"], version=None)
@@ -148,6 +150,36 @@ async def test_a_look_that_began_before_a_revocation_is_not_remembered_after_it(
     await looking
     with pytest.raises(Unauthenticated):
         await identities.identify(hospital.pump_token)
+
+
+@pytest.mark.clause("9.1b")
+async def test_a_flood_of_wrong_tokens_is_few_looks_and_keeps_nobody_out(engine: Engine, hospital: SmallHospital) -> None:
+    identities = SqlIdentities(engine)
+    looks = Looks(engine)
+    guesses = [identities.identify(f"wrong-{number}") for number in range(1_000)]
+    *refused, found = await asyncio.gather(*guesses, identities.identify(hospital.pump_token), return_exceptions=True)
+    assert {type(answer) for answer in refused} == {Unauthenticated}
+    assert isinstance(found, Sender)
+    few = looks.count
+    assert few < 50
+    again = await asyncio.gather(*(identities.identify(f"wrong-{n}") for n in range(1_000)), return_exceptions=True)
+    assert {type(answer) for answer in again} == {Unauthenticated}
+    assert looks.count == few
+
+
+@pytest.mark.clause("9.1b")
+async def test_a_token_that_was_wrong_is_right_once_it_is_given_to_a_device(engine: Engine, hospital: SmallHospital) -> None:
+    identities = SqlIdentities(engine)
+    token = "0123456789-from-elsewhere"
+    with pytest.raises(Unauthenticated):
+        await identities.identify(token)
+    with writing(engine) as connection:
+        taken = update(devices_table).where(devices_table.c.handle == hospital.gateway["handle"])
+        connection.execute(taken.values(token_digest=token_digest(token)))
+    with pytest.raises(Unauthenticated):
+        await identities.identify(token)
+    identities.forget()
+    assert (await identities.identify(token)).handle == hospital.gateway["handle"]
 
 
 @pytest.mark.clause("6.1")

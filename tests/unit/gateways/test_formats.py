@@ -13,7 +13,7 @@ from domain.ports import Sender
 from domain.quality import Mark, Mode, Validity, describe, has_mark, is_usable, mode_of, validity_of
 from domain.thing_catalogue import thing_model
 from domain.units import find_unit
-from gateways.formats import BY_NAME, format_of
+from gateways.formats import ALL_FORMATS, BY_NAME, format_of
 from tests.doors import CUFF, GATEWAY, MONITOR, NOW_US, assert_same_rows
 
 HR, SPO2, TEMP = (metric_of(code).id for code in ("heart_rate", "spo2", "body_temp"))
@@ -49,6 +49,25 @@ def test_a_list_and_an_envelope_of_readings():
     assert wrapped.time_us.tolist() == [NOW_US - 1_000_000, NOW_US]
     assert wrapped.sequence.tolist() == [9, 9]
     assert mode_of(wrapped.quality).tolist() == [Mode.DEMO, Mode.DEMO]
+
+
+DEEP = 100_000
+BOMBS = {
+    "lists": b"[" * DEEP + b"]" * DEEP,
+    "objects": b'{"a":' * DEEP + b"1" + b"}" * DEEP,
+    "values": b'{"metric":"hr","value":' + b"[" * DEEP + b"]" * DEEP + b"}",
+    "unknown fields": b'{"metric":"hr","value":1,"x":' + b"[" * DEEP + b"]" * DEEP + b"}",
+    "no end": b'[{"values":' * DEEP,
+}
+
+
+@pytest.mark.clause("9.1b")
+@pytest.mark.parametrize("row", ALL_FORMATS, ids=lambda row: row.name)
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_what_is_nested_without_end_is_a_reject(row, bomb):
+    """Nothing is unpacked level by level: it would be the interpreter's stack that ends."""
+    with pytest.raises(RejectedInput):
+        row.decode(BOMBS[bomb], MONITOR, NOW_US)
 
 
 def test_sender_says_mode_and_validity():

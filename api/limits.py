@@ -1,0 +1,181 @@
+"""How much one address may get wrong, and one principal may ask: refused with 429 before it costs anything. Clause 9.1b.
+
+An address is charged for what is *not* believed: tokens that are unknown. Who has shown a good one here before is let
+through whatever others do at the same address, so that neither a test of load from one machine nor a ward behind one NAT
+is slowed by its own size. A principal is charged for what its requests cost, by path; of those that read the lake at
+large only so many may run for it at once, and of the others only a few at a time are worked on. Sign-ins have a measure
+of their own (`api.attempts`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+from typing import Final
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.auth import CALLER_KEY, OPEN_PATHS, is_live
+from api.errors import problem_response
+from api.turns import Turns
+from domain.errors import TooManyRequests
+from domain.instants import US_PER_S
+from runtime.buckets import Buckets
+
+_CREDENTIALS: Final = (b"authorization", b"cookie")
+_MOST_GOOD: Final = 20_000  # credentials that are remembered for having been good once
+_PROBES: Final = frozenset({"/health", "/ready", "/metrics"})
+_MOST_WAITING: Final = 1_000  # of one principal
+_PREFIX: Final = "/api/v1"
+LARGE: Final = 20
+_COST_OF: Final[Mapping[str, int]] = {
+    "/readings": 3,
+    "/readings/by-patient": LARGE,
+    "/readings/buckets": LARGE,
+    "/readings/search": LARGE,
+    "/aggregates/fleet": LARGE,
+    "/fleets": LARGE,
+    "/devices/import": LARGE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLimits:
+    """As `runtime.settings.LimitSettings`."""
+
+    failures: int = 200
+    failures_a_s: float = 5.0
+    cost: int = 50_000
+    cost_a_s: float = 5_000.0
+    at_once: int = 8
+    large_at_once: int = 24
+
+
+def _monotonic_us() -> int:
+    return time.monotonic_ns() // 1_000
+
+
+class AddressLimit:
+    """ASGI middleware before authentication: an address that shows too many tokens which are nobody's waits."""
+
+    def __init__(self, app: ASGIApp, limits: RequestLimits) -> None:
+        self._app = app
+        self._failures = Buckets(_monotonic_us, limits.failures, round(US_PER_S / limits.failures_a_s))
+        self._salt = secrets.token_bytes(16)
+        self._good: dict[bytes, None] = {}  # digests of credentials, the oldest first
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+            await self._app(scope, receive, send)
+            return
+        credential = self._credential(scope)
+        if credential in self._good:
+            await self._app(scope, receive, send)
+            return
+        address = scope["client"][0] if scope.get("client") else ""
+        wait_us = self._failures.take(address)
+        if wait_us:
+            error = TooManyRequests("too many requests of this address came without a good token: wait, then try again")
+            await _refusal(error, wait_us, scope)(scope, receive, send)
+            return
+        await self._app(scope, receive, self._judged(scope, address, credential, send))
+
+    def _judged(self, scope: Scope, address: str, credential: bytes, send: Send) -> Send:
+        """`send`; once the answer begins it is known whether the token was somebody's."""
+
+        async def judged(message: Message) -> None:
+            if message["type"] == "http.response.start" and (CALLER_KEY in scope or message["status"] >= 500):
+                self._failures.give_back(address)
+                if CALLER_KEY in scope:
+                    self._remember(credential)
+            await send(message)
+
+        return judged
+
+    def _credential(self, scope: Scope) -> bytes:
+        digest = hashlib.blake2b(key=self._salt, digest_size=16)
+        for name, value in scope["headers"]:
+            if name in _CREDENTIALS:
+                digest.update(b"%d %b %b" % (len(value), name, value))
+        return digest.digest()
+
+    def _remember(self, credential: bytes) -> None:
+        while len(self._good) >= _MOST_GOOD:
+            del self._good[next(iter(self._good))]
+        self._good[credential] = None
+
+
+class PrincipalLimit:
+    """ASGI middleware behind authentication: nobody gets all of the platform, by number of requests or by their weight.
+
+    A few requests of one principal are worked on at once; further ones wait their turn behind them, so that what another one
+    asks stands behind few. A turn ends when the answer begins: who reads slowly holds up nobody.
+    """
+
+    def __init__(self, app: ASGIApp, limits: RequestLimits) -> None:
+        self._app = app
+        self._limits = limits
+        self._costs = Buckets(_monotonic_us, limits.cost, max(1, round(US_PER_S / limits.cost_a_s)))
+        self._large: Counter[str] = Counter()  # that run, by principal
+        self._turns = Turns(limits.at_once)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "").removeprefix(_PREFIX)
+        if CALLER_KEY not in scope or path in _PROBES or is_live(scope):
+            await self._app(scope, receive, send)
+            return
+        principal, cost = scope[CALLER_KEY].principal.id, _COST_OF.get(path, 1)
+        if cost >= LARGE and self._large[principal] >= self._limits.large_at_once:
+            said = f"{self._limits.large_at_once} large requests of yours run already: wait for one to be answered"
+            await _refusal(TooManyRequests(said), US_PER_S, scope)(scope, receive, send)
+        elif self._turns.waiting(principal) >= _MOST_WAITING:
+            said = f"{_MOST_WAITING} requests of yours wait already: wait for some to be answered"
+            await _refusal(TooManyRequests(said), US_PER_S, scope)(scope, receive, send)
+        elif wait_us := self._costs.take(principal, cost):
+            said = "your requests of the last seconds cost more than one caller may: wait, then go on"
+            await _refusal(TooManyRequests(said), wait_us, scope)(scope, receive, send)
+        elif cost >= LARGE:
+            await self._one_large(principal, scope, receive, send)
+        else:
+            await self._in_turn(principal, scope, receive, send)
+
+    async def _one_large(self, principal: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Those have a queue of their own (`runtime.large_questions`)."""
+        self._large[principal] += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._large[principal] -= 1
+            if not self._large[principal]:
+                del self._large[principal]
+
+    async def _in_turn(self, principal: str, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._turns.take(principal)
+        has_turn = True
+
+        def end_turn() -> None:
+            nonlocal has_turn
+            if has_turn:
+                has_turn = False
+                self._turns.give_back(principal)
+
+        async def begun(message: Message) -> None:
+            end_turn()
+            await send(message)
+
+        try:
+            await self._app(scope, receive, begun)
+        finally:
+            end_turn()
+
+
+def _refusal(error: TooManyRequests, wait_us: int, scope: Scope) -> Response:
+    refusal = problem_response(error, scope)
+    refusal.headers["Retry-After"] = str(ceil(wait_us / US_PER_S))  # RFC 6585 4
+    return refusal

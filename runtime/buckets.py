@@ -1,0 +1,38 @@
+"""Token buckets by key: so many at once, then so many a second. Bounded memory, however many keys come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+MOST_KEYS: Final = 10_000
+
+
+class Buckets:
+    """Each key's bucket holds `burst`, and one comes back each `refill_us`. Beyond MOST_KEYS the oldest are full again."""
+
+    def __init__(self, now_us: Callable[[], int], burst: int, refill_us: int) -> None:
+        self._now_us = now_us
+        self._burst_us = burst * refill_us
+        self._refill_us = refill_us
+        self._full_at_us: dict[str, int] = {}  # when all will have come back; who took last comes last
+
+    def take(self, key: str, cost: int = 1) -> int:
+        """Take `cost` and return 0; or, when there is not as much, take nothing and return the µs until there is."""
+        now_us = self._now_us()
+        full_at_us = max(now_us, self._full_at_us.get(key, 0)) + cost * self._refill_us
+        if (wait_us := full_at_us - now_us - self._burst_us) > 0:
+            return wait_us
+        self._put(key, full_at_us)
+        return 0
+
+    def give_back(self, key: str, cost: int = 1) -> None:
+        """What was taken shall not count. Of a key that is not remembered any more there is nothing to give back."""
+        if key in self._full_at_us:
+            self._put(key, self._full_at_us[key] - cost * self._refill_us)
+
+    def _put(self, key: str, full_at_us: int) -> None:
+        self._full_at_us.pop(key, None)
+        while len(self._full_at_us) >= MOST_KEYS:
+            del self._full_at_us[next(iter(self._full_at_us))]
+        self._full_at_us[key] = full_at_us

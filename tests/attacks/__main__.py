@@ -1,0 +1,74 @@
+"""`python -m tests.attacks`: every flood, one after the other, against a platform of its own; exit code 1 when one of them
+keeps honest clients waiting for more than a second, costs a reading, or is not cut.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from tests.attacks.attack_run import AttackBench
+from tests.attacks.floods import FLOODS
+from tests.attacks.tools import SLOW, scan, slow_command
+from tests.running_platform import RunningPlatform, start_platform
+
+P99_S: Final = 1.0  # issue: an honest client's simple query
+
+
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+async def play(platform: RunningPlatform, only: list[str] | None, seconds: float, *, shares_address: bool) -> bool:
+    """Whether every invariant held. `only` some floods, and no program of others."""
+    names = only or list(FLOODS)
+    bench = AttackBench(platform, connections=500, busy=64, shares_address=shares_address)
+    await bench.start(len(names) + len(SLOW) + 1)
+    outcomes = [await bench.quiet(seconds)]
+    say(str(outcomes[0]))
+    for name in names:
+        outcomes.append(await bench.under([name], seconds))
+        say(str(outcomes[-1]))
+    for name in SLOW if shutil.which("slowhttptest") and not only else ():
+        url = f"{platform.connection.api_url}/health"
+        outcomes.append(await bench.beside(name, slow_command(name, url, seconds), seconds))
+        say(str(outcomes[-1]))
+    await bench.honest.close()
+    problems = [f"{outcome.name}: {problem}" for outcome in outcomes for problem in outcome.problems(P99_S)]
+    if platform.connection.api_trust is not None and shutil.which("testssl") and not only:
+        for port in (bench.target.api, bench.target.http, bench.target.mqtt):
+            problems += [f"testssl.sh, port {port}: {finding}" for finding in await scan(platform, port)]
+    for problem in problems:
+        say(f"    {problem}")
+    lost = await bench.honest.lost()
+    say(f"{len(bench.honest.acknowledged)} readings acknowledged meanwhile, {len(lost)} lost")
+    return not lost and not problems
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.attacks", description=__doc__)
+    parser.add_argument("--profile", choices=("dev", "standard"), action="append", help="both, one after the other")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each flood")
+    parser.add_argument("--only", choices=tuple(FLOODS), action="append")
+    parser.add_argument("--shared-address", action="store_true", help="attackers come from the address of honest clients")
+    given = parser.parse_args()
+    held = True
+    for profile in given.profile or ("dev", "standard"):
+        say(f"security profile {profile}, {given.seconds:g} s each")
+        with tempfile.TemporaryDirectory(prefix="vitalgrid-attacks-") as folder:
+            platform = start_platform(Path(folder) / "var", SECURITY__PROFILE=profile)
+            try:
+                held &= asyncio.run(play(platform, given.only, given.seconds, shares_address=given.shared_address))
+            finally:
+                platform.stop()
+    return 0 if held else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

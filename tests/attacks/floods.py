@@ -1,0 +1,341 @@
+"""What attackers do: each a coroutine that keeps on until it is cancelled. Run in a process of its own (`main`).
+
+They come from addresses of their own (127.0.0.2 and on), as attackers do, unless told to share the honest one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import itertools
+import json
+import os
+import random
+import ssl
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from gateways.mqtt import encode, encode_publish
+from gateways.mqtt_packets import Connect
+
+_SPACE: Final = 0.5  # s between two drips
+_DEEP: Final = b"[" * 100_000 + b"]" * 100_000
+_BOMB: Final = gzip.compress(b"0" * 50_000_000)
+_ADDRESSES: Final = 4
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where, with what, and how hard. `users_token` and `devices_token` are an attacker's own, and good."""
+
+    api: int
+    http: int
+    mqtt: int
+    ca: str
+    users_token: str
+    devices_token: str
+    device: str
+    connections: int = 200
+    busy: int = 32
+    shares_address: bool = False
+
+
+@dataclass
+class Attacker:
+    """`seen` counts what became of it: `opened`, `cut` (ended by the platform), and statuses that were answered."""
+
+    target: Target
+    seen: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self._tls = ssl.create_default_context(cafile=self.target.ca) if self.target.ca else None
+        self._number = itertools.count()
+
+    async def open(self, port: int, *, plain: bool = False) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        host = "127.0.0.1" if self.target.shares_address else f"127.0.0.{2 + next(self._number) % _ADDRESSES}"
+        made = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=None if plain else self._tls, local_addr=(host, 0), ssl_handshake_timeout=None
+        )
+        self.seen["opened"] += 1
+        return made
+
+    async def often(self, count: int, once: Callable[[int], Awaitable[None]]) -> None:
+        """`count` at a time, each again and again. That it is cut off is what an attacker expects."""
+
+        async def one(number: int) -> None:
+            while True:
+                try:
+                    await once(number)
+                except (OSError, EOFError, TimeoutError):
+                    self.seen["cut"] += 1
+                    await asyncio.sleep(0.02)
+
+        await asyncio.gather(*map(one, range(count)))
+
+    async def hold(self, port: int, begun: bytes, drip: bytes, *, plain: bool = False) -> None:
+        """A connection that says something of no end."""
+        reader, writer = await self.open(port, plain=plain)
+        try:
+            writer.write(begun)
+            while not reader.at_eof():
+                writer.write(drip)
+                await writer.drain()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_SPACE):
+                        if not await reader.read(65_536):
+                            break
+            raise EOFError
+        finally:
+            writer.transport.abort()
+
+    async def ask(self, port: int, request: bytes) -> None:
+        """One request on a connection of its own; counts the status."""
+        reader, writer = await self.open(port)
+        try:
+            writer.write(request)
+            line = await reader.readline()
+            if not line:
+                raise EOFError
+            self.seen[line[9:12].decode()] += 1
+        finally:
+            writer.transport.abort()
+
+
+def request(method: str, path: str, token: str = "", body: bytes = b"", **headers: str) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "host: x", f"content-length: {len(body)}"]
+    lines += [f"authorization: Bearer {token}"] if token else []
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
+
+
+def guess() -> str:
+    return os.urandom(24).hex()
+
+
+async def slow_headers(by: Attacker) -> None:
+    ports = (by.target.api, by.target.http)
+    await by.often(by.target.connections, lambda n: by.hold(ports[n % 2], b"GET / HTTP/1.1\r\na: ", b"x"))
+
+
+async def slow_bodies(by: Attacker) -> None:
+    begun = (
+        b"POST /login HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-www-form-urlencoded\r\ncontent-length: 9999\r\n\r\n"
+    )
+    await by.often(by.target.connections, lambda _: by.hold(by.target.api, begun, b"x"))
+
+
+async def slow_reads(by: Attacker) -> None:
+    """Large answers are asked for and not read."""
+    asked = request("GET", "/openapi.json", by.target.users_token)
+
+    async def once(_: int) -> None:
+        _, writer = await by.open(by.target.api)
+        writer.transport.pause_reading()
+        try:
+            for _ in range(240):
+                writer.write(asked)
+                await writer.drain()
+                await asyncio.sleep(_SPACE)
+                if writer.transport.is_closing():
+                    raise EOFError
+        finally:
+            writer.transport.abort()
+
+    await by.often(by.target.connections, once)
+
+
+async def connections(by: Attacker) -> None:
+    """As many as can be made, on every port, silent."""
+    ports = (by.target.api, by.target.http, by.target.mqtt)
+
+    async def once(number: int) -> None:
+        reader, writer = await by.open(ports[number % 3], plain=True)
+        try:
+            async with asyncio.timeout(random.uniform(0.1, 4.0)):
+                await reader.read(1)
+            raise EOFError
+        finally:
+            writer.transport.abort()
+
+    await by.often(4 * by.target.connections, once)
+
+
+async def handshakes(by: Attacker) -> None:
+    """Hands are shaken and nothing is said, or half of it."""
+    ports = (by.target.api, by.target.http, by.target.mqtt)
+
+    async def once(number: int) -> None:
+        if number % 2:
+            await by.hold(ports[number % 3], b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"", plain=True)
+        else:
+            _, writer = await by.open(ports[number % 3])
+            writer.transport.abort()
+
+    await by.often(by.target.busy, once)
+
+
+async def mqtt_connects(by: Attacker) -> None:
+    async def once(number: int) -> None:
+        reader, writer = await by.open(by.target.mqtt)
+        try:
+            writer.write(encode(Connect(f"attacker-{number}", username=guess())))
+            answer = await reader.read(4)
+            by.seen["refused" if answer else "cut"] += 1
+        finally:
+            writer.transport.abort()
+
+    await by.often(by.target.connections, once)
+
+
+async def mqtt_silence(by: Attacker) -> None:
+    await by.often(by.target.connections, lambda _: by.hold(by.target.mqtt, b"\x10\x7f\x00\x04MQ", b""))
+
+
+async def wrong_tokens(by: Attacker) -> None:
+    async def once(number: int) -> None:
+        if number % 2:
+            await by.ask(by.target.api, request("GET", "/api/v1/devices", guess()))
+        else:
+            await by.ask(by.target.http, request("POST", "/v1/readings", guess(), b"{}"))
+
+    await by.often(by.target.busy, once)
+
+
+async def logins(by: Attacker) -> None:
+    async def once(number: int) -> None:
+        form = f"grant_type=password&username=user-{number}&password={guess()}".encode()
+        kind = "application/x-www-form-urlencoded"
+        await by.ask(by.target.api, request("POST", "/oauth/token", "", form, content_type=kind))
+
+    await by.often(by.target.busy, once)
+
+
+async def oversize(by: Attacker) -> None:
+    async def once(number: int) -> None:
+        target = by.target
+        if number % 4 == 0:
+            await by.ask(target.api, b"GET / HTTP/1.1\r\na: " + b"x" * 200_000)
+        elif number % 4 == 1:
+            await by.ask(target.api, request("POST", "/api/v1/hospitals", target.users_token, b" " * 3_000_000))
+        elif number % 4 == 2:
+            kind = "application/json"
+            await by.ask(
+                target.http, request("POST", "/v1/readings", target.devices_token, b" " * 2_000_000, content_type=kind)
+            )
+        else:
+            await _published(by, "v1/devices/me/readings", b" " * 2_000_000)
+
+    await by.often(min(8, by.target.busy), once)
+
+
+async def garbage(by: Attacker) -> None:
+    ports = (by.target.api, by.target.http, by.target.mqtt)
+
+    async def once(number: int) -> None:
+        reader, writer = await by.open(ports[number % 3], plain=number % 2 == 0)
+        try:
+            writer.write(os.urandom(2_000))
+            await writer.drain()
+            async with asyncio.timeout(5):
+                await reader.read()
+            raise EOFError
+        finally:
+            writer.transport.abort()
+
+    await by.often(by.target.busy, once)
+
+
+async def bombs(by: Attacker) -> None:
+    """JSON of 100,000 levels, and what unpacks to 50 MB, at every place that takes JSON."""
+    target, kind = by.target, "application/json"
+    asks = (
+        lambda: by.ask(target.api, request("POST", "/api/v1/hospitals", target.users_token, _DEEP, content_type=kind)),
+        lambda: by.ask(
+            target.api, request("POST", "/api/v1/patients", target.users_token, b'{"a":' * 9_999, content_type=kind)
+        ),
+        lambda: by.ask(target.http, request("POST", "/v1/readings", target.devices_token, _DEEP, content_type=kind)),
+        lambda: by.ask(target.http, request("POST", f"/api/v1/{target.devices_token}/telemetry", "", _DEEP, content_type=kind)),
+        lambda: by.ask(
+            target.api,
+            request("POST", "/api/v1/hospitals", target.users_token, _BOMB, content_type=kind, content_encoding="gzip"),
+        ),
+        lambda: by.ask(
+            target.http,
+            request("POST", "/v1/readings", target.devices_token, _BOMB, content_type=kind, content_encoding="gzip"),
+        ),
+        lambda: _published(by, "v1/devices/me/telemetry", _DEEP),
+        lambda: _published(by, "v1/devices/me/frames", _BOMB),
+    )
+    await by.often(len(asks), lambda number: asks[number]())
+
+
+async def complex_questions(by: Attacker) -> None:
+    """The dearest questions there are, none twice, with a token that may ask them."""
+
+    async def once(_: int) -> None:
+        path = random.choice(
+            (f"/aggregates/fleet?bucket_s={random.randrange(600, 9_999)}", f"/readings/search?above={random.random():.6f}")
+        )
+        await by.ask(by.target.api, request("GET", f"/api/v1{path}", by.target.users_token))
+
+    await by.often(2 * by.target.busy, once)
+
+
+async def _published(by: Attacker, topic: str, payload: bytes) -> None:
+    """A message by a device that may speak, until it is answered."""
+    reader, writer = await by.open(by.target.mqtt)
+    try:
+        writer.write(encode(Connect(f"attacker-{random.random()}", username=by.target.devices_token)))
+        await reader.readexactly(4)
+        writer.write(encode_publish(topic, payload, qos=1, packet_id=1))
+        await writer.drain()
+        await reader.readexactly(4)
+        by.seen["acknowledged"] += 1
+    finally:
+        writer.transport.abort()
+
+
+FLOODS: Final[dict[str, Callable[[Attacker], Coroutine[Any, Any, None]]]] = {
+    "slow headers": slow_headers,
+    "slow bodies": slow_bodies,
+    "slow reads": slow_reads,
+    "connections": connections,
+    "handshakes": handshakes,
+    "MQTT connects": mqtt_connects,
+    "MQTT silence": mqtt_silence,
+    "wrong tokens": wrong_tokens,
+    "logins": logins,
+    "oversize": oversize,
+    "garbage": garbage,
+    "bombs": bombs,
+    "complex questions": complex_questions,
+}
+
+
+async def attack(names: list[str], target: Target, seconds: float) -> Counter[str]:
+    """Those floods at once, for so long."""
+    by = Attacker(target)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await asyncio.gather(*(FLOODS[name](by) for name in names))
+    return by.seen
+
+
+def command(names: list[str], target: Target, seconds: float) -> list[str]:
+    """The process that attacks; it says what it has seen on its standard output."""
+    return [sys.executable, "-m", "tests.attacks.floods", json.dumps([names, asdict(target), seconds])]
+
+
+def main() -> None:
+    names, target, seconds = json.loads(sys.argv[1])
+    os.nice(5)  # attackers have machines of their own; here they share one with whom they attack
+    seen = asyncio.run(attack(names, Target(**target), seconds))
+    sys.stdout.write(json.dumps(seen))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""Limits of requests: per address for what is not believed, per principal for what it costs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from unittest.mock import AsyncMock
+
+import httpx
+import pytest
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
+
+from api.app import create_app
+from api.auth import CALLER_KEY
+from api.limits import PrincipalLimit, RequestLimits
+from api.proxies import BehindProxies, TrustedProxies
+from api.turns import Turns
+from domain.principals import Caller
+from runtime.settings import LimitSettings
+from tests.callers import ADMINISTRATOR, NOBODY, TOKEN
+from tests.unit.api.conftest import client_of, services_of
+
+pytestmark = pytest.mark.clause("9.1b")
+FEW = RequestLimits(failures=3, failures_a_s=0.1, cost=100, cost_a_s=0.1, at_once=3, large_at_once=2)
+
+
+@pytest.fixture
+def app() -> Iterator[object]:
+    return create_app(services_of(), background=False, limits=FEW)
+
+
+async def statuses(client: httpx.AsyncClient, token: str, count: int) -> list[int]:
+    return [(await client.get("/api/v1/me", headers={"Authorization": f"Bearer {token}"})).status_code for _ in range(count)]
+
+
+async def test_an_address_that_shows_unknown_tokens_waits_and_a_token_that_was_good_here_does_not(app) -> None:
+    async with app.router.lifespan_context(app), client_of(app, None) as client:
+        assert await statuses(client, TOKEN, 10) == [200] * 10
+        assert await statuses(client, "guess", 5) == [401, 401, 401, 429, 429]
+        assert await statuses(client, TOKEN, 10) == [200] * 10
+        refused = await client.get("/api/v1/me", headers={"Authorization": "Bearer another"})
+    assert refused.json()["code"] == "too-many-requests"
+    assert 1 <= int(refused.headers["Retry-After"]) <= 10
+
+
+async def test_guesses_that_come_together_are_all_counted(app) -> None:
+    async with app.router.lifespan_context(app), client_of(app, None) as client:
+        answers = await asyncio.gather(*(statuses(client, f"guess-{number}", 1) for number in range(20)))
+    assert sorted(status for (status,) in answers) == [401] * 3 + [429] * 17
+
+
+async def test_a_principal_whose_requests_cost_too_much_waits(app) -> None:
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        found = [(await client.get("/api/v1/me")).status_code for _ in range(101)]
+        assert found == [200] * 100 + [429]
+        assert (await client.get("/health")).status_code == 200
+
+
+async def test_few_large_requests_run_for_one_at_once_and_others_are_not_held_up() -> None:
+    may_answer = asyncio.Event()
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await may_answer.wait()
+        await PlainTextResponse("done")(scope, receive, send)
+
+    def scope_of(caller: Caller, path: str) -> Scope:
+        return {"type": "http", "method": "GET", "path": path, "headers": [], CALLER_KEY: caller}
+
+    async def status(scope: Scope) -> int:
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        await limited(scope, None, send)
+        return sent[0]["status"]
+
+    limited = PrincipalLimit(slow, FEW)
+    large = [asyncio.create_task(status(scope_of(ADMINISTRATOR, "/api/v1/readings/search"))) for _ in range(3)]
+    small = asyncio.create_task(status(scope_of(ADMINISTRATOR, "/api/v1/me")))
+    await asyncio.sleep(0)
+    assert await large[2] == 429
+    may_answer.set()
+    assert [await large[0], await large[1], await small] == [200, 200, 200]
+    assert await status(scope_of(ADMINISTRATOR, "/api/v1/readings/search")) == 200
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 5])
+async def test_what_one_principal_asks_waits_behind_few_of_another(rounds: int) -> None:
+    """A hundred requests of one are there before that of another, which takes several rounds of the event loop."""
+    order = []
+
+    async def working(scope: Scope, receive: Receive, send: Send) -> None:
+        for _ in range(5 if scope[CALLER_KEY] is NOBODY else rounds):
+            await asyncio.sleep(0)
+        order.append(scope[CALLER_KEY].principal.id)
+        await PlainTextResponse("done")(scope, receive, send)
+
+    async def ask(caller: Caller) -> None:
+        scope = {"type": "http", "method": "GET", "path": "/api/v1/me", "headers": [], CALLER_KEY: caller}
+        await limited(scope, None, AsyncMock())
+
+    limited = PrincipalLimit(working, FEW)
+    greedy = [asyncio.create_task(ask(ADMINISTRATOR)) for _ in range(100)]
+    await asyncio.sleep(0)
+    await asyncio.gather(asyncio.create_task(ask(NOBODY)), *greedy)
+    assert order.index(NOBODY.principal.id) <= FEW.at_once + 7
+    assert len(order) == 101
+
+
+async def test_turns_of_those_who_left_go_on_to_the_next() -> None:
+    turns = Turns(1)
+    await turns.take("a")
+    waiting = [asyncio.create_task(turns.take("a")) for _ in range(4)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    turns.give_back("a")  # called: the first who still waits
+    waiting[1].cancel()
+    async with asyncio.timeout(5):
+        await waiting[2]
+        turns.give_back("a")
+        await waiting[3]
+    turns.give_back("a")
+    async with asyncio.timeout(5):
+        await turns.take("a")
+
+
+async def test_who_reads_its_answer_slowly_holds_up_nobody() -> None:
+    limited = PrincipalLimit(PlainTextResponse("done"), FEW)
+    may_read = asyncio.Event()
+
+    async def slow(message):
+        await may_read.wait()
+
+    scope = {"type": "http", "method": "GET", "path": "/api/v1/me", "headers": [], CALLER_KEY: ADMINISTRATOR}
+    reading = [asyncio.create_task(limited(dict(scope), None, slow)) for _ in range(20)]
+    async with asyncio.timeout(10):
+        await limited(dict(scope), None, AsyncMock())
+    may_read.set()
+    await asyncio.gather(*reading)
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "origin"),
+    [
+        ("203.0.113.1", ["198.51.100.7"], "203.0.113.1"),  # no proxy of ours: what it says is nothing to us
+        ("10.0.0.1", [], "10.0.0.1"),
+        ("10.0.0.1", ["198.51.100.7"], "198.51.100.7"),
+        ("10.0.0.1", ["1.2.3.4, 198.51.100.7"], "198.51.100.7"),  # the client wrote the first
+        ("10.0.0.1", ["1.2.3.4", "198.51.100.7 , 10.0.0.2"], "198.51.100.7"),  # through two of ours
+        ("10.0.0.1", ["1.2.3.4, nobody"], "10.0.0.1"),
+        ("10.0.0.1", ["198.51.100.7:51234"], "198.51.100.7"),
+        ("10.0.0.1", ["[2001:db8::7]:51234"], "2001:db8::7"),
+        ("::ffff:10.0.0.1", ["2001:db8::7"], "2001:db8::7"),
+        ("fd00::1", ["198.51.100.7"], "198.51.100.7"),
+        ("10.0.0.1", ["10.0.0.9"], "10.0.0.9"),
+        ("10.0.0.1", [""], "10.0.0.1"),
+    ],
+)
+async def test_a_proxy_is_believed_when_it_is_ours_and_no_further(peer: str, forwarded: list[str], origin: str) -> None:
+    told = []
+
+    async def tell(scope: Scope, receive: Receive, send: Send) -> None:
+        told.append(scope["client"][0])
+
+    settings = LimitSettings.model_validate({"trusted_proxies": ["10.0.0.0/8", "fd00::/8"]})
+    scope = {"type": "http", "client": (peer, 1), "headers": [(b"x-forwarded-for", value.encode()) for value in forwarded]}
+    await BehindProxies(tell, TrustedProxies(settings.trusted_proxies))(scope, None, None)
+    assert told == [origin]
+
+
+async def test_a_packed_body_is_refused_unread(app) -> None:
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        refused = await client.post("/api/v1/hospitals", content=b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
+    assert (refused.status_code, refused.json()["code"]) == (415, "unsupported-encoding")

@@ -1,0 +1,235 @@
+"""Peers that make an HTTP server wait, or send it what is no request: each is ended, and nobody else is held up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import weakref
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+import cluster.serving
+from cluster.http_protocol import HttpLimits, LimitedHttp
+from cluster.serving import serving
+from gateways.listener import ListenerLimits
+from tests.waiting import until
+
+pytestmark = pytest.mark.clause("9.1b")
+SHORT = HttpLimits(header_timeout_s=0.3, body_grace_s=0.3, body_bytes_a_s=1_000, write_timeout_s=0.3, max_header_bytes=4_096)
+REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
+
+
+async def length(request: Request) -> Response:
+    with contextlib.suppress(ClientDisconnect):
+        return PlainTextResponse(str(len(await request.body())))
+    return Response(status_code=400)
+
+
+async def large(request: Request) -> Response:
+    return PlainTextResponse("x" * 20_000_000)
+
+
+async def refused(request: Request) -> Response:
+    return Response(status_code=401)
+
+
+async def certificate(request: Request) -> Response:
+    return JSONResponse(request.scope.get("extensions"))
+
+
+ROUTES = [
+    Route("/", length, methods=["GET", "POST"]), Route("/large", large), Route("/refused", refused, methods=["GET", "POST"]),
+    Route("/extensions", certificate),
+]  # fmt: skip
+
+
+@dataclass
+class Stage:
+    port: int
+    limits: HttpLimits
+
+    async def peer(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
+    async def answer(self, sent: bytes) -> bytes:
+        """All that comes back until the connection ends."""
+        reader, writer = await self.peer()
+        writer.write(sent)
+        answer = b""
+        async with asyncio.timeout(10):
+            with contextlib.suppress(ConnectionResetError):
+                while more := await reader.read(65_536):
+                    answer += more
+        writer.transport.abort()
+        return answer
+
+
+@asynccontextmanager
+async def served(limits: HttpLimits = SHORT, listener: ListenerLimits | None = None) -> AsyncIterator[Stage]:
+    own = replace(limits, cut=type(limits.cut)())
+    async with serving(Starlette(routes=ROUTES), "127.0.0.1", 0, http=own, limits=listener) as port:
+        yield Stage(port, own)
+
+
+async def drip(writer: asyncio.StreamWriter, byte: bytes, has_ended: Callable[[], object]) -> None:
+    """One byte after the other, for as long as it is let."""
+    while not has_ended():
+        with contextlib.suppress(ConnectionError):
+            writer.write(byte)
+            await writer.drain()
+        await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("begun", "byte", "why"),
+    [
+        (b"", b"", "no-request"),
+        (b"GET / HTTP/1.1\r\n", b"", "slow-header"),
+        (b"GET / HTTP/1.1\r\na: ", b"x", "slow-header"),
+        (b"", b"\r", "no-request"),
+        (REQUEST, b"\n", "slow-header"),  # between requests, which uvicorn alone takes for activity
+        (POST % 100, b"", "slow-body"),
+        (POST % 100_000, b"x", "slow-body"),
+        (b"POST /refused HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n", b"x", "slow-body"),
+    ],
+)
+async def test_a_peer_that_takes_for_ever_is_ended(begun: bytes, byte: bytes, why: str) -> None:
+    async with served() as stage:
+        _, writer = await stage.peer()
+        writer.write(begun)
+        async with asyncio.timeout(10):
+            await drip(writer, byte, lambda: stage.limits.cut)
+        assert set(stage.limits.cut) == {why}
+        writer.transport.abort()
+
+
+async def test_a_slow_body_that_keeps_the_least_rate_is_taken() -> None:
+    async with served() as stage:
+        reader, writer = await stage.peer()
+        writer.write(POST % 2_000)
+        for _ in range(20):
+            writer.write(b"x" * 100)
+            await asyncio.sleep(0.03)
+        async with asyncio.timeout(10):
+            assert (await reader.readuntil(b"\r\n")) == b"HTTP/1.1 200 OK\r\n"
+        writer.transport.abort()
+
+
+async def test_a_peer_that_does_not_read_is_ended() -> None:
+    async with served() as stage:
+        _, writer = await stage.peer()
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n")
+        await until(lambda: stage.limits.cut["slow-reader"])
+        writer.transport.abort()
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET / HTTP/1.1\r\na: " + b"x" * 10_000, b"431"),
+        (b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 101 + b"\r\n", b"431"),
+        (b"GET /" + b"x" * 5_000 + b" HTTP/1.1\r\n\r\n", b"431"),
+        (b"\x16\x03\x01\x02\x00garbage", b"400"),
+        (b"GET / HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", b"400"),
+        (b"GET \xff\xfe HTTP/1.1\r\nhost: x\r\n\r\n", b"400"),
+    ],
+)
+async def test_what_is_no_request_of_ours_is_answered_and_closed(sent: bytes, status: bytes) -> None:
+    async with served() as stage:
+        answer = await stage.answer(sent)
+        assert answer.startswith(b"HTTP/1.1 " + status)
+        assert answer.count(b"HTTP/1.1 ") == 1
+
+
+async def test_requests_sent_far_ahead_of_their_answers_are_not_kept() -> None:
+    async with served() as stage:
+        assert (await stage.answer(REQUEST * 10 + REQUEST[:-2] + b"connection: close\r\n\r\n")).count(b"200 OK") == 11
+        await stage.answer(REQUEST * 1_000)
+        assert stage.limits.cut["malformed"] == 1
+
+
+async def test_an_offer_to_speak_something_else_is_answered_in_http() -> None:
+    async with served() as stage:
+        offer = REQUEST[:-2] + b"connection: upgrade\r\nupgrade: h2c\r\n\r\n"
+        assert (await stage.answer(offer)).startswith(b"HTTP/1.1 200 OK")
+
+
+async def test_silent_strangers_do_not_keep_others_out() -> None:
+    """More than are attended to, from one address: those who said nothing in their second make room."""
+    patient = replace(SHORT, header_timeout_s=60)
+    async with served(patient, ListenerLimits(max_strangers=10, max_strangers_per_address=5)) as stage:
+        silent = [await stage.peer() for _ in range(30)]
+        async with httpx.AsyncClient(timeout=10) as client:
+            assert (await client.get(f"http://127.0.0.1:{stage.port}/")).status_code == 200
+        assert stage.limits.cut["crowded-out"] >= 5
+        for _, writer in silent:
+            writer.transport.abort()
+
+
+async def test_connections_beyond_the_most_of_an_address_are_closed_and_those_that_are_known_stay() -> None:
+    async with served(listener=ListenerLimits(max_per_address=3)) as stage, httpx.AsyncClient(timeout=10) as client:
+        assert (await client.get(f"http://127.0.0.1:{stage.port}/")).status_code == 200
+        others = [await stage.peer() for _ in range(4)]
+        await until(lambda: stage.limits.cut["too-many-of-address"] == 2)
+        assert (await client.get(f"http://127.0.0.1:{stage.port}/")).status_code == 200
+        for _, writer in others:
+            writer.transport.abort()
+
+
+async def test_who_is_refused_again_and_again_waits_longer_and_longer() -> None:
+    async with served() as stage:
+        loop = asyncio.get_running_loop()
+        taken_s = []
+        for _ in range(26):
+            began_s = loop.time()
+            answer = await stage.answer(b"GET /refused HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            assert answer.startswith(b"HTTP/1.1 401")
+            taken_s.append(loop.time() - began_s)
+    assert min(taken_s[:20]) < 0.05
+    assert min(taken_s[-2:]) > 0.15
+
+
+async def test_a_client_certificate_is_shown_to_the_application_only_when_there_is_one() -> None:
+    async with served() as stage, httpx.AsyncClient(timeout=10) as client:
+        assert (await client.get(f"http://127.0.0.1:{stage.port}/extensions")).json() is None
+
+
+async def test_nothing_is_left_of_a_lost_connection_before_python_looks_for_cycles() -> None:
+    """It looks seldom in our processes, and each connection has large buffers."""
+    ours: weakref.WeakSet[LimitedHttp] = weakref.WeakSet()
+
+    class Noted(LimitedHttp):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            ours.add(self)
+            super().connection_made(transport)
+
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cluster.serving, "LimitedHttp", Noted)
+            async with served() as stage:
+                for sent in (
+                    REQUEST[:-2] + b"connection: close\r\n\r\n",
+                    b"\x00garbage",
+                    b"GET / HTTP/1.1\r\na: " + b"x" * 9_000,
+                ):
+                    await stage.answer(sent)
+                _, writer = await stage.peer()
+                writer.write(POST % 100)
+                await until(lambda: ours)
+                writer.transport.abort()
+                await until(lambda: not ours)
+    finally:
+        gc.enable()

@@ -1,0 +1,121 @@
+"""Who is let in, and in whose place, when more connect than are attended to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from gateways.listener import Guest, Listener, ListenerLimits, bound
+from tests.waiting import until
+
+pytestmark = pytest.mark.clause("9.1b")
+
+
+class Door(asyncio.Protocol):
+    """Believes whoever says anything."""
+
+    def __init__(self, guest: Guest, stage: Stage) -> None:
+        self.guest = guest
+        self._stage = stage
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.guest.cut = transport.abort  # type: ignore[attr-defined]
+        self._stage.made.append(self.guest.address)
+
+    def data_received(self, data: bytes) -> None:
+        self._stage.known.append(self.guest.address)
+        self.guest.known()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stage.lost += 1
+        self.guest.left()
+
+
+@dataclass
+class Stage:
+    made: list[str] = field(default_factory=list)
+    known: list[str] = field(default_factory=list)
+    lost: int = 0
+    port: int = 0
+    listener: Listener | None = None
+    peers: list[socket.socket] = field(default_factory=list)
+
+    async def peer(self, address: str) -> socket.socket:
+        peer = socket.socket()
+        peer.setblocking(False)
+        peer.bind((address, 0))
+        self.peers.append(peer)
+        await asyncio.get_running_loop().sock_connect(peer, ("127.0.0.1", self.port))
+        return peer
+
+
+@asynccontextmanager
+async def listening(**limits) -> AsyncIterator[Stage]:
+    stage = Stage()
+    stage.listener = Listener(lambda guest: Door(guest, stage), ListenerLimits(**limits))
+    listening = bound("127.0.0.1", 0)
+    stage.port = listening.getsockname()[1]
+    stage.listener.start(listening)
+    try:
+        yield stage
+    finally:
+        for peer in stage.peers:
+            peer.close()
+        await until(lambda: stage.lost == len(stage.made))
+        stage.listener.close()
+
+
+async def test_an_address_that_floods_leaves_room_for_others() -> None:
+    async with listening(max_strangers=8, max_strangers_per_address=4) as stage:
+        for _ in range(50):
+            await stage.peer("127.0.0.2")
+        await until(lambda: len(stage.made) == 4)
+        honest = await stage.peer("127.0.0.3")
+        honest.send(b"hello")
+        await until(lambda: stage.known == ["127.0.0.3"], deadline_s=0.9)  # before anybody has to make room
+        assert stage.listener.refused["crowded-out"] == 0
+
+
+async def test_who_is_known_takes_nobodys_place() -> None:
+    async with listening(max_strangers=2, max_strangers_per_address=2) as stage:
+        for _ in range(20):
+            (await stage.peer("127.0.0.2")).send(b"hello")
+        await until(lambda: len(stage.known) == 20)
+        assert stage.listener.refused.total() == 0
+
+
+async def test_those_behind_a_trusted_proxy_are_not_counted_as_one() -> None:
+    async with listening(max_strangers=50, max_strangers_per_address=2, max_per_address=3, shares="127.0.0.2".__eq__) as stage:
+        for _ in range(20):
+            await stage.peer("127.0.0.2")
+        await until(lambda: len(stage.made) == 20)
+
+
+async def test_when_all_places_are_taken_the_fullest_address_gives_one_up() -> None:
+    async with listening(max_connections=6, max_strangers=2, max_strangers_per_address=1) as stage:
+        for _ in range(10):
+            await stage.peer("127.0.0.2")
+        await until(lambda: stage.listener.refused["too-many-connections"] == 4)
+        honest = await stage.peer("127.0.0.3")
+        honest.send(b"hello")
+        await until(lambda: stage.known == ["127.0.0.3"])
+
+
+async def test_what_waits_is_closed_with_the_listener() -> None:
+    async with listening(max_strangers=1) as stage:
+        peers = [await stage.peer("127.0.0.2") for _ in range(3)]
+        await until(lambda: len(stage.made) == 1)
+        await until(lambda: stage.listener._waiting == 2)
+        stage.listener.close()
+        ended = 0
+        for peer in peers:
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                async with asyncio.timeout(0.2):
+                    ended += await asyncio.get_running_loop().sock_recv(peer, 1) == b""
+        assert ended == 2
