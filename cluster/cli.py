@@ -18,6 +18,7 @@ from rich.console import Console
 from cluster.doctor import doctor
 from cluster.fleet_commands import fleet
 from cluster.hosts_commands import hosts
+from cluster.keys_commands import keys
 from cluster.log_commands import log
 from cluster.ray_environment import prepare_ray
 from cluster.scenario_commands import scenario
@@ -36,6 +37,7 @@ app = typer.Typer(
 app.add_typer(scenario, name="scenario")
 app.add_typer(fleet, name="fleet")
 app.add_typer(hosts, name="hosts")
+app.add_typer(keys, name="keys")
 app.add_typer(log, name="log")
 app.add_typer(user, name="user")
 app.command("doctor")(doctor)

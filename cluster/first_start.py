@@ -11,12 +11,15 @@ from cluster.connection import admin_token_file, first_password_file
 from domain.principals import Place
 from runtime.clock import SystemClock
 from runtime.durable import write_secret
-from runtime.keys import make_missing
+from runtime.keys import KeyMissing, make_missing
 from runtime.password_hashes import PasswordHashes
 from runtime.password_policy import first_password
+from runtime.sealing import SEALING_KEYS, Sealer
 from runtime.settings import Settings
 from runtime.soft_keys import SoftKeys
 from runtime.sql.access import create_first_administrator
+from runtime.sql.engine import has_sealed, migrate
+from runtime.sql.patients import destroy_erased_again
 from runtime.sql.users import create_first_user, has_users
 
 logger = logging.getLogger(__name__)
@@ -30,6 +33,33 @@ class FirstCredentials:
 
     token: str | None = None
     password: str | None = None
+
+
+def sealer_of(settings: Settings) -> Sealer:
+    """What seals and opens in the business database. Reads nothing yet."""
+    return Sealer.over(SoftKeys(settings.keys_dir), settings.keys_dir)
+
+
+def prepare_database(engine: Engine, settings: Settings, sealer: Sealer) -> None:
+    """Bring the schema up to date; for a database that has nothing sealed yet, make the keys that is done with.
+
+    Raises KeyMissing when something is sealed and the keys are not there: new ones would open none of it.
+    """
+    keys = SoftKeys(settings.keys_dir)
+    if not has_sealed(engine):
+        make_missing(keys, SEALING_KEYS)
+        sealer.data_keys.create()
+    missing = [f"key {name}" for name in SEALING_KEYS if not keys.versions(name)]
+    if not sealer.data_keys.exists():
+        missing.append("the store of data keys")
+    if missing:
+        what = " and ".join(missing)
+        raise KeyMissing(f"{what} not in {settings.keys_dir}: restore that folder, nothing else opens what is sealed")
+    migrate(engine)
+    if count := sealer.data_keys.wrap_anew():
+        logger.info("data keys wrapped under the newest key: %d", count)
+    if count := destroy_erased_again(engine):
+        logger.warning("data keys of erased patients were there again, and are destroyed again: %d", count)
 
 
 def prepare_accounts(engine: Engine, settings: Settings) -> FirstCredentials:

@@ -9,6 +9,7 @@ import msgspec
 import typer
 from rich.table import Table
 
+from cluster.first_start import sealer_of
 from cluster.run_target import settings_of, token_of
 from cluster.run_view import wide_console
 from domain.errors import IntegrityViolation, NotFound, Unavailable
@@ -18,8 +19,10 @@ from runtime.log_events import events_between
 from runtime.log_signing import LogSigner
 from runtime.log_store import LogReader
 from runtime.log_verifier import DoesNotHold, Source, describe, verify_log
+from runtime.sealing import Sealer, Shut, is_sealed
 from runtime.settings import Settings
 from runtime.soft_keys import SoftKeys
+from runtime.sql.sealed import place_of_write
 
 log = typer.Typer(name="log", help="The access log: does it hold, and what is in it.", no_args_is_help=True)
 _console = wide_console()
@@ -32,6 +35,7 @@ class _Write(msgspec.Struct):
     who: str
     action: str
     target: str
+    at_us: int = 0
     reason: str | None = None
 
 
@@ -66,22 +70,30 @@ def show(last: Last = 20, data_dir: DataDir = None) -> None:
     checkpoint = LogReader(settings.audit_dir).checkpoint()
     if checkpoint is None:
         raise NotFound(f"there is no access log in {settings.audit_dir}")
+    sealer = sealer_of(settings)
     table = Table("entry", "time (UTC)", "by", "who", "what", "why", title=f"{checkpoint.origin}: {checkpoint.size} entries")
     for event in events_between(settings.audit_dir, max(checkpoint.size - last, 0), checkpoint.size):
         entry = read_entry(event.entry)
-        table.add_row(str(event.at), from_us(entry.at_us).strftime("%F %T"), entry.by, *_shown(event.event))
+        table.add_row(str(event.at), from_us(entry.at_us).strftime("%F %T"), entry.by, *_shown(event.event, sealer))
     _console.print(table, markup=False)
 
 
-def _shown(event: bytes | None) -> tuple[str, str, str]:
-    """Who, what and why; of an event that is no write, its text."""
+def _shown(event: bytes | None, sealer: Sealer) -> tuple[str, str, str]:
+    """Who, what and why, as far as it opens; of an event that is no write, its text."""
     if event is None:
         return "", "taken away", ""
     try:
         write = msgspec.json.decode(event, type=_Write)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return "", event.decode(errors="replace")[:_EVENT_CHARS], ""
-    return write.who, f"{write.action} {write.target}"[:_EVENT_CHARS], write.reason or ""
+    return write.who, f"{write.action} {write.target}"[:_EVENT_CHARS], _reason(write, sealer)
+
+
+def _reason(write: _Write, sealer: Sealer) -> str:
+    if write.reason is None or not is_sealed(write.reason):
+        return write.reason or ""
+    opened = sealer.open(place_of_write(msgspec.structs.asdict(write), "reason"), write.reason)
+    return f"({opened.value})" if isinstance(opened, Shut) else opened
 
 
 def _signer(settings: Settings) -> LogSigner:

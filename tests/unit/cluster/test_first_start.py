@@ -8,13 +8,13 @@ import shutil
 import pytest
 
 from cluster.connection import admin_token_file, first_password_file
-from cluster.first_start import FirstCredentials, prepare_accounts
+from cluster.first_start import FirstCredentials, prepare_accounts, prepare_database, sealer_of
 from runtime.keys import KeyMissing
 from runtime.password_hashes import PasswordHashes
 from runtime.settings import Settings
 from runtime.soft_keys import SoftKeys
 from runtime.sql import access, users
-from runtime.sql.engine import migrate, open_engine
+from runtime.sql.engine import open_engine
 from tests.sql_fixtures import ADA
 
 
@@ -26,8 +26,9 @@ def settings(tmp_path):
 @pytest.fixture
 def business(settings):
     """The business database of `settings`."""
-    opened = open_engine(settings.sql_url)
-    migrate(opened)
+    sealer = sealer_of(settings)
+    opened = open_engine(settings.sql_url, sealer)
+    prepare_database(opened, settings, sealer)
     yield opened
     opened.dispose()
 
