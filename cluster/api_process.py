@@ -58,7 +58,7 @@ async def main() -> None:
     configure_logging(settings.log_level, settings.log_format)
     connection = Connection.load(settings.data_dir)
     bus = await Bus.connect(connection.nats_url, connection.bus_key(bus_rights.API), "api")
-    engine = open_engine(settings.sql_url, sealer_of(settings))
+    engine = open_engine(settings.sql_url_of(settings.api), sealer_of(settings))
     lake = await asyncio.to_thread(Lake, settings.lake_dir)
     clock = SystemClock()
     identities = SqlIdentities(engine)

@@ -22,6 +22,7 @@ from cluster.keys_commands import keys
 from cluster.log_commands import log
 from cluster.ray_environment import prepare_ray
 from cluster.scenario_commands import scenario
+from cluster.sql_commands import sql_accounts
 from cluster.user_commands import user
 from domain.errors import VitalgridError
 from runtime.log import configure_logging
@@ -41,6 +42,7 @@ app.add_typer(keys, name="keys")
 app.add_typer(log, name="log")
 app.add_typer(user, name="user")
 app.command("doctor")(doctor)
+app.command("sql-accounts")(sql_accounts)
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where the platform keeps everything (default: var).")]
 _console = Console(stderr=True)

@@ -11,7 +11,7 @@ from cluster.connection import admin_token_file, first_password_file
 from domain.principals import Place
 from runtime.clock import SystemClock
 from runtime.durable import write_secret
-from runtime.keys import KeyMissing, make_missing
+from runtime.keys import make_missing
 from runtime.password_hashes import PasswordHashes
 from runtime.password_policy import first_password
 from runtime.sealing import SEALING_KEYS, Sealer
@@ -43,7 +43,8 @@ def sealer_of(settings: Settings) -> Sealer:
 def prepare_database(engine: Engine, settings: Settings, sealer: Sealer) -> None:
     """Bring the schema up to date; for a database that has nothing sealed yet, make the keys that is done with.
 
-    Raises KeyMissing when something is sealed and the keys are not there: new ones would open none of it.
+    When something is sealed and keys are not there, none are made: new ones would open none of it. Vitals and alarms go on
+    without names; whatever needs a name is refused until the keys are back.
     """
     keys = SoftKeys(settings.keys_dir)
     if not has_sealed(engine):
@@ -52,10 +53,13 @@ def prepare_database(engine: Engine, settings: Settings, sealer: Sealer) -> None
     missing = [f"key {name}" for name in SEALING_KEYS if not keys.versions(name)]
     if not sealer.data_keys.exists():
         missing.append("the store of data keys")
-    if missing:
-        what = " and ".join(missing)
-        raise KeyMissing(f"{what} not in {settings.keys_dir}: restore that folder, nothing else opens what is sealed")
     migrate(engine)
+    if missing:
+        says = (
+            "no name of a patient can be read or written: %s not in %s, restore that folder: nothing else opens what is sealed"
+        )
+        logger.error(says, " and ".join(missing), settings.keys_dir)
+        return
     if count := sealer.data_keys.wrap_anew():
         logger.info("data keys wrapped under the newest key: %d", count)
     if count := destroy_erased_again(engine):

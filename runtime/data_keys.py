@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import secrets
 import sqlite3
@@ -25,16 +26,16 @@ from runtime.durable import fsync
 from runtime.keys import KeyGone, KeyMissing, KeyProvider
 from runtime.sm import GCM_NONCE_BYTES, SM4_KEY_BYTES, sm4_gcm_open, sm4_gcm_seal
 
+logger = logging.getLogger(__name__)
+
 WRAPPED_BY: Final = "fields"
 _WAIT_MS: Final = 30_000
-_KID_BITS: Final = 63  # drawn at random: a store that came back from an older copy gives no number again
+_KID_BITS: Final = 62
 _CHUNK: Final = 5_000
 _MOST_IN_MEMORY: Final = 100_000
 _SCHEMA: Final = (
-    "CREATE TABLE IF NOT EXISTS data_keys (kid INTEGER PRIMARY KEY, owner TEXT NOT NULL, under INTEGER, version INTEGER, "
-    "wrapped BLOB)",  # `under` a key of this table or, of none, a `version` of the provider's key
-    "CREATE INDEX IF NOT EXISTS data_keys_owner ON data_keys (owner)",
-    "CREATE UNIQUE INDEX IF NOT EXISTS data_keys_in_force ON data_keys (owner) WHERE wrapped IS NOT NULL",
+    "CREATE TABLE IF NOT EXISTS data_keys (kid INTEGER PRIMARY KEY, owner TEXT NOT NULL UNIQUE, under INTEGER, "
+    "version INTEGER, wrapped BLOB)",  # `under` a key of this table or, of none, a `version` of the provider's key
 )
 
 _OF_OWNERS: Final = "SELECT kid, owner, wrapped IS NULL FROM data_keys WHERE owner IN (SELECT value FROM json_each(?))"
@@ -112,8 +113,8 @@ class DataKeys:
     def is_destroyed(self, name: str) -> bool:
         """Whether this owner had a key, and has none any more."""
         with self._using() as connection:
-            wrapped = connection.execute("SELECT wrapped FROM data_keys WHERE owner = ?", (name,)).fetchall()
-            return bool(wrapped) and all(row[0] is None for row in wrapped)
+            found = connection.execute("SELECT wrapped IS NULL FROM data_keys WHERE owner = ?", (name,)).fetchone()
+            return found is not None and bool(found[0])
 
     def destroy(self, names: Sequence[str]) -> int:
         """Forget the keys of these owners for good; returns how many there were. Nothing of them is left in the files."""
@@ -159,16 +160,18 @@ class DataKeys:
             part = [owner.name for owner in owners[start : start + _CHUNK]]
             rows = connection.execute(_OF_OWNERS, (json.dumps(part),)).fetchall()
             secrets_of = self._read(connection, [kid for kid, _, is_gone in rows if not is_gone])
-            gone = {name for _, name, is_gone in rows if is_gone}
-            present |= {name: DataKey(kid, _there(secrets_of[kid])) for kid, name, is_gone in rows if not is_gone}
-            if ended := sorted(gone - present.keys()):
-                raise KeyGone(f"the data key of {ended[0]} was destroyed: nothing is sealed for it any more")
+            for kid, name, is_gone in rows:
+                if not is_gone and kid not in secrets_of:
+                    raise IntegrityViolation(f"the data key of {name} is damaged: restore {self._file} from the newest copy")
+                secret = None if is_gone else secrets_of[kid]
+                if secret is None:
+                    raise KeyGone(f"the data key of {name} was destroyed: nothing is sealed for it any more")
+                present[name] = DataKey(kid, secret)
         above = sorted({owner.under for owner in owners if owner.under is not None and owner.name not in present})
         upper = self._made(connection, [Owner(name) for name in above]) if above else {}
-        new = [
-            (owner, DataKey(secrets.randbits(_KID_BITS), os.urandom(SM4_KEY_BYTES)))
-            for owner in owners if owner.name not in present
-        ]  # fmt: skip
+        wanted = [owner for owner in owners if owner.name not in present]
+        first = secrets.randbits(_KID_BITS)  # at random, so that a store from an older copy gives no number again
+        new = [(owner, DataKey(first + n, os.urandom(SM4_KEY_BYTES))) for n, owner in enumerate(wanted)]
         version = self._newest() if new else 0
         rows = [self._row(owner, key, upper.get(owner.under or ""), version) for owner, key in new]
         connection.executemany("INSERT INTO data_keys (kid, owner, under, version, wrapped) VALUES (?, ?, ?, ?, ?)", rows)
@@ -182,24 +185,35 @@ class DataKeys:
         return key.kid, owner.name, above.kid, None, nonce + sm4_gcm_seal(above.secret, nonce, key.secret, bound)
 
     def _read(self, connection: sqlite3.Connection, kids: Sequence[int]) -> dict[int, bytes | None]:
-        """Secrets of the keys that are there."""
+        """Secrets of the keys that are there and whole; None for what is under a destroyed key, too."""
         rows = connection.execute(_OF_KIDS, (json.dumps(kids),)).fetchall()
         above = sorted({under for _, _, under, wrapped in rows if under is not None and wrapped is not None})
-        uppers = {kid: self._by_kid[kid] for kid in above if kid in self._by_kid}
+        uppers: dict[int, bytes | None] = {kid: self._by_kid[kid] for kid in above if kid in self._by_kid}
         if missing := [kid for kid in above if kid not in uppers]:
-            uppers |= {kid: secret for kid, secret in self._read(connection, missing).items() if secret is not None}
+            uppers |= self._read(connection, missing)
         found: dict[int, bytes | None] = {}
         for kid, owner, under, wrapped in rows:
-            if wrapped is None or (under is not None and under not in uppers):
-                found[kid] = None  # what is under a destroyed key is destroyed too
-            elif under is None:
-                found[kid] = self._keys.unwrap(WRAPPED_BY, wrapped, _bound(kid, owner))
-            else:
-                nonce, sealed = wrapped[:GCM_NONCE_BYTES], wrapped[GCM_NONCE_BYTES:]
-                found[kid] = sm4_gcm_open(uppers[under], nonce, sealed, _bound(kid, owner))
+            try:
+                found[kid] = self._unwrapped(_bound(kid, owner), under, uppers, wrapped)
+            except KeyGone:
+                found[kid] = None
+            except (IntegrityViolation, ValueError):  # ValueError: a nonce that is too short
+                logger.error("the data key of %s in %s is damaged", owner, self._file)
         there = {kid: secret for kid, secret in found.items() if secret is not None}
         self._remember(there, {owner: kid for kid, owner, _, _ in rows if kid in there})
         return found
+
+    def _unwrapped(
+        self, bound: bytes, under: int | None, uppers: dict[int, bytes | None], wrapped: bytes | None
+    ) -> bytes | None:  # fmt: skip
+        if wrapped is None:
+            return None
+        if under is None:
+            return self._keys.unwrap(WRAPPED_BY, wrapped, bound)
+        if under not in uppers:
+            raise IntegrityViolation("the key above is damaged")
+        upper = uppers[under]
+        return None if upper is None else sm4_gcm_open(upper, wrapped[:GCM_NONCE_BYTES], wrapped[GCM_NONCE_BYTES:], bound)
 
     def _newest(self) -> int:
         versions = self._keys.versions(WRAPPED_BY)
@@ -264,12 +278,6 @@ def _settle(connection: sqlite3.Connection) -> None:
     """What was overwritten is gone from the log beside the file too. Raises Unavailable while others read."""
     if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
         raise Unavailable("the change of data keys stands, but its traces are in use by another process: do it again")
-
-
-def _there(secret: bytes | None) -> bytes:
-    if secret is None:
-        raise KeyGone("the data key that wraps this one was destroyed")
-    return secret
 
 
 def _bound(kid: int, owner: str) -> bytes:

@@ -21,7 +21,7 @@ from typing import Any, Final
 from sqlalchemy import Connection
 
 from runtime.data_keys import Owner
-from runtime.keys import KeyGone
+from runtime.keys import KeyGone, KeyMissing
 from runtime.sealing import WRITES, Opened, Place, Sealer, Shut, hospital_owner, is_sealed, patient_owner
 
 logger = logging.getLogger(__name__)
@@ -54,23 +54,26 @@ def shown(opened: Opened, place: Place) -> str | None:
 
 def ref_index(connection: Connection, hospital_id: str, refs: Sequence[str]) -> list[str]:
     """What patients of a hospital are found by, for each reference."""
-    sealer, scope = sealer_of(connection), f"patients.ref|{hospital_id}"
-    return [sealer.index(scope, ref) for ref in refs]
+    sealer = sealer_of(connection)
+    return [_index(sealer, hospital_id, ref) for ref in refs]
 
 
 def shut_patients(connection: Connection, rows: Sequence[Row]) -> list[Row]:
     """Rows of `patients`, or changes of them with `patient_key` and `hospital_id`, as they are written."""
-    texts = [
-        (row_number, column, (_patient(row), Place("patients", column, row["patient_key"]), row[column]))
-        for row_number, row in enumerate(rows) for column in ("name", "ref") if row.get(column) is not None
-    ]  # fmt: skip
+    sealer = sealer_of(connection)
     shut = [dict(row) for row in rows]
+    chosen: list[tuple[Row, str]] = []
+    texts: list[tuple[Owner, Place, str]] = []
     for row in shut:
+        owner = patient_owner(row["hospital_id"], row["patient_key"])
         if "ref" in row:
-            row["ref_index"] = ref_index(connection, row["hospital_id"], [row["ref"]])[0]
-    sealed = sealer_of(connection).seal_many([text for _, _, text in texts]) if texts else []
-    for (row_number, column, _), text in zip(texts, sealed, strict=True):
-        shut[row_number][column] = text
+            row["ref_index"] = _index(sealer, row["hospital_id"], row["ref"])
+        for column in ("name", "ref"):
+            if row.get(column) is not None:
+                chosen.append((row, column))
+                texts.append((owner, Place("patients", column, row["patient_key"]), row[column]))
+    for (row, column), text in zip(chosen, sealer.seal_many(texts) if texts else (), strict=True):
+        row[column] = text
     return shut
 
 
@@ -95,9 +98,17 @@ def shut_text(connection: Connection, owner: Owner, place: Place, text: str | No
 
 
 def open_texts(connection: Connection, rows: Sequence[Row], column: str, places: Sequence[Place]) -> list[Row]:
-    """Rows with the text in `column` opened. A text from before there was sealing stays as it is."""
+    """Rows with the text in `column` opened. A text from before there was sealing stays as it is.
+
+    Without keys the rest of the rows is given all the same: alarms are among them.
+    """
     chosen = [n for n, row in enumerate(rows) if row[column] is not None and is_sealed(row[column])]
-    opened = sealer_of(connection).open_many((places[n], rows[n][column]) for n in chosen) if chosen else []
+    opened: list[Opened] = []
+    if chosen:
+        try:
+            opened = sealer_of(connection).open_many((places[n], rows[n][column]) for n in chosen)
+        except KeyMissing:
+            opened = [Shut.DAMAGED] * len(chosen)
     copies = list(rows)
     for number, text in zip(chosen, opened, strict=True):
         copies[number] = {**rows[number], column: shown(text, places[number])}
@@ -152,8 +163,8 @@ def open_writes(connection: Connection, rows: Sequence[Row]) -> list[Row]:
     return opened
 
 
-def _patient(row: Row) -> Owner:
-    return patient_owner(row["hospital_id"], row["patient_key"])
+def _index(sealer: Sealer, hospital_id: str, ref: str) -> str:
+    return sealer.index(f"patients.ref|{hospital_id}", ref)
 
 
 def _open_patient(row: Row, opened: Mapping[Place, Opened]) -> Row:

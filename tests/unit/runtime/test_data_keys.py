@@ -195,3 +195,23 @@ def wrapped_of(tmp_path: Path, kid: int) -> bytes:
         wrapped: bytes = connection.execute("SELECT wrapped FROM data_keys WHERE kid = ?", (kid,)).fetchone()[0]
     connection.close()
     return wrapped
+
+
+def test_one_damaged_key_keeps_no_other_from_opening(
+    tmp_path: Path, keys: SoftKeys, data_keys: DataKeys, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = data_keys.of_owners([WANG, LI])
+    with sqlite3.connect(tmp_path / "data_keys.db") as connection:
+        connection.execute("UPDATE data_keys SET wrapped = x'00' WHERE owner = ?", (WANG.name,))
+    connection.close()
+    assert data_keys.of_kids([key.kid for key in made.values()]) == {made[LI.name].kid: made[LI.name].secret}
+    assert "patient/wang" in caplog.text
+    with pytest.raises(IntegrityViolation, match="patient/wang"):
+        data_keys.of_owners([WANG])
+
+
+def test_what_a_destroyed_version_of_fields_wraps_is_destroyed(tmp_path: Path, keys: SoftKeys, data_keys: DataKeys) -> None:
+    made = data_keys.of_owners([WANG, NOTES])
+    keys.rotate(WRAPPED_BY)
+    keys.destroy(WRAPPED_BY, 1)
+    assert opened(tmp_path, keys).of_kids(key.kid for key in made.values()) == dict.fromkeys(key.kid for key in made.values())
