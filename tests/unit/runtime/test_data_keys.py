@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sqlite3
@@ -17,6 +18,7 @@ from runtime.data_keys import WRAPPED_BY, DataKeys, Owner
 from runtime.keys import KeyGone, KeyMissing, KeyProvider, make_missing
 from runtime.sealing import SEALING_KEYS
 from runtime.soft_keys import SoftKeys
+from tests.waiting import until
 
 WANG, LI = Owner("patient/wang", "hospital/h1/patients"), Owner("patient/li", "hospital/h1/patients")
 NOTES = Owner("hospital/h1/alarms")
@@ -167,8 +169,7 @@ def test_a_rotating_process_that_is_killed_leaves_a_whole_store(tmp_path: Path, 
     rotating = subprocess.Popen([sys.executable, "-c", _ROTATE_FOR_EVER, str(tmp_path)], stdout=subprocess.PIPE)
     assert rotating.stdout is not None
     rotating.stdout.readline()
-    while keys.versions(WRAPPED_BY)[-1] < before + 3:  # until it is in the midst of its work
-        pass
+    asyncio.run(until(lambda: keys.versions(WRAPPED_BY)[-1] >= before + 3))  # it is in the midst of its work
     os.kill(rotating.pid, signal.SIGKILL)
     rotating.wait()
     rotating.stdout.close()
