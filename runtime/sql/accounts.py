@@ -7,15 +7,21 @@ the number that readings bear. Processes that are not named here (hosts, audit, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
+from domain.errors import InvalidInput
 from runtime.sql.tables import metadata
 
+_PREFIX: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _ALL: Final = ("SELECT", "INSERT", "UPDATE", "DELETE")
 _APPEND: Final = ("SELECT", "INSERT")
-_APPEND_ONLY: Final = frozenset({"write_log", "alarm_events", "exports", "handles", "reject_actions", "password_history"})
-_KEPT_SHORT: Final = frozenset({"password_history"})  # the oldest are deleted
+_READ: Final = ("SELECT",)
+_NOT_ALL: Final[Mapping[str, tuple[str, ...]]] = {
+    **dict.fromkeys(("write_log", "alarm_events", "exports", "handles", "reject_actions"), _APPEND),
+    "password_history": (*_APPEND, "DELETE"),  # the oldest go
+}
 
 
 class Grant(NamedTuple):
@@ -25,16 +31,8 @@ class Grant(NamedTuple):
     columns: tuple[str, ...] = ()
 
 
-def _of_api() -> dict[str, Grant]:
-    return {
-        name: Grant((*_APPEND, "DELETE") if name in _KEPT_SHORT else _APPEND if name in _APPEND_ONLY else _ALL)
-        for name in metadata.tables
-    }
-
-
-_READ: Final = ("SELECT",)
 ACCOUNTS: Final[Mapping[str, Mapping[str, Grant]]] = {
-    "api": _of_api(),
+    "api": {table: Grant(_NOT_ALL.get(table, _ALL)) for table in metadata.tables},
     "doors": {
         "hospitals": Grant(_READ), "hand_overs": Grant(_READ), "devices": Grant(_READ),
         "patients": Grant(_READ, ("handle", "hospital_id")),
@@ -45,8 +43,10 @@ ACCOUNTS: Final[Mapping[str, Mapping[str, Grant]]] = {
 def statements(prefix: str = "vitalgrid") -> Iterator[str]:
     """Make or renew the accounts `<prefix>_api` and `<prefix>_doors`; to be run by the schema's owner, who may make roles.
 
-    Passwords are not among them. After an upgrade that brings tables they are run again.
+    Passwords are not among them. After an upgrade that brings tables they are run again. Raises InvalidInput.
     """
+    if not _PREFIX.fullmatch(prefix):
+        raise InvalidInput(f"{prefix[:80]!r} is no beginning of an account's name: expected a-z, 0-9 and _, up to 40 signs")
     yield "REVOKE ALL ON SCHEMA public FROM PUBLIC"
     for process, grants in ACCOUNTS.items():
         role = f'"{prefix}_{process}"'
