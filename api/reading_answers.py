@@ -33,7 +33,7 @@ from runtime.lake import ReadingCursor, ReadingQuery
 from runtime.lake_queries import cursor_behind
 from runtime.large_questions import LargeReadings
 from runtime.reading_store import Readings, ReadingStore
-from runtime.sql.access import record_export
+from runtime.sql.access import record_export, without_search
 
 MAX_JSON_ROWS: Final = 10_000
 MAX_EXPORT_ROWS: Final = 1_000_000
@@ -218,9 +218,10 @@ async def written(asked: Ask, found: Readings, query: ReadingQuery, made: Callab
         return await behind.lanes.codec(lambda: _response(asked, *made()))
     frame, about = await behind.lanes.codec(made)
     handles = query.handles if query.handles is not None else sorted(frame["handle"].unique()) if "handle" in frame else None
+    asked_for = {"url": without_search(str(asked.request.url)), "rows": len(frame)}
     about["export_id"] = await behind.write(
         record_export, behind.engine, behind.author(asked.who), lake_version=found.lake_version, handles=handles,
-        from_us=query.from_us, until_us=query.until_us, query={"url": str(asked.request.url), "rows": len(frame)},
+        from_us=query.from_us, until_us=query.until_us, query=asked_for,
     )  # fmt: skip
     return await behind.lanes.codec(_response, asked, frame, about)
 

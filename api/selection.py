@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 
 import polars as pl
 from fastapi import Query
-from sqlalchemy import Connection, Engine, func, or_, select, true, tuple_, union
+from sqlalchemy import Connection, Engine, func, or_, select, true, tuple_
 
 from analytics.point_in_time import ASSOCIATIONS
 from api.device_names import split_device
@@ -18,10 +18,12 @@ from domain.ids import parse_hospital_id
 from domain.metrics import metric_of
 from runtime.sql.engine import reading
 from runtime.sql.hand_overs import shards_ever_of
+from runtime.sql.names import NamePart, names_of
 from runtime.sql.tables import associations, devices, hospitals, patients, wards
 
 MAX_FOUND: Final = 20_000
 _CHUNK: Final = 500
+_MANY: Final = 5_000
 CLOCK_UNCERTAINTY_US: Final = 2_000_000  # as of `messages.DeviceAssociated`
 
 
@@ -96,20 +98,30 @@ def search(engine: Engine, text: str, hospital_ids: Sequence[str] | None, by_id:
     def like(column: Any) -> Any:
         return func.lower(column).contains(part, autoescape=True)
 
-    worn = (
-        select(associations.c.device_handle)
-        .join(patients, patients.c.patient_key == associations.c.patient_key)
-        .where(associations.c.superseded_us.is_(None), or_(like(patients.c.name), like(patients.c.ref)))
-    )
     of_wards = select(wards.c.hospital_id, wards.c.id).where(or_(like(wards.c.name), like(wards.c.id)))
-    # each by the index that fits it: one condition with "or" would look at every device twice
-    ways = (devices.c.handle.in_(worn), tuple_(devices.c.hospital_id, devices.c.ward_id).in_(of_wards))
     inside = devices.c.hospital_id.in_(list(hospital_ids)) if hospital_ids else true()
-    query = union(*(select(devices.c.handle, devices.c.hospital_id).where(way, inside) for way in ways))
+    query = select(devices.c.handle, devices.c.hospital_id).where(
+        tuple_(devices.c.hospital_id, devices.c.ward_id).in_(of_wards), inside
+    )
     with reading(engine) as connection:
-        found = sorted({*by_id, *((handle, hospital) for handle, hospital in connection.execute(query))})
+        worn = _worn_by_named(connection, text, hospital_ids)
+        found = sorted({*by_id, *worn, *((handle, hospital) for handle, hospital in connection.execute(query))})
         shards = _shards_of(connection, sorted({hospital for _, hospital in found[: MAX_FOUND + 1]}))
     return Selection([handle for handle, _ in found[:MAX_FOUND]], None, shards, len(found) > MAX_FOUND)
+
+
+def _worn_by_named(connection: Connection, text: str, hospital_ids: Sequence[str] | None) -> list[tuple[int, str]]:
+    """(handle, hospital) of the devices that are believed to be, or to have been, on a patient with such a name."""
+    keys = names_of(connection).keys(connection, NamePart(text, hospital_ids or ()))
+    found: list[tuple[int, str]] = []
+    for start in range(0, len(keys), _MANY):
+        query = (
+            select(devices.c.handle, devices.c.hospital_id)
+            .join(associations, associations.c.device_handle == devices.c.handle)
+            .where(associations.c.superseded_us.is_(None), associations.c.patient_key.in_(keys[start : start + _MANY]))
+        )
+        found += [(handle, hospital) for handle, hospital in connection.execute(query)]
+    return found
 
 
 def handles_of(engine: Engine, hospital_ids: Sequence[str] | None) -> list[int]:

@@ -25,6 +25,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from cluster.first_start import prepare_database, sealer_of
 from domain.fleet_manifest import DeviceColumns, FleetManifest, HospitalManifest, PatientColumns, Tier
 from domain.metrics import metric_of
 from domain.quality import Mark, Validity, pack
@@ -33,7 +34,8 @@ from runtime.lake_files import DataFile, write_file
 from runtime.lake_rollups import RollupMaker
 from runtime.lake_schema import FILE_SCHEMA
 from runtime.lake_upkeep import TARGET_ROWS
-from runtime.sql.engine import migrate, open_engine
+from runtime.settings import Settings
+from runtime.sql.engine import open_engine
 from runtime.sql.fleets import register_fleet
 from runtime.sql.records import Author
 
@@ -130,8 +132,10 @@ def _registered(data_dir: Path, region: Region) -> dict[str, Any]:
     """The fleet in the business database, anew: handles and keys by the order of the manifest."""
     for old in data_dir.glob("vitalgrid.db*"):
         old.unlink()
-    engine = open_engine(f"sqlite:///{data_dir / 'vitalgrid.db'}")
-    migrate(engine)
+    settings = Settings(data_dir=data_dir)
+    sealer = sealer_of(settings)
+    engine = open_engine(settings.sql_url, sealer)
+    prepare_database(engine, settings, sealer)
     manifest = FleetManifest([_manifest(f"sz.q{number:03}", region) for number in range(region.hospitals)])
     answer = register_fleet(engine, Author("bench", "bench", START_US), manifest, shards=16)
     engine.dispose()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from pathlib import Path
 from typing import Final
 
 import uvloop
+from sqlalchemy import Engine
 
 from api.app import create_app
 from api.proxies import BehindProxies
@@ -16,10 +18,12 @@ from api.sign_in import SignInRules
 from cluster import limits
 from cluster.connection import Connection, first_password_file
 from cluster.doors_process import intake_limits
+from cluster.first_start import sealer_of
 from cluster.pki import API, listener_tls
 from cluster.processes import tell_ready, until_ended
 from cluster.serving import serving
 from domain import bus_rights, subjects
+from domain.errors import VitalgridError
 from domain.instants import US_PER_S
 from runtime.access_journal import AccessJournal
 from runtime.authorisation import CedarAuthoriser
@@ -39,6 +43,7 @@ from runtime.reading_store import ReadingStore
 from runtime.settings import SecuritySettings, Settings, WebhookSettings
 from runtime.soft_keys import SoftKeys
 from runtime.sql.engine import open_engine
+from runtime.sql.patients import close_names, warm_names
 from runtime.sql.sessions import SessionRules
 from runtime.sql.users import LockRule
 from runtime.storage import of_stream
@@ -58,7 +63,7 @@ async def main() -> None:
     configure_logging(settings.log_level, settings.log_format)
     connection = Connection.load(settings.data_dir)
     bus = await Bus.connect(connection.nats_url, connection.bus_key(bus_rights.API), "api")
-    engine = open_engine(settings.sql_url)
+    engine = open_engine(settings.sql_url_of(settings.api), sealer_of(settings))
     lake = await asyncio.to_thread(Lake, settings.lake_dir)
     clock = SystemClock()
     identities = SqlIdentities(engine)
@@ -96,12 +101,25 @@ async def main() -> None:
         describing = asyncio.create_task(
             asyncio.to_thread(app.openapi), name="describe"
         )  # takes a second, of whoever asked first
+        names = asyncio.create_task(_warm_names(engine), name="names")
         await until_ended()
     await intake.close()
-    await end(places, ahead, describing)
+    close_names(engine)
+    await end(places, ahead, describing, names)
     await bus.close()
     accesses.close()
     engine.dispose()
+
+
+async def _warm_names(engine: Engine) -> None:
+    """Names of patients into memory, beside the first requests. What fails here is tried again by the first search."""
+    began_s = time.perf_counter()
+    try:
+        count = await asyncio.to_thread(warm_names, engine)
+    except VitalgridError as error:
+        logger.warning("names of patients are not in memory yet: %s", error)
+    else:
+        logger.info("names of patients in memory", extra={"count": count, "took_s": round(time.perf_counter() - began_s, 1)})
 
 
 def _sign_in_rules(settings: SecuritySettings) -> SignInRules:

@@ -18,9 +18,11 @@ from rich.console import Console
 from cluster.doctor import doctor
 from cluster.fleet_commands import fleet
 from cluster.hosts_commands import hosts
+from cluster.keys_commands import keys
 from cluster.log_commands import log
 from cluster.ray_environment import prepare_ray
 from cluster.scenario_commands import scenario
+from cluster.sql_commands import sql_accounts
 from cluster.user_commands import user
 from cluster.witness_commands import witness
 from domain.errors import VitalgridError
@@ -37,10 +39,12 @@ app = typer.Typer(
 app.add_typer(scenario, name="scenario")
 app.add_typer(fleet, name="fleet")
 app.add_typer(hosts, name="hosts")
+app.add_typer(keys, name="keys")
 app.add_typer(log, name="log")
 app.add_typer(user, name="user")
 app.command("doctor")(doctor)
 app.command("witness")(witness)
+app.command("sql-accounts")(sql_accounts)
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where the platform keeps everything (default: var).")]
 _console = Console(stderr=True)

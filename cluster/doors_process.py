@@ -45,7 +45,7 @@ async def main() -> None:
     configure_logging(settings.log_level, settings.log_format)
     connection = Connection.load(settings.data_dir)
     bus = await Bus.connect(connection.nats_url, connection.bus_key(bus_rights.DOORS), "doors")
-    engine = open_engine(settings.sql_url)
+    engine = open_engine(settings.sql_url_of(settings.doors))
     identities = SqlIdentities(engine)
     places = asyncio.create_task(identities.keep_places(), name="places")
     admission = Admission(asyncio.get_running_loop().time)

@@ -14,9 +14,12 @@ from runtime.durable import write_secret
 from runtime.keys import make_missing
 from runtime.password_hashes import PasswordHashes
 from runtime.password_policy import first_password
+from runtime.sealing import SEALING_KEYS, Sealer
 from runtime.settings import Settings
 from runtime.soft_keys import SoftKeys
 from runtime.sql.access import create_first_administrator
+from runtime.sql.engine import has_sealed, migrate
+from runtime.sql.patients import destroy_erased_again
 from runtime.sql.users import create_first_user, has_users
 
 logger = logging.getLogger(__name__)
@@ -30,6 +33,37 @@ class FirstCredentials:
 
     token: str | None = None
     password: str | None = None
+
+
+def sealer_of(settings: Settings) -> Sealer:
+    """What seals and opens in the business database. Reads nothing yet."""
+    return Sealer.over(SoftKeys(settings.keys_dir), settings.keys_dir)
+
+
+def prepare_database(engine: Engine, settings: Settings, sealer: Sealer) -> None:
+    """Bring the schema up to date; for a database that has nothing sealed yet, make the keys that is done with.
+
+    When something is sealed and keys are not there, none are made: new ones would open none of it. Vitals and alarms go on
+    without names; whatever needs a name is refused until the keys are back.
+    """
+    keys = SoftKeys(settings.keys_dir)
+    if not has_sealed(engine):
+        make_missing(keys, SEALING_KEYS)
+        sealer.data_keys.create()
+    missing = [f"key {name}" for name in SEALING_KEYS if not keys.versions(name)]
+    if not sealer.data_keys.exists():
+        missing.append("the store of data keys")
+    migrate(engine)
+    if missing:
+        says = (
+            "no name of a patient can be read or written: %s not in %s, restore that folder: nothing else opens what is sealed"
+        )
+        logger.error(says, " and ".join(missing), settings.keys_dir)
+        return
+    if count := sealer.data_keys.wrap_anew():
+        logger.info("data keys wrapped under the newest key: %d", count)
+    if count := destroy_erased_again(engine):
+        logger.warning("data keys of erased patients were there again, and are destroyed again: %d", count)
 
 
 def prepare_accounts(engine: Engine, settings: Settings) -> FirstCredentials:

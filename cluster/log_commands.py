@@ -8,6 +8,7 @@ from typing import Annotated, Final
 import typer
 from rich.table import Table
 
+from cluster.first_start import sealer_of
 from cluster.run_target import settings_of, token_of
 from cluster.run_view import wide_console
 from domain.audit_reading import said
@@ -19,8 +20,10 @@ from runtime.log_fsck import check_log
 from runtime.log_signing import LogSigner
 from runtime.log_store import LogReader
 from runtime.log_verifier import DoesNotHold, Source, describe, verify_log
+from runtime.sealing import Sealer
 from runtime.settings import Settings
 from runtime.soft_keys import SoftKeys
+from runtime.sql.sealed import reason_shown
 
 log = typer.Typer(name="log", help="The access log: does it hold, and what is in it.", no_args_is_help=True)
 _console = wide_console()
@@ -76,21 +79,24 @@ def show(last: Last = 20, data_dir: DataDir = None) -> None:
     checkpoint = LogReader(settings.audit_dir).checkpoint()
     if checkpoint is None:
         raise NotFound(f"there is no access log in {settings.audit_dir}")
+    sealer = sealer_of(settings)
     table = Table("entry", "time (UTC)", "by", "who", "what", "why", title=f"{checkpoint.origin}: {checkpoint.size} entries")
     for event in events_between(settings.audit_dir, max(checkpoint.size - last, 0), checkpoint.size):
         entry = read_entry(event.entry)
-        table.add_row(str(event.at), from_us(entry.at_us).strftime("%F %T"), entry.by, *_shown(event.event))
+        table.add_row(
+            str(event.at), from_us(entry.at_us).strftime("%F %T"), entry.by, *_shown(event.event, entry.at_us, sealer)
+        )
     _console.print(table, markup=False)
 
 
-def _shown(event: bytes | None) -> tuple[str, str, str]:
-    """Who, what and why; of an event that is none of ours, its text."""
+def _shown(event: bytes | None, at_us: int, sealer: Sealer) -> tuple[str, str, str]:
+    """Who, what and why, as far as it opens; of an event that is none of ours, its text."""
     if event is None:
         return "", "taken away", ""
     found = said(event)
     if found is None:
         return "", event.decode(errors="replace")[:_EVENT_CHARS], ""
-    return found.who, found.what[:_EVENT_CHARS], found.why
+    return found.who, found.what[:_EVENT_CHARS], reason_shown(sealer, found, at_us)
 
 
 def _signer(settings: Settings) -> LogSigner:

@@ -20,7 +20,7 @@ from actors.host import HostPolicy
 from actors.shell import HostConfig
 from cluster.connection import Connection, forget_connection
 from cluster.dedications import Dedications
-from cluster.first_start import FirstCredentials, prepare_accounts
+from cluster.first_start import FirstCredentials, prepare_accounts, prepare_database, sealer_of
 from cluster.host_orders import HostOrders
 from cluster.pki import API, DOORS, CertificateKeeper, authority_of, in_url, reachable, trust_in
 from cluster.processes import ChildProcess
@@ -37,10 +37,11 @@ from runtime.bus_access import BusKey, TokenAccess
 from runtime.clock import SystemClock
 from runtime.lake import Lake
 from runtime.nats_server import NatsServer
+from runtime.sealing import Sealer
 from runtime.settings import Settings
 from runtime.shard_directory import ShardDirectory
 from runtime.snapshots import SnapshotStore
-from runtime.sql.engine import migrate, open_engine
+from runtime.sql.engine import open_engine
 from runtime.storage import StorageWatch
 from runtime.tasks import end
 
@@ -110,8 +111,9 @@ class Platform:
         await self._nats.start()
         self._bus = await Bus.connect(self._nats.url, self._bus_key(SUPERVISOR), "supervisor")
         self._say("opening the stores (business database, lake)")
-        self._engine = open_engine(settings.sql_url)
-        await asyncio.to_thread(self._open_stores, self._engine)
+        sealer = sealer_of(settings)
+        self._engine = open_engine(settings.sql_url, sealer)
+        await asyncio.to_thread(self._open_stores, self._engine, sealer)
         await self._bus.answer(subjects.DIRECTORIES, ShardDirectory(self._engine).answer)  # hosts may ask as they start
         lake = await asyncio.to_thread(Lake, settings.lake_dir.resolve())
         snapshots = SnapshotStore(self._snapshot_dir)
@@ -191,8 +193,8 @@ class Platform:
             self._lock = None
             raise Conflict(f"another platform runs in {self._data_dir}: stop it, or choose another --data-dir") from None
 
-    def _open_stores(self, engine: Engine) -> None:
-        migrate(engine)
+    def _open_stores(self, engine: Engine, sealer: Sealer) -> None:
+        prepare_database(engine, self.settings, sealer)
         self.first = prepare_accounts(engine, self.settings)
 
     def _bus_key(self, process: str) -> BusKey:

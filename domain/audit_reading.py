@@ -81,11 +81,17 @@ def concerned(event: bytes) -> Concerned:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """An event in a line for people: who, did what, why."""
+    """An event in a line for people: who, did what to what, why. `why` may be sealed."""
 
     who: str
-    what: str
-    why: str
+    action: str
+    target: str
+    why: str = ""
+    status: str = ""
+
+    @property
+    def what(self) -> str:
+        return f"{self.action} {self.target}" + (f": {self.status}" if self.status else "")
 
 
 def said(event: bytes) -> Said | None:
@@ -95,13 +101,12 @@ def said(event: bytes) -> Said | None:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     if read.who is not None:
-        return Said(read.who, f"{read.action} {read.target}", read.reason or "")
+        return Said(read.who, read.action, read.target, read.reason or "")
     who = next((agent.who.display for agent in read.agent if agent.requestor), None)
     action = next((code.code for code in read.subtype if code.system.startswith(OURS)), None)
     asked = next((one for one in read.entity if one.role is not None and one.role.code in (RECORD, QUERY)), None)
     if who is None or action is None or asked is None:
         return None
     named = asked.what.identifier.value if asked.what is not None and asked.what.identifier is not None else None
-    status = f": {read.outcomeDesc}" if read.outcomeDesc else ""
     why = next((detail.valueString for detail in asked.detail if detail.type == REASON), "")
-    return Said(who, f"{action} {named or asked.description or ''}{status}", why)
+    return Said(who, action, named or asked.description or "", why, read.outcomeDesc or "")

@@ -23,6 +23,8 @@ class KeyKind(StrEnum):
 KEYS: Final[Mapping[str, KeyKind]] = {
     "pepper": KeyKind.MAC,  # with which passwords are hashed: the business database alone is not enough to guess them
     "totp": KeyKind.WRAP,  # seeds of one-time codes
+    "fields": KeyKind.WRAP,  # data keys, which seal texts about people in the business database
+    "blind": KeyKind.MAC,  # what such texts are found by, where they are looked for as a whole
     "log-ed25519": KeyKind.ED25519,  # checkpoints of the access log
     "log-sm2": KeyKind.SM2,  # the same, in national cryptography
     "witness-ed25519": KeyKind.ED25519,  # a witness's word on checkpoints; in a folder of its own

@@ -27,6 +27,9 @@ class ApiSettings(BaseModel):
     port: Port = Field(8080, description="Port of the REST API; 0 takes a free one.")
     tls_cert_file: Path | None = Field(None, description="PEM certificate with its chain, in place of the platform's own.")
     tls_key_file: Path | None = Field(None, description="PEM private key of `tls_cert_file`.")
+    database_url: SecretStr | None = Field(
+        None, description="As the top's `database_url`, with the API's own account (`vitalgrid sql-accounts`)."
+    )
 
 
 class DoorSettings(BaseModel):
@@ -36,6 +39,9 @@ class DoorSettings(BaseModel):
     http_port: Port = Field(8081, description="Port of the HTTP door; 0 takes a free one.")
     tls_cert_file: Path | None = Field(None, description="PEM certificate with its chain, in place of the platform's own.")
     tls_key_file: Path | None = Field(None, description="PEM private key of `tls_cert_file`.")
+    database_url: SecretStr | None = Field(
+        None, description="As the top's `database_url`, with the doors' own account (`vitalgrid sql-accounts`)."
+    )
     max_payload_bytes: int = Field(1_048_576, ge=1024, description="Largest message a door takes from a device.")
     max_connections: int = Field(20_000, ge=1, description="MQTT connections at once; further ones are refused.")
     max_in_flight: int = Field(
@@ -277,6 +283,10 @@ class Settings(BaseSettings):
     def keys_dir(self) -> Path:
         """Keys of `runtime.soft_keys`."""
         return self.data_dir / "keys"
+
+    def sql_url_of(self, process: ApiSettings | DoorSettings) -> str:
+        """As `sql_url`, of a process that may have an account of its own."""
+        return self.sql_url if process.database_url is None else process.database_url.get_secret_value()
 
     @property
     def sql_url(self) -> str:

@@ -11,7 +11,7 @@ from runtime.bus import Bus
 from runtime.bus_access import TokenAccess
 from runtime.nats_server import NatsServer
 from tests.running_platform import RunningPlatform, start_platform
-from tests.sql_fixtures import database_url, engine, hospital, new_database, template_url  # noqa: F401 (fixtures)
+from tests.sql_fixtures import database_url, engine, hospital, new_database, sealer, template_url  # noqa: F401 (fixtures)
 
 TOKEN = "a-token-for-tests"
 

@@ -17,6 +17,9 @@ from sqlalchemy import Engine, Table, func, make_url, select
 
 from domain.fleet_manifest import Tier
 from domain.messages import Control, decode_control
+from runtime.keys import make_missing
+from runtime.sealing import SEALING_KEYS, Sealer
+from runtime.soft_keys import SoftKeys
 from runtime.sql import devices, patients, places
 from runtime.sql.devices import NewDevice
 from runtime.sql.engine import migrate, open_engine, reading
@@ -35,6 +38,23 @@ HOSPITAL = "sz.h001"
 ADA = Author("ada", "for a test", NOW_US)
 
 NewDatabase = Callable[[], str]
+
+
+def make_sealer(folder: Path) -> Sealer:
+    """A sealer with keys of its own in `folder`, made now if they are not there."""
+    keys = SoftKeys(folder)
+    make_missing(keys, SEALING_KEYS)
+    sealer = Sealer.over(keys, folder)
+    sealer.data_keys.create()
+    return sealer
+
+
+@pytest.fixture(scope="session")
+def sealer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sealer]:
+    """One for all databases of a run: keys are drawn at random, so tests do not meet there."""
+    made = make_sealer(tmp_path_factory.mktemp("keys"))
+    yield made
+    made.data_keys.close()
 
 
 @pytest.fixture(scope="session", params=[SQLITE, pytest.param(POSTGRESQL, marks=pytest.mark.postgres)])
@@ -89,9 +109,9 @@ def empty(url: str) -> None:
 
 
 @pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
+def engine(database_url: str, sealer: Sealer) -> Iterator[Engine]:
     """A business database of this test alone, on SQLite and on PostgreSQL."""
-    opened = open_engine(database_url)
+    opened = open_engine(database_url, sealer)
     yield opened
     opened.dispose()
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import APIRouter, Query
+from sqlalchemy import Engine
 
 from api.asking import Asking
 from api.errors import problems
@@ -19,6 +20,9 @@ from api.times import In, Rfc3339, maybe_instant
 from domain.errors import InvalidInput, NotFound
 from domain.permissions import Action
 from runtime.log_events import Event, Wanted, find_events
+from runtime.sealing import Sealer
+from runtime.sql.engine import reading
+from runtime.sql.sealed import sealer_of
 
 router = APIRouter(tags=["access log"])
 AuditRead = Annotated[Asking, may(Action.AUDIT_READ, at=in_region("AUDIT"))]
@@ -42,14 +46,16 @@ async def list_events(
     """Events of the access log, the newest first: about a second after they were. This too is one."""
     looked_for = Wanted(wanted.patient, wanted.principal, maybe_instant(wanted.start), maybe_instant(wanted.until))
     events, after = await _found(behind, looked_for, paged)
-    return paged.page([AuditEventOut.of(event, zone) for event in events], after)
+    sealer = await behind.read(_sealer, behind.engine)
+    return paged.page([AuditEventOut.of(event, zone, sealer) for event in events], after)
 
 
 @router.get("/patients/{patient_key}/accesses", responses=problems(NotFound))
 async def list_accesses(_who: OwnAudit, patient_key: str, behind: Behind, paged: Paged, zone: In) -> Page[AccessOut]:
     """Who saw and changed what is known of one patient, the newest first."""
     events, after = await _found(behind, Wanted(patient=patient_key), paged)
-    return paged.page([shown for event in events if (shown := AccessOut.of(event, zone)) is not None], after)
+    sealer = await behind.read(_sealer, behind.engine)
+    return paged.page([shown for event in events if (shown := AccessOut.of(event, zone, sealer)) is not None], after)
 
 
 async def _found(behind: Backend, wanted: Wanted, paged: Paging) -> tuple[list[Event], tuple[int] | None]:
@@ -58,3 +64,8 @@ async def _found(behind: Backend, wanted: Wanted, paged: Paging) -> tuple[list[E
     events = await behind.lanes.codec(find_events, behind.services.log.folder, wanted, before=before, limit=paged.limit + 1)
     page = events[: paged.limit]
     return page, (page[-1].at,) if len(events) > paged.limit else None
+
+
+def _sealer(engine: Engine) -> Sealer:
+    with reading(engine) as connection:
+        return sealer_of(connection)

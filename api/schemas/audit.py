@@ -12,6 +12,8 @@ from api.times import Zone
 from domain.audit_reading import said
 from domain.log_entries import read_entry
 from runtime.log_events import Event
+from runtime.sealing import Sealer
+from runtime.sql.sealed import reason_shown
 
 
 class AuditEventOut(BaseModel):
@@ -20,18 +22,20 @@ class AuditEventOut(BaseModel):
     who: str | None
     what: str | None
     why: str | None
-    event: Any = Field(description="FHIR R4 AuditEvent (IHE BALP); null when it was taken away, of which the entry remains.")
+    event: Any = Field(
+        description="FHIR R4 AuditEvent (IHE BALP), reasons in it sealed; null when it was taken away, and its entry remains."
+    )
     event_bytes: str | None = Field(description="The event byte for byte, base64: SHA-256 of salt and it is the commitment.")
     salt: str | None = Field(description="Base64.")
     commitment: str = Field(description="What the entry holds of the event. Base64.")
 
     @classmethod
-    def of(cls, kept: Event, zone: Zone) -> Self:
+    def of(cls, kept: Event, zone: Zone, sealer: Sealer) -> Self:
         entry = read_entry(kept.entry)
         line = None if kept.event is None else said(kept.event)
         return cls(
             index=kept.at, time=zone.text(entry.at_us), commitment=entry.commitment, event=_decoded(kept.event),
-            who=line and line.who, what=line and line.what, why=line and line.why,
+            who=line and line.who, what=line and line.what, why=line and reason_shown(sealer, line, entry.at_us),
             event_bytes=_base64(kept.event), salt=_base64(kept.salt),
         )  # fmt: skip
 
@@ -45,12 +49,13 @@ class AccessOut(BaseModel):
     why: str
 
     @classmethod
-    def of(cls, kept: Event, zone: Zone) -> Self | None:
+    def of(cls, kept: Event, zone: Zone, sealer: Sealer) -> Self | None:
         """None for an event that nothing can be said of."""
         line = None if kept.event is None else said(kept.event)
         if line is None:
             return None
-        return cls(time=zone.text(read_entry(kept.entry).at_us), who=line.who, what=line.what, why=line.why)
+        at_us = read_entry(kept.entry).at_us
+        return cls(time=zone.text(at_us), who=line.who, what=line.what, why=reason_shown(sealer, line, at_us))
 
 
 def _base64(content: bytes | None) -> str | None:

@@ -97,6 +97,7 @@ class PatientOut(BaseModel):
     admitted: str
     discharged: str | None
     version: int
+    erased: bool = Field(description="Name, reference and notes were destroyed; the rest stays under the key.")
 
     @classmethod
     def of(cls, row: dict[str, Any], zone: Zone) -> Self:

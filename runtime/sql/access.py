@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from typing import Any, Final
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 
@@ -13,6 +14,7 @@ from runtime.sql.engine import reading, writing
 from runtime.sql.grants import LASTING, check_place, is_region, lasting_tokens, lasting_users
 from runtime.sql.identity_tables import service_access, users
 from runtime.sql.records import Author, Page, Row, check_text, log_write, page
+from runtime.sql.sealed import open_writes
 from runtime.sql.tables import exports, reject_actions, tokens, write_log
 from runtime.tokens import Prefix, digests_of, new_token, token_digest
 
@@ -135,7 +137,8 @@ def list_writes(engine: Engine, *, limit: int, after: tuple[Any, ...] | None = N
     if who is not None:
         query = query.where(write_log.c.who == who)
     with reading(engine) as connection:
-        return page(connection, query, [write_log.c.id], limit=limit, after=after, descending=True)
+        found = page(connection, query, [write_log.c.id], limit=limit, after=after, descending=True)
+        return Page(open_writes(connection, found.rows), found.after)
 
 
 def record_export(
@@ -152,6 +155,13 @@ def record_export(
         assert key is not None
         log_write(connection, author, "export.make", str(key[0]), {"lake_version": lake_version})
         return int(key[0])
+
+
+def without_search(url: str) -> str:
+    """An address without what was searched for by `q`: it may be a name."""
+    parts = urlsplit(url)
+    given = [(name, "***" if name == "q" else value) for name, value in parse_qsl(parts.query, keep_blank_values=True)]
+    return urlunsplit(parts._replace(query=urlencode(given, safe="*")))
 
 
 def list_exports(engine: Engine, *, limit: int, after: tuple[Any, ...] | None = None) -> Page:

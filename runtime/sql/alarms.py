@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Engine, func, select, update
+from sqlalchemy import Connection, Engine, func, select, update
 
 from domain.alarms import AlarmEvent, AlarmInput, AlarmState, Outcome, next_state
 from domain.errors import Conflict, InvalidInput
 from runtime.sql.alarm_projection import POSITION, UNANSWERED, apply_alarm_events, position_of, save_position
 from runtime.sql.engine import reading, writing
 from runtime.sql.records import Author, Page, Row, change, check_text, log_write, one, page
+from runtime.sql.sealed import open_texts, owner_of_alarm, place_of_note, shut_text
 from runtime.sql.tables import alarm_events, alarms
 
 __all__ = [
@@ -31,7 +32,8 @@ _NOTE_CHARS: Final = 2_000
 def get_alarm(engine: Engine, alarm_id: str) -> Row:
     """Raises NotFound."""
     with reading(engine) as connection:
-        return one(connection, select(alarms).where(alarms.c.alarm_id == alarm_id), f"alarm {alarm_id!r}")
+        row = one(connection, select(alarms).where(alarms.c.alarm_id == alarm_id), f"alarm {alarm_id!r}")
+        return _opened(connection, [row])[0]
 
 
 def events_of(engine: Engine, alarm_id: str) -> list[AlarmEvent]:
@@ -64,7 +66,8 @@ def list_alarms(  # noqa: PLR0913 (one filter each)
         query = query.where(alarms.c.raised_us >= since_us)
     with reading(engine) as connection:
         keys = [alarms.c.raised_us, alarms.c.alarm_id]
-        return page(connection, query, keys, limit=limit, after=after, descending=True)
+        found = page(connection, query, keys, limit=limit, after=after, descending=True)
+        return Page(_opened(connection, found.rows), found.after)
 
 
 def count_alarms(engine: Engine, *, hospital_id: str | None = None, since_us: int | None = None) -> list[Row]:
@@ -124,6 +127,14 @@ def _answer(
         if state is None:
             raise Conflict(f"alarm {alarm_id!r} is {row['state']}: '{happened}' is not possible in that state")
         values = {**values, "state": str(state)}
+        if values.get("note") is not None:
+            whose, otherwise = owner_of_alarm(row), owner_of_alarm({**row, "patient_key": None})
+            values["note"] = shut_text(connection, whose, place_of_note(row), values["note"], otherwise)
+        about = None if row["patient_key"] is None else owner_of_alarm(row)
         row = change(connection, alarms, {"alarm_id": alarm_id}, values, version=version, what=f"alarm {alarm_id!r}")
-        log_write(connection, author, f"alarm.{happened}", alarm_id, said)
-        return row
+        log_write(connection, author, f"alarm.{happened}", alarm_id, said, about=about)
+        return _opened(connection, [row])[0]
+
+
+def _opened(connection: Connection, rows: list[Row]) -> list[Row]:
+    return open_texts(connection, rows, "note", [place_of_note(row) for row in rows])

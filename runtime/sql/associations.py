@@ -15,8 +15,11 @@ from sqlalchemy import Connection, Engine, insert, or_, select, update
 
 from domain.errors import Conflict, InvalidInput
 from domain.messages import AssociationSpan, DeviceAssociated
+from runtime.data_keys import Owner
+from runtime.sealing import patient_owner
 from runtime.sql.engine import reading, writing
 from runtime.sql.records import Author, Row, log_write, one, tell_hosts
+from runtime.sql.sealed import open_texts, place_of_span, sealer_of, shut_text
 from runtime.sql.tables import alarms, associations, devices, exports, patients
 
 FRAME: Final = pl.Schema({"handle": pl.UInt32, "patient_key": pl.String, "start_us": pl.Int64, "end_us": pl.Int64})
@@ -48,9 +51,10 @@ def associate(engine: Engine, author: Author, handle: int, patient_key: str, sta
         device = _check_span(connection, span)
         if device["status"] == "retired":
             raise Conflict(f"device {device['device_id']!r} is retired: it is put on nobody any more")
-        row = _record(connection, author, span)
+        row = _record(connection, author, span, device["hospital_id"])
         _tell_spans(connection, author, [handle])
-        log_write(connection, author, "association.start", f"{device['device_id']} -> {patient_key}", span)
+        about = patient_owner(device["hospital_id"], patient_key)
+        log_write(connection, author, "association.start", f"{device['device_id']} -> {patient_key}", span, about=about)
         return row
 
 
@@ -62,7 +66,7 @@ def end_association(engine: Engine, author: Author, association_id: int, end_us:
             raise Conflict(f"association {association_id} has an end already: correct it if that is wrong")
         row = _replace(connection, author, old, {"end_us": end_us})
         _tell_spans(connection, author, [old["device_handle"]])
-        log_write(connection, author, "association.end", str(association_id), {"end_us": end_us})
+        log_write(connection, author, "association.end", str(association_id), {"end_us": end_us}, about=_about(connection, row))
         return row
 
 
@@ -85,8 +89,10 @@ def correct_association(
         if withdraw:
             _supersede(connection, author, old)
         _tell_spans(connection, author, [old["device_handle"]])
-        log_write(connection, author, "association.correct", str(association_id), given or {"withdraw": True})
-        return new or {**old, "superseded_us": author.now_us}, _touched(connection, old, new)
+        said = given or {"withdraw": True}
+        log_write(connection, author, "association.correct", str(association_id), said, about=_about(connection, new or old))
+        withdrawn = _opened(connection, [{**old, "superseded_us": author.now_us}])[0]
+        return new or withdrawn, _touched(connection, old, new)
 
 
 def end_spans(
@@ -120,6 +126,11 @@ def add_spans(connection: Connection, author: Author, spans: Sequence[Row]) -> N
         {**span, "recorded_us": author.now_us, "superseded_us": None, "who": author.who, "reason": author.reason}
         for span in spans
     ]
+    if values and author.reason is not None:
+        hospital_id = _hospital_of(connection, values[0]["device_handle"])
+        texts = [(patient_owner(hospital_id, row["patient_key"]), place_of_span(row), author.reason) for row in values]
+        for row, sealed in zip(values, sealer_of(connection).seal_many(texts), strict=True):
+            row["reason"] = sealed
     if values:
         connection.execute(insert(associations), values)
         _tell_spans(connection, author, list(worn))
@@ -130,7 +141,7 @@ def list_associations(
 ) -> list[Row]:
     """Spans by start; those believed now, or at `known_at_us`."""
     with reading(engine) as connection:
-        return _spans(connection, handle=handle, patient_key=patient_key, known_at_us=known_at_us)
+        return _opened(connection, _spans(connection, handle=handle, patient_key=patient_key, known_at_us=known_at_us))
 
 
 def as_frame(
@@ -207,18 +218,20 @@ def _taken(connection: Connection, span: Row, other_id: int) -> Conflict:
 
 def _replace(connection: Connection, author: Author, old: Row, values: dict[str, Any]) -> Row:
     new = {name: old[name] for name in ("device_handle", "patient_key", "start_us", "end_us")} | values
-    _check_span(connection, {**new, "id": old["id"]})
+    device = _check_span(connection, {**new, "id": old["id"]})
     _supersede(connection, author, old)
-    return _record(connection, author, new)
+    return _record(connection, author, new, device["hospital_id"])
 
 
 def _supersede(connection: Connection, author: Author, old: Row) -> None:
     connection.execute(update(associations).where(associations.c.id == old["id"]).values(superseded_us=author.now_us))
 
 
-def _record(connection: Connection, author: Author, span: Row) -> Row:
+def _record(connection: Connection, author: Author, span: Row, hospital_id: str) -> Row:
     values = {**span, "recorded_us": author.now_us, "who": author.who, "reason": author.reason}
-    key = connection.execute(insert(associations).values(values)).inserted_primary_key
+    owner = patient_owner(hospital_id, span["patient_key"])
+    sealed = shut_text(connection, owner, place_of_span(values), author.reason)
+    key = connection.execute(insert(associations).values({**values, "reason": sealed})).inserted_primary_key
     assert key is not None
     return {"id": key[0], **values, "superseded_us": None}
 
@@ -236,8 +249,20 @@ def _tell_spans(connection: Connection, author: Author, handles: Sequence[int]) 
     for handle, start_us, end_us, patient in connection.execute(query):
         if handle in spans:
             spans[handle].append(AssociationSpan(patient, start_us, end_us))
-    hospital_id = connection.execute(select(devices.c.hospital_id).where(devices.c.handle == handles[0])).scalar_one()
+    hospital_id = _hospital_of(connection, handles[0])
     tell_hosts(connection, author, hospital_id, *(DeviceAssociated(hospital_id, handle, spans[handle]) for handle in handles))
+
+
+def _hospital_of(connection: Connection, handle: int) -> str:
+    return str(connection.execute(select(devices.c.hospital_id).where(devices.c.handle == handle)).scalar_one())
+
+
+def _about(connection: Connection, span: Row) -> Owner:
+    return patient_owner(_hospital_of(connection, span["device_handle"]), span["patient_key"])
+
+
+def _opened(connection: Connection, spans: list[Row]) -> list[Row]:
+    return open_texts(connection, spans, "reason", [place_of_span(span) for span in spans])
 
 
 def _touched(connection: Connection, old: Row, new: Row | None) -> Touched:

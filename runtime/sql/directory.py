@@ -11,7 +11,7 @@ from itertools import groupby
 
 from sqlalchemy import Connection, Engine, Select, func, or_, select
 
-from domain.messages import AssociationSpan, Control, DeviceAssociated, LimitsPreset, MaintenanceSet
+from domain.messages import AssociationSpan, Control, DeviceAssociated, LimitsPreset, MaintenanceSet, PatientAdmitted
 from runtime.sql.devices import FOR_EVER_US, RETIRED, registered
 from runtime.sql.engine import reading
 from runtime.sql.patients import admitted
@@ -48,7 +48,8 @@ def _registrations(connection: Connection, inside: Select[tuple[str]]) -> Iterat
 
 
 def _admissions(connection: Connection, inside: Select[tuple[str]]) -> Iterator[Control]:
-    query = select(patients).where(patients.c.hospital_id.in_(inside)).order_by(patients.c.handle)
+    names = (*PatientAdmitted.__struct_fields__,)
+    query = select(*(patients.c[name] for name in names)).where(patients.c.hospital_id.in_(inside)).order_by(patients.c.handle)
     for row in connection.execute(query).mappings():
         yield admitted(dict(row))
 

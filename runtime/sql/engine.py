@@ -16,11 +16,15 @@ from typing import Any, Final
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from domain.errors import Conflict, InvalidInput, StorageFull, Unavailable
+from runtime.sealing import Sealer
+from runtime.sql.names import NameIndex
+from runtime.sql.scrub import scrub
+from runtime.sql.sealed import NAMES, SEALER
 
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")
 _WAIT_MS: Final = 30_000  # for the writer before us
@@ -33,33 +37,50 @@ _SAME_OR_GONE: Final = (
 )  # fmt: skip
 
 
-def open_engine(url: str) -> Engine:
+def open_engine(url: str, sealer: Sealer | None = None) -> Engine:
     """An engine for `url` (`sqlite:///…` or `postgresql+psycopg://…`).
 
     SQLite runs in WAL mode with `synchronous=FULL`: what a commit acknowledged survives a power cut. Errors and logs
-    of the engine never show parameters, because names of patients are among them.
+    of the engine never show parameters, because names of patients are among them. Without a `sealer` what is sealed can be
+    neither read nor written: for processes that have nothing to do with it.
     """
+    with_names: dict[str, Any] = {} if sealer is None else {SEALER: sealer, NAMES: NameIndex(sealer)}
     parsed = make_url(url)
     if parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.get_backend_name() == "postgresql":
         options = {"options": f"-c lock_timeout={_WAIT_MS}"}
-        return create_engine(parsed, pool_pre_ping=True, pool_size=8, hide_parameters=True, connect_args=options)
+        return create_engine(
+            parsed, pool_pre_ping=True, pool_size=8, hide_parameters=True, connect_args=options,
+            execution_options=with_names,
+        )  # fmt: skip
     if parsed.database and parsed.database != ":memory:":
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     by_hand = {"timeout": _WAIT_MS / 1000, "isolation_level": None}  # we say BEGIN ourselves
-    engine = create_engine(parsed, hide_parameters=True, connect_args=by_hand)
+    engine = create_engine(parsed, hide_parameters=True, connect_args=by_hand, execution_options=with_names)
     event.listen(engine, "connect", _prepare_sqlite)
     return engine
 
 
 def migrate(engine: Engine, revision: str = "head") -> None:
-    """Bring the schema up to this version's, all or nothing. Idempotent; safe at every start and from two processes."""
+    """Bring the schema up to this version's, all or nothing. Idempotent; safe at every start and from two processes.
+
+    What an earlier version kept in clear is sealed by the way: that needs an engine with a sealer.
+    """
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     with writing(engine) as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
+    with _in_our_words():
+        scrub(engine)
+
+
+def has_sealed(engine: Engine) -> bool:
+    """Whether this database is of a version that seals: then the keys must be there already."""
+    with reading(engine) as connection:
+        inspector = inspect(connection)
+        return inspector.has_table("patients") and any(c["name"] == "ref_index" for c in inspector.get_columns("patients"))
 
 
 @contextlib.contextmanager

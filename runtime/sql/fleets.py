@@ -22,6 +22,7 @@ from runtime.sql.handles import take_handles
 from runtime.sql.patients import admitted, check_patient
 from runtime.sql.places import add_hospital, add_places, find_hospital
 from runtime.sql.records import Author, Row, log_write, tell_hosts
+from runtime.sql.sealed import ref_index, shut_patients
 from runtime.sql.shard_loads import ShardLoads
 from runtime.sql.tables import devices, patients
 from runtime.tokens import new_token
@@ -116,18 +117,18 @@ def _patients(connection: Connection, author: Author, hospital: HospitalManifest
     wanted = hospital.patients
     if not wanted.refs:
         return []
-    query = select(patients.c.ref, patients.c.patient_key, patients.c.handle)
-    by_ref: dict[str, Row] = {
-        row["ref"]: dict(row)
-        for row in connection.execute(query.where(patients.c.hospital_id == hospital.hospital_id)).mappings()
-    }
+    query = select(patients.c.ref_index, patients.c.patient_key, patients.c.handle)
+    here = connection.execute(query.where(patients.c.hospital_id == hospital.hospital_id)).mappings()
+    by_index: dict[str, Row] = {row["ref_index"]: dict(row) for row in here}
+    indexes = zip(wanted.refs, ref_index(connection, hospital.hospital_id, wanted.refs), strict=True) if by_index else ()
+    by_ref = {ref: by_index[index] for ref, index in indexes if index in by_index}
     fresh = [number for number, ref in enumerate(wanted.refs) if ref not in by_ref]
     beds = {bed: ward for bed, ward in zip(wanted.bed_ids, wanted.ward_ids, strict=True) if bed}
     add_places(connection, hospital.hospital_id, beds, {ward for ward in wanted.ward_ids if ward})
     first = take_handles(connection, len(fresh), "patient") if fresh else 0
     made = [_patient_row(hospital, number, first + at, author) for at, number in enumerate(fresh)]
     if made:
-        connection.execute(insert(patients), made)
+        connection.execute(insert(patients), shut_patients(connection, made))
         tell_hosts(connection, author, hospital.hospital_id, *(admitted(row) for row in made))
         add_spans(connection, author, _spans(hospital, made, fresh, handles))
     by_ref |= {row["ref"]: row for row in made}

@@ -9,10 +9,12 @@ import secrets
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, func, insert, or_, select
+from sqlalchemy import Connection, Engine, insert, select
 
 from domain.errors import Conflict, InvalidInput
 from domain.messages import PatientAdmitted
+from runtime.data_keys import Owner
+from runtime.sealing import patient_owner
 from runtime.sql.associations import (
     Touched,
     associate,
@@ -23,6 +25,7 @@ from runtime.sql.associations import (
 )
 from runtime.sql.engine import reading, writing
 from runtime.sql.handles import take_handle
+from runtime.sql.names import NamePart, names_of
 from runtime.sql.places import add_places
 from runtime.sql.records import (
     Author,
@@ -37,12 +40,13 @@ from runtime.sql.records import (
     page,
     tell_hosts,
 )
+from runtime.sql.sealed import ERASED, open_patients, ref_index, sealer_of, shut_patients
 from runtime.sql.tables import patients
 
 __all__ = [
-    "NewPatient", "Touched", "admit_patient", "admitted", "associate", "check_patient", "correct_association",
-    "discharge_patient", "end_association", "get_patient", "get_patient_row", "list_associations", "list_patients",
-    "update_patient",
+    "NewPatient", "Touched", "admit_patient", "admitted", "associate", "check_patient", "close_names", "correct_association",
+    "destroy_erased_again", "discharge_patient", "end_association", "erase_patient", "get_patient", "get_patient_row",
+    "list_associations", "list_patients", "update_patient", "warm_names",
 ]  # fmt: skip
 
 _FIELDS: Final = ("name", "sex", "age_years", "pregnant", "spo2_scale", "ward_id", "bed_id", "level")
@@ -82,23 +86,25 @@ def admit_patient(engine: Engine, author: Author, hospital_id: str, patient: New
     check_patient({**facts, "ref": patient.ref})
     facts |= {"admitted_us": patient.admitted_us or author.now_us, "discharged_us": None}
     with writing(engine) as connection:
-        same = select(patients).where(patients.c.hospital_id == hospital_id, patients.c.ref == patient.ref)
-        before = connection.execute(same).mappings().one_or_none()
-        if before is None:
+        index = ref_index(connection, hospital_id, [patient.ref])[0]
+        same = select(patients).where(patients.c.hospital_id == hospital_id, patients.c.ref_index == index)
+        found = connection.execute(same).mappings().one_or_none()
+        if found is None:
             row = {"patient_key": secrets.token_hex(16), "hospital_id": hospital_id, "ref": patient.ref, **facts, "version": 1}
             row["level"] = None
             row["handle"] = take_handle(connection, "patient")
             _announce(connection, author, row)
-            connection.execute(insert(patients).values(row))
-            log_write(connection, author, "patient.admit", row["patient_key"])
-            return row
+            connection.execute(insert(patients).values(shut_patients(connection, [row])[0]))
+            log_write(connection, author, "patient.admit", row["patient_key"], about=_owner(row))
+            return {**row, "erased": False}
+        before = dict(found)
         if before["discharged_us"] is None:
             raise Conflict(f"a patient with that reference is admitted to hospital {hospital_id!r} already")
         key = before["patient_key"]
-        row = change(connection, patients, {"patient_key": key}, facts, version=None, what=_name(key))
+        row = _change(connection, before, facts, version=None)
         _announce(connection, author, row)
         stay = {"last_admitted_us": before["admitted_us"], "last_discharged_us": before["discharged_us"]}
-        log_write(connection, author, "patient.readmit", key, stay)
+        log_write(connection, author, "patient.readmit", key, stay, about=_owner(row))
         return row
 
 
@@ -107,10 +113,10 @@ def update_patient(engine: Engine, author: Author, patient_key: str, values: dic
     check_fields("patient", values, _FIELDS)
     check_patient(values)
     with writing(engine) as connection:
-        row = change(connection, patients, {"patient_key": patient_key}, values, version=version, what=_name(patient_key))
+        row = _change(connection, get_patient_row(connection, patient_key), values, version=version)
         _announce(connection, author, row)
         shown: Row = {name: values[name] for name in ("ward_id", "bed_id", "spo2_scale", "pregnant", "level") if name in values}
-        log_write(connection, author, "patient.update", patient_key, {**shown, "fields": sorted(values)})
+        log_write(connection, author, "patient.update", patient_key, {**shown, "fields": sorted(values)}, about=_owner(row))
         return row
 
 
@@ -126,20 +132,49 @@ def discharge_patient(engine: Engine, author: Author, patient_key: str, at_us: i
         if at_us < before["admitted_us"]:
             raise InvalidInput(f"a discharge is not before the admission, {at_us} < {before['admitted_us']} (µs)")
         values = {"discharged_us": at_us, "bed_id": None}
-        row = change(connection, patients, {"patient_key": patient_key}, values, version=version, what=_name(patient_key))
+        row = _change(connection, before, values, version=version)
         end_spans(connection, author, at_us, patient_key=patient_key)
         _announce(connection, author, row)
-        log_write(connection, author, "patient.discharge", patient_key, {"at_us": at_us})
+        log_write(connection, author, "patient.discharge", patient_key, {"at_us": at_us}, about=_owner(row))
         return row
 
 
-def get_patient(engine: Engine, patient_key: str) -> Row:
-    """Raises NotFound."""
+def erase_patient(engine: Engine, author: Author, patient_key: str) -> Row:
+    """Make name, reference and what was written about a patient unreadable, here and in every copy of this database.
+
+    What has no name in it stays, under the opaque key: stays, spans, alarms, readings. A second time changes nothing.
+    Raises NotFound, Conflict while the patient is in the hospital.
+    """
+    with writing(engine) as connection:
+        before = get_patient_row(connection, patient_key)
+        if before["discharged_us"] is None:
+            raise Conflict(f"{_name(patient_key)} is in the hospital: discharge first")
+        gone = {"name": None, "ref": None, "ref_index": f"{ERASED}/{patient_key}"}
+        if before["ref"] is not None:
+            key, what = {"patient_key": patient_key}, _name(patient_key)
+            before = change(connection, patients, key, gone, version=None, what=what)
+            log_write(connection, author, "patient.erase", patient_key)
+        sealer = sealer_of(connection)
+    sealer.data_keys.destroy([_owner(before).name])  # last: from here on nothing can be undone
+    return get_patient(engine, patient_key)
+
+
+def destroy_erased_again(engine: Engine) -> int:
+    """Destroy the data keys of patients who were erased, where a restored folder of keys has them again; how many had."""
     with reading(engine) as connection:
-        return get_patient_row(connection, patient_key)
+        query = select(patients.c.patient_key).where(patients.c.ref.is_(None))
+        names = [patient_owner("", key).name for key in connection.execute(query).scalars()]
+        return sealer_of(connection).data_keys.destroy(names) if names else 0
+
+
+def get_patient(engine: Engine, patient_key: str) -> Row:
+    """With `erased`: whether their name, reference and notes were destroyed. Raises NotFound."""
+    with reading(engine) as connection:
+        return open_patients(connection, [get_patient_row(connection, patient_key)])[0]
 
 
 def get_patient_row(connection: Connection, patient_key: str) -> Row:
+    """As it is stored: name and reference sealed."""
     return one(connection, select(patients).where(patients.c.patient_key == patient_key), _name(patient_key))
 
 
@@ -155,11 +190,29 @@ def list_patients(
         query = query.where(patients.c.ward_id == ward_id)
     if present_only:
         query = query.where(patients.c.discharged_us.is_(None))
-    if text is not None:
-        parts = [func.lower(column).contains(text.lower(), autoescape=True) for column in (patients.c.name, patients.c.ref)]
-        query = query.where(or_(*parts))
     with reading(engine) as connection:
-        return page(connection, query, [patients.c.patient_key], limit=limit, after=after)
+        if text is None:
+            found = page(connection, query, [patients.c.patient_key], limit=limit, after=after)
+            return Page(open_patients(connection, found.rows), found.after)
+        part = NamePart(text, [] if hospital_id is None else [hospital_id], ward_id, present_only)
+        last = None if after is None else str(after[0])
+        keys = names_of(connection).keys(connection, part, after=last, limit=limit + 1)
+        chosen = query.where(patients.c.patient_key.in_(keys[:limit])).order_by(patients.c.patient_key)
+        rows = [dict(row) for row in connection.execute(chosen).mappings()]
+        return Page(open_patients(connection, rows), (keys[limit - 1],) if len(keys) > limit else None)
+
+
+def warm_names(engine: Engine) -> int:
+    """Read all names into memory, so that no search has to wait for it; returns how many. Raises Unavailable."""
+    with reading(engine) as connection:
+        names = names_of(connection)
+        names.refresh(connection)
+        return len(names)
+
+
+def close_names(engine: Engine) -> None:
+    """Whoever reads names into memory now ends: the process does."""
+    names_of(engine).close()
 
 
 def check_patient(values: Row) -> None:
@@ -189,6 +242,21 @@ def _announce(connection: Connection, author: Author, row: Row) -> None:
     ward_id, bed_id = row["ward_id"], row["bed_id"]
     tell_hosts(connection, author, row["hospital_id"], admitted(row))
     add_places(connection, row["hospital_id"], {bed_id: ward_id} if bed_id else {}, {ward_id} if ward_id else set())
+
+
+def _change(connection: Connection, before: Row, values: Row, *, version: int | None) -> Row:
+    """Change a row, as `records.change`; returns it opened. Raises Conflict for a patient whose data were erased."""
+    if open_patients(connection, [before])[0]["erased"]:
+        raise Conflict(f"the data of {_name(before['patient_key'])} were erased: admit them anew")
+    whose = {name: before[name] for name in ("patient_key", "hospital_id")}
+    sealed = {name: value for name, value in shut_patients(connection, [{**values, **whose}])[0].items() if name in values}
+    key = {"patient_key": before["patient_key"]}
+    row = change(connection, patients, key, sealed, version=version, what=_name(before["patient_key"]))
+    return open_patients(connection, [row])[0]
+
+
+def _owner(row: Row) -> Owner:
+    return patient_owner(row["hospital_id"], row["patient_key"])
 
 
 def _name(patient_key: str) -> str:

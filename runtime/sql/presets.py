@@ -10,9 +10,12 @@ from sqlalchemy.sql.elements import ColumnElement
 from domain.errors import Conflict, InvalidInput, NotFound
 from domain.limits import check_preset
 from domain.messages import LimitsPreset, MaintenanceSet
+from runtime.data_keys import Owner
+from runtime.sealing import hospital_owner, patient_owner
 from runtime.sql.engine import reading, writing
 from runtime.sql.patients import get_patient_row
 from runtime.sql.records import Author, Row, change, log_write, one, shard_of, tell_hosts
+from runtime.sql.sealed import open_texts, place_of_window, shut_text
 from runtime.sql.tables import devices, limit_presets, maintenance_windows, patients, wards
 
 _CHUNK: Final = 500
@@ -40,7 +43,7 @@ def set_preset(
             row = change(connection, limit_presets, key, values, version=version, what=what)
         message = LimitsPreset(patient["hospital_id"], patient["handle"], metric, limits)
         tell_hosts(connection, author, patient["hospital_id"], message)
-        log_write(connection, author, "preset.set", f"{patient_key}/{metric}", {"limits": list(limits)})
+        log_write(connection, author, "preset.set", f"{patient_key}/{metric}", {"limits": list(limits)}, about=_about(patient))
         return row
 
 
@@ -53,7 +56,7 @@ def remove_preset(engine: Engine, author: Author, patient_key: str, metric: str)
         tell_hosts(
             connection, author, patient["hospital_id"], LimitsPreset(patient["hospital_id"], patient["handle"], metric, None)
         )
-        log_write(connection, author, "preset.remove", f"{patient_key}/{metric}")
+        log_write(connection, author, "preset.remove", f"{patient_key}/{metric}", about=_about(patient))
 
 
 def list_presets(engine: Engine, patient_key: str) -> list[Row]:
@@ -103,7 +106,9 @@ def start_maintenance(
         )  # fmt: skip
         if (found := connection.execute(other).scalars().first()) is not None:
             raise Conflict(f"{what} has maintenance window {found} already: end that one first")
-        key = connection.execute(insert(table).values(row)).inserted_primary_key
+        owner = hospital_owner(hospital_id, "maintenance")
+        sealed = shut_text(connection, owner, place_of_window(row), author.reason)
+        key = connection.execute(insert(table).values({**row, "reason": sealed})).inserted_primary_key
         assert key is not None
         row = {"id": int(key[0]), **row}
         _tell_window(connection, author, row)
@@ -122,7 +127,7 @@ def end_maintenance(engine: Engine, author: Author, window_id: int, *, version: 
         row = change(connection, maintenance_windows, {"id": window_id}, values, version=version, what=what)
         _tell_window(connection, author, row)
         log_write(connection, author, "maintenance.end", str(window_id), _span(row))
-        return row
+        return _opened(connection, [row])[0]
 
 
 def list_maintenance(engine: Engine, hospital_id: str, *, open_at_us: int | None = None) -> list[Row]:
@@ -132,7 +137,7 @@ def list_maintenance(engine: Engine, hospital_id: str, *, open_at_us: int | None
     if open_at_us is not None:
         query = query.where(table.c.from_us <= open_at_us, table.c.until_us > open_at_us)
     with reading(engine) as connection:
-        return [dict(row) for row in connection.execute(query).mappings()]
+        return _opened(connection, [dict(row) for row in connection.execute(query).mappings()])
 
 
 def _target(connection: Connection, hospital_id: str, handle: int | None, ward_id: str | None) -> str:
@@ -151,6 +156,14 @@ def _target(connection: Connection, hospital_id: str, handle: int | None, ward_i
 def _tell_window(connection: Connection, author: Author, row: Row) -> None:
     message = MaintenanceSet(row["hospital_id"], row["from_us"], row["until_us"], row["device_handle"] or 0, row["ward_id"])
     tell_hosts(connection, author, row["hospital_id"], message)
+
+
+def _opened(connection: Connection, windows: list[Row]) -> list[Row]:
+    return open_texts(connection, windows, "reason", [place_of_window(row) for row in windows])
+
+
+def _about(patient: Row) -> Owner:
+    return patient_owner(patient["hospital_id"], patient["patient_key"])
 
 
 def _span(row: Row) -> dict[str, Any]:

@@ -15,7 +15,9 @@ from domain.errors import InvalidInput, NotFound, StaleVersion
 from domain.labels import LABELS
 from domain.messages import Control, encode
 from domain.permissions import Level
+from runtime.data_keys import Owner
 from runtime.sql.engine import writing
+from runtime.sql.sealed import shut_write
 from runtime.sql.tables import hospitals, outbox, write_log
 
 Row = dict[str, Any]
@@ -40,14 +42,19 @@ class Page:
 
 
 def log_write(
-    connection: Connection, author: Author, action: str, target: str, detail: Mapping[str, Any] | None = None
-) -> None:
-    """Append to the write log; part of the caller's transaction. `target` and `detail` never hold names of people."""
+    connection: Connection, author: Author, action: str, target: str, detail: Mapping[str, Any] | None = None,
+    *, about: Owner | None = None,
+) -> None:  # fmt: skip
+    """Append to the write log; part of the caller's transaction.
+
+    `target` and `detail` never hold names of people. What somebody wrote freely, the reason and a `note` in the detail,
+    is sealed: with the key of the patient whom it is `about`, so that it ends with the rest of what is known of them.
+    """
     values = {
         "at_us": author.now_us, "who": author.who, "action": action, "target": target[:_TARGET_CHARS],
         "reason": author.reason, "detail": detail,
     }  # fmt: skip
-    connection.execute(insert(write_log).values(values))
+    connection.execute(insert(write_log).values(shut_write(connection, values, about)))
 
 
 def note_write(engine: Engine, author: Author, action: str, target: str) -> None:

@@ -102,8 +102,9 @@ patients: Final = Table(
     Column("patient_key", String(32), primary_key=True),
     Column("handle", ForeignKey("handles.handle"), nullable=False, unique=True),
     Column("hospital_id", ForeignKey("hospitals.id"), nullable=False),
-    Column("ref", String(64), nullable=False),
-    Column("name", String(200), nullable=True),
+    Column("ref_index", String(64), nullable=False),
+    Column("ref", Text, nullable=True),  # sealed (runtime.sql.sealed), as name is; none of a patient whose data were erased
+    Column("name", Text, nullable=True),
     Column("sex", String(16), nullable=True),
     Column("age_years", Float, nullable=True),
     Column("pregnant", Boolean, nullable=False),
@@ -112,7 +113,7 @@ patients: Final = Table(
     Column("bed_id", String(64), nullable=True),
     Column("level", SmallInteger, nullable=True),  # as of devices
     _time("admitted_us"), _time("discharged_us", nullable=True), _version(),
-    UniqueConstraint("hospital_id", "ref"),
+    UniqueConstraint("hospital_id", "ref_index", name="uq_patients_hospital_id_ref"),  # as above
 )  # fmt: skip
 
 # Bitemporal: a span is true in [start_us, end_us) and was believed in [recorded_us, superseded_us).

@@ -11,6 +11,7 @@ from sqlalchemy import Engine, select
 
 from domain.errors import Conflict, Forbidden, InvalidInput, NotFound, SessionEnded, Unauthenticated
 from domain.principals import Grant, Place, Role
+from runtime.sealing import Sealer
 from runtime.sql import access, sessions, users
 from runtime.sql.engine import open_engine, reading
 from runtime.sql.identity_tables import ended_sessions, password_history
@@ -47,10 +48,10 @@ def why(engine: Engine, token: str, now_us: int = NOW_US) -> str:
 
 
 @pytest.mark.clause("7.2d")
-def test_fifty_sign_ins_at_once_leave_one_session(engine: Engine, lina: Row) -> None:
+def test_fifty_sign_ins_at_once_leave_one_session(engine: Engine, lina: Row, sealer: Sealer) -> None:
     made: list[NewSession] = []
     together = threading.Barrier(50)
-    others = [open_engine(engine.url.render_as_string(hide_password=False)) for _ in range(2)]  # as two processes
+    others = [open_engine(engine.url.render_as_string(hide_password=False), sealer) for _ in range(2)]  # as two processes
 
     def sign_in(number: int) -> None:
         together.wait(30)

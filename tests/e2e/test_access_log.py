@@ -21,6 +21,7 @@ from cluster.connection import admin_token_file
 from domain.errors import IntegrityViolation
 from runtime.log_events import events_between
 from runtime.log_store import LogReader
+from runtime.sealing import is_sealed
 from tests.running_platform import RunningPlatform, wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240), pytest.mark.clause("9.3e")]
@@ -63,7 +64,8 @@ def test_a_write_stands_in_the_log_with_who_and_why_and_can_be_proved(platform: 
     folder = platform.data_dir / "audit"
     event = next(one for one in events_between(folder, 0, 100) if b"sz.log-1" in (one.event or b""))
     said = msgspec.json.decode(event.event)
-    assert {"type": "reason", "valueString": REASON} in said["entity"][0]["detail"]
+    (reason,) = [one["valueString"] for one in said["entity"][0]["detail"] if one["type"] == "reason"]
+    assert is_sealed(reason)
     assert said["agent"][0]["who"]["display"]
     with platform.http() as http:
         proof = http.get(f"/log/entries/{event.at}/proof").content
@@ -93,7 +95,9 @@ def test_the_command_verifies_and_shows_the_log_and_fails_for_one_that_was_chang
     assert done.exit_code == 0, done.output
     assert "2 signatures verified" in done.stdout
     assert vitalgrid(platform, "log", "verify", f"{platform.connection.api_url}/api/v1/log").exit_code == 0
-    assert "sz.log-2" in vitalgrid(platform, "log", "show").stdout
+    shown = vitalgrid(platform, "log", "show").stdout
+    assert "sz.log-2" in shown
+    assert REASON in shown  # this machine has the keys
     copy = tmp_path / "audit"
     copy.mkdir()
     shutil.copytree(platform.data_dir / "audit" / "tile", copy / "tile")
@@ -134,6 +138,23 @@ def test_checkpoints_are_signed_by_the_platforms_witness(platform: RunningPlatfo
     assert (done.exit_code, done.stdout.startswith("whole: ")) == (0, True), done.output
 
 
+@pytest.mark.clause("7.2c")
+def test_why_somebody_wrote_is_readable_in_no_file(platform: RunningPlatform) -> None:
+    make_hospital(platform, "log-5")
+    wait_until(lambda: has(platform, "sz.log-5"), 20)
+    with platform.http() as http:
+        assert http.get("/writes").json()["items"][0]["reason"] == REASON
+    assert [path for path in platform.data_dir.rglob("*") if REASON.encode() in content_of(path)] == []
+
+
+def content_of(path: Path) -> bytes:
+    """Nothing, for what is no file or was taken away meanwhile."""
+    try:
+        return path.read_bytes() if path.is_file() else b""
+    except FileNotFoundError:
+        return b""
+
+
 def test_the_log_lies_where_only_its_owner_can_read(platform: RunningPlatform) -> None:
     assert (platform.data_dir / "audit").stat().st_mode & 0o077 == 0
     assert REASON not in "".join(platform.log(path.name) for path in (platform.data_dir / "log").iterdir())
@@ -141,12 +162,12 @@ def test_the_log_lies_where_only_its_owner_can_read(platform: RunningPlatform) -
 
 @pytest.mark.clause("6.1b")
 def test_who_reads_a_patient_is_found_in_the_log_and_the_patients_name_is_not(platform: RunningPlatform) -> None:
-    make_hospital(platform, "log-3")
+    make_hospital(platform, "log-6")
     name = "Ouyang Canary"
     with platform.http() as http:
-        key = http.post("/patients", json={"hospital_id": "sz.log-3", "ref": "r-1", "name": name}).json()["patient_key"]
+        key = http.post("/patients", json={"hospital_id": "sz.log-6", "ref": "r-1", "name": name}).json()["patient_key"]
         assert http.get(f"/patients/{key}").json()["name"] == name
-        http.get("/patients", params={"hospital": "sz.log-3", "q": "Canary"})
+        http.get("/patients", params={"hospital": "sz.log-6", "q": "Canary"})
 
         def of_patient() -> list[dict[str, Any]]:
             found: list[dict[str, Any]] = http.get("/audit/events", params={"patient": key}).json()["items"]

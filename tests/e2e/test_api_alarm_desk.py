@@ -25,6 +25,7 @@ from domain.alarms import INTENDED_USE, AlarmEvent, AlarmSubject, AlertType, Kno
 from domain.instants import from_us
 from runtime.bus import Bus
 from runtime.clock import ManualClock
+from runtime.sealing import Sealer
 from runtime.sql.alarms import position_of
 from runtime.sql.engine import migrate, open_engine
 from tests.unit.api.conftest import client_of, services_of
@@ -53,8 +54,8 @@ async def notify(bus: Bus, *events: AlarmEvent) -> None:
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    opened = open_engine(f"sqlite:///{tmp_path / 'vitalgrid.db'}")
+def engine(tmp_path: Path, sealer: Sealer) -> Iterator[Engine]:
+    opened = open_engine(f"sqlite:///{tmp_path / 'vitalgrid.db'}", sealer)
     migrate(opened)
     yield opened
     opened.dispose()

@@ -26,6 +26,7 @@ from runtime.bus import Bus
 from runtime.clock import SystemClock
 from runtime.identities import SqlIdentities
 from runtime.intake import StreamIntake
+from runtime.sealing import Sealer
 from runtime.sql.engine import migrate, open_engine
 from runtime.sql.outbox import waiting
 from runtime.sql.places import get_hospital
@@ -36,8 +37,8 @@ HEART = metric_of("heart_rate").id
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    opened = open_engine(f"sqlite:///{tmp_path / 'vitalgrid.db'}")
+def engine(tmp_path: Path, sealer: Sealer) -> Iterator[Engine]:
+    opened = open_engine(f"sqlite:///{tmp_path / 'vitalgrid.db'}", sealer)
     migrate(opened)
     yield opened
     opened.dispose()

@@ -20,6 +20,7 @@ from runtime.access_trail import SOURCE as ACCESSES
 from runtime.authorisation import CedarAuthoriser
 from runtime.batches import NewMessage
 from runtime.clock import ManualClock
+from runtime.sealing import Sealer
 from runtime.sql.engine import migrate, open_engine
 from tests.callers import ADMINISTRATOR, NOBODY, TOKEN, TOKEN_OF_NOBODY, KnownCallers
 
@@ -78,9 +79,9 @@ async def plain_client(plain_app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
+def engine(tmp_path: Path, sealer: Sealer) -> Iterator[Engine]:
     """A real SQLite database with the present schema."""
-    opened = open_engine(f"sqlite:///{tmp_path / 'vitalgrid.db'}")
+    opened = open_engine(f"sqlite:///{tmp_path / 'vitalgrid.db'}", sealer)
     migrate(opened)
     yield opened
     opened.dispose()

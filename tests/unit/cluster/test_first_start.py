@@ -6,16 +6,24 @@ import logging
 import shutil
 
 import pytest
+from typer.testing import CliRunner
 
 from cluster.connection import admin_token_file, first_password_file
-from cluster.first_start import FirstCredentials, prepare_accounts
+from cluster.first_start import FirstCredentials, prepare_accounts, prepare_database, sealer_of
+from cluster.keys_commands import keys
+from domain.alarms import Outcome
+from domain.errors import InvalidInput
+from domain.fleet_manifest import Tier
 from runtime.keys import KeyMissing
 from runtime.password_hashes import PasswordHashes
 from runtime.settings import Settings
 from runtime.soft_keys import SoftKeys
-from runtime.sql import access, users
-from runtime.sql.engine import migrate, open_engine
-from tests.sql_fixtures import ADA
+from runtime.sql import access, alarms, patients, places, users
+from runtime.sql.engine import open_engine
+from runtime.sql.patients import NewPatient
+from runtime.sql.sealed import DAMAGED
+from tests.contracts.test_sealed import alarm_of
+from tests.sql_fixtures import ADA, HOSPITAL
 
 
 @pytest.fixture
@@ -26,8 +34,9 @@ def settings(tmp_path):
 @pytest.fixture
 def business(settings):
     """The business database of `settings`."""
-    opened = open_engine(settings.sql_url)
-    migrate(opened)
+    sealer = sealer_of(settings)
+    opened = open_engine(settings.sql_url, sealer)
+    prepare_database(opened, settings, sealer)
     yield opened
     opened.dispose()
 
@@ -65,3 +74,49 @@ def test_a_lost_key_is_said_and_never_made_anew(settings, business, caplog):
     assert "nobody can sign in with a password" in caplog.text
     with pytest.raises(KeyMissing):
         is_right(settings, business, password)
+
+
+@pytest.mark.clause("7.2c")
+def test_without_the_keys_of_names_alarms_go_on_and_no_new_keys_are_made(settings, business, tmp_path, caplog):
+    places.create_hospital(business, ADA, hospital_id=HOSPITAL, name="h", tier=Tier.PRIMARY, bed_count=9, shards=1)
+    key = patients.admit_patient(business, ADA, HOSPITAL, NewPatient("MRN-1", "王小明"))["patient_key"]
+    alarms.apply_alarm_events(business, [(1, alarm_of(key))])
+    alarms.acknowledge(business, ADA, "a1", Outcome.ACTIONABLE, note="a note")
+    kept = settings.keys_dir.rename(tmp_path / "kept")
+    without = sealer_of(settings)
+    opened = open_engine(settings.sql_url, without)
+    with caplog.at_level(logging.ERROR):
+        prepare_database(opened, settings, without)
+    assert "key fields and key blind and the store of data keys" in caplog.text
+    assert not settings.keys_dir.exists()
+    assert [row["note"] for row in alarms.list_alarms(opened, limit=9).rows] == [DAMAGED]
+    for refused in (
+        lambda: patients.get_patient(opened, key), lambda: patients.list_patients(opened, limit=9, text="王"),
+        lambda: patients.admit_patient(opened, ADA, HOSPITAL, NewPatient("MRN-2")),
+    ):  # fmt: skip
+        with pytest.raises(KeyMissing):
+            refused()
+    kept.rename(settings.keys_dir)
+    prepare_database(opened, settings, without)
+    assert patients.get_patient(opened, key)["name"] == "王小明"
+    opened.dispose()
+
+
+@pytest.mark.clause("7.2c")
+def test_keys_are_listed_and_rotated_from_the_command_line(settings, business, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("VITALGRID_DATA_DIR", str(settings.data_dir))
+    places.create_hospital(business, ADA, hospital_id=HOSPITAL, name="h", tier=Tier.PRIMARY, bed_count=9, shards=1)
+    key = patients.admit_patient(business, ADA, HOSPITAL, NewPatient("MRN-1", "王小明"))["patient_key"]
+
+    def say(*arguments):
+        return CliRunner().invoke(keys, [*arguments, "--data-dir", str(settings.data_dir)])
+
+    listed = say("list").output
+    assert [line.split()[1] for line in listed.splitlines() if " hmac-sm3 " in line] == ["pepper", "blind"]
+    assert "2 under 1" in listed
+    assert "version 2 of key fields is in force, 2 data keys" in say("rotate", "fields").output
+    assert "0 under 1, 2 under 2" in say("list").output
+    assert patients.get_patient(business, key)["name"] == "王小明"
+    for name in ("blind", "no-such-key"):
+        assert isinstance(say("rotate", name).exception, InvalidInput)

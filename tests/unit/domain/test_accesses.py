@@ -104,15 +104,15 @@ def test_whom_an_event_concerns_is_found(event, expected):
 @pytest.mark.parametrize(
     ("event", "expected"),
     [
-        (audit_event(READ, "sz"), Said("wang", f"patient.read {READ.path}: 200", "")),
-        (audit_event(LIST, "sz"), Said("wang", "alarm.read GET /api/v1/alarms: 200", "")),
+        (audit_event(READ, "sz"), Said("wang", "patient.read", READ.path, "", "200")),
+        (audit_event(LIST, "sz"), Said("wang", "alarm.read", "GET /api/v1/alarms", "", "200")),
         (
             write_event(
                 {"id": 1, "at_us": 5, "who": "ada", "action": "ward.close", "target": "w", "reason": "r", "detail": 1}, "sz"
             ),
-            Said("ada", "ward.close w", "r"),
+            Said("ada", "ward.close", "w", "r"),
         ),
-        (b'{"kind":"write","who":"ada","action":"ward.close","target":"w","reason":null}', Said("ada", "ward.close w", "")),
+        (b'{"kind":"write","who":"ada","action":"ward.close","target":"w","reason":null}', Said("ada", "ward.close", "w")),
         (b'{"kind":"lost","from_sequence":2,"records":2}', None),
         (b"\xff", None),
     ],

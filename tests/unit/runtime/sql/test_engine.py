@@ -15,6 +15,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, delete, func, insert, select, text, update
 
 from domain.errors import Conflict, InvalidInput, Unavailable
+from runtime.sealing import Sealer
 from runtime.sql import access, devices, tables
 from runtime.sql.engine import migrate, open_engine, reading, writing
 from runtime.sql.records import log_write
@@ -24,9 +25,9 @@ HOSPITAL_ROW = {"id": "sz.h1", "name": "n", "tier": "primary", "beds": 1, "shard
 
 
 @pytest.fixture
-def empty(new_database: NewDatabase) -> Iterator[Engine]:
+def empty(new_database: NewDatabase, sealer: Sealer) -> Iterator[Engine]:
     """A database without a schema."""
-    opened = open_engine(new_database())
+    opened = open_engine(new_database(), sealer)
     yield opened
     opened.dispose()
 
@@ -151,8 +152,8 @@ def test_readers_do_not_wait_for_a_writer(engine: Engine) -> None:
 def test_a_row_that_exists_or_lacks_what_it_needs_is_a_conflict_and_quotes_no_values(engine: Engine) -> None:
     add_hospital(engine, "sz.h1")
     patient = {
-        "patient_key": "k", "handle": 77, "hospital_id": "sz.h1", "ref": "MRN-SECRET", "name": "王小明", "pregnant": False,
-        "spo2_scale": 1, "admitted_us": 1,
+        "patient_key": "k", "handle": 77, "hospital_id": "sz.h1", "ref_index": "MRN-SECRET", "name": "王小明",
+        "pregnant": False, "spo2_scale": 1, "admitted_us": 1,
     }  # fmt: skip
     for table, row in ((tables.hospitals, HOSPITAL_ROW), (tables.patients, patient)):
         with pytest.raises(Conflict) as caught, writing(engine) as connection:
