@@ -23,6 +23,7 @@ from api.auth import OPEN_PATHS
 from api.live.feed import Feed
 from domain.principals import Caller, Role
 from runtime.clock import ManualClock
+from runtime.sealing import Sealer
 from runtime.sql.engine import migrate, open_engine
 from tests.callers import KnownCallers, caller_as
 from tests.oracle_permissions import is_allowed
@@ -43,9 +44,9 @@ class Stage:
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+def database(tmp_path_factory: pytest.TempPathFactory, sealer: Sealer) -> Iterator[Engine]:
     path: Path = tmp_path_factory.mktemp("matrix") / "vitalgrid.db"
-    engine = open_engine(f"sqlite:///{path}")
+    engine = open_engine(f"sqlite:///{path}", sealer)
     migrate(engine)
     yield engine
     engine.dispose()
