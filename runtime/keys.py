@@ -23,6 +23,8 @@ class KeyKind(StrEnum):
 KEYS: Final[Mapping[str, KeyKind]] = {
     "pepper": KeyKind.MAC,  # with which passwords are hashed: the business database alone is not enough to guess them
     "totp": KeyKind.WRAP,  # seeds of one-time codes
+    "lake": KeyKind.WRAP,  # keys of sealed files: the lake's and snapshots'
+    "streams": KeyKind.MAC,  # from which the key of nats-server's store is made
     "log-ed25519": KeyKind.ED25519,  # checkpoints of the access log
     "log-sm2": KeyKind.SM2,  # the same, in national cryptography
 }

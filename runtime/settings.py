@@ -115,7 +115,17 @@ class SecuritySettings(BaseModel):
     model_config = _FROZEN
     profile: SecurityProfile = Field(
         SecurityProfile.DEV,
-        description="`dev`: this machine only. `standard`: TLS, and others may be answered. What is laxer is refused.",
+        description=(
+            "`dev`: this machine only. `standard`: TLS, and others may be answered. `cn`: as `standard`, with data sealed at"
+            " rest. What is laxer is refused."
+        ),
+    )
+    seal_files: bool | None = Field(
+        None,
+        description=(
+            "Seal what is written from now on: the lake and snapshots (SM4-GCM), the streams (AES). None: in profile `cn`,"
+            " which allows nothing else. Streams cannot go back."
+        ),
     )
     names: tuple[HostName, ...] = Field(
         (), description="Further host names and addresses for which the platform's own certificates are to hold."
@@ -181,7 +191,7 @@ class Settings(BaseSettings):
         """All that is laxer than the profile, at once."""
         found = contradictions(
             self.security.profile, api_host=self.api.host, doors_host=self.doors.host,
-            password_iterations=self.security.password_iterations,
+            password_iterations=self.security.password_iterations, seal_files=self.security.seal_files,
         )  # fmt: skip
         for key, given in (("api", self.api), ("doors", self.doors)):
             if (given.tls_cert_file is None) != (given.tls_key_file is None):
@@ -209,6 +219,12 @@ class Settings(BaseSettings):
     def keys_dir(self) -> Path:
         """Keys of `runtime.soft_keys`."""
         return self.data_dir / "keys"
+
+    @property
+    def seals_files(self) -> bool:
+        """Whether what is written from now on is sealed."""
+        given = self.security.seal_files
+        return self.security.profile is SecurityProfile.CN if given is None else given
 
     @property
     def sql_url(self) -> str:
