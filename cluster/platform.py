@@ -25,7 +25,7 @@ from cluster.host_orders import HostOrders
 from cluster.pki import API, DOORS, CertificateKeeper, authority_of, in_url, reachable, trust_in
 from cluster.processes import ChildProcess
 from cluster.ray_hosts import RayLauncher, start_ray, stop_ray
-from cluster.sealing import StreamSeal, file_seal, make_keys
+from cluster.sealing import StreamSeal, file_seal, keep_off_disk, make_keys
 from cluster.storage_keeping import StorageKeeper, places_of
 from cluster.stream_beginnings import lead_on_streams, stream_beginnings, taken_of_streams
 from cluster.supervisor import Supervisor
@@ -106,9 +106,10 @@ class Platform:
         await self._check_storage()
         if "authority" in await asyncio.to_thread(self._certificates.look):
             self._say("made an authority for certificates of its own, as this is a first start")
+        keep_off_disk(settings)
         if made := await asyncio.to_thread(make_keys, settings):
             self._say(f"made the keys {' and '.join(made)}: what is sealed under them is lost without a copy of keys")
-        self._nats.store_key = await asyncio.to_thread(self._stream_seal.key)
+        self._nats.store_key = await asyncio.to_thread(self._stream_seal.prepare)
         self._say("starting the bus (nats-server, fsync on every message)")
         await self._nats.start()
         await asyncio.to_thread(self._stream_seal.remember)

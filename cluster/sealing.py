@@ -7,6 +7,7 @@ once sealed, streams stay so. Which version of the key they are under lies besid
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,7 @@ from runtime.soft_keys import SoftKeys
 STREAMS: Final = "streams"
 _KEYS: Final = (sealed_file.KEY, STREAMS)
 _CHECK_BYTES: Final = 8
+SPILL_BUDGET: Final = "POLARS_OOC_DISK_BUDGET_MB"
 
 
 def file_seal(settings: Settings) -> FileSeal:
@@ -31,18 +33,30 @@ def file_seal(settings: Settings) -> FileSeal:
     return FileSeal(SoftKeys(settings.keys_dir.resolve()), writes=settings.seals_files)
 
 
-def make_keys(settings: Settings) -> list[str]:
-    """Make the keys that sealing needs where nothing is sealed yet; returns their names.
+def keep_off_disk(settings: Settings) -> None:
+    """Let no question put what it has in hand on disk: Polars writes it in clear to a temporary folder when memory runs short.
+
+    One that would is given up instead. Holds for processes that are started from here on.
+    """
+    if settings.seals_files:
+        os.environ[SPILL_BUDGET] = "0"
+
+
+def missing_keys(settings: Settings) -> list[str]:
+    """Keys that sealing needs and that are to be made yet; none when nothing is to be sealed.
 
     Raises KeyMissing when one is not there and something was sealed under it.
     """
     keys = SoftKeys(settings.keys_dir.resolve())
-    missing = [name for name in _KEYS if not keys.versions(name)]
-    if not settings.seals_files or not missing:
-        return []
-    for path in _sealed_things(settings):
-        raise KeyMissing(f"{path} is sealed, and key {' and '.join(missing)} is missing: restore {settings.keys_dir}")
-    return make_missing(keys, missing)
+    missing = [name for name in _KEYS if not keys.versions(name)] if settings.seals_files else []
+    if missing and (sealed := next(_sealed_things(settings), None)) is not None:
+        raise KeyMissing(f"{sealed} is sealed, and key {' and '.join(missing)} is missing: restore {settings.keys_dir}")
+    return missing
+
+
+def make_keys(settings: Settings) -> list[str]:
+    """Make the keys that are missing; returns their names. Raises as `missing_keys`."""
+    return make_missing(SoftKeys(settings.keys_dir.resolve()), missing_keys(settings))
 
 
 def _sealed_things(settings: Settings) -> Iterator[Path]:
@@ -69,7 +83,11 @@ class StreamSeal:
         self._keys: KeyProvider = SoftKeys(settings.keys_dir.resolve())
         self._file = _known_file(settings)
 
-    def key(self) -> StoreKey | None:
+    def check(self) -> None:
+        """Raises KeyMissing or KeyGone when there is a sealed store and its key is not at hand."""
+        self._known()
+
+    def prepare(self) -> StoreKey | None:
         """What the server is to be started with; None for a store in clear that is to stay so.
 
         Raises KeyMissing or KeyGone when the store cannot be opened: a server without its key would begin an empty one.
@@ -78,15 +96,18 @@ class StreamSeal:
         if known is None and not self._settings.seals_files:
             return None
         newest = max(self._keys.versions(STREAMS), default=1)
+        if known is None:  # said before the server seals anything: it may be killed in the middle of that
+            self._say(newest)
         former = None if known is None or known.version == newest else self._secret(known.version)
         return StoreKey(self._secret(newest), former)
 
     def remember(self) -> None:
-        """The server has started with what `key` said, and holds its store under the newest version from now on."""
-        version = max(self._keys.versions(STREAMS), default=0)
-        known = _Known(version, self._check(version)) if version else None
-        if known is not None and (self._settings.seals_files or self._file.exists()) and known != self._known():
-            write_secret(self._file, msgspec.json.encode(known))
+        """The server has started with what `prepare` said: its store is under the newest version from now on."""
+        if (known := self._known()) is not None and known.version != (newest := max(self._keys.versions(STREAMS))):
+            self._say(newest)
+
+    def _say(self, version: int) -> None:
+        write_secret(self._file, msgspec.json.encode(_Known(version, self._check(version))))
 
     def _known(self) -> _Known | None:
         try:
