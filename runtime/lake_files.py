@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake.transaction import AddAction
 
-from domain.errors import VitalgridError
+from domain.errors import NotFound, VitalgridError
 from runtime.durable import fsync
 from runtime.lake_checksums import check_files, name_with_checksum
 from runtime.lake_folder import LakeFolder
@@ -78,10 +78,18 @@ class DataFile:
 def scan_files(folder: LakeFolder, paths: list[str]) -> pl.LazyFrame:
     """Rows of finished files in stored form, whatever version wrote them: a column that a file lacks is null in its rows.
 
-    Raises IntegrityViolation for a file that is not as it was written; see `lake_checksums`.
+    Raises IntegrityViolation for a file that is not as it was written (see `lake_checksums`), and NotFound.
     """
     check_files(paths)
-    return folder.scan(paths, STORED)
+    try:
+        return folder.scan(paths, STORED)
+    except FileNotFoundError as error:
+        raise gone() from error
+
+
+def gone() -> NotFound:
+    """What whoever asks is told when files of its version were deleted meanwhile: versions are kept for two days."""
+    return NotFound("this version of the lake is not kept any more: its files were merged and deleted")
 
 
 def write_days(folder: LakeFolder, stored: pl.DataFrame) -> list[DataFile]:

@@ -1,8 +1,9 @@
 """The folder of a table, and how its Parquet files are opened and written: in clear, or sealed (`sealed_file`).
 
 A file says of itself which of the two it is, so a table that was begun in clear goes on when sealing is switched on: both
-are read, and what is written from then on is sealed. Polars reads plain files itself. Sealed ones are read here, row group by
-row group: only chunks that hold wanted columns are opened, and no content ever lies on disk in clear.
+are read, and what is written from then on is sealed. Polars reads plain files itself, and small ones that were opened in
+memory. Large sealed ones are read here, row group by row group: only chunks that hold wanted columns are opened. No content
+ever lies on disk in clear.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
@@ -26,6 +28,8 @@ from runtime.sealed_file import FileSeal
 
 _AT_ONCE_ROWS: Final = 1_000_000  # decoded together
 _REMEMBERED: Final = 100_000
+_SMALL_BYTES: Final = 2**20
+_OPENED_BYTES: Final = 64 * 2**20  # small files that a scan holds in memory at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +76,14 @@ class LakeFolder:
     def scan(self, paths: Sequence[str], schema: pl.Schema | None = None) -> pl.LazyFrame:
         """Rows of files, at least one; of `schema`, where a column that a file lacks is null, or of what they all have."""
         options: dict[str, Any] = {} if schema is None else {"schema": schema, "missing_columns": "insert"}
+        options |= {"glob": False, "hive_partitioning": False, "cache": False}
         parts: list[pl.LazyFrame] = []
-        for are_sealed, alike in groupby(paths, is_sealed):
-            if are_sealed:
-                parts += [self._scan_sealed(path, schema) for path in alike]
+        for how, alike in groupby(zip(paths, _hows(paths), strict=True), lambda pair: pair[1]):
+            some = [path for path, _ in alike]
+            if how is _How.BY_US:
+                parts += [self._scan_sealed(path, schema) for path in some]
             else:
-                parts.append(pl.scan_parquet(list(alike), glob=False, hive_partitioning=False, cache=False, **options))
+                parts.append(pl.scan_parquet(some if how is _How.IN_CLEAR else list(map(self.read, some)), **options))
         return parts[0] if len(parts) == 1 else pl.concat(parts)
 
     def _scan_sealed(self, path: str, schema: pl.Schema | None) -> pl.LazyFrame:
@@ -115,6 +121,29 @@ class LakeFolder:
         if self.seal is None:
             raise KeyMissing(f"{path} is sealed: the keys of this installation are needed to open it")
         return self.seal
+
+
+class _How(Enum):
+    """Who reads a file: Polars in clear; Polars, opened in memory, as it is small; or row group by row group."""
+
+    IN_CLEAR = auto()
+    OPENED = auto()
+    BY_US = auto()
+
+
+def _hows(paths: Sequence[str]) -> Iterator[_How]:
+    """How each is read: of fresh files, small and many, opening each for itself takes several times as long."""
+    room_bytes = _OPENED_BYTES
+    for path in paths:
+        if not is_sealed(path):
+            yield _How.IN_CLEAR
+            continue
+        size_bytes = Path(path).stat().st_size
+        if size_bytes > min(_SMALL_BYTES, room_bytes):
+            yield _How.BY_US
+            continue
+        room_bytes -= size_bytes
+        yield _How.OPENED
 
 
 @lru_cache(_REMEMBERED)

@@ -12,9 +12,8 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from domain.errors import NotFound
 from domain.quality import Mode
-from runtime.lake_files import STORED, scan_files
+from runtime.lake_files import STORED, gone, scan_files
 from runtime.lake_folder import LakeFolder
 from runtime.lake_schema import (
     ANSWER_ORDER,
@@ -64,7 +63,7 @@ def collect(frame: pl.LazyFrame) -> pl.DataFrame:
     try:
         return frame.collect(engine="streaming")
     except FileNotFoundError as error:
-        raise NotFound("this version of the lake is not kept any more: its files were merged and deleted") from error
+        raise gone() from error
 
 
 def prune(files: pl.DataFrame, query: ReadingQuery) -> pl.DataFrame:

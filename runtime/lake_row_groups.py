@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from domain.errors import IntegrityViolation, NotFound
 from runtime.lake_checksums import check_files
-from runtime.lake_files import STORED, scan_files
+from runtime.lake_files import STORED, gone, scan_files
 from runtime.lake_folder import LakeFolder
 from runtime.lake_queries import collect, from_cursor, matching, page_of, without_repeats
 from runtime.lake_schema import POLARS_ROWS, ReadingQuery, from_stored, is_marked
@@ -78,7 +78,7 @@ class Part:
                 wanted = [name for name in columns if name in there]
                 return file.read_row_groups(self.groups.tolist(), columns=wanted, use_threads=False)
         except FileNotFoundError as error:
-            raise _gone() from error
+            raise gone() from error
 
 
 def is_of_few(query: ReadingQuery) -> bool:
@@ -257,7 +257,7 @@ def _read_footer(folder: LakeFolder, path: str) -> Footer:
         with folder.open(path) as source:
             metadata = pq.read_metadata(source)
     except FileNotFoundError as error:
-        raise _gone() from error
+        raise gone() from error
     places = [metadata.schema.names.index(name) for name in _KEYS]
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     bounds = np.array([[_bounds(group.column(place)) for place in places] for group in groups], dtype=np.int64)
@@ -269,7 +269,3 @@ def _read_footer(folder: LakeFolder, path: str) -> Footer:
 def _bounds(column: pq.ColumnChunkMetaData) -> tuple[int, int]:
     statistics = column.statistics
     return (statistics.min, statistics.max) if statistics is not None and statistics.has_min_max else _ANYTHING
-
-
-def _gone() -> NotFound:
-    return NotFound("this version of the lake is not kept any more: its files were merged and deleted")

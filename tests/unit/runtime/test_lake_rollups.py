@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from domain.errors import IntegrityViolation
 from domain.quality import Mark, Mode, Validity, pack
 from domain.readings import ReadingBatch
-from runtime import lake_checksums, lake_files, lake_pages, lake_queries, lake_rollups, lake_row_groups
+from runtime import lake_checksums, lake_files, lake_folder, lake_pages, lake_queries, lake_rollups, lake_row_groups
 from runtime.lake import Advance, Lake, ReadingQuery
 from runtime.lake_folder import LakeFolder
 from runtime.lake_queries import CHANNEL, FLEET, cursor_behind, merged, summarise
@@ -108,6 +108,7 @@ def every_lake_is_large(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
     monkeypatch.setattr(lake_row_groups, "FRESH_ROWS", 40)
     monkeypatch.setattr(lake_files, "ROW_GROUP_ROWS", 16)
     monkeypatch.setattr(lake_files, "MERGED_GROUP_ROWS", 16)
+    monkeypatch.setattr(lake_folder, "_SMALL_BYTES", 0)
     monkeypatch.setattr(lake_pages, "FEW_ROWS", 0)
     monkeypatch.setattr(lake_pages, "FIRST_HITS", 2)
 

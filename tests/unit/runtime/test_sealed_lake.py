@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from domain.errors import IntegrityViolation, Unavailable
+from domain.errors import IntegrityViolation, NotFound, Unavailable
 from domain.readings import ReadingBatch
 from runtime import lake_checksums, lake_files, lake_folder, lake_queries
 from runtime.keys import KeyMissing
@@ -59,6 +59,12 @@ def data_files(lake: Lake) -> list[Path]:
 def forget_looks() -> None:
     """As another process: nothing was looked at before."""
     lake_checksums._intact.clear()
+
+
+@pytest.fixture(autouse=True, params=["small files", "large files"])
+def every_file_is(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "large files":
+        monkeypatch.setattr(lake_folder, "_SMALL_BYTES", 0)
 
 
 @pytest.mark.clause("7.2c")
@@ -120,6 +126,17 @@ def test_a_lake_in_clear_is_read_on_and_sealed_by_upkeep(tmp_path: Path, keys_di
     assert vacuum(lake, retention_h=0) == 4
     assert all(map(is_sealed, lake.path.glob("day=*/*.parquet")))
     assert Lake(plain.path, sample_seal(keys_dir)).read(EVERYTHING).equals(both)
+
+
+def test_a_version_whose_files_were_deleted_is_said_to_be_gone(lake: Lake) -> None:
+    commit(lake)
+    version = lake.positions().version
+    compact(lake, TOMORROW_US)
+    lake.state(version)
+    vacuum(lake, retention_h=0)
+    for query in (EVERYTHING, ReadingQuery(handles=[7], metrics=[1], limit=3)):
+        with pytest.raises(NotFound, match="not kept any more"):
+            lake.read(query, version)
 
 
 def test_merging_seals_what_was_in_clear(tmp_path: Path, keys_dir: Path) -> None:
@@ -191,6 +208,7 @@ def test_a_scan_of_a_sealed_file_skips_row_groups_as_a_plain_one_does(
 ) -> None:  # fmt: skip
     """What tells them is no promise of Polars: should it go, this says so, and scans would read everything."""
     monkeypatch.setattr(lake_files, "ROW_GROUP_ROWS", 100)
+    monkeypatch.setattr(lake_folder, "_SMALL_BYTES", 0)
     commit(lake, 2000, commits=1)
     read: list[int] = []
     batches = lake_folder._batches
@@ -210,6 +228,15 @@ def test_a_scan_of_a_sealed_file_skips_row_groups_as_a_plain_one_does(
         assert 0 < len(read) <= 20 + most  # the second reading is of everything
         assert len(read) - 20 <= most
     assert len(lake_queries.read(lake.folder, files, replace(EVERYTHING, limit=5))) == 5
+
+
+def test_small_files_are_opened_in_memory_as_long_as_there_is_room(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit(lake, commits=4)
+    sizes = [path.stat().st_size for path in data_files(lake)]
+    monkeypatch.setattr(lake_folder, "_OPENED_BYTES", sum(sizes[:2]) + 1)
+    hows = [how.name for how in lake_folder._hows([str(path) for path in data_files(lake)])]
+    assert sorted(hows) in (["BY_US", "BY_US", "OPENED", "OPENED"], ["BY_US"] * 4)
+    assert len(lake.scan(lake.state().files["path"]).collect()) == 1200
 
 
 def test_a_scan_counts_heads_and_picks_columns(lake: Lake) -> None:
