@@ -109,7 +109,8 @@ class Platform:
         keep_off_disk(settings)
         if made := await asyncio.to_thread(make_keys, settings):
             self._say(f"made the keys {' and '.join(made)}: what is sealed under them is lost without a copy of keys")
-        self._nats.store_key = await asyncio.to_thread(self._stream_seal.prepare)
+        if (key := await asyncio.to_thread(self._stream_seal.prepare)) is not None:
+            self._nats.seal_store(key, os.environ)
         self._say("starting the bus (nats-server, fsync on every message)")
         await self._nats.start()
         await asyncio.to_thread(self._stream_seal.remember)

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -89,7 +90,8 @@ class NatsServer:
         self._max_file_store_bytes = max_file_store_bytes
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
-        self.store_key: StoreKey | None = None  # to be set before the start
+        self._store_key: StoreKey | None = None
+        self._environment: dict[str, str] | None = None  # of its process; None: ours
 
     @property
     def pid(self) -> int | None:
@@ -97,6 +99,11 @@ class NatsServer:
 
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+    def seal_store(self, key: StoreKey, environment: Mapping[str, str]) -> None:
+        """Have the store encrypted from the next start on; `environment` is what the server's has beside its key."""
+        self._store_key = key
+        self._environment = {**environment, **key.environment()}
 
     async def start(self) -> str:
         """Start and return the client URL once connections are accepted. Raises Unavailable with the server's own words."""
@@ -110,7 +117,7 @@ class NatsServer:
         with log:
             self._process = subprocess.Popen(  # noqa: S603, ASYNC220 (our own binary; it only forks here)
                 [find_nats_server(), "-c", config], stdout=log, stderr=log, start_new_session=True,
-                env={**os.environ, **(self.store_key.environment() if self.store_key is not None else {})},
+                env=self._environment,
             )  # fmt: skip
         self.url = await self._wait_for_url(runtime_dir)
         self._port = int(self.url.rpartition(":")[2])  # a restart keeps its address, so clients find it again
@@ -127,7 +134,7 @@ class NatsServer:
         path = runtime_dir / "nats-server.conf"
         config = _CONFIG.format(
             port=self._port, runtime_dir=runtime_dir.resolve(), store_dir=(self.directory / "jetstream").resolve(),
-            sealed=self.store_key.config() if self.store_key is not None else "",
+            sealed=self._store_key.config() if self._store_key is not None else "",
             access=self.access.config(), max_payload=MAX_PAYLOAD_BYTES, max_file_store=self._max_file_store_bytes,
         )  # fmt: skip
         write_secret(path, config.encode())

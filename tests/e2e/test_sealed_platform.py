@@ -21,6 +21,7 @@ HOSPITAL: Final = "sz.sealed"
 MONITOR: Final = f"{HOSPITAL}/mon-1"
 BEFORE, AFTER, REFUSED = 81.23456789012345, 97.65432109876543, "planted-in-a-refused-message"
 PATIENT: Final = ("王小芳-planted", "MRN-planted-10037")
+SETTINGS: Final = {"SECURITY__PROFILE": "cn", "HOSTS__COUNT": "1", "SHARDS": "1"}
 IN_CLEAR: Final[tuple[str, ...]] = ("vitalgrid.db", "vitalgrid.db-wal", "vitalgrid.db-shm")
 
 
@@ -67,7 +68,7 @@ def kept(platform: RunningPlatform) -> set[float]:
 
 @pytest.mark.clause("9.3")
 def test_nothing_that_was_sent_is_readable_after_a_crash_nor_after_a_stop(tmp_path: Path) -> None:
-    platform = start_platform(tmp_path, SECURITY__PROFILE="cn")
+    platform = start_platform(tmp_path, **SETTINGS)
     try:
         token = platform.register_monitor(HOSPITAL)
         with platform.http() as http:
@@ -83,7 +84,7 @@ def test_nothing_that_was_sent_is_readable_after_a_crash_nor_after_a_stop(tmp_pa
         assert readable(platform) == []
         platform.kill()
         assert readable(platform) == []
-        platform = start_platform(tmp_path, SECURITY__PROFILE="cn")
+        platform = start_platform(tmp_path, **SETTINGS)
         send(platform, token, {"metric": "heart_rate", "value": AFTER}).raise_for_status()
         wait_until(lambda: values(platform) == {BEFORE, AFTER}, 30, lambda: values(platform))
         with platform.http() as http:

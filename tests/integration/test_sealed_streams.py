@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +17,7 @@ from domain.bus_rights import SUPERVISOR
 from runtime.bus import Bus
 from runtime.bus_access import TokenAccess
 from runtime.keys import KeyGone, KeyMissing
-from runtime.nats_server import NatsServer
+from runtime.nats_server import NatsServer, StoreKey
 from runtime.settings import Settings
 from runtime.soft_keys import SoftKeys
 
@@ -31,17 +32,18 @@ def settings_of(folder: Path, *, sealed: bool = True) -> Settings:
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[tuple[NatsServer, Bus]]:
+async def running(settings: Settings) -> AsyncIterator[tuple[NatsServer, Bus, StoreKey | None]]:
     """The bus as the platform starts it. Whoever wants more than a clean stop kills it inside."""
     make_keys(settings)
     seal = StreamSeal(settings)
     server = NatsServer(settings.data_dir / "nats", access=TokenAccess(TOKEN))
-    server.store_key = seal.prepare()
+    if (key := seal.prepare()) is not None:
+        server.seal_store(key, os.environ)
     await server.start()
     try:
         seal.remember()
         bus = await connected(server)
-        yield server, bus
+        yield server, bus, key
         await bus.close()
     finally:
         await server.stop()
@@ -70,43 +72,44 @@ def readable(folder: Path) -> list[str]:
 
 @pytest.mark.clause("9.3")
 async def test_streams_in_clear_are_sealed_at_a_start_and_survive_kills_and_new_keys(tmp_path: Path) -> None:
-    async with running(settings_of(tmp_path, sealed=False)) as (server, bus):
+    async with running(settings_of(tmp_path, sealed=False)) as (_, bus, key):
+        assert key is None
         await plant(bus, 1, 2)
     assert readable(tmp_path)
-    async with running(settings_of(tmp_path)) as (server, bus):
+    async with running(settings_of(tmp_path)) as (server, bus, key):
         assert await held(bus) == [1, 2]
         await plant(bus, 3)
         await bus.close()
         server.kill()
     assert readable(tmp_path) == []
     SoftKeys(tmp_path / "keys").rotate(STREAMS)
-    async with running(settings_of(tmp_path)) as (server, bus):
-        assert server.store_key is not None
-        assert server.store_key.former is not None
+    async with running(settings_of(tmp_path)) as (server, bus, key):
+        assert key is not None
+        assert key.former is not None
         await plant(bus, 4)
         server.kill()
         await server.start()  # again with both keys, as the platform does
         assert await held(bus) == [1, 2, 3, 4]
     SoftKeys(tmp_path / "keys").destroy(STREAMS, 1)
-    async with running(settings_of(tmp_path, sealed=False)) as (server, bus):  # it cannot go back
-        assert server.store_key is not None
-        assert server.store_key.former is None
+    async with running(settings_of(tmp_path, sealed=False)) as (_, bus, key):  # it cannot go back
+        assert key is not None
+        assert key.former is None
         assert await held(bus) == [1, 2, 3, 4]
     assert readable(tmp_path) == []
 
 
 @pytest.fixture
 async def sealed(tmp_path: Path) -> Settings:
-    async with running(settings_of(tmp_path)) as (_, bus):
+    async with running(settings_of(tmp_path)) as (_, bus, _):
         await plant(bus, 1)
     return settings_of(tmp_path)
 
 
 async def test_the_key_is_in_no_file_and_on_no_command_line(sealed: Settings) -> None:
-    async with running(sealed) as (server, _):
-        assert server.store_key is not None
-        assert server.store_key.secret not in repr(server.store_key)
-        secret = server.store_key.secret.encode()
+    async with running(sealed) as (server, _, key):
+        assert key is not None
+        assert key.secret not in repr(key)
+        secret = key.secret.encode()
         assert secret.decode() not in " ".join(psutil.Process(server.pid).cmdline())
     assert [path for path in sealed.data_dir.rglob("*") if path.is_file() and secret in path.read_bytes()] == []
 
@@ -126,7 +129,7 @@ async def test_sealed_streams_are_not_begun_anew_under_no_key_or_another(sealed:
         StreamSeal(sealed).prepare()
     shutil.rmtree(keys)
     shutil.move(keys.with_name("saved"), keys)
-    async with running(sealed) as (_, bus):
+    async with running(sealed) as (_, bus, _):
         assert await held(bus) == [1]
     (sealed.data_dir / "nats" / "sealed.json").unlink()
     with pytest.raises(KeyMissing, match=r"sealed\.json, which says how, is missing"):
