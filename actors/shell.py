@@ -28,7 +28,9 @@ from runtime.garbage import look_seldom
 from runtime.lake import Lake
 from runtime.log import configure_logging
 from runtime.priority import share_finely
+from runtime.sealed_file import FileSeal
 from runtime.snapshots import SnapshotStore
+from runtime.soft_keys import SoftKeys
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,8 @@ class HostConfig:
     bus_key: BusKey = field(repr=False)
     lake_dir: Path
     snapshot_dir: Path
+    keys_dir: Path
+    seals_files: bool
     policy: HostPolicy
     log_level: str = "INFO"
     log_format: str = "text"
@@ -67,13 +71,14 @@ class HostShell:
         """Connect, start the loops and the heartbeat; return the process id."""
         config = self._config
         clock = SystemClock()
+        seal = FileSeal(SoftKeys(config.keys_dir), writes=config.seals_files)
         bus = await Bus.connect(config.nats_url, config.bus_key, config.name)
         self._bus = bus
         self._host = Host(
             config.name,
             bus=bus,
-            lake=Lake(config.lake_dir),
-            snapshots=SnapshotStore(config.snapshot_dir),
+            lake=Lake(config.lake_dir, seal),
+            snapshots=SnapshotStore(config.snapshot_dir, seal=seal),
             clock=clock,
             policy=config.policy,
             pid=os.getpid(),

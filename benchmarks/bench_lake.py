@@ -4,7 +4,8 @@
     python benchmarks/bench_lake.py --quick    200 thousand, as in CI
 
 Two kinds of synthetic vital signs: `regular` (one reading a second, on the second) and `jittered` (device clocks of
-microseconds). Commits are as a host makes them: two seconds of all devices, fsynced. Questions are asked after merging.
+microseconds); `sealed` is `regular` in files sealed with SM4-GCM. Commits are as a host makes them: two seconds of all
+devices, fsynced. Questions are asked after merging.
 """
 
 from __future__ import annotations
@@ -20,8 +21,11 @@ import pyarrow as pa
 
 from benchmarks.measure import Bench, seconds_each
 from domain.readings import ReadingBatch
+from runtime.keys import make_missing
 from runtime.lake import Advance, Lake, ReadingQuery, lake_rows
 from runtime.lake_upkeep import compact, stats
+from runtime.sealed_file import KEY, FileSeal
+from runtime.soft_keys import SoftKeys
 
 START_US = 1_790_000_000_000_000
 METRICS = (1, 3, 4, 9)  # heart rate, respiration, SpO2, systolic pressure
@@ -104,11 +108,17 @@ def ask(bench: Bench, lake: Lake, kind: str) -> None:
         bench.note(f"{kind}: {name}", 1000 * seconds_each(lambda ask=question: ask(lake), bench.seconds), "ms")
 
 
+def new_seal(keys_dir: Path) -> FileSeal:
+    keys = SoftKeys(keys_dir)
+    make_missing(keys, [KEY])
+    return FileSeal(keys)
+
+
 def main() -> None:
     bench = Bench("lake")
-    for kind in ("regular", "jittered"):
+    for kind in ("regular", "jittered", "sealed"):
         with tempfile.TemporaryDirectory(prefix="bench-lake-") as folder:
-            lake = Lake(Path(folder))
+            lake = Lake(Path(folder) / "readings", new_seal(Path(folder) / "keys") if kind == "sealed" else None)
             fill(bench, lake, kind, 200_000 if bench.quick else 10_000_000)
             merge(bench, lake, kind)
             ask(bench, lake, kind)

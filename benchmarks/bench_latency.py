@@ -26,6 +26,7 @@ from benchmarks.own_platform import own_platform
 from runtime.lake import Lake
 from runtime.tasks import end
 from scenarios.rest import Rest
+from scenarios.stored import opened
 from scenarios.target import Target
 
 HOSPITALS = 10
@@ -53,7 +54,7 @@ async def measure(bench: Bench, target: Target, host_pids: list[int]) -> None:
     fleet = Gateways(target, senders_of(manifest, registered), MONITORS, in_flight=IN_FLIGHT)
     await asyncio.gather(fleet.connect(), critical.connect())
     assert target.lake_dir is not None
-    lake, watched = Lake(target.lake_dir), Watched(target)
+    lake, watched = opened(target.lake_dir), Watched(target)
     hospitals = [hospital.hospital_id for hospital in own.hospitals]
     watching = [asyncio.create_task(critical.watch(hospitals)), asyncio.create_task(watched.run())]
     try:

@@ -23,9 +23,9 @@ from benchmarks.frames_load import MONITORS, SENSORS, Load, manifest_of, probes_
 from benchmarks.gateway_load import Gateways, Watched
 from benchmarks.measure import Bench
 from benchmarks.own_platform import own_platform
-from runtime.lake import Lake
 from runtime.tasks import end
 from scenarios.rest import Rest
+from scenarios.stored import opened
 from scenarios.target import Target
 
 HOSPITALS = 4
@@ -91,7 +91,7 @@ async def overloaded(
 async def measure(bench: Bench, target: Target) -> None:
     fleets, critical, hospitals = await prepared(target, 4 if bench.quick else 80, 2 if bench.quick else 50)
     assert target.lake_dir is not None
-    lake, watched = Lake(target.lake_dir), Watched(target)
+    lake, watched = opened(target.lake_dir), Watched(target)
     watching = [asyncio.create_task(critical.watch(hospitals)), asyncio.create_task(watched.run())]
     try:
         for load, overloads in ((SENSORS, (10,)),) if bench.quick else ((SENSORS, (3, 10)), (MONITORS, (3,))):

@@ -28,6 +28,7 @@ from benchmarks.own_platform import own_platform
 from gateways.device_client import DeviceClient
 from runtime.lake import Lake
 from scenarios.rest import Rest
+from scenarios.stored import opened
 from scenarios.target import Target
 
 IN_FLIGHT = 2
@@ -56,9 +57,8 @@ async def send_all(clients: list[DeviceClient], frames: list[list[bytes]]) -> No
 
 def check(lake: Lake, senders: list[Sender], seconds: int) -> None:
     """Raises AssertionError unless every reading is in the lake once."""
-    paths = [str(lake.path / path) for path in lake.state().files["path"]]
     sources = pl.Series([sender.handle for sender in senders], dtype=pl.Int64)
-    rows = pl.scan_parquet(paths, glob=False, hive_partitioning=False).filter(pl.col("source").is_in(sources.implode()))
+    rows = lake.scan(lake.state().files["path"]).filter(pl.col("source").is_in(sources.implode()))
     counts = rows.select(pl.len().alias("all"), pl.struct("source", "sequence").n_unique().alias("different")).collect()
     expected = len(senders) * seconds * READINGS_A_FRAME
     assert counts.row(0) == (expected, expected), f"(stored, different) is {counts.row(0)}, expected {expected} of both"
@@ -77,7 +77,7 @@ class Passage:
 async def through_the_platform(target: Target, gateways: int, seconds: int) -> Passage:
     clients, senders, frames = await prepared(target, gateways, seconds)
     assert target.lake_dir is not None
-    lake = Lake(target.lake_dir)
+    lake = opened(target.lake_dir)
     began = time.perf_counter()
     watching = asyncio.create_task(watch(lake, gateways * seconds * READINGS_A_FRAME))
     await send_all(clients, frames)

@@ -155,7 +155,7 @@ class Gateways:
             await asyncio.sleep(1.0)
 
     def _compare(self, lake: Lake) -> tuple[int, int]:
-        paths = [str(lake.path / path) for path in lake.state().files["path"]]
+        paths = lake.state().files["path"].to_list()
         each = self._load.readings_a_frame
         expected = {g.sender.handle: g.acknowledged for g in self.all}
         if not paths:
@@ -163,7 +163,7 @@ class Gateways:
         sources = pl.Series(list(expected), dtype=pl.Int64).implode()
         frame = (pl.col("sequence") - 1) // each
         marked = pl.col("quality") & int(Mark.POSSIBLE_DUPLICATE) != 0  # what questions leave out
-        rows = pl.scan_parquet(paths, glob=False, hive_partitioning=False).filter(pl.col("source").is_in(sources))
+        rows = lake.scan(paths).filter(pl.col("source").is_in(sources))
         sure = pl.col("sequence").filter(~marked)
         found = (
             rows.group_by("source", frame.alias("frame"))

@@ -31,6 +31,7 @@ from domain.metrics import metric_of
 from domain.quality import Mark, Validity, pack
 from runtime.lake import Lake
 from runtime.lake_files import DataFile, write_file
+from runtime.lake_folder import LakeFolder
 from runtime.lake_rollups import RollupMaker
 from runtime.lake_schema import FILE_SCHEMA
 from runtime.lake_upkeep import TARGET_ROWS
@@ -191,7 +192,7 @@ def _part(data_dir: Path, region: Region, handles: list[list[int]], day: int, pa
         return DataFile(**json.loads(done.read_text()))
     length_s = DAY_S / region.files_a_day()
     from_s, until_s = (round(day * DAY_S + edge * length_s) for edge in (part, part + 1))
-    lake = data_dir / "lake" / "readings"
+    lake = LakeFolder(data_dir / "lake" / "readings")
     rollups = RollupMaker()
     chunks = rollups.watch(_chunks(region, handles, from_s, until_s))
     file = write_file(lake, str(FIRST_DAY + timedelta(days=day)), chunks, is_merged=True)

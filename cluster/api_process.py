@@ -21,6 +21,7 @@ from cluster.doors_process import intake_limits
 from cluster.first_start import sealer_of
 from cluster.pki import API, listener_tls
 from cluster.processes import tell_ready, until_ended
+from cluster.sealing import file_seal
 from cluster.serving import serving
 from domain import bus_rights, subjects
 from domain.errors import VitalgridError
@@ -64,7 +65,7 @@ async def main() -> None:
     connection = Connection.load(settings.data_dir)
     bus = await Bus.connect(connection.nats_url, connection.bus_key(bus_rights.API), "api")
     engine = open_engine(settings.sql_url_of(settings.api), sealer_of(settings))
-    lake = await asyncio.to_thread(Lake, settings.lake_dir)
+    lake = await asyncio.to_thread(Lake, settings.lake_dir, file_seal(settings))
     clock = SystemClock()
     identities = SqlIdentities(engine)
     places = asyncio.create_task(identities.keep_places(), name="places")

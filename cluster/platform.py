@@ -25,6 +25,7 @@ from cluster.host_orders import HostOrders
 from cluster.pki import API, DOORS, CertificateKeeper, authority_of, in_url, reachable, trust_in
 from cluster.processes import ChildProcess
 from cluster.ray_hosts import RayLauncher, start_ray, stop_ray
+from cluster.sealing import StreamSeal, file_seal, keep_off_disk, make_keys
 from cluster.storage_keeping import StorageKeeper, places_of
 from cluster.stream_beginnings import lead_on_streams, stream_beginnings, taken_of_streams
 from cluster.supervisor import Supervisor
@@ -76,6 +77,7 @@ class Platform:
             self._data_dir / "nats", access=self._bus_access, port=settings.bus.port,
             max_file_store_bytes=2 * settings.bus.max_stream_bytes + 2**30,
         )  # fmt: skip
+        self._stream_seal = StreamSeal(settings)
         self._storage = StorageWatch(places_of(settings), settings.storage.reserve_bytes)
         self._lock: IO[str] | None = None
         self._bus: Bus | None = None
@@ -107,16 +109,23 @@ class Platform:
         await self._check_storage()
         if "authority" in await asyncio.to_thread(self._certificates.look):
             self._say("made an authority for certificates of its own, as this is a first start")
+        keep_off_disk(settings)
+        if made := await asyncio.to_thread(make_keys, settings):
+            self._say(f"made the keys {' and '.join(made)}: what is sealed under them is lost without a copy of keys")
+        if (key := await asyncio.to_thread(self._stream_seal.prepare)) is not None:
+            self._nats.seal_store(key, os.environ)
         self._say("starting the bus (nats-server, fsync on every message)")
         await self._nats.start()
+        await asyncio.to_thread(self._stream_seal.remember)
         self._bus = await Bus.connect(self._nats.url, self._bus_key(SUPERVISOR), "supervisor")
         self._say("opening the stores (business database, lake)")
         sealer = sealer_of(settings)
         self._engine = open_engine(settings.sql_url, sealer)
         await asyncio.to_thread(self._open_stores, self._engine, sealer)
         await self._bus.answer(subjects.DIRECTORIES, ShardDirectory(self._engine).answer)  # hosts may ask as they start
-        lake = await asyncio.to_thread(Lake, settings.lake_dir.resolve())
-        snapshots = SnapshotStore(self._snapshot_dir)
+        seal = file_seal(settings)
+        lake = await asyncio.to_thread(Lake, settings.lake_dir.resolve(), seal)
+        snapshots = SnapshotStore(self._snapshot_dir, seal=seal)
         kept = (lake, snapshots, self._engine, settings.audit_dir)
         await self._ensure_streams(self._bus, await asyncio.to_thread(stream_beginnings, *kept))
         for stream in await lead_on_streams(self._bus, await asyncio.to_thread(taken_of_streams, *kept)):
@@ -211,6 +220,7 @@ class Platform:
         return HostConfig(
             name=name, nats_url=self._nats.url, bus_key=self._bus_key(name),
             lake_dir=settings.lake_dir.resolve(), snapshot_dir=self._snapshot_dir,
+            keys_dir=settings.keys_dir.resolve(), seals_files=settings.seals_files,
             policy=HostPolicy(
                 turn_readings=settings.hosts.turn_readings, flush_interval_s=settings.lake.flush_interval_s,
                 flush_rows=settings.lake.flush_rows, snapshot_interval_s=settings.hosts.snapshot_interval_s,

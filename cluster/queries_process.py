@@ -14,6 +14,7 @@ import uvloop
 
 from cluster.connection import Connection
 from cluster.processes import tell_ready, until_ended
+from cluster.sealing import file_seal
 from domain import bus_rights, subjects
 from runtime.bus import Bus
 from runtime.garbage import look_seldom
@@ -33,7 +34,7 @@ async def main() -> None:
     configure_logging(settings.log_level, settings.log_format)
     connection = Connection.load(settings.data_dir)
     bus = await Bus.connect(connection.nats_url, connection.bus_key(bus_rights.QUERIES), "queries")
-    lake = await asyncio.to_thread(Lake, settings.lake_dir)
+    lake = await asyncio.to_thread(Lake, settings.lake_dir, file_seal(settings))
     store = ReadingStore(lake, bus, range(settings.shards))
     await bus.answer(subjects.LARGE_QUESTIONS, LargeQuestions(store).answer)
     look_seldom()

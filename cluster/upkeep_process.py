@@ -10,6 +10,7 @@ import asyncio
 import os
 
 from cluster.processes import tell_ready, until_ended
+from cluster.sealing import file_seal
 from runtime.clock import SystemClock
 from runtime.lake import Lake
 from runtime.lake_upkeep import LakeUpkeep
@@ -23,7 +24,7 @@ async def main() -> None:
     settings = Settings()
     configure_logging(settings.log_level, settings.log_format)
     stay_behind()
-    lake = Lake(settings.lake_dir)
+    lake = Lake(settings.lake_dir, file_seal(settings))
     upkeep = asyncio.create_task(LakeUpkeep(lake, settings.lake, SystemClock(), settings.storage.reserve_bytes).run())
     tell_ready()
     await until_ended()

@@ -25,6 +25,8 @@ KEYS: Final[Mapping[str, KeyKind]] = {
     "totp": KeyKind.WRAP,  # seeds of one-time codes
     "fields": KeyKind.WRAP,  # data keys, which seal texts about people in the business database
     "blind": KeyKind.MAC,  # what such texts are found by, where they are looked for as a whole
+    "lake": KeyKind.WRAP,  # keys of sealed files: the lake's and snapshots'
+    "streams": KeyKind.MAC,  # from which the key of nats-server's store is made
     "log-ed25519": KeyKind.ED25519,  # checkpoints of the access log
     "log-sm2": KeyKind.SM2,  # the same, in national cryptography
     "witness-ed25519": KeyKind.ED25519,  # a witness's word on checkpoints; in a folder of its own

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -23,9 +23,11 @@ from deltalake.transaction import AddAction, RemoveAction
 from domain.errors import NotFound, Unavailable
 from runtime import lake_log, lake_pages, lake_summaries
 from runtime.lake_answers import KeptAnswers
+from runtime.lake_bounds import FileBounds
 from runtime.lake_files import DataFile, discard, write_days
+from runtime.lake_folder import LakeFolder
 from runtime.lake_log_checksums import EntryChecksums
-from runtime.lake_queries import CHANNEL, FLEET, merged, prune
+from runtime.lake_queries import CHANNEL, FLEET, merged, prune, scan
 from runtime.lake_rollups import Rollups
 from runtime.lake_schema import (
     HOUR_US,
@@ -42,6 +44,7 @@ from runtime.lake_schema import (
     tail_rows,
 )
 from runtime.lake_stored import to_stored
+from runtime.sealed_file import FileSeal
 
 __all__ = [
     "ROWS", "Advance", "Fenced", "Lake", "LakeState", "LakeView", "PositionMoved", "ReadingCursor", "ReadingQuery",
@@ -82,10 +85,15 @@ class Lake:
     Writers of different shards never disturb each other. Reads name a version, or take the newest.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open the table in `path`, creating it if missing; sets aside what a power cut tore off the log's end."""
+    def __init__(self, path: Path, seal: FileSeal | None = None) -> None:
+        """Open the table in `path`, creating it if missing; sets aside what a power cut tore off the log's end.
+
+        `seal`: opens sealed files and, if it says so, seals new ones.
+        """
         self.path = path
-        self.rollups = Rollups(path)
+        self.folder = LakeFolder(path, seal)
+        self.rollups = Rollups(self.folder)
+        self._bounds = FileBounds(self.folder)
         self._answers = KeptAnswers()
         self._lock = threading.Lock()
         self._table = _open(path)
@@ -127,14 +135,18 @@ class Lake:
         if self._state is None or self._state.view.version != self._table.version():
             if self._state is not None:
                 self._keep(self._state)
-            self._state = _read_state(self._table, self._log)
+            self._state = self._read(self._table, self._log)
         return self._state
 
     def _load_old(self, version: int) -> LakeState:
         try:
-            return _read_state(DeltaTable(self.path, version=version), lake_log.TransactionLog(self.path))
+            return self._read(DeltaTable(self.path, version=version), lake_log.TransactionLog(self.path))
         except (DeltaError, OverflowError, FileNotFoundError) as error:
             raise NotFound(f"version {version} of the lake is not kept any more, or not written yet") from error
+
+    def _read(self, table: DeltaTable, log: lake_log.TransactionLog) -> LakeState:
+        state = _read_state(table, log)
+        return replace(state, files=self._bounds.filled_in(state.files))
 
     # -- questions
 
@@ -143,13 +155,20 @@ class Lake:
         newest = self.state().files.sort("day", "path", descending=True)
         return [str(self.path / path) for path in newest.filter(pl.col("size_bytes").cum_sum() <= most_bytes)["path"]]
 
+    def scan(self, paths: Iterable[str]) -> pl.LazyFrame:
+        """All rows of these files of a state (`path`), stored as they are: for those who check or measure the lake.
+
+        Raises IntegrityViolation for a file that is not as it was written.
+        """
+        return scan(self.folder, list(paths))
+
     def read(self, query: ReadingQuery, version: int | None = None) -> pl.DataFrame:
         """Readings (columns of `ROWS`) in ANSWER_ORDER; `raw_value` is null where no other unit was sent.
 
         Repeats that ingest could only mark are given once. Raises NotFound for a version that is not kept any more.
         """
         files = prune(self.state(version).files, query)
-        return self._answers.get(_key(files, query), lambda: lake_pages.read(self.path, files, self.rollups, query))
+        return self._answers.get(_key(files, query), lambda: lake_pages.read(self.folder, files, self.rollups, query))
 
     def buckets(self, query: ReadingQuery, bucket_us: int, version: int | None = None) -> pl.DataFrame:
         """Usable readings of each channel in buckets of `bucket_us`, aligned to 1970.
@@ -169,7 +188,7 @@ class Lake:
         files = prune(self.state(version).files, query.without_page())
         return self._answers.get(
             _key(files, query.without_page(), *keys, bucket_us, real_only),
-            lambda: lake_summaries.summary(self.path, files, self.rollups, query, keys, bucket_us, real_only=real_only),
+            lambda: lake_summaries.summary(self.folder, files, self.rollups, query, keys, bucket_us, real_only=real_only),
         )
 
     # -- commits
@@ -183,13 +202,13 @@ class Lake:
         COMMIT_ATTEMPTS times; then nothing of the commit is in the lake. After any other error (a full disk) ask
         `positions` before going on.
         """
-        files = write_days(self.path, to_stored(rows))
+        files = write_days(self.folder, to_stored(rows))
         try:
             return self._compare_and_set([file.add_action(data_change=True) for file in files], dict(advances))
         except (Fenced, PositionMoved, Unavailable):
             if files and self._holds(files[0]):  # reported as failed, yet written: the position that moved was ours
                 return self.positions().version
-            discard(self.path, files)
+            discard(self.folder, files)
             raise
 
     def claim(self, shard: int, epoch: int) -> int:
@@ -326,9 +345,8 @@ def _read_state(table: DeltaTable, log: lake_log.TransactionLog) -> LakeState:
         if kind in numbers:
             numbers[kind][int(shard)] = number
     files = pl.DataFrame(table.get_add_actions(flatten=True)).rename({"num_records": "rows", "partition.day": "day"})
-    wanted = ["path", "size_bytes", "rows", "day", *(f"{end}.{name}" for end in ("min", "max") for name in PRUNING_COLUMNS)]
     view = LakeView(table.version(), numbers["shard"], numbers["epoch"])
-    return LakeState(view, transactions.get("upkeep", 0), files.select(wanted))
+    return LakeState(view, transactions.get("upkeep", 0), files)
 
 
 def _check(view: LakeView, advances: dict[int, Advance]) -> None:

@@ -7,7 +7,8 @@ entry, fsynced. That also keeps encoding out of the compare-and-set: a commit th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,8 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake.transaction import AddAction
 
+from domain.errors import NotFound, VitalgridError
 from runtime.durable import fsync
 from runtime.lake_checksums import check_files, name_with_checksum
+from runtime.lake_folder import LakeFolder
 from runtime.lake_schema import FILE_ORDER, FILE_SCHEMA, PRUNING_COLUMNS
 
 ROW_GROUP_ROWS: Final = 32_768  # one device and metric is in one or two: what a small question decodes
@@ -36,9 +39,11 @@ _DICTIONARY_PAYS_BELOW: Final = {"value": 0.25, "raw_value": 0.25, "arrival_us":
 _STEADY_BELOW: Final = 0.05  # distinct steps between times a row: a clock that ticks, whose deltas shrink to nothing
 _PAGE_BYTES: Final = 16 * 2**20  # more than a row group's column: zstd finds a device's times again at its next metric
 _SAMPLE_ROWS: Final = 131_072
+_COPIED_BYTES: Final = 2**20
 STORED: Final = pl.DataFrame(FILE_SCHEMA.empty_table()).schema
 # as it is handed to the writer: texts once each, not once a row; the file is that of FILE_SCHEMA
 _WRITTEN: Final = FILE_SCHEMA.set(0, pa.field("hospital", pa.dictionary(pa.int32(), pa.string()), nullable=False))
+_Held = tuple[int, dict[str, Any], dict[str, Any]]  # rows, and the least and greatest of what files are pruned by
 _SORTING: Final = [pq.SortingColumn(FILE_SCHEMA.get_field_index(name)) for name in FILE_ORDER]
 
 
@@ -53,28 +58,41 @@ class DataFile:
     written_ms: int  # by the file system's clock: bookkeeping, never event time
     least: dict[str, Any]
     greatest: dict[str, Any]
+    is_sealed: bool = False
 
     def add_action(self, *, data_change: bool) -> AddAction:
-        """What tells Delta of it. `data_change` is False where the same rows were in the table before."""
-        stats = {
-            "numRecords": self.rows,
-            "minValues": self.least,
-            "maxValues": self.greatest,
-            "nullCount": dict.fromkeys(self.least, 0),
-        }
+        """What tells Delta of it. `data_change` is False where the same rows were in the table before.
+
+        The log is in clear: of a sealed file it says how many rows there are, not whose, nor of when.
+        """
+        stats: dict[str, Any] = {"numRecords": self.rows}
+        if not self.is_sealed:
+            stats |= {
+                "minValues": self.least,
+                "maxValues": self.greatest,
+                "nullCount": dict.fromkeys(self.least, 0),
+            }
         return AddAction(self.path, self.size_bytes, {"day": self.day}, self.written_ms, data_change, json.dumps(stats))
 
 
-def scan_files(paths: list[str]) -> pl.LazyFrame:
+def scan_files(folder: LakeFolder, paths: list[str]) -> pl.LazyFrame:
     """Rows of finished files in stored form, whatever version wrote them: a column that a file lacks is null in its rows.
 
-    Raises IntegrityViolation for a file that is not as it was written; see `lake_checksums`.
+    Raises IntegrityViolation for a file that is not as it was written (see `lake_checksums`), and NotFound.
     """
     check_files(paths)
-    return pl.scan_parquet(paths, schema=STORED, missing_columns="insert", glob=False, hive_partitioning=False, cache=False)
+    try:
+        return folder.scan(paths, STORED)
+    except FileNotFoundError as error:
+        raise gone() from error
 
 
-def write_days(table_path: Path, stored: pl.DataFrame) -> list[DataFile]:
+def gone() -> NotFound:
+    """What whoever asks is told when files of its version were deleted meanwhile: versions are kept for two days."""
+    return NotFound("this version of the lake is not kept any more: its files were merged and deleted")
+
+
+def write_days(folder: LakeFolder, stored: pl.DataFrame) -> list[DataFile]:
     """Write rows in stored form (`lake_stored.to_stored`), one file a day. Returns once all is fsynced."""
     if not len(stored):
         return []
@@ -83,50 +101,72 @@ def write_days(table_path: Path, stored: pl.DataFrame) -> list[DataFile]:
     files: list[DataFile] = []
     try:
         for day in days:
-            files.append(write_file(table_path, day["day"][0].isoformat(), [day]))  # noqa: PERF401 (kept when a later one fails)
+            files.append(write_file(folder, day["day"][0].isoformat(), [day]))  # noqa: PERF401 (kept when a later one fails)
     except OSError:
-        discard(table_path, files)
+        discard(folder, files)
         raise
     return files
 
 
-def write_file(table_path: Path, day: str, chunks: Iterable[pl.DataFrame], *, is_merged: bool = False) -> DataFile:
+def write_file(folder: LakeFolder, day: str, chunks: Iterable[pl.DataFrame], *, is_merged: bool = False) -> DataFile:
     """Write one file of `day` from chunks that are sorted, each behind the one before. Returns once it is fsynced.
 
     One that `is_merged` holds long stretches of each channel and is read for years: it is written for that.
     """
-    folder = table_path / f"day={day}"
-    new_folder = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    name = f"{uuid4().hex}.parquet"
+    return _finished(folder, day, lambda path: _write(folder, path, chunks, is_merged=is_merged))
+
+
+def seal_file(folder: LakeFolder, plain: str, day: str, rows: int) -> DataFile:
+    """Write the sealed copy of a file in clear, with the same bytes in it. Returns once it is fsynced.
+
+    Raises IntegrityViolation for a file that is not as it was written.
+    """
+    check_files([str(folder.path / plain)])
+
+    def copy(path: Path) -> _Held:
+        with (folder.path / plain).open("rb") as source, folder.create(path) as file:
+            shutil.copyfileobj(source, file, _COPIED_BYTES)
+        return rows, {}, {}
+
+    return _finished(folder, day, copy)
+
+
+def _finished(folder: LakeFolder, day: str, write: Callable[[Path], _Held]) -> DataFile:
+    """A file that `write` filled, on disk under the name that says what is in it."""
+    of_day = folder.path / f"day={day}"
+    is_new_day = not of_day.exists()
+    of_day.mkdir(parents=True, exist_ok=True)
+    path = of_day / f"{uuid4().hex}.parquet"
     try:
-        rows, least, greatest = _write(folder / name, chunks, is_merged=is_merged)
-        fsync(folder / name)
-    except OSError:  # half of a file must not keep the disk full
-        (folder / name).unlink(missing_ok=True)
+        rows, least, greatest = write(path)
+        fsync(path)
+    except (OSError, VitalgridError):  # half of a file must not keep the disk full
+        path.unlink(missing_ok=True)
         raise
-    name = name_with_checksum(folder / name)
-    fsync(folder)
-    if new_folder:
-        fsync(table_path)
-    status = (folder / name).stat()
-    return DataFile(f"day={day}/{name}", day, rows, status.st_size, status.st_mtime_ns // 1_000_000, least, greatest)
+    path = path.with_name(name_with_checksum(path))
+    fsync(of_day)
+    if is_new_day:
+        fsync(folder.path)
+    status = path.stat()
+    written_ms = status.st_mtime_ns // 1_000_000
+    name = f"{of_day.name}/{path.name}"
+    return DataFile(name, day, rows, status.st_size, written_ms, least, greatest, is_sealed=folder.is_sealing)
 
 
-def discard(table_path: Path, files: Iterable[DataFile]) -> None:
+def discard(folder: LakeFolder, files: Iterable[DataFile]) -> None:
     """Delete files that did not become part of the table."""
     for file in files:
-        (table_path / file.path).unlink(missing_ok=True)
+        (folder.path / file.path).unlink(missing_ok=True)
 
 
-def _write(path: Path, chunks: Iterable[pl.DataFrame], *, is_merged: bool) -> tuple[int, dict[str, Any], dict[str, Any]]:
+def _write(folder: LakeFolder, path: Path, chunks: Iterable[pl.DataFrame], *, is_merged: bool) -> _Held:
     rows = 0
     bounds: list[pl.DataFrame] = []
     remaining = iter(chunks)
     first = next(remaining)
     options = _merged_options(first) if is_merged else _writer_options(first)
     group_rows = MERGED_GROUP_ROWS if is_merged else ROW_GROUP_ROWS
-    with pq.ParquetWriter(path, _WRITTEN, sorting_columns=_SORTING, **options) as writer:
+    with folder.create(path) as file, pq.ParquetWriter(file, _WRITTEN, sorting_columns=_SORTING, **options) as writer:
         for chunk in _chain(first, remaining):
             bounds.append(_bounds(chunk))
             rows += len(chunk)

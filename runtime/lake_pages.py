@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 import polars as pl
 
 from runtime import lake_row_groups
+from runtime.lake_folder import LakeFolder
 from runtime.lake_queries import CHANNEL, collect, from_cursor, matching, page_of, prune, scan, without_repeats
 from runtime.lake_queries import read as read_all
 from runtime.lake_rollups import CHANNELS, Rollups, scan_rollups
@@ -42,24 +42,24 @@ class _Stretch:
     hours: pl.DataFrame
 
 
-def read(table_path: Path, files: pl.DataFrame, rollups: Rollups, query: ReadingQuery) -> pl.DataFrame:
+def read(folder: LakeFolder, files: pl.DataFrame, rollups: Rollups, query: ReadingQuery) -> pl.DataFrame:
     """As `lake_queries.read`."""
     files = prune(files, query)
     is_read_whole = query.limit is None or int(files["rows"].sum()) <= FEW_ROWS or _is_short(query)
     if is_of_few(query) and (is_read_whole or is_of_one_channel(query)):
-        return lake_row_groups.read(table_path, files, query)
+        return lake_row_groups.read(folder, files, query)
     if is_read_whole:
-        return read_all(table_path, files, query)
+        return read_all(folder, files, query)
     assert query.limit is not None
     paths = rollups.paths(CHANNELS, files)
     has_rollup = pl.Series([path is not None for path in paths], dtype=pl.Boolean)
     if not has_rollup.any():
-        return read_all(table_path, files, query)
+        return read_all(folder, files, query)
     needed = query.limit + (query.after.given if query.after is not None else 0)
-    hours = _hours([path for path in paths if path is not None], query, needed)
+    hours = _hours(folder, [path for path in paths if path is not None], query, needed)
     found: list[pl.DataFrame] = []
     for stretch in _stretches(hours, needed, is_search=query.is_search):
-        found.append(_rows_in(table_path, files.filter(has_rollup), files.filter(~has_rollup), query, stretch))
+        found.append(_rows_in(folder, files.filter(has_rollup), files.filter(~has_rollup), query, stretch))
         needed -= len(found[-1])
         if needed <= 0:
             break
@@ -72,12 +72,12 @@ def _is_short(query: ReadingQuery) -> bool:
     return is_of_few(query) and has_ends and (query.until_us or 0) - (query.from_us or 0) <= 24 * HOUR_US
 
 
-def _hours(paths: list[str], query: ReadingQuery, needed: int) -> pl.DataFrame:
+def _hours(folder: LakeFolder, paths: list[str], query: ReadingQuery, needed: int) -> pl.DataFrame:
     """Channel-hours that can have rows of the answer, in its order; `sure`: so many rows they have at least.
 
     Those that come behind enough handles for `needed` rows are left out.
     """
-    found = _possible(scan_rollups(paths), query).with_columns(sure=_sure(query)).select(*_KEY, "sure")
+    found = _possible(scan_rollups(folder, paths), query).with_columns(sure=_sure(query)).select(*_KEY, "sure")
     if query.is_search or query.handles is not None:  # few of them: what they are grouped by next is read once
         found = collect(found).lazy()
     by_handle = collect(found.group_by("handle").agg(pl.col("sure").sum())).sort("handle", descending=query.descending)
@@ -144,14 +144,14 @@ def _stretches(hours: pl.DataFrame, needed: int, *, is_search: bool) -> Iterator
 
 
 def _rows_in(
-    table_path: Path, rolled: pl.DataFrame, others: pl.DataFrame, query: ReadingQuery, stretch: _Stretch
+    folder: LakeFolder, rolled: pl.DataFrame, others: pl.DataFrame, query: ReadingQuery, stretch: _Stretch
 ) -> pl.DataFrame:  # fmt: skip
     """All rows of a stretch, each reading once."""
-    parts = [matching(scan(table_path, others["path"].to_list()), query)]
+    parts = [matching(scan(folder, others["path"].to_list()), query)]
     if len(stretch.hours):
         narrow = _narrowed(query, stretch.hours)
         has_hour = _overlapping(rolled, stretch.hours["hour_us"])
-        parts.append(matching(scan(table_path, prune(rolled.filter(has_hour), narrow)["path"].to_list()), narrow))
+        parts.append(matching(scan(folder, prune(rolled.filter(has_hour), narrow)["path"].to_list()), narrow))
     found = collect(pl.concat(parts).filter(*_inside(query, stretch)))
     return without_repeats(found.lazy()).select(from_stored(name) for name in POLARS_ROWS).collect()
 

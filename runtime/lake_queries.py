@@ -7,15 +7,14 @@ Pure of state: a query gets the files it may read. The frame functions (`matchin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 import polars as pl
 
-from domain.errors import NotFound
 from domain.quality import Mode
-from runtime.lake_files import STORED, scan_files
+from runtime.lake_files import STORED, gone, scan_files
+from runtime.lake_folder import LakeFolder
 from runtime.lake_schema import (
     ANSWER_ORDER,
     POLARS_ROWS,
@@ -36,12 +35,12 @@ SAME_READING: Final = ("handle", "instance", "metric", "time_us", "value", "sour
 # -- the lake's files -------------------------------------------------------------------------------------------------
 
 
-def read(table_path: Path, files: pl.DataFrame, query: ReadingQuery) -> pl.DataFrame:
+def read(folder: LakeFolder, files: pl.DataFrame, query: ReadingQuery) -> pl.DataFrame:
     """Rows (`POLARS_ROWS`) that `query` asks for, in its order, at most its limit."""
-    return collect(in_order(rows(table_path, files, query), query))
+    return collect(in_order(rows(folder, files, query), query))
 
 
-def rows(table_path: Path, files: pl.DataFrame, query: ReadingQuery) -> pl.LazyFrame:
+def rows(folder: LakeFolder, files: pl.DataFrame, query: ReadingQuery) -> pl.LazyFrame:
     """Rows that `query` asks for, in no order, not cut to its limit, each reading once.
 
     Only files whose statistics allow a match are touched. Repeats can only be where marks are: of few devices all rows
@@ -49,12 +48,12 @@ def rows(table_path: Path, files: pl.DataFrame, query: ReadingQuery) -> pl.LazyF
     statistics make cheap.
     """
     files = prune(files, query)
-    found = matching(scan(table_path, files["path"].to_list()), query)
+    found = matching(scan(folder, files["path"].to_list()), query)
     doubtful = files.filter(pl.col("max.quality") >= REPEAT)["path"].to_list()
     if doubtful and query.handles is not None and len(query.handles) <= _FEW_HANDLES:
         found = without_repeats(collect(found).lazy())
     elif doubtful:
-        marked = matching(scan(table_path, doubtful), query).filter(is_marked())
+        marked = matching(scan(folder, doubtful), query).filter(is_marked())
         found = pl.concat([found.filter(~is_marked()), first_of_each(marked)])
     return found.select(from_stored(name) for name in POLARS_ROWS)
 
@@ -64,7 +63,7 @@ def collect(frame: pl.LazyFrame) -> pl.DataFrame:
     try:
         return frame.collect(engine="streaming")
     except FileNotFoundError as error:
-        raise NotFound("this version of the lake is not kept any more: its files were merged and deleted") from error
+        raise gone() from error
 
 
 def prune(files: pl.DataFrame, query: ReadingQuery) -> pl.DataFrame:
@@ -90,9 +89,9 @@ def _meets(files: pl.DataFrame, name: str, keys: Sequence[int] | Sequence[str]) 
     return pl.Series(np.searchsorted(ordered, greatest, side="right") > np.searchsorted(ordered, least, side="left"))
 
 
-def scan(table_path: Path, paths: list[str]) -> pl.LazyFrame:
+def scan(folder: LakeFolder, paths: list[str]) -> pl.LazyFrame:
     """Rows of these files, stored."""
-    return scan_files([str(table_path / path) for path in paths]) if paths else pl.LazyFrame(schema=STORED)
+    return scan_files(folder, [str(folder.path / path) for path in paths]) if paths else pl.LazyFrame(schema=STORED)
 
 
 # -- frames of rows ---------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from domain.quality import Mode
 from runtime.durable import fsync
 from runtime.lake_checksums import check_files, name_with_checksum
 from runtime.lake_files import STORED
+from runtime.lake_folder import LakeFolder, file_key
 from runtime.lake_schema import HOUR_US, is_marked, is_usable
 
 logger = logging.getLogger(__name__)
@@ -65,30 +66,31 @@ class RollupMaker:
         self._parts.append(_rolled_up(chunk))
         self._marked.append(chunk.filter(is_marked()).select(*STORED).cast({"hospital": pl.String}))
 
-    def write(self, table_path: Path, data_path: str) -> None:
+    def write(self, folder: LakeFolder, data_path: str) -> None:
         """Write what was seen as the rollups of the file `data_path` (relative to the table). Durable on return."""
         channels = _added_up(pl.concat(self._parts).lazy(), _KEYS).sort("hospital", "handle", "metric", "hour_us").collect()
         fleets = _added_up(channels.lazy().filter("is_real", ~pl.col("is_marked"), pl.col("count") > 0), _FLEET_KEYS)
         if len(channels) > _NEVER_SPARSE and channels["rows"].sum() < _WORTH_ROWS * len(channels):
-            _write(table_path, SPARSE, data_path, channels.clear())
+            _write(folder, SPARSE, data_path, channels.clear())
         else:
-            _write(table_path, CHANNELS, data_path, channels)
-        _write(table_path, FLEETS, data_path, fleets.sort(_FLEET_KEYS).collect())
-        _write(table_path, MARKED, data_path, pl.concat(self._marked))
+            _write(folder, CHANNELS, data_path, channels)
+        _write(folder, FLEETS, data_path, fleets.sort(_FLEET_KEYS).collect())
+        _write(folder, MARKED, data_path, pl.concat(self._marked))
 
 
 class Rollups:
     """The rollups there are of a table's files. Thread-safe."""
 
-    def __init__(self, table_path: Path) -> None:
-        self._root = table_path / _ROOT
+    def __init__(self, folder: LakeFolder) -> None:
+        self._folder = folder
+        self._root = folder.path / _ROOT
         self._lock = threading.Lock()
         self._listed: dict[str, tuple[int, dict[str, str]]] = {}
 
     def paths(self, level: str, files: pl.DataFrame) -> list[str | None]:
         """The rollup of each of `files` (column `path`), None where there is none that is as it was written."""
         known = self._known(level)
-        found = [known.get(_key(path)) for path in files["path"]]
+        found = [known.get(file_key(path)) for path in files["path"]]
         return [path if path is not None and _is_intact(path) else None for path in found]
 
     def are_made(self, files: pl.DataFrame) -> list[bool]:
@@ -107,36 +109,36 @@ class Rollups:
         with self._lock:
             at_ns, known = self._listed.get(level, (-1, {}))
             if at_ns != changed_ns:
-                known = {_key(path.name): str(path) for path in folder.glob("*-*.parquet")}
+                known = {file_key(path.name): str(path) for path in folder.glob("*-*.parquet")}
                 self._listed[level] = (changed_ns, known)
         return known
 
 
-def scan_rollups(paths: Sequence[str]) -> pl.LazyFrame:
+def scan_rollups(folder: LakeFolder, paths: Sequence[str]) -> pl.LazyFrame:
     """Rollups of one level, at least one. They never change, so small ones are read once."""
     small = [path for path in paths if Path(path).stat().st_size <= _SMALL_BYTES]
     large = sorted(set(paths) - set(small))
-    parts = [_small(path).lazy() for path in small]
+    parts = [_small(folder, path).lazy() for path in small]
     if large:
-        parts.append(pl.scan_parquet(large, glob=False, hive_partitioning=False, cache=False))
+        parts.append(folder.scan(large))
     return pl.concat(parts)
 
 
-def roll_up_file(table_path: Path, data_path: str) -> None:
+def roll_up_file(folder: LakeFolder, data_path: str) -> None:
     """Make the rollups of a file that has none. Raises IntegrityViolation when the file itself is damaged."""
-    path = str(table_path / data_path)
+    path = str(folder.path / data_path)
     check_files([path])
     maker = RollupMaker()
-    with pq.ParquetFile(path) as file:
+    with folder.open(path) as source, pq.ParquetFile(source) as file:
         for batch in file.iter_batches(_BATCH_ROWS):
             maker.look_at(_in_stored_form(pl.DataFrame(batch)))
-    maker.write(table_path, data_path)
+    maker.write(folder, data_path)
 
 
-def sweep(table_path: Path) -> int:
+def sweep(folder: LakeFolder) -> int:
     """Delete rollups whose file is no more, and what a crash left half written; returns how many."""
-    held = {_key(path.name) for path in table_path.glob("day=*/*.parquet")}
-    orphans = [path for path in (table_path / _ROOT).glob("*/*") if _key(path.name) not in held]
+    held = {file_key(path.name) for path in folder.path.glob("day=*/*.parquet")}
+    orphans = [path for path in (folder.path / _ROOT).glob("*/*") if file_key(path.name) not in held]
     for path in orphans:
         path.unlink(missing_ok=True)
     return len(orphans)
@@ -198,19 +200,15 @@ def _added_up(parts: pl.LazyFrame, keys: tuple[str, ...]) -> pl.LazyFrame:
     return parts.group_by(keys).agg(*sums, pl.col("min").min(), pl.col("max").max(), pl.col("last_time_us").max(), last)
 
 
-def _write(table_path: Path, level: str, data_path: str, frame: pl.DataFrame) -> None:
-    folder = table_path / _ROOT / level
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{_key(data_path)}.parquet"
-    frame.write_parquet(path, row_group_size=_GROUP_ROWS)
+def _write(folder: LakeFolder, level: str, data_path: str, frame: pl.DataFrame) -> None:
+    of_level = folder.path / _ROOT / level
+    of_level.mkdir(parents=True, exist_ok=True)
+    path = of_level / f"{file_key(data_path)}.parquet"
+    with folder.create(path) as file:
+        frame.write_parquet(file, row_group_size=_GROUP_ROWS)
     fsync(path)
     name_with_checksum(path)
-    fsync(folder)
-
-
-def _key(path: str) -> str:
-    """What a data file and its rollups have in common: the first part of their names."""
-    return Path(path).stem.partition("-")[0]
+    fsync(of_level)
 
 
 def _is_intact(path: str) -> bool:
@@ -225,5 +223,5 @@ def _is_intact(path: str) -> bool:
 
 
 @lru_cache(_SMALL_KEPT)
-def _small(path: str) -> pl.DataFrame:
-    return pl.read_parquet(path, glob=False, hive_partitioning=False)
+def _small(folder: LakeFolder, path: str) -> pl.DataFrame:
+    return pl.read_parquet(folder.read(path), hive_partitioning=False)

@@ -14,7 +14,6 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, repeat, zip_longest
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -25,7 +24,8 @@ from numpy.typing import NDArray
 
 from domain.errors import IntegrityViolation, NotFound
 from runtime.lake_checksums import check_files
-from runtime.lake_files import STORED, scan_files
+from runtime.lake_files import STORED, gone, scan_files
+from runtime.lake_folder import LakeFolder
 from runtime.lake_queries import collect, from_cursor, matching, page_of, without_repeats
 from runtime.lake_schema import POLARS_ROWS, ReadingQuery, from_stored, is_marked
 
@@ -50,6 +50,7 @@ class Footer:
 class Part:
     """Of one file, the row groups that can have rows of an answer."""
 
+    folder: LakeFolder
     path: str
     footer: Footer
     groups: NDArray[np.intp]
@@ -69,12 +70,15 @@ class Part:
     def table(self, columns: Sequence[str]) -> pa.Table:
         """All rows of these row groups, stored; a column that the file lacks is left out. Raises NotFound."""
         try:
-            with pq.ParquetFile(self.path, metadata=self.footer.metadata, read_dictionary=["hospital"]) as file:
+            with (
+                self.folder.open(self.path) as source,
+                pq.ParquetFile(source, metadata=self.footer.metadata, read_dictionary=["hospital"]) as file,
+            ):
                 there = set(self.footer.metadata.schema.names)
                 wanted = [name for name in columns if name in there]
                 return file.read_row_groups(self.groups.tolist(), columns=wanted, use_threads=False)
         except FileNotFoundError as error:
-            raise _gone() from error
+            raise gone() from error
 
 
 def is_of_few(query: ReadingQuery) -> bool:
@@ -87,9 +91,9 @@ def is_of_one_channel(query: ReadingQuery) -> bool:
     return [len(keys) if keys is not None else 0 for keys in (query.handles, query.metrics)] == [1, 1]
 
 
-def read(table_path: Path, files: pl.DataFrame, query: ReadingQuery) -> pl.DataFrame:
+def read(folder: LakeFolder, files: pl.DataFrame, query: ReadingQuery) -> pl.DataFrame:
     """As `lake_queries.read`, of a question that `is_of_few`."""
-    parts = parts_of(table_path, files, query)
+    parts = parts_of(folder, files, query)
     stops_early = query.limit is not None and is_of_one_channel(query)
     found = _until_full(parts, query) if stops_early else map(_rows, _batches(parts), repeat(query))
     rows = pl.concat([STORED.to_frame(), *found])
@@ -98,22 +102,23 @@ def read(table_path: Path, files: pl.DataFrame, query: ReadingQuery) -> pl.DataF
     return page_of(rows.select(from_stored(name) for name in POLARS_ROWS), query)
 
 
-def parts_of(table_path: Path, files: pl.DataFrame, query: ReadingQuery) -> list[Part]:
+def parts_of(folder: LakeFolder, files: pl.DataFrame, query: ReadingQuery) -> list[Part]:
     """What of each file can have rows that `query` asks for. Raises IntegrityViolation for a damaged file, and NotFound."""
-    paths = [str(table_path / path) for path in files["path"]]
+    paths = [str(folder.path / path) for path in files["path"]]
     check_files(paths)
-    parts = [Part(path, footer, _groups(footer, query)) for path, footer in zip(paths, map(_footers.of, paths), strict=True)]
+    footers = [(path, _footers.of(folder, path)) for path in paths]
+    parts = [Part(folder, path, footer, _groups(footer, query)) for path, footer in footers]
     return [part for part in parts if len(part.groups)]
 
 
-def look_at(path: str) -> None:
+def look_at(folder: LakeFolder, path: str) -> None:
     """Check a file and keep its footer, for which the first question to it would have to wait.
 
     One that is damaged or gone is left to the question that needs it.
     """
     with contextlib.suppress(IntegrityViolation, NotFound):
         check_files([path])
-        _footers.of(path)
+        _footers.of(folder, path)
 
 
 def _batches(parts: list[Part]) -> Iterator[list[Part]]:
@@ -129,7 +134,7 @@ def _rows(batch: list[Part], query: ReadingQuery) -> pl.DataFrame:
     if batch[0].footer.metadata.num_rows > FRESH_ROWS:
         found = matching(_in_stored_form(_of_groups(batch[0], query)).lazy(), query)
     else:
-        found = matching(scan_files([part.path for part in batch]), query)
+        found = matching(scan_files(batch[0].folder, [part.path for part in batch]), query)
     if query.after is not None:
         found = found.filter(from_cursor(query.after, descending=query.descending))
     return collect(found)
@@ -227,13 +232,13 @@ class Footers:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def of(self, path: str) -> Footer:
+    def of(self, folder: LakeFolder, path: str) -> Footer:
         """The footer of a file. Raises NotFound when it is there no more."""
         with self._lock:
             if path in self._kept:
                 self._kept.move_to_end(path)
                 return self._kept[path]
-        footer = _read_footer(path)
+        footer = _read_footer(folder, path)
         with self._lock:
             if path not in self._kept:
                 self._kept[path] = footer
@@ -247,11 +252,12 @@ class Footers:
 _footers: Final = Footers(FOOTERS_BYTES)
 
 
-def _read_footer(path: str) -> Footer:
+def _read_footer(folder: LakeFolder, path: str) -> Footer:
     try:
-        metadata = pq.read_metadata(path)
+        with folder.open(path) as source:
+            metadata = pq.read_metadata(source)
     except FileNotFoundError as error:
-        raise _gone() from error
+        raise gone() from error
     places = [metadata.schema.names.index(name) for name in _KEYS]
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     bounds = np.array([[_bounds(group.column(place)) for place in places] for group in groups], dtype=np.int64)
@@ -263,7 +269,3 @@ def _read_footer(path: str) -> Footer:
 def _bounds(column: pq.ColumnChunkMetaData) -> tuple[int, int]:
     statistics = column.statistics
     return (statistics.min, statistics.max) if statistics is not None and statistics.has_min_max else _ANYTHING
-
-
-def _gone() -> NotFound:
-    return NotFound("this version of the lake is not kept any more: its files were merged and deleted")

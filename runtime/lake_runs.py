@@ -7,7 +7,6 @@ adds them up. Grouping them by a hash table took four times as long. Clause 7.1b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from domain.compiled import Floats, Int16s, Int32s, Int64s, OutFloats2D, OutInt64s2D, compiled
 from domain.quality import USABLE_VALIDITIES, Mode
+from runtime.lake_folder import LakeFolder
 from runtime.lake_queries import CHANNEL
 from runtime.lake_row_groups import is_of_few, parts_of
 from runtime.lake_schema import POLARS_ROWS, REPEAT, ReadingQuery
@@ -39,12 +39,12 @@ def can_add_up(query: ReadingQuery, keys: Sequence[str]) -> bool:
     return tuple(keys) == CHANNEL and is_of_few(query) and not (query.hospitals or query.is_search)
 
 
-def unmarked(table_path: Path, files: pl.DataFrame, query: ReadingQuery, bucket_us: int, *, real_only: bool) -> pl.DataFrame:
+def unmarked(folder: LakeFolder, files: pl.DataFrame, query: ReadingQuery, bucket_us: int, *, real_only: bool) -> pl.DataFrame:
     """As `lake_queries.summarise` by CHANNEL of the rows without the mark of a possible repeat, not cut into pages.
 
     A bucket may come in several parts: see `lake_queries.merged`.
     """
-    parts = parts_of(table_path, files, query.without_page())
+    parts = parts_of(folder, files, query.without_page())
     added = [_added_up(part.table(_COLUMNS), query, bucket_us, real_only=real_only) for part in parts]
     if not added:
         return _SUMMARY.to_frame()

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 import polars as pl
 
+from runtime.lake_folder import LakeFolder
 from runtime.lake_queries import FLEET, collect, first_of_each, matching, prune, rows, scan, summarise
 from runtime.lake_rollups import CHANNELS, FLEETS, MARKED, Rollups, scan_rollups
 from runtime.lake_runs import can_add_up, unmarked
@@ -23,7 +23,7 @@ _END_US: Final = 2**62 // HOUR_US * HOUR_US
 
 
 def summary(
-    table_path: Path, files: pl.DataFrame, rollups: Rollups, query: ReadingQuery, keys: Sequence[str], bucket_us: int,
+    folder: LakeFolder, files: pl.DataFrame, rollups: Rollups, query: ReadingQuery, keys: Sequence[str], bucket_us: int,
     *, real_only: bool,
 ) -> pl.DataFrame:  # fmt: skip
     """As `lake_queries.summarise` of all rows of `files` that `query` asks for, not cut into pages."""
@@ -34,19 +34,19 @@ def summary(
     has_rollup = pl.Series([None not in pair for pair in both], dtype=pl.Boolean)
     rolled, others = files.filter(has_rollup), files.filter(~has_rollup)
     if rolled.is_empty() and not can_add_up(query, keys):
-        return collect(summarise(rows(table_path, files, query), keys, bucket_us, real_only=real_only))
+        return collect(summarise(rows(folder, files, query), keys, bucket_us, real_only=real_only))
     by_hours = bucket_us % HOUR_US == 0 and not query.is_search
     hours = _whole_hours(query) if by_hours else range(0)
-    marked = _marked(table_path, rollups, rolled, others, query).select(*(from_stored(name) for name in _SUMMARISED))
+    marked = _marked(folder, rollups, rolled, others, query).select(*(from_stored(name) for name in _SUMMARISED))
     parts = [collect(summarise(marked, keys, bucket_us, real_only=real_only))]
     pieces = _pieces(rolled, others, query, hours)
     if can_add_up(query, keys):
-        parts += [unmarked(table_path, some, piece, bucket_us, real_only=real_only) for some, piece in pieces]
+        parts += [unmarked(folder, some, piece, bucket_us, real_only=real_only) for some, piece in pieces]
     else:
-        parts.append(_of_rows(table_path, pieces, keys, bucket_us, real_only=real_only))
+        parts.append(_of_rows(folder, pieces, keys, bucket_us, real_only=real_only))
     if hours and len(rolled):
         paths = [path for path in rollups.paths(level, rolled) if path is not None]
-        parts.append(collect(_of_rollups(paths, query, hours, keys, bucket_us, real_only=real_only)))
+        parts.append(collect(_of_rollups(folder, paths, query, hours, keys, bucket_us, real_only=real_only)))
     return pl.concat([part.cast({"count": pl.Int64}) for part in parts])
 
 
@@ -75,29 +75,32 @@ def _pieces(
 
 
 def _of_rows(
-    table_path: Path, pieces: list[tuple[pl.DataFrame, ReadingQuery]], keys: Sequence[str], bucket_us: int, *, real_only: bool
+    folder: LakeFolder, pieces: list[tuple[pl.DataFrame, ReadingQuery]], keys: Sequence[str], bucket_us: int, *, real_only: bool
 ) -> pl.DataFrame:  # fmt: skip
     """A summary of the rows without a mark."""
-    found = pl.concat([matching(scan(table_path, files["path"].to_list()), piece) for files, piece in pieces])
+    found = pl.concat([matching(scan(folder, files["path"].to_list()), piece) for files, piece in pieces])
     unmarked_rows = found.filter(~is_marked()).select(*(from_stored(name) for name in _SUMMARISED))
     return collect(summarise(unmarked_rows, keys, bucket_us, real_only=real_only))
 
 
 def _marked(
-    table_path: Path, rollups: Rollups, rolled: pl.DataFrame, others: pl.DataFrame, query: ReadingQuery
+    folder: LakeFolder, rollups: Rollups, rolled: pl.DataFrame, others: pl.DataFrame, query: ReadingQuery
 ) -> pl.LazyFrame:
     """Of marked repeats that are alike, in whatever files they lie, the first to arrive."""
     kept = [path for path in rollups.paths(MARKED, rolled) if path is not None]
     doubtful = others.filter(pl.col("max.quality") >= REPEAT)["path"].to_list()
-    found = pl.concat([*([scan_rollups(kept)] if kept else []), scan(table_path, doubtful)])
+    found = pl.concat([*([scan_rollups(folder, kept)] if kept else []), scan(folder, doubtful)])
     return first_of_each(matching(found, query).filter(is_marked()))
 
 
 def _of_rollups(
-    paths: list[str], query: ReadingQuery, hours: range, keys: Sequence[str], bucket_us: int, *, real_only: bool
+    folder: LakeFolder, paths: list[str], query: ReadingQuery, hours: range, keys: Sequence[str], bucket_us: int,
+    *, real_only: bool,
 ) -> pl.LazyFrame:  # fmt: skip
     of_keys = ReadingQuery(handles=query.handles, metrics=query.metrics, hospitals=query.hospitals)
-    found = matching(scan_rollups(paths), of_keys).filter(pl.col("hour_us").is_between(hours.start, hours.stop, closed="left"))
+    found = matching(scan_rollups(folder, paths), of_keys).filter(
+        pl.col("hour_us").is_between(hours.start, hours.stop, closed="left")
+    )
     if "is_marked" in found.collect_schema():
         found = found.filter(~pl.col("is_marked"), *([pl.col("is_real")] if real_only else []))
     bucket = (pl.col("hour_us") // bucket_us * bucket_us).alias("bucket_us")

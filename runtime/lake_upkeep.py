@@ -25,7 +25,8 @@ from domain.messages import StorageLevel
 from domain.ports import Clock
 from runtime.clock import SystemClock
 from runtime.lake import FILE_RETENTION_H, Lake, LakeState
-from runtime.lake_files import discard, scan_files, write_file
+from runtime.lake_files import discard, scan_files, seal_file, write_file
+from runtime.lake_folder import LakeFolder, is_sealed
 from runtime.lake_rollups import RollupMaker, roll_up_file, sweep
 from runtime.lake_schema import FILE_ORDER
 from runtime.settings import LakeSettings
@@ -38,6 +39,7 @@ CHUNK_ROWS: Final = 1_000_000  # merged and sorted in memory at once
 _VACUUM_EVERY_US: Final = 3_600_000_000
 WORTH_ROLLING_UP: Final = 1_000_000  # rows of a file that was not merged since there are rollups
 ROLLED_UP_AT_ONCE: Final = 8  # files, so that merging does not wait for long
+SEALED_AT_ONCE: Final = 8
 MIN_FILES: Final = 8  # before a day that still grows is merged
 _WORTH: Final = 4  # a file is merged with smaller ones that hold at least a quarter of its rows
 
@@ -105,7 +107,7 @@ def vacuum(lake: Lake, retention_h: int = FILE_RETENTION_H) -> int:
         full=True,
     )
     lake.checkpoint()
-    sweep(lake.path)
+    sweep(lake.folder)
     return len(deleted)
 
 
@@ -117,8 +119,30 @@ def roll_up(lake: Lake, *, least_rows: int = WORTH_ROLLING_UP, most: int = ROLLE
     files = lake.state().files.filter(pl.col("rows") >= least_rows).sort("day", "path", descending=True)
     lacking = files.filter(~pl.Series(lake.rollups.are_made(files), dtype=pl.Boolean))["path"].head(most).to_list()
     for path in lacking:
-        roll_up_file(lake.path, path)
+        roll_up_file(lake.folder, path)
     return len(lacking)
+
+
+def seal(lake: Lake, *, most: int = SEALED_AT_ONCE) -> int:
+    """Put sealed copies in the place of files in clear, of `most` files, the newest days first; returns of how many.
+
+    Merging seals what it writes; in clear are files from before sealing was switched on. They are deleted by a later
+    `vacuum`, once no kept version needs them. Of a lake that does not seal it is none.
+    """
+    if not lake.folder.is_sealing:
+        return 0
+    state = lake.state()
+    in_clear = pl.Series([not is_sealed(str(lake.path / path)) for path in state.files["path"]], dtype=pl.Boolean)
+    files = state.files.filter(in_clear).sort("day", "path", descending=True).head(most)
+    if files.is_empty():
+        return 0
+    rows = files.select("path", "day", "rows").iter_rows()
+    copies = [seal_file(lake.folder, path, day.isoformat(), count) for path, day, count in rows]
+    adds = [copy.add_action(data_change=False) for copy in copies]
+    if lake.commit_upkeep(state, [*adds, *_removes(files, data_change=False)]):
+        return len(copies)
+    discard(lake.folder, copies)
+    return 0
 
 
 class LakeUpkeep:
@@ -153,6 +177,7 @@ class LakeUpkeep:
         now_us = self._clock.now_us()
         if look_at(Place("lake", self._lake.path), self._reserve_bytes, write=False).level is StorageLevel.OK:
             compact(self._lake, now_us)
+            seal(self._lake)
             roll_up(self._lake)
         expire(self._lake, self._settings.retention_days, now_us)
         if now_us >= self._vacuum_due_us:
@@ -184,20 +209,22 @@ def _group_to_merge(files: pl.DataFrame, target_rows: int, min_files: int) -> pl
 def _merge(lake: Lake, state: LakeState, group: pl.DataFrame) -> bool:
     paths = [str(lake.path / path) for path in group["path"]]
     rollups = RollupMaker()
-    new = write_file(lake.path, group["day"][0].isoformat(), rollups.watch(_sorted_chunks(paths)), is_merged=True)
+    new = write_file(
+        lake.folder, group["day"][0].isoformat(), rollups.watch(_sorted_chunks(lake.folder, paths)), is_merged=True
+    )
     if new.rows != group["rows"].sum():
-        discard(lake.path, [new])
+        discard(lake.folder, [new])
         raise IntegrityViolation(f"merging {len(group)} files of {group['rows'].sum()} rows gave {new.rows}")
-    rollups.write(lake.path, new.path)  # before anybody hears of the file
+    rollups.write(lake.folder, new.path)  # before anybody hears of the file
     if lake.commit_upkeep(state, [new.add_action(data_change=False), *_removes(group, data_change=False)]):
         return True
-    discard(lake.path, [new])
+    discard(lake.folder, [new])
     return False
 
 
-def _sorted_chunks(paths: list[str]) -> Iterator[pl.DataFrame]:
+def _sorted_chunks(folder: LakeFolder, paths: list[str]) -> Iterator[pl.DataFrame]:
     """All rows of sorted files in FILE_ORDER, in pieces that fit in memory: one range of devices after the other."""
-    scan = scan_files(paths)
+    scan = scan_files(folder, paths)
     key = ("hospital", "handle")
     devices = scan.group_by(key).agg(rows=pl.len()).collect(engine="streaming").sort(key)
     for piece in devices.with_columns(piece=pl.col("rows").cum_sum() // CHUNK_ROWS).partition_by("piece", maintain_order=True):

@@ -15,6 +15,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -34,9 +36,34 @@ max_payload: {max_payload}
 max_pending: 256MB
 write_deadline: "10s"
 {access}
-jetstream {{ store_dir: "{store_dir}", sync_interval: always, max_file_store: {max_file_store} }}
+jetstream {{ store_dir: "{store_dir}", sync_interval: always, max_file_store: {max_file_store}{sealed} }}
 feature_flags {{ js_ack_fc_v2: false }}
 """
+
+
+_KEY_VARIABLE: Final = "VITALGRID_STORE_KEY"  # in the server's environment alone: never in a file or on a command line
+_FORMER_VARIABLE: Final = "VITALGRID_STORE_KEY_BEFORE"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreKey:
+    """The key under which the server encrypts its store (AES-GCM), and the one it is under until now, if another.
+
+    A store in clear is encrypted at the next start with a key. Without its key, or with a wrong one, the server would start
+    without the streams: see to it that it is the right one.
+    """
+
+    secret: str = field(repr=False)
+    former: str | None = field(default=None, repr=False)
+
+    def config(self) -> str:
+        """What the server's configuration says of it, after other options of its store."""
+        before = f", prev_key: ${_FORMER_VARIABLE}" if self.former is not None else ""
+        return f", cipher: aes, key: ${_KEY_VARIABLE}{before}"
+
+    def environment(self) -> dict[str, str]:
+        """What the configuration refers to. The server reads values as it does configuration: a letter makes them text."""
+        return {_KEY_VARIABLE: f"k{self.secret}", _FORMER_VARIABLE: f"k{self.former or ''}"}
 
 
 def find_nats_server() -> Path:
@@ -63,6 +90,8 @@ class NatsServer:
         self._max_file_store_bytes = max_file_store_bytes
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
+        self._store_key: StoreKey | None = None
+        self._environment: dict[str, str] | None = None  # of its process; None: ours
 
     @property
     def pid(self) -> int | None:
@@ -70,6 +99,11 @@ class NatsServer:
 
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+    def seal_store(self, key: StoreKey, environment: Mapping[str, str]) -> None:
+        """Have the store encrypted from the next start on; `environment` is what the server's has beside its key."""
+        self._store_key = key
+        self._environment = {**environment, **key.environment()}
 
     async def start(self) -> str:
         """Start and return the client URL once connections are accepted. Raises Unavailable with the server's own words."""
@@ -82,8 +116,9 @@ class NatsServer:
         log = (self.directory / "nats-server.log").open("ab")
         with log:
             self._process = subprocess.Popen(  # noqa: S603, ASYNC220 (our own binary; it only forks here)
-                [find_nats_server(), "-c", config], stdout=log, stderr=log, start_new_session=True
-            )
+                [find_nats_server(), "-c", config], stdout=log, stderr=log, start_new_session=True,
+                env=self._environment,
+            )  # fmt: skip
         self.url = await self._wait_for_url(runtime_dir)
         self._port = int(self.url.rpartition(":")[2])  # a restart keeps its address, so clients find it again
         return self.url
@@ -99,6 +134,7 @@ class NatsServer:
         path = runtime_dir / "nats-server.conf"
         config = _CONFIG.format(
             port=self._port, runtime_dir=runtime_dir.resolve(), store_dir=(self.directory / "jetstream").resolve(),
+            sealed=self._store_key.config() if self._store_key is not None else "",
             access=self.access.config(), max_payload=MAX_PAYLOAD_BYTES, max_file_store=self._max_file_store_bytes,
         )  # fmt: skip
         write_secret(path, config.encode())

@@ -94,7 +94,7 @@ class ReadingStore:
     async def look_ahead(self, most_bytes: int = LOOK_AHEAD_BYTES) -> None:
         """Look at the newest files, so that the first questions need not: a second or two for 10⁹ readings."""
         for path in await asyncio.to_thread(self._lake.newest_files, most_bytes):
-            await asyncio.to_thread(lake_row_groups.look_at, path)
+            await asyncio.to_thread(lake_row_groups.look_at, self._lake.folder, path)
 
     async def range(self, query: ReadingQuery, shards: Sequence[int] | None = None) -> Readings:
         """Readings (columns of the lake's `ROWS`) in ANSWER_ORDER, at most the query's limit, behind its cursor.

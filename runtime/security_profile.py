@@ -4,6 +4,9 @@
 `standard`: API and doors speak TLS, with certificates that are given or else the platform's own (`cluster.pki`), and may
 answer other machines. Stored passwords are as slow to try as is asked today.
 
+`cn`: as `standard`, with data at rest sealed under national cryptography: files of the lake and snapshots with SM4-GCM,
+passwords hashed with PBKDF2 over HMAC-SM3. nats-server's store is encrypted too, which it can with AES only.
+
 Called *security* profile, because a profile alone is a topology here (`docs/clauses.toml`).
 """
 
@@ -19,15 +22,21 @@ LEAST_ITERATIONS: Final = 600_000  # as OWASP's password storage cheat sheet ask
 class SecurityProfile(StrEnum):
     DEV = "dev"
     STANDARD = "standard"
+    CN = "cn"
 
 
-def contradictions(profile: SecurityProfile, *, api_host: str, doors_host: str, password_iterations: int) -> list[str]:
+def contradictions(
+    profile: SecurityProfile, *, api_host: str, doors_host: str, password_iterations: int, seal_files: bool | None = None
+) -> list[str]:
     """Each setting that is laxer than the profile allows, as a sentence that says what was expected."""
     if profile is not SecurityProfile.DEV:
-        if password_iterations >= LEAST_ITERATIONS:
-            return []
-        given = f"security.password_iterations is {password_iterations:,}"
-        return [f"{given}: security profile {profile} expects {LEAST_ITERATIONS:,} or more"]
+        found = []
+        if password_iterations < LEAST_ITERATIONS:
+            given = f"security.password_iterations is {password_iterations:,}"
+            found.append(f"{given}: security profile {profile} expects {LEAST_ITERATIONS:,} or more")
+        if profile is SecurityProfile.CN and seal_files is False:
+            found.append(f"security.seal_files is false: security profile {profile} always seals")
+        return found
     return [
         f"{key} is {host}: expected a loopback address such as 127.0.0.1 in security profile dev; "
         f"other machines are for security profile {SecurityProfile.STANDARD}"

@@ -183,7 +183,17 @@ class SecuritySettings(BaseModel):
     model_config = _FROZEN
     profile: SecurityProfile = Field(
         SecurityProfile.DEV,
-        description="`dev`: this machine only. `standard`: TLS, and others may be answered. What is laxer is refused.",
+        description=(
+            "`dev`: this machine only. `standard`: TLS, and others may be answered. `cn`: as `standard`, with data sealed at"
+            " rest. What is laxer is refused."
+        ),
+    )
+    seal_files: bool | None = Field(
+        None,
+        description=(
+            "Seal what is written from now on: the lake and snapshots (SM4-GCM), the streams (AES). None: in profile `cn`,"
+            " which allows nothing else. Streams cannot go back."
+        ),
     )
     names: tuple[HostName, ...] = Field(
         (), description="Further host names and addresses for which the platform's own certificates are to hold."
@@ -250,7 +260,7 @@ class Settings(BaseSettings):
         """All that is laxer than the profile, at once."""
         found = contradictions(
             self.security.profile, api_host=self.api.host, doors_host=self.doors.host,
-            password_iterations=self.security.password_iterations,
+            password_iterations=self.security.password_iterations, seal_files=self.security.seal_files,
         )  # fmt: skip
         for key, given in (("api", self.api), ("doors", self.doors)):
             if (given.tls_cert_file is None) != (given.tls_key_file is None):
@@ -287,6 +297,12 @@ class Settings(BaseSettings):
     def sql_url_of(self, process: ApiSettings | DoorSettings) -> str:
         """As `sql_url`, of a process that may have an account of its own."""
         return self.sql_url if process.database_url is None else process.database_url.get_secret_value()
+
+    @property
+    def seals_files(self) -> bool:
+        """Whether what is written from now on is sealed."""
+        given = self.security.seal_files
+        return self.security.profile is SecurityProfile.CN if given is None else given
 
     @property
     def sql_url(self) -> str:

@@ -21,6 +21,8 @@ import pyarrow as pa
 import xxhash
 
 from domain.errors import IntegrityViolation
+from runtime.keys import KeyGone, KeyMissing
+from runtime.sealed_file import FileSeal, is_sealed
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +60,11 @@ class Snapshot:
 class SnapshotStore:
     """Snapshots of all shards in one folder. Several processes may share it; a shard has one writer at a time."""
 
-    def __init__(self, folder: Path, keep: int = KEEP) -> None:
+    def __init__(self, folder: Path, keep: int = KEEP, seal: FileSeal | None = None) -> None:
+        """`seal`: opens sealed snapshots and, if it says so, seals new ones."""
         self._folder = folder
         self._keep = keep
+        self._seal = seal
         folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, shard: int, epoch: int, sequence: int, tables: Mapping[str, pa.Table]) -> Path:
@@ -76,7 +80,7 @@ class SnapshotStore:
                 f"shard {shard} has a snapshot of epoch {_epoch_of(held[0])}; one of epoch {epoch} is refused"
             )
         path = folder / f"{epoch:012d}-{sequence:020d}.snapshot"
-        _write_durably(path, _encode(shard, epoch, sequence, tables))
+        self._write(path, _encode(shard, epoch, sequence, tables))
         for old in (*_newest_first(folder)[self._keep :], *folder.glob("*.part")):  # .part: left by a crash
             old.unlink(missing_ok=True)
         return path
@@ -85,8 +89,8 @@ class SnapshotStore:
         """The newest intact snapshot; None if there is none. Damaged ones are skipped and named in a WARNING."""
         for path in _newest_first(self._folder / f"shard-{shard:04d}"):
             try:
-                return _decode(shard, path.read_bytes())
-            except (IntegrityViolation, OSError) as error:
+                return _decode(shard, self._content(path))
+            except (IntegrityViolation, KeyGone, OSError) as error:
                 logger.warning(
                     "a damaged snapshot was skipped", extra={"shard": shard, "file": path.name, "reason": str(error)}
                 )
@@ -101,12 +105,12 @@ class SnapshotStore:
         folder.mkdir(exist_ok=True)
         path = folder / f"{sequence:020d}-{number}.given"
         if not path.exists():
-            _write_durably(path, _encode(shard, 0, sequence, tables))
+            self._write(path, _encode(shard, 0, sequence, tables))
 
     def given(self, number: int) -> dict[str, pa.Table] | None:
         """What was given under `number`; None while nothing was. Raises IntegrityViolation when it is damaged."""
         for path in (self._folder / _GIVEN).glob(f"*-{number}.given"):
-            data = path.read_bytes()
+            data = self._content(path)
             return _decode(_manifest(data)[0].shard, data).tables
         return None
 
@@ -120,6 +124,23 @@ class SnapshotStore:
         """The furthest that any snapshot of any shard, damaged or not, has come in the stream; 0 without one."""
         names = (_NAME.match(path.name) for path in self._folder.glob("*/*.snapshot"))
         return max((int(name[2]) for name in names if name), default=0)
+
+    def _write(self, path: Path, parts: list[bytes | memoryview]) -> None:
+        if self._seal is not None and self._seal.writes:
+            parts = [self._seal.seal(b"".join(parts), _identity(path))]
+        _write_durably(path, parts)
+
+    def _content(self, path: Path) -> bytes:
+        if not is_sealed(path):
+            return path.read_bytes()
+        if self._seal is None:
+            raise KeyMissing(f"{path} is sealed: the keys of this installation are needed to open it")
+        return self._seal.read(path, _identity(path))
+
+
+def _identity(path: Path) -> str:
+    """Of a sealed snapshot: the shard's folder, and its name, which says epoch and sequence."""
+    return f"snapshots/{path.parent.name}/{path.name}"
 
 
 def _newest_first(folder: Path) -> list[Path]:

@@ -14,9 +14,8 @@ from domain.fleet_manifest import FleetManifest, FleetRegistered
 from domain.metrics import metric_of
 from domain.quality import USABLE_VALIDITIES
 from domain.readings import ReadingBatch
-from runtime.lake import Lake
-from runtime.lake_files import scan_files
 from scenarios.ledger import MAX_SEQUENCE
+from scenarios.stored import opened
 
 _KEY: Final = ("source", "sequence")
 _FACTS: Final = ("handle", "instance", "metric", "time_us")
@@ -41,12 +40,13 @@ class ScoreCounts(msgspec.Struct, frozen=True):
 
 def stored_readings(lake_dir: Path, sources: Iterable[int], base: int) -> pl.DataFrame:
     """Rows of these senders from `base` on, as they lie in the newest version of the lake. Blocking."""
-    paths = [str(lake_dir / path) for path in Lake(lake_dir).state().files["path"]]
+    lake = opened(lake_dir)
+    paths = lake.state().files["path"].to_list()
     columns = [*_KEY, *_FACTS, "value", "raw_value", "quality"]
     if not paths:
         return pl.DataFrame(schema=dict.fromkeys(columns, pl.Int64))
     return (
-        scan_files(paths)
+        lake.scan(paths)
         .filter(
             pl.col("sequence").is_between(base, base + MAX_SEQUENCE, closed="left"),
             pl.col("source").is_in(pl.Series(list(sources), dtype=pl.Int64).implode()),
@@ -83,11 +83,12 @@ def compare_values(sent: pl.DataFrame, stored: pl.DataFrame) -> Difference:
 
 def stored_scores(lake_dir: Path, patient_handles: Iterable[int], since_arrival_us: int) -> pl.DataFrame:
     """NEWS2 totals of these patients that arrived since: handle, time_us, value. Blocking."""
-    paths = [str(lake_dir / path) for path in Lake(lake_dir).state().files["path"]]
+    lake = opened(lake_dir)
+    paths = lake.state().files["path"].to_list()
     if not paths:
         return pl.DataFrame(schema={"handle": pl.Int64, "time_us": pl.Int64, "value": pl.Float64})
     return (
-        scan_files(paths)
+        lake.scan(paths)
         .filter(
             pl.col("metric") == metric_of("news2").id,
             pl.col("arrival_us") >= since_arrival_us,

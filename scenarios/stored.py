@@ -26,7 +26,8 @@ from runtime.bus import Bus
 from runtime.bus_access import BusKey
 from runtime.follower import StreamMessage
 from runtime.lake import Lake
-from runtime.lake_files import scan_files
+from runtime.sealed_file import FileSeal
+from runtime.soft_keys import SoftKeys
 from scenarios.books import ClosedBooks
 from scenarios.ledger import MAX_SEQUENCE, Keys, Ledger, close, keys_of, keys_of_readings
 
@@ -48,17 +49,22 @@ class StoredRows:
     version: int
 
 
+def opened(lake_dir: Path) -> Lake:
+    """The lake of a data directory on this machine, with the keys beside it for what is sealed. To be read only."""
+    return Lake(lake_dir, FileSeal(SoftKeys(lake_dir.parents[1] / "keys"), writes=False))
+
+
 def stored_rows(lake_dir: Path, books: ClosedBooks) -> StoredRows:
     """Read the newest version of the lake for everything these senders stored. Blocking."""
-    state = Lake(lake_dir).state()
+    lake = opened(lake_dir)
+    state = lake.state()
     from_us, until_us = books.span_us()
     margin_us = 86_400_000_000  # a source whose clock is off states other times; its rows are found all the same
     files = state.files.filter((pl.col("max.time_us") >= from_us - margin_us) & (pl.col("min.time_us") <= until_us + margin_us))
-    paths = [str(lake_dir / path) for path in files["path"]]
-    if not paths:
+    if files.is_empty():
         return StoredRows(_NO_KEYS, 0, 0, state.view.version)
     rows = (
-        scan_files(paths)
+        lake.scan(files["path"])
         .filter(
             pl.col("sequence") >= books.base,
             pl.col("sequence") < books.base + MAX_SEQUENCE,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from domain.readings import ReadingBatch
+from runtime.keys import make_missing
 from runtime.lake import lake_rows
+from runtime.sealed_file import FileSeal
+from runtime.soft_keys import SoftKeys
 
 START_US = 1_790_000_000_000_000  # 2026-09-21T14:13:20Z
 DAY_US = 86_400_000_000
@@ -43,6 +48,13 @@ def sample_rows(count: int, **options: int) -> pa.Table:
 def as_set(frame: pl.DataFrame) -> set[tuple[object, ...]]:
     """Rows by what identifies them in these samples."""
     return set(frame.select("handle", "metric", "time_us", "sequence").iter_rows())
+
+
+def sample_seal(folder: Path, *, writes: bool = True) -> FileSeal:
+    """A seal with keys in `folder`, made if there are none."""
+    keys = SoftKeys(folder)
+    make_missing(keys, ["lake"])
+    return FileSeal(keys, writes=writes)
 
 
 def table_set(table: pa.Table) -> set[tuple[object, ...]]:

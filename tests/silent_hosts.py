@@ -91,7 +91,16 @@ class Bench(logging.Handler):
 
     def _configure(self, name: str) -> HostConfig:
         url = f"nats://127.0.0.1:{self.links[name].port}"
-        return HostConfig(name, url, _TOKEN, self._folder / "lake", self._folder / "snapshots", HostPolicy())
+        return HostConfig(
+            name,
+            url,
+            _TOKEN,
+            self._folder / "lake",
+            self._folder / "snapshots",
+            self._folder / "keys",
+            seals_files=False,
+            policy=HostPolicy(),
+        )
 
     async def stop(self) -> None:
         await self.supervisor.stop()

@@ -21,9 +21,8 @@ from domain.messages import Reject
 from domain.metrics import metric_of
 from runtime.bus import Bus
 from runtime.follower import StreamMessage
-from runtime.lake import Lake
-from runtime.lake_files import scan_files
 from scenarios.ledger import MAX_SEQUENCE, Keys, keys_of_readings
+from scenarios.stored import opened
 from tests.faults.checker import Observed, Told
 from tests.faults.history import READINGS, History
 from tests.faults.senders import HOSPITALS
@@ -74,10 +73,11 @@ async def positions(stand: Stand) -> dict[str, int]:
 def lake_rows(lake_dir: Path, history: History) -> pl.DataFrame:
     """Rows of the run as they lie in the files of the newest version, past every query path that could tidy them up."""
     sent = history.frame()
-    paths = [str(lake_dir / path) for path in Lake(lake_dir).state().files["path"]]
+    lake = opened(lake_dir)
+    paths = lake.state().files["path"].to_list()
     if not paths or sent.is_empty():
         return READINGS.to_frame()
-    rows = scan_files(paths).filter(
+    rows = lake.scan(paths).filter(
         pl.col("source").is_in(sent["source"].unique().cast(pl.Int64).implode()),
         pl.col("sequence").is_between(history.base, min(history.until, history.base + MAX_SEQUENCE), closed="left"),
     )

@@ -10,6 +10,7 @@ from domain.errors import IntegrityViolation
 from runtime import lake_checksums
 from runtime.lake import Advance, Lake, ReadingQuery
 from runtime.lake_files import scan_files
+from runtime.lake_folder import LakeFolder
 from runtime.lake_upkeep import compact
 from tests.lake_samples import START_US, sample_rows
 
@@ -46,7 +47,7 @@ def test_a_damaged_file_is_named_and_not_read(lake: Lake, caplog: pytest.LogCapt
 
 def test_a_file_of_an_older_version_is_believed(lake: Lake, tmp_path: Path) -> None:
     old = sorted(lake.path.glob("day=*/*.parquet"))[0].rename(tmp_path / f"{'0' * 32}.parquet")
-    assert len(scan_files([str(old)]).collect()) > 0
+    assert len(scan_files(LakeFolder(lake.path), [str(old)]).collect()) > 0
 
 
 @pytest.mark.clause("9.3")

@@ -18,14 +18,15 @@ from hypothesis import strategies as st
 from domain.errors import IntegrityViolation
 from domain.quality import Mark, Mode, Validity, pack
 from domain.readings import ReadingBatch
-from runtime import lake_checksums, lake_files, lake_pages, lake_queries, lake_rollups, lake_row_groups
+from runtime import lake_checksums, lake_files, lake_folder, lake_pages, lake_queries, lake_rollups, lake_row_groups
 from runtime.lake import Advance, Lake, ReadingQuery
+from runtime.lake_folder import LakeFolder
 from runtime.lake_queries import CHANNEL, FLEET, cursor_behind, merged, summarise
 from runtime.lake_rollups import CHANNELS, LEVELS, MARKED, sweep
 from runtime.lake_schema import HOUR_US
-from runtime.lake_upkeep import compact, expire, roll_up, vacuum
+from runtime.lake_upkeep import compact, expire, roll_up, seal, vacuum
 from runtime.reading_store import ReadingStore
-from tests.lake_samples import DAY_US, START_US, rows_of, sample_rows
+from tests.lake_samples import DAY_US, START_US, rows_of, sample_rows, sample_seal
 
 EVENING_US = START_US - START_US % HOUR_US
 LATER_US = EVENING_US + 9 * DAY_US
@@ -71,10 +72,18 @@ def readings_of_an_evening(seed: int) -> pa.Table:
 
 
 def lived(folder: str, random: Random) -> Lake:
-    """A lake with a history: commits, the same readings once more in other files, merges in between and rows since."""
-    lake = Lake(Path(folder))
+    """A lake with a history: commits, the same readings once more in other files, merges in between and rows since.
+
+    Some are sealed, some only from a moment on.
+    """
+    keys = Path(folder) / "_keys"
+    lake = Lake(Path(folder), sample_seal(keys) if random.random() < 0.3 else None)
     committed: list[pa.Table] = []
-    for what in random.choices(("new", "again", "merge"), (5, 2, 2), k=random.randrange(3, 10)):
+    for what in random.choices(("new", "again", "merge", "seal"), (5, 2, 2, 1), k=random.randrange(3, 10)):
+        if what == "seal":
+            lake = Lake(Path(folder), sample_seal(keys))
+            seal(lake, most=random.randrange(3))
+            continue
         if what == "merge":
             compact(lake, LATER_US)
             continue
@@ -85,11 +94,11 @@ def lived(folder: str, random: Random) -> Lake:
 
 
 def plain(lake: Lake, query: ReadingQuery) -> pl.DataFrame:
-    return lake_queries.read(lake.path, lake.state().files, query)
+    return lake_queries.read(lake.folder, lake.state().files, query)
 
 
 def plain_summary(lake: Lake, query: ReadingQuery, keys: tuple[str, ...], bucket_us: int, *, real_only: bool) -> pl.DataFrame:
-    rows = lake_queries.rows(lake.path, lake.state().files, query.without_page())
+    rows = lake_queries.rows(lake.folder, lake.state().files, query.without_page())
     return merged([summarise(rows, keys, bucket_us, real_only=real_only).collect()], keys)
 
 
@@ -99,6 +108,7 @@ def every_lake_is_large(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
     monkeypatch.setattr(lake_row_groups, "FRESH_ROWS", 40)
     monkeypatch.setattr(lake_files, "ROW_GROUP_ROWS", 16)
     monkeypatch.setattr(lake_files, "MERGED_GROUP_ROWS", 16)
+    monkeypatch.setattr(lake_folder, "_SMALL_BYTES", 0)
     monkeypatch.setattr(lake_pages, "FEW_ROWS", 0)
     monkeypatch.setattr(lake_pages, "FIRST_HITS", 2)
 
@@ -297,5 +307,5 @@ def test_what_a_crash_left_is_swept(tmp_path: Path) -> None:
     a_merged_day(lake)
     stray = tmp_path / "_rollups" / CHANNELS / "0123456789abcdef0123456789abcdef.parquet"
     stray.write_bytes(b"half")
-    assert sweep(tmp_path) == 1
+    assert sweep(LakeFolder(tmp_path)) == 1
     assert len(rollups_of(lake)) == len(LEVELS)

@@ -18,7 +18,7 @@ def settings(profile: str, *, api: str = "127.0.0.1", doors: str = "127.0.0.1", 
 
 
 def test_an_unknown_profile_names_the_known_ones():
-    with pytest.raises(ValidationError, match="Input should be 'dev' or 'standard'"):
+    with pytest.raises(ValidationError, match="Input should be 'dev', 'standard' or 'cn'"):
         SecuritySettings(profile="relaxed")
 
 
@@ -28,6 +28,7 @@ def test_the_profile_of_a_first_start_is_dev():
 
 @pytest.mark.parametrize(("profile", "also"), [
     ("dev", {}), ("dev", TLS), ("standard", {}), ("standard", TLS), ("standard", {"api": "0.0.0.0", "doors": "10.0.0.1"}),
+    ("cn", {}), ("cn", {"api": "0.0.0.0"}),
 ])  # fmt: skip
 def test_what_a_profile_allows_is_taken(profile, also):
     assert settings(profile, **also).security.profile == profile
@@ -60,6 +61,23 @@ def test_the_standard_profile_wants_stored_passwords_that_are_slow_to_try(monkey
     with pytest.raises(ValidationError, match=r"security.password_iterations is 599,999"):
         settings("standard", **TLS)
     settings("dev")
+
+
+@pytest.mark.clause("7.2c")
+@pytest.mark.parametrize(("profile", "given", "is_sealed"), [
+    ("dev", None, False), ("standard", None, False), ("dev", True, True), ("standard", True, True), ("cn", None, True),
+    ("cn", True, True),
+])  # fmt: skip
+def test_files_are_sealed_where_the_profile_or_a_setting_says_so(profile, given, is_sealed):
+    assert Settings(security={"profile": profile, "seal_files": given}).seals_files is is_sealed
+
+
+@pytest.mark.clause("7.2c")
+def test_profile_cn_allows_neither_files_in_clear_nor_passwords_that_are_quick_to_try():
+    with pytest.raises(ValidationError) as refused:
+        Settings(security={"profile": "cn", "seal_files": False, "password_iterations": 1000})
+    assert "security.seal_files is false" in str(refused.value)
+    assert "security.password_iterations is 1,000" in str(refused.value)
 
 
 @pytest.mark.parametrize("name", ["a b", "", "wärd", "x" * 254])

@@ -1,0 +1,100 @@
+"""A whole platform in security profile `cn`: what a device sends is in no file that it leaves behind, however it ends."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+
+from cluster.sealing import file_seal
+from runtime.lake import Lake, ReadingQuery
+from runtime.sealed_file import is_sealed
+from runtime.settings import Settings
+from tests.running_platform import RunningPlatform, start_platform, wait_until
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240), pytest.mark.clause("7.2c")]
+
+HOSPITAL: Final = "sz.sealed"
+MONITOR: Final = f"{HOSPITAL}/mon-1"
+BEFORE, AFTER, REFUSED = 81.23456789012345, 97.65432109876543, "planted-in-a-refused-message"
+PATIENT: Final = ("王小芳-planted", "MRN-planted-10037")
+SETTINGS: Final = {"SECURITY__PROFILE": "cn", "HOSTS__COUNT": "1", "SHARDS": "1"}
+
+
+def planted() -> dict[str, bytes]:
+    """What is looked for: values as numbers and as texts, a refused message, and who is measured."""
+    found = {f"{value} as text": str(value).encode() for value in (BEFORE, AFTER)}
+    found |= {f"{value} as a number": struct.pack("<d", value) for value in (BEFORE, AFTER)}
+    return found | {text: text.encode() for text in (REFUSED, *PATIENT)}
+
+
+def readable(platform: RunningPlatform) -> list[str]:
+    """Where something planted lies in clear."""
+    found = []
+    for path in platform.data_dir.rglob("*"):
+        name = str(path.relative_to(platform.data_dir))
+        if path.is_file():
+            content = path.read_bytes()
+            found += [f"{what} in {name}" for what, canary in planted().items() if canary in content]
+    return found
+
+
+def send(platform: RunningPlatform, token: str, body: dict[str, Any]) -> httpx.Response:
+    url = f"https://127.0.0.1:{platform.connection.http_port}/v1/readings"
+    trust = platform.connection.doors_trust
+    assert trust is not None
+    headers = {"Authorization": f"Bearer {token}"}
+    return httpx.post(url, json=body, headers=headers, verify=trust.context(), trust_env=False, timeout=20)
+
+
+def values(platform: RunningPlatform) -> set[float]:
+    with platform.http() as http:
+        answer = http.get("/readings", params={"device": MONITOR, "metric": "heart_rate"})
+    return {row["value"] for row in answer.json()["items"]} if answer.is_success else set()
+
+
+def lake_of(platform: RunningPlatform) -> Lake:
+    settings = Settings(data_dir=platform.data_dir, security={"profile": "cn"})
+    return Lake(settings.lake_dir, file_seal(settings))
+
+
+def kept(platform: RunningPlatform) -> set[float]:
+    return set(lake_of(platform).read(ReadingQuery())["value"])
+
+
+@pytest.mark.clause("9.3")
+def test_nothing_that_was_sent_is_readable_after_a_crash_nor_after_a_stop(tmp_path: Path) -> None:
+    platform = start_platform(tmp_path, **SETTINGS)
+    try:
+        token = platform.register_monitor(HOSPITAL)
+        with platform.http() as http:
+            patient = {"hospital_id": HOSPITAL, "ref": PATIENT[1], "name": PATIENT[0], "age_years": 60}
+            key = http.post("/patients", json=patient).raise_for_status().json()["patient_key"]
+            span = {"hospital_id": HOSPITAL, "device_id": "mon-1", "patient_key": key, "start": "2026-01-01T00:00:00Z"}
+            http.post("/associations", json=span).raise_for_status()
+        send(platform, token, {"metric": "heart_rate", "value": BEFORE}).raise_for_status()
+        assert send(platform, token, {"metric": REFUSED, "value": 1}).status_code == 422
+        wait_until(lambda: list((tmp_path / "lake" / "readings").glob("day=*/*")), 30)
+        wait_until(lambda: kept(platform) >= {BEFORE}, 30)
+        wait_until(lambda: list((tmp_path / "snapshots").glob("*/*.snapshot")), 30)
+        assert readable(platform) == []
+        platform.kill()
+        assert readable(platform) == []
+        platform = start_platform(tmp_path, **SETTINGS)
+        send(platform, token, {"metric": "heart_rate", "value": AFTER}).raise_for_status()
+        wait_until(lambda: values(platform) == {BEFORE, AFTER}, 30, lambda: values(platform))
+        with platform.http() as http:
+            assert REFUSED in http.get("/rejects").raise_for_status().text
+        assert platform.stop() == 0
+    finally:
+        if platform.process.poll() is None:
+            platform.kill()
+    assert kept(platform) >= {BEFORE, AFTER}
+    assert readable(platform) == []
+    sealed = [path for pattern in ("lake/readings/day=*/*", "snapshots/*/*") for path in tmp_path.glob(pattern)]
+    assert sealed
+    assert [path for path in sealed if not is_sealed(path)] == []
+    assert list((tmp_path / "nats" / "jetstream").rglob("meta.key"))

@@ -1,0 +1,153 @@
+"""nats-server's own encryption of its store: switched on, killed, its key rotated, lost, or another one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster.sealing import STREAMS, StreamSeal, file_seal, make_keys
+from domain import subjects
+from domain.bus_rights import SUPERVISOR
+from runtime.bus import Bus
+from runtime.bus_access import TokenAccess
+from runtime.keys import KeyGone, KeyMissing
+from runtime.nats_server import NatsServer, StoreKey
+from runtime.settings import Settings
+from runtime.soft_keys import SoftKeys
+
+TOKEN = "a-token-for-tests"
+PLANTED = b"planted-in-a-reject"
+
+pytestmark = [pytest.mark.integration, pytest.mark.clause("7.2c")]
+
+
+def settings_of(folder: Path, *, sealed: bool = True) -> Settings:
+    return Settings(data_dir=folder, security={"seal_files": sealed})
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[tuple[NatsServer, Bus, StoreKey | None]]:
+    """The bus as the platform starts it. Whoever wants more than a clean stop kills it inside."""
+    make_keys(settings)
+    seal = StreamSeal(settings)
+    server = NatsServer(settings.data_dir / "nats", access=TokenAccess(TOKEN))
+    if (key := seal.prepare()) is not None:
+        server.seal_store(key, os.environ)
+    await server.start()
+    try:
+        seal.remember()
+        bus = await connected(server)
+        yield server, bus, key
+        await bus.close()
+    finally:
+        await server.stop()
+
+
+async def connected(server: NatsServer) -> Bus:
+    bus = await Bus.connect(server.url, TOKEN, SUPERVISOR)
+    await bus.ensure_streams(max_stream_bytes=2**30, retention_s=86_400, duplicate_window_s=600)
+    return bus
+
+
+async def plant(bus: Bus, *numbers: int) -> None:
+    for number in numbers:
+        await bus.publish(subjects.REJECTS_SUBJECTS[0].replace(">", "test"), PLANTED + b"-%d" % number, f"m-{number}")
+
+
+async def held(bus: Bus) -> list[int]:
+    state = await bus.stream_state(subjects.REJECTS_STREAM)
+    kept = [await bus.get_message(subjects.REJECTS_STREAM, at) for at in range(1, state.last_sequence + 1)]
+    return [int(message.payload.rpartition(b"-")[2]) for message in kept if message is not None]
+
+
+def readable(folder: Path) -> list[str]:
+    return [path.name for path in folder.rglob("*") if path.is_file() and PLANTED in path.read_bytes()]
+
+
+@pytest.mark.clause("9.3")
+async def test_streams_in_clear_are_sealed_at_a_start_and_survive_kills_and_new_keys(tmp_path: Path) -> None:
+    async with running(settings_of(tmp_path, sealed=False)) as (_, bus, key):
+        assert key is None
+        await plant(bus, 1, 2)
+    assert readable(tmp_path)
+    async with running(settings_of(tmp_path)) as (server, bus, key):
+        assert await held(bus) == [1, 2]
+        await plant(bus, 3)
+        await bus.close()
+        server.kill()
+    assert readable(tmp_path) == []
+    SoftKeys(tmp_path / "keys").rotate(STREAMS)
+    async with running(settings_of(tmp_path)) as (server, bus, key):
+        assert key is not None
+        assert key.former is not None
+        await plant(bus, 4)
+        server.kill()
+        await server.start()  # again with both keys, as the platform does
+        assert await held(bus) == [1, 2, 3, 4]
+    SoftKeys(tmp_path / "keys").destroy(STREAMS, 1)
+    async with running(settings_of(tmp_path, sealed=False)) as (_, bus, key):  # it cannot go back
+        assert key is not None
+        assert key.former is None
+        assert await held(bus) == [1, 2, 3, 4]
+    assert readable(tmp_path) == []
+
+
+@pytest.fixture
+async def sealed(tmp_path: Path) -> Settings:
+    async with running(settings_of(tmp_path)) as (_, bus, _):
+        await plant(bus, 1)
+    return settings_of(tmp_path)
+
+
+async def test_the_key_is_in_no_file_and_on_no_command_line(sealed: Settings) -> None:
+    async with running(sealed) as (server, _, key):
+        assert key is not None
+        assert key.secret not in repr(key)
+        secret = key.secret.encode()
+        assert secret.decode() not in " ".join(psutil.Process(server.pid).cmdline())
+    assert [path for path in sealed.data_dir.rglob("*") if path.is_file() and secret in path.read_bytes()] == []
+
+
+@pytest.mark.clause("9.3")
+async def test_sealed_streams_are_not_begun_anew_under_no_key_or_another(sealed: Settings) -> None:
+    """nats-server would start without the streams, and the platform make empty ones in their place."""
+    keys = sealed.data_dir / "keys"
+    shutil.move(keys, keys.with_name("saved"))
+    with pytest.raises(KeyMissing, match="is sealed, and key lake and streams is missing: restore"):
+        make_keys(sealed)
+    with pytest.raises(KeyMissing):
+        StreamSeal(sealed).prepare()
+    make_keys(settings_of(sealed.data_dir.parent / "elsewhere"))
+    shutil.copytree(sealed.data_dir.parent / "elsewhere" / "keys", keys)
+    with pytest.raises(KeyMissing, match="not the one that the streams are sealed under"):
+        StreamSeal(sealed).prepare()
+    shutil.rmtree(keys)
+    shutil.move(keys.with_name("saved"), keys)
+    async with running(sealed) as (_, bus, _):
+        assert await held(bus) == [1]
+    (sealed.data_dir / "nats" / "sealed.json").unlink()
+    with pytest.raises(KeyMissing, match=r"sealed\.json, which says how, is missing"):
+        StreamSeal(sealed).prepare()
+
+
+async def test_a_destroyed_key_is_not_replaced_by_the_way(sealed: Settings) -> None:
+    SoftKeys(sealed.keys_dir).destroy(STREAMS, 1)
+    with pytest.raises(KeyMissing, match="is sealed"):
+        make_keys(sealed)
+    with pytest.raises(KeyGone):
+        StreamSeal(sealed).prepare()
+
+
+def test_nothing_is_made_where_nothing_is_to_be_sealed(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, sealed=False)
+    assert make_keys(settings) == []
+    assert StreamSeal(settings).prepare() is None
+    StreamSeal(settings).remember()
+    assert list(tmp_path.iterdir()) == []
+    assert not file_seal(settings).writes
