@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 READY_FD: Final = "VITALGRID_READY_FD"
 _READY_DEADLINE_S: Final = 40.0
+_LOOK_S: Final = 0.1
 _GRACE_S: Final = 15.0
 _REPOSITORY: Final = Path(__file__).resolve().parent.parent
 
@@ -95,7 +96,7 @@ class ChildProcess:
         delay_s = 0.5
         while True:
             assert self._process is not None
-            code = await asyncio.to_thread(self._process.wait)
+            code = await _ended(self._process)
             logger.warning("a process ended and is started again", extra={"child": self.module, "exit_code": code})
             self.restarts += 1
             try:
@@ -105,6 +106,13 @@ class ChildProcess:
                 logger.error("a process cannot be started: %s", error, extra={"child": self.module})
                 delay_s = min(delay_s * 2, 15.0)
             await asyncio.sleep(delay_s)
+
+
+async def _ended(process: subprocess.Popen[bytes]) -> int:
+    """Its exit code, once it has ended. No thread waits for it: the loop has few, and each would be taken for good."""
+    while (code := process.poll()) is None:  # noqa: ASYNC110 (the kernel tells nobody here)
+        await asyncio.sleep(_LOOK_S)
+    return code
 
 
 def _read_line(descriptor: int) -> bytes:

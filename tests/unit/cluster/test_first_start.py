@@ -113,7 +113,7 @@ def test_keys_are_listed_and_rotated_from_the_command_line(settings, business, m
         return CliRunner().invoke(keys, [*arguments, "--data-dir", str(settings.data_dir)])
 
     listed = say("list").output
-    assert [line.split()[1] for line in listed.splitlines() if " hmac-sm3 " in line] == ["pepper", "blind"]
+    assert [line.split()[1] for line in listed.splitlines() if " hmac-sm3 " in line] == ["pepper", "blind", "streams"]
     assert "2 under 1" in listed
     assert "version 2 of key fields is in force, 2 data keys" in say("rotate", "fields").output
     assert "0 under 1, 2 under 2" in say("list").output
