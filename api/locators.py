@@ -52,11 +52,6 @@ async def of_ward(hospital_id: str, ward_id: str, behind: Behind) -> Target:
     return await in_hospital(behind, "wards", hospital_id, ward_id)
 
 
-async def of_beds(hospital_id: str, behind: Behind, ward: Ward = None) -> Target:
-    """The beds of a hospital, or of one ward of it."""
-    return await in_hospital(behind, "beds", hospital_id, ward)
-
-
 async def in_hospital(behind: Backend, kind: str, hospital_id: str, ward_id: str | None = None) -> Target:
     """Records of a kind at a place that the caller named."""
     place = await behind.read(locating.place_of, behind.engine, hospital_id, ward_id)
@@ -96,7 +91,36 @@ async def readings_now(behind: Backend, hospital_id: str, device_id: str) -> Loc
     return await behind.read(locating.readings_now, behind.engine, hospital_id, device_id, now_us)
 
 
-# --- lists, by the hospital and ward that are asked for ---
+# --- what a list is asked for: the places that its filter names ---
+
+
+async def near_hospital(hospital_id: str, behind: Behind) -> tuple[Place, ...]:
+    """The hospital in the path."""
+    return (await behind.read(locating.place_of, behind.engine, hospital_id),)
+
+
+async def near_query(behind: Behind, hospital: Hospital = None, ward: Ward = None) -> tuple[Place, ...]:
+    """The hospital, or the ward of it, in the query."""
+    return () if hospital is None else (await behind.read(locating.place_of, behind.engine, hospital, ward),)
+
+
+async def near_hospitals(behind: Behind, hospital: Hospitals = None, ward: Ward = None) -> tuple[Place, ...]:
+    """The hospitals in the query, or one ward of each."""
+    wanted = [parse_hospital_id(one) for one in hospital or ()]
+    districts = await behind.read(locating.districts_of, behind.engine, wanted) if wanted else {}
+    return tuple(locating.place_in(districts.get(one), one, ward) for one in wanted)
+
+
+async def near_device(behind: Behind, device: Hospital = None) -> tuple[Place, ...]:
+    """Where the device in the query stands; of one that does not exist its hospital."""
+    if device is None:
+        return ()
+    hospital_id, device_id = split_device(device)
+    found = await behind.read(locating.device, behind.engine, hospital_id, device_id)
+    return (await behind.read(locating.place_of, behind.engine, hospital_id) if found is None else found.place,)
+
+
+# --- by the hospital and ward that are asked for ---
 
 
 def of_list(kind: str) -> Callable[..., Any]:
@@ -129,13 +153,6 @@ async def in_hospitals(behind: Backend, level: Level, hospital_ids: list[str] | 
     wanted = [parse_hospital_id(one) for one in hospital_ids]
     districts = await behind.read(locating.districts_of, behind.engine, wanted)
     return of_places([locating.place_in(districts.get(one), one) for one in wanted], level)
-
-
-async def of_alarm_list(behind: Behind, hospital: Hospital = None, ward: Ward = None, patient: Hospital = None) -> Target:
-    """Alarms of a patient, or of a place."""
-    if patient is not None and hospital is None:
-        return await of_patient(patient, behind)
-    return await in_query(behind, "alarms", hospital, ward)
 
 
 # --- what has an opaque key ---
@@ -173,15 +190,6 @@ def _opaque(found: Located | None, unknown: str) -> Target:
     if found is None:
         raise NotFound(unknown)
     return Target((found,), unknown)
-
-
-async def of_spans(behind: Behind, device: Hospital = None, patient: Hospital = None) -> Target:
-    """The associations of a device or of a patient."""
-    if patient is not None:
-        return await of_patient(patient, behind)
-    if device is None:
-        raise InvalidInput("associations are listed for a device or for a patient: give one of the two")
-    return await worn_by(behind, *split_device(device))
 
 
 async def worn_by(behind: Backend, hospital_id: str, device_id: str) -> Target:

@@ -17,6 +17,7 @@ from sqlalchemy import Engine, Table, func, make_url, select
 
 from domain.fleet_manifest import Tier
 from domain.messages import Control, decode_control
+from domain.permissions import everywhere
 from runtime.sql import devices, patients, places
 from runtime.sql.devices import NewDevice
 from runtime.sql.engine import migrate, open_engine, reading
@@ -33,6 +34,7 @@ HOUR_US = 60 * MINUTE_US
 SHARDS = 4
 HOSPITAL = "sz.h001"
 ADA = Author("ada", "for a test", NOW_US)
+ALL = everywhere("sz")
 
 NewDatabase = Callable[[], str]
 

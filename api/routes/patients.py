@@ -10,10 +10,11 @@ from fastapi import APIRouter, Header, Query, Response
 from api.asking import Asking, Target, Unplaced
 from api.errors import PreconditionRequired, problems
 from api.given import given
-from api.locators import in_hospital, of_list, of_patient
+from api.locators import in_hospital, near_query, of_patient
+from api.masks import view_in
 from api.observations import enter_observations
 from api.paging import Page, Paged
-from api.permissions import may, may_where_body_says
+from api.permissions import may, may_list, may_where_body_says
 from api.preconditions import ExpectedVersion, set_etag
 from api.readable import readable
 from api.schemas.patients import (
@@ -38,7 +39,7 @@ from domain.permissions import Action
 from runtime.sql import grants, locating, patients, presets
 
 router = APIRouter(prefix="/patients", tags=["patients"])
-PatientList = Annotated[Asking, may(Action.PATIENT_READ, at=of_list("patients"))]
+PatientList = Annotated[Asking, may_list(Action.PATIENT_READ, at=near_query)]
 PatientAdmit = Annotated[Unplaced, may_where_body_says(Action.PATIENT_MANAGE)]
 PatientRead = Annotated[Asking, may(Action.PATIENT_READ, at=of_patient)]
 PatientReadings = Annotated[Asking, may(Action.READING_READ, at=of_patient)]
@@ -61,14 +62,14 @@ class PatientFilter:
 
 @router.get("")
 async def list_patients(
-    _who: PatientList, behind: Behind, paged: Paged, zone: In, wanted: Annotated[PatientFilter, given(PatientFilter)]
+    who: PatientList, behind: Behind, paged: Paged, zone: In, wanted: Annotated[PatientFilter, given(PatientFilter)]
 ) -> Page[PatientOut]:
-    """Patients of the region, searched by name or number."""
+    """The patients whom you may see, searched by name or number. A search finds nobody whose name is masked for you."""
     found = await behind.read(
-        patients.list_patients, behind.engine, limit=paged.limit, after=paged.after, hospital_id=wanted.hospital,
-        ward_id=wanted.ward, text=wanted.q, present_only=wanted.present,
+        patients.list_patients, behind.engine, reach=who.reach, clear=who.clear, limit=paged.limit, after=paged.after,
+        hospital_id=wanted.hospital, ward_id=wanted.ward, text=wanted.q, present_only=wanted.present,
     )  # fmt: skip
-    return paged.page([PatientOut.of(row, zone) for row in found.rows], found.after)
+    return paged.page([PatientOut.of(row, zone, view_in(row)) for row in found.rows], found.after)
 
 
 @router.post("", status_code=201, responses=problems(NotFound, InvalidInput, Conflict))
@@ -78,18 +79,19 @@ async def admit_patient(who: PatientAdmit, body: PatientIn, behind: Behind, zone
     former = await behind.read(locating.patient_of_ref, behind.engine, body.hospital_id, body.ref)
     if former is not None:  # who comes back is the same record, as sensitive as it was
         place = Target((replace(place.records[0], level=former.level, patient_key=former.patient_key),))
-    author = behind.author(who.at(place))
+    permitted = who.at(place)
+    author = behind.author(permitted)
     row = await behind.tell(patients.admit_patient, behind.engine, author, body.hospital_id, body.to_new())
     set_etag(response, row["version"])
-    return PatientOut.of(row, zone)
+    return PatientOut.of(row, zone, permitted.view)
 
 
 @router.get("/{patient_key}", responses=problems(NotFound))
-async def show_patient(_who: PatientRead, patient_key: str, behind: Behind, zone: In, response: Response) -> PatientOut:
+async def show_patient(who: PatientRead, patient_key: str, behind: Behind, zone: In, response: Response) -> PatientOut:
     """One patient."""
     row = await behind.read(patients.get_patient, behind.engine, patient_key)
     set_etag(response, row["version"])
-    return PatientOut.of(row, zone)
+    return PatientOut.of(row, zone, who.view)
 
 
 @router.get("/{patient_key}/state", responses=problems(NotFound, Unavailable))
@@ -115,7 +117,7 @@ async def update_patient(
     values = body.model_dump(exclude_unset=True)
     row = await behind.tell(patients.update_patient, behind.engine, behind.author(who), patient_key, values, version=version)
     set_etag(response, row["version"])
-    return PatientOut.of(row, zone)
+    return PatientOut.of(row, zone, who.view)
 
 
 @router.post("/{patient_key}/discharge", responses=_UPDATE)
@@ -133,7 +135,7 @@ async def discharge_patient(
     at_us = instant(body.at) if body.at else author.now_us
     row = await behind.tell(patients.discharge_patient, behind.engine, author, patient_key, at_us, version=version)
     set_etag(response, row["version"])
-    return PatientOut.of(row, zone)
+    return PatientOut.of(row, zone, who.view)
 
 
 @router.post(

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine, func, insert, or_, select
 
 from domain.errors import Conflict, InvalidInput
 from domain.messages import PatientAdmitted
+from domain.permissions import NOWHERE, Reach
 from runtime.sql.associations import (
     Touched,
     associate,
@@ -38,6 +39,7 @@ from runtime.sql.records import (
     tell_hosts,
 )
 from runtime.sql.tables import patients
+from runtime.sql.within import PATIENTS, within
 
 __all__ = [
     "NewPatient", "Touched", "admit_patient", "admitted", "associate", "check_patient", "correct_association",
@@ -143,12 +145,16 @@ def get_patient_row(connection: Connection, patient_key: str) -> Row:
     return one(connection, select(patients).where(patients.c.patient_key == patient_key), _name(patient_key))
 
 
-def list_patients(
-    engine: Engine, *, limit: int, after: tuple[Any, ...] | None = None, hospital_id: str | None = None,
-    ward_id: str | None = None, text: str | None = None, present_only: bool = False,
+def list_patients(  # noqa: PLR0913 (one filter each)
+    engine: Engine, *, reach: Reach, clear: Reach = NOWHERE, limit: int, after: tuple[Any, ...] | None = None,
+    hospital_id: str | None = None, ward_id: str | None = None, text: str | None = None, present_only: bool = False,
 ) -> Page:  # fmt: skip
-    """By key. `text` matches a part of the name or the reference, in any case."""
-    query = select(patients)
+    """Those within `reach` by key; `is_clear` of each that is within `clear`, too: it may be shown by name.
+
+    `text` matches a part of the name or the reference, in any case, of those alone: a search by what is masked would tell it.
+    """
+    is_clear = within(clear, PATIENTS)
+    query = select(patients, is_clear.label("is_clear")).where(within(reach, PATIENTS))
     if hospital_id is not None:
         query = query.where(patients.c.hospital_id == hospital_id)
     if ward_id is not None:
@@ -157,7 +163,7 @@ def list_patients(
         query = query.where(patients.c.discharged_us.is_(None))
     if text is not None:
         parts = [func.lower(column).contains(text.lower(), autoescape=True) for column in (patients.c.name, patients.c.ref)]
-        query = query.where(or_(*parts))
+        query = query.where(or_(*parts), is_clear)
     with reading(engine) as connection:
         return page(connection, query, [patients.c.patient_key], limit=limit, after=after)
 
