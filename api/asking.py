@@ -125,6 +125,10 @@ class Asking:
         judge = self.judge
         return judge.authoriser.decide(judge.caller, action, record, judge.purpose).is_allowed
 
+    def reach_of(self, action: Action) -> Reach:
+        """Where the caller may do something else."""
+        return _of(self.judge, action).reach
+
     def clear_of(self, action: Action) -> Reach:
         """Where patients would appear by name in another answer: a search may go by no name that is not shown."""
         return _of(self.judge, action).clear

@@ -13,12 +13,11 @@ from fastapi import Query
 
 from api.asking import Target, of_places
 from api.device_names import split_device
-from api.selection import ReadingFilter
 from api.services import Backend, Behind
 from domain.errors import InvalidInput, NotFound
 from domain.ids import parse_hospital_id
 from domain.labels import LABELS, label_of
-from domain.permissions import Level, Located
+from domain.permissions import Located
 from domain.principals import Place
 from runtime.sql import grants, locating
 
@@ -111,6 +110,19 @@ async def near_hospitals(behind: Behind, hospital: Hospitals = None, ward: Ward 
     return tuple(locating.place_in(districts.get(one), one, ward) for one in wanted)
 
 
+async def near_readings(
+    behind: Behind, device: Hospitals = None, hospital: Hospitals = None, ward: Ward = None
+) -> tuple[Place, ...]:
+    """The devices, hospitals and wards that a filter of readings names. Handles and patients have opaque keys."""
+    named = await near_hospitals(behind, hospital, ward)
+    pairs = [split_device(name) for name in device or ()]
+    if not pairs:
+        return named
+    found = await behind.read(locating.places_of_devices, behind.engine, pairs)
+    missing = sorted({hospital_id for hospital_id, device_id in pairs if (hospital_id, device_id) not in found})
+    return (*named, *found.values(), *await near_hospitals(behind, missing))
+
+
 async def near_device(behind: Behind, device: Hospital = None) -> tuple[Place, ...]:
     """Where the device in the query stands; of one that does not exist its hospital."""
     if device is None:
@@ -136,23 +148,6 @@ async def in_query(behind: Backend, kind: str, hospital_id: str | None, ward_id:
     if hospital_id is None:
         return Target.at(Place(behind.services.region_id), LABELS[kind])
     return await in_hospital(behind, kind, hospital_id, ward_id)
-
-
-def of_hospitals(kind: str) -> Callable[..., Any]:
-    """A locator: as `of_list`, where the query may name several hospitals."""
-
-    async def listed(behind: Behind, hospital: Hospitals = None) -> Target:
-        return await in_hospitals(behind, LABELS[kind], hospital)
-
-    return listed
-
-
-async def in_hospitals(behind: Backend, level: Level, hospital_ids: list[str] | None) -> Target:
-    if not hospital_ids:
-        return Target.at(Place(behind.services.region_id), level)
-    wanted = [parse_hospital_id(one) for one in hospital_ids]
-    districts = await behind.read(locating.districts_of, behind.engine, wanted)
-    return of_places([locating.place_in(districts.get(one), one) for one in wanted], level)
 
 
 # --- what has an opaque key ---
@@ -198,55 +193,6 @@ async def worn_by(behind: Backend, hospital_id: str, device_id: str) -> Target:
     place = await behind.read(locating.place_of, behind.engine, hospital_id) if found is None else found.place
     level = label_of("associations", None if found is None else found.level)
     return Target((Located(place, level),), named=f"device {hospital_id}/{device_id}")
-
-
-# --- readings ---
-
-
-def of_readings(kind: str = "patients") -> Callable[..., Any]:
-    """A locator: the readings that a filter names. Of places as sensitive as `kind`: patients may wear devices there."""
-
-    async def readings(
-        behind: Behind, device: Hospitals = None, handle: Annotated[list[int] | None, Query()] = None, patient: Hospital = None,
-        hospital: Hospitals = None, ward: Ward = None,
-    ) -> Target:  # fmt: skip
-        return await in_filter(behind, ReadingFilter(device, handle, patient, hospital, ward), LABELS[kind])
-
-    return readings
-
-
-async def in_filter(behind: Backend, wanted: ReadingFilter, level: Level) -> Target:
-    """What a filter of readings names: everything that it may show has to be permitted."""
-    if wanted.patient is not None:
-        return await of_patient(wanted.patient, behind)
-    if wanted.device is not None:
-        return await _of_devices(behind, wanted.device)
-    if wanted.handle is not None:
-        return await _of_handles(behind, wanted.handle)
-    if wanted.ward is not None and wanted.hospital:
-        hospital_ids = [parse_hospital_id(one) for one in wanted.hospital]
-        districts = await behind.read(locating.districts_of, behind.engine, hospital_ids)
-        return of_places([locating.place_in(districts.get(one), one, wanted.ward) for one in hospital_ids], level)
-    return await in_hospitals(behind, level, wanted.hospital)
-
-
-async def _of_devices(behind: Backend, names: list[str]) -> Target:
-    named = [split_device(name) for name in names]
-    found = await behind.read(locating.readings_of_devices, behind.engine, named)
-    records = list(found.values())
-    missing = sorted({hospital_id for hospital_id, device_id in named if (hospital_id, device_id) not in found})
-    if missing:  # told to those alone who may see these hospitals'
-        records += (await in_hospitals(behind, LABELS["readings"], missing)).records
-    return Target(tuple(records), named=f"device {names[0]}" if len(names) == 1 else f"{len(names)} devices")
-
-
-async def _of_handles(behind: Backend, handles: list[int]) -> Target:
-    """Handles count up: whoever asks for one out of reach is not told whether it was given to anything."""
-    found = await behind.read(locating.readings_of_handles, behind.engine, handles)
-    unknown = f"handle {handles[0]} is unknown" if len(handles) == 1 else "one of these handles is unknown"
-    if len(found) < len(set(handles)):
-        raise NotFound(unknown)
-    return Target(tuple(found.values()), unknown)
 
 
 # --- users and tokens ---

@@ -133,11 +133,15 @@ def is_allowed(caller: Caller, action: Action, record: Located, purpose: Purpose
     return action in EVERYBODY or bool(_allowing(caller, action, record, purpose, now_us))
 
 
-def view(caller: Caller, action: Action, record: Located, purpose: Purpose | None, now_us: int) -> View:
-    """How patients appear: masked too where nothing is allowed."""
+def view(
+    caller: Caller, action: Action, record: Located, purpose: Purpose | None, now_us: int, *, unmask: bool = False
+) -> View:
+    """How patients appear: masked too where nothing is allowed. `unmask`: asked for by name, with a reason."""
     if action in EVERYBODY or not is_allowed(caller, action, record, purpose, now_us):
         return View.MASKED
     allowing = _allowing(caller, action, record, purpose, now_us)
+    if unmask and any(_may_unmask(grant, record, purpose) for grant in allowing):
+        return View.CLEAR
     return View.CLEAR if any(_knows_name(grant, caller, record, purpose) for grant in allowing) else View.MASKED
 
 
@@ -172,6 +176,12 @@ def _holds_for(grant: Grant, caller: Caller, record: Located) -> bool:
     if (grant.relation is Relation.SELF or grant.role is Role.PATIENT) and not is_own:
         return False
     return grant.relation is not Relation.CARE_TEAM or record.patient_key in caller.treats
+
+
+def _may_unmask(grant: Grant, record: Located, purpose: Purpose | None) -> bool:
+    """Of a grant by which the action is allowed."""
+    is_usual = (purpose or USUAL[grant.role]) is Purpose.HOPERAT
+    return grant.role is Role.PRIVACY_OFFICER and is_usual and record.level is not None and record.level <= 4
 
 
 def _knows_name(grant: Grant, caller: Caller, record: Located, purpose: Purpose | None) -> bool:

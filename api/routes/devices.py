@@ -133,6 +133,8 @@ async def update_device(
     """Change a device's ward or bed (a move), status or attributes."""
     values = body.model_dump(exclude_unset=True)
     row = await behind.tell(devices.update_device, behind.engine, behind.author(who), device["handle"], values, version=version)
+    if "level" in values:
+        behind.levels_changed()
     set_etag(response, row["version"])
     return DeviceOut.of(row, zone)
 

@@ -116,6 +116,8 @@ async def update_patient(
     """Change a patient's facts, ward or bed (a bed move)."""
     values = body.model_dump(exclude_unset=True)
     row = await behind.tell(patients.update_patient, behind.engine, behind.author(who), patient_key, values, version=version)
+    if "level" in values:
+        behind.levels_changed()
     set_etag(response, row["version"])
     return PatientOut.of(row, zone, who.view)
 

@@ -12,9 +12,9 @@ from sqlalchemy import Connection, Engine, delete, insert, select, update
 
 from domain.errors import Conflict, Forbidden, InvalidInput
 from domain.permissions import Reach
-from domain.principals import Grant, Place, Role
+from domain.principals import Caller, Factor, Grant, Kind, Place, Principal, Role
 from runtime.sql.engine import reading, writing
-from runtime.sql.grants import detail_of, insert_grant, lasting_users, roles_of
+from runtime.sql.grants import detail_of, grants_of, insert_grant, lasting_users, roles_of, treated_by
 from runtime.sql.identity_tables import password_history, users
 from runtime.sql.records import Author, Page, Row, log_write, one, page
 from runtime.sql.sessions import Ended, end_session
@@ -101,6 +101,18 @@ def list_users(
     with reading(engine) as connection:
         found = page(connection, query, [users.c.name], limit=limit, after=after)
         return Page(_with_roles(connection, found.rows, now_us), found.after)
+
+
+def as_caller(engine: Engine, name: str, *, now_us: int) -> Caller:
+    """A user as they call once signed in by password, with what they have now. Raises NotFound."""
+    with reading(engine) as connection:
+        columns = (users.c.id, users.c.name, users.c.patient_key)
+        row = one(connection, select(*columns).where(users.c.name == name), f"user {name!r}")
+        return Caller(
+            Principal(Kind.USER, row["id"], row["name"]), grants_of(connection, row["id"], now_us=now_us),
+            factors=frozenset({Factor.PASSWORD}), patient_key=row["patient_key"],
+            treats=treated_by(connection, row["id"], now_us=now_us),
+        )  # fmt: skip
 
 
 def find_for_sign_in(engine: Engine, name: str) -> Row | None:
