@@ -7,7 +7,7 @@ sentence. Where the caller named the place itself, the refusal says what is miss
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from domain.errors import Forbidden, NotFound
 from domain.permissions import Action, Authoriser, Level, Located, Purpose, Reach, View
@@ -16,7 +16,7 @@ from domain.principals import Caller, Place
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a request is about: the records as far as permission goes, each of which has to be permitted.
+    """What a request is about: the records as far as permission goes, each of which has to be permitted. Not none.
 
     `unknown`: what is said to whom they are out of reach, as if they did not exist. None: the caller named them by a place,
     and is refused at `named`, in their own words: where something lies is not told.
@@ -62,6 +62,8 @@ class Judge:
 
     def permit(self, target: Target) -> View:
         """How patients appear in the answer. Raises Forbidden, or NotFound where that is told of nothing."""
+        if not target.records:
+            raise Forbidden(f"{self.caller.principal.name} may not {self.action} nowhere: nothing was named")
         views = set[View]()
         for record in dict.fromkeys(target.records):
             decision = self.authoriser.decide(self.caller, self.action, record, self.purpose, unmask=self.unmask)
@@ -142,7 +144,6 @@ class Unplaced:
     """
 
     judge: Judge
-    _: None = field(default=None, repr=False)
 
     @property
     def caller(self) -> Caller:

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, iter_route_contexts
 from fastapi.staticfiles import StaticFiles
 
 from api.errors import PROBLEM_SCHEMA
@@ -61,9 +61,9 @@ async def _redoc_page() -> HTMLResponse:
 
 def _name_permissions(app: FastAPI, document: dict[str, Any]) -> None:
     """Say of each route which permission it needs."""
-    for route in app.routes:
-        if isinstance(route, APIRoute) and route.include_in_schema:
-            for action in permissions_of(route):
+    for route in iter_route_contexts(app.routes):
+        if isinstance(route.original_route, APIRoute) and route.include_in_schema:
+            for action in permissions_of(route.dependant):
                 for method in route.methods or ():
                     document["paths"][route.path_format][method.lower()][PERMISSION] = action.value
 

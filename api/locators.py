@@ -1,5 +1,8 @@
 """From a request's path or query to what it is about: the records' places, levels and patients. One SELECT each.
 
+A locator reads no parameter that its handler does not heed in the same way: what it would judge, the handler would not
+show. A guard compares the two (`tests/unit/api/test_permissions.py`).
+
 Records with opaque keys (patients, alarms, associations, windows, rejects) are out of reach as if they did not exist; of
 what the caller named by its place (hospitals, wards, devices) the refusal says which permission is missing.
 """
@@ -136,10 +139,10 @@ async def near_device(behind: Behind, device: Hospital = None) -> tuple[Place, .
 
 
 def of_list(kind: str) -> Callable[..., Any]:
-    """A locator: records of a kind in the hospital or ward that the query names, or in the whole region."""
+    """A locator: records of a kind in the hospital that the query names, or in the whole region."""
 
-    async def listed(behind: Behind, hospital: Hospital = None, ward: Ward = None) -> Target:
-        return await in_query(behind, kind, hospital, ward)
+    async def listed(behind: Behind, hospital: Hospital = None) -> Target:
+        return await in_query(behind, kind, hospital)
 
     return listed
 

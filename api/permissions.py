@@ -14,7 +14,6 @@ from urllib.parse import unquote
 
 from fastapi import Depends, Header, Request
 from fastapi.dependencies.models import Dependant
-from fastapi.routing import APIRoute
 
 from api.asking import Asking, Judge, Target, Unplaced
 from api.auth import CALLER_KEY
@@ -123,14 +122,10 @@ def may_where_body_says(action: Action) -> Any:
     return Depends(permitted)
 
 
-def permissions_of(route: APIRoute) -> list[Action]:
-    """What a route needs, as its signature says; one, for every route that is well."""
-    return list(_permissions(route.dependant))
-
-
-def _permissions(dependant: Dependant) -> Iterator[Action]:
+def permissions_of(dependant: Dependant) -> Iterator[Action]:
+    """What a route needs, as the signature of its handler says: one, of every route that is well."""
     permission = getattr(dependant.call, "permission", None)
     if permission is not None:
         yield permission
     for part in dependant.dependencies:
-        yield from _permissions(part)
+        yield from permissions_of(part)

@@ -123,7 +123,7 @@ def _check_named(wanted: ReadingFilter, judged: Judged) -> None:
         raise NotFound(f"handle {min(judged.closed)} is unknown")
     if judged.closed and wanted.device is not None:
         what = f"device {wanted.device[0]}" if len(wanted.device) == 1 else f"one of {len(wanted.device)} devices"
-        raise Forbidden(f"nothing that {what} measures may be read by you")
+        raise Forbidden(f"you may not read anything that {what} measures")
 
 
 def _found(connection: Connection, wanted: ReadingFilter, reach: Reach) -> list[tuple[int, str]] | None:

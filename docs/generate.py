@@ -8,6 +8,7 @@ page is made from build/conformance.json, which `make test` writes, the performa
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
@@ -23,6 +24,11 @@ from api.telemetry import Telemetry
 from api.vitals import watch_platform
 from domain.ages import AgeBand
 from domain.metrics import METRICS, Metric
+from domain.permissions import Action, Level, Located, Purpose, View
+from domain.principals import Caller, Factor, Grant, Kind, Place, Principal, Role
+from runtime.authorisation import POLICIES, CedarAuthoriser
+from runtime.clock import ManualClock
+from runtime.policy_requests import USUAL_PURPOSE
 from runtime.settings import Settings
 from scenarios.report.plots import verdict_bars
 
@@ -125,6 +131,73 @@ def prometheus_page() -> str:
         "a process has not told lately has no sample. When to be alarmed: [runbook](runbook.md).\n",
         table(("name", "kind", "labels", "meaning"), rows),
     ])  # fmt: skip
+
+
+# permissions
+
+_EVERYWHERE: Final = Place("sz")
+_GROUPS: Final[Mapping[str, frozenset[str]]] = {  # by what an action's name begins with
+    "Patients, and what is measured": frozenset(
+        {"patient", "observation", "preset", "association", "reading", "alarm", "statistics"}
+    ),
+    "Places and devices": frozenset({"place", "hospital", "fleet", "device", "maintenance"}),
+    "The platform": frozenset({"reject", "scenario", "host", "operation"}),
+    "Users and records of access": frozenset({"user", "grant", "token", "log", "audit"}),
+}
+
+
+def permissions_page() -> str:
+    """docs/permissions.md: what each role may do, found out by asking the policies."""
+    judge = CedarAuthoriser.of_package(ManualClock())
+    parts = [
+        "# Who may do what\n",
+        "<!-- made by `make docs` from runtime/policies; do not edit -->\n",
+        "A grant is a role at a place and holds for what lies in it, and for nothing else. Each cell is the highest level of "
+        "sensitivity up to which a role may do something (GB/T 39725-2020: 1 public, 2 shared, 3 without persons, 4 of a "
+        "person, 5 strict), with two factors. Without the second factor nobody gets to level 5, but for alarms, a station's "
+        "vital signs, and reports of who is where and what measures whom. *Treated*: patients in whose care team the caller "
+        "is; *own*: the caller's own records alone. Every caller may manage the own account (`self`) "
+        "and read the catalogue (`catalogue.read`).\n",
+        table(("role", "usual purpose", "sees patients, readings, alarms or accesses for", "patients appear"),
+              (_role_row(judge, role) for role in Role)),
+    ]  # fmt: skip
+    for title, resources in _GROUPS.items():
+        actions = [action for action in Action if action.partition(".")[0] in resources]
+        rows = [(f"`{role}`", *(_may(judge, role, action) for action in actions)) for role in Role]
+        head = ("role", *(f"`{action}`" for action in actions))
+        parts += [f"## {title}\n", table(head, (row for row in rows if any(row[1:])))]
+    parts.append("## In words\n\nEach decision names the policies it follows from.\n")
+    for path in sorted(POLICIES.glob("*.cedar")):
+        said = re.findall(r'^@id\("(.+)"\)$', path.read_text(), re.MULTILINE)
+        parts.append("\n".join((f"`{path.name}`\n", *(f"- {policy}" for policy in said), "")))
+    return "\n".join(parts)
+
+
+def _caller(role: Role) -> Caller:
+    factors = frozenset({Factor.PASSWORD, Factor.TOTP})
+    treats = frozenset({"treated"})
+    return Caller(Principal(Kind.USER, "u-1", "u"), (Grant(role, _EVERYWHERE),), None, None, factors, "own", treats)
+
+
+def _may(judge: CedarAuthoriser, role: Role, action: Action) -> str:
+    """`4`, or `4, treated 5`; `own 5` where only the caller's own records are reached."""
+    reach = judge.reach(_caller(role), action)
+    others = reach.levels.get(_EVERYWHERE, 0)
+    kinds = ((key, reach.patients.get((_EVERYWHERE, key), 0)) for key in ("treated", "own"))
+    return ", ".join([*([f"{others:d}"] if others else []), *(f"{kind} {level:d}" for kind, level in kinds if level > others)])
+
+
+def _role_row(judge: CedarAuthoriser, role: Role) -> tuple[str, str, str, str]:
+    """By what tells most of a person."""
+    telling = (Action.PATIENT_READ, Action.READING_READ, Action.ALARM_READ, Action.AUDIT_READ)
+    reaches = {purpose: [judge.reach(_caller(role), action, purpose) for action in telling] for purpose in Purpose}
+    purposes = [purpose for purpose, reached in reaches.items() if any(not reach.is_nothing for reach in reached)]
+    records = [Located(_EVERYWHERE, Level.IDENTIFYING, key) for key in ("treated", "own")]
+    decisions = [judge.decide(_caller(role), action, record) for action in telling for record in records]
+    views = {decision.view for decision in decisions if decision.is_allowed}
+    shown = "by name" if View.CLEAR in views else "masked" if views else "not at all"
+    said = "any purpose" if len(purposes) == len(Purpose) else ", ".join(purposes) or "none"
+    return f"`{role}`", USUAL_PURPOSE[role], said, shown
 
 
 # conformance
@@ -251,6 +324,7 @@ def _performance_from_run() -> str:
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "settings": settings_page,
     "metrics": metrics_page,
+    "permissions": permissions_page,
     "prometheus": prometheus_page,
     "conformance": _conformance_from_run,
     "performance": _performance_from_run,

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
-from cedarpy import AuthzResult, PolicySet, is_authorized_batch
+from cedarpy import AuthzResult, Entities, PolicySet, is_authorized_batch
 
 from domain.permissions import Action, Decision, Level, Located, Purpose, Reach, View
 from domain.ports import Clock
 from domain.principals import Caller, Place
-from runtime.policy_requests import ANYBODYS, IDENTIFY, UNMASK, Asked, Standing, requests_of
+from runtime.policy_requests import ANYBODYS, IDENTIFY, UNMASK, Asked, Requests, Standing
 
 POLICIES: Final = Path(__file__).with_name("policies")
 _REMEMBERED: Final = 8192  # answers, and reaches: a ward's staff ask about the same records again and again
@@ -82,15 +82,14 @@ class CedarAuthoriser:
         self, standing: Standing, action: Action, record: Located, purpose: Purpose | None, naming: tuple[str, ...]
     ) -> Decision:
         if action in ANYBODYS:
-            return Decision(*self._judge(standing, purpose, [record], [Asked(None, action, 0)])[0])
-        grants = range(len(standing.grants))
-        asked = [Asked(grant, what, 0) for grant in grants for what in (action, *naming)]
-        verdicts = iter(self._judge(standing, purpose, [record], asked))
-        by_grant = [(next(verdicts), [next(verdicts) for _ in naming]) for _ in grants]
-        is_allowed = any(done.is_allowed for done, _ in by_grant)
-        named = [one for done, known in by_grant if done.is_allowed for one in known if one.is_allowed]
-        policies = {policy for done, _ in by_grant if done.is_allowed == is_allowed for policy in done.policies}
-        return Decision(is_allowed, tuple(sorted(policies)), View.CLEAR if named else View.MASKED)
+            return Decision(*self._judgement(standing, purpose, [record])([Asked(None, action, 0)])[0])
+        judge = self._judgement(standing, purpose, [record])
+        verdicts = judge([Asked(grant, action, 0) for grant in range(len(standing.grants))])
+        allowing = [grant for grant, verdict in enumerate(verdicts) if verdict.is_allowed]
+        known = judge([Asked(grant, what, 0) for grant in allowing for what in naming])
+        is_clear = any(verdict.is_allowed for verdict in known)
+        policies = {policy for verdict in verdicts if verdict.is_allowed == bool(allowing) for policy in verdict.policies}
+        return Decision(bool(allowing), tuple(sorted(policies)), View.CLEAR if is_clear else View.MASKED)
 
     def _reach(self, standing: Standing, actions: tuple[str, ...], purpose: Purpose | None) -> Reach:
         """Where one grant allows all these actions: asked at its place about each kind of patient at each level.
@@ -104,7 +103,7 @@ class CedarAuthoriser:
             for level in Level:
                 asked += [Asked(None if action in ANYBODYS else number, action, len(records)) for action in actions]
                 records.append(Located(standing.grants[number].place, level, kind[0]))
-        verdicts = iter(self._judge(standing, purpose, records, asked))
+        verdicts = iter(self._judgement(standing, purpose, records)(asked))
         levels: dict[Place, Level] = {}
         patients: dict[tuple[Place, str], Level] = {}
         for number, kind in kinds:
@@ -117,11 +116,18 @@ class CedarAuthoriser:
                     patients |= {(place, key): max(level, patients.get((place, key), level)) for key in kind}
         return Reach(levels, patients)
 
-    def _judge(
-        self, standing: Standing, purpose: Purpose | None, records: Sequence[Located], asked: Sequence[Asked]
-    ) -> list[_Verdict]:
-        requests, entities = requests_of(standing, purpose, records, asked)
-        return [self._verdict(result) for result in is_authorized_batch(requests, self._policies, entities)]
+    def _judgement(
+        self, standing: Standing, purpose: Purpose | None, records: Sequence[Located]
+    ) -> Callable[[Sequence[Asked]], list[_Verdict]]:
+        """What judges requests about these records, in the order asked."""
+        requests = Requests(standing, purpose)
+        entities = Entities.from_json_str(requests.entities(records))
+
+        def judge(asked: Sequence[Asked]) -> list[_Verdict]:
+            results = is_authorized_batch([requests.of(question) for question in asked], self._policies, entities)
+            return [self._verdict(result) for result in results]
+
+        return judge
 
     def _verdict(self, result: AuthzResult) -> _Verdict:
         found = result.diagnostics

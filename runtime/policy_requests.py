@@ -62,23 +62,32 @@ class Asked(NamedTuple):
     record: int
 
 
-def requests_of(
-    standing: Standing, purpose: Purpose | None, records: Sequence[Located], asked: Sequence[Asked]
-) -> tuple[list[dict[str, Any]], str]:
-    """Requests as Cedar takes them, in the order asked, and the entities they speak of as JSON."""
-    first = _json({"owes": standing.must is not None})
-    contexts = [_json(_context(standing, grant, purpose)) for grant in standing.grants]
-    requests = [
-        {
-            "principal": _CALLER if grant is None else _uid("Grant", str(grant)),
-            "action": _uid("Action", action),
-            "resource": _uid("Record", str(record)),
-            "context": first if grant is None else contexts[grant],
+class Requests:
+    """Builds what Cedar is asked for one caller and purpose; without a purpose each grant's role has its own usual one."""
+
+    def __init__(self, standing: Standing, purpose: Purpose | None) -> None:
+        self._standing = standing
+        owes = standing.must is not None
+        self._context_of_caller = _json({"owes": owes})
+        factors = [_value("Factor", factor) for factor in sorted(standing.factors)]
+        shared = {"factors": factors, "powers": standing.powers, "owes": owes}
+        self._contexts = [
+            _json({"purpose": _value("Purpose", purpose or USUAL_PURPOSE[grant.role]), **shared}) for grant in standing.grants
+        ]
+
+    def of(self, asked: Asked) -> dict[str, Any]:
+        """The request as Cedar takes it."""
+        return {
+            "principal": _CALLER if asked.grant is None else _uid("Grant", str(asked.grant)),
+            "action": _uid("Action", asked.action),
+            "resource": _uid("Record", str(asked.record)),
+            "context": self._context_of_caller if asked.grant is None else self._contexts[asked.grant],
         }
-        for grant, action, record in asked
-    ]
-    holders = [_grant(standing, number, grant) for number, grant in enumerate(standing.grants)]
-    return requests, _json([*holders, *(_record(number, record) for number, record in enumerate(records))])
+
+    def entities(self, records: Sequence[Located]) -> str:
+        """The grants, and the records with the places they lie in, as JSON."""
+        grants = [_grant(self._standing, number, grant) for number, grant in enumerate(self._standing.grants)]
+        return _json([*grants, *(_record(number, record) for number, record in enumerate(records))])
 
 
 def _uid(kind: str, name: str) -> dict[str, str]:
@@ -88,15 +97,6 @@ def _uid(kind: str, name: str) -> dict[str, str]:
 def _value(kind: str, name: str) -> dict[str, Any]:
     """An entity as the value of an attribute."""
     return {"__entity": _uid(kind, name)}
-
-
-def _context(standing: Standing, grant: Grant, purpose: Purpose | None) -> dict[str, Any]:
-    return {
-        "purpose": _value("Purpose", purpose or USUAL_PURPOSE[grant.role]),
-        "factors": [_value("Factor", factor) for factor in sorted(standing.factors)],
-        "powers": standing.powers,
-        "owes": standing.must is not None,
-    }
 
 
 def _grant(standing: Standing, number: int, grant: Grant) -> dict[str, Any]:

@@ -140,7 +140,7 @@ def view(
     if action in EVERYBODY or not is_allowed(caller, action, record, purpose, now_us):
         return View.MASKED
     allowing = _allowing(caller, action, record, purpose, now_us)
-    if unmask and any(_may_unmask(grant, record, purpose) for grant in allowing):
+    if unmask and any(grant.role is Role.PRIVACY_OFFICER for grant in allowing):
         return View.CLEAR
     return View.CLEAR if any(_knows_name(grant, caller, record, purpose) for grant in allowing) else View.MASKED
 
@@ -176,12 +176,6 @@ def _holds_for(grant: Grant, caller: Caller, record: Located) -> bool:
     if (grant.relation is Relation.SELF or grant.role is Role.PATIENT) and not is_own:
         return False
     return grant.relation is not Relation.CARE_TEAM or record.patient_key in caller.treats
-
-
-def _may_unmask(grant: Grant, record: Located, purpose: Purpose | None) -> bool:
-    """Of a grant by which the action is allowed."""
-    is_usual = (purpose or USUAL[grant.role]) is Purpose.HOPERAT
-    return grant.role is Role.PRIVACY_OFFICER and is_usual and record.level is not None and record.level <= 4
 
 
 def _knows_name(grant: Grant, caller: Caller, record: Located, purpose: Purpose | None) -> bool:

@@ -66,7 +66,7 @@ class AlarmFilter:
         return sorted(OPEN_STATES) if self.open else None
 
 
-@router.get("")
+@router.get("", responses=problems(NotFound))
 async def list_alarms(
     who: AlarmList, behind: Behind, paged: Paged, zone: In, wanted: Annotated[AlarmFilter, given(AlarmFilter)]
 ) -> AlarmPage:

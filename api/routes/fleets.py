@@ -15,6 +15,7 @@ from domain.errors import Conflict, InvalidInput, NotFound
 from domain.fleet_manifest import FleetManifest
 from domain.labels import LABELS
 from domain.permissions import Action
+from domain.principals import Place
 from runtime.sql import locating
 from runtime.sql.fleets import register_fleet
 
@@ -62,7 +63,7 @@ async def register(who: FleetRegister, request: Request, behind: Behind) -> Resp
     manifest = await behind.lanes.codec(_decode, await request.body())
     districts = await behind.read(locating.districts_of, behind.engine, [one.hospital_id for one in manifest.hospitals])
     places = [locating.place_in(districts.get(one.hospital_id), one.hospital_id) for one in manifest.hospitals]
-    author = behind.author(who.at(of_places(places, LABELS["patients"])))
+    author = behind.author(who.at(of_places(places or [Place(behind.services.region_id)], LABELS["patients"])))
     registered = await behind.write(register_fleet, behind.engine, author, manifest, shards=behind.services.shards)
     await behind.doors_told()
     await behind.hosts_told(_SETTLE_S)

@@ -177,14 +177,14 @@ async def remove_preset(who: PresetSet, patient_key: str, metric: str, behind: B
     await behind.tell(presets.remove_preset, behind.engine, behind.author(who), patient_key, metric)
 
 
-@router.get("/{patient_key}/care-team")
+@router.get("/{patient_key}/care-team", responses=problems(NotFound))
 async def list_care_team(_who: PatientRead, patient_key: str, behind: Behind, zone: In) -> list[MemberOut]:
     """Who treats the patient, and who did."""
     rows = await behind.read(grants.list_team, behind.engine, patient_key)
     return [MemberOut.of(row, zone) for row in rows]
 
 
-@router.post("/{patient_key}/care-team", status_code=201, responses=problems(InvalidInput, Conflict))
+@router.post("/{patient_key}/care-team", status_code=201, responses=problems(NotFound, InvalidInput, Conflict))
 async def join_care_team(who: PatientManage, patient_key: str, body: MemberIn, behind: Behind, zone: In) -> MemberOut:
     """Say that a user treats the patient from now on: what they were given for their care teams reaches the patient."""
     author = behind.author(who)
@@ -193,7 +193,7 @@ async def join_care_team(who: PatientManage, patient_key: str, body: MemberIn, b
     return MemberOut.of(row, zone)
 
 
-@router.delete("/{patient_key}/care-team/{name}", status_code=204)
+@router.delete("/{patient_key}/care-team/{name}", status_code=204, responses=problems(NotFound))
 async def leave_care_team(who: PatientManage, patient_key: str, name: str, behind: Behind) -> None:
     """Say that a user treats the patient no more."""
     principal_id = await behind.write(grants.leave_team, behind.engine, behind.author(who), patient_key, name)

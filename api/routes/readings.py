@@ -11,7 +11,12 @@ from api.answers.formats import TABLE_RESPONSES
 from api.errors import NotAcceptable, problems
 from api.given import given
 from api.paging import Paged
-from api.reading_answers import Asked, AskedForFreshness, AskedForStatistics, ReadingPage
+from api.reading_answers import (
+    Asked,
+    AskedForFreshness,
+    AskedForStatistics,
+    ReadingPage,
+)
 from api.schemas.readings import BucketTable, Freshness, JoinedTable, LatestTable, ReadingTable
 from api.selection import ReadingFilter
 from domain.errors import InvalidInput, NotFound, Unavailable

@@ -95,8 +95,10 @@ async def app(engine: Engine, clock: ManualClock) -> AsyncIterator[FastAPI]:
 
 
 @pytest.fixture
-async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(app) as connected:
+async def client(app: FastAPI, request: pytest.FixtureRequest) -> AsyncIterator[httpx.AsyncClient]:
+    """Signed in as an administrator, or as the test's mark `as_role("nurse@sz.h001/icu")` says."""
+    mark = request.node.get_closest_marker("as_role")
+    async with client_of(app, TOKEN if mark is None else mark.args[0]) as connected:
         connected.base_url = httpx.URL("http://test/api/v1/")
         yield connected
 

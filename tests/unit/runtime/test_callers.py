@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy import Engine
 
 from domain.errors import SessionEnded, StorageFull, Unauthenticated
-from domain.principals import Kind, Place, Role
+from domain.principals import Grant, Kind, Place, Role
 from runtime import callers
 from runtime.callers import REMEMBER_S, SqlCallers
 from runtime.clock import ManualClock
-from runtime.sql import access, sessions, users
+from runtime.sql import access, grants, sessions, users
 from runtime.sql.sessions import SessionRules
 from tests.sql_fixtures import ADA, MINUTE_US, NOW_US
 from tests.waiting import until
@@ -155,6 +155,31 @@ async def test_whoever_waits_for_the_end_of_a_session_hears_of_it_at_once(
     await asyncio.wait_for(waiting, 10)
     await asyncio.wait_for(known.until_ended(session.access_token, caller), 10)  # who comes late too
     await until(lambda: not known._changes)  # a thread may hold the last refusal, and who waited for it, a moment longer
+
+
+@pytest.mark.clause("9.3b")
+async def test_whoever_waits_hears_at_once_that_they_have_something_else(
+    engine: Engine, known: SqlCallers, session: sessions.NewSession
+) -> None:
+    caller = await known.caller_of(session.access_token)
+    waiting = asyncio.create_task(known.until_ended(session.access_token, caller))
+    grants.give(engine, ADA, "li.na", Grant(Role.HEALTH_COMMISSION, Place("sz")))
+    known.forget(session.user_id)
+    await asyncio.wait_for(waiting, 10)
+    assert (await known.caller_of(session.access_token)).grants == (Grant(Role.HEALTH_COMMISSION, Place("sz")),)
+
+
+@pytest.mark.clause("9.3b")
+async def test_a_grant_that_ends_by_itself_is_not_remembered_beyond_that(
+    engine: Engine, known: SqlCallers, session: sessions.NewSession
+) -> None:
+    ends_us = NOW_US + MINUTE_US
+    grants.give(engine, ADA, "li.na", Grant(Role.HEALTH_COMMISSION, Place("sz"), until_us=ends_us))
+    assert (await known.caller_of(session.access_token)).grants[0].until_us == ends_us
+    clock = known._clock
+    assert isinstance(clock, ManualClock)
+    clock.advance(60)
+    assert (await known.caller_of(session.access_token)).grants == ()
 
 
 @pytest.mark.clause("7.2d")

@@ -1,0 +1,219 @@
+"""What each route ought to need, written by hand: which action, about which records. A second opinion on the signatures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from domain.permissions import Action, Level, Located
+from domain.principals import Place
+from tests.unit.api.two_hospitals import Ward
+
+REGION: Final = Place("sz")
+Need = tuple[Action, Located]
+
+
+@dataclass(frozen=True)
+class Route:
+    """`where`: whether it depends on the ward that is asked about; `is_hidden`: what is out of reach is unknown."""
+
+    action: Action
+    records: Callable[[Ward], list[Located]]
+    is_placed: bool = True
+    is_hidden: bool = False
+    query: Callable[[Ward], dict[str, Any]] | None = None
+    body: Callable[[Ward], Any] | None = None
+    also: Action | None = None  # needed of the same records too
+
+
+def _region(action: str, level: int) -> Route:
+    return Route(Action(action), lambda _: [Located(REGION, Level(level))], is_placed=False)
+
+
+def _hospital(action: str, level: int = 2, **more: Any) -> Route:
+    return Route(Action(action), lambda w: [Located(w.hospital, Level(level))], **more)
+
+
+def _ward(action: str, level: int, **more: Any) -> Route:
+    return Route(Action(action), lambda w: [Located(w.place, Level(level))], **more)
+
+
+def _patient(action: str, *, is_hidden: bool = True, **more: Any) -> Route:
+    return Route(Action(action), lambda w: [w.of_patient()], is_hidden=is_hidden, **more)
+
+
+def _in_hospital(w: Ward) -> dict[str, Any]:
+    return {"hospital": w.hospital_id}
+
+
+def _in_ward(w: Ward) -> dict[str, Any]:
+    return {"hospital": w.hospital_id, "ward": w.ward_id}
+
+
+def _by_patient(w: Ward) -> dict[str, Any]:
+    return {"patient": w.patient_key}
+
+
+def _by_device(w: Ward) -> dict[str, Any]:
+    return {"device": f"{w.hospital_id}/{w.device_id}"}
+
+
+def _device_body(w: Ward) -> dict[str, Any]:
+    return {"hospital_id": w.hospital_id, "device_id": "new", "model": "monitor", "ward_id": w.ward_id}
+
+
+def _span_body(w: Ward) -> dict[str, Any]:
+    return {"hospital_id": w.hospital_id, "device_id": w.device_id, "patient_key": w.patient_key}
+
+
+def _window_body(w: Ward) -> dict[str, Any]:
+    return {"hospital_id": w.hospital_id, "ward_id": w.ward_id, "until": "2030-01-01T00:00:00Z"}
+
+
+def _patient_body(w: Ward) -> dict[str, Any]:
+    return {"hospital_id": w.hospital_id, "ward_id": w.ward_id, "ref": "new"}
+
+
+def _grant_body(w: Ward) -> dict[str, Any]:
+    return {"role": "nurse", "place": f"{w.hospital_id}/{w.ward_id}"}
+
+
+def _fleet_body(w: Ward) -> dict[str, Any]:
+    return {"hospitals": [{"hospital_id": w.hospital_id, "name": "n", "tier": "primary", "beds": 1}]}
+
+
+def _associate(w: Ward) -> list[Located]:
+    return [Located(w.place, Level.IDENTIFYING), w.of_patient()]
+
+
+def _worn_by_patient(w: Ward) -> list[Located]:
+    """Not only while the patient had it on."""
+    return [w.of_patient(), Located(w.place, Level.IDENTIFYING)]
+
+
+ROUTES: Final[dict[str, list[Route]]] = {
+    "GET /hospitals": [_region("place.read", 2)],
+    "POST /hospitals": [_region("hospital.manage", 2)],
+    "GET /hospitals/{hospital_id}": [_hospital("place.read")],
+    "PATCH /hospitals/{hospital_id}": [_hospital("hospital.manage")],
+    "POST /hospitals/{hospital_id}/hand-over": [_hospital("hospital.manage")],
+    "GET /hospitals/{hospital_id}/hand-over": [_hospital("place.read")],
+    "PUT /hospitals/{hospital_id}/placement": [_hospital("hospital.manage")],
+    "GET /hospitals/{hospital_id}/placement": [_hospital("place.read")],
+    "GET /hospitals/{hospital_id}/wards": [_hospital("place.read")],
+    "POST /hospitals/{hospital_id}/wards": [_hospital("place.manage")],
+    "PATCH /hospitals/{hospital_id}/wards/{ward_id}": [_ward("place.manage", 2)],
+    "DELETE /hospitals/{hospital_id}/wards/{ward_id}": [_hospital("place.manage")],
+    "GET /hospitals/{hospital_id}/beds": [
+        _hospital("place.read"), _ward("place.read", 2, query=lambda w: {"ward": w.ward_id}),
+    ],
+    "POST /hospitals/{hospital_id}/beds": [_ward("place.manage", 2, body=lambda w: {"id": "new", "ward_id": w.ward_id})],
+    "PATCH /hospitals/{hospital_id}/beds/{bed_id}": [_ward("place.manage", 2, body=lambda w: {"ward_id": w.ward_id})],
+    "DELETE /hospitals/{hospital_id}/beds/{bed_id}": [_ward("place.manage", 2)],
+    "GET /devices": [
+        _region("device.read", 2), _hospital("device.read", query=_in_hospital), _ward("device.read", 2, query=_in_ward),
+    ],
+    "POST /devices": [_ward("device.manage", 2, body=_device_body)],
+    "POST /devices/import": [_hospital("device.manage", query=_in_hospital)],
+    "GET /devices/{hospital_id}/{device_id}": [_ward("device.read", 2)],
+    "PATCH /devices/{hospital_id}/{device_id}": [_ward("device.manage", 2)],
+    "GET /devices/{hospital_id}/{device_id}/state": [_patient("reading.read", is_hidden=False)],
+    "POST /devices/{hospital_id}/{device_id}/retire": [_ward("device.manage", 2)],
+    "POST /devices/{hospital_id}/{device_id}/token": [_ward("device.credential", 2)],
+    "POST /fleets": [_hospital("fleet.register", 4, body=_fleet_body)],
+    "GET /maintenance-windows": [_hospital("maintenance.read", query=_in_hospital)],
+    "POST /maintenance-windows": [_ward("maintenance.manage", 2, body=_window_body)],
+    "POST /maintenance-windows/{window_id}/end": [_ward("maintenance.manage", 2, is_hidden=True)],
+    "GET /patients": [
+        _region("patient.read", 4), _hospital("patient.read", 4, query=_in_hospital), _ward("patient.read", 4, query=_in_ward),
+    ],
+    "POST /patients": [_ward("patient.manage", 4, body=_patient_body)],
+    "GET /patients/{patient_key}": [_patient("patient.read")],
+    "PATCH /patients/{patient_key}": [_patient("patient.manage")],
+    "GET /patients/{patient_key}/state": [_patient("reading.read")],
+    "POST /patients/{patient_key}/discharge": [_patient("patient.manage")],
+    "POST /patients/{patient_key}/observations": [_patient("observation.enter")],
+    "GET /patients/{patient_key}/presets": [_patient("preset.read")],
+    "PUT /patients/{patient_key}/presets/{metric}": [_patient("preset.set")],
+    "DELETE /patients/{patient_key}/presets/{metric}": [_patient("preset.set")],
+    "GET /patients/{patient_key}/care-team": [_patient("patient.read")],
+    "POST /patients/{patient_key}/care-team": [_patient("patient.manage")],
+    "DELETE /patients/{patient_key}/care-team/{name}": [_patient("patient.manage")],
+    "GET /associations": [
+        _patient("association.read", query=_by_patient), _ward("association.read", 4, query=_by_device),
+    ],
+    "POST /associations": [Route(Action.ASSOCIATION_MANAGE, _associate, body=_span_body)],
+    "POST /associations/{association_id}/end": [_patient("association.manage")],
+    "POST /associations/{association_id}/correct": [_patient("association.manage")],
+    "GET /metrics-table": [_region("catalogue.read", 1)],
+    "GET /metrics-table/{code}": [_region("catalogue.read", 1)],
+    "GET /thing-models": [_region("catalogue.read", 1)],
+    "GET /thing-models/{model_id}": [_region("catalogue.read", 1)],
+    "GET /thing-models/{model_id}/thing-description": [_region("catalogue.read", 1)],
+    "GET /readings": [
+        _region("reading.read", 4), _ward("reading.read", 4, query=_in_ward), _patient("reading.read", query=_by_patient),
+    ],
+    "GET /readings/by-patient": [_ward("reading.read", 4, query=_by_device)],
+    "GET /readings/latest": [_ward("reading.read", 4, is_hidden=True, query=lambda w: {"handle": w.handle})],
+    "GET /readings/buckets": [Route(Action.READING_READ, _worn_by_patient, is_hidden=True, query=_by_patient)],
+    "GET /readings/search": [
+        _hospital("reading.read", 4, query=lambda w: _by_device(w) | _in_hospital(w) | {"q": "mon"}),
+        _ward("reading.read", 4, query=lambda w: _in_ward(w) | {"above": 1}),
+    ],
+    "GET /aggregates/fleet": [_region("statistics.read", 2), _hospital("statistics.read", query=_in_hospital)],
+    "GET /freshness": [_hospital("device.read", 3, query=_in_hospital)],
+    "GET /alarms": [
+        _region("alarm.read", 4), _ward("alarm.read", 4, query=_in_ward), _patient("alarm.read", query=_by_patient),
+    ],
+    "GET /alarms/counts": [_hospital("statistics.read", query=_in_hospital)],
+    "GET /alarms/episodes": [_ward("alarm.read", 4, query=_in_ward)],
+    "GET /alarms/{alarm_id}": [_patient("alarm.read")],
+    "GET /alarms/{alarm_id}/knowledge": [_patient("alarm.read")],
+    "POST /alarms/{alarm_id}/acknowledge": [_patient("alarm.answer")],
+    "POST /alarms/{alarm_id}/pause-audio": [_patient("alarm.answer")],
+    "GET /live/alarms": [_region("alarm.read", 4), _hospital("alarm.read", 4, query=_in_hospital)],
+    "GET /live/readings": [_hospital("reading.read", 4, query=_in_hospital), _ward("reading.read", 4, query=_in_ward)],
+    "GET /rejects": [_hospital("reject.read", 3, query=_in_hospital)],
+    "GET /rejects/{sequence}": [_hospital("reject.read", 3, is_hidden=True)],
+    "POST /rejects/{sequence}/resubmit": [_hospital("reject.resubmit", 3, is_hidden=True)],
+    "GET /scenarios": [_region("scenario.read", 2)],
+    "POST /scenarios/{name}/runs": [_region("scenario.run", 2)],
+    "GET /scenario-runs": [_region("scenario.read", 2)],
+    "GET /scenario-runs/{run_id}": [_region("scenario.read", 2)],
+    "GET /scenario-runs/{run_id}/report": [_region("scenario.read", 2)],
+    "POST /tokens": [_ward("token.manage", 3, body=lambda w: _grant_body(w) | {"name": "new"}, also=Action.GRANT_MANAGE)],
+    "GET /tokens": [_region("token.read", 3)],
+    "DELETE /tokens/{name}": [_ward("token.manage", 3)],
+    "GET /writes": [_region("audit.read", 3)],
+    "GET /exports": [_region("audit.read", 4)],
+    "GET /log/checkpoint": [_region("log.read", 1)],
+    "GET /log/tile/{path}": [_region("log.read", 1)],
+    "GET /log/entries/{index}": [_region("log.read", 1)],
+    "GET /log/entries/{index}/proof": [_region("log.read", 1)],
+    "GET /log/consistency": [_region("log.read", 1)],
+    "GET /log/keys": [_region("log.read", 1)],
+    "GET /log/verifier": [_region("log.read", 1)],
+    "POST /users": [
+        _ward("user.manage", 3, body=lambda w: {"name": "new", "grants": [_grant_body(w)]}, also=Action.GRANT_MANAGE),
+    ],
+    "GET /users": [_region("user.read", 3)],
+    "GET /users/{name}": [_ward("user.read", 3)],
+    "POST /users/{name}/reset": [_ward("user.manage", 3)],
+    "POST /users/{name}/unlock": [_ward("user.manage", 3)],
+    "POST /users/{name}/disable": [_ward("user.manage", 3)],
+    "POST /users/{name}/enable": [_ward("user.manage", 3)],
+    "GET /users/{name}/grants": [_ward("user.read", 3)],
+    "POST /users/{name}/grants": [_ward("grant.manage", 3, body=_grant_body)],
+    "DELETE /users/{name}/grants/{grant_id}": [_ward("grant.manage", 3, is_hidden=True)],
+    "GET /me": [_region("self", 3)],
+    "POST /me/password": [_region("self", 3)],
+    "GET /hosts": [_region("host.read", 2)],
+    "POST /hosts": [_region("host.manage", 2)],
+    "POST /hosts/{name}/drain": [_region("host.manage", 2)],
+    "POST /hosts/{name}/resume": [_region("host.manage", 2)],
+    "DELETE /hosts/{name}": [_region("host.manage", 2)],
+    "GET /health": [_region("operation.read", 2)],
+    "GET /ready": [_region("operation.read", 2)],
+    "GET /metrics": [_region("operation.read", 2)],
+}  # fmt: skip

@@ -1,0 +1,143 @@
+"""What is given to whom, by whom, for how long; care teams; patients' own accounts. Clauses 7.2b, 9.3b."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import Engine
+
+from domain.errors import Conflict
+from domain.principals import Grant, Place, Role
+from runtime.clock import ManualClock
+from runtime.sql import access, grants, patients, users
+from runtime.sql.patients import NewPatient
+from tests.sql_fixtures import ADA
+from tests.unit.api.conftest import client_of, make
+from tests.unit.api.house import PASSWORD, House, get, open_house, sign_in
+from tests.unit.api.two_hospitals import Ward, fill
+
+
+@pytest.fixture
+def wards(engine: Engine) -> list[Ward]:
+    return fill(engine)
+
+
+@pytest.fixture
+async def house(engine: Engine, clock: ManualClock, tmp_path: Path) -> AsyncIterator[House]:
+    async with open_house(engine, clock, tmp_path) as opened:
+        yield opened
+
+
+@pytest.mark.clause("9.3b")
+async def test_what_is_given_holds_at_once_at_its_place_and_as_long_as_it_is_said(house: House, wards: list[Ward]) -> None:
+    nurse = (await sign_in(house, "wang.wei"))["access_token"]
+    own, other, _ = (f"/api/v1/patients/{ward.patient_key}" for ward in wards)
+    async with house.client((await sign_in(house))["access_token"]) as client:
+        client.base_url = httpx.URL("http://test/api/v1/")
+        assert await get(house, nurse, own) == (403, "forbidden")
+        given = await make(client, "users/wang.wei/grants", {"role": "nurse", "place": "sz.h001/icu"})
+        assert await get(house, nurse, own) == (200, "")
+        assert await get(house, nurse, other) == (404, "not-found")
+        assert (await client.post("users/wang.wei/grants", json={"role": "nurse", "place": "sz.h001/icu"})).status_code == 409
+        assert (await client.delete(f"users/wang.wei/grants/{given['id']}")).status_code == 204
+        assert await get(house, nurse, own) == (403, "forbidden")
+        assert (await client.delete(f"users/wang.wei/grants/{given['id']}")).status_code == 404
+        house.clock.advance(1)
+        ends = house.clock.now_us() + 60_000_000
+        grants.give(
+            house.engine,
+            replace(ADA, now_us=house.clock.now_us()),
+            "wang.wei",
+            Grant(Role.NURSE, Place.parse("sz.h001"), until_us=ends),
+        )
+        await house.app.state.backend.user_changed(users.get_user(house.engine, "wang.wei", now_us=0)["id"])
+        assert await get(house, nurse, other) == (200, "")
+        house.clock.advance(60)
+        assert await get(house, nurse, other) == (403, "forbidden")
+        listed = (await client.get("users/wang.wei/grants")).json()
+    assert [(row["role"], row["place"], row["ended"] is None) for row in listed] == [
+        ("nurse", "sz.h001/icu", False), ("nurse", "sz.h001", True),
+    ]  # fmt: skip
+
+
+@pytest.mark.clause("9.3b")
+async def test_a_care_team_is_reached_while_it_is_one(house: House, wards: list[Ward]) -> None:
+    doctor = (await sign_in(house, "wang.wei"))["access_token"]
+    patient = f"patients/{wards[0].patient_key}"
+    async with house.client((await sign_in(house))["access_token"]) as client:
+        client.base_url = httpx.URL("http://test/api/v1/")
+        await make(client, "users/wang.wei/grants", {"role": "doctor", "place": "sz.h001", "relation": "care-team"})
+        assert await get(house, doctor, f"/api/v1/{patient}") == (403, "forbidden")
+        await make(client, f"{patient}/care-team", {"user": "wang.wei"})
+        assert await get(house, doctor, f"/api/v1/{patient}") == (200, "")
+        assert await get(house, doctor, f"/api/v1/patients/{wards[1].patient_key}") == (404, "not-found")
+        assert (await client.post(f"{patient}/care-team", json={"user": "wang.wei"})).status_code == 409
+        house.clock.advance(1)
+        assert (await client.delete(f"{patient}/care-team/wang.wei")).status_code == 204
+        assert await get(house, doctor, f"/api/v1/{patient}") == (403, "forbidden")
+        (member,) = (await client.get(f"{patient}/care-team")).json()
+    assert (member["user"], member["until"] is None) == ("wang.wei", False)
+
+
+@pytest.mark.clause("9.3b")
+async def test_nobody_gives_to_themselves_nor_more_than_they_may(app: FastAPI, engine: Engine, wards: list[Ward]) -> None:
+    users.create_user(engine, ADA, "boss", "stored", Grant(Role.ADMINISTRATOR, Place("sz")))
+    users.create_user(engine, ADA, "li.na", "stored", Grant(Role.SYSTEM_ADMINISTRATOR, Place("sz")))
+    async with client_of(app, "security-administrator@sz") as guard, client_of(app, "local-operator@sz") as operator:
+        for client, method, path, body, says in (
+            (guard, "POST", "users/li.na/grants", {"role": "administrator"}, "that is given by one of them alone"),
+            (guard, "POST", "tokens", {"name": "t", "role": "administrator"}, "that is given by one of them alone"),
+            (guard, "POST", "users/boss/reset", None, "may not change an account"),
+            (guard, "POST", "users/li.na/grants", {"role": "audit-administrator"}, "never one person's"),
+            (guard, "POST", "users/li.na/grants", {"role": "nurse", "place": "sz.h009/icu"}, "there is no place"),
+            (guard, "POST", "users/li.na/grants", {"role": "nurse", "place": "bj.h001"}, "not of this region"),
+            (guard, "POST", "users/security-administrator@sz/grants", {"role": "doctor"}, "themselves"),
+        ):
+            answer = await client.request(method, f"/api/v1/{path}", json=body)
+            assert says in answer.json()["detail"], answer.text
+        assert (await operator.post("/api/v1/tokens", json={"name": "t", "role": "nurse"})).status_code == 403
+        made = await guard.post("/api/v1/tokens", json={"name": "t", "role": "station", "place": "sz.h001/icu"})
+    assert (made.status_code, made.json()["place"]) == (201, "sz.h001/icu")
+    assert access.authenticate(engine, made.json()["token"])["place"] == "sz.h001/icu"
+
+
+@pytest.mark.clause("9.3b")
+async def test_the_last_who_can_give_anything_keeps_that(house: House, wards: list[Ward]) -> None:
+    async with house.client((await sign_in(house))["access_token"]) as client:
+        client.base_url = httpx.URL("http://test/api/v1/")
+        (own,) = (await client.get("users/li.na/grants")).json()
+        last = await client.delete(f"users/li.na/grants/{own['id']}")
+        assert (last.status_code, "is the last" in last.text) == (409, True)
+        await make(client, "users/wang.wei/grants", {"role": "security-administrator"})
+        assert (await client.delete(f"users/li.na/grants/{own['id']}")).status_code == 204
+
+
+@pytest.mark.clause("9.3b")
+def test_the_last_token_of_an_administrator_is_not_revoked(engine: Engine) -> None:
+    access.create_first_administrator(engine, now_us=1)
+    with pytest.raises(Conflict, match="is the last that can give anybody anything"):
+        access.revoke_token(engine, ADA, "admin")
+    users.create_user(engine, ADA, "li.na", "stored", Grant(Role.ADMINISTRATOR, Place("sz")))
+    access.revoke_token(engine, ADA, "admin")
+
+
+@pytest.mark.clause("7.2b")
+async def test_patients_have_an_account_that_reaches_themselves(house: House, wards: list[Ward]) -> None:
+    own = wards[0].patient_key
+    patients.admit_patient(house.engine, ADA, "sz.h001", NewPatient("MRN-9", ward_id="icu"))
+    async with house.client((await sign_in(house))["access_token"]) as client:
+        client.base_url = httpx.URL("http://test/api/v1/")
+        body = {"name": "wang.fang", "patient_key": own, "grants": [{"role": "patient", "relation": "self"}]}
+        await make(client, "users", body)
+        assert (await client.post("users", json=body | {"name": "x.y", "patient_key": "0" * 32})).status_code == 404
+    users.set_password(house.engine, ADA, "wang.fang", house.hashes.make(PASSWORD), must_change=False)
+    token = (await sign_in(house, "wang.fang"))["access_token"]
+    assert await get(house, token, f"/api/v1/patients/{own}") == (200, "")
+    assert await get(house, token, f"/api/v1/patients/{wards[1].patient_key}") == (404, "not-found")
+    assert await get(house, token, f"/api/v1/alarms?patient={own}") == (200, "")
+    assert await get(house, token, "/api/v1/alarms?hospital=sz.h001") == (403, "forbidden")

@@ -1,0 +1,185 @@
+"""How permissions are stated and refused: guards over all routes, and what the refused are told. Clauses 7.2b, 9.3c."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+from sqlalchemy import Engine
+
+import api.routes
+from api.permissions import permissions_of
+from api.routing import ROUTERS
+from runtime.sql import devices, patients
+from tests.sql_fixtures import ADA, HOUR_US, NOW_US
+from tests.unit.api.conftest import client_of
+from tests.unit.api.two_hospitals import Ward, fill
+
+FOLDER = Path(api.routes.__file__).parent
+HANDLERS = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+
+
+@pytest.fixture
+def wards(engine: Engine) -> list[Ward]:
+    return fill(engine)
+
+
+# --- guards ---
+
+
+@pytest.mark.clause("7.2b")
+@pytest.mark.parametrize("route", HANDLERS, ids=lambda route: f"{min(route.methods)} {route.path}")
+def test_every_handler_states_one_permission_and_before_all_else(route: APIRoute) -> None:
+    assert len(list(permissions_of(route.dependant))) == 1
+    first = route.dependant.dependencies[0]
+    assert list(permissions_of(first)), "what comes before it is told to whom nothing may be told"
+
+
+@pytest.mark.clause("9.3c")
+@pytest.mark.parametrize("route", HANDLERS, ids=lambda route: f"{min(route.methods)} {route.path}")
+def test_what_a_permission_is_judged_by_the_handler_heeds_too(route: APIRoute) -> None:
+    """Else a query for one's own ward would be judged, and the whole hospital shown."""
+    judged, heeded = set[str](), set[str]()
+    for dependant, is_judged in _parts(route.dependant):
+        names = {field.alias for field in dependant.query_params}
+        (judged if is_judged else heeded).update(names)
+    assert judged <= heeded
+
+
+@pytest.mark.clause("7.2b")
+def test_a_handler_whose_place_stands_in_the_body_asks_for_it() -> None:
+    found = list(_unplaced_handlers())
+    assert len(found) >= 9
+    assert [name for name, asks in found if not asks] == []
+
+
+def _parts(dependant: Dependant, *, is_judged: bool = False) -> Iterator[tuple[Dependant, bool]]:
+    is_judged = is_judged or hasattr(dependant.call, "permission")
+    yield dependant, is_judged
+    for part in dependant.dependencies:
+        yield from _parts(part, is_judged=is_judged)
+
+
+def _unplaced_handlers() -> Iterator[tuple[str, bool]]:
+    """Handlers with an Unplaced caller, and whether they call its `at`."""
+    for path in sorted(FOLDER.glob("*.py")):
+        tree = ast.parse(path.read_text())
+        aliases = {
+            node.targets[0].id for node in tree.body
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+            and ast.unparse(node.value).startswith("Annotated[Unplaced,")
+        }  # fmt: skip
+        for handler in tree.body:
+            if not isinstance(handler, ast.AsyncFunctionDef):
+                continue
+            callers = {one.arg for one in handler.args.args if one.annotation and ast.unparse(one.annotation) in aliases}
+            if callers:
+                calls = {ast.unparse(node.func) for node in ast.walk(handler) if isinstance(node, ast.Call)}
+                yield f"{path.name} {handler.name}", all(f"{name}.at" in calls for name in callers)
+
+
+# --- what the refused are told ---
+
+
+@pytest.mark.clause("9.3c")
+@pytest.mark.as_role("nurse@sz.h001/icu")
+async def test_of_what_is_out_of_reach_it_is_not_told_that_it_exists(client: httpx.AsyncClient, wards: list[Ward]) -> None:
+    own, ward, hospital = wards
+
+    async def asked(path: str) -> tuple[int, Any]:
+        answer = await client.get(path)
+        told = answer.json()
+        return answer.status_code, {name: told[name] for name in told if name not in ("request_id", "instance")}
+
+    for template, unknown in (("patients/{}", "0" * 32), ("alarms/{}", "9" * 32), ("readings/latest?handle={}", "999999")):
+
+        def key(one: Ward, template: str = template) -> object:
+            return {"p": one.patient_key, "a": one.alarm_id, "r": one.handle}[template[0]]
+
+        missing = await asked(template.format(unknown))
+        assert missing[0] == 404
+        for foreign in (ward, hospital):
+            status, told = await asked(template.format(key(foreign)))
+            assert (status, told) == (404, missing[1] | {"detail": told["detail"]})
+            assert told["detail"] == missing[1]["detail"].replace(unknown, str(key(foreign)))
+    assert (await client.get(f"patients/{own.patient_key}")).status_code == 200
+
+
+@pytest.mark.clause("9.3c")
+@pytest.mark.as_role("nurse@sz.h001/icu")
+async def test_a_device_of_another_ward_is_refused_as_one_that_is_not(client: httpx.AsyncClient, wards: list[Ward]) -> None:
+    for path in ("devices/sz.h001/{}", "devices/sz.h001/{}/state"):
+        told = {(await client.get(path.format(name))).json()["detail"].replace(name, "…") for name in ("mon-2", "nothing")}
+        assert len(told) == 1
+        assert "may not" in told.pop()
+    assert (await client.get(f"devices/sz.h001/{wards[0].device_id}")).status_code == 200
+
+
+@pytest.mark.clause("7.2b")
+@pytest.mark.as_role("nurse@sz.h001/icu")
+async def test_the_refused_are_told_what_is_missing_and_where_they_may(client: httpx.AsyncClient, wards: list[Ward]) -> None:
+    for path, words in (
+        ("writes", "may not audit.read: no role of theirs allows it anywhere"),
+        ("patients?hospital=sz.h002", "may not patient.read at sz.h002"),
+        ("patients", "may not patient.read at sz as a whole, but at sz.h001/icu: name one of these"),
+    ):
+        answer = await client.get(path)
+        assert (answer.status_code, words in answer.json()["detail"]) == (403, True), answer.text
+    listed = (await client.get("patients?hospital=sz.h001&ward=icu")).json()["items"]
+    assert [row["patient_key"] for row in listed] == [wards[0].patient_key]
+
+
+@pytest.mark.clause("9.3c")
+@pytest.mark.as_role("nurse@sz.h001/icu")
+async def test_a_body_is_not_looked_at_before_the_permission_is_given(client: httpx.AsyncClient, wards: list[Ward]) -> None:
+    for ward, status in zip(wards, (422, 404, 404), strict=True):
+        answer = await client.post(f"patients/{ward.patient_key}/observations", json={"wrong": 1})
+        assert answer.status_code == status
+
+
+@pytest.mark.clause("9.3c")
+@pytest.mark.as_role("nurse@sz.h001/icu")
+async def test_records_are_asked_for_with_a_purpose(client: httpx.AsyncClient, wards: list[Ward]) -> None:
+    path = f"patients/{wards[0].patient_key}"
+    for purpose, status in (("TREAT", 200), ("etreat", 200), ("HRESCH", 403), ("CURIOSITY", 422)):
+        answer = await client.get(path, headers={"X-Purpose": purpose})
+        assert answer.status_code == status, answer.text
+    assert "expected one of TREAT, ETREAT" in answer.text
+
+
+@pytest.mark.clause("9.3c")
+@pytest.mark.as_role("nurse@sz.h001/icu")
+async def test_a_device_that_moved_on_is_not_read_by_way_of_whom_it_was_on(
+    client: httpx.AsyncClient, engine: Engine, wards: list[Ward]
+) -> None:
+    own, other, _ = wards
+    patients.end_association(engine, ADA, own.association_id, NOW_US + HOUR_US)
+    devices.move_device(engine, ADA, own.handle, ward_id="er", bed_id=None, version=None)
+    patients.associate(engine, ADA, own.handle, other.patient_key, NOW_US + 2 * HOUR_US)
+    for path in ("latest", "buckets", "search"):
+        answer = await client.get(f"readings/{path}", params={"patient": own.patient_key, "above": 0})
+        assert answer.status_code == 404, answer.text
+
+
+@pytest.mark.clause("9.3a")
+@pytest.mark.parametrize("role", ["nurse", "administrator"])
+async def test_a_patient_raised_to_the_strictest_level_is_seen_with_two_factors_alone(
+    app: FastAPI, client: httpx.AsyncClient, wards: list[Ward], role: str
+) -> None:
+    path = f"patients/{wards[0].patient_key}"
+    raised = await client.patch(path, json={"level": 5}, headers={"If-Match": '"1"'})
+    assert (raised.status_code, raised.json()["level"]) == (200, 5)
+    async with client_of(app, f"{role}@sz.h001") as other:
+        for hidden in (path, f"{path}/state", f"{path}/care-team", f"associations?patient={wards[0].patient_key}"):
+            answer = await other.get(f"/api/v1/{hidden}")
+            assert answer.status_code == 404, answer.text
+        listed = (await other.get("/api/v1/patients?hospital=sz.h001")).json()["items"]
+        assert [row["patient_key"] for row in listed] == [wards[1].patient_key]
+        assert (await other.get(f"/api/v1/alarms/{wards[0].alarm_id}")).status_code == 200  # never withheld
