@@ -121,6 +121,10 @@ class Wards:
             large_readings=LargeReadings(self.platform), callers=known,
         ), background=False)  # fmt: skip
 
+    def raise_level(self, patient: str) -> None:
+        """As sensitive as can be."""
+        patients.update_patient(self.engine, ADA, self.keys[patient], {"level": 5}, version=None)
+
     def add_user(self, name: str, role: Role, place: str) -> None:
         users.create_user(self.engine, ADA, name, "hashed", Grant(role, Place.parse(place)))
 
