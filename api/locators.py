@@ -101,13 +101,22 @@ async def near_hospital(hospital_id: str, behind: Behind) -> tuple[Place, ...]:
     return (await behind.read(locating.place_of, behind.engine, hospital_id),)
 
 
-async def near_query(behind: Behind, hospital: Hospital = None, ward: Ward = None) -> tuple[Place, ...]:
+async def near_query(behind: Behind, hospital: Hospital = None) -> tuple[Place, ...]:
+    """The hospital in the query."""
+    return await near_ward(behind, hospital)
+
+
+async def near_ward(behind: Behind, hospital: Hospital = None, ward: Ward = None) -> tuple[Place, ...]:
     """The hospital, or the ward of it, in the query."""
     return () if hospital is None else (await behind.read(locating.place_of, behind.engine, hospital, ward),)
 
 
-async def near_hospitals(behind: Behind, hospital: Hospitals = None, ward: Ward = None) -> tuple[Place, ...]:
-    """The hospitals in the query, or one ward of each."""
+async def near_hospitals(behind: Behind, hospital: Hospitals = None) -> tuple[Place, ...]:
+    """The hospitals in the query."""
+    return await _in_each(behind, hospital)
+
+
+async def _in_each(behind: Backend, hospital: list[str] | None, ward: str | None = None) -> tuple[Place, ...]:
     wanted = [parse_hospital_id(one) for one in hospital or ()]
     districts = await behind.read(locating.districts_of, behind.engine, wanted) if wanted else {}
     return tuple(locating.place_in(districts.get(one), one, ward) for one in wanted)
@@ -117,13 +126,13 @@ async def near_readings(
     behind: Behind, device: Hospitals = None, hospital: Hospitals = None, ward: Ward = None
 ) -> tuple[Place, ...]:
     """The devices, hospitals and wards that a filter of readings names. Handles and patients have opaque keys."""
-    named = await near_hospitals(behind, hospital, ward)
+    named = await _in_each(behind, hospital, ward)
     pairs = [split_device(name) for name in device or ()]
     if not pairs:
         return named
     found = await behind.read(locating.places_of_devices, behind.engine, pairs)
     missing = sorted({hospital_id for hospital_id, device_id in pairs if (hospital_id, device_id) not in found})
-    return (*named, *found.values(), *await near_hospitals(behind, missing))
+    return (*named, *found.values(), *await _in_each(behind, missing))
 
 
 async def near_device(behind: Behind, device: Hospital = None) -> tuple[Place, ...]:

@@ -12,7 +12,7 @@ from api.answers.formats import TABLE_RESPONSES
 from api.asking import Asking
 from api.errors import NotAcceptable, problems
 from api.given import given
-from api.locators import near_query, of_alarm
+from api.locators import near_query, near_ward, of_alarm
 from api.masks import view_in
 from api.paging import Paged
 from api.permissions import may, may_list
@@ -38,7 +38,7 @@ from domain.permissions import Action
 from runtime.sql import alarms
 
 router = APIRouter(prefix="/alarms", tags=["alarms"])
-AlarmList = Annotated[Asking, may_list(Action.ALARM_READ, at=near_query)]
+AlarmList = Annotated[Asking, may_list(Action.ALARM_READ, at=near_ward)]
 AlarmCount = Annotated[Asking, may_list(Action.STATISTICS_READ, at=near_query)]
 AlarmRead = Annotated[Asking, may(Action.ALARM_READ, at=of_alarm)]
 AlarmAnswer = Annotated[Asking, may(Action.ALARM_ANSWER, at=of_alarm)]

@@ -12,7 +12,7 @@ from api.asking import Asking, Unplaced
 from api.device_lists import import_list, read_device_list
 from api.errors import PreconditionRequired, problems
 from api.given import given
-from api.locators import in_hospital, near_query, of_device, of_device_readings, of_list, readings_now
+from api.locators import in_hospital, near_ward, of_device, of_device_readings, of_list, readings_now
 from api.paging import Page, Paged
 from api.permissions import may, may_list, may_where_body_says
 from api.preconditions import ExpectedVersion, set_etag
@@ -37,7 +37,7 @@ from runtime.sql import devices
 from runtime.sql.records import Row
 
 router = APIRouter(prefix="/devices", tags=["devices"])
-DeviceList = Annotated[Asking, may_list(Action.DEVICE_READ, at=near_query)]
+DeviceList = Annotated[Asking, may_list(Action.DEVICE_READ, at=near_ward)]
 DeviceRegister = Annotated[Unplaced, may_where_body_says(Action.DEVICE_MANAGE)]
 DeviceImport = Annotated[Asking, may(Action.DEVICE_MANAGE, at=of_list("devices"))]
 DeviceRead = Annotated[Asking, may(Action.DEVICE_READ, at=of_device)]

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header, Query, Response
 from api.asking import Asking, Target, Unplaced
 from api.errors import PreconditionRequired, problems
 from api.given import given
-from api.locators import in_hospital, near_query, of_patient
+from api.locators import in_hospital, near_ward, of_patient
 from api.masks import view_in
 from api.observations import enter_observations
 from api.paging import Page, Paged
@@ -39,7 +39,7 @@ from domain.permissions import Action
 from runtime.sql import grants, locating, patients, presets
 
 router = APIRouter(prefix="/patients", tags=["patients"])
-PatientList = Annotated[Asking, may_list(Action.PATIENT_READ, at=near_query)]
+PatientList = Annotated[Asking, may_list(Action.PATIENT_READ, at=near_ward)]
 PatientAdmit = Annotated[Unplaced, may_where_body_says(Action.PATIENT_MANAGE)]
 PatientRead = Annotated[Asking, may(Action.PATIENT_READ, at=of_patient)]
 PatientReadings = Annotated[Asking, may(Action.READING_READ, at=of_patient)]

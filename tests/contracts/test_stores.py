@@ -193,7 +193,7 @@ def test_a_patient_is_told_to_hosts_without_the_name(engine: Engine, place: str)
         assert not any("王小明".encode() in payload for payload in connection.execute(select(outbox.c.payload)).scalars())
         logged = " ".join(str(tuple(row)) for row in connection.execute(select(write_log)))
     assert "王小明" not in logged
-    assert ids(patients.list_patients(engine, reach=ALL, limit=5, text="小明").rows, "ref") == ["MRN-1"]
+    assert ids(patients.list_patients(engine, reach=ALL, clear=ALL, limit=5, text="小明").rows, "ref") == ["MRN-1"]
     with pytest.raises(Conflict) as refused:
         patient(engine, name="李四")
     assert "李四" not in str(refused.value)
