@@ -19,7 +19,7 @@ from domain.permissions import Level, Located, Reach
 from domain.principals import Place
 from runtime.sql.locating import place_in
 from runtime.sql.tables import associations, devices, hospitals, patients
-from runtime.sql.within import Kind, within
+from runtime.sql.within import Kind, is_all, within
 
 _CHUNK: Final = 500
 _BELIEVED: Final = associations.c.superseded_us.is_(None)
@@ -74,7 +74,7 @@ def judge(
     """Look at these handles; None: at those of the hospitals (None: of the reach's), where the reach is `broad`."""
     if handles is None:
         handles = _doubtful(connection, reach, hospital_ids)
-    elif any(place == Place(place.region_id) for place in broad(reach) or ()):  # few are in doubt, however many are named
+    elif broad(reach) and is_all(connection, reach, LABELS["readings"]):  # few are in doubt, however many are named
         handles = set(handles) & _doubtful(connection, reach, None)
     return judge_each(connection, reach, handles)
 
@@ -162,7 +162,7 @@ def _constant(value: bool) -> ColumnElement[bool]:
 
 def hospitals_of(connection: Connection, reach: Reach, hospital_ids: Collection[str] | None) -> list[str] | None:
     """The hospitals of a broad reach, of those that are named if some are; None: all of the region."""
-    if hospital_ids is None and any(place == Place(place.region_id) for place in reach.levels):
+    if hospital_ids is None and is_all(connection, reach, LABELS["statistics"]):
         return None
     inside = within(reach, Kind(hospitals.c.id, None, lambda highest: _constant(LABELS["statistics"] <= highest)))
     named = true() if hospital_ids is None else hospitals.c.id.in_(list(hospital_ids))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Engine, and_, false, func, literal, or_, select, true
+from sqlalchemy import Connection, Engine, and_, false, func, literal, or_, select, true
 from sqlalchemy.sql.elements import ColumnElement
 
 from domain.labels import LABELS
@@ -109,11 +109,19 @@ ALARMS: Final = Kind(alarms.c.hospital_id, alarms.c.ward_id, _alarms_at_most, al
 COUNTED_ALARMS: Final = Kind(alarms.c.hospital_id, alarms.c.ward_id, _all_at(LABELS["statistics"]))  # sums name nobody
 
 
+def is_all(connection: Connection, reach: Reach, level: Level) -> bool:
+    """Whether all records of a level are within, of every hospital there is."""
+    if not any(highest >= level and place == Place(place.region_id) for place, highest in reach.levels.items()):
+        return False
+    beyond = select(hospitals.c.id).where(~within(reach, Kind(hospitals.c.id, None, _all_at(level)))).limit(1)
+    return connection.execute(beyond).first() is None  # a region that is another one holds nothing here
+
+
 def hospitals_within(engine: Engine, reach: Reach, level: Level) -> frozenset[str] | None:
     """Hospitals of which all records of a level are within; None: the region's all, and what belongs to none of them."""
-    if any(highest >= level and place == Place(place.region_id) for place, highest in reach.levels.items()):
-        return None
     with reading(engine) as connection:
+        if is_all(connection, reach, level):
+            return None
         query = select(hospitals.c.id).where(within(reach, Kind(hospitals.c.id, None, _all_at(level))))
         return frozenset(connection.execute(query).scalars())
 
