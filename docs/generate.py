@@ -155,7 +155,7 @@ def permissions_page() -> str:
         "A grant is a role at a place and holds for what lies in it, and for nothing else. Each cell is the highest level of "
         "sensitivity up to which a role may do something (GB/T 39725-2020: 1 public, 2 shared, 3 without persons, 4 of a "
         "person, 5 strict), with two factors. Without the second factor nobody gets to level 5, but for alarms, a station's "
-        "vital signs, and reports of who is where and what measures whom. *Treated*: patients in whose care team the caller "
+        "vital signs, and what is reported of a patient. *Treated*: patients in whose care team the caller "
         "is; *own*: the caller's own records alone. Every caller may manage the own account (`self`) "
         "and read the catalogue (`catalogue.read`).\n",
         table(("role", "usual purpose", "sees patients, readings, alarms or accesses for", "patients appear"),

@@ -81,9 +81,10 @@ class CedarAuthoriser:
     def _decide(
         self, standing: Standing, action: Action, record: Located, purpose: Purpose | None, naming: tuple[str, ...]
     ) -> Decision:
-        if action in ANYBODYS:
-            return Decision(*self._judgement(standing, purpose, [record])([Asked(None, action, 0)])[0])
         judge = self._judgement(standing, purpose, [record])
+        if action in ANYBODYS:
+            (verdict,) = judge([Asked(None, action, 0)])
+            return Decision(*verdict)
         verdicts = judge([Asked(grant, action, 0) for grant in range(len(standing.grants))])
         allowing = [grant for grant, verdict in enumerate(verdicts) if verdict.is_allowed]
         known = judge([Asked(grant, what, 0) for grant in allowing for what in naming])
@@ -121,7 +122,11 @@ class CedarAuthoriser:
     ) -> Callable[[Sequence[Asked]], list[_Verdict]]:
         """What judges requests about these records, in the order asked."""
         requests = Requests(standing, purpose)
-        entities = Entities.from_json_str(requests.entities(records))
+        try:
+            entities = Entities.from_json_str(requests.entities(records))
+        except ValueError:  # its words may hold values
+            self._tell("none: an id is no text")
+            return lambda asked: [_REFUSED] * len(asked)
 
         def judge(asked: Sequence[Asked]) -> list[_Verdict]:
             results = is_authorized_batch([requests.of(question) for question in asked], self._policies, entities)

@@ -152,6 +152,13 @@ def test_ids_of_any_signs_are_judged_and_break_nothing(judge):
     assert judge.reach(caller, Action.PATIENT_READ).patients == {(NURSE.place, odd): Level.STRICT}
 
 
+def test_what_is_no_text_at_all_is_refused(judge):
+    half_a_pair = "p-\ud83d"
+    caller = caller_of(NURSE)
+    assert judge.decide(caller, Action.PATIENT_READ, Located(ICU, Level.IDENTIFYING, half_a_pair)) == Decision(False, ())
+    assert judge.reach(caller_of(NURSE, treats=(half_a_pair,)), Action.PATIENT_READ).is_nothing
+
+
 def test_callers_who_stand_alike_are_judged_once(judge):
     first = judge.reach(caller_of(NURSE), Action.ALARM_READ)
     assert judge.reach(caller_of(NURSE), Action.ALARM_READ) is first
