@@ -6,7 +6,7 @@ sentence. Where the caller named the place itself, the refusal says what is miss
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from api.access_audit import Asked
@@ -43,11 +43,17 @@ class Judge:
     asked: Asked
     purpose: Purpose | None = None
     reason: str | None = None
+    unmask: bool = False  # they ask to see patients by name, and have said why
 
     @property
     def reach(self) -> Reach:
         """Where the caller may do it."""
         return self.authoriser.reach(self.caller, self.action, self.purpose)
+
+    @property
+    def clear(self) -> Reach:
+        """Where patients appear by name in the answer."""
+        return self.authoriser.reach(self.caller, self.action, self.purpose, View.CLEAR, unmask=self.unmask)
 
     def somewhere(self) -> Reach:
         """The same. Raises Forbidden when it is nowhere."""
@@ -62,12 +68,20 @@ class Judge:
             raise Forbidden(f"{self.caller.principal.name} may not {self.action} nowhere: nothing was named")
         views = set[View]()
         for record in dict.fromkeys(target.records):
-            decision = self.authoriser.decide(self.caller, self.action, record, self.purpose)
+            decision = self.authoriser.decide(self.caller, self.action, record, self.purpose, unmask=self.unmask)
             self.asked.judged(record, decision, is_one=(target.unknown or target.named) is not None)
             if not decision.is_allowed:
                 raise self._refusal(target, record)
             views.add(decision.view)
         return View.CLEAR if views == {View.CLEAR} else View.MASKED
+
+    def near(self, named: Iterable[Place]) -> None:
+        """Raises Forbidden for a place that has nothing within reach: an empty list of it would say that nothing is there."""
+        reach = self.reach
+        held = [*reach.levels, *(place for place, _ in reach.patients)]
+        for place in named:
+            if not any(_overlap(place, other) for other in held):
+                raise Forbidden(f"{self.caller.principal.name} may not {self.action} at {place}")
 
     def _refusal(self, target: Target, record: Located) -> Forbidden | NotFound:
         if target.unknown is not None:
@@ -101,6 +115,11 @@ class Asking:
         """Where the caller may do this: what a list may hold."""
         return self.judge.reach
 
+    @property
+    def clear(self) -> Reach:
+        """Where patients appear by name in it; elsewhere they are masked."""
+        return self.judge.clear
+
     def also(self, target: Target, action: Action | None = None) -> None:
         """Permit more than what was asked for first, or raise as that does."""
         other = self.judge if action is None else _of(self.judge, action)
@@ -110,6 +129,14 @@ class Asking:
         """Whether the caller may do something else to a record: for parts of an answer that are left out otherwise."""
         judge = self.judge
         return judge.authoriser.decide(judge.caller, action, record, judge.purpose).is_allowed
+
+    def reach_of(self, action: Action) -> Reach:
+        """Where the caller may do something else."""
+        return _of(self.judge, action).reach
+
+    def clear_of(self, action: Action) -> Reach:
+        """Where patients would appear by name in another answer: a search may go by no name that is not shown."""
+        return _of(self.judge, action).clear
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +159,11 @@ class Unplaced:
 
 def _of(judge: Judge, action: Action) -> Judge:
     return replace(judge, action=action)
+
+
+def _overlap(one: Place, other: Place) -> bool:
+    """Whether one lies in the other. Places of grants do not say their hospital's district, so texts are compared."""
+    return str(one) in map(str, other.chain()) or str(other) in map(str, one.chain())
 
 
 def of_places(places: Sequence[Place], level: Level, named: str | None = None) -> Target:

@@ -17,6 +17,7 @@ from analytics.episodes import PATIENTS, PRESETS, WATCHED, limit_episodes
 from api.answers.columns import with_metric_names
 from api.reading_answers import MAX_EXPORT_ROWS, Ask, Made, about_of, in_lane, written
 from api.selection import ReadingFilter, Selection, select_by, spans_of
+from api.shown_readings import shown_readings
 from domain.errors import InvalidInput
 from domain.metrics import metric_of
 from runtime.lake import ReadingQuery
@@ -32,7 +33,7 @@ _SHOWN: Final = (
 async def episodes(asked: Ask, wanted: ReadingFilter) -> Response:
     """The episodes that lasted at some time in the range. Raises InvalidInput for more readings than an answer holds."""
     behind = asked.behind
-    selection = await behind.read(select_by, behind.engine, wanted)
+    selection = await behind.read(select_by, behind.engine, wanted, reach=asked.who.reach)
     query = _query_of(wanted, selection)
     found = await in_lane(asked, query, lambda store: store.range(query, selection.shards))
     if len(found.frame) == query.limit:
@@ -41,7 +42,7 @@ async def episodes(asked: Ask, wanted: ReadingFilter) -> Response:
     ages, presets = await behind.read(limits_of_patients, behind.engine, spans["patient_key"].unique().to_list())
 
     def made() -> Made:
-        known = limit_episodes(found.frame, spans, _patients(ages), _presets(presets))
+        known = limit_episodes(shown_readings(found.frame, selection.judged), spans, _patients(ages), _presets(presets))
         frame = _lasting(known, wanted)
         named = behind.directory.named(frame.drop("patient_key")).with_columns(frame["patient_key"])
         return with_metric_names(named).select(_SHOWN), about_of(asked, found, None)

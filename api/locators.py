@@ -16,19 +16,17 @@ from fastapi import Query
 
 from api.asking import Target, of_places
 from api.device_names import split_device
-from api.selection import ReadingFilter, select_by
 from api.services import Backend, Behind
 from domain.errors import InvalidInput, NotFound
 from domain.ids import parse_hospital_id
 from domain.labels import LABELS, label_of
-from domain.permissions import Level, Located
+from domain.permissions import Located
 from domain.principals import Place
 from runtime.sql import grants, locating
 
 Hospital = Annotated[str | None, Query()]
 Hospitals = Annotated[list[str] | None, Query()]
 Ward = Annotated[str | None, Query()]
-Handles = Annotated[list[int] | None, Query()]
 
 
 def in_region(kind: str) -> Callable[..., Any]:
@@ -54,11 +52,6 @@ def of_hospital(kind: str = "hospitals") -> Callable[..., Any]:
 
 async def of_ward(hospital_id: str, ward_id: str, behind: Behind) -> Target:
     return await in_hospital(behind, "wards", hospital_id, ward_id)
-
-
-async def of_beds(hospital_id: str, behind: Behind, ward: Ward = None) -> Target:
-    """The beds of a hospital, or of one ward of it."""
-    return await in_hospital(behind, "beds", hospital_id, ward)
 
 
 async def in_hospital(behind: Backend, kind: str, hospital_id: str, ward_id: str | None = None) -> Target:
@@ -100,7 +93,58 @@ async def readings_now(behind: Backend, hospital_id: str, device_id: str) -> Loc
     return await behind.read(locating.readings_now, behind.engine, hospital_id, device_id, now_us)
 
 
-# --- lists, by the hospital and ward that are asked for ---
+# --- what a list is asked for: the places that its filter names ---
+
+
+async def near_hospital(hospital_id: str, behind: Behind) -> tuple[Place, ...]:
+    """The hospital in the path."""
+    return (await behind.read(locating.place_of, behind.engine, hospital_id),)
+
+
+async def near_query(behind: Behind, hospital: Hospital = None) -> tuple[Place, ...]:
+    """The hospital in the query."""
+    return await near_ward(behind, hospital)
+
+
+async def near_ward(behind: Behind, hospital: Hospital = None, ward: Ward = None) -> tuple[Place, ...]:
+    """The hospital, or the ward of it, in the query."""
+    return () if hospital is None else (await behind.read(locating.place_of, behind.engine, hospital, ward),)
+
+
+async def near_hospitals(behind: Behind, hospital: Hospitals = None) -> tuple[Place, ...]:
+    """The hospitals in the query."""
+    return await _in_each(behind, hospital)
+
+
+async def _in_each(behind: Backend, hospital: list[str] | None, ward: str | None = None) -> tuple[Place, ...]:
+    wanted = [parse_hospital_id(one) for one in hospital or ()]
+    districts = await behind.read(locating.districts_of, behind.engine, wanted) if wanted else {}
+    return tuple(locating.place_in(districts.get(one), one, ward) for one in wanted)
+
+
+async def near_readings(
+    behind: Behind, device: Hospitals = None, hospital: Hospitals = None, ward: Ward = None
+) -> tuple[Place, ...]:
+    """The devices, hospitals and wards that a filter of readings names. Handles and patients have opaque keys."""
+    named = await _in_each(behind, hospital, ward)
+    pairs = [split_device(name) for name in device or ()]
+    if not pairs:
+        return named
+    found = await behind.read(locating.places_of_devices, behind.engine, pairs)
+    missing = sorted({hospital_id for hospital_id, device_id in pairs if (hospital_id, device_id) not in found})
+    return (*named, *found.values(), *await _in_each(behind, missing))
+
+
+async def near_device(behind: Behind, device: Hospital = None) -> tuple[Place, ...]:
+    """Where the device in the query stands; of one that does not exist its hospital."""
+    if device is None:
+        return ()
+    hospital_id, device_id = split_device(device)
+    found = await behind.read(locating.device, behind.engine, hospital_id, device_id)
+    return (await behind.read(locating.place_of, behind.engine, hospital_id) if found is None else found.place,)
+
+
+# --- by the hospital and ward that are asked for ---
 
 
 def of_list(kind: str) -> Callable[..., Any]:
@@ -112,43 +156,10 @@ def of_list(kind: str) -> Callable[..., Any]:
     return listed
 
 
-def of_ward_list(kind: str) -> Callable[..., Any]:
-    """A locator: as `of_list`, where the query may name a ward of the hospital too."""
-
-    async def listed(behind: Behind, hospital: Hospital = None, ward: Ward = None) -> Target:
-        return await in_query(behind, kind, hospital, ward)
-
-    return listed
-
-
 async def in_query(behind: Backend, kind: str, hospital_id: str | None, ward_id: str | None = None) -> Target:
     if hospital_id is None:
         return Target.at(Place(behind.services.region_id), LABELS[kind])
     return await in_hospital(behind, kind, hospital_id, ward_id)
-
-
-def of_hospitals(kind: str) -> Callable[..., Any]:
-    """A locator: as `of_list`, where the query may name several hospitals."""
-
-    async def listed(behind: Behind, hospital: Hospitals = None) -> Target:
-        return await in_hospitals(behind, LABELS[kind], hospital)
-
-    return listed
-
-
-async def in_hospitals(behind: Backend, level: Level, hospital_ids: list[str] | None) -> Target:
-    if not hospital_ids:
-        return Target.at(Place(behind.services.region_id), level)
-    wanted = [parse_hospital_id(one) for one in hospital_ids]
-    districts = await behind.read(locating.districts_of, behind.engine, wanted)
-    return of_places([locating.place_in(districts.get(one), one) for one in wanted], level)
-
-
-async def of_alarm_list(behind: Behind, hospital: Hospital = None, ward: Ward = None, patient: Hospital = None) -> Target:
-    """Alarms of a patient, or of a place."""
-    if patient is not None and hospital is None:
-        return await of_patient(patient, behind)
-    return await in_query(behind, "alarms", hospital, ward)
 
 
 # --- what has an opaque key ---
@@ -188,108 +199,12 @@ def _opaque(found: Located | None, unknown: str) -> Target:
     return Target((found,), unknown)
 
 
-async def of_spans(behind: Behind, device: Hospital = None, patient: Hospital = None) -> Target:
-    """The associations of a device or of a patient."""
-    if patient is not None:
-        return await of_patient(patient, behind)
-    if device is None:
-        raise InvalidInput("associations are listed for a device or for a patient: give one of the two")
-    return await worn_by(behind, *split_device(device))
-
-
 async def worn_by(behind: Backend, hospital_id: str, device_id: str) -> Target:
     """On whom a device is, or was."""
     found = await behind.read(locating.device, behind.engine, hospital_id, device_id)
     place = await behind.read(locating.place_of, behind.engine, hospital_id) if found is None else found.place
     level = label_of("associations", None if found is None else found.level)
     return Target((Located(place, level),), named=f"device {hospital_id}/{device_id}")
-
-
-# --- readings ---
-
-
-def of_readings(kind: str = "patients") -> Callable[..., Any]:
-    """A locator: the readings that a filter names. Of places as sensitive as `kind`: patients may wear devices there."""
-
-    async def readings(
-        behind: Behind, device: Hospitals = None, handle: Handles = None, patient: Hospital = None, hospital: Hospitals = None,
-        ward: Ward = None,
-    ) -> Target:  # fmt: skip
-        return await in_filter(behind, ReadingFilter(device, handle, patient, hospital, ward), LABELS[kind])
-
-    return readings
-
-
-def of_channels(kind: str = "patients") -> Callable[..., Any]:
-    """As `of_readings`, for answers that show a patient's devices at all times, those on others included."""
-
-    async def channels(
-        behind: Behind, device: Hospitals = None, handle: Handles = None, patient: Hospital = None, hospital: Hospitals = None,
-        ward: Ward = None,
-    ) -> Target:  # fmt: skip
-        return await _in_channels(behind, ReadingFilter(device, handle, patient, hospital, ward), LABELS[kind])
-
-    return channels
-
-
-async def _in_channels(behind: Backend, wanted: ReadingFilter, level: Level) -> Target:
-    target = await in_filter(behind, wanted, level)
-    if wanted.patient is None:
-        return target
-    worn = await behind.read(select_by, behind.engine, ReadingFilter(patient=wanted.patient))
-    found = await behind.read(locating.readings_of_handles, behind.engine, worn.handles or [])
-    return Target((*target.records, *found.values()), target.unknown)
-
-
-async def of_live_readings(
-    behind: Behind, device: Hospitals = None, handle: Handles = None, hospital: Hospitals = None, ward: Ward = None
-) -> Target:  # fmt: skip
-    """As `of_readings`, which live ones are not asked for by patient."""
-    return await in_filter(behind, ReadingFilter(device, handle, None, hospital, ward), LABELS["patients"])
-
-
-async def of_search(
-    behind: Behind, q: Hospital = None, device: Hospitals = None, handle: Handles = None, patient: Hospital = None,
-    hospital: Hospitals = None, ward: Ward = None,
-) -> Target:  # fmt: skip
-    """As `of_channels`; a part of a name is looked for in whole hospitals, whatever else the query says."""
-    if q is not None:
-        return await in_hospitals(behind, LABELS["patients"], hospital)
-    return await _in_channels(behind, ReadingFilter(device, handle, patient, hospital, ward), LABELS["patients"])
-
-
-async def in_filter(behind: Backend, wanted: ReadingFilter, level: Level) -> Target:
-    """What a filter of readings names: everything that it may show has to be permitted."""
-    if wanted.patient is not None:
-        return await of_patient(wanted.patient, behind)
-    if wanted.device is not None:
-        return await _of_devices(behind, wanted.device)
-    if wanted.handle is not None:
-        return await _of_handles(behind, wanted.handle)
-    if wanted.ward is not None and wanted.hospital:
-        hospital_ids = [parse_hospital_id(one) for one in wanted.hospital]
-        districts = await behind.read(locating.districts_of, behind.engine, hospital_ids)
-        return of_places([locating.place_in(districts.get(one), one, wanted.ward) for one in hospital_ids], level)
-    return await in_hospitals(behind, level, wanted.hospital)
-
-
-async def _of_devices(behind: Backend, names: list[str]) -> Target:
-    named = [split_device(name) for name in names]
-    found = await behind.read(locating.readings_of_devices, behind.engine, named)
-    records = list(found.values())
-    missing = sorted({hospital_id for hospital_id, device_id in named if (hospital_id, device_id) not in found})
-    if missing:  # told to those alone who may see these hospitals'
-        records += (await in_hospitals(behind, LABELS["readings"], missing)).records
-    return Target(tuple(records), named=f"device {names[0]}" if len(names) == 1 else f"{len(names)} devices")
-
-
-async def _of_handles(behind: Backend, handles: list[int]) -> Target:
-    """Handles count up: whoever asks for one out of reach is not told whether it was given to anything."""
-    found = await behind.read(locating.readings_of_handles, behind.engine, handles)
-    unknown = f"handle {handles[0]} is unknown" if len(handles) == 1 else "one of these handles is unknown"
-    if len(found) < len(set(handles)):
-        raise NotFound(unknown)
-    return Target(tuple(found.values()), unknown)
 
 
 # --- users and tokens ---

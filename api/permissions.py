@@ -1,7 +1,8 @@
 """The permission that each route needs stands in its signature, once: `who: Annotated[Asking, may(ACTION, at=LOCATOR)]`.
 
 `at` finds the record's place by the path or the query; `placed_by_handler` leaves that to the handler, which gets an
-`Unplaced` then. The permission is judged before anything else of a request is looked at, its body least of all, where
+`Unplaced` then. A list (`may_list`) is refused where nothing of it can be within reach, and holds what is
+(`who.reach`) otherwise. The permission is judged before anything else of a request is looked at, its body least of all, where
 `who` is the first parameter. The action stands in the OpenAPI document as `x-permission`. Clauses 5.1, 7.2b, 9.3b.
 """
 
@@ -20,6 +21,7 @@ from api.auth import CALLER_KEY
 from api.services import Behind
 from domain.errors import InvalidInput
 from domain.permissions import Action, Purpose
+from domain.principals import Place
 
 MAX_REASON_CHARS: Final = 500
 PERMISSION: Final = "x-permission"
@@ -51,16 +53,28 @@ async def _reason(
     return reason or None
 
 
+async def _unmask(
+    reason: Annotated[str | None, Depends(_reason)],
+    x_unmask: Annotated[
+        bool, Header(description="Show patients by name to who may see them so when they say why (X-Reason).")
+    ] = False,
+) -> bool:
+    if x_unmask and reason is None:
+        raise InvalidInput("X-Unmask shows patients by name: say why, in X-Reason")
+    return x_unmask
+
+
 _Purpose = Annotated[Purpose | None, Depends(_purpose)]
 _Reason = Annotated[str | None, Depends(_reason)]
+_Unmask = Annotated[bool, Depends(_unmask)]
 
 
 def _judging(action: Action) -> Callable[..., Any]:
     """A dependency: the judge of a caller who may do `action` somewhere. It comes before the locator, which asks more."""
 
-    async def judge(request: Request, behind: Behind, purpose: _Purpose, reason: _Reason) -> Judge:
+    async def judge(request: Request, behind: Behind, purpose: _Purpose, reason: _Reason, unmask: _Unmask) -> Judge:
         asked = begin(request.scope, action, purpose, behind.trail.why_closed())
-        made = Judge(behind.services.authoriser, request.scope[CALLER_KEY], action, asked, purpose, reason)
+        made = Judge(behind.services.authoriser, request.scope[CALLER_KEY], action, asked, purpose, reason, unmask)
         if action not in ANYBODYS:
             made.somewhere()
         return made
@@ -76,6 +90,26 @@ def may(action: Action, *, at: Callable[..., Any]) -> Any:
         return Asking(judge, judge.permit(target))
 
     permitted.permission = action  # type: ignore[attr-defined]  # read by `permissions_of`
+    return Depends(permitted)
+
+
+async def _anywhere() -> tuple[Place, ...]:
+    return ()
+
+
+def may_list(action: Action, *, at: Callable[..., Any] = _anywhere) -> Any:
+    """A dependency that yields an `Asking` for a list: the caller may do `action` somewhere, and near what is named.
+
+    `at` finds the places that a filter names. Nothing was permitted of any record yet: `who.reach` says which the list may
+    hold, and the database puts it in force.
+    """
+    judged, located = Depends(_judging(action)), Depends(at)
+
+    async def permitted(judge: Judge = judged, named: tuple[Place, ...] = located) -> Asking:
+        judge.near(named)
+        return Asking(judge)
+
+    permitted.permission = action  # type: ignore[attr-defined]
     return Depends(permitted)
 
 

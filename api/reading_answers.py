@@ -20,11 +20,12 @@ from api.answers.columns import with_metric_names, with_quality_words
 from api.answers.formats import Format, TableAnswer, Wanted, table_response
 from api.asking import Asking
 from api.given import given
-from api.locators import of_channels, of_list, of_readings, of_search
+from api.locators import near_query, near_readings
 from api.paging import cursor_key, next_link
-from api.permissions import may
+from api.permissions import may_list
 from api.selection import ReadingFilter, Selection, select_by, spans_of
 from api.services import Behind
+from api.shown_readings import shown_readings
 from api.times import In
 from domain.errors import InvalidInput
 from domain.permissions import Action
@@ -62,37 +63,25 @@ class Ask:
 
 @dataclass(frozen=True)
 class _AskReadings(Ask):
-    who: Annotated[Asking, may(Action.READING_READ, at=of_readings())]
-
-
-@dataclass(frozen=True)
-class _AskChannels(Ask):
-    who: Annotated[Asking, may(Action.READING_READ, at=of_channels())]
-
-
-@dataclass(frozen=True)
-class _AskSearch(Ask):
-    who: Annotated[Asking, may(Action.READING_READ, at=of_search)]
+    who: Annotated[Asking, may_list(Action.READING_READ, at=near_readings)]
 
 
 @dataclass(frozen=True)
 class _AskStatistics(Ask):
-    who: Annotated[Asking, may(Action.STATISTICS_READ, at=of_channels("statistics"))]
+    who: Annotated[Asking, may_list(Action.STATISTICS_READ, at=near_readings)]
 
 
 @dataclass(frozen=True)
 class _AskAlarms(Ask):
-    who: Annotated[Asking, may(Action.ALARM_READ, at=of_readings("alarms"))]
+    who: Annotated[Asking, may_list(Action.ALARM_READ, at=near_readings)]
 
 
 @dataclass(frozen=True)
 class _AskFreshness(Ask):
-    who: Annotated[Asking, may(Action.DEVICE_READ, at=of_list("readings"))]
+    who: Annotated[Asking, may_list(Action.DEVICE_READ, at=near_query)]
 
 
 Asked = Annotated[Ask, given(_AskReadings)]
-AskedForChannels = Annotated[Ask, given(_AskChannels)]
-AskedToSearch = Annotated[Ask, given(_AskSearch)]
 AskedForStatistics = Annotated[Ask, given(_AskStatistics)]
 AskedForAlarms = Annotated[Ask, given(_AskAlarms)]
 AskedForFreshness = Annotated[Ask, given(_AskFreshness)]
@@ -153,24 +142,24 @@ def is_short(query: ReadingQuery) -> bool:
 async def readings(asked: Ask, wanted: ReadingFilter, page: ReadingPage) -> Response:
     """Readings in a range. With a patient: only those taken while the device was surely on that patient."""
     behind = asked.behind
-    selection = await behind.read(select_by, behind.engine, wanted)
+    selection = await behind.read(select_by, behind.engine, wanted, reach=asked.who.reach)
     query = query_of(wanted, selection, page, asked)
     found = await in_lane(asked, query, lambda store: store.range(query, selection.shards))
     if wanted.patient is None:
-        return await answer(asked, found, query)
+        return await answer(asked, found, query, selection)
     spans = await behind.read(spans_of, behind.engine, selection)
 
     def of_the_patient(frame: pl.DataFrame) -> pl.DataFrame:
         joined = joined_as_decided(frame, spans)
         return joined.filter(pl.col("patient_key") == wanted.patient).drop("patient_key", "ambiguous")
 
-    return await answer(asked, found, query, of_the_patient)
+    return await answer(asked, found, query, selection, of_the_patient)
 
 
 async def readings_by_patient(asked: Ask, wanted: ReadingFilter, page: ReadingPage) -> Response:
     """Readings with the patient each belongs to as of its time; near a boundary `ambiguous`, and nobody is named."""
     behind = asked.behind
-    selection = await behind.read(select_by, behind.engine, wanted)
+    selection = await behind.read(select_by, behind.engine, wanted, reach=asked.who.reach)
     query = query_of(wanted, selection, page, asked)
     found = await in_lane(asked, query, lambda store: store.range(query, selection.shards))
     spans = await behind.read(spans_of, behind.engine, selection)
@@ -181,7 +170,7 @@ async def readings_by_patient(asked: Ask, wanted: ReadingFilter, page: ReadingPa
             return told
         return told.filter((pl.col("patient_key") == wanted.patient) | pl.col("ambiguous"))
 
-    return await answer(asked, found, query, joined)
+    return await answer(asked, found, query, selection, joined)
 
 
 def joined_as_decided(frame: pl.DataFrame, spans: pl.DataFrame) -> pl.DataFrame:
@@ -191,13 +180,15 @@ def joined_as_decided(frame: pl.DataFrame, spans: pl.DataFrame) -> pl.DataFrame:
 
 
 async def answer(
-    asked: Ask, found: Readings, query: ReadingQuery, shape: Callable[[pl.DataFrame], pl.DataFrame] | None = None, **more: Any
-) -> Response:
-    """Rows of the lake's columns, through `shape`, named and written in the format asked for, with `more` members."""
+    asked: Ask, found: Readings, query: ReadingQuery, selection: Selection,
+    shape: Callable[[pl.DataFrame], pl.DataFrame] | None = None, **more: Any,
+) -> Response:  # fmt: skip
+    """The rows that may be shown, through `shape`, named and written in the format asked for, with `more` members."""
 
     def made() -> Made:
         following = cursor_behind(found.frame, query)
-        frame = found.frame if shape is None else shape(found.frame)
+        rows = shown_readings(found.frame, selection.judged)
+        frame = rows if shape is None else shape(rows)
         key = None
         if following is not None:
             key = [following.handle, following.metric, following.instance, following.time_us, following.given]

@@ -8,19 +8,24 @@ from typing import Annotated, Any, Final
 
 import polars as pl
 from fastapi import Query
-from sqlalchemy import Connection, Engine, func, or_, select, true, tuple_
+from sqlalchemy import Connection, Engine, func, or_, select, true, tuple_, union
 
 from analytics.point_in_time import ASSOCIATIONS
 from api.device_names import split_device
 from api.times import Rfc3339, maybe_instant
-from domain.errors import InvalidInput, NotFound
+from domain.errors import Forbidden, InvalidInput, NotFound
 from domain.ids import parse_hospital_id
+from domain.labels import LABELS
 from domain.metrics import metric_of
+from domain.permissions import Reach
 from runtime.sql.engine import reading
 from runtime.sql.hand_overs import shards_ever_of
 from runtime.sql.names import NamePart, names_of
+from runtime.sql.reading_reach import Judged, broad, handles_within, hospitals_of, judge
 from runtime.sql.tables import associations, devices, hospitals, patients, wards
+from runtime.sql.within import DEVICES, PATIENTS, within
 
+NOTHING_IN_DOUBT: Final = Judged()
 MAX_FOUND: Final = 20_000
 _CHUNK: Final = 500
 _MANY: Final = 5_000
@@ -49,16 +54,24 @@ class ReadingFilter:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """None means all. `shards` are those that hold them; `is_cut`: more were found than are looked at."""
+    """None means all. `shards` are those that hold them; `is_cut`: more were found than are looked at.
+
+    `judged`: of which handles not every reading is within the caller's reach (`api.shown_readings`).
+    """
 
     handles: list[int] | None
     hospitals: list[str] | None
     shards: list[int] | None
     is_cut: bool = False
+    judged: Judged = NOTHING_IN_DOUBT
 
 
-def select_by(engine: Engine, wanted: ReadingFilter) -> Selection:
-    """The selection of a filter. Raises NotFound for something that does not exist, InvalidInput for a contradiction."""
+def select_by(engine: Engine, wanted: ReadingFilter, *, reach: Reach) -> Selection:
+    """What of a filter is within `reach`.
+
+    Raises NotFound for something that does not exist, or has an opaque key and is out of reach, Forbidden for a device out
+    of reach, InvalidInput for a contradiction.
+    """
     if wanted.ward is not None and len(wanted.hospital or ()) != 1:
         raise InvalidInput(f"ward {wanted.ward!r} is of one hospital: name that hospital too")
     kinds = [wanted.device, wanted.handle, wanted.patient, wanted.ward]
@@ -66,30 +79,80 @@ def select_by(engine: Engine, wanted: ReadingFilter) -> Selection:
         raise InvalidInput("readings are asked for by device, handle, patient or ward: give one kind")
     with reading(engine) as connection:
         asked = _shards_of(connection, [parse_hospital_id(one) for one in wanted.hospital or ()])
-        found = _found(connection, wanted)
+        found = _found(connection, wanted, reach)
+        if found is None and broad(reach) is not None:
+            named = hospitals_of(connection, reach, wanted.hospital or None)
+            shards = None if named is None else asked if wanted.hospital else _shards_of(connection, named)
+            return Selection(None, named, shards, judged=judge(connection, reach, None, named))
         if found is None:
-            return Selection(None, wanted.hospital or None, asked if wanted.hospital else None)
-        handles = sorted({handle for handle, _ in found})
-        shards = _shards_of(connection, sorted({hospital for _, hospital in found}))
-    return Selection(handles, wanted.hospital or None, shards)
+            found = list(handles_within(connection, reach, LABELS["statistics"], wanted.hospital or None).items())
+        judged = judge(connection, reach, {handle for handle, _ in found})
+        _check_named(wanted, judged)
+        open_to = [(handle, hospital) for handle, hospital in found if handle not in judged.closed]
+        shards = _shards_of(connection, sorted({hospital for _, hospital in open_to}))
+    return Selection(sorted({handle for handle, _ in open_to}), wanted.hospital or None, shards, judged=judged)
 
 
-def _found(connection: Connection, wanted: ReadingFilter) -> list[tuple[int, str]] | None:
+def select_sums(engine: Engine, wanted: ReadingFilter, *, reach: Reach) -> Selection:
+    """The hospitals, or the devices and patients of the wards, whose sums are within `reach`. Names nobody one by one."""
+    with reading(engine) as connection:
+        asked = _shards_of(connection, [parse_hospital_id(one) for one in wanted.hospital or ()])
+        if wanted.ward is None and broad(reach) is not None:
+            named = hospitals_of(connection, reach, wanted.hospital or None)
+            shards = None if named is None else asked if wanted.hospital else _shards_of(connection, named)
+            return Selection(None, named, shards)
+        found = handles_within(connection, reach, LABELS["statistics"], wanted.hospital or None)
+        if wanted.ward is not None:
+            of_ward = {handle for handle, _ in _of_ward(connection, wanted)}
+            found = {handle: hospital for handle, hospital in found.items() if handle in of_ward}
+        return Selection(sorted(found), wanted.hospital or None, _shards_of(connection, sorted(set(found.values()))))
+
+
+def freshness_within(engine: Engine, hospital_id: str, *, reach: Reach) -> tuple[list[int], list[int]]:
+    """The shards that hold a hospital's devices, and the handles within `reach`."""
+    with reading(engine) as connection:
+        shards = _shards_of(connection, [parse_hospital_id(hospital_id)])
+        found = [
+            select(devices.c.handle).where(devices.c.hospital_id == hospital_id, within(reach, DEVICES)),
+            select(patients.c.handle).where(patients.c.hospital_id == hospital_id, within(reach, PATIENTS)),
+        ]
+        return shards, list(connection.execute(union(*found)).scalars())
+
+
+def _check_named(wanted: ReadingFilter, judged: Judged) -> None:
+    """Of what was named one by one at least something has to be within reach. Handles count up: of one nothing is told."""
+    if judged.closed and wanted.handle is not None:
+        raise NotFound(f"handle {min(judged.closed)} is unknown")
+    if judged.closed and wanted.device is not None:
+        what = f"device {wanted.device[0]}" if len(wanted.device) == 1 else f"one of {len(wanted.device)} devices"
+        raise Forbidden(f"you may not read anything that {what} measures")
+
+
+def _found(connection: Connection, wanted: ReadingFilter, reach: Reach) -> list[tuple[int, str]] | None:
     """(handle, hospital) of what is named one by one; None when only hospitals are, or nothing."""
     if wanted.device is not None:
         return _devices(connection, wanted.device)
     if wanted.handle is not None:
         return _known(connection, wanted.handle)
     if wanted.patient is not None:
-        return _worn_by(connection, wanted.patient)
+        return _worn_by(connection, wanted.patient, reach)
     if wanted.ward is not None:
         return _of_ward(connection, wanted)
     return None
 
 
-def search(engine: Engine, text: str, hospital_ids: Sequence[str] | None, by_id: Sequence[tuple[int, str]]) -> Selection:
-    """Devices whose ward or present patient has `text` in its name, in any case, and those found `by_id`. Clause 7.1b.
+def search(
+    engine: Engine,
+    text: str,
+    hospital_ids: Sequence[str] | None,
+    by_id: Sequence[tuple[int, str]],
+    *,
+    reach: Reach,
+    clear: Reach,
+) -> Selection:
+    """Devices within `reach` whose ward or patient has `text` in its name, in any case, and those found `by_id`. Clause 7.1b.
 
+    Patients are found by name within `clear`: elsewhere the caller does not see names, and a search would tell them.
     `by_id`: (handle, hospital) as of `Directory.devices_named`, which has all ids in memory: the database would read
     every one of them.
     """
@@ -104,21 +167,30 @@ def search(engine: Engine, text: str, hospital_ids: Sequence[str] | None, by_id:
         tuple_(devices.c.hospital_id, devices.c.ward_id).in_(of_wards), inside
     )
     with reading(engine) as connection:
-        worn = _worn_by_named(connection, text, hospital_ids)
+        worn = _worn_by_named(connection, text, hospital_ids, clear)
         found = sorted({*by_id, *worn, *((handle, hospital) for handle, hospital in connection.execute(query))})
+        judged = judge(connection, reach, {handle for handle, _ in found})
+        found = [(handle, hospital) for handle, hospital in found if handle not in judged.closed]
         shards = _shards_of(connection, sorted({hospital for _, hospital in found[: MAX_FOUND + 1]}))
-    return Selection([handle for handle, _ in found[:MAX_FOUND]], None, shards, len(found) > MAX_FOUND)
+    return Selection([handle for handle, _ in found[:MAX_FOUND]], None, shards, len(found) > MAX_FOUND, judged)
 
 
-def _worn_by_named(connection: Connection, text: str, hospital_ids: Sequence[str] | None) -> list[tuple[int, str]]:
-    """(handle, hospital) of the devices that are believed to be, or to have been, on a patient with such a name."""
+def _worn_by_named(
+    connection: Connection, text: str, hospital_ids: Sequence[str] | None, clear: Reach
+) -> list[tuple[int, str]]:
+    """(handle, hospital) of the devices that are believed to be, or to have been, on a patient with such a name.
+
+    Of patients within `clear` alone.
+    """
     keys = names_of(connection).keys(connection, NamePart(text, hospital_ids or ()))
     found: list[tuple[int, str]] = []
     for start in range(0, len(keys), _MANY):
         query = (
             select(devices.c.handle, devices.c.hospital_id)
             .join(associations, associations.c.device_handle == devices.c.handle)
+            .join(patients, patients.c.patient_key == associations.c.patient_key)
             .where(associations.c.superseded_us.is_(None), associations.c.patient_key.in_(keys[start : start + _MANY]))
+            .where(within(clear, PATIENTS))
         )
         found += [(handle, hospital) for handle, hospital in connection.execute(query)]
     return found
@@ -184,8 +256,9 @@ def _known(connection: Connection, handles: list[int]) -> list[tuple[int, str]]:
     return found
 
 
-def _worn_by(connection: Connection, patient_key: str) -> list[tuple[int, str]]:
+def _worn_by(connection: Connection, patient_key: str, reach: Reach) -> list[tuple[int, str]]:
     query = select(patients.c.handle, patients.c.hospital_id).where(patients.c.patient_key == patient_key)
+    query = query.where(within(reach, PATIENTS))
     patient = connection.execute(query).one_or_none()
     if patient is None:
         raise NotFound(f"patient {patient_key!r} is unknown")

@@ -195,6 +195,11 @@ class Backend:
         self.relay.nudge()
         await self.relay.settled(within_s)
 
+    def levels_changed(self) -> None:
+        """A record is more, or less, sensitive than it was: live streams that see some and not others are judged anew."""
+        self.alarm_feed.end_limited()
+        self.reading_feed.end_limited()
+
     async def doors_told(self) -> None:
         """Let doors drop what they remember of tokens and places, and end connections whose token is good no more."""
         await self.services.bus.core_publish(subjects.DIRECTORY_CHANGED, b"")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 import polars as pl
@@ -9,14 +10,29 @@ from fastapi.responses import Response
 
 from api.answers.columns import with_metric_names, with_quality_words
 from api.paging import Paging, next_link
-from api.reading_answers import Ask, Made, ReadingPage, about_of, answer, in_lane, is_light, is_short, query_of, written
+from api.reading_answers import (
+    MAX_EXPORT_ROWS,
+    Ask,
+    Made,
+    ReadingPage,
+    about_of,
+    answer,
+    in_lane,
+    is_light,
+    is_short,
+    query_of,
+    written,
+)
 from api.schemas.readings import DeviceFreshness, Freshness
-from api.selection import ReadingFilter, Selection, search, select_by
+from api.selection import ReadingFilter, Selection, freshness_within, search, select_by, select_sums
+from api.shown_readings import of_one_patient, shown_latest, shown_readings, without_doubtful
 from domain.errors import InvalidInput
 from domain.instants import NEVER_US, US_PER_S
 from domain.messages import FreshnessQuery, LatestQuery
+from domain.permissions import Action
 from domain.quality import SKEWED_US
 from runtime.lake import ReadingQuery
+from runtime.lake_queries import CHANNEL, merged, summarise
 from runtime.reading_store import Readings
 
 MAX_BUCKETS: Final = 100_000
@@ -30,7 +46,7 @@ _LATEST: Final = (
 async def latest(asked: Ask, wanted: ReadingFilter, paged: Paging) -> Response:
     """The newest reading of each channel, as the hosts hold it."""
     behind = asked.behind
-    selection = await behind.read(select_by, behind.engine, wanted)
+    selection = _of_patient(await behind.read(select_by, behind.engine, wanted, reach=asked.who.reach), wanted)
     if selection.handles is None and selection.hospitals is None:
         raise InvalidInput("the latest readings are asked for by device, handle, patient, ward or hospital: name one")
     hospitals = selection.hospitals or []
@@ -39,7 +55,8 @@ async def latest(asked: Ask, wanted: ReadingFilter, paged: Paging) -> Response:
     found = await behind.lanes.of_hosts(behind.services.readings.latest(query, selection.shards))
 
     def made() -> Made:
-        frame, key = _page_of_channels(behind.directory.named(found.frame), paged, hospitals)
+        rows = shown_latest(found.frame, selection.judged)
+        frame, key = _page_of_channels(behind.directory.named(rows), paged, hospitals)
         return frame, about_of(asked, found, key)
 
     return await written(asked, found, ReadingQuery(handles=selection.handles), made)
@@ -64,16 +81,25 @@ def _beyond(names: tuple[str, ...], key: tuple[Any, ...]) -> pl.Expr:
     return reached
 
 
+def _of_patient(selection: Selection, wanted: ReadingFilter) -> Selection:
+    return selection if wanted.patient is None else of_one_patient(selection, wanted.patient)
+
+
 async def buckets(asked: Ask, wanted: ReadingFilter, page: ReadingPage, bucket_s: int) -> Response:
     """Usable readings of each channel by time bucket."""
     behind = asked.behind
-    selection = await behind.read(select_by, behind.engine, wanted)
+    selection = _of_patient(await behind.read(select_by, behind.engine, wanted, reach=asked.who.reach), wanted)
     query = query_of(wanted, selection, page, asked)
     if query.from_us is None or selection.handles is None:
         raise InvalidInput("buckets are made of named devices (or a patient or ward) from a stated time on: give both")
     _check_buckets(query, bucket_s, behind.services.clock.now_us())
     heavy = not is_short(query)
-    found = await in_lane(asked, query, lambda store: store.buckets(query, bucket_s * US_PER_S, selection.shards), heavy=heavy)
+    if selection.judged.partly:  # what is not shown must not be counted either
+        found = await _buckets_of_shown(asked, query, selection, bucket_s * US_PER_S)
+    else:
+        found = await in_lane(
+            asked, query, lambda store: store.buckets(query, bucket_s * US_PER_S, selection.shards), heavy=heavy
+        )
     order = ("hospital", "device_id", "patient_key", "handle", "metric", "instance", "unit", "bucket_us", "count", "min", "max",
              "mean", "last", "last_time_us")  # fmt: skip
 
@@ -82,6 +108,20 @@ async def buckets(asked: Ask, wanted: ReadingFilter, page: ReadingPage, bucket_s
         return with_metric_names(named).select(order), _about_buckets(asked, found, page, bucket_s)
 
     return await written(asked, found, query, made)
+
+
+async def _buckets_of_shown(asked: Ask, query: ReadingQuery, selection: Selection, bucket_us: int) -> Readings:
+    """Buckets of the rows that may be shown. Raises InvalidInput for more readings than an answer holds."""
+    rows = replace(query, limit=MAX_EXPORT_ROWS, usable_only=True)
+    found = await in_lane(asked, rows, lambda store: store.range(rows, selection.shards), heavy=not is_short(query))
+    if len(found.frame) == rows.limit:
+        raise InvalidInput(f"the range holds {rows.limit} readings or more: ask for fewer devices, metrics or hours")
+
+    def counted() -> Readings:
+        shown = shown_readings(found.frame, selection.judged)
+        return replace(found, frame=merged([summarise(shown.lazy(), CHANNEL, bucket_us).collect()], CHANNEL))
+
+    return await asked.behind.lanes.codec(counted)
 
 
 def _about_buckets(asked: Ask, found: Readings, page: ReadingPage, bucket_s: int) -> dict[str, Any]:
@@ -96,9 +136,16 @@ def _check_buckets(query: ReadingQuery, bucket_s: int, now_us: int) -> None:
 
 
 async def fleet(asked: Ask, wanted: ReadingFilter, page: ReadingPage, bucket_s: int) -> Response:
-    """Usable real readings by hospital, metric and time bucket; the last day, if no time is given."""
+    """Usable real readings by hospital, metric and time bucket; the last day, if no time is given.
+
+    Sums of named devices or of a patient are readings: to ask for them takes what it takes to read those.
+    """
     behind = asked.behind
-    selection = await behind.read(select_by, behind.engine, wanted)
+    if wanted.device is None and wanted.handle is None and wanted.patient is None:
+        selection = await behind.read(select_sums, behind.engine, wanted, reach=asked.who.reach)
+    else:
+        by_reading = asked.who.reach_of(Action.READING_READ)
+        selection = without_doubtful(await behind.read(select_by, behind.engine, wanted, reach=by_reading))
     query = query_of(wanted, selection, page, asked)
     if query.from_us is None:
         query = ReadingQuery(
@@ -124,11 +171,12 @@ async def found_by(
     if text is None and above is None and below is None:
         raise InvalidInput("a search needs a part of a name (q) or a threshold (above, below)")
     if text is None:
-        selection = await behind.read(select_by, behind.engine, wanted)
+        selection = await behind.read(select_by, behind.engine, wanted, reach=asked.who.reach)
     else:
         await behind.directory.warmed()
         by_id = await behind.lanes.codec(behind.directory.devices_named, text, wanted.hospital)
-        selection = await behind.read(search, behind.engine, text, wanted.hospital, by_id)
+        named = asked.who.clear_of(Action.PATIENT_READ)
+        selection = await behind.read(search, behind.engine, text, wanted.hospital, by_id, reach=asked.who.reach, clear=named)
     query = query_of(wanted, selection, page, asked)
     query = ReadingQuery(
         handles=query.handles, metrics=query.metrics, hospitals=query.hospitals, from_us=query.from_us, until_us=query.until_us,
@@ -137,16 +185,17 @@ async def found_by(
     heavy = not is_light(query)
     found = await in_lane(asked, query, lambda store: store.range(query, selection.shards), heavy=heavy)
     matched = None if selection.handles is None else len(selection.handles)
-    return await answer(asked, found, query, devices_matched=matched, is_cut=selection.is_cut)
+    return await answer(asked, found, query, selection, devices_matched=matched, is_cut=selection.is_cut)
 
 
 async def freshness(asked: Ask, hospital_id: str, paged: Paging) -> Freshness:
     """What each device of a hospital delivered in the last minute against what its model promises."""
     behind = asked.behind
-    selection: Selection = await behind.read(select_by, behind.engine, ReadingFilter(hospital=[hospital_id]))
+    shards, shown = await behind.read(freshness_within, behind.engine, hospital_id, reach=asked.who.reach)
     query = FreshnessQuery(hospital_id=hospital_id)
-    found = await behind.lanes.of_hosts(behind.services.readings.freshness(query, selection.shards))
-    frame = found.frame
+    found = await behind.lanes.of_hosts(behind.services.readings.freshness(query, shards))
+    frame = found.frame.filter(pl.col("handle").is_in(shown))
+    found = replace(found, frame=frame)
     if frame.is_empty():
         return Freshness.nothing(hospital_id, list(found.incomplete_shards))
     await behind.directory.refreshed_for(frame)

@@ -18,6 +18,7 @@ from domain import subjects
 from domain.alarms import OPEN_STATES, Priority
 from domain.errors import VitalgridError
 from domain.messages import LogState, StorageLevel
+from domain.permissions import everywhere
 from runtime.sql.alarms import count_alarms
 from runtime.sql.outbox import waiting
 
@@ -124,7 +125,7 @@ async def _alarms_open(backend: Backend) -> None:
     figures = backend.telemetry
     try:
         async with asyncio.timeout(_DEADLINE_S):
-            rows = await backend.read(count_alarms, backend.engine)
+            rows = await backend.read(count_alarms, backend.engine, reach=everywhere(backend.services.region_id))
             figures.outbox_waiting.set(await backend.read(waiting, backend.engine))
     except (SQLAlchemyError, TimeoutError):
         figures.outbox_waiting.set(math.nan)

@@ -20,11 +20,14 @@ from sqlalchemy import Engine
 from benchmarks.measure import Bench
 from cluster.first_start import prepare_database, sealer_of
 from domain.fleet_manifest import DeviceColumns, FleetManifest, HospitalManifest, PatientColumns, Tier
+from domain.permissions import everywhere
 from runtime.settings import Settings
 from runtime.sql.engine import open_engine
 from runtime.sql.fleets import register_fleet
 from runtime.sql.patients import list_patients, update_patient, warm_names
 from runtime.sql.records import Author
+
+ALL = {"reach": everywhere("sz"), "clear": everywhere("sz")}
 
 A_HOSPITAL = 2_000
 AT_ONCE = 50  # hospitals of one manifest
@@ -81,17 +84,20 @@ def measure(bench: Bench, data_dir: Path, people: int) -> None:
     assert warm_names(engine) == people
     bench.note(f"{people:,} names read at a start", time.perf_counter() - began, "s")
     rounds, random = 5 if bench.quick else 200, Random(1)
-    everybody = times_s(lambda: list_patients(engine, limit=PAGE), rounds)
+    everybody = times_s(lambda: list_patients(engine, **ALL, limit=PAGE), rounds)
     note_times(bench, f"{people:,}: a page of {PAGE} patients", everybody)
-    few = times_s(lambda: list_patients(engine, limit=PAGE, text=f"{random.randrange(people):06}"), rounds)
+    few = times_s(
+        lambda: list_patients(engine, **ALL, limit=PAGE, text=f"{random.randrange(people):06}"),
+        rounds,
+    )
     note_times(bench, f"{people:,}: search that finds few", few, "≤ 1000")
-    many = times_s(lambda: list_patients(engine, limit=PAGE, text=random.choice(SURNAMES)), rounds)
+    many = times_s(lambda: list_patients(engine, **ALL, limit=PAGE, text=random.choice(SURNAMES)), rounds)
     note_times(bench, f"{people:,}: search that finds a tenth", many, "≤ 1000")
-    key = list_patients(engine, limit=1).rows[0]["patient_key"]
+    key = list_patients(engine, **ALL, limit=1).rows[0]["patient_key"]
 
     def changed() -> object:
         update_patient(engine, ADA, key, {"name": f"{random.random()}"}, version=None)
-        return list_patients(engine, limit=PAGE, text=random.choice(SURNAMES))
+        return list_patients(engine, **ALL, limit=PAGE, text=random.choice(SURNAMES))
 
     note_times(bench, f"{people:,}: a change and a search behind it", times_s(changed, rounds))
     engine.dispose()

@@ -60,6 +60,18 @@ def list_grants(name: Name, token: Token = None, data_dir: DataDir = None) -> No
     _show_grants(ask_list(_target(token, data_dir), f"/users/{name}/grants", reason=_REASON))
 
 
+@user.command("permissions")
+def permissions(name: Name, token: Token = None, data_dir: DataDir = None) -> None:
+    """What a user may do in effect: by each grant, which action, up to which level, for which purposes."""
+    shown = _ask(_target(token, data_dir), "GET", f"/users/{name}/permissions")
+    table = Table("role", "place", "action", "level", "of own patients", "purposes")
+    for given in shown["grants"]:
+        for right in given["rights"]:
+            levels = (str(right["level"] or "-"), str(right["level_of_own_patients"] or "-"))
+            table.add_row(given["role"], given["place"], right["action"], *levels, " ".join(right["purposes"]))
+    _console.print(table)
+
+
 @user.command("grant")
 def grant(
     name: Name,

@@ -132,13 +132,25 @@ class Reach:
 class Authoriser(Protocol):
     """Judges by policies; denies what none permits. Never raises for a request that is typed: an error is a refusal."""
 
-    def decide(self, caller: Caller, action: Action, record: Located, purpose: Purpose | None = None) -> Decision:
-        """Whether `caller` may do `action` to `record`; without a purpose each grant's role has its own usual one."""
+    def decide(
+        self, caller: Caller, action: Action, record: Located, purpose: Purpose | None = None, *, unmask: bool = False
+    ) -> Decision:
+        """Whether `caller` may do `action` to `record`; without a purpose each grant's role has its own usual one.
+
+        `unmask`: they ask to see patients by name, and have said why; whether that helps is for the policies to say.
+        """
         ...
 
-    def reach(self, caller: Caller, action: Action, purpose: Purpose | None = None) -> Reach:
-        """Where `caller` may do `action`."""
+    def reach(
+        self, caller: Caller, action: Action, purpose: Purpose | None = None, view: View = View.MASKED, *, unmask: bool = False
+    ) -> Reach:
+        """Where `caller` may do `action`; with `View.CLEAR` only where patients appear by name in the answer."""
         ...
 
 
 NOWHERE: Final = Reach({}, {})
+
+
+def everywhere(region_id: str) -> Reach:
+    """All there is in a region: for what the platform itself asks."""
+    return Reach({Place(region_id): Level.STRICT}, {})

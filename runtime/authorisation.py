@@ -19,7 +19,7 @@ from cedarpy import AuthzResult, Entities, PolicySet, is_authorized_batch
 from domain.permissions import Action, Decision, Level, Located, Purpose, Reach, View
 from domain.ports import Clock
 from domain.principals import Caller, Place
-from runtime.policy_requests import ANYBODYS, IDENTIFY, Asked, Requests, Standing
+from runtime.policy_requests import ANYBODYS, IDENTIFY, UNMASK, Asked, Requests, Standing
 
 POLICIES: Final = Path(__file__).with_name("policies")
 _REMEMBERED: Final = 8192  # answers, and reaches: a ward's staff ask about the same records again and again
@@ -62,28 +62,38 @@ class CedarAuthoriser:
         """By the policies that come with the platform."""
         return cls(PolicySet.from_str(policy_text()), clock)
 
-    def decide(self, caller: Caller, action: Action, record: Located, purpose: Purpose | None = None) -> Decision:
+    def decide(
+        self, caller: Caller, action: Action, record: Located, purpose: Purpose | None = None, *, unmask: bool = False
+    ) -> Decision:
         """Whether `caller` may do `action` to `record`: by any one of its grants that has not ended."""
-        return self._decided(Standing.of(caller, self._clock.now_us()), action, record, purpose)
+        return self._decided(Standing.of(caller, self._clock.now_us()), action, record, purpose, _naming(unmask=unmask))
 
-    def reach(self, caller: Caller, action: Action, purpose: Purpose | None = None) -> Reach:
-        """Where `caller` may do `action`: `reach(…).holds(record)` exactly where `decide` allows."""
-        return self._reached(Standing.of(caller, self._clock.now_us()), action, purpose)
+    def reach(
+        self, caller: Caller, action: Action, purpose: Purpose | None = None, view: View = View.MASKED, *, unmask: bool = False
+    ) -> Reach:
+        """Where `caller` may do `action`: `reach(…).holds(record)` exactly where `decide` allows, with that view at least."""
+        standing = Standing.of(caller, self._clock.now_us())
+        if view is View.MASKED:
+            return self._reached(standing, (action,), purpose)
+        reaches = [self._reached(standing, (action, naming), purpose) for naming in _naming(unmask=unmask)]
+        return reaches[0] if len(reaches) == 1 else _both(*reaches)
 
-    def _decide(self, standing: Standing, action: Action, record: Located, purpose: Purpose | None) -> Decision:
+    def _decide(
+        self, standing: Standing, action: Action, record: Located, purpose: Purpose | None, naming: tuple[str, ...]
+    ) -> Decision:
         judge = self._judgement(standing, purpose, [record])
         if action in ANYBODYS:
             (verdict,) = judge([Asked(None, action, 0)])
             return Decision(*verdict)
         verdicts = judge([Asked(grant, action, 0) for grant in range(len(standing.grants))])
         allowing = [grant for grant, verdict in enumerate(verdicts) if verdict.is_allowed]
-        known = judge([Asked(grant, IDENTIFY, 0) for grant in allowing])
+        known = judge([Asked(grant, what, 0) for grant in allowing for what in naming])
         is_clear = any(verdict.is_allowed for verdict in known)
         policies = {policy for verdict in verdicts if verdict.is_allowed == bool(allowing) for policy in verdict.policies}
         return Decision(bool(allowing), tuple(sorted(policies)), View.CLEAR if is_clear else View.MASKED)
 
-    def _reach(self, standing: Standing, action: Action, purpose: Purpose | None) -> Reach:
-        """Asks at each grant's place about each kind of patient at each level.
+    def _reach(self, standing: Standing, actions: tuple[str, ...], purpose: Purpose | None) -> Reach:
+        """Where one grant allows all these actions: asked at its place about each kind of patient at each level.
 
         Policies tell patients apart by whether the caller treats, or is, them and by nothing else: one stands for all.
         """
@@ -92,14 +102,15 @@ class CedarAuthoriser:
         asked: list[Asked] = []
         for number, kind in kinds:
             for level in Level:
-                asked.append(Asked(None if action in ANYBODYS else number, action, len(records)))
+                asked += [Asked(None if action in ANYBODYS else number, action, len(records)) for action in actions]
                 records.append(Located(standing.grants[number].place, level, kind[0]))
         verdicts = iter(self._judgement(standing, purpose, records)(asked))
         levels: dict[Place, Level] = {}
         patients: dict[tuple[Place, str], Level] = {}
         for number, kind in kinds:
             place = standing.grants[number].place
-            for level in (level for level in Level if next(verdicts).is_allowed):
+            allowed = [[next(verdicts).is_allowed for _ in actions] for _ in Level]
+            for level in (level for level, by_action in zip(Level, allowed, strict=True) if all(by_action)):
                 if kind == (_STRANGER,):
                     levels[place] = max(level, levels.get(place, level))
                 else:
@@ -135,6 +146,19 @@ class CedarAuthoriser:
         if policy not in self._told:
             self._told.add(policy)
             _log.error("a policy could not be evaluated; what it is asked for is refused", extra={"policy": policy})
+
+
+def _naming(*, unmask: bool) -> tuple[str, ...]:
+    return (IDENTIFY, UNMASK) if unmask else (IDENTIFY,)
+
+
+def _both(one: Reach, other: Reach) -> Reach:
+    levels, patients = dict(one.levels), dict(one.patients)
+    for place, level in other.levels.items():
+        levels[place] = max(level, levels.get(place, level))
+    for key, level in other.patients.items():
+        patients[key] = max(level, patients.get(key, level))
+    return Reach(levels, patients)
 
 
 def _kinds_of_patients(standing: Standing) -> Iterator[tuple[str, ...]]:

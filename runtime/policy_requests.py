@@ -17,6 +17,7 @@ from domain.principals import Caller, Factor, Grant, Must, Role
 
 ANYBODYS: Final = frozenset({Action.SELF, Action.CATALOGUE_READ})  # asked of the caller as such: no grant is needed
 IDENTIFY: Final = "patient.identify"  # asked beside an action: whether patients appear by name in its answer
+UNMASK: Final = "patient.unmask"  # the same, of a caller who asks for it and says why
 POWERS: Final = frozenset({Role.SYSTEM_ADMINISTRATOR, Role.SECURITY_ADMINISTRATOR, Role.AUDIT_ADMINISTRATOR})
 USUAL_PURPOSE: Final[Mapping[Role, Purpose]] = {
     **dict.fromkeys(Role, Purpose.HOPERAT),

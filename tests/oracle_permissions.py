@@ -135,11 +135,15 @@ def is_allowed(caller: Caller, action: Action, record: Located, purpose: Purpose
     return action in EVERYBODY or bool(_allowing(caller, action, record, purpose, now_us))
 
 
-def view(caller: Caller, action: Action, record: Located, purpose: Purpose | None, now_us: int) -> View:
-    """How patients appear: masked too where nothing is allowed."""
+def view(
+    caller: Caller, action: Action, record: Located, purpose: Purpose | None, now_us: int, *, unmask: bool = False
+) -> View:
+    """How patients appear: masked too where nothing is allowed. `unmask`: asked for by name, with a reason."""
     if action in EVERYBODY or not is_allowed(caller, action, record, purpose, now_us):
         return View.MASKED
     allowing = _allowing(caller, action, record, purpose, now_us)
+    if unmask and any(grant.role is Role.PRIVACY_OFFICER for grant in allowing):
+        return View.CLEAR
     return View.CLEAR if any(_knows_name(grant, caller, record, purpose) for grant in allowing) else View.MASKED
 
 

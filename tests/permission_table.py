@@ -25,6 +25,7 @@ class Row(NamedTuple):
     action: Action
     record: Located
     purpose: Purpose | None
+    unmask: bool
     expected: str
 
 
@@ -43,7 +44,8 @@ def _rows(document: dict[str, Any]) -> Iterator[Row]:
         for action in Action:
             cells = outcomes.get(action, DENIED * len(situations))
             for situation, expected in zip(situations, cells, strict=True):
-                yield Row(role, situation["is"], *_question(role, action, situation), expected)
+                asked = _question(role, action, situation)
+                yield Row(role, situation["is"], *asked, situation.get("unmask", False), expected)
 
 
 def _by_action(entries: list[dict[str, str]], width: int) -> dict[str, str]:

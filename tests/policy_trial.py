@@ -14,7 +14,7 @@ from cedarpy import Entities, PolicySet, is_authorized_batch
 
 from domain.permissions import Purpose
 from domain.principals import Role
-from runtime.policy_requests import ANYBODYS, IDENTIFY, Asked, Requests, Standing
+from runtime.policy_requests import ANYBODYS, IDENTIFY, UNMASK, Asked, Requests, Standing
 from tests.permission_requests import NOW_US
 from tests.permission_table import CLEAR, DENIED, MASKED, Row
 
@@ -143,7 +143,9 @@ def _cell(asked: dict[Asked, int], row: Row, record: int, grants: int) -> _Cell:
 
     if row.action in ANYBODYS:
         return _Cell(row, [number(None, row.action)], [])
-    return _Cell(row, *([number(grant, action) for grant in range(grants)] for action in (row.action, IDENTIFY)))
+    naming = (IDENTIFY, UNMASK) if row.unmask else (IDENTIFY,)
+    done = [number(grant, row.action) for _ in naming for grant in range(grants)]
+    return _Cell(row, done, [number(grant, action) for action in naming for grant in range(grants)])
 
 
 def _of_effect(policies: dict[str, Json], effect: str) -> dict[str, Json]:

@@ -17,6 +17,7 @@ from sqlalchemy import Engine, Table, func, make_url, select
 
 from domain.fleet_manifest import Tier
 from domain.messages import Control, decode_control
+from domain.permissions import everywhere
 from runtime.keys import make_missing
 from runtime.sealing import SEALING_KEYS, Sealer
 from runtime.soft_keys import SoftKeys
@@ -36,6 +37,7 @@ HOUR_US = 60 * MINUTE_US
 SHARDS = 4
 HOSPITAL = "sz.h001"
 ADA = Author("ada", "for a test", NOW_US)
+ALL = everywhere("sz")
 
 NewDatabase = Callable[[], str]
 

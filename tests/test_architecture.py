@@ -137,3 +137,29 @@ def test_no_log_line_names_what_a_log_record_has_already() -> None:
                 names = {key.value for key in node.value.keys if isinstance(key, ast.Constant)}
                 found += [f"{name_of(path)}:{node.value.lineno} {name}" for name in names & taken]
     assert found == []
+
+
+LISTS_WITHOUT_REACH: Final = {
+    "list_presets": "of one patient, of whom they are permitted",
+    "list_team": "of one patient, of whom it is permitted",
+    "list_grants": "of one user, of whom they are permitted",
+    "list_writes": "of the region as a whole: a write has no place",
+    "list_exports": "of the region as a whole: an export has no place",
+}
+
+
+@pytest.mark.clause("9.3c")
+def test_list_functions_take_a_reach():
+    """No default: whoever lists, counts or searches says what of it the caller may see."""
+    without = []
+    for path in (*modules("runtime"), ROOT / "api" / "selection.py"):
+        if path.parent.name != "sql" and path.name != "selection.py":
+            continue
+        for node in tree_of(path).body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith(("list_", "count_", "search", "select_")):
+                required = [
+                    one.arg for one, value in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True) if not value
+                ]
+                if "reach" not in required and node.name not in LISTS_WITHOUT_REACH:
+                    without.append(f"{name_of(path)}:{node.name}")
+    assert without == []

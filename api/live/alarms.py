@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,8 +13,11 @@ from api.live.feed import Feed
 from api.live.subscription import Subscription, sse
 from api.times import UTC_ZONE
 from domain import subjects
-from domain.alarms import INTENDED_USE, AlarmEvent, Priority
+from domain.alarms import INTENDED_USE, AlarmEvent, AlarmSubject, Priority
+from domain.labels import of_readings
+from domain.permissions import Level, Located, Reach
 from domain.ports import Clock
+from domain.principals import Place
 from runtime.bus import Bus
 from runtime.follower import StreamMessage
 
@@ -24,10 +27,30 @@ _INTENDED_USE: Final = msgspec.json.encode(INTENDED_USE)
 
 @dataclass(frozen=True, slots=True)
 class PreparedAlarm:
-    """One event as all clients get it."""
+    """One event as all clients get it. It names nobody: a patient is a key, and what people write does not pass here."""
 
     priority: Priority
     event: bytes
+    subject: AlarmSubject
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmScope:
+    """Which alarms a client may see. `districts`: of the hospitals it may see any of (None: all of the region).
+
+    `raised`: the levels of patients above their class when the client came; when one changes, streams are ended.
+    """
+
+    reach: Reach
+    districts: Mapping[str, str | None] | None
+    raised: Mapping[str, int]
+
+    def holds(self, subject: AlarmSubject) -> bool:
+        key, hospital_id = subject.patient_key, subject.hospital_id
+        district = self.districts.get(hospital_id) if self.districts is not None else None
+        place = Place(hospital_id.partition(".")[0], district, hospital_id, subject.ward_id)
+        level = of_readings(None if key is None else self.raised.get(key), has_patient=key is not None)
+        return self.reach.holds(Located(place, level, key))
 
 
 def prepare(message: StreamMessage) -> PreparedAlarm:
@@ -42,21 +65,26 @@ def prepare(message: StreamMessage) -> PreparedAlarm:
     data = b'{"intended_use":%s,"sequence":%d,"times":%s,"event":%s}' % (
         _INTENDED_USE, message.sequence, msgspec.json.encode(times), message.payload,
     )  # fmt: skip
-    return PreparedAlarm(event.priority, sse("alarm", data, message.sequence))
+    return PreparedAlarm(event.priority, sse("alarm", data, message.sequence), event.subject)
 
 
 def alarm_feed(bus: Bus) -> Feed:
     return Feed(bus, subjects.ALARMS_STREAM, subjects.ALARMS_SUBJECTS, prepare)
 
 
-def alarm_client(feed: Feed, hosts: Hosts, clock: Clock, hospitals: list[str], priority: Priority) -> Subscription:
-    """A client of alarms of these hospitals (none: all), of `priority` and above."""
+def alarm_client(
+    feed: Feed, hosts: Hosts, clock: Clock, hospitals: list[str], priority: Priority, scope: AlarmScope
+) -> Subscription:
+    """A client of the alarms within `scope`, of these hospitals (none: of all there), of `priority` and above."""
 
     def select(alarm: PreparedAlarm) -> bytes | None:
-        return alarm.event if alarm.priority >= priority else None
+        return alarm.event if alarm.priority >= priority and scope.holds(alarm.subject) else None
 
-    wanted = frozenset(map(subjects.alarm, hospitals)) or None
-    return Subscription(wanted, select, _heartbeat(feed, hosts, clock))
+    inside = [one for one in hospitals if scope.districts is None or one in scope.districts] or list(scope.districts or ())
+    wanted = frozenset(map(subjects.alarm, inside)) if hospitals or scope.districts is not None else None
+    client = Subscription(wanted, select, _heartbeat(feed, hosts, clock))
+    client.is_limited = any(level < Level.STRICT for level in scope.reach.levels.values()) or bool(scope.reach.patients)
+    return client
 
 
 def _heartbeat(feed: Feed, hosts: Hosts, clock: Clock) -> Callable[[], bytes]:

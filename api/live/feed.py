@@ -134,6 +134,12 @@ class Feed:
         for client in (*self._clients.all(), *self._catching_up):
             await self.leave(client)
 
+    def end_limited(self) -> None:
+        """End the streams whose clients may see some patients and not others: they connect again, and are judged anew."""
+        for client in (*self._clients.all(), *self._catching_up):
+            if client.is_limited:
+                client.close()
+
     async def _start(self) -> None:
         if self._follower is not None:
             return

@@ -16,6 +16,7 @@ from api.live.subscription import Subscription, sse
 from api.times import UTC_ZONE
 from domain import subjects
 from domain.frames import decode_frame
+from domain.messages import Control, DeviceAssociated, DevicesRegistered, PatientAdmitted, decode_control
 from domain.metrics import BY_ID
 from domain.ports import Clock
 from domain.quality import Validity
@@ -25,7 +26,7 @@ from runtime.follower import StreamMessage
 
 _METRIC_CODES: Final = {metric.id: metric.code for metric in BY_ID.values()}
 _VALIDITIES: Final = {validity.value: validity.name.lower().replace("_", "-") for validity in Validity}
-_SUBJECTS: Final = ("reading.*",)
+_SUBJECTS: Final = ("reading.*", "control.*")
 
 
 class LiveReading(msgspec.Struct, frozen=True):
@@ -78,6 +79,35 @@ class Wanted:
         return np.flatnonzero(mask)
 
 
+@dataclass(frozen=True, slots=True)
+class PreparedChange:
+    """A device came to a patient, left one, or one of both was moved: at this place among the readings."""
+
+    sequence: int
+    handles: frozenset[int]
+    patient_handles: frozenset[int] = frozenset()
+    is_move: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """When what a client may get has to be judged anew: its stream is ended at the very change, and it connects again.
+
+    `raised`: handles of patients above their class; without `by_patient` only a device that comes to one of them counts.
+    Changes up to `known` were known when the client was judged.
+    """
+
+    known: int
+    raised: frozenset[int]
+    by_patient: bool
+    by_ward: bool
+
+    def is_struck(self, change: PreparedChange, wanted: Wanted) -> bool:
+        if change.sequence <= self.known or wanted.device_ids.keys().isdisjoint(change.handles):
+            return False
+        return self.by_ward if change.is_move else self.by_patient or not self.raised.isdisjoint(change.patient_handles)
+
+
 class WantedPool:
     """Clients that ask for the same get the same `Wanted`, so that what they get is made once for all of them."""
 
@@ -92,23 +122,43 @@ class WantedPool:
         return wanted
 
 
-def prepare(message: StreamMessage) -> PreparedFrame:
+def prepare(message: StreamMessage) -> PreparedFrame | PreparedChange | None:
+    """Once for all clients. What is neither readings nor a change of whose they are concerns none of them."""
+    if message.subject.startswith("control."):
+        return _change_of(message.sequence, decode_control(message.payload))
     frame = decode_frame(message.payload)
     return PreparedFrame(message.sequence, frame.header.arrival_us, frame.readings)
+
+
+def _change_of(sequence: int, control: Control) -> PreparedChange | None:
+    if isinstance(control, DeviceAssociated):
+        return PreparedChange(sequence, frozenset((control.handle,)), frozenset(span.patient_handle for span in control.spans))
+    if isinstance(control, PatientAdmitted):  # its own handle, for what is entered at the bedside and derived
+        return PreparedChange(sequence, frozenset((control.handle,)), is_move=True)
+    if isinstance(control, DevicesRegistered):
+        return PreparedChange(sequence, frozenset(control.handles), is_move=True)
+    return None
 
 
 def reading_feed(bus: Bus) -> Feed:
     return Feed(bus, subjects.READINGS_STREAM, _SUBJECTS, prepare)
 
 
-def reading_client(feed: Feed, clock: Clock, shards: list[int], wanted: Wanted) -> Subscription:
-    """A client of the readings that `wanted` names; they come by `shards`."""
+def reading_client(feed: Feed, clock: Clock, shards: list[int], wanted: Wanted, watch: Watch | None = None) -> Subscription:
+    """A client of the readings that `wanted` names, until `watch` is struck; they come by `shards`."""
 
-    def select(frame: PreparedFrame) -> bytes | None:
-        return frame.event_for(wanted)
+    def select(prepared: PreparedFrame | PreparedChange) -> bytes | None:
+        if isinstance(prepared, PreparedFrame):
+            return prepared.event_for(wanted)
+        if watch is not None and watch.is_struck(prepared, wanted):
+            client.close()
+        return None
 
-    wanted_subjects = frozenset(map(subjects.reading, shards))
-    return Subscription(wanted_subjects, select, _heartbeat(feed, clock, wanted_subjects))
+    of_readings = frozenset(map(subjects.reading, shards))
+    of_changes = frozenset(map(subjects.control, shards)) if watch is not None else frozenset()
+    client = Subscription(of_readings | of_changes, select, _heartbeat(feed, clock, of_readings))
+    client.is_limited = watch is not None
+    return client
 
 
 def _event(frame: PreparedFrame, rows: ReadingBatch, device_ids: Mapping[int, str]) -> bytes:

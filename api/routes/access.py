@@ -11,7 +11,7 @@ from api.errors import problems
 from api.gifts import check_gift
 from api.locators import in_region, of_token, places_of
 from api.paging import Page, Paged
-from api.permissions import may, may_where_body_says
+from api.permissions import may, may_list, may_where_body_says
 from api.schemas.access import ExportOut, TokenIn, TokenMade, TokenOut, WriteOut
 from api.services import Behind
 from api.times import In
@@ -23,7 +23,7 @@ from runtime.sql import access
 
 router = APIRouter(tags=["access"])
 TokenMake = Annotated[Unplaced, may_where_body_says(Action.TOKEN_MANAGE)]
-TokenList = Annotated[Asking, may(Action.TOKEN_READ, at=in_region("tokens"))]
+TokenList = Annotated[Asking, may_list(Action.TOKEN_READ)]
 TokenRevoke = Annotated[Asking, may(Action.TOKEN_MANAGE, at=of_token)]
 WritesRead = Annotated[Asking, may(Action.AUDIT_READ, at=in_region("write_log"))]
 ExportsRead = Annotated[Asking, may(Action.AUDIT_READ, at=in_region("exports"))]
@@ -40,10 +40,13 @@ async def create_token(who: TokenMake, body: TokenIn, behind: Behind) -> TokenMa
 
 
 @router.get("/tokens")
-async def list_tokens(_who: TokenList, behind: Behind, paged: Paged, zone: In) -> Page[TokenOut]:
-    """Who has a token; never what it is."""
-    found = await behind.read(access.list_tokens, behind.engine, limit=paged.limit, after=paged.after)
-    return paged.page([TokenOut.of(row, zone, behind.services.region_id) for row in found.rows], found.after)
+async def list_tokens(who: TokenList, behind: Behind, paged: Paged, zone: In) -> Page[TokenOut]:
+    """Who has a token at the places whose tokens you may see; never what it is."""
+    region_id = behind.services.region_id
+    found = await behind.read(
+        access.list_tokens, behind.engine, reach=who.reach, region_id=region_id, limit=paged.limit, after=paged.after
+    )
+    return paged.page([TokenOut.of(row, zone, region_id) for row in found.rows], found.after)
 
 
 @router.delete("/tokens/{name}", status_code=204, responses=problems(NotFound, Conflict))
@@ -54,11 +57,11 @@ async def revoke_token(who: TokenRevoke, name: str, behind: Behind) -> None:
 
 @router.get("/writes")
 async def list_writes(
-    _who: WritesRead, behind: Behind, paged: Paged, zone: In, by: Annotated[str | None, Query(description="Who wrote.")] = None
+    who: WritesRead, behind: Behind, paged: Paged, zone: In, by: Annotated[str | None, Query(description="Who wrote.")] = None
 ) -> Page[WriteOut]:
     """Who changed what, when and why, the newest first."""
     found = await behind.read(access.list_writes, behind.engine, limit=paged.limit, after=paged.after, who=by)
-    return paged.page([WriteOut.of(row, zone) for row in found.rows], found.after)
+    return paged.page([WriteOut.of(row, zone, who.view) for row in found.rows], found.after)
 
 
 @router.get("/exports")

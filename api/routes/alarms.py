@@ -12,9 +12,10 @@ from api.answers.formats import TABLE_RESPONSES
 from api.asking import Asking
 from api.errors import NotAcceptable, problems
 from api.given import given
-from api.locators import of_alarm, of_alarm_list, of_list
+from api.locators import near_query, near_ward, of_alarm
+from api.masks import view_in
 from api.paging import Paged
-from api.permissions import may
+from api.permissions import may, may_list
 from api.preconditions import OptionalVersion, set_etag
 from api.reading_answers import AskedForAlarms
 from api.schemas.alarms import (
@@ -37,8 +38,8 @@ from domain.permissions import Action
 from runtime.sql import alarms
 
 router = APIRouter(prefix="/alarms", tags=["alarms"])
-AlarmList = Annotated[Asking, may(Action.ALARM_READ, at=of_alarm_list)]
-AlarmCount = Annotated[Asking, may(Action.STATISTICS_READ, at=of_list("statistics"))]
+AlarmList = Annotated[Asking, may_list(Action.ALARM_READ, at=near_ward)]
+AlarmCount = Annotated[Asking, may_list(Action.STATISTICS_READ, at=near_query)]
 AlarmRead = Annotated[Asking, may(Action.ALARM_READ, at=of_alarm)]
 AlarmAnswer = Annotated[Asking, may(Action.ALARM_ANSWER, at=of_alarm)]
 _ANSWER = problems(NotFound, Conflict, StaleVersion)
@@ -67,26 +68,29 @@ class AlarmFilter:
 
 @router.get("", responses=problems(NotFound))
 async def list_alarms(
-    _who: AlarmList, behind: Behind, paged: Paged, zone: In, wanted: Annotated[AlarmFilter, given(AlarmFilter)]
+    who: AlarmList, behind: Behind, paged: Paged, zone: In, wanted: Annotated[AlarmFilter, given(AlarmFilter)]
 ) -> AlarmPage:
-    """Alarms, the newest first."""
+    """The alarms that you may see, the newest first."""
     found = await behind.read(
-        alarms.list_alarms, behind.engine, limit=paged.limit, after=paged.after, states=wanted.states(),
+        alarms.list_alarms, behind.engine, reach=who.reach, clear=who.clear, limit=paged.limit, after=paged.after,
+        states=wanted.states(),
         min_priority=wanted.priority, hospital_id=wanted.hospital, ward_id=wanted.ward, patient_key=wanted.patient,
         handle=wanted.handle, since_us=maybe_instant(wanted.since), live=wanted.live, rule=wanted.rule,
     )  # fmt: skip
-    return AlarmPage(items=[AlarmOut.of(row, zone) for row in found.rows], next=paged.link_after(found.after))
+    return AlarmPage(items=[AlarmOut.of(row, zone, view_in(row)) for row in found.rows], next=paged.link_after(found.after))
 
 
 @router.get("/counts")
 async def count_alarms(
-    _who: AlarmCount,
+    who: AlarmCount,
     behind: Behind,
     hospital: Annotated[str | None, Query()] = None,
     since: Annotated[Rfc3339 | None, Query()] = None,
 ) -> Burden:
-    """The alarm burden: counts by state, priority and rule."""
-    found = await behind.read(alarms.count_alarms, behind.engine, hospital_id=hospital, since_us=maybe_instant(since))
+    """The alarm burden of the places whose sums you may see: counts by state, priority and rule."""
+    found = await behind.read(
+        alarms.count_alarms, behind.engine, reach=who.reach, hospital_id=hospital, since_us=maybe_instant(since)
+    )
     rows = [BurdenRow(**row) for row in found]
     still_open = sum(row.count for row in rows if row.state in OPEN_STATES)
     return Burden(open=still_open, total=sum(row.count for row in rows), rows=rows)
@@ -102,19 +106,21 @@ async def list_episodes(asked: AskedForAlarms, wanted: Annotated[ReadingFilter, 
 
 
 @router.get("/{alarm_id}", responses=problems(NotFound))
-async def show_alarm(_who: AlarmRead, alarm_id: str, behind: Behind, zone: In, response: Response) -> AlarmOut:
+async def show_alarm(who: AlarmRead, alarm_id: str, behind: Behind, zone: In, response: Response) -> AlarmOut:
     """One alarm as it stands."""
     row = await behind.read(alarms.get_alarm, behind.engine, alarm_id)
     set_etag(response, row["version"])
-    return AlarmOut.of(row, zone)
+    return AlarmOut.of(row, zone, who.view)
 
 
 @router.get("/{alarm_id}/knowledge", responses=problems(NotFound))
-async def show_knowledge(_who: AlarmRead, alarm_id: str, behind: Behind, zone: In) -> Knowledge:
+async def show_knowledge(who: AlarmRead, alarm_id: str, behind: Behind, zone: In) -> Knowledge:
     """What did the platform know? Inputs with age and quality, rule version, patient link, each notification."""
     row = await behind.read(alarms.get_alarm, behind.engine, alarm_id)
     events = await behind.read(alarms.events_of, behind.engine, alarm_id)
-    return Knowledge(alarm=AlarmOut.of(row, zone), notifications=[NotificationOut.of(event, zone) for event in events])
+    return Knowledge(
+        alarm=AlarmOut.of(row, zone, who.view), notifications=[NotificationOut.of(event, zone) for event in events]
+    )
 
 
 @router.post("/{alarm_id}/acknowledge", responses=_ANSWER)
@@ -126,7 +132,7 @@ async def acknowledge(
         alarms.acknowledge, behind.engine, behind.author(who), alarm_id, body.outcome, note=body.note, version=version
     )
     set_etag(response, row["version"])
-    return AlarmOut.of(row, zone)
+    return AlarmOut.of(row, zone, who.view)
 
 
 @router.post("/{alarm_id}/pause-audio", responses={**_ANSWER, **problems(InvalidInput)})
@@ -138,4 +144,4 @@ async def pause_audio(
         alarms.pause_audio, behind.engine, behind.author(who), alarm_id, instant(body.until), version=version
     )
     set_etag(response, row["version"])
-    return AlarmOut.of(row, zone)
+    return AlarmOut.of(row, zone, who.view)

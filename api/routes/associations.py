@@ -9,8 +9,9 @@ from fastapi import APIRouter, Query
 from api.asking import Asking, Unplaced
 from api.device_names import split_device
 from api.errors import problems
-from api.locators import of_association, of_patient, of_spans, worn_by
-from api.permissions import may, may_where_body_says
+from api.locators import near_device, of_association, of_patient, worn_by
+from api.masks import view_in
+from api.permissions import may, may_list, may_where_body_says
 from api.schemas.patients import AssociationCorrection, AssociationEnd, AssociationIn, AssociationOut, Corrected, TouchedOut
 from api.services import Behind
 from api.times import In, Rfc3339, instant, maybe_instant
@@ -19,30 +20,36 @@ from domain.permissions import Action
 from runtime.sql import associations, devices
 
 router = APIRouter(prefix="/associations", tags=["patients"])
-SpanList = Annotated[Asking, may(Action.ASSOCIATION_READ, at=of_spans)]
+SpanList = Annotated[Asking, may_list(Action.ASSOCIATION_READ, at=near_device)]
 Associate = Annotated[Unplaced, may_where_body_says(Action.ASSOCIATION_MANAGE)]
 SpanManage = Annotated[Asking, may(Action.ASSOCIATION_MANAGE, at=of_association)]
 
 
 @router.get("", responses=problems(NotFound, InvalidInput))
 async def list_associations(
-    _who: SpanList,
+    who: SpanList,
     behind: Behind,
     zone: In,
     device: Annotated[str | None, Query(description="`hospital/device`.", examples=["sz.h012/mon-7"])] = None,
     patient: Annotated[str | None, Query(description="Patient key.")] = None,
     known_at: Annotated[Rfc3339 | None, Query(description="As it was believed then.")] = None,
 ) -> list[AssociationOut]:
-    """Spans of a device or a patient by start: as believed now, or at an instant in the past."""
+    """Spans of a device or a patient by start: as believed now, or at an instant in the past.
+
+    Of a device those with patients whom you may see.
+    """
     if (device is None) == (patient is None):
         raise InvalidInput("associations are listed for a device or for a patient: give one of the two")
+    if patient is not None:
+        who.also(await of_patient(patient, behind))
     handle = (
         None if device is None else (await behind.read(devices.find_device, behind.engine, *split_device(device)))["handle"]
     )
     rows = await behind.read(
-        associations.list_associations, behind.engine, handle=handle, patient_key=patient, known_at_us=maybe_instant(known_at)
-    )
-    return [AssociationOut.of(row, zone) for row in rows]
+        associations.list_associations, behind.engine, reach=who.reach, clear=who.clear, handle=handle, patient_key=patient,
+        known_at_us=maybe_instant(known_at),
+    )  # fmt: skip
+    return [AssociationOut.of(row, zone, view_in(row)) for row in rows]
 
 
 @router.post("", status_code=201, responses=problems(NotFound, InvalidInput, Conflict))
@@ -56,7 +63,7 @@ async def associate(who: Associate, body: AssociationIn, behind: Behind, zone: I
     row = await behind.tell(
         associations.associate, behind.engine, author, device["handle"], body.patient_key, start_us, maybe_instant(body.end)
     )
-    return AssociationOut.of(row, zone)
+    return AssociationOut.of(row, zone, permitted.view)
 
 
 @router.post("/{association_id}/end", responses=problems(NotFound, InvalidInput, Conflict))
@@ -67,7 +74,7 @@ async def end_association(
     author = behind.author(who)
     end_us = instant(body.end) if body.end else author.now_us
     row = await behind.tell(associations.end_association, behind.engine, author, association_id, end_us)
-    return AssociationOut.of(row, zone)
+    return AssociationOut.of(row, zone, who.view)
 
 
 @router.post("/{association_id}/correct", responses=problems(NotFound, InvalidInput, Conflict))
@@ -81,4 +88,4 @@ async def correct_association(
         associations.correct_association, behind.engine, behind.author(who), association_id, patient_key=body.patient_key,
         start_us=maybe_instant(body.start), end_us=maybe_instant(body.end), withdraw=body.withdraw,
     )  # fmt: skip
-    return Corrected(association=AssociationOut.of(row, zone), touched=TouchedOut.of(touched, zone))
+    return Corrected(association=AssociationOut.of(row, zone, who.view), touched=TouchedOut.of(touched, zone))

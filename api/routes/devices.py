@@ -12,9 +12,9 @@ from api.asking import Asking, Unplaced
 from api.device_lists import import_list, read_device_list
 from api.errors import PreconditionRequired, problems
 from api.given import given
-from api.locators import in_hospital, of_device, of_device_readings, of_list, of_ward_list, readings_now
+from api.locators import in_hospital, near_ward, of_device, of_device_readings, of_list, readings_now
 from api.paging import Page, Paged
-from api.permissions import may, may_where_body_says
+from api.permissions import may, may_list, may_where_body_says
 from api.preconditions import ExpectedVersion, set_etag
 from api.readable import readable
 from api.schemas.devices import (
@@ -37,7 +37,7 @@ from runtime.sql import devices
 from runtime.sql.records import Row
 
 router = APIRouter(prefix="/devices", tags=["devices"])
-DeviceList = Annotated[Asking, may(Action.DEVICE_READ, at=of_ward_list("devices"))]
+DeviceList = Annotated[Asking, may_list(Action.DEVICE_READ, at=near_ward)]
 DeviceRegister = Annotated[Unplaced, may_where_body_says(Action.DEVICE_MANAGE)]
 DeviceImport = Annotated[Asking, may(Action.DEVICE_MANAGE, at=of_list("devices"))]
 DeviceRead = Annotated[Asking, may(Action.DEVICE_READ, at=of_device)]
@@ -69,12 +69,13 @@ class DeviceFilter:
 
 @router.get("")
 async def list_devices(
-    _who: DeviceList, behind: Behind, paged: Paged, zone: In, wanted: Annotated[DeviceFilter, given(DeviceFilter)]
+    who: DeviceList, behind: Behind, paged: Paged, zone: In, wanted: Annotated[DeviceFilter, given(DeviceFilter)]
 ) -> Page[DeviceOut]:
-    """Devices in the order of their registration."""
+    """The devices that you may see, in the order of their registration."""
     found = await behind.read(
-        devices.list_devices, behind.engine, limit=paged.limit, after=paged.after, hospital_id=wanted.hospital,
-        ward_id=wanted.ward, bed_id=wanted.bed, model=wanted.model, status=wanted.status, text=wanted.q,
+        devices.list_devices, behind.engine, reach=who.reach, limit=paged.limit, after=paged.after,
+        hospital_id=wanted.hospital, ward_id=wanted.ward, bed_id=wanted.bed, model=wanted.model, status=wanted.status,
+        text=wanted.q,
     )  # fmt: skip
     return paged.page([DeviceOut.of(row, zone) for row in found.rows], found.after)
 
@@ -132,6 +133,8 @@ async def update_device(
     """Change a device's ward or bed (a move), status or attributes."""
     values = body.model_dump(exclude_unset=True)
     row = await behind.tell(devices.update_device, behind.engine, behind.author(who), device["handle"], values, version=version)
+    if "level" in values:
+        behind.levels_changed()
     set_etag(response, row["version"])
     return DeviceOut.of(row, zone)
 

@@ -19,21 +19,23 @@ from api.given import given
 from api.live.alarms import alarm_client
 from api.live.feed import Feed
 from api.live.readings import reading_client
+from api.live.scopes import alarm_scope, live_handles
 from api.live.stream import EventStream
 from api.live.subscription import Subscription, sse
-from api.locators import of_hospitals, of_live_readings
-from api.permissions import may
-from api.selection import ReadingFilter, handles_of, select_by
+from api.locators import near_hospitals, near_readings
+from api.permissions import may_list
+from api.selection import ReadingFilter, select_by
 from api.services import Backend, Behind
 from domain.alarms import INTENDED_USE, Priority
 from domain.errors import InvalidInput, NotFound
 from domain.ids import parse_hospital_id
 from domain.metrics import metric_of
 from domain.permissions import Action
+from domain.subjects import READINGS_STREAM
 
 router = APIRouter(prefix="/live", tags=["live"])
-AlarmsWatch = Annotated[Asking, may(Action.ALARM_READ, at=of_hospitals("alarms"))]
-ReadingsWatch = Annotated[Asking, may(Action.READING_READ, at=of_live_readings)]
+AlarmsWatch = Annotated[Asking, may_list(Action.ALARM_READ, at=near_hospitals)]
+ReadingsWatch = Annotated[Asking, may_list(Action.READING_READ, at=near_readings)]
 
 _HELLO_ALARMS: Final = {"intended_use": INTENDED_USE}
 _SSE: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
@@ -67,38 +69,43 @@ LastSeen = Annotated[int | None, Depends(_last_seen)]
 
 @router.get("/alarms", status_code=200, response_class=EventStream, responses={**_SSE, **problems(InvalidInput)})
 async def live_alarms(
-    _who: AlarmsWatch,
+    who: AlarmsWatch,
     behind: Behind,
     last_seen: LastSeen,
     hospital: Annotated[list[str] | None, Query(description="Only of these hospitals.")] = None,
     priority: Annotated[Priority, Query(description="This priority and above: 0 information … 3 high.")] = Priority.INFORMATION,
 ) -> EventStream:
-    """Alarm events as they are notified: events `hello`, `alarm`, `heartbeat`, `gap`, `overflow`."""
+    """The alarm events that you may see, as they are notified: `hello`, `alarm`, `heartbeat`, `gap`, `overflow`."""
     hospitals = [parse_hospital_id(one) for one in hospital or []]
-    client = alarm_client(behind.alarm_feed, behind.hosts, behind.services.clock, hospitals, priority)
+    scope = await behind.read(alarm_scope, behind.engine, who.reach)
+    client = alarm_client(behind.alarm_feed, behind.hosts, behind.services.clock, hospitals, priority, scope)
     return await _opened(behind, behind.alarm_feed, client, last_seen, "alarms", _HELLO_ALARMS)
 
 
 @router.get("/readings", status_code=200, response_class=EventStream, responses={**_SSE, **problems(InvalidInput, NotFound)})
 async def live_readings(
-    _who: ReadingsWatch, behind: Behind, last_seen: LastSeen, wanted: Annotated[LiveFilter, given(LiveFilter)]
+    who: ReadingsWatch, behind: Behind, last_seen: LastSeen, wanted: Annotated[LiveFilter, given(LiveFilter)]
 ) -> EventStream:
     """Readings as they are stored in the stream: events `hello`, `readings`, `heartbeat`, `gap`, `overflow`.
 
     They come before a host has seen them, so retransmissions are not yet taken out, and marks that hosts set are not
-    there. A hospital's devices are those it has when the client connects.
+    there. A hospital's devices are those it has when the client connects. Whoever may see some patients and not others
+    is disconnected when a device changes hands, and judged anew when they connect again.
     """
+    seen = await behind.services.bus.stream_state(READINGS_STREAM)  # first: what the database says is not older
     by_name = ReadingFilter(device=wanted.device, handle=wanted.handle, hospital=wanted.hospital, ward=wanted.ward)
-    selection = await behind.read(select_by, behind.engine, by_name)
-    handles = selection.handles
-    if handles is None:
-        handles = await behind.read(handles_of, behind.engine, selection.hospitals)
+    selection = await behind.read(select_by, behind.engine, by_name, reach=who.reach)
+    handles, watch = await behind.read(
+        live_handles, behind.engine, selection, reach=who.reach, now_us=behind.services.clock.now_us(), known=seen.last_sequence
+    )
+    if selection.judged.partly:
+        last_seen = None  # what came before now may be somebody else's
     if not handles:
         raise InvalidInput("live readings are asked for by device, handle, ward or hospital: name one that has devices")
     await behind.directory.refreshed_up_to(max(handles))
     metrics = frozenset(metric_of(code).id for code in wanted.metric or [])
     names = behind.live_wanted.get(behind.directory.device_ids(handles), metrics)
-    client = reading_client(behind.reading_feed, behind.services.clock, selection.shards or [], names)
+    client = reading_client(behind.reading_feed, behind.services.clock, selection.shards or [], names, watch)
     return await _opened(behind, behind.reading_feed, client, last_seen, "readings", {})
 
 

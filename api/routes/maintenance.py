@@ -8,8 +8,8 @@ from fastapi import APIRouter, Query
 
 from api.asking import Asking, Unplaced
 from api.errors import PreconditionRequired, problems
-from api.locators import in_hospital, of_device, of_list, of_window
-from api.permissions import may, may_where_body_says
+from api.locators import in_hospital, near_query, of_device, of_window
+from api.permissions import may, may_list, may_where_body_says
 from api.preconditions import ExpectedVersion
 from api.schemas.patients import MaintenanceIn, MaintenanceOut
 from api.services import Behind
@@ -19,22 +19,22 @@ from domain.permissions import Action
 from runtime.sql import devices, presets
 
 router = APIRouter(prefix="/maintenance-windows", tags=["devices"])
-WindowList = Annotated[Asking, may(Action.MAINTENANCE_READ, at=of_list("maintenance_windows"))]
+WindowList = Annotated[Asking, may_list(Action.MAINTENANCE_READ, at=near_query)]
 WindowOpen = Annotated[Unplaced, may_where_body_says(Action.MAINTENANCE_MANAGE)]
 WindowEnd = Annotated[Asking, may(Action.MAINTENANCE_MANAGE, at=of_window)]
 
 
 @router.get("")
 async def list_windows(
-    _who: WindowList,
+    who: WindowList,
     behind: Behind,
     zone: In,
     hospital: Annotated[str, Query()],
     open_now: Annotated[bool, Query(description="Only those that are open now.")] = False,
 ) -> list[MaintenanceOut]:
-    """Windows of a hospital by start."""
+    """Windows of a hospital, of the wards that you may see, by start."""
     at_us = behind.services.clock.now_us() if open_now else None
-    rows = await behind.read(presets.list_maintenance, behind.engine, hospital, open_at_us=at_us)
+    rows = await behind.read(presets.list_maintenance, behind.engine, hospital, reach=who.reach, open_at_us=at_us)
     return [MaintenanceOut.of(row, zone) for row in rows]
 
 

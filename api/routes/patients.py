@@ -10,10 +10,11 @@ from fastapi import APIRouter, Header, Query, Response
 from api.asking import Asking, Target, Unplaced
 from api.errors import PreconditionRequired, problems
 from api.given import given
-from api.locators import in_hospital, of_patient, of_ward_list
+from api.locators import in_hospital, near_ward, of_patient
+from api.masks import view_in
 from api.observations import enter_observations
 from api.paging import Page, Paged
-from api.permissions import may, may_where_body_says
+from api.permissions import may, may_list, may_where_body_says
 from api.preconditions import ExpectedVersion, set_etag
 from api.readable import readable
 from api.schemas.patients import (
@@ -28,7 +29,7 @@ from api.schemas.patients import (
     PresetOut,
     ReceiptOut,
 )
-from api.services import Backend, Behind
+from api.services import Behind
 from api.times import In, instant, maybe_instant
 from domain.errors import Conflict, InvalidInput, NotFound, RejectedInput, StaleVersion, Unavailable
 from domain.ids import ActorKind, Address
@@ -38,7 +39,7 @@ from domain.permissions import Action
 from runtime.sql import grants, locating, patients, presets
 
 router = APIRouter(prefix="/patients", tags=["patients"])
-PatientList = Annotated[Asking, may(Action.PATIENT_READ, at=of_ward_list("patients"))]
+PatientList = Annotated[Asking, may_list(Action.PATIENT_READ, at=near_ward)]
 PatientAdmit = Annotated[Unplaced, may_where_body_says(Action.PATIENT_MANAGE)]
 PatientRead = Annotated[Asking, may(Action.PATIENT_READ, at=of_patient)]
 PatientReadings = Annotated[Asking, may(Action.READING_READ, at=of_patient)]
@@ -63,19 +64,12 @@ class PatientFilter:
 async def list_patients(
     who: PatientList, behind: Behind, paged: Paged, zone: In, wanted: Annotated[PatientFilter, given(PatientFilter)]
 ) -> Page[PatientOut]:
-    """Patients, searched by name or number. A page may come back short: of those who are raised to a level beyond reach."""
+    """The patients whom you may see, searched by name or number. A search finds nobody whose name is masked for you."""
     found = await behind.read(
-        patients.list_patients, behind.engine, limit=paged.limit, after=paged.after, hospital_id=wanted.hospital,
-        ward_id=wanted.ward, text=wanted.q, present_only=wanted.present,
+        patients.list_patients, behind.engine, reach=who.reach, clear=who.clear, limit=paged.limit, after=paged.after,
+        hospital_id=wanted.hospital, ward_id=wanted.ward, text=wanted.q, present_only=wanted.present,
     )  # fmt: skip
-    shown = [row for row in found.rows if row["level"] is None or await _is_within(behind, who, row["patient_key"])]
-    return paged.page([PatientOut.of(row, zone) for row in shown], found.after)
-
-
-async def _is_within(behind: Backend, who: Asking, patient_key: str) -> bool:
-    """Whether a patient of a list, whose record is above its class, may be seen by itself."""
-    found = await behind.read(locating.patient, behind.engine, patient_key)
-    return found is not None and who.may(Action.PATIENT_READ, found)
+    return paged.page([PatientOut.of(row, zone, view_in(row)) for row in found.rows], found.after)
 
 
 @router.post("", status_code=201, responses=problems(NotFound, InvalidInput, Conflict))
@@ -85,18 +79,19 @@ async def admit_patient(who: PatientAdmit, body: PatientIn, behind: Behind, zone
     former = await behind.read(locating.patient_of_ref, behind.engine, body.hospital_id, body.ref)
     if former is not None:  # who comes back is the same record, as sensitive as it was
         place = Target((replace(place.records[0], level=former.level, patient_key=former.patient_key),))
-    author = behind.author(who.at(place))
+    permitted = who.at(place)
+    author = behind.author(permitted)
     row = await behind.tell(patients.admit_patient, behind.engine, author, body.hospital_id, body.to_new())
     set_etag(response, row["version"])
-    return PatientOut.of(row, zone)
+    return PatientOut.of(row, zone, permitted.view)
 
 
 @router.get("/{patient_key}", responses=problems(NotFound))
-async def show_patient(_who: PatientRead, patient_key: str, behind: Behind, zone: In, response: Response) -> PatientOut:
+async def show_patient(who: PatientRead, patient_key: str, behind: Behind, zone: In, response: Response) -> PatientOut:
     """One patient."""
     row = await behind.read(patients.get_patient, behind.engine, patient_key)
     set_etag(response, row["version"])
-    return PatientOut.of(row, zone)
+    return PatientOut.of(row, zone, who.view)
 
 
 @router.get("/{patient_key}/state", responses=problems(NotFound, Unavailable))
@@ -121,8 +116,10 @@ async def update_patient(
     """Change a patient's facts, ward or bed (a bed move)."""
     values = body.model_dump(exclude_unset=True)
     row = await behind.tell(patients.update_patient, behind.engine, behind.author(who), patient_key, values, version=version)
+    if "level" in values:
+        behind.levels_changed()
     set_etag(response, row["version"])
-    return PatientOut.of(row, zone)
+    return PatientOut.of(row, zone, who.view)
 
 
 @router.post("/{patient_key}/discharge", responses=_UPDATE)
@@ -140,7 +137,7 @@ async def discharge_patient(
     at_us = instant(body.at) if body.at else author.now_us
     row = await behind.tell(patients.discharge_patient, behind.engine, author, patient_key, at_us, version=version)
     set_etag(response, row["version"])
-    return PatientOut.of(row, zone)
+    return PatientOut.of(row, zone, who.view)
 
 
 @router.post(

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Query, Response
 
 from api.asking import Asking, Unplaced
 from api.errors import PreconditionRequired, problems
-from api.locators import in_hospital, in_region, of_bed, of_beds, of_hospital, of_ward
+from api.locators import in_hospital, in_region, near_hospital, of_bed, of_hospital, of_ward
 from api.paging import Page, Paged
-from api.permissions import may, may_where_body_says
+from api.permissions import may, may_list, may_where_body_says
 from api.preconditions import ExpectedVersion, set_etag
 from api.schemas.places import (
     BedChange,
@@ -37,7 +37,8 @@ from runtime.sql import hand_overs, placement, places
 from runtime.sql.records import Row
 
 router = APIRouter(prefix="/hospitals", tags=["places"])
-HospitalList = Annotated[Asking, may(Action.PLACE_READ, at=in_region("hospitals"))]
+HospitalList = Annotated[Asking, may_list(Action.PLACE_READ)]
+WardList = Annotated[Asking, may_list(Action.PLACE_READ, at=near_hospital)]
 HospitalRead = Annotated[Asking, may(Action.PLACE_READ, at=of_hospital())]
 HospitalCreate = Annotated[Asking, may(Action.HOSPITAL_MANAGE, at=in_region("hospitals"))]
 HospitalManage = Annotated[Asking, may(Action.HOSPITAL_MANAGE, at=of_hospital())]
@@ -45,21 +46,23 @@ PlaceManage = Annotated[Asking, may(Action.PLACE_MANAGE, at=of_hospital("wards")
 WardManage = Annotated[Asking, may(Action.PLACE_MANAGE, at=of_ward)]
 BedAdd = Annotated[Unplaced, may_where_body_says(Action.PLACE_MANAGE)]
 BedManage = Annotated[Asking, may(Action.PLACE_MANAGE, at=of_bed)]
-BedList = Annotated[Asking, may(Action.PLACE_READ, at=of_beds)]
+BedList = Annotated[Asking, may_list(Action.PLACE_READ, at=near_hospital)]
 _UPDATE = problems(NotFound, PreconditionRequired, StaleVersion)
 
 
 @router.get("")
 async def list_hospitals(
-    _who: HospitalList,
+    who: HospitalList,
     behind: Behind,
     paged: Paged,
     zone: In,
     tier: Annotated[Tier | None, Query()] = None,
     q: Annotated[str | None, Query(description="Part of the id or the name.", max_length=64)] = None,
 ) -> Page[HospitalOut]:
-    """Hospitals of the region."""
-    found = await behind.read(places.list_hospitals, behind.engine, limit=paged.limit, after=paged.after, tier=tier, text=q)
+    """The hospitals that you may see."""
+    found = await behind.read(
+        places.list_hospitals, behind.engine, reach=who.reach, limit=paged.limit, after=paged.after, tier=tier, text=q
+    )
     return paged.page([HospitalOut.of(row, zone) for row in found.rows], found.after)
 
 
@@ -141,9 +144,11 @@ def _placed(behind: Backend, row: Row) -> PlacementOut:
 
 
 @router.get("/{hospital_id}/wards")
-async def list_wards(_who: HospitalRead, hospital_id: str, behind: Behind, paged: Paged) -> Page[WardOut]:
-    """Wards of a hospital."""
-    found = await behind.read(places.list_wards, behind.engine, hospital_id, limit=paged.limit, after=paged.after)
+async def list_wards(who: WardList, hospital_id: str, behind: Behind, paged: Paged) -> Page[WardOut]:
+    """The wards of a hospital that you may see."""
+    found = await behind.read(
+        places.list_wards, behind.engine, hospital_id, reach=who.reach, limit=paged.limit, after=paged.after
+    )
     return paged.page([WardOut(**row) for row in found.rows], found.after)
 
 
@@ -180,10 +185,12 @@ async def remove_ward(who: PlaceManage, hospital_id: str, ward_id: str, behind: 
 
 @router.get("/{hospital_id}/beds")
 async def list_beds(
-    _who: BedList, hospital_id: str, behind: Behind, paged: Paged, ward: Annotated[str | None, Query()] = None
+    who: BedList, hospital_id: str, behind: Behind, paged: Paged, ward: Annotated[str | None, Query()] = None
 ) -> Page[BedOut]:
-    """Beds of a hospital, or of one ward."""
-    found = await behind.read(places.list_beds, behind.engine, hospital_id, limit=paged.limit, after=paged.after, ward_id=ward)
+    """The beds of a hospital, or of one ward, that you may see."""
+    found = await behind.read(
+        places.list_beds, behind.engine, hospital_id, reach=who.reach, limit=paged.limit, after=paged.after, ward_id=ward
+    )
     return paged.page([BedOut(**row) for row in found.rows], found.after)
 
 

@@ -13,10 +13,8 @@ from api.given import given
 from api.paging import Paged
 from api.reading_answers import (
     Asked,
-    AskedForChannels,
     AskedForFreshness,
     AskedForStatistics,
-    AskedToSearch,
     ReadingPage,
 )
 from api.schemas.readings import BucketTable, Freshness, JoinedTable, LatestTable, ReadingTable
@@ -50,20 +48,20 @@ async def join_readings(asked: Asked, wanted: Filter, page: Part) -> Response:
 
 
 @router.get("/readings/latest", response_class=Response, responses=_table(LatestTable))
-async def show_latest(asked: AskedForChannels, wanted: Filter, paged: Paged) -> Response:
+async def show_latest(asked: Asked, wanted: Filter, paged: Paged) -> Response:
     """The newest reading of each channel with the channel's state, asked of the hosts."""
     return await state_answers.latest(asked, wanted, paged)
 
 
 @router.get("/readings/buckets", response_class=Response, responses=_table(BucketTable))
-async def show_buckets(asked: AskedForChannels, wanted: Filter, page: Part, bucket_s: BucketS = 60) -> Response:
+async def show_buckets(asked: Asked, wanted: Filter, page: Part, bucket_s: BucketS = 60) -> Response:
     """Readings of named devices down-sampled: count, least, greatest, mean and last of each bucket."""
     return await state_answers.buckets(asked, wanted, page, bucket_s)
 
 
 @router.get("/readings/search", response_class=Response, responses=_table(ReadingTable))
 async def search_readings(
-    asked: AskedToSearch,
+    asked: Asked,
     wanted: Filter,
     page: Part,
     q: Annotated[

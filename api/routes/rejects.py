@@ -9,28 +9,30 @@ from fastapi import APIRouter, Query
 from api.asking import Asking
 from api.device_names import split_device
 from api.errors import problems
-from api.locators import of_device_readings, of_hospitals, of_reject
+from api.locators import near_hospitals, of_device_readings, of_reject
 from api.paging import Page, Paged
-from api.permissions import may
+from api.permissions import may, may_list
 from api.repair import resubmit
 from api.schemas.patients import ReceiptOut
 from api.schemas.rejects import RejectOut, RejectShown, ResubmitIn
 from api.services import Behind
 from api.times import In
 from domain.errors import Conflict, InvalidInput, NotFound, RejectedInput, Unavailable
+from domain.labels import LABELS
 from domain.permissions import Action
 from runtime.rejects import RejectFilter
 from runtime.sql.access import resubmissions
+from runtime.sql.within import hospitals_within
 
 router = APIRouter(prefix="/rejects", tags=["rejects"])
-RejectList = Annotated[Asking, may(Action.REJECT_READ, at=of_hospitals("REJECTS"))]
+RejectList = Annotated[Asking, may_list(Action.REJECT_READ, at=near_hospitals)]
 RejectRead = Annotated[Asking, may(Action.REJECT_READ, at=of_reject)]
 RejectResubmit = Annotated[Asking, may(Action.REJECT_RESUBMIT, at=of_reject)]
 
 
 @router.get("", responses=problems(Unavailable))
 async def list_rejects(
-    _who: RejectList,
+    who: RejectList,
     behind: Behind,
     paged: Paged,
     zone: In,
@@ -38,8 +40,14 @@ async def list_rejects(
     door: Annotated[str | None, Query(examples=["mqtt"])] = None,
     hospital: Annotated[list[str] | None, Query()] = None,
 ) -> Page[RejectOut]:
-    """Refused messages, the newest first. With a rare filter a page may come back short; its `next` goes on."""
-    wanted = RejectFilter(reason=reason, door=door, hospital_ids=frozenset(hospital) if hospital else None)
+    """Refused messages of the hospitals that you may see, the newest first; of unknown senders they are the region's.
+
+    With a rare filter a page may come back short; its `next` goes on.
+    """
+    inside = await behind.read(hospitals_within, behind.engine, who.reach, LABELS["REJECTS"])
+    named = frozenset(hospital) if hospital else None
+    shown = inside if named is None else named if inside is None else named & inside
+    wanted = RejectFilter(reason=reason, door=door, hospital_ids=shown)
     before = int(paged.after[0]) if paged.after else None
     found = await behind.rejects.page(wanted, before=before, limit=paged.limit)
     answers = await behind.read(resubmissions, behind.engine, [kept.reject.reject_id for kept in found.rejects])

@@ -9,9 +9,9 @@ from fastapi import APIRouter, Response
 from api.asking import Asking, Unplaced, of_places
 from api.errors import problems
 from api.gifts import check_gift, check_powers
-from api.locators import in_region, of_patient, of_user, places_of
+from api.locators import of_patient, of_user, places_of
 from api.paging import Page, Paged
-from api.permissions import may, may_where_body_says
+from api.permissions import may, may_list, may_where_body_says
 from api.schemas.users import FirstPassword, UserIn, UserOut
 from api.services import Backend, Behind
 from api.times import In
@@ -24,7 +24,7 @@ from runtime.sql.records import Row
 
 router = APIRouter(prefix="/users", tags=["users"])
 UserCreate = Annotated[Unplaced, may_where_body_says(Action.USER_MANAGE)]
-UserList = Annotated[Asking, may(Action.USER_READ, at=in_region("users"))]
+UserList = Annotated[Asking, may_list(Action.USER_READ)]
 UserRead = Annotated[Asking, may(Action.USER_READ, at=of_user)]
 UserManage = Annotated[Asking, may(Action.USER_MANAGE, at=of_user)]
 
@@ -51,10 +51,13 @@ async def create_user(who: UserCreate, body: UserIn, behind: Behind, response: R
 
 
 @router.get("")
-async def list_users(_who: UserList, behind: Behind, paged: Paged, zone: In) -> Page[UserOut]:
-    """Users by name."""
+async def list_users(who: UserList, behind: Behind, paged: Paged, zone: In) -> Page[UserOut]:
+    """Users by name: those who have nothing beyond the places whose users you may see."""
     now_us = behind.services.clock.now_us()
-    found = await behind.read(users.list_users, behind.engine, now_us=now_us, limit=paged.limit, after=paged.after)
+    found = await behind.read(
+        users.list_users, behind.engine, reach=who.reach, region_id=behind.services.region_id, now_us=now_us,
+        limit=paged.limit, after=paged.after,
+    )  # fmt: skip
     return paged.page([UserOut.of(row, zone, now_us) for row in found.rows], found.after)
 
 

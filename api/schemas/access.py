@@ -6,8 +6,10 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.masks import MaskedText, shown_note, shown_text
 from api.readable import readable
 from api.times import Zone
+from domain.permissions import View
 from domain.principals import Role
 
 
@@ -67,12 +69,15 @@ class WriteOut(BaseModel):
     who: str
     action: str
     target: str
-    reason: str | None
+    reason: MaskedText
     detail: dict[str, Any] | None = Field(description="What was changed; never names of people.")
 
     @classmethod
-    def of(cls, row: dict[str, Any], zone: Zone) -> Self:
+    def of(cls, row: dict[str, Any], zone: Zone, view: View) -> Self:
+        detail = row["detail"]
+        if detail and detail.get("note") is not None:  # of an alarm's answer
+            detail = detail | {"note": shown_note(detail["note"], view)}
         return cls(
             id=row["id"], time=zone.text(row["at_us"]), who=row["who"], action=row["action"], target=row["target"],
-            reason=row["reason"], detail=readable(row["detail"], zone),
+            reason=shown_text(row["reason"]), detail=readable(detail, zone),
         )  # fmt: skip

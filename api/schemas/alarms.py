@@ -6,9 +6,11 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.masks import MaskedText, shown_note
 from api.paging import Page
 from api.times import Rfc3339, Zone
 from domain.alarms import INTENDED_USE, AlarmEvent, KnownInput, Outcome, Priority
+from domain.permissions import View
 from domain.quality import describe
 
 
@@ -39,7 +41,7 @@ class AlarmOut(BaseModel):
     ended: str | None
     raised: str
     outcome: str | None
-    note: str | None = None
+    note: MaskedText = None
     acknowledged_by: str | None
     acknowledged: str | None
     paused_until: str | None
@@ -48,8 +50,9 @@ class AlarmOut(BaseModel):
     intended_use: str = INTENDED_USE
 
     @classmethod
-    def of(cls, row: dict[str, Any], zone: Zone) -> Self:
+    def of(cls, row: dict[str, Any], zone: Zone, view: View) -> Self:
         shown: dict[str, Any] = {name: row[name] for name in cls.model_fields if name in row}
+        shown["note"] = shown_note(row["note"], view)
         shown |= {name: zone.maybe(row[f"{name}_us"]) for name in cls.model_fields if f"{name}_us" in row}
         return cls(**shown, limit=row["limit_value"], priority_name=Priority(row["priority"]).name.lower())
 

@@ -8,6 +8,7 @@ from typing import Any, Self
 import msgspec
 from pydantic import BaseModel, Field
 
+from api.masks import MaskedText, shown_text
 from api.times import Zone
 from domain.audit_reading import said
 from domain.log_entries import read_entry
@@ -21,7 +22,7 @@ class AuditEventOut(BaseModel):
     time: str
     who: str | None
     what: str | None
-    why: str | None
+    why: MaskedText
     event: Any = Field(
         description="FHIR R4 AuditEvent (IHE BALP), reasons in it sealed; null when it was taken away, and its entry remains."
     )
@@ -33,9 +34,10 @@ class AuditEventOut(BaseModel):
     def of(cls, kept: Event, zone: Zone, sealer: Sealer) -> Self:
         entry = read_entry(kept.entry)
         line = None if kept.event is None else said(kept.event)
+        why = None if line is None else reason_shown(sealer, line, entry.at_us)
         return cls(
             index=kept.at, time=zone.text(entry.at_us), commitment=entry.commitment, event=_decoded(kept.event),
-            who=line and line.who, what=line and line.what, why=line and reason_shown(sealer, line, entry.at_us),
+            who=line and line.who, what=line and line.what, why=shown_text(why),
             event_bytes=_base64(kept.event), salt=_base64(kept.salt),
         )  # fmt: skip
 
@@ -46,7 +48,7 @@ class AccessOut(BaseModel):
     time: str
     who: str
     what: str
-    why: str
+    why: MaskedText
 
     @classmethod
     def of(cls, kept: Event, zone: Zone, sealer: Sealer) -> Self | None:
@@ -55,7 +57,7 @@ class AccessOut(BaseModel):
         if line is None:
             return None
         at_us = read_entry(kept.entry).at_us
-        return cls(time=zone.text(at_us), who=line.who, what=line.what, why=reason_shown(sealer, line, at_us))
+        return cls(time=zone.text(at_us), who=line.who, what=line.what, why=shown_text(reason_shown(sealer, line, at_us)))
 
 
 def _base64(content: bytes | None) -> str | None:

@@ -6,8 +6,10 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.masks import MaskedName, MaskedRef, MaskedText, shown_name, shown_note, shown_ref, shown_text
 from api.times import Rfc3339, Zone, maybe_instant
 from domain.labels import label_of
+from domain.permissions import View
 from domain.ports import Receipt
 from runtime.sql.associations import Touched
 from runtime.sql.patients import NewPatient
@@ -85,8 +87,8 @@ class PatientOut(BaseModel):
     patient_key: str = Field(description="Opaque; the only name of a patient outside this resource.")
     handle: int
     hospital_id: str
-    ref: str
-    name: str | None
+    ref: MaskedRef
+    name: MaskedName
     sex: str | None
     age_years: float | None
     pregnant: bool
@@ -100,8 +102,9 @@ class PatientOut(BaseModel):
     erased: bool = Field(description="Name, reference and notes were destroyed; the rest stays under the key.")
 
     @classmethod
-    def of(cls, row: dict[str, Any], zone: Zone) -> Self:
+    def of(cls, row: dict[str, Any], zone: Zone, view: View) -> Self:
         shown = {name: row[name] for name in cls.model_fields if name in row}
+        shown |= {"ref": shown_ref(row["ref"], view), "name": shown_name(row["name"], view)}
         shown["level"] = label_of("patients", row["level"])
         return cls(**shown, admitted=zone.text(row["admitted_us"]), discharged=zone.maybe(row["discharged_us"]))
 
@@ -150,14 +153,14 @@ class AssociationOut(BaseModel):
     recorded: str
     superseded: str | None
     who: str
-    reason: str | None
+    reason: MaskedText
 
     @classmethod
-    def of(cls, row: dict[str, Any], zone: Zone) -> Self:
+    def of(cls, row: dict[str, Any], zone: Zone, view: View) -> Self:
         return cls(
             id=row["id"], device_handle=row["device_handle"], patient_key=row["patient_key"], start=zone.text(row["start_us"]),
             end=zone.maybe(row["end_us"]), recorded=zone.text(row["recorded_us"]), superseded=zone.maybe(row["superseded_us"]),
-            who=row["who"], reason=row["reason"],
+            who=row["who"], reason=shown_note(row["reason"], view),
         )  # fmt: skip
 
 
@@ -268,10 +271,10 @@ class MaintenanceOut(BaseModel):
     start: str
     until: str
     who: str
-    reason: str | None
+    reason: MaskedText
     version: int
 
     @classmethod
     def of(cls, row: dict[str, Any], zone: Zone) -> Self:
-        shown = {name: row[name] for name in cls.model_fields if name in row}
+        shown = {name: row[name] for name in cls.model_fields if name in row} | {"reason": shown_text(row["reason"])}
         return cls(**shown, start=zone.text(row["from_us"]), until=zone.text(row["until_us"]))

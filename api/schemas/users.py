@@ -6,9 +6,11 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.rights import Right
 from api.sign_in import Issued
 from api.times import Rfc3339, Zone, maybe_instant
-from domain.principals import Caller, Grant, Kind, Must, Place, Relation, Role
+from domain.permissions import Action, Purpose
+from domain.principals import Caller, Factor, Grant, Kind, Must, Place, Relation, Role
 from runtime.sql.users import UserStatus
 
 
@@ -91,6 +93,48 @@ class GrantShown(BaseModel):
         shown = {name: row[name] for name in ("id", "role", "place", "relation")}
         given, until, ended = zone.text(row["given_us"]), zone.maybe(row["until_us"]), zone.maybe(row["ended_us"])
         return cls(**shown, given=given, until=until, ended=ended)
+
+
+class RightOut(BaseModel):
+    """An action, at most at these levels (GB/T 39725, 1 to 5; null: not at all), for these purposes."""
+
+    action: Action
+    level: int | None = Field(description="Of all records at the place.")
+    level_of_own_patients: int | None = Field(description="Of patients whom the user treats, or is.")
+    purposes: list[Purpose]
+
+
+class GrantRights(BaseModel):
+    """What one grant allows, beside the others that the user has."""
+
+    role: Role
+    place: str
+    relation: Relation
+    until: str | None
+    rights: list[RightOut]
+
+    @classmethod
+    def of(cls, grant: Grant, rights: list[Right], zone: Zone) -> Self:
+        shown = [
+            RightOut(action=right.action, level=right.level, level_of_own_patients=right.of_own, purposes=list(right.purposes))
+            for right in rights
+        ]
+        return cls(
+            role=grant.role, place=str(grant.place), relation=grant.relation, until=zone.maybe(grant.until_us), rights=shown
+        )
+
+
+class PermissionsOut(BaseModel):
+    """What a user may do in effect. What takes a second factor is here for who came with one."""
+
+    name: str
+    factors: list[Factor]
+    grants: list[GrantRights]
+
+    @classmethod
+    def of(cls, caller: Caller, rights: list[tuple[Grant, list[Right]]], zone: Zone) -> Self:
+        shown = [GrantRights.of(grant, held, zone) for grant, held in rights]
+        return cls(name=caller.principal.name, factors=sorted(caller.factors), grants=shown)
 
 
 class MeOut(BaseModel):

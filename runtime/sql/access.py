@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 
 from domain.errors import Conflict, NotFound, Unauthenticated, Unavailable
+from domain.permissions import Reach
 from domain.principals import Place, Role
 from runtime.sql.engine import reading, writing
 from runtime.sql.grants import LASTING, check_place, is_region, lasting_tokens, lasting_users
@@ -16,6 +17,7 @@ from runtime.sql.identity_tables import service_access, users
 from runtime.sql.records import Author, Page, Row, check_text, log_write, page
 from runtime.sql.sealed import open_writes
 from runtime.sql.tables import exports, reject_actions, tokens, write_log
+from runtime.sql.within import tokens_within
 from runtime.tokens import Prefix, digests_of, new_token, token_digest
 
 logger = logging.getLogger(__name__)
@@ -73,11 +75,13 @@ def revoke_token(engine: Engine, author: Author, name: str) -> None:
         log_write(connection, author, "token.revoke", name)
 
 
-def list_tokens(engine: Engine, *, limit: int, after: tuple[Any, ...] | None = None) -> Page:
-    """Tokens by name, those that were revoked too; never what they are."""
+def list_tokens(engine: Engine, *, reach: Reach, region_id: str, limit: int, after: tuple[Any, ...] | None = None) -> Page:
+    """Tokens within `reach` by name, those that were revoked too; never what they are."""
     columns = (tokens.c[name] for name in ("name", "role", "place", "created_us", "revoked_us", "last_used_us"))
     with reading(engine) as connection:
-        return page(connection, select(*columns), [tokens.c.name], limit=limit, after=after)
+        return page(
+            connection, select(*columns).where(tokens_within(reach, region_id)), [tokens.c.name], limit=limit, after=after
+        )
 
 
 def authenticate(engine: Engine, token: str, *, now_us: int | None = None) -> Row:

@@ -14,11 +14,13 @@ from sqlalchemy import Connection, Engine, func, select, update
 
 from domain.alarms import AlarmEvent, AlarmInput, AlarmState, Outcome, next_state
 from domain.errors import Conflict, InvalidInput
+from domain.permissions import NOWHERE, Reach
 from runtime.sql.alarm_projection import POSITION, UNANSWERED, apply_alarm_events, position_of, save_position
 from runtime.sql.engine import reading, writing
 from runtime.sql.records import Author, Page, Row, change, check_text, log_write, one, page
 from runtime.sql.sealed import open_texts, owner_of_alarm, place_of_note, shut_text
 from runtime.sql.tables import alarm_events, alarms
+from runtime.sql.within import ALARMS, COUNTED_ALARMS, within
 
 __all__ = [
     "MAX_PAUSE_US", "POSITION", "acknowledge", "apply_alarm_events", "count_alarms", "events_of", "expire_pauses",
@@ -46,13 +48,13 @@ def events_of(engine: Engine, alarm_id: str) -> list[AlarmEvent]:
 
 
 def list_alarms(  # noqa: PLR0913 (one filter each)
-    engine: Engine, *, limit: int, after: tuple[Any, ...] | None = None, states: Sequence[str] | None = None,
-    min_priority: int | None = None, hospital_id: str | None = None, ward_id: str | None = None,
-    patient_key: str | None = None, handle: int | None = None, since_us: int | None = None, live: bool | None = None,
-    rule: str | None = None,
+    engine: Engine, *, reach: Reach, clear: Reach = NOWHERE, limit: int, after: tuple[Any, ...] | None = None,
+    states: Sequence[str] | None = None, min_priority: int | None = None, hospital_id: str | None = None,
+    ward_id: str | None = None, patient_key: str | None = None, handle: int | None = None, since_us: int | None = None,
+    live: bool | None = None, rule: str | None = None,
 ) -> Page:  # fmt: skip
-    """The newest first, by when they were raised."""
-    query = select(alarms)
+    """Those within `reach`, the newest first, by when they were raised; `is_clear` of those within `clear`, too."""
+    query = select(alarms, within(clear, ALARMS).label("is_clear")).where(within(reach, ALARMS))
     equal = {"hospital_id": hospital_id, "ward_id": ward_id, "patient_key": patient_key, "handle": handle, "live": live,
              "rule": rule}  # fmt: skip
     for name, value in equal.items():
@@ -70,10 +72,11 @@ def list_alarms(  # noqa: PLR0913 (one filter each)
         return Page(_opened(connection, found.rows), found.after)
 
 
-def count_alarms(engine: Engine, *, hospital_id: str | None = None, since_us: int | None = None) -> list[Row]:
-    """Rows of (state, priority, rule, count): the alarm burden."""
+def count_alarms(engine: Engine, *, reach: Reach, hospital_id: str | None = None, since_us: int | None = None) -> list[Row]:
+    """Rows of (state, priority, rule, count) of the places within `reach`: the alarm burden."""
     columns = (alarms.c.state, alarms.c.priority, alarms.c.rule)
     query = select(*columns, func.count().label("count")).group_by(*columns).order_by(*columns)
+    query = query.where(within(reach, COUNTED_ALARMS))
     if hospital_id is not None:
         query = query.where(alarms.c.hospital_id == hospital_id)
     if since_us is not None:

@@ -11,16 +11,18 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import polars as pl
-from sqlalchemy import Connection, Engine, insert, or_, select, update
+from sqlalchemy import Connection, Engine, Select, insert, or_, select, update
 
 from domain.errors import Conflict, InvalidInput
 from domain.messages import AssociationSpan, DeviceAssociated
+from domain.permissions import NOWHERE, Reach
 from runtime.data_keys import Owner
 from runtime.sealing import patient_owner
 from runtime.sql.engine import reading, writing
 from runtime.sql.records import Author, Row, log_write, one, tell_hosts
 from runtime.sql.sealed import open_texts, place_of_span, sealer_of, shut_text
 from runtime.sql.tables import alarms, associations, devices, exports, patients
+from runtime.sql.within import PATIENTS, within
 
 FRAME: Final = pl.Schema({"handle": pl.UInt32, "patient_key": pl.String, "start_us": pl.Int64, "end_us": pl.Int64})
 
@@ -137,11 +139,18 @@ def add_spans(connection: Connection, author: Author, spans: Sequence[Row]) -> N
 
 
 def list_associations(
-    engine: Engine, *, handle: int | None = None, patient_key: str | None = None, known_at_us: int | None = None
-) -> list[Row]:
-    """Spans by start; those believed now, or at `known_at_us`."""
+    engine: Engine, *, reach: Reach, clear: Reach = NOWHERE, handle: int | None = None, patient_key: str | None = None,
+    known_at_us: int | None = None,
+) -> list[Row]:  # fmt: skip
+    """Spans of patients within `reach` by start; those believed now, or at `known_at_us`.
+
+    `is_clear` of those within `clear`, too.
+    """
+    query = _believed_at(known_at_us, handle=handle, patient_key=patient_key)
+    query = query.add_columns(within(clear, PATIENTS).label("is_clear"))
+    query = query.join(patients, patients.c.patient_key == associations.c.patient_key).where(within(reach, PATIENTS))
     with reading(engine) as connection:
-        return _opened(connection, _spans(connection, handle=handle, patient_key=patient_key, known_at_us=known_at_us))
+        return _opened(connection, [dict(row) for row in connection.execute(query).mappings()])
 
 
 def as_frame(
@@ -159,9 +168,11 @@ def as_frame(
     return frame if handles is None else frame.filter(pl.col("handle").is_in(list(handles)))
 
 
-def _spans(
-    connection: Connection, *, handle: int | None = None, patient_key: str | None = None, known_at_us: int | None = None
-) -> list[Row]:
+def _spans(connection: Connection, *, handle: int | None = None, patient_key: str | None = None) -> list[Row]:
+    return [dict(row) for row in connection.execute(_believed_at(None, handle=handle, patient_key=patient_key)).mappings()]
+
+
+def _believed_at(known_at_us: int | None, *, handle: int | None = None, patient_key: str | None = None) -> Select[Any]:
     query = select(associations).order_by(associations.c.start_us, associations.c.id)
     if known_at_us is None:
         query = query.where(associations.c.superseded_us.is_(None))
@@ -172,7 +183,7 @@ def _spans(
         query = query.where(associations.c.device_handle == handle)
     if patient_key is not None:
         query = query.where(associations.c.patient_key == patient_key)
-    return [dict(row) for row in connection.execute(query).mappings()]
+    return query
 
 
 def _believed(connection: Connection, association_id: int) -> Row:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, func, insert, select
 from domain.errors import Conflict, InvalidInput, NotFound, VitalgridError
 from domain.ids import parse_token
 from domain.messages import DevicesRegistered, MaintenanceSet
+from domain.permissions import Reach
 from domain.thing_catalogue import thing_model
 from runtime.sql.associations import end_spans
 from runtime.sql.engine import reading, writing
@@ -31,6 +32,7 @@ from runtime.sql.records import (
     tell_hosts,
 )
 from runtime.sql.tables import devices, hospitals
+from runtime.sql.within import DEVICES, within
 from runtime.tokens import digests_of, new_token
 
 IN_USE: Final = "in-use"
@@ -115,12 +117,12 @@ def find_device(engine: Engine, hospital_id: str, device_id: str) -> Row:
 
 
 def list_devices(  # noqa: PLR0913 (one filter each)
-    engine: Engine, *, limit: int, after: tuple[Any, ...] | None = None, hospital_id: str | None = None,
+    engine: Engine, *, reach: Reach, limit: int, after: tuple[Any, ...] | None = None, hospital_id: str | None = None,
     ward_id: str | None = None, bed_id: str | None = None, model: str | None = None, status: str | None = None,
     text: str | None = None,
 ) -> Page:  # fmt: skip
-    """By handle. `text` matches a part of the device id, in any case."""
-    query = select(devices)
+    """Those within `reach` by handle. `text` matches a part of the device id, in any case."""
+    query = select(devices).where(within(reach, DEVICES))
     for column, value in (("hospital_id", hospital_id), ("ward_id", ward_id), ("bed_id", bed_id), ("status", status)):
         if value is not None:
             query = query.where(devices.c[column] == value)

@@ -77,29 +77,18 @@ def readings_now(engine: Engine, hospital_id: str, device_id: str, now_us: int) 
     return Located(_place(row), level, row.patient_key)
 
 
-def readings_of_devices(engine: Engine, named: Collection[tuple[str, str]]) -> dict[tuple[str, str], Located]:
-    """What these devices (hospital, device) ever measured; without those that do not exist. See `_ever`."""
+def places_of_devices(engine: Engine, named: Collection[tuple[str, str]]) -> dict[tuple[str, str], Place]:
+    """Where these devices (hospital, device) stand; without those that do not exist."""
     ids: dict[str, list[str]] = {}
     for hospital_id, device_id in named:
         ids.setdefault(hospital_id, []).append(device_id)
-    found: dict[tuple[str, str], Located] = {}
-    for hospital_id, device_ids in ids.items():
-        for start in range(0, len(device_ids), _CHUNK):
-            which = devices.c.device_id.in_(device_ids[start : start + _CHUNK])
-            found |= dict(_ever(engine, devices.c.hospital_id == hospital_id, which).values())
-    return found
-
-
-def readings_of_handles(engine: Engine, handles: Collection[int]) -> dict[int, Located]:
-    """What devices or patients with these handles ever measured; without those that do not exist."""
-    found: dict[int, Located] = {}
-    wanted = sorted(set(handles))
-    for start in range(0, len(wanted), _CHUNK):
-        part = wanted[start : start + _CHUNK]
-        found |= {handle: one for handle, (_, one) in _ever(engine, devices.c.handle.in_(part)).items()}
-        with reading(engine) as connection:
-            rows = connection.execute(_patients(patients.c.handle.in_(part))).all()
-        found |= {row.handle: _of_patient(row) for row in rows}
+    found: dict[tuple[str, str], Place] = {}
+    with reading(engine) as connection:
+        for hospital_id, device_ids in ids.items():
+            for start in range(0, len(device_ids), _CHUNK):
+                which = devices.c.device_id.in_(device_ids[start : start + _CHUNK])
+                query = _devices(devices.c.hospital_id == hospital_id, which).add_columns(devices.c.device_id)
+                found |= {(row.hospital_id, row.device_id): _place(row) for row in connection.execute(query)}
     return found
 
 
@@ -172,26 +161,6 @@ def located_places(engine: Engine, places: Collection[Place]) -> list[Place]:
         place_in(districts.get(place.hospital_id), place.hospital_id, place.ward_id) if place.hospital_id else place
         for place in places
     ]
-
-
-def _ever(engine: Engine, *which: ColumnElement[bool]) -> dict[int, tuple[tuple[str, str], Located]]:
-    """By handle. As sensitive as the most sensitive patient whom a device was ever on, and of no one patient.
-
-    Whoever may see the readings of some patients only asks by patient.
-    """
-    worn = (associations.c.device_handle == devices.c.handle) & associations.c.superseded_us.is_(None)
-    joined = devices.join(hospitals, hospitals.c.id == devices.c.hospital_id).outerjoin(associations, worn)
-    joined = joined.outerjoin(patients, patients.c.patient_key == associations.c.patient_key)
-    columns = (devices.c.handle, devices.c.hospital_id, devices.c.device_id, devices.c.ward_id, devices.c.level, _DISTRICT)
-    query = select(*columns, patients.c.patient_key, patients.c.level.label("patient_level")).select_from(joined).where(*which)
-    found: dict[int, tuple[tuple[str, str], Located]] = {}
-    with reading(engine) as connection:
-        for row in connection.execute(query):
-            level = of_readings(row.patient_level, has_patient=row.patient_key is not None, device_level=row.level)
-            before = found.get(row.handle)
-            if before is None or level > (before[1].level or 0):
-                found[row.handle] = ((row.hospital_id, row.device_id), Located(_place(row), level))
-    return found
 
 
 def _devices(*which: ColumnElement[bool]) -> Select[Any]:

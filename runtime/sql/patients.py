@@ -9,10 +9,11 @@ import secrets
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, insert, select
+from sqlalchemy import Connection, Engine, Select, insert, select
 
 from domain.errors import Conflict, InvalidInput
 from domain.messages import PatientAdmitted
+from domain.permissions import NOWHERE, Reach
 from runtime.data_keys import Owner
 from runtime.sealing import patient_owner
 from runtime.sql.associations import (
@@ -42,6 +43,7 @@ from runtime.sql.records import (
 )
 from runtime.sql.sealed import ERASED, open_patients, ref_index, sealer_of, shut_patients
 from runtime.sql.tables import patients
+from runtime.sql.within import PATIENTS, within
 
 __all__ = [
     "NewPatient", "Touched", "admit_patient", "admitted", "associate", "check_patient", "close_names", "correct_association",
@@ -50,6 +52,7 @@ __all__ = [
 ]  # fmt: skip
 
 _FIELDS: Final = ("name", "sex", "age_years", "pregnant", "spo2_scale", "ward_id", "bed_id", "level")
+_NAMED_AT_ONCE: Final = 1_000
 _REF_CHARS: Final = 64
 _NAME_CHARS: Final = 200
 _SEX_CHARS: Final = 16
@@ -178,28 +181,51 @@ def get_patient_row(connection: Connection, patient_key: str) -> Row:
     return one(connection, select(patients).where(patients.c.patient_key == patient_key), _name(patient_key))
 
 
-def list_patients(
-    engine: Engine, *, limit: int, after: tuple[Any, ...] | None = None, hospital_id: str | None = None,
-    ward_id: str | None = None, text: str | None = None, present_only: bool = False,
+def list_patients(  # noqa: PLR0913 (one filter each)
+    engine: Engine, *, reach: Reach, clear: Reach = NOWHERE, limit: int, after: tuple[Any, ...] | None = None,
+    hospital_id: str | None = None, ward_id: str | None = None, text: str | None = None, present_only: bool = False,
 ) -> Page:  # fmt: skip
-    """By key. `text` matches a part of the name or the reference, in any case."""
-    query = select(patients)
+    """Those within `reach` by key; `is_clear` of each that is within `clear`, too: it may be shown by name.
+
+    `text` matches a part of the name or the reference, in any case, of those alone: a search by what is masked would tell it.
+    """
+    is_clear = within(clear, PATIENTS)
+    query = select(patients, is_clear.label("is_clear")).where(within(reach, PATIENTS))
     if hospital_id is not None:
         query = query.where(patients.c.hospital_id == hospital_id)
     if ward_id is not None:
         query = query.where(patients.c.ward_id == ward_id)
     if present_only:
         query = query.where(patients.c.discharged_us.is_(None))
+    if text is not None and clear.is_nothing:
+        return Page([], None)
     with reading(engine) as connection:
         if text is None:
             found = page(connection, query, [patients.c.patient_key], limit=limit, after=after)
             return Page(open_patients(connection, found.rows), found.after)
-        part = NamePart(text, [] if hospital_id is None else [hospital_id], ward_id, present_only)
-        last = None if after is None else str(after[0])
-        keys = names_of(connection).keys(connection, part, after=last, limit=limit + 1)
-        chosen = query.where(patients.c.patient_key.in_(keys[:limit])).order_by(patients.c.patient_key)
-        rows = [dict(row) for row in connection.execute(chosen).mappings()]
-        return Page(open_patients(connection, rows), (keys[limit - 1],) if len(keys) > limit else None)
+        part = NamePart(text, _hospitals(clear) if hospital_id is None else [hospital_id], ward_id, present_only)
+        return _named(connection, query.where(is_clear), part, limit, None if after is None else str(after[0]))
+
+
+def _hospitals(reach: Reach) -> list[str]:
+    """All of a reach that is in some hospitals; none, when it goes beyond them: then every hospital is looked at."""
+    found = {place.hospital_id for place in (*reach.levels, *(place for place, _ in reach.patients))}
+    return sorted(hospital_id for hospital_id in found if hospital_id is not None) if None not in found else []
+
+
+def _named(connection: Connection, query: Select[Any], part: NamePart, limit: int, after: str | None) -> Page:
+    """A page of those whom `query` lets through of all who have such a name."""
+    rows: list[Row] = []
+    at_once = max(limit + 1, _NAMED_AT_ONCE)
+    while len(rows) <= limit:
+        keys = names_of(connection).keys(connection, part, after=after, limit=at_once)
+        chosen = query.where(patients.c.patient_key.in_(keys)).order_by(patients.c.patient_key)
+        rows += [dict(row) for row in connection.execute(chosen).mappings()]
+        if len(keys) < at_once:
+            break
+        after = keys[-1]
+    last = (rows[limit - 1]["patient_key"],) if len(rows) > limit else None
+    return Page(open_patients(connection, rows[:limit]), last)
 
 
 def warm_names(engine: Engine) -> int:

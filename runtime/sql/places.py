@@ -15,10 +15,12 @@ from domain.errors import Conflict, InvalidInput
 from domain.fleet_manifest import Tier
 from domain.host_orders import Placement
 from domain.ids import parse_hospital_id, parse_token
+from domain.permissions import Reach
 from runtime.sql.engine import reading, writing
 from runtime.sql.records import Author, Page, Row, change, check_fields, check_text, log_write, one, page
 from runtime.sql.shard_loads import ShardLoads
 from runtime.sql.tables import beds, devices, hospitals, patients, wards
+from runtime.sql.within import BEDS, HOSPITALS, WARDS, within
 
 _HOSPITAL_FIELDS: Final = ("name", "tier", "beds", "district")
 NAME_CHARS: Final = 200
@@ -75,10 +77,11 @@ def get_hospital(engine: Engine, hospital_id: str) -> Row:
 
 
 def list_hospitals(
-    engine: Engine, *, limit: int, after: tuple[Any, ...] | None = None, tier: str | None = None, text: str | None = None
-) -> Page:
-    """By id. `text` matches a part of the id or the name."""
-    query = select(hospitals)
+    engine: Engine, *, reach: Reach, limit: int, after: tuple[Any, ...] | None = None, tier: str | None = None,
+    text: str | None = None,
+) -> Page:  # fmt: skip
+    """Those within `reach` by id. `text` matches a part of the id or the name."""
+    query = select(hospitals).where(within(reach, HOSPITALS))
     if tier is not None:
         query = query.where(hospitals.c.tier == tier)
     if text is not None:
@@ -111,11 +114,12 @@ def create_ward(engine: Engine, author: Author, hospital_id: str, ward_id: str, 
         return values
 
 
-def list_wards(engine: Engine, hospital_id: str, *, limit: int, after: tuple[Any, ...] | None = None) -> Page:
-    """By id. Raises NotFound for the hospital."""
+def list_wards(engine: Engine, hospital_id: str, *, reach: Reach, limit: int, after: tuple[Any, ...] | None = None) -> Page:
+    """Those within `reach` by id. Raises NotFound for the hospital."""
+    query = select(wards).where(wards.c.hospital_id == hospital_id, within(reach, WARDS))
     with reading(engine) as connection:
         _hospital(connection, hospital_id)
-        return page(connection, select(wards).where(wards.c.hospital_id == hospital_id), [wards.c.id], limit=limit, after=after)
+        return page(connection, query, [wards.c.id], limit=limit, after=after)
 
 
 def update_ward(engine: Engine, author: Author, hospital_id: str, ward_id: str, name: str, *, version: int | None) -> Row:
@@ -147,10 +151,11 @@ def create_bed(engine: Engine, author: Author, hospital_id: str, bed_id: str, wa
 
 
 def list_beds(
-    engine: Engine, hospital_id: str, *, limit: int, after: tuple[Any, ...] | None = None, ward_id: str | None = None
-) -> Page:
-    """By id. Raises NotFound for the hospital."""
-    query = select(beds).where(beds.c.hospital_id == hospital_id)
+    engine: Engine, hospital_id: str, *, reach: Reach, limit: int, after: tuple[Any, ...] | None = None,
+    ward_id: str | None = None,
+) -> Page:  # fmt: skip
+    """Those within `reach` by id. Raises NotFound for the hospital."""
+    query = select(beds).where(beds.c.hospital_id == hospital_id, within(reach, BEDS))
     if ward_id is not None:
         query = query.where(beds.c.ward_id == ward_id)
     with reading(engine) as connection:

@@ -10,6 +10,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from domain.errors import Conflict, InvalidInput, NotFound
 from domain.limits import check_preset
 from domain.messages import LimitsPreset, MaintenanceSet
+from domain.permissions import Reach
 from runtime.data_keys import Owner
 from runtime.sealing import hospital_owner, patient_owner
 from runtime.sql.engine import reading, writing
@@ -17,6 +18,7 @@ from runtime.sql.patients import get_patient_row
 from runtime.sql.records import Author, Row, change, log_write, one, shard_of, tell_hosts
 from runtime.sql.sealed import open_texts, place_of_window, shut_text
 from runtime.sql.tables import devices, limit_presets, maintenance_windows, patients, wards
+from runtime.sql.within import WINDOWS, within
 
 _CHUNK: Final = 500
 
@@ -130,10 +132,11 @@ def end_maintenance(engine: Engine, author: Author, window_id: int, *, version: 
         return _opened(connection, [row])[0]
 
 
-def list_maintenance(engine: Engine, hospital_id: str, *, open_at_us: int | None = None) -> list[Row]:
-    """Windows of a hospital by start; those open at an instant if one is given."""
+def list_maintenance(engine: Engine, hospital_id: str, *, reach: Reach, open_at_us: int | None = None) -> list[Row]:
+    """Windows of a hospital within `reach` by start; those open at an instant if one is given."""
     table = maintenance_windows
-    query = select(table).where(table.c.hospital_id == hospital_id).order_by(table.c.from_us, table.c.id)
+    inside = within(reach, WINDOWS)
+    query = select(table).where(table.c.hospital_id == hospital_id, inside).order_by(table.c.from_us, table.c.id)
     if open_at_us is not None:
         query = query.where(table.c.from_us <= open_at_us, table.c.until_us > open_at_us)
     with reading(engine) as connection:

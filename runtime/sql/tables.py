@@ -95,6 +95,7 @@ devices: Final = Table(
     UniqueConstraint("hospital_id", "device_id"),
     UniqueConstraint("token_digest", name="uq_devices_token_sha256"),  # its name is older than the column's
     Index("ix_devices_hospital_id_ward_id", "hospital_id", "ward_id"),
+    Index("ix_devices_level", "level"),
 )  # fmt: skip
 
 patients: Final = Table(
@@ -114,6 +115,7 @@ patients: Final = Table(
     Column("level", SmallInteger, nullable=True),  # as of devices
     _time("admitted_us"), _time("discharged_us", nullable=True), _version(),
     UniqueConstraint("hospital_id", "ref_index", name="uq_patients_hospital_id_ref"),  # as above
+    Index("ix_patients_level", "level"),
 )  # fmt: skip
 
 # Bitemporal: a span is true in [start_us, end_us) and was believed in [recorded_us, superseded_us).

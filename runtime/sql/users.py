@@ -11,13 +11,15 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 
 from domain.errors import Conflict, Forbidden, InvalidInput
-from domain.principals import Grant, Place, Role
+from domain.permissions import Reach
+from domain.principals import Caller, Factor, Grant, Kind, Place, Principal, Role
 from runtime.sql.engine import reading, writing
-from runtime.sql.grants import detail_of, insert_grant, lasting_users, roles_of
+from runtime.sql.grants import detail_of, grants_of, insert_grant, lasting_users, roles_of, treated_by
 from runtime.sql.identity_tables import password_history, users
 from runtime.sql.records import Author, Page, Row, log_write, one, page
 from runtime.sql.sessions import Ended, end_session
 from runtime.sql.tables import patients, tokens
+from runtime.sql.within import users_within
 
 FIRST_USER: Final = "administrator"
 NOT_CHANGED: Final = "the password cannot be changed: it was given wrongly too often, or there is none"
@@ -91,11 +93,26 @@ def get_user(engine: Engine, name: str, *, now_us: int) -> Row:
         return _with_roles(connection, [_shown(connection, name)], now_us)[0]
 
 
-def list_users(engine: Engine, *, now_us: int, limit: int, after: tuple[Any, ...] | None = None) -> Page:
-    """Users by name, as anybody may see them, with the `roles` of now."""
+def list_users(
+    engine: Engine, *, reach: Reach, region_id: str, now_us: int, limit: int, after: tuple[Any, ...] | None = None
+) -> Page:
+    """Users within `reach` by name, as anybody may see them, with the `roles` of now."""
+    query = select(*(users.c[name] for name in _SHOWN)).where(users_within(reach, region_id))
     with reading(engine) as connection:
-        found = page(connection, select(*(users.c[name] for name in _SHOWN)), [users.c.name], limit=limit, after=after)
+        found = page(connection, query, [users.c.name], limit=limit, after=after)
         return Page(_with_roles(connection, found.rows, now_us), found.after)
+
+
+def as_caller(engine: Engine, name: str, *, now_us: int) -> Caller:
+    """A user as they call once signed in by password, with what they have now. Raises NotFound."""
+    with reading(engine) as connection:
+        columns = (users.c.id, users.c.name, users.c.patient_key)
+        row = one(connection, select(*columns).where(users.c.name == name), f"user {name!r}")
+        return Caller(
+            Principal(Kind.USER, row["id"], row["name"]), grants_of(connection, row["id"], now_us=now_us),
+            factors=frozenset({Factor.PASSWORD}), patient_key=row["patient_key"],
+            treats=treated_by(connection, row["id"], now_us=now_us),
+        )  # fmt: skip
 
 
 def find_for_sign_in(engine: Engine, name: str) -> Row | None:

@@ -14,12 +14,15 @@ from sqlalchemy import Engine
 
 from api.selection import search
 from domain.errors import Unavailable
+from domain.permissions import everywhere
 from runtime.sealing import Sealer
 from runtime.sql import names, patients
 from runtime.sql.engine import open_engine, reading
 from runtime.sql.names import NamePart, names_of
 from runtime.sql.patients import NewPatient
 from tests.sql_fixtures import ADA, HOSPITAL, NOW_US, SmallHospital, add_hospital, later
+
+EVERYWHERE = everywhere("sz")
 
 OTHER = "sz.h002"
 SURNAMES = ("Wang", "王", "LI", "straße")
@@ -37,7 +40,7 @@ def all_of(engine: Engine, **filters: Any) -> list[dict[str, Any]]:
     """Every page of a list."""
     rows, after = [], None
     while True:
-        page = patients.list_patients(engine, limit=3, after=after, **filters)
+        page = patients.list_patients(engine, reach=EVERYWHERE, clear=EVERYWHERE, limit=3, after=after, **filters)
         rows += page.rows
         if page.after is None:
             return rows
@@ -116,13 +119,13 @@ def test_readings_are_found_by_the_name_of_who_wears_the_device(
     handle, key = hospital.monitor["handle"], hospital.patient["patient_key"]
     patients.associate(engine, ADA, handle, key, NOW_US)
     for asked in (engine, elsewhere):
-        assert search(asked, "小明", None, []).handles == [handle]
-        assert search(asked, "mrn-1", [HOSPITAL], []).handles == [handle]
-        assert search(asked, "mrn-2", None, []).handles == []
+        assert search(asked, "小明", None, [], reach=EVERYWHERE, clear=EVERYWHERE).handles == [handle]
+        assert search(asked, "mrn-1", [HOSPITAL], [], reach=EVERYWHERE, clear=EVERYWHERE).handles == [handle]
+        assert search(asked, "mrn-2", None, [], reach=EVERYWHERE, clear=EVERYWHERE).handles == []
     patients.update_patient(engine, later(1), key, {"name": "李四"}, version=1)
     for asked in (engine, elsewhere):
-        assert search(asked, "小明", None, []).handles == []
-        assert search(asked, "李", None, []).handles == [handle]
+        assert search(asked, "小明", None, [], reach=EVERYWHERE, clear=EVERYWHERE).handles == []
+        assert search(asked, "李", None, [], reach=EVERYWHERE, clear=EVERYWHERE).handles == [handle]
 
 
 def test_names_that_take_long_to_read_are_waited_for_and_not_for_ever(
@@ -146,5 +149,5 @@ def test_names_that_take_long_to_read_are_waited_for_and_not_for_ever(
 
 def _refused(engine: Engine) -> Unavailable:
     with pytest.raises(Unavailable) as refused:
-        patients.list_patients(engine, limit=1, text="x")
+        patients.list_patients(engine, reach=EVERYWHERE, clear=EVERYWHERE, limit=1, text="x")
     return refused.value

@@ -21,6 +21,7 @@ from sqlalchemy import Engine, insert, inspect, select, text, update
 from domain.alarms import AlarmEvent, AlarmSubject, AlertType, Outcome, Phase, Priority
 from domain.errors import Conflict
 from domain.fleet_manifest import DeviceColumns, FleetManifest, HospitalManifest, PatientColumns, Tier
+from domain.permissions import everywhere
 from runtime.keys import KeyMissing
 from runtime.sealing import Sealer
 from runtime.soft_keys import SoftKeys
@@ -31,6 +32,8 @@ from runtime.sql.patients import NewPatient
 from runtime.sql.sealed import DAMAGED, ERASED
 from tests.sql_fixtures import ADA, HOSPITAL, HOUR_US, NOW_US, SHARDS, SQLITE, NewDatabase, SmallHospital, add_hospital, later
 
+EVERYWHERE = everywhere("sz")
+ALL = {"reach": EVERYWHERE, "clear": EVERYWHERE}
 CANARY = "Canary"
 NAME, REF, NOTE, REASON = (f"{CANARY}{what}" for what in ("Name", "Ref", "Note", "Reason"))
 URL = f"http://h/api/v1/readings/search?q={NAME}&limit=5"
@@ -91,8 +94,8 @@ def test_nothing_about_a_person_is_readable_in_the_database(engine: Engine, hosp
     row = patients.get_patient(engine, key)
     assert (row["name"], row["ref"], row["erased"]) == (f"{NAME} 2", REF, False)
     assert [alarms.get_alarm(engine, alarm)["note"] for alarm in ("a1", "a2")] == [NOTE, NOTE]
-    assert {row["reason"] for row in patients.list_associations(engine, patient_key=key)} == {REASON}
-    assert presets.list_maintenance(engine, HOSPITAL)[0]["reason"] == REASON
+    assert {row["reason"] for row in patients.list_associations(engine, **ALL, patient_key=key)} == {REASON}
+    assert presets.list_maintenance(engine, HOSPITAL, reach=EVERYWHERE)[0]["reason"] == REASON
     written = access.list_writes(engine, limit=100).rows
     assert {row["reason"] for row in written if row["at_us"] > NOW_US} == {REASON}
     assert {row["detail"]["note"] for row in written if row["action"] == "alarm.acknowledge"} == {NOTE}
@@ -149,22 +152,22 @@ def test_an_erased_patient_is_unreadable_in_every_copy_of_the_database_and_lists
     engine: Engine, hospital: SmallHospital, sealer: Sealer
 ) -> None:
     key = fill(engine, hospital)
-    others = {row["patient_key"] for row in patients.list_patients(engine, limit=99).rows} - {key}
+    others = {row["patient_key"] for row in patients.list_patients(engine, **ALL, limit=99).rows} - {key}
     before, copy = stored(engine, key), copy_of(engine)
     with pytest.raises(Conflict, match="discharge"):
         patients.erase_patient(engine, ADA, key)
     patients.discharge_patient(engine, later(60), key, NOW_US + 60_000_000, version=None)
-    assert patients.list_patients(engine, limit=9, text=f"{NAME} 2").rows[0]["patient_key"] == key
+    assert patients.list_patients(engine, **ALL, limit=9, text=f"{NAME} 2").rows[0]["patient_key"] == key
     erased = patients.erase_patient(engine, later(70, reason="as he asked"), key)
     assert patients.erase_patient(engine, later(71), key) == erased
     assert (erased["name"], erased["ref"], erased["erased"], erased["handle"] > 0) == (None, ERASED, True, True)
-    listed = {row["patient_key"]: row["ref"] for row in patients.list_patients(engine, limit=99).rows}
+    listed = {row["patient_key"]: row["ref"] for row in patients.list_patients(engine, **ALL, limit=99).rows}
     assert listed[key] == ERASED
     assert listed.keys() == others | {key}
-    assert patients.list_patients(engine, limit=9, text=f"{NAME} 2").rows == []
+    assert patients.list_patients(engine, **ALL, limit=9, text=f"{NAME} 2").rows == []
     assert alarms.get_alarm(engine, "a1")["note"] is None
     assert alarms.get_alarm(engine, "a2")["note"] == NOTE  # of no patient
-    assert {row["reason"] for row in patients.list_associations(engine, patient_key=key)} == {None}
+    assert {row["reason"] for row in patients.list_associations(engine, **ALL, patient_key=key)} == {None}
     written = access.list_writes(engine, limit=100).rows
     assert {row["reason"] for row in written if row["target"] == key} == {None, "as he asked"}
     with pytest.raises(Conflict, match="erased"):
@@ -179,7 +182,7 @@ def test_an_erased_patient_is_unreadable_in_every_copy_of_the_database_and_lists
         row = patients.get_patient(restored, key)
         assert (row["name"], row["ref"], row["erased"]) == (None, ERASED, True)
         assert alarms.get_alarm(restored, "a1")["note"] is None
-        assert len(patients.list_patients(restored, limit=99).rows) > len(others)
+        assert len(patients.list_patients(restored, **ALL, limit=99).rows) > len(others)
     restorations[-1].dispose()
 
 
@@ -264,12 +267,12 @@ def check_sealed(engine: Engine) -> None:
     assert CANARY not in dump(engine)
     if engine.dialect.name == SQLITE:
         assert not any(CANARY.encode() in content for content in files_of(engine))
-    found = patients.list_patients(engine, limit=99).rows
+    found = patients.list_patients(engine, **ALL, limit=99).rows
     assert [(row["ref"], row["name"]) for row in found] == [
         (f"{REF}{n}", f"{NAME}{n}" if n % 2 else None) for n in range(1, 31)
     ]
-    assert patients.list_associations(engine, handle=99)[0]["reason"] == REASON
-    assert presets.list_maintenance(engine, "sz.h1")[0]["reason"] == REASON
+    assert patients.list_associations(engine, **ALL, handle=99)[0]["reason"] == REASON
+    assert presets.list_maintenance(engine, "sz.h1", reach=EVERYWHERE)[0]["reason"] == REASON
     assert alarms.get_alarm(engine, "a1")["note"] == NOTE
     assert access.list_exports(engine, limit=1).rows[0]["query"] == {"url": access.without_search(URL)}
     assert access.list_writes(engine, limit=1).rows[0]["reason"] == "from before"
@@ -306,8 +309,8 @@ import os, signal, sys
 from pathlib import Path
 from runtime.sealing import Sealer
 from runtime.soft_keys import SoftKeys
-from runtime.soft_keys import SoftKeys
 from runtime.sql.engine import migrate, open_engine
+
 folder, url, left = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 sealer = Sealer.over(SoftKeys(folder), folder)
 whole = sealer.seal_many

@@ -19,7 +19,7 @@ from runtime.sql.identity_tables import sessions as session_table
 from runtime.sql.records import Row
 from runtime.sql.sessions import NewSession, SessionRules
 from runtime.sql.users import KEPT_PASSWORDS, LockRule
-from tests.sql_fixtures import ADA, MINUTE_US, NOW_US, count
+from tests.sql_fixtures import ADA, ALL, MINUTE_US, NOW_US, count
 
 RULES = SessionRules(idle_us=15 * MINUTE_US, lifetime_us=720 * MINUTE_US)
 LOCK = LockRule(failures=5, lock_us=15 * MINUTE_US)
@@ -239,7 +239,13 @@ def test_as_many_former_passwords_are_kept_as_must_not_come_back(engine: Engine,
 def test_no_token_and_no_stored_password_is_shown_or_kept(engine: Engine, lina: Row) -> None:
     made = begin(engine, lina)
     begin(engine, lina)
-    shown = str([lina, users.list_users(engine, now_us=NOW_US, limit=9).rows, access.list_writes(engine, limit=99).rows])
+    shown = str(
+        [
+            lina,
+            users.list_users(engine, reach=ALL, region_id="sz", now_us=NOW_US, limit=9).rows,
+            access.list_writes(engine, limit=99).rows,
+        ]
+    )
     assert STORED not in shown
     with reading(engine) as connection:
         kept = str([connection.execute(select(table)).all() for table in (session_table, ended_sessions)])

@@ -28,7 +28,7 @@ from runtime.sql.patients import NewPatient, associate, correct_association, end
 from runtime.sql.records import Row
 from runtime.sql.tables import associations, handles, outbox, write_log
 from runtime.sql.tables import devices as device_table
-from tests.sql_fixtures import ADA, HOSPITAL, HOUR_US, MINUTE_US, NOW_US, SHARDS, add_hospital, count, later, told
+from tests.sql_fixtures import ADA, ALL, HOSPITAL, HOUR_US, MINUTE_US, NOW_US, SHARDS, add_hospital, count, later, told
 
 OTHER = "sz.h002"
 
@@ -61,12 +61,12 @@ def test_places_are_made_read_changed_and_listed_by_hospital(engine: Engine, pla
     places.create_ward(engine, ADA, place, "icu", "ICU")
     places.create_bed(engine, ADA, place, "icu-07", "icu")
     places.update_ward(engine, ADA, place, "icu", "重症监护室", version=1)
-    assert ids(places.list_hospitals(engine, limit=10).rows) == [HOSPITAL, OTHER]
-    assert [(row["id"], row["name"], row["version"]) for row in places.list_wards(engine, place, limit=10).rows] == [
+    assert ids(places.list_hospitals(engine, reach=ALL, limit=10).rows) == [HOSPITAL, OTHER]
+    assert [(row["id"], row["name"], row["version"]) for row in places.list_wards(engine, place, reach=ALL, limit=10).rows] == [
         ("icu", "重症监护室", 2)
     ]
-    assert ids(places.list_beds(engine, place, ward_id="icu", limit=10).rows) == ["icu-07"]
-    assert places.list_wards(engine, OTHER, limit=10).rows == []
+    assert ids(places.list_beds(engine, place, reach=ALL, ward_id="icu", limit=10).rows) == ["icu-07"]
+    assert places.list_wards(engine, OTHER, reach=ALL, limit=10).rows == []
     with pytest.raises(Conflict, match="exists already"):
         places.create_ward(engine, ADA, place, "icu", "again")
     with pytest.raises(NotFound):
@@ -164,7 +164,7 @@ def test_devices_are_listed_by_filter_text_and_page(engine: Engine, place: str) 
     seen: list[str] = []
     after = None
     while True:
-        page = devices.list_devices(engine, limit=2, after=after, hospital_id=place)
+        page = devices.list_devices(engine, reach=ALL, limit=2, after=after, hospital_id=place)
         assert len(page.rows) <= 2
         seen += ids(page.rows, "device_id")
         if (after := page.after) is None:
@@ -172,7 +172,7 @@ def test_devices_are_listed_by_filter_text_and_page(engine: Engine, place: str) 
     assert seen == ["mon-0", "mon-1", "mon-2", "mon-3", "mon-4", "PUMP_1"]
 
     def found(**filters: Any) -> list[str]:
-        return ids(devices.list_devices(engine, limit=10, **filters).rows, "device_id")
+        return ids(devices.list_devices(engine, reach=ALL, limit=10, **filters).rows, "device_id")
 
     assert found(ward_id="icu") == ["mon-0", "mon-1", "mon-2", "PUMP_1"]
     assert found(bed_id="b-3") == ["mon-3"]
@@ -193,7 +193,7 @@ def test_a_patient_is_told_to_hosts_without_the_name(engine: Engine, place: str)
         assert not any("王小明".encode() in payload for payload in connection.execute(select(outbox.c.payload)).scalars())
         logged = " ".join(str(tuple(row)) for row in connection.execute(select(write_log)))
     assert "王小明" not in logged
-    assert ids(patients.list_patients(engine, limit=5, text="小明").rows, "ref") == ["MRN-1"]
+    assert ids(patients.list_patients(engine, reach=ALL, clear=ALL, limit=5, text="小明").rows, "ref") == ["MRN-1"]
     with pytest.raises(Conflict) as refused:
         patient(engine, name="李四")
     assert "李四" not in str(refused.value)
@@ -212,7 +212,7 @@ def test_a_device_is_on_one_patient_at_a_time(engine: Engine, place: str) -> Non
     associate(engine, later(3601), handle, two, NOW_US + HOUR_US)
     with pytest.raises(InvalidInput, match="ends after it starts"):
         associate(engine, ADA, handle, one, NOW_US - HOUR_US, NOW_US - HOUR_US)
-    assert [row["patient_key"] for row in list_associations(engine, handle=handle)] == [two, one, two]
+    assert [row["patient_key"] for row in list_associations(engine, reach=ALL, handle=handle)] == [two, one, two]
     message = told(engine, DeviceAssociated)[-1]
     assert isinstance(message, DeviceAssociated)
     assert [(span.start_us, span.end_us) for span in message.spans] == [
@@ -237,17 +237,17 @@ def test_a_correction_keeps_what_was_believed_and_names_what_it_touches(engine: 
     assert touched.alarm_ids == ["a" * 32]
     assert touched.export_ids == [mine, everything]
     assert sorted(touched.patient_keys) == sorted([one, two])
-    assert [row["patient_key"] for row in list_associations(engine, handle=handle)] == [two]
-    before = list_associations(engine, handle=handle, known_at_us=NOW_US + MINUTE_US)
+    assert [row["patient_key"] for row in list_associations(engine, reach=ALL, handle=handle)] == [two]
+    before = list_associations(engine, reach=ALL, handle=handle, known_at_us=NOW_US + MINUTE_US)
     assert [row["patient_key"] for row in before] == [one]
-    assert list_associations(engine, handle=handle, known_at_us=NOW_US - 1) == []
+    assert list_associations(engine, reach=ALL, handle=handle, known_at_us=NOW_US - 1) == []
     assert (new["who"], new["reason"]) == ("bob", "wrong bed")
     assert count(engine, associations) == 2
     assert alarms.get_alarm(engine, "a" * 32)["alarm_id"] == "a" * 32
     with pytest.raises(Conflict, match="corrected before"):
         correct_association(engine, later(3700), old["id"], withdraw=True)
     correct_association(engine, later(3700), new["id"], withdraw=True)
-    assert list_associations(engine, handle=handle) == []
+    assert list_associations(engine, reach=ALL, handle=handle) == []
     assert count(engine, associations) == 2
 
 
@@ -256,14 +256,14 @@ def test_a_discharge_ends_spans_and_cannot_be_repeated(engine: Engine, place: st
     long, sudden = device(engine, "mon-1")["handle"], device(engine, "mon-2")["handle"]
     associate(engine, ADA, long, key, NOW_US)
     patients.discharge_patient(engine, later(60), key, NOW_US + MINUTE_US, version=None)
-    assert [row["end_us"] for row in list_associations(engine, handle=long)] == [NOW_US + MINUTE_US]
-    assert patients.list_patients(engine, limit=5, present_only=True).rows == []
+    assert [row["end_us"] for row in list_associations(engine, reach=ALL, handle=long)] == [NOW_US + MINUTE_US]
+    assert patients.list_patients(engine, reach=ALL, limit=5, present_only=True).rows == []
     with pytest.raises(Conflict, match="discharged"):
         patients.discharge_patient(engine, later(61), key, NOW_US + MINUTE_US, version=None)
     second = patient(engine, "MRN-2")["patient_key"]
     associate(engine, ADA, sudden, second, NOW_US + MINUTE_US)
     patients.discharge_patient(engine, later(60), second, NOW_US + MINUTE_US, version=None)
-    assert list_associations(engine, handle=sudden) == []
+    assert list_associations(engine, reach=ALL, handle=sudden) == []
 
 
 # --- presets and maintenance ---
@@ -309,7 +309,7 @@ def test_maintenance_is_of_one_device_or_ward_and_ends_early_but_never_late(engi
         presets.start_maintenance(engine, ADA, place, ward_id="attic", **span)
     presets.end_maintenance(engine, later(60), window["id"])
     assert told(engine, MaintenanceSet)[-1] == MaintenanceSet(place, NOW_US, NOW_US + MINUTE_US, handle)
-    assert presets.list_maintenance(engine, place, open_at_us=NOW_US + 2 * MINUTE_US) == []
+    assert presets.list_maintenance(engine, place, reach=ALL, open_at_us=NOW_US + 2 * MINUTE_US) == []
 
 
 def test_a_maintenance_window_that_is_over_is_not_stretched(engine: Engine, place: str) -> None:
@@ -317,7 +317,7 @@ def test_a_maintenance_window_that_is_over_is_not_stretched(engine: Engine, plac
     window = presets.start_maintenance(engine, ADA, place, handle=handle, from_us=NOW_US, until_us=NOW_US + MINUTE_US)
     with contextlib.suppress(Conflict):  # to refuse is as good
         presets.end_maintenance(engine, later(3600), window["id"])
-    assert presets.list_maintenance(engine, place)[0]["until_us"] == NOW_US + MINUTE_US
+    assert presets.list_maintenance(engine, place, reach=ALL)[0]["until_us"] == NOW_US + MINUTE_US
 
 
 # --- alarms ---
@@ -416,7 +416,7 @@ def test_alarms_are_listed_newest_first_by_filter_and_page(engine: Engine) -> No
     seen: list[str] = []
     after = None
     while True:
-        page = alarms.list_alarms(engine, limit=3, after=after)
+        page = alarms.list_alarms(engine, reach=ALL, limit=3, after=after)
         seen += ids(page.rows, "alarm_id")
         if (after := page.after) is None:
             break
@@ -425,7 +425,7 @@ def test_alarms_are_listed_newest_first_by_filter_and_page(engine: Engine) -> No
         {"min_priority": 3}, {"rule": "news2"}, {"hospital_id": OTHER}, {"ward_id": "icu"}, {"live": False},
         {"patient_key": "p" * 32}, {"handle": 9},
     ]  # fmt: skip
-    found = [ids(alarms.list_alarms(engine, limit=9, **one).rows, "alarm_id") for one in filters]
+    found = [ids(alarms.list_alarms(engine, reach=ALL, limit=9, **one).rows, "alarm_id") for one in filters]
     assert found == [[name] for name in names]
-    assert ids(alarms.list_alarms(engine, limit=9, states=["acknowledged"]).rows, "alarm_id") == names[6:]
-    assert ids(alarms.list_alarms(engine, limit=9, since_us=NOW_US + 5 + 1000).rows, "alarm_id") == names[:4:-1]
+    assert ids(alarms.list_alarms(engine, reach=ALL, limit=9, states=["acknowledged"]).rows, "alarm_id") == names[6:]
+    assert ids(alarms.list_alarms(engine, reach=ALL, limit=9, since_us=NOW_US + 5 + 1000).rows, "alarm_id") == names[:4:-1]

@@ -27,7 +27,7 @@ from runtime.sql.tables import alarm_events, associations, beds, handles, hospit
 from runtime.sql.tables import alarms as alarm_table
 from runtime.sql.tables import devices as device_table
 from runtime.sql.tables import patients as patient_table
-from tests.sql_fixtures import ADA, HOSPITAL, HOUR_US, NOW_US, SHARDS, add_hospital, count, later, told
+from tests.sql_fixtures import ADA, ALL, HOSPITAL, HOUR_US, NOW_US, SHARDS, add_hospital, count, later, told
 
 OTHER = "sz.h002"
 KEPT = (
@@ -275,7 +275,7 @@ def test_a_device_that_is_known_by_another_model_refuses_the_fleet(engine: Engin
 def test_a_fleet_that_puts_a_used_device_on_a_new_patient_keeps_the_earlier_one_known(engine: Engine) -> None:
     """Hosts replace all they know of a device by what they are told: readings that come late belong to the earlier patient."""
     first = register_fleet(engine, ADA, _fleet(), shards=SHARDS).hospitals[0]
-    span = list_associations(engine, handle=first.handles[1])[0]
+    span = list_associations(engine, reach=ALL, handle=first.handles[1])[0]
     end_association(engine, later(3600), span["id"], NOW_US + HOUR_US)
     newcomer = _people(refs=["R-2"], admitted_us=[NOW_US + 2 * HOUR_US])
     second = register_fleet(engine, later(7200), _fleet(**newcomer), shards=SHARDS).hospitals[0]
@@ -287,7 +287,7 @@ def test_a_fleet_that_puts_a_used_device_on_a_new_patient_keeps_the_earlier_one_
 @pytest.mark.clause("6.1")
 def test_a_fleet_cannot_put_a_device_on_two_patients_at_a_time(engine: Engine) -> None:
     first = register_fleet(engine, ADA, _fleet(), shards=SHARDS).hospitals[0]
-    span = list_associations(engine, handle=first.handles[1])[0]
+    span = list_associations(engine, reach=ALL, handle=first.handles[1])[0]
     end_association(engine, later(3600), span["id"], NOW_US + HOUR_US)
     before = everything(engine)
     with pytest.raises(Conflict):

@@ -12,6 +12,7 @@ import httpx
 import msgspec
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import Engine
 
 from api.app import create_app
 from api.live.subscription import Subscription
@@ -62,8 +63,8 @@ async def next_of(stream: AsyncIterator[tuple[str, str | None, dict]], wanted: s
 
 
 @pytest.fixture
-async def app(bus: Bus) -> FastAPI:
-    return create_app(services_of(bus=bus, clock=SystemClock()), background=False)
+async def app(bus: Bus, engine: Engine) -> FastAPI:
+    return create_app(services_of(engine=engine, bus=bus, clock=SystemClock()), background=False)
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from runtime.tail import HotTail
 from tests.lake_samples import START_US, rows_of, sample_batch, sample_rows
 
 SHARDS = (0, 1, 2)
-EVERYTHING = ReadingQuery()
+ALL = ReadingQuery()
 MARKED = pack(marks=int(Mark.POSSIBLE_DUPLICATE))
 
 
@@ -125,7 +125,7 @@ async def test_at_any_moment_the_answer_is_what_was_acknowledged(
     for _ in range(12):
         for _ in range(random.randrange(4)):
             region.anything(random)
-        answer = await store.range(EVERYTHING)
+        answer = await store.range(ALL)
         assert answer.incomplete_shards == ()
         assert answer.frame.equals(region.acknowledged())
 
@@ -151,7 +151,7 @@ async def test_whatever_happens_while_asking_nothing_acknowledged_before_is_miss
                 region.anything(random)
 
         region.meanwhile = disturb
-        answer = await store.range(EVERYTHING)
+        answer = await store.range(ALL)
         found = keys(answer.frame)
         assert len(found) == len(set(found))
         assert set(found) <= set(keys(region.acknowledged()))
@@ -197,15 +197,15 @@ async def test_summaries_over_lake_and_tail_equal_those_of_the_lake_alone(region
     random = Random(7)
     for _ in range(30):
         region.anything(random)
-    buckets = (await store.buckets(EVERYTHING, 20_000_000)).frame
-    fleet = (await store.fleet(EVERYTHING)).frame
+    buckets = (await store.buckets(ALL, 20_000_000)).frame
+    fleet = (await store.fleet(ALL)).frame
     tail_rows = sum(tail.rows() for tail in region.tails.values())
     for shard in SHARDS:
         region.commit(shard)
     assert tail_rows > 0
-    assert buckets.drop("mean").equals(region.lake.buckets(EVERYTHING, 20_000_000).drop("mean"))
-    assert fleet.drop("mean").equals(region.lake.fleet(EVERYTHING).drop("mean"))
-    np.testing.assert_allclose(fleet["mean"], region.lake.fleet(EVERYTHING)["mean"])
+    assert buckets.drop("mean").equals(region.lake.buckets(ALL, 20_000_000).drop("mean"))
+    assert fleet.drop("mean").equals(region.lake.fleet(ALL).drop("mean"))
+    np.testing.assert_allclose(fleet["mean"], region.lake.fleet(ALL)["mean"])
 
 
 def marked_repeat(delay_us: int) -> pa.Table:
@@ -218,19 +218,19 @@ async def test_a_marked_repeat_in_the_tail_of_one_in_the_lake_is_given_once(regi
     region.commit(0)
     region.append(0, marked_repeat(600))
     region.append(0, marked_repeat(700))
-    answer = await store.range(EVERYTHING)
+    answer = await store.range(ALL)
     assert answer.frame["arrival_us"].to_list() == [START_US + 500]
-    assert (await store.buckets(EVERYTHING, 1_000_000)).frame["count"].to_list() == [1]
+    assert (await store.buckets(ALL, 1_000_000)).frame["count"].to_list() == [1]
 
 
 async def test_an_answer_names_its_lake_version_and_how_far_each_shard_is_in_it(region: Region, store: ReadingStore) -> None:
     region.append(1, sample_rows(3))
     region.commit(1)
     region.append(1, sample_rows(3, seed=1))
-    answer = await store.range(EVERYTHING, shards=[1])
+    answer = await store.range(ALL, shards=[1])
     assert answer.lake_version == region.lake.positions().version
     assert answer.applied == {1: 2}
-    assert len(region.lake.read(EVERYTHING, version=answer.lake_version)) == 3
+    assert len(region.lake.read(ALL, version=answer.lake_version)) == 3
 
 
 async def test_a_host_that_does_not_answer_is_named_and_the_lake_still_answers(region: Region, store: ReadingStore) -> None:
@@ -239,7 +239,7 @@ async def test_a_host_that_does_not_answer_is_named_and_the_lake_still_answers(r
         region.commit(shard)
         region.append(shard, sample_rows(2, seed=10 + shard))
     del region.tails[2]
-    answer = await store.range(EVERYTHING)
+    answer = await store.range(ALL)
     assert answer.incomplete_shards == (2,)
     assert len(answer.frame) == 5 * 3 + 2 * 2
 
@@ -255,7 +255,7 @@ async def test_rows_that_left_the_tail_are_found_in_a_newer_version(region: Regi
         region.tails[0].committed(0, 1, region.now_us)
 
     region.meanwhile = commit_and_forget
-    answer = await store.range(EVERYTHING, shards=[0])
+    answer = await store.range(ALL, shards=[0])
     assert answer.incomplete_shards == ()
     assert len(answer.frame) == 6
 
@@ -263,7 +263,7 @@ async def test_rows_that_left_the_tail_are_found_in_a_newer_version(region: Regi
 async def test_a_host_that_always_forgets_too_soon_is_named(region: Region, store: ReadingStore) -> None:
     region.append(0, sample_rows(5))
     region.tails[0].hold(0, 7)  # as if it had started behind what the lake will hold
-    answer = await store.range(EVERYTHING, shards=[0])
+    answer = await store.range(ALL, shards=[0])
     assert answer.incomplete_shards == (0,)
 
 
@@ -297,7 +297,7 @@ async def test_over_a_real_bus_the_tail_is_part_of_the_answer(bus: Bus, tmp_path
     region.append(0, rows_of(batch.take(slice(0, 30))))
     region.commit(0)
     region.append(0, rows_of(batch.take(slice(30, 50))))
-    found = await store.range(EVERYTHING)
+    found = await store.range(ALL)
     assert found.frame.equals(region.acknowledged())
     assert found.incomplete_shards == (2,)
     state = await store.latest(LatestQuery(), shards=[0])
@@ -311,4 +311,4 @@ async def test_errors_of_the_question_itself_reach_the_caller(region: Region) ->
             raise InvalidInput("question to a shard cannot be read")
 
     with pytest.raises(InvalidInput):
-        await ReadingStore(region.lake, Refusing(), SHARDS).range(EVERYTHING)
+        await ReadingStore(region.lake, Refusing(), SHARDS).range(ALL)

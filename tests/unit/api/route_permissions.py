@@ -11,6 +11,8 @@ from domain.principals import Place
 from tests.unit.api.two_hospitals import Ward
 
 REGION: Final = Place("sz")
+OWN: Final = "own"  # stands for the key of a caller who is a patient
+_OWN_WARD: Final = Place("sz", "futian", "sz.h001", "icu")  # of the callers with the smallest place
 Need = tuple[Action, Located]
 
 
@@ -25,6 +27,7 @@ class Route:
     query: Callable[[Ward], dict[str, Any]] | None = None
     body: Callable[[Ward], Any] | None = None
     also: Action | None = None  # needed of the same records too
+    is_list: bool = False  # answered to whom one of the records is permitted, with those that are
 
 
 def _region(action: str, level: int) -> Route:
@@ -41,6 +44,33 @@ def _ward(action: str, level: int, **more: Any) -> Route:
 
 def _patient(action: str, *, is_hidden: bool = True, **more: Any) -> Route:
     return Route(Action(action), lambda w: [w.of_patient()], is_hidden=is_hidden, **more)
+
+
+def _list(action: str, places: Callable[[Ward], list[Place]], **more: Any) -> Route:
+    """A list of what lies at these places and in them."""
+
+    def records(w: Ward) -> list[Located]:
+        return [Located(place, level, key) for place in places(w) for level in Level for key in (None, w.patient_key, OWN)]
+
+    return Route(Action(action), records, is_list=True, **more)
+
+
+def _region_list(action: str) -> Route:
+    return _list(action, lambda w: [w.hospital, w.place, _OWN_WARD, REGION], is_placed=False)
+
+
+def _hospital_list(action: str, **more: Any) -> Route:
+    own = [_OWN_WARD]
+    return _list(action, lambda w: [w.hospital, w.place, *(own if w.hospital_id == _OWN_WARD.hospital_id else [])], **more)
+
+
+def _ward_list(action: str, **more: Any) -> Route:
+    return _list(action, lambda w: [w.place], **more)
+
+
+def _device_readings(**more: Any) -> Route:
+    """What a device measured of its patient, and of nobody."""
+    return Route(Action.READING_READ, lambda w: [Located(w.place, Level.RESTRICTED), w.of_patient()], is_list=True, **more)
 
 
 def _in_hospital(w: Ward) -> dict[str, Any]:
@@ -87,13 +117,8 @@ def _associate(w: Ward) -> list[Located]:
     return [Located(w.place, Level.IDENTIFYING), w.of_patient()]
 
 
-def _worn_by_patient(w: Ward) -> list[Located]:
-    """Not only while the patient had it on."""
-    return [w.of_patient(), Located(w.place, Level.IDENTIFYING)]
-
-
 ROUTES: Final[dict[str, list[Route]]] = {
-    "GET /hospitals": [_region("place.read", 2)],
+    "GET /hospitals": [_region_list("place.read")],
     "POST /hospitals": [_region("hospital.manage", 2)],
     "GET /hospitals/{hospital_id}": [_hospital("place.read")],
     "PATCH /hospitals/{hospital_id}": [_hospital("hospital.manage")],
@@ -101,18 +126,19 @@ ROUTES: Final[dict[str, list[Route]]] = {
     "GET /hospitals/{hospital_id}/hand-over": [_hospital("place.read")],
     "PUT /hospitals/{hospital_id}/placement": [_hospital("hospital.manage")],
     "GET /hospitals/{hospital_id}/placement": [_hospital("place.read")],
-    "GET /hospitals/{hospital_id}/wards": [_hospital("place.read")],
+    "GET /hospitals/{hospital_id}/wards": [_hospital_list("place.read")],
     "POST /hospitals/{hospital_id}/wards": [_hospital("place.manage")],
     "PATCH /hospitals/{hospital_id}/wards/{ward_id}": [_ward("place.manage", 2)],
     "DELETE /hospitals/{hospital_id}/wards/{ward_id}": [_hospital("place.manage")],
     "GET /hospitals/{hospital_id}/beds": [
-        _hospital("place.read"), _ward("place.read", 2, query=lambda w: {"ward": w.ward_id}),
+        _hospital_list("place.read"), _hospital_list("place.read", query=lambda w: {"ward": w.ward_id}),
     ],
     "POST /hospitals/{hospital_id}/beds": [_ward("place.manage", 2, body=lambda w: {"id": "new", "ward_id": w.ward_id})],
     "PATCH /hospitals/{hospital_id}/beds/{bed_id}": [_ward("place.manage", 2, body=lambda w: {"ward_id": w.ward_id})],
     "DELETE /hospitals/{hospital_id}/beds/{bed_id}": [_ward("place.manage", 2)],
     "GET /devices": [
-        _region("device.read", 2), _hospital("device.read", query=_in_hospital), _ward("device.read", 2, query=_in_ward),
+        _region_list("device.read"), _hospital_list("device.read", query=_in_hospital),
+        _ward_list("device.read", query=_in_ward),
     ],
     "POST /devices": [_ward("device.manage", 2, body=_device_body)],
     "POST /devices/import": [_hospital("device.manage", query=_in_hospital)],
@@ -122,11 +148,12 @@ ROUTES: Final[dict[str, list[Route]]] = {
     "POST /devices/{hospital_id}/{device_id}/retire": [_ward("device.manage", 2)],
     "POST /devices/{hospital_id}/{device_id}/token": [_ward("device.credential", 2)],
     "POST /fleets": [_hospital("fleet.register", 4, body=_fleet_body)],
-    "GET /maintenance-windows": [_hospital("maintenance.read", query=_in_hospital)],
+    "GET /maintenance-windows": [_hospital_list("maintenance.read", query=_in_hospital)],
     "POST /maintenance-windows": [_ward("maintenance.manage", 2, body=_window_body)],
     "POST /maintenance-windows/{window_id}/end": [_ward("maintenance.manage", 2, is_hidden=True)],
     "GET /patients": [
-        _region("patient.read", 4), _hospital("patient.read", 4, query=_in_hospital), _ward("patient.read", 4, query=_in_ward),
+        _region_list("patient.read"), _hospital_list("patient.read", query=_in_hospital),
+        _ward_list("patient.read", query=_in_ward),
     ],
     "POST /patients": [_ward("patient.manage", 4, body=_patient_body)],
     "GET /patients/{patient_key}": [_patient("patient.read")],
@@ -141,7 +168,7 @@ ROUTES: Final[dict[str, list[Route]]] = {
     "POST /patients/{patient_key}/care-team": [_patient("patient.manage")],
     "DELETE /patients/{patient_key}/care-team/{name}": [_patient("patient.manage")],
     "GET /associations": [
-        _patient("association.read", query=_by_patient), _ward("association.read", 4, query=_by_device),
+        _patient("association.read", query=_by_patient), _ward_list("association.read", query=_by_device),
     ],
     "POST /associations": [Route(Action.ASSOCIATION_MANAGE, _associate, body=_span_body)],
     "POST /associations/{association_id}/end": [_patient("association.manage")],
@@ -152,29 +179,29 @@ ROUTES: Final[dict[str, list[Route]]] = {
     "GET /thing-models/{model_id}": [_region("catalogue.read", 1)],
     "GET /thing-models/{model_id}/thing-description": [_region("catalogue.read", 1)],
     "GET /readings": [
-        _region("reading.read", 4), _ward("reading.read", 4, query=_in_ward), _patient("reading.read", query=_by_patient),
+        _region_list("reading.read"), _ward_list("reading.read", query=_in_ward), _patient("reading.read", query=_by_patient),
     ],
-    "GET /readings/by-patient": [_ward("reading.read", 4, query=_by_device)],
-    "GET /readings/latest": [_ward("reading.read", 4, is_hidden=True, query=lambda w: {"handle": w.handle})],
-    "GET /readings/buckets": [Route(Action.READING_READ, _worn_by_patient, is_hidden=True, query=_by_patient)],
+    "GET /readings/by-patient": [_device_readings(query=_by_device)],
+    "GET /readings/latest": [_device_readings(is_hidden=True, query=lambda w: {"handle": w.handle})],
+    "GET /readings/buckets": [_patient("reading.read", query=_by_patient)],
     "GET /readings/search": [
-        _hospital("reading.read", 4, query=lambda w: _by_device(w) | _in_hospital(w) | {"q": "mon"}),
-        _ward("reading.read", 4, query=lambda w: _in_ward(w) | {"above": 1}),
+        _hospital_list("reading.read", query=lambda w: _in_hospital(w) | {"q": "mon"}),
+        _ward_list("reading.read", query=lambda w: _in_ward(w) | {"above": 1}),
     ],
-    "GET /aggregates/fleet": [_region("statistics.read", 2), _hospital("statistics.read", query=_in_hospital)],
-    "GET /freshness": [_hospital("device.read", 3, query=_in_hospital)],
+    "GET /aggregates/fleet": [_region_list("statistics.read"), _hospital_list("statistics.read", query=_in_hospital)],
+    "GET /freshness": [_hospital_list("device.read", query=_in_hospital)],
     "GET /alarms": [
-        _region("alarm.read", 4), _ward("alarm.read", 4, query=_in_ward), _patient("alarm.read", query=_by_patient),
+        _region_list("alarm.read"), _ward_list("alarm.read", query=_in_ward),
     ],
-    "GET /alarms/counts": [_hospital("statistics.read", query=_in_hospital)],
-    "GET /alarms/episodes": [_ward("alarm.read", 4, query=_in_ward)],
+    "GET /alarms/counts": [_hospital_list("statistics.read", query=_in_hospital)],
+    "GET /alarms/episodes": [_ward_list("alarm.read", query=_in_ward)],
     "GET /alarms/{alarm_id}": [_patient("alarm.read")],
     "GET /alarms/{alarm_id}/knowledge": [_patient("alarm.read")],
     "POST /alarms/{alarm_id}/acknowledge": [_patient("alarm.answer")],
     "POST /alarms/{alarm_id}/pause-audio": [_patient("alarm.answer")],
-    "GET /live/alarms": [_region("alarm.read", 4), _hospital("alarm.read", 4, query=_in_hospital)],
-    "GET /live/readings": [_hospital("reading.read", 4, query=_in_hospital), _ward("reading.read", 4, query=_in_ward)],
-    "GET /rejects": [_hospital("reject.read", 3, query=_in_hospital)],
+    "GET /live/alarms": [_region_list("alarm.read"), _hospital_list("alarm.read", query=_in_hospital)],
+    "GET /live/readings": [_hospital_list("reading.read", query=_in_hospital), _ward_list("reading.read", query=_in_ward)],
+    "GET /rejects": [_hospital_list("reject.read", query=_in_hospital)],
     "GET /rejects/{sequence}": [_hospital("reject.read", 3, is_hidden=True)],
     "POST /rejects/{sequence}/resubmit": [_hospital("reject.resubmit", 3, is_hidden=True)],
     "GET /scenarios": [_region("scenario.read", 2)],
@@ -183,7 +210,7 @@ ROUTES: Final[dict[str, list[Route]]] = {
     "GET /scenario-runs/{run_id}": [_region("scenario.read", 2)],
     "GET /scenario-runs/{run_id}/report": [_region("scenario.read", 2)],
     "POST /tokens": [_ward("token.manage", 3, body=lambda w: _grant_body(w) | {"name": "new"}, also=Action.GRANT_MANAGE)],
-    "GET /tokens": [_region("token.read", 3)],
+    "GET /tokens": [_region_list("token.read")],
     "DELETE /tokens/{name}": [_ward("token.manage", 3)],
     "GET /writes": [_region("audit.read", 3)],
     "GET /exports": [_region("audit.read", 4)],
@@ -199,7 +226,7 @@ ROUTES: Final[dict[str, list[Route]]] = {
     "POST /users": [
         _ward("user.manage", 3, body=lambda w: {"name": "new", "grants": [_grant_body(w)]}, also=Action.GRANT_MANAGE),
     ],
-    "GET /users": [_region("user.read", 3)],
+    "GET /users": [_region_list("user.read")],
     "GET /users/{name}": [_ward("user.read", 3)],
     "POST /users/{name}/reset": [_ward("user.manage", 3)],
     "POST /users/{name}/unlock": [_ward("user.manage", 3)],
@@ -208,7 +235,9 @@ ROUTES: Final[dict[str, list[Route]]] = {
     "GET /users/{name}/grants": [_ward("user.read", 3)],
     "POST /users/{name}/grants": [_ward("grant.manage", 3, body=_grant_body)],
     "DELETE /users/{name}/grants/{grant_id}": [_ward("grant.manage", 3, is_hidden=True)],
+    "GET /users/{name}/permissions": [_ward("user.read", 3)],
     "GET /me": [_region("self", 3)],
+    "GET /me/permissions": [_region("self", 3)],
     "POST /me/password": [_region("self", 3)],
     "GET /hosts": [_region("host.read", 2)],
     "POST /hosts": [_region("host.manage", 2)],

@@ -18,6 +18,7 @@ from api.device_lists import read_device_list
 from domain.errors import InvalidInput
 from domain.fleet_manifest import DeviceColumns, FleetManifest, FleetRegistered, HospitalManifest, PatientColumns, Tier
 from runtime.sql.devices import NewDevice, device_of_token, list_devices
+from tests.sql_fixtures import ALL
 from tests.unit.api.conftest import client_of, make
 
 MONITOR = {"hospital_id": "sz.h001", "device_id": "mon-7", "model": "monitor", "ward_id": "icu", "with_token": True}
@@ -139,7 +140,7 @@ async def test_an_import_reports_on_every_row_and_takes_the_right_ones(
     assert "gw-9" in said[6]
     assert "perhaps" in said[7]
     assert "required" in said[8]
-    registered = [row["device_id"] for row in list_devices(engine, limit=50).rows]
+    registered = [row["device_id"] for row in list_devices(engine, reach=ALL, limit=50).rows]
     assert registered == ([] if dry_run else ["gw-1", "mon-1"])
     assert bool(report["reports"][0]["token"]) is not dry_run
 

@@ -15,8 +15,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from api.attempts import BURST, REFILL_US
 from api.auth import Authentication
+from domain.principals import Grant, Place, Role
 from runtime.clock import ManualClock
-from runtime.sql import access, users
+from runtime.sql import access, grants, users
 from runtime.sql.engine import writing
 from tests.sql_fixtures import ADA
 from tests.unit.api.house import PASSWORD, House, ask, get, open_house, sign_in
@@ -260,7 +261,30 @@ async def test_a_users_password_is_no_token(house: House) -> None:
 
 @pytest.mark.clause("7.2d")
 async def test_the_second_sign_in_ends_the_live_stream_of_the_first(house: House) -> None:
-    """With an application that, like a live stream, goes on until its client is gone."""
+    serving, gone = await stream_of(house, (await sign_in(house))["access_token"])
+    await sign_in(house)
+    await asyncio.wait_for(serving, 10)
+    assert gone == ["http.disconnect"]
+
+
+@pytest.mark.clause("7.2b")
+@pytest.mark.parametrize("change", ["given", "taken back"])
+async def test_a_change_of_grants_ends_the_live_stream_that_was_judged_by_them(house: House, change: str) -> None:
+    grant = Grant(Role.NURSE, Place("sz"))
+    row = grants.give(house.engine, ADA, "wang.wei", grant) if change == "taken back" else None
+    serving, gone = await stream_of(house, (await sign_in(house, "wang.wei"))["access_token"])
+    async with house.client((await sign_in(house))["access_token"]) as client:
+        path = "/api/v1/users/wang.wei/grants"
+        if row is None:
+            assert (await client.post(path, json={"role": "nurse"})).status_code == 201
+        else:
+            assert (await client.delete(f"{path}/{row['id']}")).status_code == 204
+    await asyncio.wait_for(serving, 10)
+    assert gone == ["http.disconnect"]
+
+
+async def stream_of(house: House, token: str) -> tuple[asyncio.Task[None], list[str]]:
+    """An application that, like a live stream, goes on until its client is gone; and what it was told then."""
     gone: list[str] = []
 
     async def stream(scope: Scope, receive: Receive, send: Send) -> None:
@@ -273,7 +297,6 @@ async def test_the_second_sign_in_ends_the_live_stream_of_the_first(house: House
     async def send(message: Message) -> None:
         pass
 
-    token = (await sign_in(house))["access_token"]
     guarded = Authentication(stream, house.app.state.backend.services.callers, "vitalgrid")
     scope = {
         "type": "http", "method": "GET", "path": "/api/v1/live/alarms",
@@ -282,6 +305,4 @@ async def test_the_second_sign_in_ends_the_live_stream_of_the_first(house: House
     serving = asyncio.create_task(guarded(scope, receive, send))
     await asyncio.wait({serving}, timeout=0.2)
     assert not serving.done()
-    await sign_in(house)
-    await asyncio.wait_for(serving, 10)
-    assert gone == ["http.disconnect"]
+    return serving, gone

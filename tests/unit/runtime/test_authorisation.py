@@ -39,8 +39,9 @@ def decisions_differ(judge: CedarAuthoriser, count: int, seed: int) -> list[Requ
     chance = Random(seed)
     wrong = []
     for request in (random_request(chance) for _ in range(count)):
-        expected = oracle.is_allowed(*request, NOW_US), oracle.view(*request, NOW_US)
-        decision = judge.decide(*request)
+        unmask = chance.random() < 0.3
+        expected = oracle.is_allowed(*request, NOW_US), oracle.view(*request, NOW_US, unmask=unmask)
+        decision = judge.decide(*request, unmask=unmask)
         if (decision.is_allowed, decision.view) != expected:
             wrong.append(request)
     return wrong
@@ -69,6 +70,10 @@ def test_a_reach_holds_exactly_what_is_allowed_record_by_record(judge):
         reach = judge.reach(caller, action, purpose)
         allowed = [oracle.is_allowed(caller, action, record, purpose, NOW_US) for record in records]
         assert [reach.holds(record) for record in records] == allowed, (caller, action, purpose)
+        unmask = chance.random() < 0.3
+        clear = judge.reach(caller, action, purpose, View.CLEAR, unmask=unmask)
+        named = [oracle.view(caller, action, record, purpose, NOW_US, unmask=unmask) is View.CLEAR for record in records]
+        assert [clear.holds(record) for record in records] == named, (caller, action, purpose, unmask)
 
 
 @pytest.mark.clause("9.3c")

@@ -30,7 +30,7 @@ from runtime.lake_schema import POLARS_ROWS
 from runtime.lake_upkeep import vacuum
 from tests.lake_samples import DAY_US, START_US, as_set, rows_of, sample_batch, sample_rows, table_set
 
-EVERYTHING = ReadingQuery()
+ALL = ReadingQuery()
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_rows_come_back_as_they_were_in_the_types_of_the_domain(lake: Lake) -> N
         source=[4_294_967_295, 7, 7], sequence=[2**64 - 1, 0, 1], raw_value=[98.6, np.nan, np.nan], raw_unit=[9, 0, 0],
     )  # fmt: skip
     lake.commit(lake_rows(batch, batch.time_us + 5, np.array(["sz.h1"] * 3, dtype=object)), {0: Advance(0, 9, 1)})
-    found = lake.read(EVERYTHING)
+    found = lake.read(ALL)
     assert dict(found.schema) == POLARS_ROWS
     assert found["raw_value"].to_list() == [None, None, 98.6]
     returned = ReadingBatch.from_arrow(found.to_arrow())
@@ -79,7 +79,7 @@ def test_a_commit_that_expects_another_position_is_refused_and_leaves_nothing(la
         lake.commit(sample_rows(10, seed=1), {3: Advance(expected, 20, 2)})
     assert (refusal.value.shard, refusal.value.position) == (3, 17)
     assert data_files(lake) == files
-    assert len(lake.read(EVERYTHING)) == 10
+    assert len(lake.read(ALL)) == 10
 
 
 def test_a_commit_under_an_old_epoch_is_refused(lake: Lake) -> None:
@@ -129,7 +129,7 @@ def test_of_two_writers_of_one_shard_exactly_one_makes_each_step(lake: Lake) -> 
     with ThreadPoolExecutor(2) as pool:
         for step in range(15):
             assert sum(pool.map(race, [step, step], [0, 1])) == 1
-    assert len(lake.read(EVERYTHING)) == 15 * 5
+    assert len(lake.read(ALL)) == 15 * 5
     assert len(data_files(lake)) == 15
 
 
@@ -142,7 +142,7 @@ def test_writers_of_different_shards_do_not_disturb_each_other(lake: Lake) -> No
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(write, range(3)))
     assert lake.positions().positions == {0: 15, 1: 15, 2: 15}
-    assert len(lake.read(EVERYTHING)) == 3 * 15 * 5
+    assert len(lake.read(ALL)) == 3 * 15 * 5
 
 
 def test_a_commit_reported_as_failed_but_written_counts_once(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +157,7 @@ def test_a_commit_reported_as_failed_but_written_counts_once(lake: Lake, monkeyp
     monkeypatch.setattr(DeltaTable, "create_write_transaction", write_and_fail)
     lake.commit(sample_rows(10), {0: Advance(0, 5, 1)})
     assert lake.positions().positions == {0: 5}
-    assert len(lake.read(EVERYTHING)) == 10
+    assert len(lake.read(ALL)) == 10
 
 
 def test_a_disk_error_after_the_commit_deletes_nothing_of_it(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +168,7 @@ def test_a_disk_error_after_the_commit_deletes_nothing_of_it(lake: Lake, monkeyp
     with pytest.raises(OSError, match="Input/output"):
         lake.commit(sample_rows(10), {0: Advance(0, 5, 1)})
     monkeypatch.undo()
-    assert len(Lake(lake.path).read(EVERYTHING)) == 10
+    assert len(Lake(lake.path).read(ALL)) == 10
 
 
 def test_rows_of_several_days_are_one_file_a_day(lake: Lake) -> None:
@@ -176,7 +176,7 @@ def test_rows_of_several_days_are_one_file_a_day(lake: Lake) -> None:
     batch = ReadingBatch.concat(days).take(np.random.default_rng(1).permutation(150))
     lake.commit(rows_of(batch), {0: Advance(0, 5, 1)})
     assert sorted(path.parent.name for path in data_files(lake)) == ["day=2026-09-21", "day=2026-09-22", "day=2026-09-23"]
-    assert as_set(lake.read(EVERYTHING)) == table_set(rows_of(batch))
+    assert as_set(lake.read(ALL)) == table_set(rows_of(batch))
 
 
 def test_a_file_is_sorted_in_sized_row_groups(lake: Lake) -> None:
@@ -201,14 +201,14 @@ def test_regular_vital_signs_take_less_than_two_bytes_a_reading(lake: Lake) -> N
 def test_a_version_is_read_as_it_was(lake: Lake) -> None:
     first = lake.commit(sample_rows(10), {0: Advance(0, 5, 1)})
     lake.commit(sample_rows(10, seed=1), {0: Advance(5, 9, 1)})
-    assert len(lake.read(EVERYTHING, version=first)) == 10
+    assert len(lake.read(ALL, version=first)) == 10
     assert lake.state(first).view.positions == {0: 5}
-    assert len(lake.read(EVERYTHING)) == 20
+    assert len(lake.read(ALL)) == 20
 
 
 def test_a_version_that_never_was_is_not_found(lake: Lake) -> None:
     with pytest.raises(NotFound, match="version 99"):
-        lake.read(EVERYTHING, version=99)
+        lake.read(ALL, version=99)
 
 
 def test_positions_survive_checkpoints_and_the_loss_of_older_log_entries(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +223,7 @@ def test_positions_survive_checkpoints_and_the_loss_of_older_log_entries(lake: L
     reopened = Lake(lake.path)
     assert reopened.positions() == lake.positions()
     assert reopened.positions().positions == {1: 12, 7: 70}
-    assert len(reopened.read(EVERYTHING)) == 65
+    assert len(reopened.read(ALL)) == 65
 
 
 def test_log_entries_past_their_retention_are_deleted_behind_a_checkpoint(lake: Lake) -> None:
@@ -251,7 +251,7 @@ def test_a_log_entry_torn_by_a_power_cut_is_set_aside_and_named(
     assert [record.file for record in caplog.records] == [f"{2:020d}.json"]
     assert survivor.positions().positions == {0: 5}
     survivor.commit(sample_rows(10, seed=2), {0: Advance(5, 9, 1)})
-    assert len(Lake(lake.path).read(EVERYTHING)) == 20
+    assert len(Lake(lake.path).read(ALL)) == 20
 
 
 @pytest.mark.clause("9.3")
@@ -262,7 +262,7 @@ def test_entries_behind_a_torn_or_missing_one_go_with_it(lake: Lake, damage: Cal
     damage(lake.path / "_delta_log" / f"{3:020d}.json")
     survivor = Lake(lake.path)
     assert survivor.positions().positions == {0: 2}
-    assert len(survivor.read(EVERYTHING)) == 20
+    assert len(survivor.read(ALL)) == 20
 
 
 @pytest.mark.clause("9.3")
@@ -306,7 +306,7 @@ def test_a_writer_killed_at_any_moment_leaves_whole_commits_and_loses_none_it_ac
         position = survivor.positions().positions[0]
         assert position >= acknowledged
         expected = set().union(*(table_set(sample_rows(100, seed=step)) for step in range(position)))
-        found = survivor.read(EVERYTHING)
+        found = survivor.read(ALL)
         assert len(found) == 100 * position
         assert as_set(found) == expected
     vacuum(survivor, retention_h=0)
@@ -316,7 +316,7 @@ def test_a_writer_killed_at_any_moment_leaves_whole_commits_and_loses_none_it_ac
 def test_a_commit_of_no_rows_moves_the_position_alone(lake: Lake) -> None:
     lake.commit(sample_rows(0), {0: Advance(0, 12, 1)})
     assert lake.positions().positions == {0: 12}
-    assert lake.read(EVERYTHING).is_empty()
+    assert lake.read(ALL).is_empty()
 
 
 def test_hospitals_may_come_as_texts_or_dictionary() -> None:

@@ -16,7 +16,7 @@ from runtime.lake_upkeep import compact, stats
 from tests.lake_samples import DAY_US, START_US, as_set, hospitals_of, rows_of, sample_batch
 
 OLD = pa.schema([field for field in TABLE_SCHEMA if field.name not in ADDED_LATER])
-EVERYTHING = ReadingQuery()
+ALL = ReadingQuery()
 
 
 def an_old_table(path: Path, files: int = 1) -> pl.DataFrame:
@@ -40,7 +40,7 @@ def corrected(count: int, offset_us: int) -> pa.Table:
 def test_an_old_table_gets_the_columns_when_it_is_opened_and_its_rows_read_as_not_corrected(tmp_path: Path) -> None:
     old = an_old_table(tmp_path)
     lake = Lake(tmp_path)
-    found = lake.read(EVERYTHING)
+    found = lake.read(ALL)
     assert as_set(found) == as_set(old)
     assert found.columns[-2:] == list(ADDED_LATER)
     assert found.select(pl.col(ADDED_LATER).sum()).row(0) == (0, 0)
@@ -58,11 +58,11 @@ def test_what_is_added_to_an_old_table_keeps_its_correction_beside_old_rows(tmp_
     old = an_old_table(tmp_path)
     lake = Lake(tmp_path)
     lake.commit(corrected(40, -120_000_000), {0: Advance(1, 2, 1)})
-    found = Lake(tmp_path).read(EVERYTHING)
+    found = Lake(tmp_path).read(ALL)
     assert len(found) == len(old) + 40
     assert found.filter(pl.col("clock_offset_us") == -120_000_000)["sequence"].n_unique() == 40
     assert found["clock_uncertainty_us"].sum() == 40 * 2_000_000
-    assert lake.buckets(EVERYTHING, HOUR_US)["count"].sum() == len(found)
+    assert lake.buckets(ALL, HOUR_US)["count"].sum() == len(found)
 
 
 def test_a_process_that_opened_the_lake_before_goes_on_writing_and_reading(tmp_path: Path) -> None:
@@ -73,8 +73,8 @@ def test_a_process_that_opened_the_lake_before_goes_on_writing_and_reading(tmp_p
     opened_before.update_incremental()
     assert opened_before.version() == version + 1  # the columns alone: no file was rewritten
     lake.commit(corrected(10, 5), {0: Advance(1, 2, 1)})
-    assert len(lake.read(EVERYTHING)) == 60
-    assert len(lake.read(EVERYTHING, version=version)) == 50
+    assert len(lake.read(ALL)) == 60
+    assert len(lake.read(ALL, version=version)) == 50
 
 
 @pytest.mark.parametrize("old_files", [3])
@@ -82,9 +82,9 @@ def test_old_and_new_files_are_merged_into_one(tmp_path: Path, old_files: int) -
     old = an_old_table(tmp_path, files=old_files)
     lake = Lake(tmp_path)
     lake.commit(corrected(40, 7), {0: Advance(old_files, old_files + 1, 1)})
-    before = lake.read(EVERYTHING)
+    before = lake.read(ALL)
     assert compact(lake, START_US + 2 * DAY_US) == old_files + 1
     assert stats(lake).files == 1
-    assert lake.read(EVERYTHING).equals(before)
+    assert lake.read(ALL).equals(before)
     assert before["clock_offset_us"].sum() == 7 * 40
     assert len(before) == len(old) + 40

@@ -19,7 +19,7 @@ from runtime.settings import LakeSettings
 from tests.lake_samples import DAY_US, START_US, as_set, sample_rows, table_set
 from tests.waiting import until
 
-EVERYTHING = ReadingQuery()
+ALL = ReadingQuery()
 TODAY_US = START_US
 A_WEEK_LATER_US = START_US + 7 * DAY_US
 
@@ -44,9 +44,9 @@ def data_files(lake: Lake) -> list[Path]:
 def test_small_files_become_one_sorted_file_of_the_same_rows(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lake_upkeep, "CHUNK_ROWS", 130)  # several chunks, and hospitals cut in two
     commit_minutes(lake, range(10))
-    before = lake.read(EVERYTHING)
+    before = lake.read(ALL)
     assert compact(lake, TODAY_US) == 10
-    assert lake.read(EVERYTHING).equals(before)
+    assert lake.read(ALL).equals(before)
     (path,) = lake.state().files["path"]
     stored = pl.read_parquet(lake.path / path, hive_partitioning=False)
     assert stored.select("hospital", "handle", "metric", "time_us").equals(
@@ -84,15 +84,15 @@ def test_no_file_grows_beyond_the_target(lake: Lake) -> None:
     commit_minutes(lake, range(10))
     compact(lake, A_WEEK_LATER_US, target_rows=300)
     assert max(lake.state().files["rows"]) == 300
-    assert len(lake.read(EVERYTHING)) == 1000
+    assert len(lake.read(ALL)) == 1000
 
 
 def test_a_version_from_before_a_merge_reads_the_same(lake: Lake) -> None:
     commit_minutes(lake, range(10))
     version = lake.positions().version
-    before = lake.read(EVERYTHING)
+    before = lake.read(ALL)
     compact(lake, TODAY_US)
-    assert lake.read(EVERYTHING, version=version).equals(before)
+    assert lake.read(ALL, version=version).equals(before)
 
 
 def test_merging_while_others_append_loses_and_doubles_nothing(lake: Lake) -> None:
@@ -115,7 +115,7 @@ def test_merging_while_others_append_loses_and_doubles_nothing(lake: Lake) -> No
             finished.set()
         merged = sum(merger.result() for merger in mergers)
     assert merged > 0
-    found = lake.read(EVERYTHING)
+    found = lake.read(ALL)
     assert len(found) == 2 * 25 * 20
     assert found.select("handle", "metric", "time_us", "sequence").n_unique() == len(found)
     assert lake.positions().positions == {0: 25, 1: 25}
@@ -134,7 +134,7 @@ def test_a_merge_prepared_before_another_is_refused_and_cleans_up(lake: Lake, mo
 
     monkeypatch.setattr(lake_upkeep, "write_file", write_slowly)
     assert compact(lake, TODAY_US) == 0
-    assert len(lake.read(EVERYTHING)) == 1000
+    assert len(lake.read(ALL)) == 1000
     assert len(data_files(lake)) == 11
 
 
@@ -146,7 +146,7 @@ def test_whole_days_past_their_retention_leave_and_their_files_are_deleted(lake:
     assert expire(lake, 2, now_us) == 100
     assert expire(lake, 2, now_us) == 0
     kept = set().union(*(table_set(sample_rows(50, seed=day, start_us=START_US + day * DAY_US)) for day in (2, 3)))
-    assert as_set(lake.read(EVERYTHING)) == kept
+    assert as_set(lake.read(ALL)) == kept
     assert len(data_files(lake)) == 4
     assert vacuum(lake, retention_h=0) == 2
     assert len(data_files(lake)) == 2
@@ -160,7 +160,7 @@ def test_retention_beside_an_append_keeps_the_appended_rows(lake: Lake) -> None:
     lake.commit(sample_rows(50, seed=1), {0: Advance(1, 2, 1)})
     assert state.view.version < lake.positions().version
     assert expire(other, 3, TODAY_US) == 50
-    assert as_set(lake.read(EVERYTHING)) == table_set(sample_rows(50, seed=1))
+    assert as_set(lake.read(ALL)) == table_set(sample_rows(50, seed=1))
 
 
 def test_vacuum_spares_what_kept_versions_need(lake: Lake) -> None:
@@ -168,7 +168,7 @@ def test_vacuum_spares_what_kept_versions_need(lake: Lake) -> None:
     version = lake.positions().version
     compact(lake, TODAY_US)
     assert vacuum(lake) == 0
-    assert len(lake.read(EVERYTHING, version=version)) == 1000
+    assert len(lake.read(ALL, version=version)) == 1000
 
 
 def test_vacuum_deletes_what_a_crashed_commit_left(lake: Lake) -> None:
@@ -177,7 +177,7 @@ def test_vacuum_deletes_what_a_crashed_commit_left(lake: Lake) -> None:
     orphan.write_bytes(b"half a file")
     vacuum(lake, retention_h=0)
     assert not orphan.exists()
-    assert len(lake.read(EVERYTHING)) == 200
+    assert len(lake.read(ALL)) == 200
 
 
 def test_a_version_whose_files_are_deleted_is_not_found(lake: Lake) -> None:
@@ -186,7 +186,7 @@ def test_a_version_whose_files_are_deleted_is_not_found(lake: Lake) -> None:
     compact(lake, TODAY_US)
     vacuum(lake, retention_h=0)
     with pytest.raises(NotFound, match="not kept any more"):
-        lake.read(EVERYTHING, version=version)
+        lake.read(ALL, version=version)
 
 
 def test_stats_tell_the_size_from_the_log(lake: Lake) -> None:

@@ -13,7 +13,7 @@ from domain.permissions import Action, Purpose
 from domain.principals import Factor, Grant, Relation, Role
 from runtime.authorisation import POLICIES, CedarAuthoriser, policy_text, schema_text
 from runtime.clock import ManualClock
-from runtime.policy_requests import ANYBODYS, IDENTIFY, Asked, Requests, Standing
+from runtime.policy_requests import ANYBODYS, IDENTIFY, UNMASK, Asked, Requests, Standing
 from tests.permission_requests import NOW_US, REGION, random_request
 from tests.permission_table import table
 from tests.policy_mutants import mutants
@@ -69,7 +69,7 @@ def test_each_action_is_asked_as_the_schema_says(schema):
     """Cedar judges requests of any types: that ours are of the right ones is shown here."""
     standing = Standing((Grant(Role.NURSE, REGION),))
     requests = Requests(standing, None)
-    for action in (*Action, IDENTIFY):
+    for action in (*Action, IDENTIFY, UNMASK):
         as_such = action in ANYBODYS
         request, other = (
             requests.of(Asked(None if as_such else 0, action, 0)),

@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 from domain.errors import Conflict, InvalidInput, NotFound, Unauthenticated
 from runtime.sql import access
 from runtime.tokens import token_digest
-from tests.sql_fixtures import ADA, NOW_US, later
+from tests.sql_fixtures import ADA, ALL, NOW_US, later
 
 
 @pytest.mark.clause("9.3b")
@@ -16,7 +16,7 @@ def test_tokens_are_listed_without_what_they_are(engine: Engine) -> None:
     token = access.create_token(engine, ADA, "planner")
     access.create_token(engine, ADA, "loader")
     access.revoke_token(engine, later(60), "loader")
-    rows = access.list_tokens(engine, limit=9).rows
+    rows = access.list_tokens(engine, reach=ALL, region_id="sz", limit=9).rows
     assert [(row["name"], row["created_us"], row["revoked_us"]) for row in rows] == [
         ("loader", NOW_US, NOW_US + 60_000_000), ("planner", NOW_US, None),
     ]  # fmt: skip
@@ -28,7 +28,7 @@ def test_the_use_of_a_token_is_noted_to_the_minute(engine: Engine) -> None:
     token = access.create_token(engine, ADA, "planner")
 
     def last_used() -> int | None:
-        return access.list_tokens(engine, limit=9).rows[0]["last_used_us"]
+        return access.list_tokens(engine, reach=ALL, region_id="sz", limit=9).rows[0]["last_used_us"]
 
     assert access.authenticate(engine, token) == {"name": "planner", "role": "administrator", "place": None}
     assert last_used() is None

@@ -18,7 +18,7 @@ from runtime.sql.associations import FRAME, as_frame, associate, correct_associa
 from runtime.sql.devices import NewDevice
 from runtime.sql.patients import NewPatient
 from runtime.sql.records import Row
-from tests.sql_fixtures import ADA, HOSPITAL, MINUTE_US, NOW_US, SmallHospital, add_hospital, later, told
+from tests.sql_fixtures import ADA, ALL, HOSPITAL, MINUTE_US, NOW_US, SmallHospital, add_hospital, later, told
 
 
 def at(minutes: float) -> int:
@@ -89,7 +89,7 @@ def test_device_and_patient_are_of_one_hospital_also_after_a_correction(
         correct_association(engine, ADA, span["id"], patient_key=foreign["patient_key"])
     with pytest.raises(NotFound):
         correct_association(engine, ADA, span["id"], patient_key="nobody")
-    assert list_associations(engine, handle=hospital.monitor["handle"]) == [span]
+    assert list_associations(engine, reach=ALL, handle=hospital.monitor["handle"]) == [span | {"is_clear": False}]
 
 
 def test_an_end_is_set_once_and_corrected_after_that(engine: Engine, hospital: SmallHospital) -> None:
@@ -117,7 +117,7 @@ def test_each_belief_stays_readable_as_of_its_time(engine: Engine, hospital: Sma
     correct_association(engine, later(120), corrected["id"], withdraw=True)
     handle = hospital.monitor["handle"]
     believed = [
-        [row["patient_key"] for row in list_associations(engine, handle=handle, known_at_us=NOW_US + s * 1_000_000)]
+        [row["patient_key"] for row in list_associations(engine, reach=ALL, handle=handle, known_at_us=NOW_US + s * 1_000_000)]
         for s in (-1, 0, 59, 60, 119, 120)
     ]
     first, second = [hospital.patient["patient_key"]], [other["patient_key"]]
@@ -188,7 +188,7 @@ def test_a_discharge_cuts_what_goes_on_and_withdraws_what_was_to_come(engine: En
     associate(engine, ADA, hospital.pump["handle"], key, at(60))  # to begin at the very discharge
     left = patients.discharge_patient(engine, later(3_600), key, at(60), version=1)
     assert (left["discharged_us"], left["bed_id"]) == (at(60), None)
-    spans = [(row["start_us"], row["end_us"]) for row in list_associations(engine, patient_key=key)]
+    spans = [(row["start_us"], row["end_us"]) for row in list_associations(engine, reach=ALL, patient_key=key)]
     assert spans == [(at(0), at(5)), (at(6), at(60))]
     last = {message.handle: message for message in told(engine, DeviceAssociated)}
     assert [len(last[of].spans) for of in (handle, hospital.pump["handle"])] == [2, 0]

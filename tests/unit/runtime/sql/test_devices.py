@@ -15,7 +15,7 @@ from runtime.sql.engine import writing
 from runtime.sql.handles import take_handles
 from runtime.sql.tables import devices as device_table
 from runtime.sql.tables import handles as handle_table
-from tests.sql_fixtures import ADA, HOSPITAL, NOW_US, SmallHospital, add_hospital, count, later, told
+from tests.sql_fixtures import ADA, ALL, HOSPITAL, NOW_US, SmallHospital, add_hospital, count, later, told
 
 
 def errors_of(engine: Engine, *rows: NewDevice) -> list[str | None]:
@@ -114,7 +114,7 @@ def test_a_retired_device_leaves_its_patient_and_alarms_no_more(engine: Engine, 
     with pytest.raises(StaleVersion):
         devices.retire_device(engine, retired, handle, version=9)
     devices.retire_device(engine, retired, handle, version=1)
-    (span,) = list_associations(engine, handle=handle)
+    (span,) = list_associations(engine, reach=ALL, handle=handle)
     assert span["end_us"] == retired.now_us
     last = told(engine)[-2:]
     assert isinstance(last[0], DeviceAssociated)

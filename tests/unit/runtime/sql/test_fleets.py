@@ -15,7 +15,7 @@ from runtime.sql.devices import device_of_token
 from runtime.sql.fleets import register_fleet
 from runtime.sql.patients import list_patients
 from runtime.sql.tables import handles, hospitals, outbox, patients, write_log
-from tests.sql_fixtures import ADA, NOW_US, SHARDS, count, later, told
+from tests.sql_fixtures import ADA, ALL, NOW_US, SHARDS, count, later, told
 
 
 def fleet_hospital(hospital_id: str = "sz.h001", device_count: int = 3, **patient_columns: Any) -> HospitalManifest:
@@ -71,7 +71,7 @@ def test_answers_are_in_the_order_of_the_manifest_whatever_is_registered_first(e
     found = devices.devices_by_handle(engine, made.handles)
     assert [found[handle]["device_id"] for handle in made.handles] == ["mon-0", "mon-1", "gw-1"]
     assert {found[handle]["gateway_handle"] for handle in made.handles[:2]} == {made.handles[2]}
-    (patient,) = list_patients(engine, limit=9).rows
+    (patient,) = list_patients(engine, reach=ALL, limit=9).rows
     assert (patient["patient_key"], patient["handle"]) == (made.patient_keys[0], made.patient_handles[0])
     kinds = [type(message) for message in told(engine)]
     assert kinds == [DevicesRegistered, PatientAdmitted, DeviceAssociated]

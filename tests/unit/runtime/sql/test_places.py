@@ -12,7 +12,7 @@ from runtime.sql import devices, patients, places
 from runtime.sql.devices import NewDevice
 from runtime.sql.engine import reading
 from runtime.sql.shard_loads import ShardLoads
-from tests.sql_fixtures import ADA, HOSPITAL, NOW_US, add_hospital
+from tests.sql_fixtures import ADA, ALL, HOSPITAL, NOW_US, add_hospital
 
 
 @pytest.fixture(autouse=True)
@@ -27,10 +27,10 @@ def icu(engine: Engine) -> None:
 def test_hospitals_are_found_by_part_of_their_name_and_by_tier(engine: Engine) -> None:
     add_hospital(engine, "sz.h002")
     places.update_hospital(engine, ADA, "sz.h002", {"name": "Nanshan 100% Clinic", "tier": "primary"}, version=1)
-    assert [row["id"] for row in places.list_hospitals(engine, limit=9, text="人民").rows] == [HOSPITAL]
-    assert [row["id"] for row in places.list_hospitals(engine, limit=9, text="NANSHAN 100%").rows] == ["sz.h002"]
-    assert [row["id"] for row in places.list_hospitals(engine, limit=9, tier="tertiary").rows] == [HOSPITAL]
-    assert places.list_hospitals(engine, limit=9, text="%").rows[0]["id"] == "sz.h002"  # no wildcard
+    assert [row["id"] for row in places.list_hospitals(engine, reach=ALL, limit=9, text="人民").rows] == [HOSPITAL]
+    assert [row["id"] for row in places.list_hospitals(engine, reach=ALL, limit=9, text="NANSHAN 100%").rows] == ["sz.h002"]
+    assert [row["id"] for row in places.list_hospitals(engine, reach=ALL, limit=9, tier="tertiary").rows] == [HOSPITAL]
+    assert places.list_hospitals(engine, reach=ALL, limit=9, text="%").rows[0]["id"] == "sz.h002"  # no wildcard
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_a_hospital_cannot_be_changed_into_what_it_cannot_be(engine: Engine, val
 def test_lists_of_an_unknown_hospital_are_not_found_rather_than_empty(engine: Engine) -> None:
     for listed in (places.list_wards, places.list_beds):
         with pytest.raises(NotFound, match=r"sz\.h999"):
-            listed(engine, "sz.h999", limit=9)
+            listed(engine, "sz.h999", reach=ALL, limit=9)
 
 
 def test_a_bed_stands_in_a_ward_that_exists(engine: Engine) -> None:
@@ -74,7 +74,11 @@ def test_a_place_is_removed_once_it_is_empty(engine: Engine) -> None:
         places.remove_bed(engine, ADA, HOSPITAL, "icu-07", version=2)
     places.remove_bed(engine, ADA, HOSPITAL, "icu-07", version=1)
     places.remove_ward(engine, ADA, HOSPITAL, "icu", version=1)
-    assert places.list_beds(engine, HOSPITAL, limit=9).rows == places.list_wards(engine, HOSPITAL, limit=9).rows == []
+    assert (
+        places.list_beds(engine, HOSPITAL, reach=ALL, limit=9).rows
+        == places.list_wards(engine, HOSPITAL, reach=ALL, limit=9).rows
+        == []
+    )
     with pytest.raises(NotFound):
         places.remove_ward(engine, ADA, HOSPITAL, "icu", version=1)
 

@@ -11,7 +11,7 @@ from domain.errors import Conflict, InvalidInput, NotFound, StaleVersion
 from domain.messages import LimitsPreset, MaintenanceSet
 from runtime.sql import presets
 from runtime.sql.presets import PresetLimits
-from tests.sql_fixtures import ADA, HOSPITAL, MINUTE_US, NOW_US, SmallHospital, add_hospital, later, told
+from tests.sql_fixtures import ADA, ALL, HOSPITAL, MINUTE_US, NOW_US, SmallHospital, add_hospital, later, told
 
 
 def at(minutes: float) -> int:
@@ -58,8 +58,8 @@ def test_one_window_at_a_time_because_hosts_hold_one(engine: Engine, hospital: S
     presets.start_maintenance(engine, ADA, HOSPITAL, from_us=at(0), until_us=at(30), ward_id="icu")
     presets.start_maintenance(engine, ADA, HOSPITAL, from_us=at(0), until_us=at(30), handle=hospital.pump["handle"])
     again = presets.start_maintenance(engine, later(1_800), HOSPITAL, from_us=at(30), until_us=at(40), handle=handle)
-    assert len(presets.list_maintenance(engine, HOSPITAL)) == 4
-    assert [row["id"] for row in presets.list_maintenance(engine, HOSPITAL, open_at_us=at(35))] == [again["id"]]
+    assert len(presets.list_maintenance(engine, HOSPITAL, reach=ALL)) == 4
+    assert [row["id"] for row in presets.list_maintenance(engine, HOSPITAL, reach=ALL, open_at_us=at(35))] == [again["id"]]
 
 
 @pytest.mark.clause("9.2c")
