@@ -26,6 +26,7 @@ from api.routes import (
     readings,
     rejects,
     scenarios,
+    sessions,
     users,
 )
 
@@ -46,6 +47,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     log.router,
     users.router,
     grants.router,
+    sessions.router,
     me.router,
     hosts.router,
     operation.router,

@@ -15,9 +15,10 @@ from runtime.sql import access, sessions, users
 from runtime.sql.engine import open_engine, reading
 from runtime.sql.identity_tables import ended_sessions, password_history
 from runtime.sql.identity_tables import sessions as session_table
+from runtime.sql.lockout import LockRule
 from runtime.sql.records import Row
 from runtime.sql.sessions import NewSession, SessionRules
-from runtime.sql.users import KEPT_PASSWORDS, LockRule
+from runtime.sql.users import KEPT_PASSWORDS
 from tests.sql_fixtures import ADA, MINUTE_US, NOW_US, count
 
 RULES = SessionRules(idle_us=15 * MINUTE_US, lifetime_us=720 * MINUTE_US)
@@ -32,9 +33,7 @@ def lina(engine: Engine) -> Row:
 
 
 def begin(engine: Engine, user: Row, now_us: int = NOW_US, checked: str = STORED) -> NewSession:
-    return sessions.begin_session(
-        engine, user["id"], checked=checked, rehashed=None, address="10.0.0.7", now_us=now_us, rules=RULES
-    )
+    return sessions.begin_session(engine, user["id"], checked=checked, address="10.0.0.7", now_us=now_us, rules=RULES)
 
 
 def why(engine: Engine, token: str, now_us: int = NOW_US) -> str:
@@ -308,9 +307,7 @@ def test_a_refresh_token_that_comes_twice_is_known_for_as_long_as_its_session_la
     long = SessionRules(idle_us=7 * day_us, lifetime_us=7 * day_us)
 
     def begin_long(user: Row, now_us: int) -> NewSession:
-        return sessions.begin_session(
-            engine, user["id"], checked=STORED, rehashed=None, address="10.0.0.7", now_us=now_us, rules=long
-        )
+        return sessions.begin_session(engine, user["id"], checked=STORED, address="10.0.0.7", now_us=now_us, rules=long)
 
     first = begin_long(lina, NOW_US)
     sessions.refresh_session(engine, first.refresh_token, now_us=NOW_US, rules=long)
