@@ -64,10 +64,15 @@ async def show_user(_who: UserRead, name: str, behind: Behind, zone: In) -> User
     return UserOut.of(await _user(behind, name), zone, behind.services.clock.now_us())
 
 
-@router.post("/{name}/reset", responses=problems(NotFound))
+@router.post("/{name}/reset", responses=problems(Forbidden, NotFound))
 async def reset_password(who: UserManage, name: str, behind: Behind, response: Response) -> FirstPassword:
-    """Give the user a new first password, in the answer this once. Ends their session and any lock."""
+    """Give the user a new first password, in the answer this once. Ends their session and any lock.
+
+    Nobody does so for themselves: a session somebody left open must not be enough to take the account over.
+    """
     await _managed(behind, who, name)  # before a password is hashed for nobody
+    if name == who.caller.principal.name:
+        raise Forbidden("nobody resets their own password so: change it (POST /api/v1/me/password)")
     password, stored = await behind.sign_in.first_password()
     author = behind.author(who)
     row = await behind.write(users.set_password, behind.engine, author, name, stored, must_change=True)

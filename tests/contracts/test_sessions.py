@@ -9,7 +9,7 @@ from typing import NoReturn
 import pytest
 from sqlalchemy import Engine, select
 
-from domain.errors import Conflict, Forbidden, InvalidInput, NotFound, SessionEnded, Unauthenticated
+from domain.errors import Conflict, FirstPasswordExpired, Forbidden, InvalidInput, NotFound, SessionEnded, Unauthenticated
 from domain.principals import Grant, Place, Role
 from runtime.sql import access, sessions, users
 from runtime.sql.engine import open_engine, reading
@@ -329,3 +329,29 @@ def test_who_was_locked_or_disabled_meanwhile_changes_no_password(engine: Engine
     with pytest.raises(Forbidden):
         users.set_password(engine, ADA, "li.na", "another", must_change=False, instead_of=STORED)
     users.set_password(engine, ADA, "li.na", "another", must_change=True)  # an administrator may
+
+
+@pytest.mark.clause("7.2a")
+def test_a_password_has_to_be_changed_for_its_age_also_in_a_session_that_is_there(engine: Engine, lina: Row) -> None:
+    day_us = 86_400_000_000
+    users.set_password(engine, ADA, "li.na", "another", must_change=False)
+    rules = SessionRules(idle_us=2 * day_us, lifetime_us=2 * day_us, password_us=90 * day_us)
+    old_at_us = NOW_US + 90 * day_us
+
+    def begin_then(now_us: int) -> NewSession:
+        given = {"checked": "another", "address": "10.0.0.7", "now_us": now_us, "rules": rules}
+        return sessions.begin_session(engine, lina["id"], **given)
+
+    begun = begin_then(old_at_us - 1)
+    live = [sessions.session_of(engine, begun.access_token, now_us=at_us, rules=rules) for at_us in (old_at_us - 1, old_at_us)]
+    assert [(each.must_change, each.changes_us) for each in live] == [(False, old_at_us), (True, None)]
+    assert (begun.must_change, begin_then(old_at_us).must_change) == (False, True)
+
+
+@pytest.mark.clause("7.2a")
+def test_what_somebody_else_gave_opens_nothing_once_it_was_not_changed_in_time(engine: Engine, lina: Row) -> None:
+    assert begin(engine, lina, NOW_US + RULES.given_us - 1)
+    with pytest.raises(FirstPasswordExpired):
+        begin(engine, lina, NOW_US + RULES.given_us)
+    users.set_password(engine, ADA, "li.na", "another", must_change=False)
+    assert begin(engine, lina, NOW_US + RULES.given_us, checked="another")

@@ -16,8 +16,9 @@ from api.attempts import BURST
 from domain.principals import Grant, Place, Role
 from runtime.clock import ManualClock
 from runtime.security_profile import SecondFactorRule
-from runtime.sql import access, grants, users
-from tests.sql_fixtures import ADA
+from runtime.sql import access, grants, patients, users
+from runtime.sql.patients import NewPatient
+from tests.sql_fixtures import ADA, HOSPITAL, add_hospital
 from tests.unit.api.house import NEW_PASSWORD, PASSWORD, House, ask, get, open_house, sign_in
 
 FACTOR = "/api/v1/me/second-factor"
@@ -211,3 +212,23 @@ async def test_a_lost_key_is_said_and_lets_nobody_in(house: House) -> None:
     refused = await ask(house, **form, totp=code_of(house, secret))
     assert (refused.status_code, refused.json()["code"]) == (503, "key-missing")
     assert (await ask(house, **form, totp=codes[0])).status_code == 200  # which no key is needed for
+
+
+@pytest.mark.clause("9.3c")
+async def test_the_strictest_level_opens_to_who_showed_both_factors(house: House) -> None:
+    add_hospital(house.engine)
+    key = patients.admit_patient(house.engine, ADA, HOSPITAL, NewPatient("MRN-1"))["patient_key"]
+    patients.update_patient(house.engine, ADA, key, {"level": 5}, version=None)
+    token = (await sign_in(house))["access_token"]
+    assert (await get(house, token, f"/api/v1/patients/{key}"))[0] == 404
+    await set_up(house, token)
+    assert await get(house, token, f"/api/v1/patients/{key}") == (200, "")
+
+
+async def test_what_is_shown_once_is_kept_under_no_idempotency_key(house: House) -> None:
+    token = (await sign_in(house))["access_token"]
+    secrets = set()
+    async with house.client(token, **{"Idempotency-Key": "again"}) as client:
+        for _ in range(2):
+            secrets.add((await client.post(FACTOR, json={"present": PASSWORD})).json()["secret"])
+    assert len(secrets) == 2

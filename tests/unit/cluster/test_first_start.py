@@ -11,9 +11,10 @@ from cluster.connection import admin_token_file, first_password_file
 from cluster.first_start import FirstCredentials, prepare_accounts
 from runtime.keys import KeyMissing
 from runtime.password_hashes import PasswordHashes
+from runtime.second_factors import SecondFactors
 from runtime.settings import Settings
 from runtime.soft_keys import SoftKeys
-from runtime.sql import access, users
+from runtime.sql import access, second_factors, users
 from runtime.sql.engine import migrate, open_engine
 from tests.sql_fixtures import ADA
 
@@ -65,3 +66,21 @@ def test_a_lost_key_is_said_and_never_made_anew(settings, business, caplog):
     assert "nobody can sign in with a password" in caplog.text
     with pytest.raises(KeyMissing):
         is_right(settings, business, password)
+
+
+@pytest.mark.clause("7.2c")
+def test_a_key_for_second_factors_is_made_until_there_is_one_and_its_loss_said(settings, business, caplog):
+    keys = SoftKeys(settings.keys_dir)
+    prepare_accounts(business, settings)
+    shutil.rmtree(settings.keys_dir / "totp")  # as in an installation of before
+    prepare_accounts(business, settings)
+    assert keys.versions("totp") == (1,)
+    user = users.find_for_sign_in(business, users.FIRST_USER)
+    second_factors.propose(business, ADA, user["id"], SecondFactors(keys).make(user["id"])[1])
+    prepare_accounts(business, settings)
+    assert caplog.text == ""
+    shutil.rmtree(settings.keys_dir / "totp")
+    with caplog.at_level(logging.ERROR):
+        prepare_accounts(business, settings)
+    assert "nobody can show a second factor" in caplog.text
+    assert keys.versions("totp") == ()
