@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any, Final, Protocol
 
 from starlette.responses import RedirectResponse, Response
@@ -38,12 +38,14 @@ _PATHS_OF: Final[Mapping[Must, frozenset[str]]] = {  # all that a caller who mus
     Must.PASSWORD_CHANGE: frozenset({"/api/v1/me", "/api/v1/me/password", PASSWORD_URL}),
     Must.SECOND_FACTOR: frozenset({"/api/v1/me", _FACTOR, f"{_FACTOR}/confirm", FACTOR_URL, FACTOR_CONFIRM_URL}),
 }
-_DUTIES: Final[Mapping[Must, Callable[[], Forbidden]]] = {
-    Must.PASSWORD_CHANGE: lambda: PasswordChangeRequired(
-        "the password was given by somebody else, or is too old: change it first (POST /api/v1/me/password)"
+_DUTIES: Final[Mapping[Must, tuple[type[Forbidden], str]]] = {
+    Must.PASSWORD_CHANGE: (
+        PasswordChangeRequired,
+        "the password was given by somebody else, or is too old: change it first (POST /api/v1/me/password)",
     ),
-    Must.SECOND_FACTOR: lambda: SecondFactorSetupRequired(
-        "who may do what you may has to have a second factor: set one up first (POST /api/v1/me/second-factor)"
+    Must.SECOND_FACTOR: (
+        SecondFactorSetupRequired,
+        "who may do what you may has to have a second factor: set one up first (POST /api/v1/me/second-factor)",
     ),
 }
 _PAGES: Final = frozenset({PASSWORD_URL, FACTOR_URL, FACTOR_CONFIRM_URL, FACTOR_REMOVE_URL})  # whose forms are posted
@@ -93,7 +95,8 @@ class Authentication:
             token = self._token(scope)
             caller = scope[CALLER_KEY] = await self._callers.caller_of(token, is_activity=is_activity(scope))
             if caller.must is not None and scope["path"] not in _PATHS_OF[caller.must]:
-                raise _DUTIES[caller.must]()
+                kind, says = _DUTIES[caller.must]
+                raise kind(says)
         except VitalgridError as error:
             await _refusal(error, scope)(scope, receive, send)
             return

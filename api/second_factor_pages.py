@@ -35,7 +35,7 @@ async def propose(request: Request, behind: Behind) -> Response:
         proposed = await behind.second_factor.propose(caller, fields.get("present", ""), address_of(request))
     except VitalgridError as error:
         return await _state(caller, behind, error)
-    code = segno.make(proposed.uri, error="m", micro=False).svg_inline(scale=5, border=4, dark="#000", light="#fff")
+    code = segno.make(proposed.uri, error="m", micro=False).svg_inline(omitsize=True, border=4, dark="#000", light="#fff")
     return _factor("confirm", caller, code=code, secret=proposed.secret)
 
 

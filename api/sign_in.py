@@ -29,8 +29,9 @@ from runtime.sql import second_factors, sessions, users
 from runtime.sql.access import SERVICE_ACCESS_US, begin_service_access
 from runtime.sql.engine import reading
 from runtime.sql.lockout import LockRule
+from runtime.sql.proofs import Proof
 from runtime.sql.records import Author, Row
-from runtime.sql.sessions import NOT_LET_IN, NewSession, Proof, SessionRules
+from runtime.sql.sessions import NOT_LET_IN, NewSession, SessionRules
 from runtime.sql.tables import hospitals
 from runtime.sql.users import FIRST_USER, KEPT_PASSWORDS, NOT_CHANGED, parse_user_name
 

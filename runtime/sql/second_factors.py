@@ -13,8 +13,9 @@ from runtime.second_factors import Shown
 from runtime.sql.engine import reading, writing
 from runtime.sql.identity_tables import recovery_codes, second_factors, sessions, users
 from runtime.sql.lockout import LockRule, count_failure, is_locked
+from runtime.sql.proofs import spend
 from runtime.sql.records import Author, Row, log_write, one
-from runtime.sql.sessions import Ended, end_session, spend
+from runtime.sql.sessions import Ended, end_session
 
 
 def find(engine: Engine, user_id: str) -> Row | None:

@@ -16,20 +16,13 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 
-from domain.errors import (
-    FirstPasswordExpired,
-    SecondFactorRequired,
-    SecondFactorWrong,
-    SessionEnded,
-    Unauthenticated,
-    Unavailable,
-)
+from domain.errors import FirstPasswordExpired, SessionEnded, Unauthenticated, Unavailable
 from domain.principals import Factor, Grant
-from runtime.second_factors import Shown
 from runtime.sql.engine import reading, writing
 from runtime.sql.grants import grants_of, next_change_us, treated_by
-from runtime.sql.identity_tables import ended_sessions, recovery_codes, second_factors, sessions, users
-from runtime.sql.lockout import UNLOCKED, LockRule, count_failure, is_locked
+from runtime.sql.identity_tables import ended_sessions, sessions, users
+from runtime.sql.lockout import UNLOCKED, is_locked
+from runtime.sql.proofs import Proof, factors_shown
 from runtime.sql.records import Author, Row, log_write
 from runtime.tokens import Prefix, new_token, token_digest
 
@@ -102,20 +95,6 @@ class SessionRules:
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
-    """What came of the proofs that a user gave.
-
-    `rehashed` takes the place of the stored password that was right. `shown`: beside the password; what is wrong counts
-    as a failure by `lock`. `was_shown`: in the session from which this one goes on.
-    """
-
-    lock: LockRule
-    rehashed: str | None = None
-    shown: Shown | None = None
-    was_shown: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class NewSession:
     """Tokens that were just made; they can be shown this once only."""
 
@@ -166,7 +145,7 @@ def begin_session(
             raise Unauthenticated(NOT_LET_IN)
         if user["must_change"] and now_us - user["password_changed_us"] >= rules.given_us:
             raise FirstPasswordExpired("the password was given too long ago and never used: have another one given")
-        factors, refusal = _shown(connection, user, proof, now_us)
+        factors, refusal = factors_shown(connection, user, proof, now_us)
         if refusal is None:
             values = UNLOCKED | {"last_login_us": now_us, "password": (proof and proof.rehashed) or checked}
             connection.execute(update(users).where(users.c.id == user_id).values(values))
@@ -184,38 +163,6 @@ def _begun(connection: Connection, user: Row, factors: str, address: str, now_us
     detail = {"address": address, "factors": factors}
     log_write(connection, Author(user["name"], None, now_us), "session.begin", session_id, detail)
     return made
-
-
-def _shown(connection: Connection, user: Row, proof: Proof | None, now_us: int) -> tuple[str, Unauthenticated | None]:
-    """The factors that were shown, as they are kept, or why they are not enough."""
-    factor = select(second_factors.c.user_id).where(second_factors.c.user_id == user["id"])
-    if connection.execute(factor.where(second_factors.c.confirmed_us.is_not(None))).first() is None:
-        return Factor.PASSWORD, None
-    both = f"{Factor.PASSWORD} {Factor.TOTP}"
-    if proof is not None and proof.was_shown:
-        return both, None
-    if proof is None or proof.shown is None:
-        return "", SecondFactorRequired("the password is right; the user has a second factor: send a one-time code as well")
-    if spend(connection, user["id"], proof.shown, now_us):
-        return both, None
-    count_failure(connection, user, proof.lock, now_us)
-    return "", SecondFactorWrong("the password is right, and the code is not, or was used before: wait for the next one")
-
-
-def spend(connection: Connection, user_id: str, shown: Shown, now_us: int) -> bool:
-    """Whether what was shown is good now, as it never will be again; part of the caller's transaction.
-
-    One statement asks and takes it, so that of two who come with one code at once one is let in.
-    """
-    if shown.step is not None:
-        mine = (second_factors.c.user_id == user_id) & second_factors.c.confirmed_us.is_not(None)
-        later = update(second_factors).where(mine, second_factors.c.last_step < shown.step).values(last_step=shown.step)
-        return connection.execute(later).rowcount == 1
-    if shown.recovery_digest is None:
-        return False
-    mine = (recovery_codes.c.user_id == user_id) & (recovery_codes.c.digest == shown.recovery_digest)
-    use = update(recovery_codes).where(mine, recovery_codes.c.used_us.is_(None)).values(used_us=now_us)
-    return connection.execute(use).rowcount == 1
 
 
 def session_of(engine: Engine, access_token: str, *, now_us: int, rules: SessionRules) -> LiveSession:

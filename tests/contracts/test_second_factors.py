@@ -14,8 +14,9 @@ from runtime.sql import access, second_factors, sessions, users
 from runtime.sql.engine import open_engine
 from runtime.sql.identity_tables import recovery_codes
 from runtime.sql.lockout import LockRule
+from runtime.sql.proofs import Proof
 from runtime.sql.records import Row
-from runtime.sql.sessions import NewSession, Proof, SessionRules
+from runtime.sql.sessions import NewSession, SessionRules
 from tests.sql_fixtures import ADA, MINUTE_US, NOW_US, count
 
 RULES = SessionRules(idle_us=15 * MINUTE_US, lifetime_us=720 * MINUTE_US)
