@@ -25,7 +25,7 @@ MAX_KEYS: Final = 10_000
 MAX_KEPT_BYTES: Final = 1 * 2**20
 MAX_KEY_CHARS: Final = 200
 _DURABLE_ELSEWHERE: Final = "/observations"
-_SHOWN_ONCE: Final = ("/me/second-factor", "/me/second-factor/confirm")  # secrets, kept nowhere in clear
+_SHOWN_ONCE: Final = ("/second-factor", "/second-factor/confirm")  # secrets, kept nowhere in clear
 
 
 @dataclass(slots=True)

@@ -31,10 +31,11 @@ Name = Annotated[str, typer.Argument(help="What the user signs in with, such as 
 
 @user.command("list")
 def list_users(token: Token = None, data_dir: DataDir = None) -> None:
-    """Each user: their state, their roles, when they signed in last."""
-    table = Table("user", "state", "roles", "last sign-in")
+    """Each user: their state, their roles, whether they have a second factor, when they signed in last."""
+    table = Table("user", "state", "roles", "second factor", "last sign-in")
     for row in _items(_target(token, data_dir), "/users?limit=1000"):
-        table.add_row(row["name"], _state(row), " ".join(row["roles"]) or "none", row["last_login"] or "never")
+        roles, factor = " ".join(row["roles"]) or "none", "yes" if row["second_factor"] else "no"
+        table.add_row(row["name"], _state(row), roles, factor, row["last_login"] or "never")
     _console.print(table)
 
 

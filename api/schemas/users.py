@@ -46,6 +46,7 @@ class UserOut(BaseModel):
     status: UserStatus
     roles: list[Role]
     must_change: bool = Field(description="The password was given by somebody else, and opens nothing until it is changed.")
+    second_factor: bool = Field(description="One is set up, and needed at sign-in.")
     locked_until: str | None = Field(description="Too many sign-ins failed.")
     created: str
     password_changed: str
@@ -56,6 +57,7 @@ class UserOut(BaseModel):
         locked_us = row["locked_until_us"]
         return cls(
             name=row["name"], id=row["id"], status=row["status"], roles=row["roles"], must_change=row["must_change"],
+            second_factor=row["second_factor"],
             locked_until=zone.text(locked_us) if locked_us is not None and locked_us > now_us else None,
             created=zone.text(row["created_us"]), password_changed=zone.text(row["password_changed_us"]),
             last_login=zone.maybe(row["last_login_us"]),

@@ -13,7 +13,7 @@ from domain.errors import Conflict, Forbidden, InvalidInput
 from domain.principals import Grant, Place, Role
 from runtime.sql.engine import reading, writing
 from runtime.sql.grants import detail_of, insert_grant, lasting_users, roles_of
-from runtime.sql.identity_tables import password_history, users
+from runtime.sql.identity_tables import password_history, second_factors, users
 from runtime.sql.lockout import UNLOCKED, LockRule, count_failure, is_locked
 from runtime.sql.records import Author, Page, Row, log_write, one, page
 from runtime.sql.sessions import Ended, end_session
@@ -191,8 +191,14 @@ def _shown(connection: Connection, name: str) -> Row:
 
 
 def _with_roles(connection: Connection, rows: list[Row], now_us: int) -> list[Row]:
-    roles = roles_of(connection, [row["id"] for row in rows], now_us=now_us)
-    return [row | {"roles": sorted(roles.get(row["id"], ()))} for row in rows]
+    ids = [row["id"] for row in rows]
+    roles, factors = roles_of(connection, ids, now_us=now_us), _with_second_factor(connection, ids)
+    return [row | {"roles": sorted(roles.get(row["id"], ())), "second_factor": row["id"] in factors} for row in rows]
+
+
+def _with_second_factor(connection: Connection, user_ids: list[str]) -> set[str]:
+    confirmed = second_factors.c.user_id.in_(user_ids) & second_factors.c.confirmed_us.is_not(None)
+    return set(connection.execute(select(second_factors.c.user_id).where(confirmed)).scalars())
 
 
 def _forget_old(connection: Connection, user_id: str) -> None:

@@ -72,6 +72,9 @@ async def test_who_set_up_a_factor_signs_in_with_it_and_is_told_what_is_missing(
     assert shown["second_factor"]["since"]
     assert shown["second_factor"]["recovery_codes_left"] == len(codes) == 10
     assert set(shown["signed_in"]["factors"]) == {"password", "totp"}
+    async with house.client(token) as client:
+        listed = (await client.get("/api/v1/users")).json()["items"]
+    assert {row["name"]: row["second_factor"] for row in listed} == {"li.na": True, "wang.wei": False}
     form = {"grant_type": "password", "username": "li.na", "password": PASSWORD}
     for more, code in (
         ({}, "second-factor-required"), ({"totp": code_of(house, secret)}, "second-factor-wrong"),  # it was used to confirm
