@@ -6,40 +6,38 @@ something has to come from a page of ours besides. Clauses 5.4a, 7.2d, 9.1b.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from pathlib import Path
-from typing import Annotated, Any, Final
+from collections.abc import Mapping
+from typing import Annotated, Final
 
-import jinja2
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import RedirectResponse
 
 from api.auth import CALLER_KEY, PASSWORD_URL
-from api.browsers import HOME_URL, LOGIN_URL, cookie_name, cookie_of, is_same_origin, local_path
-from api.errors import headers_of, problem_type
-from api.forms import address_of, form_of
+from api.browsers import HOME_URL, LOGIN_URL, cookie_name, cookie_of, local_path
+from api.errors import problem_type
+from api.forms import address_of
+from api.pages import HEADERS, check_origin, fields_of, shown
 from api.services import Backend, Behind
 from api.sign_in import Issued
-from domain.alarms import INTENDED_USE
-from domain.errors import Forbidden, InvalidInput, Unauthenticated, VitalgridError
-from domain.principals import Caller, Kind
+from domain.errors import (
+    FirstPasswordExpired,
+    InvalidInput,
+    SecondFactorRequired,
+    SecondFactorWrong,
+    Unauthenticated,
+    VitalgridError,
+)
+from domain.principals import Caller, Kind, Must
 from runtime.password_hashes import MAX_PASSWORD_CHARS
 from runtime.password_policy import MIN_PASSWORD_CHARS
 from runtime.sql.sessions import says_why
 
 router = APIRouter(include_in_schema=False)
-_HERE: Final = Path(__file__).parent
-_STYLE: Final = (_HERE / "account.css").read_text(encoding="utf-8")
-_PAGE: Final = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
-    (_HERE / "account.html.j2").read_text(encoding="utf-8")
-)
-_STYLE_HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
-_HEADERS: Final = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; form-action 'self'; "
-    "frame-ancestors 'none'; base-uri 'none'",
-    "Referrer-Policy": "same-origin",
+_WRONG: Final = "用户名或密码不对，或账户已锁定、停用。Not let in: name or password is wrong, or locked for now."
+_NOT_LET_IN: Final[Mapping[type[Unauthenticated], str]] = {
+    SecondFactorRequired: "请同时输入密码和验证码。Enter the password and, with it, a code of your app or a recovery code.",
+    SecondFactorWrong: "验证码不对或已用过，请等下一个。The code is wrong, or was used before: wait for the next one.",
+    FirstPasswordExpired: "初始密码已过期，请管理员重置。The first password is too old: have another one given.",
 }
 
 
@@ -52,17 +50,13 @@ async def login_page(next: Annotated[str, Query()] = HOME_URL, why: Annotated[st
 @router.post(LOGIN_URL)
 async def login(request: Request, behind: Behind) -> Response:
     """Begin a session in a cookie."""
-    fields = await _fields(request)
+    fields = await fields_of(request)
     leads_to, name = fields.get("next"), fields.get("username", "")
     try:
-        issued = await behind.sign_in.with_password(name, fields.get("password", ""), address_of(request))
-    except Unauthenticated:
-        return _login(
-            leads_to,
-            "用户名或密码不对，或账户已锁定、停用。Not let in: name or password is wrong, or locked for now.",
-            name,
-            401,
-        )
+        password, code = fields.get("password", ""), fields.get("totp", "")
+        issued = await behind.sign_in.with_password(name, password, address_of(request), code)
+    except Unauthenticated as error:
+        return _login(leads_to, _NOT_LET_IN.get(type(error), _WRONG), name, 401)
     except VitalgridError as error:
         return _login(leads_to, str(error), name, problem_type(type(error)).status)
     return _signed_in(issued, behind, PASSWORD_URL if issued.must_change else local_path(leads_to))
@@ -71,12 +65,12 @@ async def login(request: Request, behind: Behind) -> Response:
 @router.post("/logout")
 async def logout(request: Request, behind: Behind) -> Response:
     """End the session of the cookie. Without one, or with one that ended, it is the same."""
-    _check_origin(request)
+    check_origin(request)
     name = cookie_name(over_tls=behind.services.over_tls)
     token = cookie_of(request.scope, name)
     if token is not None:
         await behind.sign_in.sign_out(token, address_of(request))
-    response = RedirectResponse(LOGIN_URL, 303, _HEADERS)
+    response = RedirectResponse(LOGIN_URL, 303, HEADERS)
     response.delete_cookie(name, secure=behind.services.over_tls, httponly=True, samesite="strict")
     return response
 
@@ -86,7 +80,7 @@ async def home(request: Request) -> Response:
     """Who is signed in, and where to go from here."""
     caller: Caller = request.scope[CALLER_KEY]
     is_user = caller.principal.kind is Kind.USER
-    return _shown("home", title=caller.principal.name, name=caller.principal.name, grants=caller.grants, is_user=is_user)
+    return shown("home", title=caller.principal.name, name=caller.principal.name, grants=caller.grants, is_user=is_user)
 
 
 @router.get(PASSWORD_URL)
@@ -99,7 +93,7 @@ async def password_page(request: Request) -> Response:
 async def change_password(request: Request, behind: Behind) -> Response:
     """Change it; the session goes on as a new one."""
     caller: Caller = request.scope[CALLER_KEY]
-    fields = await _fields(request)
+    fields = await fields_of(request)
     try:
         if fields.get("new") != fields.get("again"):
             raise InvalidInput("两次输入的新密码不一致。The two new passwords are not the same.")
@@ -110,19 +104,8 @@ async def change_password(request: Request, behind: Behind) -> Response:
     return _signed_in(issued, behind, HOME_URL)
 
 
-def _check_origin(request: Request) -> None:
-    """Raises Forbidden for a form of another site, which could sign its reader in as somebody else, or out."""
-    if not is_same_origin(request.scope):
-        raise Forbidden("the form comes from another site: expected one of this site's own pages")
-
-
-async def _fields(request: Request) -> dict[str, str]:
-    _check_origin(request)
-    return await form_of(request)
-
-
 def _signed_in(issued: Issued, behind: Backend, leads_to: str) -> Response:
-    response = RedirectResponse(leads_to, 303, _HEADERS)
+    response = RedirectResponse(leads_to, 303, HEADERS)
     is_over_tls = behind.services.over_tls
     name = cookie_name(over_tls=is_over_tls)
     response.set_cookie(name, issued.access_token, secure=is_over_tls, httponly=True, samesite="strict")
@@ -130,15 +113,10 @@ def _signed_in(issued: Issued, behind: Backend, leads_to: str) -> Response:
 
 
 def _login(leads_to: str | None, problem: str, name: str = "", status: int = 200) -> Response:
-    return _shown("login", status, title="登录", problem=problem, name=name, next=local_path(leads_to))
+    return shown("login", status, title="登录", problem=problem, name=name, next=local_path(leads_to))
 
 
 def _password(caller: Caller, problem: str = "", status: int = 200) -> Response:
     limits = {"shortest": MIN_PASSWORD_CHARS, "longest": MAX_PASSWORD_CHARS}
-    name, must = caller.principal.name, caller.must is not None
-    return _shown("password", status, title="修改密码", problem=problem, name=name, must=must, **limits)
-
-
-def _shown(page: str, status: int = 200, *, problem: str = "", **values: Any) -> Response:
-    text = _PAGE.render(page=page, style=_STYLE, problem=problem, intended_use=INTENDED_USE, **values)
-    return HTMLResponse(text, status, _HEADERS | headers_of(status, is_page=True))
+    name, must = caller.principal.name, caller.must is Must.PASSWORD_CHANGE
+    return shown("password", status, title="修改密码", problem=problem, name=name, must=must, **limits)

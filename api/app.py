@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 
-from api import account_pages, documentation, errors
+from api import account_pages, documentation, errors, second_factor_pages
 from api.access_audit import AccessAudit
 from api.answers.formats import MEDIA_TYPES, Format
 from api.auth import Authentication
@@ -98,6 +98,7 @@ def create_app(services: Services, *, background: bool = True, limits: RequestLi
     errors.install(app)
     documentation.install(app)
     app.include_router(account_pages.router)
+    app.include_router(second_factor_pages.router)
     for router in ROUTERS:
         app.include_router(router, prefix=PREFIX)
     app.include_router(TOKENS)

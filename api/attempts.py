@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Final
 
-from domain.errors import Forbidden, InvalidInput, SessionEnded, TooManyAttempts, Unauthenticated
+from domain.errors import Forbidden, InvalidInput, SecondFactorRequired, SessionEnded, TooManyAttempts, Unauthenticated
 from domain.ports import Clock
 from runtime.buckets import Buckets
 
@@ -30,12 +30,12 @@ class Attempts:
         """An attempt. It is kept when the block raises that what was given is wrong, and given back for all else.
 
         Raises TooManyAttempts when there is none left. Who is not waited for any more gets nothing back, nor do tokens
-        that were good once (SessionEnded) cost one.
+        that were good once (SessionEnded), or a password that is right (SecondFactorRequired), cost one.
         """
         self._take(address)
         try:
             yield
-        except SessionEnded:
+        except (SessionEnded, SecondFactorRequired):
             self._buckets.give_back(address)
             raise
         except (Unauthenticated, Forbidden, InvalidInput):

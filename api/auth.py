@@ -17,16 +17,38 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.browsers import LOGIN_URL, SAFE_METHODS, cookie_of, header, is_page_wanted, is_same_origin, is_script, to_login
 from api.errors import headers_of, problem_response
-from domain.errors import Forbidden, PasswordChangeRequired, Unauthenticated, VitalgridError
+from domain.errors import (
+    Forbidden,
+    PasswordChangeRequired,
+    SecondFactorSetupRequired,
+    Unauthenticated,
+    VitalgridError,
+)
 from domain.principals import Caller, Must
 from runtime.tasks import end
 
 CALLER_KEY: Final = "vitalgrid.caller"  # in the ASGI scope
 PASSWORD_URL: Final = "/password"  # noqa: S105 (a page)
+FACTOR_URL: Final = "/second-factor"
+FACTOR_CONFIRM_URL: Final = "/second-factor/confirm"
+FACTOR_REMOVE_URL: Final = "/second-factor/remove"
+_FACTOR: Final = "/api/v1/me/second-factor"
 OPEN_PATHS: Final = frozenset({"/oauth/token", "/oauth/revoke", LOGIN_URL, "/logout"})  # the credential is in the body
 _PATHS_OF: Final[Mapping[Must, frozenset[str]]] = {  # all that a caller who must do something can do
     Must.PASSWORD_CHANGE: frozenset({"/api/v1/me", "/api/v1/me/password", PASSWORD_URL}),
+    Must.SECOND_FACTOR: frozenset({"/api/v1/me", _FACTOR, f"{_FACTOR}/confirm", FACTOR_URL, FACTOR_CONFIRM_URL}),
 }
+_DUTIES: Final[Mapping[Must, tuple[type[Forbidden], str]]] = {
+    Must.PASSWORD_CHANGE: (
+        PasswordChangeRequired,
+        "the password was given by somebody else, or is too old: change it first (POST /api/v1/me/password)",
+    ),
+    Must.SECOND_FACTOR: (
+        SecondFactorSetupRequired,
+        "who may do what you may has to have a second factor: set one up first (POST /api/v1/me/second-factor)",
+    ),
+}
+_PAGES: Final = frozenset({PASSWORD_URL, FACTOR_URL, FACTOR_CONFIRM_URL, FACTOR_REMOVE_URL})  # whose forms are posted
 _PROBES: Final = frozenset({"/health", "/ready", "/metrics"})
 _POLICY_VIOLATION: Final = 1008  # RFC 6455 7.4.1
 
@@ -73,9 +95,8 @@ class Authentication:
             token = self._token(scope)
             caller = scope[CALLER_KEY] = await self._callers.caller_of(token, is_activity=is_activity(scope))
             if caller.must is not None and scope["path"] not in _PATHS_OF[caller.must]:
-                raise PasswordChangeRequired(
-                    "the password was given by somebody else: change it first (POST /api/v1/me/password)"
-                )
+                kind, says = _DUTIES[caller.must]
+                raise kind(says)
         except VitalgridError as error:
             await _refusal(error, scope)(scope, receive, send)
             return
@@ -123,11 +144,13 @@ def is_live(scope: Scope) -> bool:
 
 def _refusal(error: VitalgridError, scope: Scope) -> Response:
     """A problem; for a person at a browser the page where it can be mended."""
-    if is_page_wanted(scope) or scope["path"] == PASSWORD_URL:  # whose form is posted
+    if is_page_wanted(scope) or scope["path"] in _PAGES:
         if isinstance(error, Unauthenticated):
             return to_login(scope, error.code)
         if isinstance(error, PasswordChangeRequired):
             return RedirectResponse(PASSWORD_URL, 303)
+        if isinstance(error, SecondFactorSetupRequired):
+            return RedirectResponse(FACTOR_URL, 303)
     response = problem_response(error, scope)
     if isinstance(error, Unauthenticated) and is_script(scope):
         response.headers.update(headers_of(response.status_code, is_page=True))

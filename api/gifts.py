@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 from api.asking import Asking, of_places
 from api.locators import places_of
@@ -11,12 +10,8 @@ from api.services import Backend
 from domain.errors import Forbidden
 from domain.labels import LABELS
 from domain.permissions import Action
-from domain.principals import Caller, Grant, Place, Role
+from domain.principals import ADMINISTRATORS, Caller, Grant, Place, Role
 from runtime.sql.grants import is_region
-
-POWERS: Final = frozenset({
-    Role.ADMINISTRATOR, Role.SYSTEM_ADMINISTRATOR, Role.SECURITY_ADMINISTRATOR, Role.AUDIT_ADMINISTRATOR,
-})  # fmt: skip
 
 
 async def check_gift(behind: Backend, who: Asking, given: Sequence[Grant]) -> None:
@@ -37,7 +32,7 @@ def check_powers(behind: Backend, who: Asking, roles: Sequence[Role]) -> None:
 
     Whoever sets a password may sign in with it.
     """
-    if POWERS.isdisjoint(roles):
+    if ADMINISTRATORS.isdisjoint(roles):
         return
     who.also(of_places([Place(behind.services.region_id)], LABELS["grants"]), Action.GRANT_MANAGE)
     if Role.ADMINISTRATOR in roles and not is_administrator(who.caller):

@@ -25,6 +25,7 @@ MAX_KEYS: Final = 10_000
 MAX_KEPT_BYTES: Final = 1 * 2**20
 MAX_KEY_CHARS: Final = 200
 _DURABLE_ELSEWHERE: Final = "/observations"
+_SHOWN_ONCE: Final = ("/second-factor", "/second-factor/confirm")  # secrets, kept nowhere in clear
 
 
 @dataclass(slots=True)
@@ -90,7 +91,7 @@ def _key_of(scope: Scope) -> str | None:
         scope["type"] != "http"
         or CALLER_KEY not in scope
         or scope["method"] != "POST"
-        or scope["path"].endswith(_DURABLE_ELSEWHERE)
+        or scope["path"].endswith((_DURABLE_ELSEWHERE, *_SHOWN_ONCE))
     ):
         return None
     return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"idempotency-key"), None)

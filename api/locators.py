@@ -22,7 +22,7 @@ from domain.ids import parse_hospital_id
 from domain.labels import LABELS, label_of
 from domain.permissions import Located
 from domain.principals import Place
-from runtime.sql import grants, locating
+from runtime.sql import grants, locating, watching
 
 Hospital = Annotated[str | None, Query()]
 Hospitals = Annotated[list[str] | None, Query()]
@@ -214,6 +214,15 @@ async def of_user(name: str, behind: Behind) -> Target:
     """Wherever a user was given something; who was given nothing belongs to the region."""
     places = await behind.read(locating.user, behind.engine, name)
     return of_places(places or [Place(behind.services.region_id)], LABELS["users"], named=f"user {name!r}")
+
+
+async def of_session(session_id: str, behind: Behind) -> Target:
+    """Wherever its user was given something."""
+    unknown = f"session {session_id!r} is unknown"
+    row = await behind.read(watching.find_session, behind.engine, session_id)
+    if row is None:
+        raise NotFound(unknown)
+    return Target((await of_user(row["name"], behind)).records, unknown)
 
 
 async def of_grant(name: str, grant_id: int, behind: Behind) -> Target:

@@ -28,6 +28,7 @@ from api.routes import (
     readings,
     rejects,
     scenarios,
+    sessions,
     users,
 )
 
@@ -50,6 +51,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     users.router,
     grants.router,
     permissions.router,
+    sessions.router,
     me.router,
     hosts.router,
     operation.router,

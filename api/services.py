@@ -22,7 +22,8 @@ from api.lanes import Lanes
 from api.live.alarms import alarm_feed
 from api.live.feed import Feed
 from api.live.readings import WantedPool, reading_feed
-from api.sign_in import SignIn, SignInRules
+from api.second_factor_set_up import SecondFactorSetUp
+from api.sign_in import Secrets, SignIn, SignInRules
 from api.storage import Storage
 from api.telemetry import Telemetry
 from api.told import Told
@@ -40,6 +41,7 @@ from runtime.outbox_relay import OutboxRelay
 from runtime.password_hashes import PasswordHashes
 from runtime.reading_store import ReadingStore
 from runtime.rejects import RejectLog
+from runtime.second_factors import SecondFactors
 from runtime.sql.records import Author
 
 P = ParamSpec("P")
@@ -99,6 +101,7 @@ class Services:
     large_readings: LargeReadings
     log: LogReader
     passwords: PasswordHashes
+    second_factors: SecondFactors
     sign_in_rules: SignInRules
     accesses: AccessJournal
     over_tls: bool = False
@@ -133,13 +136,18 @@ class Backend:
     log_state: Told[LogState]
     sign_in: SignIn
     trail: AccessTrail
+    second_factor: SecondFactorSetUp
 
     @classmethod
     def over(cls, services: Services, telemetry: Telemetry) -> Self:
-        lanes = Lanes()
+        lanes, changed = Lanes(), partial(user_changed, services)
         sign_in = SignIn(
-            services.engine, services.passwords, lanes, services.clock, services.sign_in_rules,
-            partial(user_changed, services), services.first_password_file,
+            services.engine, Secrets(services.passwords, services.second_factors), lanes, services.clock,
+            services.sign_in_rules, changed, services.first_password_file,
+        )  # fmt: skip
+        second_factor = SecondFactorSetUp(
+            services.engine, sign_in, services.second_factors, lanes, services.clock, changed,
+            issuer=f"Vitalgrid {services.region_id}",
         )  # fmt: skip
         log_state = Told(services.clock, subjects.LOG_STATE, LogState)
         return cls(
@@ -148,6 +156,7 @@ class Backend:
             OutboxRelay(services.engine, services.bus, services.clock), Post(services.bus), Storage(services.clock),
             Doors(services.clock), log_state, sign_in,
             AccessTrail(services.accesses, services.bus, log_state.newest),
+            second_factor,
         )  # fmt: skip
 
     async def close(self) -> None:

@@ -21,16 +21,19 @@ from api.attempts import Attempts
 from api.lanes import Lanes
 from domain.errors import Forbidden, InvalidInput, SessionEnded, Unauthenticated, VitalgridError
 from domain.ports import Clock
-from domain.principals import Caller
+from domain.principals import Caller, Factor
 from runtime.password_hashes import PasswordHashes
 from runtime.password_policy import check_password, first_password
-from runtime.sql import sessions, users
+from runtime.second_factors import SecondFactors, Shown
+from runtime.sql import second_factors, sessions, users
 from runtime.sql.access import SERVICE_ACCESS_US, begin_service_access
 from runtime.sql.engine import reading
+from runtime.sql.lockout import LockRule
+from runtime.sql.proofs import Proof
 from runtime.sql.records import Author, Row
 from runtime.sql.sessions import NOT_LET_IN, NewSession, SessionRules
 from runtime.sql.tables import hospitals
-from runtime.sql.users import FIRST_USER, KEPT_PASSWORDS, NOT_CHANGED, LockRule, parse_user_name
+from runtime.sql.users import FIRST_USER, KEPT_PASSWORDS, NOT_CHANGED, parse_user_name
 
 logger = logging.getLogger(__name__)
 
@@ -55,28 +58,41 @@ class Issued:
     must_change: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """What passwords and codes are checked with."""
+
+    passwords: PasswordHashes
+    second_factors: SecondFactors
+
+
 class SignIn:
     """See module. `changed` is told the id of each user whose session or password is another one now."""
 
     def __init__(
-        self, engine: Engine, hashes: PasswordHashes, lanes: Lanes, clock: Clock, rules: SignInRules,
+        self, engine: Engine, secrets: Secrets, lanes: Lanes, clock: Clock, rules: SignInRules,
         changed: Callable[[str], Awaitable[None]], first_password_file: Path | None = None,
     ) -> None:  # fmt: skip
         self._engine = engine
-        self._hashes = hashes
+        self._hashes = secrets.passwords
+        self._factors = secrets.second_factors
         self._lanes = lanes
         self._clock = clock
         self._rules = rules
         self._changed = changed
         self._first_password_file = first_password_file
-        self._attempts = Attempts(clock)
+        self.attempts = Attempts(clock)
         self._one_note = asyncio.Lock()
         self._noting: set[asyncio.Task[None]] = set()
 
-    async def with_password(self, name: str, password: str, address: str) -> Issued:
-        """Begin the user's session, and end the one they had. Raises Unauthenticated, TooManyAttempts, Busy."""
+    async def with_password(self, name: str, password: str, address: str, code: str = "") -> Issued:
+        """Begin the user's session, and end the one they had. Raises Unauthenticated, TooManyAttempts, Busy.
+
+        `code`: a one-time or recovery code, of a user who has a second factor. Only when the password was right it is
+        told that one is missing (SecondFactorRequired) or wrong (SecondFactorWrong).
+        """
         self._lanes.hashing.check_room()
-        with self._attempts.one(address):
+        with self.attempts.one(address):
             user = await self._lanes.sql(self._find, name)
             if user is not None and not users.may_sign_in(user, self._clock.now_us()):
                 user = None  # while locked the right password takes no longer than a wrong one
@@ -84,7 +100,8 @@ class SignIn:
             if user is None:
                 raise Unauthenticated(NOT_LET_IN)
             await self.settled()  # so that guesses made at once are all counted before one of them lets somebody in
-            return await self._begin(user, user["password"], rehashed, address)
+            shown = await self._lanes.sql(self.shown, user["id"], code) if code else None
+            return await self._begin(user, user["password"], address, Proof(self._rules.lock, rehashed, shown))
 
     async def with_refresh(self, refresh_token: str, address: str) -> Issued:
         """New tokens for a session. Raises Unauthenticated, TooManyAttempts.
@@ -92,7 +109,7 @@ class SignIn:
         A token that came before ends the session (SessionEnded).
         """
         now_us, rules = self._clock.now_us(), self._rules.session
-        with self._attempts.one(address):
+        with self.attempts.one(address):
             try:
                 made = await self._lanes.sql(sessions.refresh_session, self._engine, refresh_token, now_us=now_us, rules=rules)
             except SessionEnded as ended:
@@ -104,13 +121,13 @@ class SignIn:
 
     async def with_service_token(self, name: str, token: str, address: str) -> Issued:
         """A token for an hour, for a service that shows its own. Raises Unauthenticated, TooManyAttempts."""
-        with self._attempts.one(address):
+        with self.attempts.one(address):
             access = await self._lanes.sql(begin_service_access, self._engine, name, token, now_us=self._clock.now_us())
         return Issued(access, SERVICE_ACCESS_US // 1_000_000)
 
     async def sign_out(self, token: str, address: str) -> None:
         """End the session with this access or refresh token, if there is one. Raises TooManyAttempts."""
-        with contextlib.suppress(Unauthenticated), self._attempts.one(address):
+        with contextlib.suppress(Unauthenticated), self.attempts.one(address):
             user_id = await self._lanes.sql(sessions.sign_out, self._engine, token, now_us=self._clock.now_us())
             if user_id is None:
                 raise Unauthenticated("the token opens no session")
@@ -122,8 +139,8 @@ class SignIn:
         Raises Forbidden when `present` is wrong (which counts as a failed sign-in), InvalidInput when the new one is
         not good enough or was in use before, TooManyAttempts, Busy.
         """
-        with self._attempts.one(address):  # kept too when the new password is refused: to estimate it costs work
-            user = await self._present(caller, present)
+        with self.attempts.one(address):  # kept too when the new password is refused: to estimate it costs work
+            user = await self.present(caller, present)
             stored = await self._stored(user, new)
             author = Author(user["name"], None, self._clock.now_us())
             await self._lanes.sql(
@@ -131,7 +148,13 @@ class SignIn:
             )
             await self._changed(user["id"])  # whatever comes now, the former session has ended
             self._forget_first_password(user["name"])
-            return await self._begin(user, stored, None, address)
+            proof = Proof(self._rules.lock, was_shown=Factor.TOTP in caller.factors)
+            return await self._begin(user, stored, address, proof)
+
+    @property
+    def lock(self) -> LockRule:
+        """When guessing ends."""
+        return self._rules.lock
 
     async def settled(self) -> None:
         """Wait until each failure that was answered is counted."""
@@ -142,8 +165,8 @@ class SignIn:
         password = first_password()
         return password, await self._lanes.hashing.run(self._hashes.make, password)
 
-    async def _present(self, caller: Caller, password: str) -> Row:
-        """The caller's own row, as `password` opens it. Raises Forbidden."""
+    async def present(self, caller: Caller, password: str) -> Row:
+        """The caller's own row, as `password` opens it. Raises Forbidden, and counts what is wrong; Busy."""
         await self.settled()
         user = await self._lanes.sql(self._find, caller.principal.name)
         is_theirs = user is not None and user["id"] == caller.principal.id  # a token has none, whatever its name
@@ -155,6 +178,11 @@ class SignIn:
             raise Forbidden("the present password is another one") from None
         await self.settled()  # guesses made at once are all counted before one of them changes anything
         return user
+
+    def shown(self, user_id: str, code: str) -> Shown:
+        """What a code shows of a user. Blocks: it reads the database and a key."""
+        row = second_factors.find(self._engine, user_id)
+        return Shown() if row is None else self._factors.shown(user_id, row["seed"], code, self._clock.now_us())
 
     async def _stored(self, user: Row, new: str) -> str:
         """What is stored of a new password. Raises InvalidInput, Busy."""
@@ -207,10 +235,10 @@ class SignIn:
             raise InvalidInput(f"the password is one of the last {KEPT_PASSWORDS} of this user: take a new one")
         return self._hashes.make(password)
 
-    async def _begin(self, user: Row, checked: str, rehashed: str | None, address: str) -> Issued:
+    async def _begin(self, user: Row, checked: str, address: str, proof: Proof) -> Issued:
         made = await self._lanes.sql(
-            sessions.begin_session, self._engine, user["id"], checked=checked, rehashed=rehashed, address=address,
-            now_us=self._clock.now_us(), rules=self._rules.session,
+            sessions.begin_session, self._engine, user["id"], checked=checked, address=address,
+            now_us=self._clock.now_us(), rules=self._rules.session, proof=proof,
         )  # fmt: skip
         await self._changed(user["id"])
         return self._issued(made)

@@ -18,7 +18,7 @@ from api.sign_in import SignInRules
 from cluster import limits
 from cluster.connection import Connection, first_password_file
 from cluster.doors_process import intake_limits
-from cluster.first_start import sealer_of
+from cluster.first_start import password_hashes, sealer_of
 from cluster.pki import API, listener_tls
 from cluster.processes import tell_ready, until_ended
 from cluster.sealing import file_seal
@@ -38,15 +38,15 @@ from runtime.lake import Lake
 from runtime.large_questions import LargeReadings
 from runtime.log import configure_logging
 from runtime.log_store import LogReader
-from runtime.password_hashes import PasswordHashes
 from runtime.priority import share_finely
 from runtime.reading_store import ReadingStore
+from runtime.second_factors import SecondFactors
 from runtime.settings import SecuritySettings, Settings, WebhookSettings
 from runtime.soft_keys import SoftKeys
 from runtime.sql.engine import open_engine
+from runtime.sql.lockout import LockRule
 from runtime.sql.patients import close_names, warm_names
 from runtime.sql.sessions import SessionRules
-from runtime.sql.users import LockRule
 from runtime.storage import of_stream
 from runtime.tasks import end
 from scenarios.launch import ScenarioRuns
@@ -55,6 +55,7 @@ logger = logging.getLogger(__name__)
 
 _API_SOURCE: Final = 2
 _ACCESSES: Final = "accesses/api.db"  # of this process alone; under the data folder
+_DAY_S: Final = 86_400
 
 
 async def main() -> None:
@@ -73,16 +74,16 @@ async def main() -> None:
     intake = StreamIntake(bus, identities, clock, source=_API_SOURCE, limits=intake_limits(settings.intake))
     await bus.core_subscribe(subjects.STORAGE, lambda payload, _subject: intake.heed(of_stream(payload)))
     rules = _sign_in_rules(settings.security)
-    callers = SqlCallers(engine, settings.region_id, clock, rules.session)
+    callers = SqlCallers(engine, settings.region_id, clock, rules.session, second_factor=settings.second_factor)
     await bus.core_subscribe(subjects.SESSIONS_CHANGED, lambda payload, _subject: callers.forget(payload.decode()))
-    tls = listener_tls(settings, API)
+    tls, keys = listener_tls(settings, API), SoftKeys(settings.keys_dir)
     accesses = await asyncio.to_thread(AccessJournal.open_or_anew, settings.data_dir / _ACCESSES, clock.now_us())
     services = Services(
         engine=engine, bus=bus, lake=lake, readings=ReadingStore(lake, bus, range(settings.shards)),
         large_readings=LargeReadings(bus), intake=intake, clock=clock, callers=callers,
         authoriser=CedarAuthoriser.of_package(clock),
         region_id=settings.region_id, shards=settings.shards, log=LogReader(settings.audit_dir),
-        passwords=PasswordHashes(SoftKeys(settings.keys_dir), iterations=settings.security.password_iterations),
+        passwords=password_hashes(keys, settings.security), second_factors=SecondFactors(keys),
         over_tls=tls is not None,
         sign_in_rules=rules, accesses=accesses, first_password_file=first_password_file(settings.data_dir),
         webhook=_webhook(settings.webhook),
@@ -124,7 +125,10 @@ async def _warm_names(engine: Engine) -> None:
 
 
 def _sign_in_rules(settings: SecuritySettings) -> SignInRules:
-    session = SessionRules(_us(settings.session_idle_s), _us(settings.session_lifetime_s))
+    session = SessionRules(
+        _us(settings.session_idle_s), _us(settings.session_lifetime_s), _us(settings.password_days * _DAY_S) or None,
+        _us(settings.given_password_days * _DAY_S),
+    )  # fmt: skip
     return SignInRules(session, LockRule(settings.lock_failures, _us(settings.lock_s)))
 
 

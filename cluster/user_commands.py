@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final
+from urllib.parse import quote
 
 import typer
 from rich.table import Table
@@ -29,15 +31,11 @@ Name = Annotated[str, typer.Argument(help="What the user signs in with, such as 
 
 @user.command("list")
 def list_users(token: Token = None, data_dir: DataDir = None) -> None:
-    """Each user: their state, their roles, when they signed in last."""
-    target = _target(token, data_dir)
-    table = Table("user", "state", "roles", "last sign-in")
-    path: str | None = "/users?limit=1000"
-    while path is not None:
-        page = _ask(target, "GET", path)
-        for row in page["items"]:
-            table.add_row(row["name"], _state(row), " ".join(row["roles"]) or "none", row["last_login"] or "never")
-        path = page["next"] and page["next"].removeprefix("/api/v1")
+    """Each user: their state, their roles, whether they have a second factor, when they signed in last."""
+    table = Table("user", "state", "roles", "second factor", "last sign-in")
+    for row in _items(_target(token, data_dir), "/users?limit=1000"):
+        roles, factor = " ".join(row["roles"]) or "none", "yes" if row["second_factor"] else "no"
+        table.add_row(row["name"], _state(row), roles, factor, row["last_login"] or "never")
     _console.print(table)
 
 
@@ -123,8 +121,44 @@ def enable(name: Name, token: Token = None, data_dir: DataDir = None) -> None:
     _show(_order(name, "enable", token, data_dir))
 
 
+@user.command("sessions")
+def list_sessions(token: Token = None, data_dir: DataDir = None) -> None:
+    """Who is signed in: since when, from where, by which proofs."""
+    table = Table("user", "since", "last seen", "ends", "address", "factors")
+    for row in _items(_target(token, data_dir), "/sessions?limit=1000"):
+        times = (row["since"], row["active"], row["ends"])
+        table.add_row(row["user"], *times, row["address"], " ".join(row["factors"]))
+    _console.print(table)
+
+
+@user.command("sign-out")
+def sign_out(name: Name, token: Token = None, data_dir: DataDir = None) -> None:
+    """End a user's session, with its live streams. They may sign in again: `disable` keeps them out."""
+    target = _target(token, data_dir)
+    found = list(_items(target, f"/sessions?user={quote(name.strip().lower())}"))
+    for row in found:
+        _ask(target, "DELETE", f"/sessions/{row['id']}")
+    _console.print(f"user {name}: {'signed out' if found else 'was not signed in'}", highlight=False)
+
+
+@user.command("reset-factor")
+def reset_factor(name: Name, token: Token = None, data_dir: DataDir = None) -> None:
+    """Take away the second factor of a user who lost it, recovery codes too. Ends their session; be sure who asks."""
+    _ask(_target(token, data_dir), "POST", f"/users/{name}/second-factor/reset")
+    _console.print(f"user {name}: has no second factor now, and signs in with the password alone", highlight=False)
+
+
 def _order(name: str, verb: str, token: str | None, data_dir: Path | None) -> dict[str, Any]:
     return _ask(_target(token, data_dir), "POST", f"/users/{name}/{verb}")
+
+
+def _items(target: Target, path: str) -> Iterator[dict[str, Any]]:
+    """All that a list holds, page by page."""
+    following: str | None = path
+    while following is not None:
+        page = _ask(target, "GET", following)
+        yield from page["items"]
+        following = page["next"] and page["next"].removeprefix("/api/v1")
 
 
 def _ask(target: Target, method: str, path: str, body: Any = None) -> dict[str, Any]:

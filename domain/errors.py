@@ -58,6 +58,24 @@ class SessionEnded(Unauthenticated):
         self.is_new = is_new
 
 
+class SecondFactorRequired(Unauthenticated):
+    """The password was right, and the user has a second factor, which was not shown."""
+
+    code = "second-factor-required"
+
+
+class SecondFactorWrong(Unauthenticated):
+    """The password was right, and what was shown as second factor is not, or was used before."""
+
+    code = "second-factor-wrong"
+
+
+class FirstPasswordExpired(Unauthenticated):
+    """A password that somebody else gave was right, and was not used for so long that it opens nothing any more."""
+
+    code = "first-password-expired"
+
+
 class Forbidden(VitalgridError):
     """A known caller asked for something that is not theirs."""
 
@@ -68,6 +86,12 @@ class PasswordChangeRequired(Forbidden):
     """The caller's password was given by somebody else: it has to be changed before anything else."""
 
     code = "password-change-required"
+
+
+class SecondFactorSetupRequired(Forbidden):
+    """The caller has to have a second factor: it has to be set up before anything else."""
+
+    code = "second-factor-setup-required"
 
 
 class Unavailable(VitalgridError):

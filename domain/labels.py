@@ -34,6 +34,8 @@ LABELS: Final[Mapping[str, Level]] = {
     "users": Level.RESTRICTED,
     "password_history": Level.STRICT,
     "sessions": Level.RESTRICTED,
+    "second_factors": Level.STRICT,
+    "recovery_codes": Level.STRICT,
     "ended_sessions": Level.RESTRICTED,
     "grants": Level.RESTRICTED,
     "tokens": Level.RESTRICTED,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Self
+from typing import Final, Self
 
 from domain.ids import parse_hospital_id, parse_token
 
@@ -89,6 +89,12 @@ class Role(StrEnum):
     AUDIT_ADMINISTRATOR = "audit-administrator"
 
 
+ADMINISTRATORS: Final = frozenset({
+    Role.ADMINISTRATOR, Role.SYSTEM_ADMINISTRATOR, Role.SECURITY_ADMINISTRATOR, Role.AUDIT_ADMINISTRATOR,
+})  # fmt: skip
+"""Whoever has one of these has power over others' accounts, the platform itself, or the record of both."""
+
+
 class Relation(StrEnum):
     """Which records of its place a grant reaches."""
 
@@ -119,6 +125,7 @@ class Must(StrEnum):
     """What a caller has to do first: until then nothing else is permitted."""
 
     PASSWORD_CHANGE = "password-change"  # noqa: S105 (the name of a duty)
+    SECOND_FACTOR = "second-factor"  # to set one up
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 from domain.errors import Unauthenticated, Unavailable
 from domain.ports import Clock
 from domain.principals import Caller, Factor, Grant, Kind, Must, Place, Principal, Role
+from runtime.security_profile import SecondFactorRule
 from runtime.sql.access import authenticate, service_of
 from runtime.sql.sessions import LiveSession, SessionRules, note_activity, session_of
 from runtime.tokens import Prefix, token_digest
@@ -43,12 +44,14 @@ class SqlCallers:
     """
 
     def __init__(
-        self, engine: Engine, region_id: str, clock: Clock, rules: SessionRules, now_s: Callable[[], float] = time.monotonic
-    ) -> None:
+        self, engine: Engine, region_id: str, clock: Clock, rules: SessionRules, now_s: Callable[[], float] = time.monotonic,
+        *, second_factor: SecondFactorRule = SecondFactorRule.NOBODY,
+    ) -> None:  # fmt: skip
         self._engine = engine
         self._region = Place(region_id)
         self._clock = clock
         self._rules = rules
+        self._second_factor = second_factor
         self._now_s = now_s
         self._kept: dict[str, _Kept] = {}  # by digest, the oldest first
         self._changes: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()  # of those that somebody waits for
@@ -109,7 +112,7 @@ class SqlCallers:
         at_s, now_us = self._now_s(), self._clock.now_us()
         if token.startswith(Prefix.SESSION):
             session = session_of(self._engine, token, now_us=now_us, rules=self._rules)
-            return _Kept(at_s, caller_of_session(session), session, session.changes_us)
+            return _Kept(at_s, caller_of_session(session, self._second_factor), session, session.changes_us)
         if token.startswith(Prefix.SERVICE):
             row = service_of(self._engine, token, now_us=now_us)
         else:
@@ -139,10 +142,17 @@ class SqlCallers:
         self._kept[digest] = kept
 
 
-def caller_of_session(session: LiveSession) -> Caller:
+def caller_of_session(session: LiveSession, second_factor: SecondFactorRule) -> Caller:
     """The user of a session, as they call."""
-    must = Must.PASSWORD_CHANGE if session.must_change else None
     return Caller(
-        Principal(Kind.USER, session.user_id, session.user_name), session.grants, session.id, must,
-        frozenset({Factor.PASSWORD}), session.patient_key, session.treats,
+        Principal(Kind.USER, session.user_id, session.user_name), session.grants, session.id, _must(session, second_factor),
+        session.factors, session.patient_key, session.treats,
     )  # fmt: skip
+
+
+def _must(session: LiveSession, second_factor: SecondFactorRule) -> Must | None:
+    """One duty after the other. Who has a second factor showed it when they signed in, so who did not has none."""
+    if session.must_change:
+        return Must.PASSWORD_CHANGE
+    is_needed = second_factor.is_for({grant.role for grant in session.grants})
+    return Must.SECOND_FACTOR if is_needed and Factor.TOTP not in session.factors else None

@@ -37,6 +37,7 @@ def check_password(password: str, *, user_name: str, also: Iterable[str] = ()) -
             f"the password has {len(password)} characters: expected {MIN_PASSWORD_CHARS} to {MAX_PASSWORD_CHARS}"
         )
     # what begins a password is judged alone, which the rest only makes harder to guess, and words are cut as it is
+    # (of a later part alone the end of a long known name would pass)
     known = [word.lower()[:_LOOKED_AT_CHARS] for word in (user_name, *_words(), *also)]
     found = zxcvbn(password[:_LOOKED_AT_CHARS], user_inputs=known)
     if found["score"] < _LEAST_SCORE:

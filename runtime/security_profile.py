@@ -2,7 +2,7 @@
 
 `dev`: for one machine. API and doors answer on loopback only, and may speak without TLS there.
 `standard`: API and doors speak TLS, with certificates that are given or else the platform's own (`cluster.pki`), and may
-answer other machines. Stored passwords are as slow to try as is asked today.
+answer other machines. Stored passwords are as slow to try as is asked today, and administrators have a second factor.
 
 `cn`: as `standard`, with data at rest sealed under national cryptography: files of the lake and snapshots with SM4-GCM,
 passwords hashed with PBKDF2 over HMAC-SM3. nats-server's store is encrypted too, which it can with AES only.
@@ -13,8 +13,11 @@ Called *security* profile, because a profile alone is a topology here (`docs/cla
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Collection
 from enum import StrEnum
 from typing import Final
+
+from domain.principals import ADMINISTRATORS, Role
 
 LEAST_ITERATIONS: Final = 600_000  # as OWASP's password storage cheat sheet asks of PBKDF2 with a hash of 256 bits
 
@@ -23,6 +26,48 @@ class SecurityProfile(StrEnum):
     DEV = "dev"
     STANDARD = "standard"
     CN = "cn"
+
+
+class SecondFactorRule(StrEnum):
+    """Which users have to have a second factor, the laxest first."""
+
+    NOBODY = "nobody"
+    ADMINISTRATORS = "administrators"
+    EVERYBODY = "everybody"
+
+    def is_for(self, roles: Collection[Role]) -> bool:
+        """Whether a user with these roles has to have one."""
+        return self is SecondFactorRule.EVERYBODY or (
+            self is SecondFactorRule.ADMINISTRATORS and not ADMINISTRATORS.isdisjoint(roles)
+        )
+
+
+class PasswordScheme(StrEnum):
+    """How a password is made slow to try."""
+
+    PBKDF2_SM3 = "pbkdf2-sm3"
+    ARGON2ID = "argon2id"
+
+
+def least_second_factor(profile: SecurityProfile) -> SecondFactorRule:
+    """Who has to have a second factor at least."""
+    return SecondFactorRule.NOBODY if profile is SecurityProfile.DEV else SecondFactorRule.ADMINISTRATORS
+
+
+def too_lax_accounts(
+    profile: SecurityProfile, second_factor: SecondFactorRule | None, password_scheme: PasswordScheme
+) -> list[str]:
+    """As `contradictions`, of what the profile says of users. `second_factor` None: as the profile wants it."""
+    found, least = [], least_second_factor(profile)
+    order = list(SecondFactorRule)
+    if second_factor is not None and order.index(second_factor) < order.index(least):
+        found.append(f"security.second_factor is {second_factor}: security profile {profile} expects {least}, or more of them")
+    if profile is SecurityProfile.CN and password_scheme is PasswordScheme.ARGON2ID:
+        found.append(
+            f"security.password_scheme is {password_scheme}: security profile {profile} expects national cryptography, "
+            f"{PasswordScheme.PBKDF2_SM3}"
+        )
+    return found
 
 
 def contradictions(

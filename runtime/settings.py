@@ -14,7 +14,14 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from domain.errors import InvalidInput
 from domain.signed_notes import COSIGNATURE, PublicKey
-from runtime.security_profile import SecurityProfile, contradictions
+from runtime.security_profile import (
+    PasswordScheme,
+    SecondFactorRule,
+    SecurityProfile,
+    contradictions,
+    least_second_factor,
+    too_lax_accounts,
+)
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:*-]{1,253}$")]
@@ -204,6 +211,25 @@ class SecuritySettings(BaseModel):
         le=100_000_000,
         description="PBKDF2-SM3 iterations of a stored password; `standard` wants 600,000 or more. Others are made anew at sign-in.",
     )
+    password_scheme: PasswordScheme = Field(
+        PasswordScheme.PBKDF2_SM3,
+        description="How stored passwords are derived; those of another scheme are made anew at sign-in. `argon2id` (64 MiB, "
+        "3 passes) costs a guesser memory too, and is no national cryptography.",
+    )
+    password_days: int = Field(
+        0, ge=0, le=3650, description="Age in days after which a password has to be changed; 0: it need not for its age."
+    )
+    given_password_days: float = Field(
+        7.0,
+        gt=0,
+        le=365,
+        description="Days within which a password that somebody else gave has to be changed, or it opens nothing.",
+    )
+    second_factor: SecondFactorRule | None = Field(
+        None,
+        description="Who has to have a second factor: `nobody`, `administrators`, `everybody`. None: as the profile wants, "
+        "in `dev` nobody, in `standard` administrators.",
+    )
     session_idle_s: float = Field(
         900.0, ge=30, description="Time without anything done after which a user has to sign in again."
     )
@@ -262,12 +288,18 @@ class Settings(BaseSettings):
             self.security.profile, api_host=self.api.host, doors_host=self.doors.host,
             password_iterations=self.security.password_iterations, seal_files=self.security.seal_files,
         )  # fmt: skip
+        found += too_lax_accounts(self.security.profile, self.security.second_factor, self.security.password_scheme)
         for key, given in (("api", self.api), ("doors", self.doors)):
             if (given.tls_cert_file is None) != (given.tls_key_file is None):
                 found.append(f"{key}.tls_cert_file and {key}.tls_key_file belong together: one of them is missing")
         if found:
             raise ValueError("; ".join(found))
         return self
+
+    @property
+    def second_factor(self) -> SecondFactorRule:
+        """Who has to have a second factor, as it is in force."""
+        return self.security.second_factor or least_second_factor(self.security.profile)
 
     @property
     def lake_dir(self) -> Path:

@@ -69,7 +69,10 @@ class SoftKeys:
     def unwrap(self, name: str, wrapped: bytes, bound_to: bytes) -> bytes:
         front, nonce, sealed = _parts(wrapped)
         version = int.from_bytes(front, "big")
-        if version not in self._numbers(name):
+        numbers = self._numbers(name)
+        if not numbers:  # else a lost folder would be told as damaged content
+            raise KeyMissing(f"no version of key {name} is in {self._folder}")
+        if version not in numbers:
             raise IntegrityViolation(f"wrapped content names version {version} of key {name}, which never was")
         _, secret = self._secret(name, version, KeyKind.WRAP)
         return sm4_gcm_open(secret, nonce, sealed, _bound(name, front, bound_to))

@@ -15,7 +15,7 @@ from api.errors import headers_of, problem_type
 from api.forms import MEDIA_TYPE, address_of, form_of
 from api.services import Backend, Behind
 from api.sign_in import Issued
-from domain.errors import Busy, InvalidInput, SessionEnded, TooManyAttempts, Unauthenticated, VitalgridError
+from domain.errors import Busy, InvalidInput, TooManyAttempts, Unauthenticated, VitalgridError
 
 router = APIRouter(prefix="/oauth", tags=["sign-in"])
 _NO_STORE: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
@@ -44,10 +44,13 @@ class _OauthError(Exception):
 
 @router.post(
     "/token", response_class=JSONResponse, responses=_ANSWERS,
-    openapi_extra=_form({"grant_type": "password", "username": "li.na", "password": "…"}, ["grant_type"]),
+    openapi_extra=_form({"grant_type": "password", "username": "li.na", "password": "…", "totp": "123456"}, ["grant_type"]),
 )  # fmt: skip
 async def token(request: Request, behind: Behind) -> Response:
     """Sign in: `grant_type` is `password` (with `username` and `password`), `refresh_token`, or `client_credentials`.
+
+    Who has a second factor sends `totp` too, a one-time code or a recovery code; without, and only when the password was
+    right, the error's `code` is `second-factor-required`, with a wrong or used one `second-factor-wrong`.
 
     Signing in ends the user's former session. A refresh token is good once. Services give their name and token as
     `client_id` and `client_secret`, or as Basic, and get a token for an hour.
@@ -84,7 +87,7 @@ async def _issue(fields: dict[str, str], request: Request, behind: Backend) -> I
     match _field(fields, "grant_type"):
         case "password":
             name, password = _field(fields, "username"), _field(fields, "password")
-            return await behind.sign_in.with_password(name, password, address_of(request))
+            return await behind.sign_in.with_password(name, password, address_of(request), fields.get("totp", ""))
         case "refresh_token":
             return await behind.sign_in.with_refresh(_field(fields, "refresh_token"), address_of(request))
         case "client_credentials":
@@ -131,7 +134,7 @@ def _of_ours(error: VitalgridError) -> Response:
         case InvalidInput():
             return _refusal(400, "invalid_request", str(error))
         case Unauthenticated():
-            why = {"code": error.code} if isinstance(error, SessionEnded) else {}
+            why = {} if error.code == Unauthenticated.code else {"code": error.code}
             return _refusal(400, "invalid_grant", str(error), **why)
         case _:
             return _refusal(problem_type(type(error)).status, "temporarily_unavailable", str(error))

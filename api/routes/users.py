@@ -15,11 +15,11 @@ from api.permissions import may, may_list, may_where_body_says
 from api.schemas.users import FirstPassword, UserIn, UserOut
 from api.services import Backend, Behind
 from api.times import In
-from domain.errors import Conflict, InvalidInput, NotFound
+from domain.errors import Conflict, Forbidden, InvalidInput, NotFound
 from domain.labels import LABELS
 from domain.permissions import Action
 from domain.principals import Place
-from runtime.sql import users
+from runtime.sql import second_factors, users
 from runtime.sql.records import Row
 
 router = APIRouter(prefix="/users", tags=["users"])
@@ -67,16 +67,30 @@ async def show_user(_who: UserRead, name: str, behind: Behind, zone: In) -> User
     return UserOut.of(await _user(behind, name), zone, behind.services.clock.now_us())
 
 
-@router.post("/{name}/reset", responses=problems(NotFound))
+@router.post("/{name}/reset", responses=problems(Forbidden, NotFound))
 async def reset_password(who: UserManage, name: str, behind: Behind, response: Response) -> FirstPassword:
-    """Give the user a new first password, in the answer this once. Ends their session and any lock."""
+    """Give the user a new first password, in the answer this once. Ends their session and any lock.
+
+    Nobody does so for themselves: a session somebody left open must not be enough to take the account over.
+    """
     await _managed(behind, who, name)  # before a password is hashed for nobody
+    if name == who.caller.principal.name:
+        raise Forbidden("nobody resets their own password so: change it (POST /api/v1/me/password)")
     password, stored = await behind.sign_in.first_password()
     author = behind.author(who)
     row = await behind.write(users.set_password, behind.engine, author, name, stored, must_change=True)
     await behind.user_changed(row["id"])
     response.headers["Cache-Control"] = "no-store"
     return FirstPassword(name=name, first_password=password)
+
+
+@router.post("/{name}/second-factor/reset", status_code=204, responses=problems(Conflict, Forbidden, NotFound))
+async def reset_second_factor(who: UserManage, name: str, behind: Behind) -> None:
+    """Take away the second factor of somebody who lost it, which ends their session. Nobody does so for themselves."""
+    await _managed(behind, who, name)
+    if name == who.caller.principal.name:
+        raise Forbidden("nobody takes away their own second factor so: show it (POST /api/v1/me/second-factor/remove)")
+    await behind.user_changed(await behind.write(second_factors.reset, behind.engine, behind.author(who), name))
 
 
 @router.post("/{name}/unlock", responses=problems(NotFound))

@@ -7,6 +7,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.rights import Right
+from api.second_factor_set_up import FactorState
 from api.sign_in import Issued
 from api.times import Rfc3339, Zone, maybe_instant
 from domain.permissions import Action, Purpose
@@ -47,6 +48,7 @@ class UserOut(BaseModel):
     status: UserStatus
     roles: list[Role]
     must_change: bool = Field(description="The password was given by somebody else, and opens nothing until it is changed.")
+    second_factor: bool = Field(description="One is set up, and needed at sign-in.")
     locked_until: str | None = Field(description="Too many sign-ins failed.")
     created: str
     password_changed: str
@@ -57,6 +59,7 @@ class UserOut(BaseModel):
         locked_us = row["locked_until_us"]
         return cls(
             name=row["name"], id=row["id"], status=row["status"], roles=row["roles"], must_change=row["must_change"],
+            second_factor=row["second_factor"],
             locked_until=zone.text(locked_us) if locked_us is not None and locked_us > now_us else None,
             created=zone.text(row["created_us"]), password_changed=zone.text(row["password_changed_us"]),
             last_login=zone.maybe(row["last_login_us"]),
@@ -137,6 +140,62 @@ class PermissionsOut(BaseModel):
         return cls(name=caller.principal.name, factors=sorted(caller.factors), grants=shown)
 
 
+class SessionShown(BaseModel):
+    """A user who is signed in."""
+
+    id: str
+    user: str
+    since: str
+    active: str = Field(description="When the user was last seen to do something; up to a thirtieth of the idle time ago.")
+    ends: str = Field(description="Whatever is done.")
+    address: str = Field(description="As the socket told at sign-in: a proxy's, behind one.")
+    factors: list[Factor]
+
+    @classmethod
+    def of(cls, row: dict[str, Any], zone: Zone) -> Self:
+        times = {"since": row["begun_us"], "active": row["active_us"], "ends": row["ends_us"]}
+        return cls(
+            id=row["id"], user=row["name"], address=row["address"], factors=row["factors"].split(),
+            **{name: zone.text(at_us) for name, at_us in times.items()},
+        )  # fmt: skip
+
+
+class SecondFactorOut(BaseModel):
+    since: str | None = Field(description="Null: there is none.")
+    recovery_codes_left: int
+
+    @classmethod
+    def of(cls, state: FactorState, zone: Zone) -> Self:
+        return cls(since=zone.maybe(state.since_us), recovery_codes_left=state.recovery_codes_left)
+
+
+class PresentIn(BaseModel):
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"present": "…"}]})
+    present: str = Field(description="The password.")
+
+
+class CodeIn(BaseModel):
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"code": "123456"}]})
+    code: str = Field(max_length=64)
+
+
+class RemovalIn(BaseModel):
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"present": "…", "code": "123456"}]})
+    present: str = Field(description="The password.")
+    code: str = Field(max_length=64, description="A one-time code, or a recovery code.")
+
+
+class SecretOut(BaseModel):
+    """For an authenticator app (RFC 6238: SHA-1, six digits, 30 s)."""
+
+    secret: str = Field(description="Base32. Shown this once.")
+    uri: str = Field(description="otpauth://, as a QR code holds it.")
+
+
+class RecoveryCodes(BaseModel):
+    recovery_codes: list[str] = Field(description="Shown this once; each is good once.")
+
+
 class MeOut(BaseModel):
     """Who is asking, and what they were given."""
 
@@ -147,9 +206,11 @@ class MeOut(BaseModel):
     patient_key: str | None = Field(description="Of a patient's own account.")
     session: str | None = Field(description="Id of the session; null for a token.")
     must: Must | None = Field(description="What has to be done before anything else is permitted.")
+    second_factor: SecondFactorOut | None = Field(description="Of a user.")
+    signed_in: SessionShown | None = Field(description="The session.")
 
     @classmethod
-    def of(cls, caller: Caller) -> Self:
+    def of(cls, caller: Caller, second_factor: SecondFactorOut | None = None, signed_in: SessionShown | None = None) -> Self:
         principal = caller.principal
         given = [
             GrantOut(role=grant.role, place=str(grant.place), relation=grant.relation, until_us=grant.until_us)
@@ -157,7 +218,7 @@ class MeOut(BaseModel):
         ]
         return cls(
             kind=principal.kind, id=principal.id, name=principal.name, grants=given, patient_key=caller.patient_key,
-            session=caller.session_id, must=caller.must,
+            session=caller.session_id, must=caller.must, second_factor=second_factor, signed_in=signed_in,
         )  # fmt: skip
 
 

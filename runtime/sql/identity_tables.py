@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Integer, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Integer, LargeBinary, String, Table, Text
 
 from runtime.sql.schema import Id, metadata, time_column
 
@@ -38,7 +38,25 @@ sessions: Final = Table(
     Column("access_digest", String(64), nullable=False, unique=True),
     Column("refresh_digest", String(64), nullable=False, unique=True),
     Column("address", String(64), nullable=False),
+    Column("factors", String(64), nullable=False, default="password", server_default="password"),  # domain.principals.Factor
     time_column("begun_us"), time_column("active_us"), time_column("ends_us"),
+)  # fmt: skip
+
+# Seeds of one-time codes. One that is not confirmed opens nothing, and may be replaced by another.
+second_factors: Final = Table(
+    "second_factors", metadata,
+    Column("user_id", ForeignKey("users.id"), primary_key=True),
+    Column("seed", LargeBinary, nullable=False),  # sealed: runtime.second_factors
+    time_column("made_us"), time_column("confirmed_us", nullable=True),
+    Column("last_step", BigInteger, nullable=False, default=0, server_default="0"),  # codes of this step and before are used
+)  # fmt: skip
+
+# Each stands in for one code, once.
+recovery_codes: Final = Table(
+    "recovery_codes", metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("user_id", ForeignKey("users.id"), nullable=False, index=True),
+    time_column("used_us", nullable=True),
 )  # fmt: skip
 
 # Tokens that were good, for a day: their holder is told why they are not any more.

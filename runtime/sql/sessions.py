@@ -16,11 +16,13 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 
-from domain.errors import SessionEnded, Unauthenticated, Unavailable
-from domain.principals import Grant
+from domain.errors import FirstPasswordExpired, SessionEnded, Unauthenticated, Unavailable
+from domain.principals import Factor, Grant
 from runtime.sql.engine import reading, writing
 from runtime.sql.grants import grants_of, next_change_us, treated_by
 from runtime.sql.identity_tables import ended_sessions, sessions, users
+from runtime.sql.lockout import UNLOCKED, is_locked
+from runtime.sql.proofs import Proof, factors_shown
 from runtime.sql.records import Author, Row, log_write
 from runtime.tokens import Prefix, new_token, token_digest
 
@@ -39,6 +41,8 @@ class Ended(StrEnum):
     SIGNED_OUT = "signed-out"
     PASSWORD_CHANGED = "password-changed"  # noqa: S105 (the name of a reason)
     DISABLED = "disabled"
+    ENDED = "ended"
+    FACTOR_RESET = "second-factor-reset"
     REFRESHED = "refreshed"
     REFRESH_REUSED = "refresh-reused"
 
@@ -50,6 +54,8 @@ _SAYS: Final[Mapping[Ended, str]] = {
     Ended.SIGNED_OUT: "the user signed out",
     Ended.PASSWORD_CHANGED: "the password was changed: sign in with the new one",
     Ended.DISABLED: "the user was disabled",
+    Ended.ENDED: "an administrator ended the session",
+    Ended.FACTOR_RESET: "an administrator took the second factor away: sign in, and set up another one",
     Ended.REFRESHED: "the token was replaced by a newer one of the same session",
     Ended.REFRESH_REUSED: "a refresh token was used twice, so somebody else may have it: sign in again",
 }
@@ -62,15 +68,30 @@ def says_why(code: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SessionRules:
-    """`idle_us`: longest time between two things that a user does; `lifetime_us`: longest time of a session."""
+    """`idle_us`: longest time between two things that a user does; `lifetime_us`: longest time of a session.
+
+    `password_us`: after how long a password has to be changed; None: never. A password that somebody else gave opens
+    nothing any more when it was not changed within `given_us`.
+    """
 
     idle_us: int
     lifetime_us: int
+    password_us: int | None = None
+    given_us: int = 7 * 86_400_000_000
 
     @property
     def note_us(self) -> int:
         """How old the noted activity may get: a session may be taken for idle so much too early."""
         return self.idle_us // 30
+
+    def old_at_us(self, user: Mapping[str, Any]) -> int | None:
+        """When the password of this row of `users` has to be changed for its age."""
+        return None if self.password_us is None else int(user["password_changed_us"]) + self.password_us
+
+    def must_change(self, user: Mapping[str, Any], now_us: int) -> bool:
+        """Whether the user has to change the password now, because somebody else gave it or it is old."""
+        old_at_us = self.old_at_us(user)
+        return bool(user["must_change"]) or (old_at_us is not None and now_us >= old_at_us)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +113,7 @@ class LiveSession:
     user_id: str
     user_name: str
     must_change: bool
+    factors: frozenset[Factor]
     grants: tuple[Grant, ...]
     treats: frozenset[str]
     patient_key: str | None
@@ -109,28 +131,38 @@ class LiveSession:
 
 
 def begin_session(
-    engine: Engine, user_id: str, *, checked: str, rehashed: str | None, address: str, now_us: int, rules: SessionRules
-) -> NewSession:
+    engine: Engine, user_id: str, *, checked: str, address: str, now_us: int, rules: SessionRules,
+    proof: Proof | None = None,
+) -> NewSession:  # fmt: skip
     """Begin the session of a user whose stored password `checked` was right, and end the one they have.
 
-    Raises Unauthenticated when the user may not sign in: locked, disabled, or with another password since it was checked.
-    `rehashed` takes the place of the stored password.
+    Raises Unauthenticated when the user may not sign in: locked, disabled, or with another password since it was checked;
+    FirstPasswordExpired, SecondFactorRequired, SecondFactorWrong.
     """
     with writing(engine) as connection:
-        user = connection.execute(select(users).where(users.c.id == user_id).with_for_update()).mappings().one()
-        is_locked = user["locked_until_us"] is not None and now_us < user["locked_until_us"]
-        if is_locked or user["status"] != "active" or user["password"] != checked:
+        user = dict(connection.execute(select(users).where(users.c.id == user_id).with_for_update()).mappings().one())
+        if is_locked(user, now_us) or user["status"] != "active" or user["password"] != checked:
             raise Unauthenticated(NOT_LET_IN)
-        end_session(connection, user_id, Ended.SUPERSEDED, now_us)
-        _forget_old(connection, now_us, rules)
-        values = {"failures": 0, "failing_since_us": None, "locked_until_us": None, "last_login_us": now_us}
-        connection.execute(update(users).where(users.c.id == user_id).values(**values, password=rehashed or checked))
-        session_id = f"e-{secrets.token_hex(8)}"
-        made, digests = _new_tokens(user_id, now_us + rules.lifetime_us, must_change=user["must_change"])
-        row = {"user_id": user_id, "id": session_id, "address": address, "begun_us": now_us, "active_us": now_us}
-        connection.execute(insert(sessions).values(**row, **digests, ends_us=made.ends_us))
-        log_write(connection, Author(user["name"], None, now_us), "session.begin", session_id, {"address": address})
-        return made
+        if user["must_change"] and now_us - user["password_changed_us"] >= rules.given_us:
+            raise FirstPasswordExpired("the password was given too long ago and never used: have another one given")
+        factors, refusal = factors_shown(connection, user, proof, now_us)
+        if refusal is None:
+            values = UNLOCKED | {"last_login_us": now_us, "password": (proof and proof.rehashed) or checked}
+            connection.execute(update(users).where(users.c.id == user_id).values(values))
+            return _begun(connection, user, factors, address, now_us, rules)
+    raise refusal  # behind the transaction: that it failed is counted there
+
+
+def _begun(connection: Connection, user: Row, factors: str, address: str, now_us: int, rules: SessionRules) -> NewSession:
+    end_session(connection, user["id"], Ended.SUPERSEDED, now_us)
+    _forget_old(connection, now_us, rules)
+    session_id = f"e-{secrets.token_hex(8)}"
+    made, digests = _new_tokens(user["id"], now_us + rules.lifetime_us, must_change=rules.must_change(user, now_us))
+    row = {"user_id": user["id"], "id": session_id, "address": address, "begun_us": now_us, "active_us": now_us}
+    connection.execute(insert(sessions).values(**row, **digests, factors=factors, ends_us=made.ends_us))
+    detail = {"address": address, "factors": factors}
+    log_write(connection, Author(user["name"], None, now_us), "session.begin", session_id, detail)
+    return made
 
 
 def session_of(engine: Engine, access_token: str, *, now_us: int, rules: SessionRules) -> LiveSession:
@@ -140,7 +172,7 @@ def session_of(engine: Engine, access_token: str, *, now_us: int, rules: Session
         row = _joined(connection, sessions.c.access_digest == digest)
         if row is None:
             raise _refusal(connection, ended_sessions.c.access_digest == digest)
-        live = _live(connection, row, now_us)
+        live = _live(connection, row, now_us, rules)
     why = live.why_ended(now_us, rules)
     if why is None:
         return live
@@ -171,9 +203,9 @@ def refresh_session(engine: Engine, refresh_token: str, *, now_us: int, rules: S
     with writing(engine) as connection:
         row = _joined(connection, sessions.c.refresh_digest == digest)
         if row is not None:
-            why = _live(connection, row, now_us).why_ended(now_us, rules)
+            why = _live(connection, row, now_us, rules).why_ended(now_us, rules)
             if why is None:
-                return _refreshed(connection, row, now_us)
+                return _refreshed(connection, row, now_us, rules)
             end_session(connection, row["user_id"], why, now_us)
             refusal: Unauthenticated = SessionEnded(why, _SAYS[why], row["user_id"], is_new=True)
         else:
@@ -219,7 +251,7 @@ def _is_of_live(connection: Connection, refresh_digest: str) -> bool:
 
 def _joined(connection: Connection, which: Any) -> Row | None:
     query = (
-        select(sessions, users.c.name, users.c.must_change, users.c.patient_key)
+        select(sessions, users.c.name, users.c.must_change, users.c.password_changed_us, users.c.patient_key)
         .join(users, users.c.id == sessions.c.user_id)
         .where(which)
     )
@@ -227,19 +259,25 @@ def _joined(connection: Connection, which: Any) -> Row | None:
     return None if row is None else dict(row)
 
 
-def _live(connection: Connection, row: Row, now_us: int) -> LiveSession:
-    names = ("id", "user_id", "must_change", "patient_key", "address", "begun_us", "active_us", "ends_us")
+def _live(connection: Connection, row: Row, now_us: int, rules: SessionRules) -> LiveSession:
+    names = ("id", "user_id", "patient_key", "address", "begun_us", "active_us", "ends_us")
     user_id = row["user_id"]
+    changes = (next_change_us(connection, user_id, now_us=now_us), rules.old_at_us(row))
     return LiveSession(
-        **{name: row[name] for name in names}, user_name=row["name"],
+        **{name: row[name] for name in names}, user_name=row["name"], factors=_factors(row["factors"]),
+        must_change=rules.must_change(row, now_us),
         grants=grants_of(connection, user_id, now_us=now_us), treats=treated_by(connection, user_id, now_us=now_us),
-        changes_us=next_change_us(connection, user_id, now_us=now_us),
+        changes_us=min((at_us for at_us in changes if at_us is not None and at_us > now_us), default=None),
     )  # fmt: skip
 
 
-def _refreshed(connection: Connection, row: Row, now_us: int) -> NewSession:
+def _factors(kept: str) -> frozenset[Factor]:
+    return frozenset(Factor(factor) for factor in kept.split())
+
+
+def _refreshed(connection: Connection, row: Row, now_us: int, rules: SessionRules) -> NewSession:
     _remember(connection, row, Ended.REFRESHED, now_us)
-    made, digests = _new_tokens(row["user_id"], row["ends_us"], must_change=row["must_change"])
+    made, digests = _new_tokens(row["user_id"], row["ends_us"], must_change=rules.must_change(row, now_us))
     connection.execute(update(sessions).where(sessions.c.user_id == row["user_id"]).values(digests))
     return made
 

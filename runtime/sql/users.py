@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import secrets
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
@@ -15,7 +14,8 @@ from domain.permissions import Reach
 from domain.principals import Caller, Factor, Grant, Kind, Place, Principal, Role
 from runtime.sql.engine import reading, writing
 from runtime.sql.grants import detail_of, grants_of, insert_grant, lasting_users, roles_of, treated_by
-from runtime.sql.identity_tables import password_history, users
+from runtime.sql.identity_tables import password_history, second_factors, users
+from runtime.sql.lockout import UNLOCKED, LockRule, count_failure, is_locked
 from runtime.sql.records import Author, Page, Row, log_write, one, page
 from runtime.sql.sessions import Ended, end_session
 from runtime.sql.tables import patients, tokens
@@ -28,20 +28,11 @@ _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{1,63}")
 _SHOWN: Final = (
     "id", "name", "status", "must_change", "password_changed_us", "failures", "locked_until_us", "created_us", "last_login_us",
 )  # fmt: skip
-_UNLOCKED: Final[dict[str, Any]] = {"failures": 0, "failing_since_us": None, "locked_until_us": None}
 
 
 class UserStatus(StrEnum):
     ACTIVE = "active"
     DISABLED = "disabled"
-
-
-@dataclass(frozen=True, slots=True)
-class LockRule:
-    """So many failures in a row, each within `lock_us` of the first, lock a user for `lock_us`."""
-
-    failures: int
-    lock_us: int
 
 
 def parse_user_name(text: str) -> str:
@@ -124,8 +115,7 @@ def find_for_sign_in(engine: Engine, name: str) -> Row | None:
 
 def may_sign_in(user: Row, now_us: int) -> bool:
     """Whether a user is neither disabled nor locked now."""
-    is_locked = user["locked_until_us"] is not None and now_us < user["locked_until_us"]
-    return user["status"] == UserStatus.ACTIVE and not is_locked
+    return user["status"] == UserStatus.ACTIVE and not is_locked(user, now_us)
 
 
 def kept_passwords(engine: Engine, user_id: str) -> list[str]:
@@ -153,7 +143,7 @@ def set_password(
         connection.execute(insert(password_history).values(user_id=user["id"], password=user["password"]))
         _forget_old(connection, user["id"])
         values = {"password": password, "must_change": must_change, "password_changed_us": author.now_us}
-        connection.execute(update(users).where(users.c.id == user["id"]).values(**values, **_UNLOCKED))
+        connection.execute(update(users).where(users.c.id == user["id"]).values(**values, **UNLOCKED))
         end_session(connection, user["id"], Ended.PASSWORD_CHANGED, author.now_us)
         log_write(connection, author, "user.password.reset" if must_change else "user.password.change", name)
         return _with_roles(connection, [_shown(connection, name)], author.now_us)[0]
@@ -181,23 +171,14 @@ def unlock_user(engine: Engine, author: Author, name: str) -> Row:
     """End a lock before its time. Raises NotFound."""
     with writing(engine) as connection:
         user = _with_roles(connection, [_shown(connection, name)], author.now_us)[0]
-        return _set(connection, author, user, "user.unlock", **_UNLOCKED)
+        return _set(connection, author, user, "user.unlock", **UNLOCKED)
 
 
 def note_failure(engine: Engine, user_id: str, rule: LockRule, *, now_us: int) -> None:
     """Count a failed sign-in, and lock the user when it is one too many. What fails while locked is not counted."""
     with writing(engine) as connection:
         user = one(connection, select(users).where(users.c.id == user_id).with_for_update(), f"user {user_id!r}")
-        if user["locked_until_us"] is not None and now_us < user["locked_until_us"]:
-            return
-        since_us, failures = user["failing_since_us"], user["failures"] + 1
-        if since_us is None or now_us - since_us >= rule.lock_us:
-            since_us, failures = now_us, 1
-        values: dict[str, Any] = {"failing_since_us": since_us, "failures": failures, "locked_until_us": None}
-        if failures >= rule.failures:
-            values = _UNLOCKED | {"locked_until_us": now_us + rule.lock_us}
-            log_write(connection, Author("vitalgrid", f"{failures} sign-ins failed", now_us), "user.lock", user["name"])
-        connection.execute(update(users).where(users.c.id == user_id).values(values))
+        count_failure(connection, user, rule, now_us)
 
 
 def _create(
@@ -227,8 +208,14 @@ def _shown(connection: Connection, name: str) -> Row:
 
 
 def _with_roles(connection: Connection, rows: list[Row], now_us: int) -> list[Row]:
-    roles = roles_of(connection, [row["id"] for row in rows], now_us=now_us)
-    return [row | {"roles": sorted(roles.get(row["id"], ()))} for row in rows]
+    ids = [row["id"] for row in rows]
+    roles, factors = roles_of(connection, ids, now_us=now_us), _with_second_factor(connection, ids)
+    return [row | {"roles": sorted(roles.get(row["id"], ())), "second_factor": row["id"] in factors} for row in rows]
+
+
+def _with_second_factor(connection: Connection, user_ids: list[str]) -> set[str]:
+    confirmed = second_factors.c.user_id.in_(user_ids) & second_factors.c.confirmed_us.is_not(None)
+    return set(connection.execute(select(second_factors.c.user_id).where(confirmed)).scalars())
 
 
 def _forget_old(connection: Connection, user_id: str) -> None:

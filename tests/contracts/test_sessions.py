@@ -9,16 +9,17 @@ from typing import NoReturn
 import pytest
 from sqlalchemy import Engine, select
 
-from domain.errors import Conflict, Forbidden, InvalidInput, NotFound, SessionEnded, Unauthenticated
+from domain.errors import Conflict, FirstPasswordExpired, Forbidden, InvalidInput, NotFound, SessionEnded, Unauthenticated
 from domain.principals import Grant, Place, Role
 from runtime.sealing import Sealer
 from runtime.sql import access, sessions, users
 from runtime.sql.engine import open_engine, reading
 from runtime.sql.identity_tables import ended_sessions, password_history
 from runtime.sql.identity_tables import sessions as session_table
+from runtime.sql.lockout import LockRule
 from runtime.sql.records import Row
 from runtime.sql.sessions import NewSession, SessionRules
-from runtime.sql.users import KEPT_PASSWORDS, LockRule
+from runtime.sql.users import KEPT_PASSWORDS
 from tests.sql_fixtures import ADA, ALL, MINUTE_US, NOW_US, count
 
 RULES = SessionRules(idle_us=15 * MINUTE_US, lifetime_us=720 * MINUTE_US)
@@ -33,9 +34,7 @@ def lina(engine: Engine) -> Row:
 
 
 def begin(engine: Engine, user: Row, now_us: int = NOW_US, checked: str = STORED) -> NewSession:
-    return sessions.begin_session(
-        engine, user["id"], checked=checked, rehashed=None, address="10.0.0.7", now_us=now_us, rules=RULES
-    )
+    return sessions.begin_session(engine, user["id"], checked=checked, address="10.0.0.7", now_us=now_us, rules=RULES)
 
 
 def why(engine: Engine, token: str, now_us: int = NOW_US) -> str:
@@ -315,9 +314,7 @@ def test_a_refresh_token_that_comes_twice_is_known_for_as_long_as_its_session_la
     long = SessionRules(idle_us=7 * day_us, lifetime_us=7 * day_us)
 
     def begin_long(user: Row, now_us: int) -> NewSession:
-        return sessions.begin_session(
-            engine, user["id"], checked=STORED, rehashed=None, address="10.0.0.7", now_us=now_us, rules=long
-        )
+        return sessions.begin_session(engine, user["id"], checked=STORED, address="10.0.0.7", now_us=now_us, rules=long)
 
     first = begin_long(lina, NOW_US)
     sessions.refresh_session(engine, first.refresh_token, now_us=NOW_US, rules=long)
@@ -339,3 +336,29 @@ def test_who_was_locked_or_disabled_meanwhile_changes_no_password(engine: Engine
     with pytest.raises(Forbidden):
         users.set_password(engine, ADA, "li.na", "another", must_change=False, instead_of=STORED)
     users.set_password(engine, ADA, "li.na", "another", must_change=True)  # an administrator may
+
+
+@pytest.mark.clause("7.2a")
+def test_a_password_has_to_be_changed_for_its_age_also_in_a_session_that_is_there(engine: Engine, lina: Row) -> None:
+    day_us = 86_400_000_000
+    users.set_password(engine, ADA, "li.na", "another", must_change=False)
+    rules = SessionRules(idle_us=2 * day_us, lifetime_us=2 * day_us, password_us=90 * day_us)
+    old_at_us = NOW_US + 90 * day_us
+
+    def begin_then(now_us: int) -> NewSession:
+        given = {"checked": "another", "address": "10.0.0.7", "now_us": now_us, "rules": rules}
+        return sessions.begin_session(engine, lina["id"], **given)
+
+    begun = begin_then(old_at_us - 1)
+    live = [sessions.session_of(engine, begun.access_token, now_us=at_us, rules=rules) for at_us in (old_at_us - 1, old_at_us)]
+    assert [(each.must_change, each.changes_us) for each in live] == [(False, old_at_us), (True, None)]
+    assert (begun.must_change, begin_then(old_at_us).must_change) == (False, True)
+
+
+@pytest.mark.clause("7.2a")
+def test_what_somebody_else_gave_opens_nothing_once_it_was_not_changed_in_time(engine: Engine, lina: Row) -> None:
+    assert begin(engine, lina, NOW_US + RULES.given_us - 1)
+    with pytest.raises(FirstPasswordExpired):
+        begin(engine, lina, NOW_US + RULES.given_us)
+    users.set_password(engine, ADA, "li.na", "another", must_change=False)
+    assert begin(engine, lina, NOW_US + RULES.given_us, checked="another")

@@ -17,12 +17,27 @@ from domain.errors import Conflict, InvalidInput, NotFound, Unauthenticated, Vit
 from domain.fleet_manifest import DeviceColumns, FleetManifest, FleetRegistered, HospitalManifest, PatientColumns, Tier
 from domain.messages import DeviceAssociated, DevicesRegistered, PatientAdmitted
 from domain.principals import Grant, Place, Role
-from runtime.sql import access, alarms, devices, grants, patients, places, presets, users
+from runtime.second_factors import Shown
+from runtime.sql import (
+    access,
+    alarms,
+    devices,
+    grants,
+    patients,
+    places,
+    presets,
+    second_factors,
+    sessions,
+    users,
+    watching,
+)
 from runtime.sql.devices import NewDevice
 from runtime.sql.engine import reading
 from runtime.sql.fleets import register_fleet
+from runtime.sql.lockout import LockRule
 from runtime.sql.patients import NewPatient, associate, correct_association, end_association, list_associations
 from runtime.sql.records import Author
+from runtime.sql.sessions import SessionRules
 from runtime.sql.tables import alarm_events, associations, beds, handles, hospitals, outbox, tokens, wards, write_log
 from runtime.sql.tables import alarms as alarm_table
 from runtime.sql.tables import devices as device_table
@@ -92,10 +107,25 @@ class Cast:
         self.grant = grants.list_grants(engine, "li.na")[0]["id"]
         grants.join_team(engine, ADA, self.patient, "li.na", None)
         users.create_user(engine, ADA, "wang.wei", "stored")
+        self.nurse, self.nurses_session = self._sign_in(engine, "li.na")  # whose second factor is proposed
+        self.other, self.others_session = self._sign_in(engine, "wang.wei")  # whose is confirmed
+        for user_id in (self.nurse, self.other):
+            second_factors.propose(engine, ADA, user_id, b"sealed")
+        self.confirm(engine, ADA, self.other, self.others_session)
         alarms.apply_alarm_events(engine, [(1, AlarmEvent(
             "e" * 32, "a" * 32, Phase.START, AlertType.PHYSIOLOGICAL, Priority.HIGH, "limit", 1,
             AlarmSubject(HOSPITAL, handle=self.worn), NOW_US, NOW_US, NOW_US, "HR 180",
         ))])  # fmt: skip
+
+    @staticmethod
+    def _sign_in(engine: Engine, name: str) -> tuple[str, str]:
+        user_id, rules = users.get_user(engine, name, now_us=NOW_US)["id"], SessionRules(HOUR_US, HOUR_US)
+        made = sessions.begin_session(engine, user_id, checked="stored", address="here", now_us=NOW_US, rules=rules)
+        return user_id, sessions.session_of(engine, made.access_token, now_us=NOW_US, rules=rules).id
+
+    @staticmethod
+    def confirm(engine: Engine, author: Author, user_id: str, session_id: str) -> None:
+        second_factors.confirm(engine, author, user_id, session_id, seed=b"sealed", step=1, recovery=[f"code of {user_id}"])
 
 
 def _fleet(hospital_id: str = OTHER, **more: Any) -> FleetManifest:
@@ -145,6 +175,11 @@ WRITES: dict[str, Write] = {
     "care team": lambda e, a, c: grants.join_team(e, a, c.patient, "wang.wei", None),
     "care team end": lambda e, a, c: grants.leave_team(e, a, c.patient, "li.na"),
     "user unlocked": lambda e, a, _: users.unlock_user(e, a, "li.na"),
+    "second factor": lambda e, a, c: second_factors.propose(e, a, c.nurse, b"another"),
+    "second factor confirmed": lambda e, a, c: c.confirm(e, a, c.nurse, c.nurses_session),
+    "second factor removed": lambda e, a, c: second_factors.remove(e, a, c.other, Shown(step=2), LockRule(5, HOUR_US)),
+    "second factor reset": lambda e, a, _: second_factors.reset(e, a, "wang.wei"),
+    "session ended": lambda e, a, c: watching.end_by_order(e, a, c.others_session),
     "resubmission": lambda e, a, _: access.record_resubmission(e, a, "reject-1", "3-77"),
     "fleet": lambda e, a, _: register_fleet(e, a, _fleet(), shards=SHARDS),
 }

@@ -180,6 +180,16 @@ def test_users_are_made_and_listed_from_the_command_line(own_platform: RunningPl
     assert (given.returncode, "capacity-planner" in given.stdout + given.stderr) == (0, True), given
     nowhere = vitalgrid_user("grant", "li.na", "nurse", "--at", "sz.h999/icu")
     assert (nowhere.returncode, "no place 'sz.h999/icu'" in nowhere.stderr) == (1, True), nowhere
+    none = vitalgrid_user("reset-factor", "li.na")
+    assert (none.returncode, "has no second factor" in none.stderr) == (1, True), none
+    form = {"grant_type": "password", "username": "li.na", "password": made.stdout.split()[-1]}
+    begun = httpx.post(f"{own_platform.connection.api_url}/oauth/token", data=form, trust_env=False, timeout=30)
+    assert "127.0.0.1" in vitalgrid_user("sessions").stdout
+    for says in ("signed out", "was not signed in"):
+        assert says in vitalgrid_user("sign-out", "li.na").stdout
+    bearer = {"Authorization": f"Bearer {begun.json()['access_token']}"}
+    told = httpx.get(f"{own_platform.connection.api_url}/api/v1/me", headers=bearer, trust_env=False)
+    assert (told.status_code, told.json()["code"]) == (401, "session-ended")
 
 
 def test_what_the_doors_count_reaches_prometheus(own_platform: RunningPlatform, monitor_token: str) -> None:

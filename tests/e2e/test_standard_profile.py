@@ -18,8 +18,10 @@ from typing import Any
 import httpx
 import paho.mqtt.client as mqtt
 import psutil
+import pyotp
 import pytest
 
+from cluster.connection import first_password_file
 from domain.bus_rights import OBSERVER
 from runtime.bus_access import BusCertificate
 from runtime.certificates import Authority
@@ -98,6 +100,34 @@ def test_a_reading_over_tls_is_answered_over_tls_and_its_alarm_streamed(platform
     wait_until(lambda: {row["metric"] for row in stored()} >= {"heart_rate", "nibp_sys"}, 20, stored)
     listener.join(20)
     assert raised
+
+
+@pytest.mark.clause("7.2a")
+def test_the_first_administrator_does_nothing_before_there_is_a_second_factor(platform: RunningPlatform) -> None:
+    given, new = first_password_file(platform.data_dir).read_text(), "kettle otter nine violins"
+    api = platform.connection.api_url
+    with httpx.Client(verify=Trust(ca_of(platform)).context(), trust_env=False, timeout=30) as http:
+
+        def sign_in(password: str, **more: str) -> httpx.Response:
+            form = {"grant_type": "password", "username": "administrator", "password": password} | more
+            return http.post(f"{api}/oauth/token", data=form)
+
+        def post(path: str, **body: str) -> dict[str, Any]:
+            answer = http.post(f"{api}/api/v1/me/{path}", json=body)
+            assert answer.status_code == 200, answer.text
+            return dict(answer.json())
+
+        http.headers["Authorization"] = f"Bearer {sign_in(given).json()['access_token']}"
+        http.headers["Authorization"] = f"Bearer {post('password', present=given, new=new)['access_token']}"
+        assert http.get(f"{api}/api/v1/hospitals").json()["code"] == "second-factor-setup-required"
+        secret = post("second-factor", present=new)["secret"]
+        codes = post("second-factor/confirm", code=pyotp.TOTP(secret).now())["recovery_codes"]
+        assert http.get(f"{api}/api/v1/hospitals").status_code == 200
+        assert sign_in(new).json()["code"] == "second-factor-required"
+        assert sign_in(new, totp=codes[0]).status_code == 200
+    for log in (platform.data_dir / "log").iterdir():
+        text = log.read_text(errors="replace")
+        assert [told for told in (secret, *codes) if told in text] == [], log
 
 
 def test_the_http_door_and_our_own_commands_speak_tls(platform: RunningPlatform, monitor_token: str) -> None:

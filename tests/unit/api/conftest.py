@@ -51,7 +51,7 @@ class NoBus:
 def services_of(**parts: Any) -> Services:
     """Services for routes that need only some parts; whatever touches a missing one fails loudly."""
     missing: Any = None
-    names = ("engine", "lake", "readings", "large_readings", "intake", "log", "passwords", "sign_in_rules")
+    names = ("engine", "lake", "readings", "large_readings", "intake", "log", "passwords", "second_factors", "sign_in_rules")
     defaults = dict.fromkeys(names, missing) | {"bus": NoBus(), "accesses": AccessJournal.open(IN_MEMORY)}
     callers = KnownCallers({TOKEN: ADMINISTRATOR, TOKEN_OF_NOBODY: NOBODY})
     defaults |= {"clock": ManualClock(), "callers": callers, "region_id": "sz", "shards": 4} | parts

@@ -19,10 +19,12 @@ from runtime.callers import SqlCallers
 from runtime.clock import ManualClock
 from runtime.keys import make_missing
 from runtime.password_hashes import PasswordHashes
+from runtime.second_factors import SecondFactors
+from runtime.security_profile import SecondFactorRule
 from runtime.soft_keys import SoftKeys
 from runtime.sql import users
+from runtime.sql.lockout import LockRule
 from runtime.sql.sessions import SessionRules
-from runtime.sql.users import LockRule
 from tests.sql_fixtures import ADA
 from tests.unit.api.conftest import client_of, services_of
 
@@ -39,12 +41,13 @@ class House:
     engine: Engine
     clock: ManualClock
     folder: Path
+    second_factor: SecondFactorRule = SecondFactorRule.NOBODY
     app: FastAPI = field(init=False)
     checks: list[bool] = field(default_factory=list)  # of each check of a password: was anything stored?
 
     def __post_init__(self) -> None:
         keys = SoftKeys(self.folder / "keys")
-        make_missing(keys, ["pepper"])
+        make_missing(keys, ["pepper", "totp"])
         self.hashes = PasswordHashes(keys, iterations=1_000)
         self._count_checks()
         stored = self.hashes.make(PASSWORD)
@@ -52,7 +55,8 @@ class House:
             users.create_user(self.engine, ADA, name, stored, *given)
             users.set_password(self.engine, ADA, name, stored, must_change=False)
         self.app = create_app(services_of(
-            engine=self.engine, clock=self.clock, callers=SqlCallers(self.engine, "sz", self.clock, RULES.session),
+            engine=self.engine, clock=self.clock, second_factors=SecondFactors(keys),
+            callers=SqlCallers(self.engine, "sz", self.clock, RULES.session, second_factor=self.second_factor),
             passwords=self.hashes, sign_in_rules=RULES, first_password_file=self.folder / "first-password",
         ), background=False)  # fmt: skip
 
@@ -75,9 +79,11 @@ class House:
 
 
 @contextlib.asynccontextmanager
-async def open_house(engine: Engine, clock: ManualClock, folder: Path) -> AsyncIterator[House]:
+async def open_house(
+    engine: Engine, clock: ManualClock, folder: Path, second_factor: SecondFactorRule = SecondFactorRule.NOBODY
+) -> AsyncIterator[House]:
     """A house whose application runs."""
-    made = House(engine, clock, folder)
+    made = House(engine, clock, folder, second_factor)
     async with made.app.router.lifespan_context(made.app):
         yield made
 
@@ -87,8 +93,8 @@ async def ask(house: House, path: str = "/oauth/token", **form: str) -> httpx.Re
         return await client.post(path, data=form)
 
 
-async def sign_in(house: House, name: str = "li.na", password: str = PASSWORD) -> dict[str, Any]:
-    answer = await ask(house, grant_type="password", username=name, password=password)
+async def sign_in(house: House, name: str = "li.na", password: str = PASSWORD, **more: str) -> dict[str, Any]:
+    answer = await ask(house, grant_type="password", username=name, password=password, **more)
     assert answer.status_code == 200, answer.text
     return dict(answer.json())
 

@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import httpx
+import pyotp
 import pytest
 from sqlalchemy import Engine
 
 from api.app import create_app
 from api.browsers import local_path
 from runtime.clock import ManualClock
+from runtime.security_profile import SecondFactorRule
 from runtime.sql import access, users
 from tests.sql_fixtures import ADA
 from tests.unit.api.house import NEW_PASSWORD, PASSWORD, House, open_house, sign_in
@@ -34,6 +36,50 @@ async def browser(house: House) -> AsyncIterator[httpx.AsyncClient]:
     """Keeps cookies, as one does."""
     async with house.client() as client:
         yield client
+
+
+@pytest.mark.clause("5.4a")
+async def test_a_second_factor_is_set_up_in_the_browser_and_then_asked_for(browser: httpx.AsyncClient, house: House) -> None:
+    async def post(path: str, **form: str) -> httpx.Response:
+        return await browser.post(path, data=form, headers=OURS)
+
+    await enter(browser)
+    assert "Begin" in (await browser.get("/second-factor", headers=PAGE)).text
+    assert (await post("/second-factor", present="wrong")).status_code == 403
+    page = await post("/second-factor", present=PASSWORD)
+    assert (page.status_code, page.headers["cache-control"]) == (200, "no-store")
+    assert "<svg" in page.text
+    assert not re.search(r"<script|https?://|\sstyle=|\son\w+=", page.text)
+    secret = re.search(r"<code>([A-Z2-7]{32})</code>", page.text)
+    assert secret is not None
+    totp = pyotp.TOTP(secret[1])
+    refused = await post("/second-factor/confirm", code="000000")
+    assert (refused.status_code, secret[1] in refused.text, "<svg" in refused.text) == (422, False, False)
+    step = house.clock.now_us() // 30_000_000
+    confirmed = await post("/second-factor/confirm", code=totp.generate_otp(step))
+    codes = re.findall(r"<code>([A-Z2-7-]{19})</code>", confirmed.text)
+    assert len(codes) == 10
+    assert codes[0] not in (await browser.get("/second-factor", headers=PAGE)).text
+    assert "one-time code" in (await browser.get("/login")).text.lower()
+    for form, status, says in (
+        ({}, 401, "with it, a code"), ({"totp": totp.generate_otp(step)}, 401, "used before"), ({"totp": codes[0]}, 303, ""),
+    ):  # fmt: skip
+        entered = await enter(browser, **form)
+        assert (entered.status_code, says in entered.text) == (status, True), entered.text
+        assert PASSWORD not in entered.text
+    gone = await post("/second-factor/remove", present=PASSWORD, code=codes[1])
+    assert (gone.status_code, "Begin" in gone.text) == (200, True)
+    assert (await enter(browser)).status_code == 303
+
+
+@pytest.mark.clause("7.2a")
+async def test_who_has_to_have_a_second_factor_is_led_to_its_page(engine: Engine, clock: ManualClock, tmp_path: Path) -> None:
+    async with open_house(engine, clock, tmp_path, SecondFactorRule.EVERYBODY) as house, house.client() as browser:
+        assert (await enter(browser)).status_code == 303
+        assert (await browser.get("/docs", headers=PAGE)).headers["location"] == "/second-factor"
+        assert "set it up first" in (await browser.get("/second-factor", headers=PAGE)).text
+        late = await browser.post("/password", data={}, headers=OURS)
+        assert (late.status_code, late.headers["location"]) == (303, "/second-factor")
 
 
 async def enter(browser: httpx.AsyncClient, **more: str) -> httpx.Response:
@@ -159,7 +205,7 @@ async def test_a_refused_sign_in_shows_the_form_again_without_the_password(brows
 @pytest.mark.clause("9.1b")
 async def test_pages_load_nothing_from_elsewhere_and_run_no_script(browser: httpx.AsyncClient) -> None:
     await enter(browser)
-    for path in ("/login", "/", "/password"):
+    for path in ("/login", "/", "/password", "/second-factor"):
         page = await browser.get(path, headers=PAGE)
         policy = page.headers["content-security-policy"]
         assert "default-src 'none'" in policy

@@ -29,6 +29,7 @@ from tests.callers import KnownCallers, caller_as
 from tests.oracle_permissions import is_allowed
 from tests.sql_fixtures import NOW_US
 from tests.unit.api.conftest import client_of, services_of
+from tests.unit.api.house import RULES
 from tests.unit.api.route_permissions import OWN, ROUTES, Route
 from tests.unit.api.two_hospitals import Reached, RejectsBus, Ward, fill, reached
 
@@ -57,9 +58,18 @@ async def stage(database: Engine) -> AsyncIterator[Stage]:
     wards = fill(database)
     names = [f"{role}@{place}" for role in Role for place in (OWN_WARD, OWN_HOSPITAL, REGION)]
     callers = {name: caller_as(name, wards[0].patient_key if name.startswith("patient@") else None) for name in names}
-    missing = dict.fromkeys(("readings", "large_readings", "lake", "intake", "log", "passwords", "scenarios"), Reached())
+    missing = dict.fromkeys(
+        ("readings", "large_readings", "lake", "intake", "log", "passwords", "scenarios", "second_factors"), Reached()
+    )
     app = create_app(
-        services_of(engine=database, clock=ManualClock(NOW_US), bus=RejectsBus(), callers=KnownCallers(callers), **missing),
+        services_of(
+            engine=database,
+            clock=ManualClock(NOW_US),
+            bus=RejectsBus(),
+            callers=KnownCallers(callers),
+            sign_in_rules=RULES,
+            **missing,
+        ),
         background=False,
     )
     with pytest.MonkeyPatch.context() as patched:
@@ -141,7 +151,7 @@ def _unknown(ward: Ward) -> set[str]:
         f"patient {ward.patient_key!r} is unknown", f"alarm {ward.alarm_id!r} is unknown",
         f"association {ward.association_id} is unknown", f"maintenance window {ward.window_id} is unknown",
         f"handle {ward.handle} is unknown", f"reject {ward.number} is unknown",
-        f"grant {ward.grant_id} of user {ward.user!r} is unknown",
+        f"grant {ward.grant_id} of user {ward.user!r} is unknown", f"session {ward.session_id!r} is unknown",
     }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from api import sign_in as sign_in_module
 from api.attempts import BURST
 from runtime.clock import ManualClock
 from runtime.password_hashes import PasswordHashes
+from runtime.security_profile import PasswordScheme
 from runtime.soft_keys import SoftKeys
 from runtime.sql import access, users
 from runtime.sql.engine import writing
@@ -159,6 +160,7 @@ async def test_an_administrator_makes_resets_disables_and_unlocks_users(house: H
         assert (await client.post("users/zhang.min/unlock")).json()["locked_until"] is None
         assert await sign_in(house, "zhang.min", reset["first_password"])
         assert (await client.post("users/li.na/disable")).status_code == 409
+        assert (await client.post("users/li.na/reset")).status_code == 403  # of their own
         for verb in ("reset", "disable", "enable", "unlock"):
             assert (await client.post(f"users/nobody/{verb}")).status_code == 404
         listed = (await client.get("users?limit=2")).json()
@@ -181,3 +183,27 @@ async def test_a_stored_password_of_other_iterations_is_made_anew_at_sign_in(hou
     await sign_in(house)
     assert "i=1000" in stored()
     await sign_in(house)
+
+
+@pytest.mark.clause("7.2a")
+async def test_a_stored_password_of_another_scheme_is_made_anew_at_sign_in(house: House) -> None:
+    by_argon2 = PasswordHashes(SoftKeys(house.folder / "keys"), iterations=1_000, scheme=PasswordScheme.ARGON2ID)
+    users.set_password(house.engine, ADA, "li.na", by_argon2.make(PASSWORD), must_change=False)
+    await sign_in(house)
+    row = users.find_for_sign_in(house.engine, "li.na")
+    assert row is not None
+    assert row["password"].startswith("$pbkdf2-sm3$")
+    assert await sign_in(house)
+
+
+@pytest.mark.clause("7.2a")
+async def test_a_first_password_that_was_not_used_in_time_opens_nothing_and_says_so(house: House) -> None:
+    users.set_password(house.engine, ADA, "wang.wei", house.hashes.make(PASSWORD), must_change=True)
+    house.clock.advance(7 * 86_400)
+    form = {"grant_type": "password", "username": "wang.wei"}
+    assert "code" not in (await ask(house, **form, password="wrong")).json()
+    assert (await ask(house, **form, password=PASSWORD)).json()["code"] == "first-password-expired"
+    assert await sign_in(house)  # theirs was not given
+    async with house.client((await sign_in(house))["access_token"]) as client:
+        given = (await client.post("/api/v1/users/wang.wei/reset")).json()["first_password"]
+    assert (await sign_in(house, "wang.wei", given))["must_change"] is True

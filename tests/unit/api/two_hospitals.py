@@ -17,13 +17,16 @@ from domain.permissions import Level, Located
 from domain.principals import Grant, Place, Role
 from runtime.bus import StreamState
 from runtime.follower import StreamMessage
-from runtime.sql import access, alarms, devices, grants, patients, places, presets, users
+from runtime.sql import access, alarms, devices, grants, patients, places, presets, sessions, users
 from runtime.sql.devices import NewDevice
 from runtime.sql.patients import NewPatient
+from runtime.sql.records import Row
+from runtime.sql.sessions import SessionRules
 from tests.sql_fixtures import ADA, HOUR_US, NOW_US, SHARDS
 from tests.unit.api.conftest import NoBus
 
 DISTRICTS = {"sz.h001": "futian", "sz.h002": "nanshan"}
+RULES = SessionRules(HOUR_US, HOUR_US)
 WARDS = (("sz.h001", "icu"), ("sz.h001", "er"), ("sz.h002", "icu"))
 
 
@@ -39,6 +42,7 @@ class Ward:
     association_id: int
     window_id: int
     grant_id: int
+    session_id: str
 
     @property
     def alarm_id(self) -> str:
@@ -73,6 +77,7 @@ class Ward:
             "hospital_id": self.hospital_id, "ward_id": self.ward_id, "bed_id": f"bed-{self.number}", "sequence": self.number,
             "device_id": self.device_id, "patient_key": self.patient_key, "alarm_id": self.alarm_id, "metric": "spo2",
             "association_id": self.association_id, "window_id": self.window_id, "grant_id": self.grant_id, "code": "spo2",
+            "session_id": self.session_id,
             "model_id": "monitor", "index": 0, "path": "entries/000.p/1", "run_id": "none",
         }  # fmt: skip
         name = self.token if "/tokens/" in template else self.user
@@ -113,6 +118,11 @@ def fill(engine: Engine) -> list[Ward]:
     return list(_wards(engine))
 
 
+def _sign_in(engine: Engine, user: Row) -> str:
+    made = sessions.begin_session(engine, user["id"], checked="stored", address="here", now_us=NOW_US, rules=RULES)
+    return made.access_token
+
+
 def _wards(engine: Engine) -> Iterator[Ward]:
     for number, (hospital_id, ward_id) in enumerate(WARDS, 1):
         places.create_ward(engine, ADA, hospital_id, ward_id, ward_id)
@@ -124,13 +134,14 @@ def _wards(engine: Engine) -> Iterator[Ward]:
         during = {"from_us": NOW_US, "until_us": NOW_US + HOUR_US}
         window = presets.start_maintenance(engine, ADA, hospital_id, handle=device["handle"], **during)
         place = Place.parse(f"{hospital_id}/{ward_id}")
-        users.create_user(engine, ADA, f"user-{number}", "stored", Grant(Role.NURSE, place))
+        user = users.create_user(engine, ADA, f"user-{number}", "stored", Grant(Role.NURSE, place))
         access.create_token(engine, ADA, f"token-{number}", Role.STATION, place)
         grant = grants.list_grants(engine, f"user-{number}")[0]["id"]
+        session = sessions.session_of(engine, _sign_in(engine, user), now_us=NOW_US, rules=RULES)
         alarms.apply_alarm_events(engine, [(number, AlarmEvent(
             f"e{number}", str(number) * 32, Phase.START, AlertType.PHYSIOLOGICAL, Priority.HIGH, "limit", 1,
             AlarmSubject(hospital_id, ward_id=ward_id, patient_key=patient["patient_key"], handle=device["handle"]),
             NOW_US, NOW_US, NOW_US, "HR 180",
         ))])  # fmt: skip
         key = patient["patient_key"]
-        yield Ward(number, hospital_id, ward_id, key, device["handle"], span["id"], window["id"], grant)
+        yield Ward(number, hospital_id, ward_id, key, device["handle"], span["id"], window["id"], grant, session.id)

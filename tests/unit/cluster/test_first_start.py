@@ -16,9 +16,10 @@ from domain.errors import InvalidInput
 from domain.fleet_manifest import Tier
 from runtime.keys import KeyMissing
 from runtime.password_hashes import PasswordHashes
+from runtime.second_factors import SecondFactors
 from runtime.settings import Settings
 from runtime.soft_keys import SoftKeys
-from runtime.sql import access, alarms, patients, places, users
+from runtime.sql import access, alarms, patients, places, second_factors, users
 from runtime.sql.engine import open_engine
 from runtime.sql.patients import NewPatient
 from runtime.sql.sealed import DAMAGED
@@ -120,3 +121,21 @@ def test_keys_are_listed_and_rotated_from_the_command_line(settings, business, m
     assert patients.get_patient(business, key)["name"] == "王小明"
     for name in ("blind", "no-such-key"):
         assert isinstance(say("rotate", name).exception, InvalidInput)
+
+
+@pytest.mark.clause("7.2c")
+def test_a_key_for_second_factors_is_made_until_there_is_one_and_its_loss_said(settings, business, caplog):
+    keys = SoftKeys(settings.keys_dir)
+    prepare_accounts(business, settings)
+    shutil.rmtree(settings.keys_dir / "totp")  # as in an installation of before
+    prepare_accounts(business, settings)
+    assert keys.versions("totp") == (1,)
+    user = users.find_for_sign_in(business, users.FIRST_USER)
+    second_factors.propose(business, ADA, user["id"], SecondFactors(keys).make(user["id"])[1])
+    prepare_accounts(business, settings)
+    assert caplog.text == ""
+    shutil.rmtree(settings.keys_dir / "totp")
+    with caplog.at_level(logging.ERROR):
+        prepare_accounts(business, settings)
+    assert "nobody can show a second factor" in caplog.text
+    assert keys.versions("totp") == ()

@@ -104,9 +104,7 @@ async def test_a_token_is_not_kept_in_memory(engine: Engine, known: SqlCallers) 
 @pytest.fixture
 def session(engine: Engine) -> sessions.NewSession:
     user = users.create_user(engine, ADA, "li.na", "stored")
-    return sessions.begin_session(
-        engine, user["id"], checked="stored", rehashed=None, address="here", now_us=NOW_US, rules=RULES
-    )
+    return sessions.begin_session(engine, user["id"], checked="stored", address="here", now_us=NOW_US, rules=RULES)
 
 
 @pytest.mark.clause("7.2d")

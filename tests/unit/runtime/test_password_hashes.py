@@ -6,11 +6,13 @@ import base64
 import unicodedata
 
 import pytest
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from domain.errors import IntegrityViolation
 from runtime import password_hashes
 from runtime.keys import KeyGone, KeyMissing, make_missing
 from runtime.password_hashes import MAX_PASSWORD_CHARS, PasswordHashes
+from runtime.security_profile import PasswordScheme
 from runtime.sm import hmac_sm3, pbkdf2_sm3
 from runtime.soft_keys import SoftKeys
 
@@ -121,3 +123,34 @@ def test_a_damaged_one_is_an_error_and_not_a_wrong_password(keys, damage):
     with pytest.raises(IntegrityViolation) as error:
         hashes.check(PASSWORD, stored)
     assert not stored or stored not in str(error.value)
+
+
+ARGON2 = {"iterations": 1_000, "scheme": PasswordScheme.ARGON2ID}
+
+
+@pytest.mark.clause("7.2a")
+def test_argon2id_is_the_peppers_hmac_of_what_rfc_9106_derives(keys):
+    stored = PasswordHashes(Pepper(), **ARGON2).make(PASSWORD)
+    head, salt, kept = stored.removeprefix("$argon2id$").split("$")
+    assert head == "v=1,m=65536,t=3,p=1,k=1"
+    derived = Argon2id(salt=base64.b64decode(salt), length=32, iterations=3, lanes=1, memory_cost=65536).derive(
+        PASSWORD.encode()
+    )
+    assert base64.b64decode(kept) == hmac_sm3(b"pepper" * 6, derived)
+    hashes = PasswordHashes(keys, **ARGON2)
+    stored = hashes.make(PASSWORD)
+    assert [hashes.check(given, stored) for given in (PASSWORD, PASSWORD + "x", "")] == [True, False, False]
+    assert not hashes.is_outdated(stored)
+    for damaged in (stored.replace("m=65536", "m=0"), stored.replace("p=1", "p=2"), stored[:-2] + "!="):
+        with pytest.raises(IntegrityViolation):
+            hashes.check(PASSWORD, damaged)
+
+
+@pytest.mark.clause("7.2a")
+def test_what_another_scheme_or_cost_made_is_checked_by_its_own_and_outdated(keys):
+    by_sm3, by_argon2 = PasswordHashes(keys, iterations=1_000), PasswordHashes(keys, **ARGON2)
+    for one, other in ((by_sm3, by_argon2), (by_argon2, by_sm3)):
+        stored = one.make(PASSWORD)
+        assert (other.check(PASSWORD, stored), other.check("x", stored)) == (True, False)
+        assert (one.is_outdated(stored), other.is_outdated(stored)) == (False, True)
+    assert by_argon2.is_outdated(by_argon2.make(PASSWORD).replace("t=3", "t=2"))

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import types
+
 import pytest
 from pydantic import ValidationError
 
-from runtime.security_profile import SecurityProfile, contradictions, is_loopback
+from domain.principals import Role
+from runtime.security_profile import (
+    PasswordScheme,
+    SecondFactorRule,
+    SecurityProfile,
+    contradictions,
+    is_loopback,
+    too_lax_accounts,
+)
 from runtime.settings import ApiSettings, DoorSettings, SecuritySettings, Settings
 
 TLS = {"tls_cert_file": "door.pem", "tls_key_file": "door.key"}
@@ -92,3 +102,32 @@ def test_a_name_that_no_certificate_can_hold_for_is_refused(name):
 ])  # fmt: skip
 def test_loopback_is_told_from_the_rest(host, is_it):
     assert is_loopback(host) is is_it
+
+
+@pytest.mark.clause("7.2a")
+def test_standard_wants_a_second_factor_of_administrators_and_takes_more():
+    assert [Settings(security={"profile": name}).second_factor for name in ("dev", "standard")] == ["nobody", "administrators"]
+    with pytest.raises(ValidationError, match=r"security.second_factor is nobody: .* expects administrators"):
+        Settings(security={"profile": "standard", "second_factor": "nobody"})
+    for profile, rule in (("dev", "nobody"), ("dev", "everybody"), ("standard", "administrators"), ("standard", "everybody")):
+        assert Settings(security={"profile": profile, "second_factor": rule}).second_factor == rule
+
+
+@pytest.mark.parametrize(("rule", "whom"), [
+    ("nobody", []), ("administrators", [Role.ADMINISTRATOR, Role.SECURITY_ADMINISTRATOR]),
+    ("everybody", [Role.ADMINISTRATOR, Role.SECURITY_ADMINISTRATOR, Role.NURSE, None]),
+])  # fmt: skip
+def test_a_rule_is_for_whoever_has_one_such_role(rule, whom):
+    for role in (Role.ADMINISTRATOR, Role.SECURITY_ADMINISTRATOR, Role.NURSE, None):
+        roles = {Role.PATIENT} if role is None else {Role.PATIENT, role}
+        assert SecondFactorRule(rule).is_for(roles) is (role in whom)
+
+
+@pytest.mark.clause("7.2c")
+def test_national_cryptography_derives_no_password_by_argon2():
+    national = types.SimpleNamespace(value="cn")  # a profile to come
+    (found,) = too_lax_accounts(national, SecondFactorRule.EVERYBODY, PasswordScheme.ARGON2ID)
+    assert "security.password_scheme is argon2id" in found
+    assert too_lax_accounts(national, None, PasswordScheme.PBKDF2_SM3) == []
+    for profile in ("dev", "standard"):
+        assert Settings(security={"profile": profile, "password_scheme": "argon2id"}).security.password_scheme == "argon2id"
