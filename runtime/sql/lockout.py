@@ -27,7 +27,7 @@ def is_locked(user: Mapping[str, Any], now_us: int) -> bool:
     return user["locked_until_us"] is not None and now_us < user["locked_until_us"]
 
 
-def count_failure(connection: Connection, user: Mapping[str, Any], rule: LockRule, now_us: int) -> None:
+def add_failure(connection: Connection, user: Mapping[str, Any], rule: LockRule, now_us: int) -> None:
     """Count a failure of a user, whose row is held for an update, and lock them when it is one too many.
 
     What fails while they are locked is not counted.

@@ -10,7 +10,7 @@ from domain.errors import SecondFactorRequired, SecondFactorWrong, Unauthenticat
 from domain.principals import Factor
 from runtime.second_factors import Shown
 from runtime.sql.identity_tables import recovery_codes, second_factors
-from runtime.sql.lockout import LockRule, count_failure
+from runtime.sql.lockout import LockRule, add_failure
 from runtime.sql.records import Row
 
 
@@ -43,7 +43,7 @@ def factors_shown(connection: Connection, user: Row, proof: Proof | None, now_us
         return "", SecondFactorRequired("the password is right; the user has a second factor: send a one-time code as well")
     if spend(connection, user["id"], proof.shown, now_us):
         return both, None
-    count_failure(connection, user, proof.lock, now_us)
+    add_failure(connection, user, proof.lock, now_us)
     return "", SecondFactorWrong("the password is right, and the code is not, or was used before: wait for the next one")
 
 

@@ -12,7 +12,7 @@ from domain.principals import Factor
 from runtime.second_factors import Shown
 from runtime.sql.engine import reading, writing
 from runtime.sql.identity_tables import recovery_codes, second_factors, sessions, users
-from runtime.sql.lockout import LockRule, count_failure, is_locked
+from runtime.sql.lockout import LockRule, add_failure, is_locked
 from runtime.sql.proofs import spend
 from runtime.sql.records import Author, Row, log_write, one
 from runtime.sql.sessions import Ended, end_session
@@ -80,7 +80,7 @@ def remove(engine: Engine, author: Author, user_id: str, shown: Shown, lock: Loc
     with writing(engine) as connection:
         user = _user(connection, users.c.id == user_id)
         if is_locked(user, author.now_us) or not spend(connection, user_id, shown, author.now_us):
-            count_failure(connection, user, lock, author.now_us)
+            add_failure(connection, user, lock, author.now_us)
             return False
         _take_away(connection, user_id)
         connection.execute(update(sessions).where(sessions.c.user_id == user_id).values(factors=Factor.PASSWORD.value))

@@ -15,7 +15,7 @@ from domain.principals import Caller, Factor, Grant, Kind, Place, Principal, Rol
 from runtime.sql.engine import reading, writing
 from runtime.sql.grants import detail_of, grants_of, insert_grant, lasting_users, roles_of, treated_by
 from runtime.sql.identity_tables import password_history, second_factors, users
-from runtime.sql.lockout import UNLOCKED, LockRule, count_failure, is_locked
+from runtime.sql.lockout import UNLOCKED, LockRule, add_failure, is_locked
 from runtime.sql.records import Author, Page, Row, log_write, one, page
 from runtime.sql.sessions import Ended, end_session
 from runtime.sql.tables import patients, tokens
@@ -178,7 +178,7 @@ def note_failure(engine: Engine, user_id: str, rule: LockRule, *, now_us: int) -
     """Count a failed sign-in, and lock the user when it is one too many. What fails while locked is not counted."""
     with writing(engine) as connection:
         user = one(connection, select(users).where(users.c.id == user_id).with_for_update(), f"user {user_id!r}")
-        count_failure(connection, user, rule, now_us)
+        add_failure(connection, user, rule, now_us)
 
 
 def _create(

@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 
 from domain.errors import Conflict, NotFound, SecondFactorRequired, SecondFactorWrong, Unauthenticated
 from domain.principals import Factor
+from runtime.sealing import Sealer
 from runtime.second_factors import Shown
 from runtime.sql import access, second_factors, sessions, users
 from runtime.sql.engine import open_engine
@@ -95,10 +96,12 @@ def test_a_code_and_all_before_it_are_good_no_more_once_it_was_taken(engine: Eng
 
 @pytest.mark.clause("7.2a")
 @pytest.mark.parametrize("shown", [Shown(step=STEP + 1), Shown(recovery_digest="first")], ids=["code", "recovery code"])
-def test_a_code_is_taken_once_even_in_parallel(engine: Engine, lina: Row, factor: NewSession, shown: Shown) -> None:
+def test_a_code_is_taken_once_even_in_parallel(
+    engine: Engine, sealer: Sealer, lina: Row, factor: NewSession, shown: Shown
+) -> None:
     told: list[str] = []
     together = threading.Barrier(12)
-    others = [open_engine(engine.url.render_as_string(hide_password=False)) for _ in range(2)]  # as two processes
+    others = [open_engine(engine.url.render_as_string(hide_password=False), sealer) for _ in range(2)]  # as two processes
 
     def sign_in(number: int) -> None:
         together.wait(30)

@@ -37,8 +37,9 @@ HARMLESS: Final = {
         modality name_en name_zh no_measurement patient_bound period_s plausible_high plausible_low precision services
         title_en title_zh""",
     "people at work, their accounts and rights": """
-        access_token acknowledged_by action expires_in factors first_password grants level level_of_own_patients must
-        must_change principal purposes refresh_token relation resubmitted_by rights role roles token user who""",
+        access_token acknowledged_by action active address ends expires_in factors first_password grants level
+        level_of_own_patients must must_change principal purposes recovery_codes recovery_codes_left refresh_token
+        relation resubmitted_by rights role roles second_factor secret signed_in token uri user who""",
     "the platform": """
         association checks dedicated door dry_run error free_bytes incomplete_shards intended_use is_cut items lag lake_version
         live_unavailable next ok path place ready refused region reports row rows says silent_s status storage target title

@@ -24,7 +24,7 @@ from runtime.sql.engine import open_engine
 from runtime.sql.patients import NewPatient
 from runtime.sql.sealed import DAMAGED
 from tests.contracts.test_sealed import alarm_of
-from tests.sql_fixtures import ADA, HOSPITAL
+from tests.sql_fixtures import ADA, ALL, HOSPITAL
 
 
 @pytest.fixture
@@ -90,9 +90,10 @@ def test_without_the_keys_of_names_alarms_go_on_and_no_new_keys_are_made(setting
         prepare_database(opened, settings, without)
     assert "key fields and key blind and the store of data keys" in caplog.text
     assert not settings.keys_dir.exists()
-    assert [row["note"] for row in alarms.list_alarms(opened, limit=9).rows] == [DAMAGED]
+    assert [row["note"] for row in alarms.list_alarms(opened, reach=ALL, limit=9).rows] == [DAMAGED]
     for refused in (
-        lambda: patients.get_patient(opened, key), lambda: patients.list_patients(opened, limit=9, text="王"),
+        lambda: patients.get_patient(opened, key),
+        lambda: patients.list_patients(opened, reach=ALL, clear=ALL, limit=9, text="王"),
         lambda: patients.admit_patient(opened, ADA, HOSPITAL, NewPatient("MRN-2")),
     ):  # fmt: skip
         with pytest.raises(KeyMissing):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import types
-
 import pytest
 from pydantic import ValidationError
 
@@ -125,7 +123,7 @@ def test_a_rule_is_for_whoever_has_one_such_role(rule, whom):
 
 @pytest.mark.clause("7.2c")
 def test_national_cryptography_derives_no_password_by_argon2():
-    national = types.SimpleNamespace(value="cn")  # a profile to come
+    national = SecurityProfile.CN
     (found,) = too_lax_accounts(national, SecondFactorRule.EVERYBODY, PasswordScheme.ARGON2ID)
     assert "security.password_scheme is argon2id" in found
     assert too_lax_accounts(national, None, PasswordScheme.PBKDF2_SM3) == []
