@@ -1,6 +1,6 @@
 """Every access to protected records is noted before the first byte of its answer goes, refusals too. Clauses 6.1b, 9.3e.
 
-What is noted was said by the request's permission (`begin`, `Asked.judged`), and by whoever makes the answer (`shows`).
+What is noted was said by the request's permission (`begin`, `Asked.judged`), and by whoever makes the answer (`Asking.shows`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import contextlib
 import logging
 import re
 import uuid
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import parse_qsl, urlencode
@@ -91,13 +90,6 @@ def asked_of(scope: Scope) -> Asked | None:
     """What the permission of this request said; None before it did, and where there is none."""
     asked: Asked | None = scope.get(ACCESS_KEY)
     return asked
-
-
-def shows(scope: Scope, patients: Iterable[str | None]) -> None:
-    """The answer shows something of these patients (their keys)."""
-    asked = asked_of(scope)
-    if asked is not None:
-        asked.patients.update(key for key in patients if key is not None)
 
 
 def is_of_a_ward(caller: Caller) -> bool:

@@ -120,6 +120,10 @@ class Asking:
         """Where patients appear by name in it; elsewhere they are masked."""
         return self.judge.clear
 
+    def shows(self, patients: Iterable[str | None]) -> None:
+        """The answer shows something of these patients (their keys): it is noted in the access log."""
+        self.judge.asked.patients.update(key for key in patients if key is not None)
+
     def also(self, target: Target, action: Action | None = None) -> None:
         """Permit more than what was asked for first, or raise as that does."""
         other = self.judge if action is None else _of(self.judge, action)

@@ -218,6 +218,9 @@ async def written(asked: Ask, found: Readings, query: ReadingQuery, made: Callab
 
 
 def _response(asked: Ask, frame: pl.DataFrame, about: dict[str, Any]) -> Response:
+    asked.who.shows([asked.request.query_params.get("patient")])
+    if "patient_key" in frame.columns:
+        asked.who.shows(frame["patient_key"].unique())
     return table_response(TableAnswer(frame, asked.zone, about, units=_units_of(frame)), asked.format)
 
 

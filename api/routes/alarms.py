@@ -77,6 +77,7 @@ async def list_alarms(
         min_priority=wanted.priority, hospital_id=wanted.hospital, ward_id=wanted.ward, patient_key=wanted.patient,
         handle=wanted.handle, since_us=maybe_instant(wanted.since), live=wanted.live, rule=wanted.rule,
     )  # fmt: skip
+    who.shows(row["patient_key"] for row in found.rows)
     return AlarmPage(items=[AlarmOut.of(row, zone, view_in(row)) for row in found.rows], next=paged.link_after(found.after))
 
 

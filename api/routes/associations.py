@@ -49,6 +49,7 @@ async def list_associations(
         associations.list_associations, behind.engine, reach=who.reach, clear=who.clear, handle=handle, patient_key=patient,
         known_at_us=maybe_instant(known_at),
     )  # fmt: skip
+    who.shows(row["patient_key"] for row in rows)
     return [AssociationOut.of(row, zone, view_in(row)) for row in rows]
 
 

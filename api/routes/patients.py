@@ -69,6 +69,7 @@ async def list_patients(
         patients.list_patients, behind.engine, reach=who.reach, clear=who.clear, limit=paged.limit, after=paged.after,
         hospital_id=wanted.hospital, ward_id=wanted.ward, text=wanted.q, present_only=wanted.present,
     )  # fmt: skip
+    who.shows(row["patient_key"] for row in found.rows)
     return paged.page([PatientOut.of(row, zone, view_in(row)) for row in found.rows], found.after)
 
 
@@ -82,6 +83,7 @@ async def admit_patient(who: PatientAdmit, body: PatientIn, behind: Behind, zone
     permitted = who.at(place)
     author = behind.author(permitted)
     row = await behind.tell(patients.admit_patient, behind.engine, author, body.hospital_id, body.to_new())
+    permitted.shows([row["patient_key"]])
     set_etag(response, row["version"])
     return PatientOut.of(row, zone, permitted.view)
 

@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from api.access_audit import AccessAudit, begin, is_of_a_ward, plain_query, shows
+from api.access_audit import AccessAudit, begin, is_of_a_ward, plain_query
 from api.auth import Authentication
 from api.request_log import RequestLog
 from api.telemetry import Telemetry
@@ -61,8 +61,8 @@ async def client(trail, answered):
         return begin(request.scope, action, None, trail.closed)
 
     async def patient(request):
-        asked(request, Action.PATIENT_READ).judged(Located(WARD, Level.IDENTIFYING), Decision(True, ("a policy",)), is_one=True)
-        shows(request.scope, [request.path_params["key"], None])
+        record = Located(WARD, Level.IDENTIFYING, request.path_params["key"])
+        asked(request, Action.PATIENT_READ).judged(record, Decision(True, ("a policy",)), is_one=True)
         answered.append(len(trail.noted))
         return PlainTextResponse("Wang Xiaoming")
 

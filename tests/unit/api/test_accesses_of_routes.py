@@ -113,7 +113,8 @@ async def test_who_reads_leaves_a_trace_wherever_something_is_protected(asked: A
 
 @pytest.mark.clause("6.1b", "9.3e")
 async def test_the_patient_whose_record_was_read_is_named_by_key_and_never_by_name(asked: Asked) -> None:
-    for path in ("/api/v1/patients/{patient_key}", "/api/v1/patients/{patient_key}/accesses"):
+    paths = ("/patients/{patient_key}", "/patients/{patient_key}/accesses", "/patients?q=Canary", "/patients?hospital=sz.h001")
+    for path in (f"/api/v1{path}" for path in paths):
         answer, (access,) = await asked.ask("GET", path, TOKEN)
         assert answer.status_code == 200
         assert NAME.split()[1].encode() not in access.event
