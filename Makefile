@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 
 VENV := .venv
 BIN := $(VENV)/bin
-PYTEST := $(BIN)/python -m pytest -p tests.conformance_plugin
+PYTEST := $(BIN)/python -m pytest
 ARGS ?=
 QUICK ?=
 
@@ -51,7 +51,7 @@ run: setup ## show a district at work: server, doors, hosts, lake, API, 10 hospi
 
 .PHONY: test
 test: setup test-tools ## run the tests, real servers included (ARGS="-k news2" for some)
-	@$(PYTEST) -m "not postgres and not long" $(ARGS)
+	@$(PYTEST) -p tests.conformance_plugin -m "not postgres and not long" $(ARGS)
 
 .PHONY: test-long
 test-long: setup test-tools ## run the tests that take minutes: full disks, two raylets, clocks, more broken platforms
