@@ -74,6 +74,8 @@ def running_on(made: Made, folder: Path) -> Iterator[RunningPlatform]:
     shutil.copytree(made.data_dir / "lake", data_dir / "lake", copy_function=_linked)
     for file in made.data_dir.glob("vitalgrid.db*"):
         shutil.copy(file, data_dir)
+    if (made.data_dir / "keys").exists():  # lakes that were kept from before names were sealed have none
+        shutil.copytree(made.data_dir / "keys", data_dir / "keys")
     with own_platform(data_dir) as (platform, _):
         yield platform
 
