@@ -17,6 +17,7 @@ from domain.fleet_manifest import Tier
 from domain.ports import Sender
 from domain.thing_models import Lane
 from runtime.identities import SqlIdentities
+from runtime.sealing import Sealer
 from runtime.sql import devices, hand_overs, patients, placement, places
 from runtime.sql.devices import NewDevice
 from runtime.sql.engine import open_engine, writing
@@ -294,11 +295,13 @@ async def test_a_hospital_without_devices_knows_no_handle(engine: Engine, hospit
     assert (await SqlIdentities(engine).shards_of(nobody, handles_of(hospital.monitor))).tolist() == [-1]
 
 
-async def test_devices_registered_between_two_parts_of_a_look_are_not_lost(engine: Engine, hospital: SmallHospital) -> None:
+async def test_devices_registered_between_two_parts_of_a_look_are_not_lost(
+    engine: Engine, hospital: SmallHospital, sealer: Sealer
+) -> None:
     """Wherever a registration falls into a look, it is found by this one or the next."""
     identities = SqlIdentities(engine)
     sender = await identities.identify(hospital.pump_token)
-    elsewhere = open_engine(engine.url.render_as_string(hide_password=False))
+    elsewhere = open_engine(engine.url.render_as_string(hide_password=False), sealer)
     made: list[Row] = []
 
     def register_between(*_: object) -> None:
