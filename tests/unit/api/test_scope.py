@@ -15,7 +15,8 @@ from sqlalchemy import Engine
 
 from domain.instants import from_us
 from domain.principals import Role
-from tests.sql_fixtures import NOW_US
+from runtime.sql import patients
+from tests.sql_fixtures import ADA, NOW_US
 from tests.unit.api.conftest import client_of
 from tests.unit.api.wards import NAMES, NOTE, Wards, ask, open_wards
 
@@ -180,6 +181,21 @@ async def test_of_a_device_each_sees_what_it_measured_of_theirs(opened: tuple[Wa
     assert sum(row["count"] for row in (await ask(app, "doctor", of_one)).json()["items"]) == 5
     assert (await ask(app, "patient", f"readings/latest?handle={handle}")).json()["items"] == []
     assert len((await ask(app, "team", f"readings/latest?handle={handle}")).json()["items"]) == 1
+
+
+@pytest.mark.clause("9.3c")
+async def test_who_comes_back_is_as_sensitive_as_before(opened: tuple[Wards, FastAPI]) -> None:
+    wards, app = opened
+    wards.raise_level("p2")
+    patients.discharge_patient(wards.engine, ADA, wards.keys["p2"], NOW_US + 5, version=None)
+    before = patients.get_patient(wards.engine, wards.keys["p2"])
+    async with client_of(app, "nurse") as client:
+        body = {"hospital_id": "sz.h001", "ref": before["ref"], "name": "x", "ward_id": "icu"}
+        refused = await client.post("http://test/api/v1/patients", json=body)
+        assert refused.status_code == 403, refused.text
+        assert patients.get_patient(wards.engine, wards.keys["p2"]) == before
+        new = await client.post("http://test/api/v1/patients", json=body | {"ref": "MRN-new"})
+        assert (new.status_code, new.json()["patient_key"] in wards.keys.values()) == (201, False)
 
 
 async def seconds_of(app: FastAPI, who: str, handle: int) -> list[int]:
