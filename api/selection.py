@@ -21,7 +21,7 @@ from domain.permissions import Reach
 from runtime.sql.engine import reading
 from runtime.sql.hand_overs import shards_ever_of
 from runtime.sql.names import NamePart, names_of
-from runtime.sql.reading_reach import Judged, broad, handles_within, hospitals_of, judge
+from runtime.sql.reading_reach import Judged, broad, handles_within, hospitals_of, judge, judge_each
 from runtime.sql.tables import associations, devices, hospitals, patients, wards
 from runtime.sql.within import DEVICES, PATIENTS, within
 
@@ -106,6 +106,12 @@ def select_sums(engine: Engine, wanted: ReadingFilter, *, reach: Reach) -> Selec
             of_ward = {handle for handle, _ in _of_ward(connection, wanted)}
             found = {handle: hospital for handle, hospital in found.items() if handle in of_ward}
         return Selection(sorted(found), wanted.hospital or None, _shards_of(connection, sorted(set(found.values()))))
+
+
+def judge_device(engine: Engine, handle: int, *, reach: Reach) -> Judged:
+    """Which of the readings of one device are within `reach`."""
+    with reading(engine) as connection:
+        return judge_each(connection, reach, [handle])
 
 
 def freshness_within(engine: Engine, hospital_id: str, *, reach: Reach) -> tuple[list[int], list[int]]:
