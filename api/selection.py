@@ -72,11 +72,7 @@ def select_by(engine: Engine, wanted: ReadingFilter, *, reach: Reach) -> Selecti
     Raises NotFound for something that does not exist, or has an opaque key and is out of reach, Forbidden for a device out
     of reach, InvalidInput for a contradiction.
     """
-    if wanted.ward is not None and len(wanted.hospital or ()) != 1:
-        raise InvalidInput(f"ward {wanted.ward!r} is of one hospital: name that hospital too")
-    kinds = [wanted.device, wanted.handle, wanted.patient, wanted.ward]
-    if sum(kind is not None for kind in kinds) > 1:
-        raise InvalidInput("readings are asked for by device, handle, patient or ward: give one kind")
+    _check_kinds(wanted)
     with reading(engine) as connection:
         asked = _shards_of(connection, [parse_hospital_id(one) for one in wanted.hospital or ()])
         found = _found(connection, wanted, reach)
@@ -94,7 +90,11 @@ def select_by(engine: Engine, wanted: ReadingFilter, *, reach: Reach) -> Selecti
 
 
 def select_sums(engine: Engine, wanted: ReadingFilter, *, reach: Reach) -> Selection:
-    """The hospitals, or the devices and patients of the wards, whose sums are within `reach`. Names nobody one by one."""
+    """The hospitals, or the devices and patients of the wards, whose sums are within `reach`. Names nobody one by one.
+
+    Raises NotFound for something that does not exist, InvalidInput for a contradiction.
+    """
+    _check_kinds(wanted)
     with reading(engine) as connection:
         asked = _shards_of(connection, [parse_hospital_id(one) for one in wanted.hospital or ()])
         if wanted.ward is None and broad(reach) is not None:
@@ -123,6 +123,14 @@ def freshness_within(engine: Engine, hospital_id: str, *, reach: Reach) -> tuple
             select(patients.c.handle).where(patients.c.hospital_id == hospital_id, within(reach, PATIENTS)),
         ]
         return shards, list(connection.execute(union(*found)).scalars())
+
+
+def _check_kinds(wanted: ReadingFilter) -> None:
+    if wanted.ward is not None and len(wanted.hospital or ()) != 1:
+        raise InvalidInput(f"ward {wanted.ward!r} is of one hospital: name that hospital, and no other")
+    kinds = [wanted.device, wanted.handle, wanted.patient, wanted.ward]
+    if sum(kind is not None for kind in kinds) > 1:
+        raise InvalidInput("readings are asked for by device, handle, patient or ward: give one kind")
 
 
 def _check_named(wanted: ReadingFilter, judged: Judged) -> None:

@@ -231,6 +231,14 @@ async def heart_rates_of(app: FastAPI, who: str, device_id: str) -> list[float |
     return [one["value"] for state in states for one in state["channels"] if one["metric"] == "heart_rate"]
 
 
+@pytest.mark.clause("9.3c")
+@pytest.mark.parametrize("query", ["ward=icu", "ward=icu&hospital=sz.h001&hospital=sz.h002"])
+@pytest.mark.parametrize("path", ["aggregates/fleet", "readings"])
+async def test_a_ward_is_of_the_one_hospital_that_is_named(opened: tuple[Wards, FastAPI], path: str, query: str) -> None:
+    answer = await ask(opened[1], "scientist", f"{path}?{query}")
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input"), answer.text
+
+
 async def seconds_of(app: FastAPI, who: str, handle: int) -> list[int]:
     rows = (await ask(app, who, f"readings?handle={handle}")).json()["items"]
     return [round((datetime.fromisoformat(row["time"]) - from_us(NOW_US)).total_seconds()) for row in rows]
