@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 import polars as pl
 from fastapi import Query
 from sqlalchemy import Connection, Engine, func, or_, select, true, tuple_, union
+from sqlalchemy.sql.elements import ColumnElement
 
 from analytics.point_in_time import ASSOCIATIONS
 from api.device_names import split_device
@@ -230,13 +231,23 @@ def spans_of(engine: Engine, selection: Selection) -> pl.DataFrame:
         of_hospitals = select(devices.c.handle).where(devices.c.hospital_id.in_(selection.hospitals))
         spans = spans.where(associations.c.device_handle.in_(of_hospitals))
         own = own.where(patients.c.hospital_id.in_(selection.hospitals))
+    rows: list[tuple[Any, ...]] = []
     with reading(engine) as connection:
-        rows = [tuple(row) for row in connection.execute(spans)]
-        rows += [(handle, key, -(2**62), None) for handle, key in connection.execute(own)]
+        for of_devices, of_patients in _parts(selection.handles):
+            rows += map(tuple, connection.execute(spans.where(of_devices)))
+            rows += [(handle, key, -(2**62), None) for handle, key in connection.execute(own.where(of_patients))]
     frame = pl.DataFrame(rows, schema={name: dtype for name, dtype in ASSOCIATIONS.items() if name in _SPAN}, orient="row")
-    if selection.handles is not None:
-        frame = frame.filter(pl.col("handle").is_in(selection.handles))
     return frame.with_columns(clock_uncertainty_us=pl.lit(CLOCK_UNCERTAINTY_US, pl.Int64))
+
+
+def _parts(handles: list[int] | None) -> Iterator[tuple[ColumnElement[bool], ColumnElement[bool]]]:
+    """Conditions of associations and of patients that are of these handles, a part of them each; None: of all."""
+    if handles is None:
+        yield true(), true()
+        return
+    for start in range(0, len(handles), _MANY):
+        part = handles[start : start + _MANY]
+        yield associations.c.device_handle.in_(part), patients.c.handle.in_(part)
 
 
 _SPAN: Final = ("handle", "patient_key", "start_us", "end_us")
