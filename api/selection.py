@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 import polars as pl
 from fastapi import Query
 from sqlalchemy import Connection, Engine, func, or_, select, true, tuple_, union
+from sqlalchemy.sql.elements import ColumnElement
 
 from analytics.point_in_time import ASSOCIATIONS
 from api.device_names import split_device
@@ -21,7 +22,7 @@ from domain.permissions import Reach
 from runtime.sql.engine import reading
 from runtime.sql.hand_overs import shards_ever_of
 from runtime.sql.names import NamePart, names_of
-from runtime.sql.reading_reach import Judged, broad, handles_within, hospitals_of, judge
+from runtime.sql.reading_reach import Judged, broad, handles_within, hospitals_of, judge, judge_each
 from runtime.sql.tables import associations, devices, hospitals, patients, wards
 from runtime.sql.within import DEVICES, PATIENTS, within
 
@@ -72,11 +73,7 @@ def select_by(engine: Engine, wanted: ReadingFilter, *, reach: Reach) -> Selecti
     Raises NotFound for something that does not exist, or has an opaque key and is out of reach, Forbidden for a device out
     of reach, InvalidInput for a contradiction.
     """
-    if wanted.ward is not None and len(wanted.hospital or ()) != 1:
-        raise InvalidInput(f"ward {wanted.ward!r} is of one hospital: name that hospital too")
-    kinds = [wanted.device, wanted.handle, wanted.patient, wanted.ward]
-    if sum(kind is not None for kind in kinds) > 1:
-        raise InvalidInput("readings are asked for by device, handle, patient or ward: give one kind")
+    _check_kinds(wanted)
     with reading(engine) as connection:
         asked = _shards_of(connection, [parse_hospital_id(one) for one in wanted.hospital or ()])
         found = _found(connection, wanted, reach)
@@ -94,7 +91,11 @@ def select_by(engine: Engine, wanted: ReadingFilter, *, reach: Reach) -> Selecti
 
 
 def select_sums(engine: Engine, wanted: ReadingFilter, *, reach: Reach) -> Selection:
-    """The hospitals, or the devices and patients of the wards, whose sums are within `reach`. Names nobody one by one."""
+    """The hospitals, or the devices and patients of the wards, whose sums are within `reach`. Names nobody one by one.
+
+    Raises NotFound for something that does not exist, InvalidInput for a contradiction.
+    """
+    _check_kinds(wanted)
     with reading(engine) as connection:
         asked = _shards_of(connection, [parse_hospital_id(one) for one in wanted.hospital or ()])
         if wanted.ward is None and broad(reach) is not None:
@@ -108,6 +109,12 @@ def select_sums(engine: Engine, wanted: ReadingFilter, *, reach: Reach) -> Selec
         return Selection(sorted(found), wanted.hospital or None, _shards_of(connection, sorted(set(found.values()))))
 
 
+def judge_device(engine: Engine, handle: int, *, reach: Reach) -> Judged:
+    """Which of the readings of one device are within `reach`."""
+    with reading(engine) as connection:
+        return judge_each(connection, reach, [handle])
+
+
 def freshness_within(engine: Engine, hospital_id: str, *, reach: Reach) -> tuple[list[int], list[int]]:
     """The shards that hold a hospital's devices, and the handles within `reach`."""
     with reading(engine) as connection:
@@ -117,6 +124,14 @@ def freshness_within(engine: Engine, hospital_id: str, *, reach: Reach) -> tuple
             select(patients.c.handle).where(patients.c.hospital_id == hospital_id, within(reach, PATIENTS)),
         ]
         return shards, list(connection.execute(union(*found)).scalars())
+
+
+def _check_kinds(wanted: ReadingFilter) -> None:
+    if wanted.ward is not None and len(wanted.hospital or ()) != 1:
+        raise InvalidInput(f"ward {wanted.ward!r} is of one hospital: name that hospital, and no other")
+    kinds = [wanted.device, wanted.handle, wanted.patient, wanted.ward]
+    if sum(kind is not None for kind in kinds) > 1:
+        raise InvalidInput("readings are asked for by device, handle, patient or ward: give one kind")
 
 
 def _check_named(wanted: ReadingFilter, judged: Judged) -> None:
@@ -216,13 +231,23 @@ def spans_of(engine: Engine, selection: Selection) -> pl.DataFrame:
         of_hospitals = select(devices.c.handle).where(devices.c.hospital_id.in_(selection.hospitals))
         spans = spans.where(associations.c.device_handle.in_(of_hospitals))
         own = own.where(patients.c.hospital_id.in_(selection.hospitals))
+    rows: list[tuple[Any, ...]] = []
     with reading(engine) as connection:
-        rows = [tuple(row) for row in connection.execute(spans)]
-        rows += [(handle, key, -(2**62), None) for handle, key in connection.execute(own)]
+        for of_devices, of_patients in _parts(selection.handles):
+            rows += map(tuple, connection.execute(spans.where(of_devices)))
+            rows += [(handle, key, -(2**62), None) for handle, key in connection.execute(own.where(of_patients))]
     frame = pl.DataFrame(rows, schema={name: dtype for name, dtype in ASSOCIATIONS.items() if name in _SPAN}, orient="row")
-    if selection.handles is not None:
-        frame = frame.filter(pl.col("handle").is_in(selection.handles))
     return frame.with_columns(clock_uncertainty_us=pl.lit(CLOCK_UNCERTAINTY_US, pl.Int64))
+
+
+def _parts(handles: list[int] | None) -> Iterator[tuple[ColumnElement[bool], ColumnElement[bool]]]:
+    """Conditions of associations and of patients that are of these handles, a part of them each; None: of all."""
+    if handles is None:
+        yield true(), true()
+        return
+    for start in range(0, len(handles), _MANY):
+        part = handles[start : start + _MANY]
+        yield associations.c.device_handle.in_(part), patients.c.handle.in_(part)
 
 
 _SPAN: Final = ("handle", "patient_key", "start_us", "end_us")

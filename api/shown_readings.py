@@ -8,7 +8,7 @@ out. So a page may come back short, and its `next` goes on. Clauses 7.2b, 9.3c.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import polars as pl
 
@@ -18,6 +18,8 @@ from runtime.sql.reading_reach import Judged
 
 _NOBODY: Final = ""
 _ALLOWED: Final = pl.Schema({"handle": pl.UInt32, "whose": pl.String})
+_MEASURED: Final = pl.Schema({"channel": pl.UInt32, "handle": pl.UInt32, "time_us": pl.Int64, "arrival_us": pl.Int64})
+_NOT_SHOWN: Final = dict.fromkeys(("value", "time_us", "arrival_us", "quality"))  # as of a channel that never delivered
 
 
 def of_one_patient(selection: Selection, patient_key: str) -> Selection:
@@ -54,6 +56,18 @@ def shown_latest(frame: pl.DataFrame, judged: Judged) -> pl.DataFrame:
     if not _in_doubt(frame, judged):
         return frame
     return frame.filter(_is_shown(frame, judged, "time_us"), _is_shown(frame, judged, "arrival_us"))
+
+
+def shown_state(state: dict[str, Any], judged: Judged) -> dict[str, Any]:
+    """A device as its host describes it, without the values that its channels measured of whom the caller may not see."""
+    handle, channels = state["handle"], state["channels"]
+    measured = [(n, handle, one["time_us"], one["arrival_us"]) for n, one in enumerate(channels) if one["time_us"] is not None]
+    shown = set(shown_latest(pl.DataFrame(measured, schema=_MEASURED, orient="row"), judged)["channel"])
+    key = state["patient_key"] if _may_show(judged, handle, state["patient_key"]) else None
+    return state | {
+        "patient_key": key,
+        "channels": [one if n in shown else one | _NOT_SHOWN for n, one in enumerate(channels)],
+    }
 
 
 def _in_doubt(frame: pl.DataFrame, judged: Judged) -> bool:

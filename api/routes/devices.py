@@ -27,12 +27,14 @@ from api.schemas.devices import (
     ImportReport,
     TokenOut,
 )
+from api.selection import judge_device
 from api.services import Backend, Behind
-from api.times import In, Zone
+from api.shown_readings import shown_state
+from api.times import In
 from domain.errors import Conflict, InvalidInput, NotFound, StaleVersion, Unavailable
 from domain.ids import ActorKind, Address, parse_hospital_id, parse_token
 from domain.messages import DescribeActor
-from domain.permissions import Action
+from domain.permissions import Action, Reach
 from runtime.sql import devices
 from runtime.sql.records import Row
 
@@ -115,15 +117,20 @@ async def show_device(who: DeviceRead, device: Named, behind: Behind, zone: In, 
     if measured is None or not who.may(Action.READING_READ, measured):
         return DeviceShown(device=shown, live=None, live_unavailable=f"{who.caller.principal.name} may not reading.read there")
     try:
-        return DeviceShown(device=shown, live=await _live_state(behind, device["hospital_id"], device["device_id"], zone))
+        live = await _live_state(behind, device["hospital_id"], device["device_id"], who.reach_of(Action.READING_READ))
+        return DeviceShown(device=shown, live=readable(live, zone))
     except (Unavailable, NotFound) as error:
         return DeviceShown(device=shown, live=None, live_unavailable=str(error))
 
 
 @router.get("/{hospital_id}/{device_id}/state", responses=problems(NotFound, Unavailable))
-async def show_state(_who: DeviceReadings, hospital_id: str, device_id: str, behind: Behind, zone: In) -> dict[str, Any]:
-    """The live state of a device and its channels, asked of the host that holds it."""
-    return await _live_state(behind, hospital_id, device_id, zone)
+async def show_state(who: DeviceReadings, hospital_id: str, device_id: str, behind: Behind, zone: In) -> dict[str, Any]:
+    """The live state of a device and its channels, asked of the host that holds it.
+
+    A channel that delivered nothing since the device was on somebody whom you may not see has no value and no times.
+    """
+    shown: dict[str, Any] = readable(await _live_state(behind, hospital_id, device_id, who.reach), zone)
+    return shown
 
 
 @router.patch("/{hospital_id}/{device_id}", responses=_UPDATE)
@@ -158,7 +165,8 @@ async def rotate_token(who: DeviceCredential, device: Named, behind: Behind) -> 
     return TokenOut(token=token)
 
 
-async def _live_state(behind: Backend, hospital_id: str, device_id: str, zone: Zone) -> dict[str, Any]:
+async def _live_state(behind: Backend, hospital_id: str, device_id: str, reach: Reach) -> dict[str, Any]:
+    """What of it is within `reach`: judged after the host answered, so that whoever it is on by now is known."""
     address = Address(ActorKind.DEVICE, parse_hospital_id(hospital_id), parse_token(device_id, "device id"))
-    shown: dict[str, Any] = readable(await behind.post.ask(address, DescribeActor()), zone)
-    return shown
+    state = await behind.post.ask(address, DescribeActor())
+    return shown_state(state, await behind.read(judge_device, behind.engine, state["handle"], reach=reach))

@@ -31,7 +31,7 @@ from api.schemas.patients import (
 )
 from api.services import Behind
 from api.times import In, instant, maybe_instant
-from domain.errors import Conflict, InvalidInput, NotFound, RejectedInput, StaleVersion, Unavailable
+from domain.errors import Conflict, Forbidden, InvalidInput, NotFound, RejectedInput, StaleVersion, Unavailable
 from domain.ids import ActorKind, Address
 from domain.messages import DescribeActor
 from domain.metrics import metric_of
@@ -134,10 +134,13 @@ async def discharge_patient(
     zone: In,
     response: Response,
 ) -> PatientOut:
-    """End a stay; devices that are still on the patient come off at that time."""
+    """End a stay; devices that are still on the patient come off at that time, and the care team is none any more."""
     author = behind.author(who)
     at_us = instant(body.at) if body.at else author.now_us
     row = await behind.tell(patients.discharge_patient, behind.engine, author, patient_key, at_us, version=version)
+    for member in await behind.read(grants.list_team, behind.engine, patient_key):
+        if member["until_us"] is None or member["until_us"] >= author.now_us:
+            await behind.user_changed(member["principal_id"])
     set_etag(response, row["version"])
     return PatientOut.of(row, zone, who.view)
 
@@ -188,7 +191,12 @@ async def list_care_team(_who: PatientRead, patient_key: str, behind: Behind, zo
 
 @router.post("/{patient_key}/care-team", status_code=201, responses=problems(NotFound, InvalidInput, Conflict))
 async def join_care_team(who: PatientManage, patient_key: str, body: MemberIn, behind: Behind, zone: In) -> MemberOut:
-    """Say that a user treats the patient from now on: what they were given for their care teams reaches the patient."""
+    """Say that a user treats the patient from now on: what they were given for their care teams reaches the patient.
+
+    Nobody says so of themselves. It ends with the stay, if not before.
+    """
+    if body.user == who.caller.principal.name:
+        raise Forbidden(f"{body.user} may not join a care team by themselves: another one has to add them")
     author = behind.author(who)
     row = await behind.write(grants.join_team, behind.engine, author, patient_key, body.user, maybe_instant(body.until))
     await behind.user_changed(row["principal_id"])

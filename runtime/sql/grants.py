@@ -184,6 +184,17 @@ def leave_team(engine: Engine, author: Author, patient_key: str, name: str) -> s
         return str(user["id"])
 
 
+def end_team(connection: Connection, author: Author, patient_key: str, at_us: int) -> None:
+    """Nobody treats a patient after that time. One that is past ends them now: until now they did see the patient."""
+    ends_us = max(at_us, author.now_us)
+    lasting = (care_teams.c.patient_key == patient_key) & or_(care_teams.c.until_us.is_(None), care_teams.c.until_us > ends_us)
+    query = select(users.c.name).join(care_teams, care_teams.c.principal_id == users.c.id).where(lasting).order_by(users.c.name)
+    names = connection.execute(query).scalars().all()
+    connection.execute(update(care_teams).where(lasting).values(until_us=ends_us))
+    for name in names:
+        log_write(connection, author, "care-team.leave", patient_key, {"user": name, "until_us": ends_us})
+
+
 def roles_of(connection: Connection, principal_ids: Collection[str], *, now_us: int) -> dict[str, set[str]]:
     """The roles that each of these principals has now, anywhere."""
     query = select(grants.c.principal_id, grants.c.role).where(grants.c.principal_id.in_(principal_ids), _in_force(now_us))

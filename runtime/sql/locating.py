@@ -16,6 +16,7 @@ from domain.permissions import Located
 from domain.principals import Place
 from runtime.sql.engine import reading
 from runtime.sql.identity_tables import grants, users
+from runtime.sql.sealed import ref_index
 from runtime.sql.tables import alarms, associations, beds, devices, hospitals, maintenance_windows, patients, tokens
 
 _CHUNK: Final = 500
@@ -98,8 +99,10 @@ def patient(engine: Engine, patient_key: str) -> Located | None:
 
 
 def patient_of_ref(engine: Engine, hospital_id: str, ref: str) -> Located | None:
-    """The patient whom a hospital knows by this number."""
-    row = _first(engine, _patients(patients.c.hospital_id == hospital_id, patients.c.ref == ref))
+    """The patient whom a hospital knows by this number, found as `patients.admit_patient` does: numbers are sealed."""
+    with reading(engine) as connection:
+        index = ref_index(connection, hospital_id, [ref])[0]
+        row = connection.execute(_patients(patients.c.hospital_id == hospital_id, patients.c.ref_index == index)).first()
     return None if row is None else _of_patient(row)
 
 

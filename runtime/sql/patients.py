@@ -25,6 +25,7 @@ from runtime.sql.associations import (
     list_associations,
 )
 from runtime.sql.engine import reading, writing
+from runtime.sql.grants import end_team
 from runtime.sql.handles import take_handle
 from runtime.sql.names import NamePart, names_of
 from runtime.sql.places import add_places
@@ -124,7 +125,7 @@ def update_patient(engine: Engine, author: Author, patient_key: str, values: dic
 
 
 def discharge_patient(engine: Engine, author: Author, patient_key: str, at_us: int, *, version: int | None) -> Row:
-    """End a stay: the bed is free, and devices come off at `at_us`.
+    """End a stay: the bed is free, devices come off at `at_us`, and from then on nobody treats the patient.
 
     Raises NotFound, StaleVersion, InvalidInput for a time before the admission, Conflict when discharged already.
     """
@@ -137,6 +138,7 @@ def discharge_patient(engine: Engine, author: Author, patient_key: str, at_us: i
         values = {"discharged_us": at_us, "bed_id": None}
         row = _change(connection, before, values, version=version)
         end_spans(connection, author, at_us, patient_key=patient_key)
+        end_team(connection, author, patient_key, at_us)
         _announce(connection, author, row)
         log_write(connection, author, "patient.discharge", patient_key, {"at_us": at_us}, about=_owner(row))
         return row

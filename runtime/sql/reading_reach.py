@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select, and_, select, true, union
+from sqlalchemy import Connection, Select, and_, select, true, union, union_all
 from sqlalchemy.sql.elements import ColumnElement
 
 from domain.labels import LABELS, label_of, of_readings
@@ -73,9 +73,10 @@ def judge(
 ) -> Judged:
     """Look at these handles; None: at those of the hospitals (None: of the reach's), where the reach is `broad`."""
     if handles is None:
-        handles = _doubtful(connection, reach, hospital_ids)
-    elif broad(reach) and is_all(connection, reach, LABELS["readings"]):  # few are in doubt, however many are named
-        handles = set(handles) & _doubtful(connection, reach, None)
+        ways = _doubtful(reach, hospital_ids)
+        handles = connection.execute(union(*ways)).scalars().all() if ways else ()
+    elif broad(reach) and is_all(connection, reach, LABELS["readings"]):
+        handles = _in_doubt(connection, reach, set(handles))
     return judge_each(connection, reach, handles)
 
 
@@ -100,11 +101,20 @@ def judge_each(connection: Connection, reach: Reach, handles: Collection[int]) -
     return Judged(frozenset(closed), frozenset(partly), allowed, spans)
 
 
-def _doubtful(connection: Connection, reach: Reach, hospital_ids: Collection[str] | None) -> set[int]:
+def _in_doubt(connection: Connection, reach: Reach, named: set[int]) -> set[int]:
+    """Which of these to look at: those in doubt, as long as no more are in doubt anywhere than are named; else all of them."""
+    ways = _doubtful(reach, None)
+    if not ways:
+        return set()
+    found = connection.execute(union_all(*ways).limit(len(named) + 1)).scalars().all()
+    return named if len(found) > len(named) else named.intersection(found)
+
+
+def _doubtful(reach: Reach, hospital_ids: Collection[str] | None) -> tuple[Select[Any], ...]:
     """Handles of which something may be beyond a broad reach: of devices and patients above the level that it allows."""
     highest = min((level for place, level in reach.levels.items() if place in (broad(reach) or ())), default=Level.PUBLIC)
     if highest is Level.STRICT:
-        return set()
+        return ()
     above: ColumnElement[bool] = true() if highest < LABELS["patients"] else patients.c.level > highest
     of_patients: list[ColumnElement[bool]] = [above]
     of_devices: list[ColumnElement[bool]] = [devices.c.level > highest]
@@ -112,11 +122,10 @@ def _doubtful(connection: Connection, reach: Reach, hospital_ids: Collection[str
         of_patients.append(patients.c.hospital_id.in_(list(hospital_ids)))
         of_devices.append(devices.c.hospital_id.in_(list(hospital_ids)))
     worn = select(associations.c.device_handle).join(patients, patients.c.patient_key == associations.c.patient_key)
-    ways = (
+    return (
         select(devices.c.handle).where(*of_devices), worn.where(_BELIEVED, *of_patients),
         select(patients.c.handle).where(*of_patients),
     )  # fmt: skip
-    return set(connection.execute(union(*ways)).scalars())
 
 
 def _with_patients(*which: ColumnElement[bool]) -> Select[Any]:

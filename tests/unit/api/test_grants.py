@@ -85,6 +85,25 @@ async def test_a_care_team_is_reached_while_it_is_one(house: House, wards: list[
 
 
 @pytest.mark.clause("9.3b")
+async def test_nobody_joins_a_care_team_by_themselves_and_a_discharge_ends_it(house: House, wards: list[Ward]) -> None:
+    doctor = (await sign_in(house, "wang.wei"))["access_token"]
+    patient = f"patients/{wards[0].patient_key}"
+    async with house.client((await sign_in(house))["access_token"]) as client:
+        client.base_url = httpx.URL("http://test/api/v1/")
+        refused = await client.post(f"{patient}/care-team", json={"user": "li.na"})
+        assert (refused.status_code, "may not join a care team by themselves" in refused.text) == (403, True)
+        await make(client, "users/wang.wei/grants", {"role": "doctor", "place": "sz.h001", "relation": "care-team"})
+        await make(client, f"{patient}/care-team", {"user": "wang.wei"})
+        assert await get(house, doctor, f"/api/v1/{patient}") == (200, "")
+        house.clock.advance(1)
+        etag = (await client.get(patient)).headers["ETag"]
+        (await client.post(f"{patient}/discharge", json={}, headers={"If-Match": etag})).raise_for_status()
+        assert await get(house, doctor, f"/api/v1/{patient}") == (403, "forbidden")
+        (member,) = (await client.get(f"{patient}/care-team")).json()
+    assert (member["user"], member["until"] is None) == ("wang.wei", False)
+
+
+@pytest.mark.clause("9.3b")
 async def test_nobody_gives_to_themselves_nor_more_than_they_may(app: FastAPI, engine: Engine, wards: list[Ward]) -> None:
     users.create_user(engine, ADA, "boss", "stored", Grant(Role.ADMINISTRATOR, Place("sz")))
     users.create_user(engine, ADA, "li.na", "stored", Grant(Role.SYSTEM_ADMINISTRATOR, Place("sz")))

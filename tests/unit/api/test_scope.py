@@ -15,7 +15,8 @@ from sqlalchemy import Engine
 
 from domain.instants import from_us
 from domain.principals import Role
-from tests.sql_fixtures import NOW_US
+from runtime.sql import associations, patients
+from tests.sql_fixtures import ADA, ALL, NOW_US, later
 from tests.unit.api.conftest import client_of
 from tests.unit.api.wards import NAMES, NOTE, Wards, ask, open_wards
 
@@ -180,6 +181,62 @@ async def test_of_a_device_each_sees_what_it_measured_of_theirs(opened: tuple[Wa
     assert sum(row["count"] for row in (await ask(app, "doctor", of_one)).json()["items"]) == 5
     assert (await ask(app, "patient", f"readings/latest?handle={handle}")).json()["items"] == []
     assert len((await ask(app, "team", f"readings/latest?handle={handle}")).json()["items"]) == 1
+
+
+@pytest.mark.clause("9.3c")
+async def test_who_comes_back_is_as_sensitive_as_before(opened: tuple[Wards, FastAPI]) -> None:
+    wards, app = opened
+    wards.raise_level("p2")
+    patients.discharge_patient(wards.engine, ADA, wards.keys["p2"], NOW_US + 5, version=None)
+    before = patients.get_patient(wards.engine, wards.keys["p2"])
+    async with client_of(app, "nurse") as client:
+        body = {"hospital_id": "sz.h001", "ref": before["ref"], "name": "x", "ward_id": "icu"}
+        refused = await client.post("http://test/api/v1/patients", json=body)
+        assert refused.status_code == 403, refused.text
+        assert patients.get_patient(wards.engine, wards.keys["p2"]) == before
+        new = await client.post("http://test/api/v1/patients", json=body | {"ref": "MRN-new"})
+        assert (new.status_code, new.json()["patient_key"] in wards.keys.values()) == (201, False)
+
+
+@pytest.mark.clause("9.3c")
+async def test_a_live_state_tells_nothing_measured_of_somebody_out_of_reach(opened: tuple[Wards, FastAPI]) -> None:
+    """mon-1 comes off p1, and its last values are still p1's."""
+    wards, app = opened
+    (span,) = associations.list_associations(wards.engine, reach=ALL, handle=wards.handles["mon-1"])
+    associations.end_association(wards.engine, later(6), span["id"], NOW_US + 6 * 10**6)
+    wards.platform.learn()
+    assert await heart_rates_of(app, "doctor", "mon-1") == [70.0, 70.0]
+    assert await heart_rates_of(app, "engineer", "mon-1") == [None, None]
+    wards.measure("mon-1", [12.0])
+    assert await heart_rates_of(app, "engineer", "mon-1") == [70.0, 70.0]
+
+    wards.clock.advance(20 * 10**6)
+    associations.associate(wards.engine, later(20), wards.handles["mon-1"], wards.keys["p2"], NOW_US + 20 * 10**6)
+    wards.platform.learn()
+    assert await heart_rates_of(app, "team", "mon-1") == [None]
+    wards.measure("mon-1", [25.0])
+    assert await heart_rates_of(app, "team", "mon-1") == [70.0]
+    assert await heart_rates_of(app, "doctor", "mon-1") == [70.0, 70.0]
+
+
+async def heart_rates_of(app: FastAPI, who: str, device_id: str) -> list[float | None]:
+    """What a device measured last, by its live state and, where the caller may see devices, by what is told beside it."""
+    path = f"devices/sz.h001/{device_id}"
+    states = [(await ask(app, who, f"{path}/state")).json()]
+    shown = await ask(app, who, path)
+    if shown.status_code == 200:
+        states.append(shown.json()["live"])
+    for state in states:
+        assert all((one["value"] is None) == (one["time"] is None) for one in state["channels"]), state
+    return [one["value"] for state in states for one in state["channels"] if one["metric"] == "heart_rate"]
+
+
+@pytest.mark.clause("9.3c")
+@pytest.mark.parametrize("query", ["ward=icu", "ward=icu&hospital=sz.h001&hospital=sz.h002"])
+@pytest.mark.parametrize("path", ["aggregates/fleet", "readings"])
+async def test_a_ward_is_of_the_one_hospital_that_is_named(opened: tuple[Wards, FastAPI], path: str, query: str) -> None:
+    answer = await ask(opened[1], "scientist", f"{path}?{query}")
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input"), answer.text
 
 
 async def seconds_of(app: FastAPI, who: str, handle: int) -> list[int]:
