@@ -90,7 +90,7 @@ class LogKeeper:
             note = self._store.note()
             if note is not None and not self._witnesses.have_all(self._store.size):
                 said = Checkpoint.parse(Note.parse(note).text)
-                cosigned = self._witnesses.cosigned(Shown(note, said, self._store.tree(said.size)))
+                cosigned = self._witnesses.cosigned(self._shown(note, said))
                 if cosigned != note:
                     self._store.publish(said.size, cosigned)
             return self._witnesses.have_all(self._store.size)
@@ -112,8 +112,10 @@ class LogKeeper:
     def _publish(self, size: int, root: bytes) -> None:
         self._events.note_signed(size, root)
         said = Checkpoint(self._signer.origin, size, root)
-        shown = Shown(self._signer.sign(said), said, self._store.tree(size))
-        self._store.publish(size, self._witnesses.cosigned(shown))
+        self._store.publish(size, self._witnesses.cosigned(self._shown(self._signer.sign(said), said)))
+
+    def _shown(self, note: bytes, said: Checkpoint) -> Shown:
+        return Shown(note, said, self._store.tree(said.size), max(said.size, self._events.last_signed() or 0))
 
     def _recover(self) -> None:
         note = self._store.note()

@@ -36,6 +36,7 @@ class Shown(NamedTuple):
     note: bytes
     said: Checkpoint
     tree: TiledTree
+    signed: int  # the largest size that the log ever signed: more than is said while it is being made again
 
 
 class LogWitness:
@@ -61,21 +62,21 @@ class LogWitness:
         self._asking = self._thread.submit(self._signature, shown, signer)
         return self._asking
 
-    def heard(self, size: int, now_s: float) -> Signature | None:
-        """What it answered about a checkpoint of `size`, if it did. Raises IntegrityViolation when it convicts the log."""
+    def heard(self, shown: Shown, now_s: float) -> Signature | None:
+        """What it answered about `shown`, the log's present checkpoint, if it did. Raises RolledBack if it convicts the log."""
         if self._asking is None or not self._asking.done():
             return None
         asked, self._asking = self._asking, None
         try:
             signature = asked.result()
-        except IntegrityViolation:
-            raise
         except Exception as error:  # noqa: BLE001 (whatever it was: a witness holds nothing up)
+            if isinstance(error, _Refused) and error.kept is not None:
+                self._convict(error.kept, shown)
             self._note(str(error), now_s)
             self._again_s = now_s + _AGAIN_S
             return None
         self._note(None, now_s)
-        return signature if self.size == size else None
+        return signature if self.size == shown.said.size else None
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
@@ -107,8 +108,8 @@ class LogWitness:
                 break
             old = known
         self._old = None
-        self._look_for_conviction(shown, signer)
-        raise Unavailable(f"it refuses ({reply.status}): {reply.body[:200].decode(errors='replace').strip()}")
+        why = f"it refuses ({reply.status}): {reply.body[:200].decode(errors='replace').strip()}"
+        raise _Refused(why, self._kept(shown.said.origin, signer))
 
     def _read(self, reply: Reply, shown: Shown) -> Signature:
         public = self._public()
@@ -120,21 +121,35 @@ class LogWitness:
                 return signature
         raise InvalidInput(f"its answer is not signed by {public.name}")
 
-    def _look_for_conviction(self, shown: Shown, signer: LogSigner) -> None:
-        """Raise IntegrityViolation when the witness has a checkpoint, signed by this log, which this log denies."""
-        reply = self._client.get(checkpoint_path(shown.said.origin))
+    def _kept(self, origin: str, signer: LogSigner) -> Checkpoint | None:
+        """The checkpoint that the witness has; None unless this log signed it: its word alone is not enough."""
+        reply = self._client.get(checkpoint_path(origin))
         if reply.status != HTTPStatus.OK:
-            return
+            return None
         try:
-            kept = signer.verify(reply.body)
+            return signer.verify(reply.body)
         except (IntegrityViolation, InvalidInput):
-            return  # not signed by us: its word alone is not enough
-        if kept.size > shown.said.size:
+            return None
+
+    def _convict(self, kept: Checkpoint, present: Shown) -> None:
+        """Raise RolledBack when the log denies `kept`, which it signed.
+
+        To be compared with the log as it is now: it may have signed more since the witness was asked.
+        """
+        if kept.size > present.signed:
             raise RolledBack(
-                f"rolled-back: the log has {shown.said.size} entries, and {self.where} has its signature for {kept.size}"
+                f"rolled-back: the log has {present.said.size} entries, and {self.where} has its signature for {kept.size}"
             )
-        if root_of(kept.size, shown.tree.node) != kept.root:
+        if kept.size <= present.said.size and root_of(kept.size, present.tree.node) != kept.root:
             raise RolledBack(f"rolled-back: the first {kept.size} entries of the log are not those it signed for {self.where}")
+
+
+class _Refused(Unavailable):
+    """A witness does not sign. `kept`: what it has instead, signed by this log."""
+
+    def __init__(self, why: str, kept: Checkpoint | None) -> None:
+        super().__init__(why)
+        self.kept = kept
 
 
 class RolledBack(IntegrityViolation):
@@ -157,7 +172,7 @@ class LogWitnesses:
         """The checkpoint with the signatures of those who gave one in time. Raises RolledBack."""
         asked = [witness.ask(shown, self._signer, self._now_s()) for witness in self._witnesses]
         wait([one for one in asked if one is not None], WITHIN_S)
-        heard = [witness.heard(shown.said.size, self._now_s()) for witness in self._witnesses]
+        heard = [witness.heard(shown, self._now_s()) for witness in self._witnesses]
         signatures = [one for one in heard if one is not None]
         return Note.parse(shown.note).with_signatures(signatures).to_bytes() if signatures else shown.note
 

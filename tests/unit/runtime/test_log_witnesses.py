@@ -6,6 +6,7 @@ import itertools
 import os
 import shutil
 import threading
+from concurrent.futures import wait
 
 import pytest
 
@@ -129,6 +130,38 @@ def test_a_checkpoint_that_the_log_did_not_sign_convicts_nobody(rig, monkeypatch
     monkeypatch.setattr(rig.here[1].witness, "checkpoint", lambda _: Answer(200, note))
     keeper.take(received(1))
     assert (rig.names(), keeper.size) == (["near"], 1)
+
+
+@pytest.mark.parametrize("answer", [Answer(422, b"no\n"), Answer(409, b"3\n")])
+def test_what_the_log_signed_while_a_witness_took_its_time_convicts_nobody(rig, monkeypatch, answer):
+    """It answers late and has a checkpoint by then that was published after it was asked: a third party's, or a trick."""
+    monkeypatch.setattr("runtime.log_witnesses.WITHIN_S", 0.05)
+    keeper, may_go_on = rig.open(), threading.Event()
+    rig.here[1].before_answer = lambda: may_go_on.wait(10)
+    monkeypatch.setattr(rig.here[1].witness, "add_checkpoint", lambda _: answer)
+    monkeypatch.setattr(rig.here[1].witness, "checkpoint", lambda _: Answer(200, LogReader(rig.folder).note()))
+    keeper.take(received(1))
+    keeper.take(received(2, 3))
+    may_go_on.set()
+    wait([rig.witnesses._witnesses[1]._asking], 10)
+    assert not keeper.witness()
+    assert rig.witnesses.problems == [f"w1: it refuses ({answer.status}): {answer.body.decode().strip()}"]
+    keeper.take(received(4))
+    assert (rig.names(), keeper.size) == (["near"], 4)
+
+
+def test_a_tree_that_is_made_again_is_not_taken_for_an_older_copy(rig, monkeypatch):
+    """As the runbook says for damaged tiles: without them and the checkpoint the log grows again from its events."""
+    rig.open().take(received(*range(1, 8)))
+    rig.close()
+    shutil.rmtree(rig.folder / "tile")
+    (rig.folder / "checkpoint").unlink()
+    monkeypatch.setattr("runtime.log_keeper._AT_ONCE", 3)
+    rig.witnesses = witnessed_by(rig.signer, *rig.here, now_s=lambda: rig.now_s)
+    keeper = rig.open()
+    rig.now_s += 1.0
+    assert keeper.witness()
+    assert (rig.names(), keeper.size) == (["near", "far"], 7)
 
 
 def test_an_older_copy_of_the_log_signs_nothing_more(rig, tmp_path):
