@@ -1,8 +1,8 @@
 """The witnesses of the access log: each checkpoint is shown to them before it is published, and published with their word.
 
-A witness that is away, slow or wrong holds nothing up: it has half a second, and what it says later counts for the next
-checkpoint. Nor can its word alone stop the log: that the log is behind, or another one than it was, is believed of a
-checkpoint that the log itself signed, and that the witness still has. Then nothing more is signed.
+A witness that is away, slow or wrong holds nothing up: it has half a second. What it signs later is published too, as long
+as that checkpoint is the log's last. Nor can its word alone stop the log: that the log is behind, or another one than it
+was, is believed of a checkpoint that the log itself signed, and that the witness still has. Then nothing more is signed.
 """
 
 from __future__ import annotations
@@ -39,6 +39,13 @@ class Shown(NamedTuple):
     signed: int  # the largest size that the log ever signed: more than is said while it is being made again
 
 
+class Signed(NamedTuple):
+    """What a witness signed."""
+
+    said: Checkpoint
+    signature: Signature
+
+
 class LogWitness:
     """One witness. `public` gives its key, and raises Unavailable while that is not known."""
 
@@ -47,36 +54,44 @@ class LogWitness:
         self._public = public
         self.where = where
         self._thread = ThreadPoolExecutor(1, f"ask {where}")
-        self._asking: Future[Signature] | None = None
+        self._asking: Future[Signed] | None = None
         self._again_s = 0.0
         self._old: int | None = None  # what it had when it was last heard
-        self.size: int | None = None  # the largest checkpoint that it signed, as far as is known here
+        self._signed: Signed | None = None  # the last that was heard
         self.problem: str | None = None
         self._away_since_s: float | None = None
         self._is_told = False
 
-    def ask(self, shown: Shown, signer: LogSigner, now_s: float) -> Future[Signature] | None:
-        """Begin to ask, unless it is still being asked, or did not answer a moment ago."""
-        if self._asking is not None or now_s < self._again_s:
+    @property
+    def size(self) -> int | None:
+        """Of the last checkpoint whose signature was heard of it."""
+        return None if self._signed is None else self._signed.said.size
+
+    def signature(self, said: Checkpoint) -> Signature | None:
+        """Its signature of this checkpoint; None if it was not heard."""
+        return self._signed.signature if self._signed is not None and self._signed.said == said else None
+
+    def ask(self, shown: Shown, signer: LogSigner, now_s: float) -> Future[Signed] | None:
+        """Begin to ask, unless it signed this, is still being asked, or did not answer a moment ago."""
+        if self.signature(shown.said) is not None or self._asking is not None or now_s < self._again_s:
             return None
-        self._asking = self._thread.submit(self._signature, shown, signer)
+        self._asking = self._thread.submit(self._sign, shown, signer)
         return self._asking
 
-    def heard(self, shown: Shown, now_s: float) -> Signature | None:
-        """What it answered about `shown`, the log's present checkpoint, if it did. Raises RolledBack if it convicts the log."""
+    def hear(self, shown: Shown, now_s: float) -> None:
+        """Take up what it answered, if it did. Raises RolledBack if that convicts the log, which is at `shown`."""
         if self._asking is None or not self._asking.done():
-            return None
+            return
         asked, self._asking = self._asking, None
         try:
-            signature = asked.result()
+            self._signed = asked.result()
         except Exception as error:  # noqa: BLE001 (whatever it was: a witness holds nothing up)
             if isinstance(error, _Refused) and error.kept is not None:
                 self._convict(error.kept, shown)
             self._note(str(error), now_s)
             self._again_s = now_s + _AGAIN_S
-            return None
-        self._note(None, now_s)
-        return signature if self.size == shown.said.size else None
+        else:
+            self._note(None, now_s)
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
@@ -91,7 +106,7 @@ class LogWitness:
             logger.warning("a witness does not sign the access log: %s", problem, extra={"witness": self.where})
             self._is_told = True
 
-    def _signature(self, shown: Shown, signer: LogSigner) -> Signature:
+    def _sign(self, shown: Shown, signer: LogSigner) -> Signed:
         size = shown.said.size
         old = size if self._old is None else min(self._old, size)
         for _ in range(_TRIES):
@@ -99,8 +114,8 @@ class LogWitness:
             reply = self._client.post(ADD_CHECKPOINT, Submission(old, hashes, shown.note).to_bytes())
             if reply.status == HTTPStatus.OK:
                 signature = self._read(reply, shown)
-                self._old = self.size = size
-                return signature
+                self._old = size
+                return Signed(shown.said, signature)
             if reply.status != HTTPStatus.CONFLICT:
                 break
             known = _size(reply)
@@ -169,26 +184,32 @@ class LogWitnesses:
         self._now_s = now_s
 
     def cosigned(self, shown: Shown) -> bytes:
-        """The checkpoint with the signatures of those who gave one in time. Raises RolledBack."""
+        """The checkpoint with the signatures of those who gave one by now, or do in time. Raises RolledBack."""
+        self._hear(shown)  # who was late is free to be asked again
         asked = [witness.ask(shown, self._signer, self._now_s()) for witness in self._witnesses]
         wait([one for one in asked if one is not None], WITHIN_S)
-        heard = [witness.heard(shown, self._now_s()) for witness in self._witnesses]
-        signatures = [one for one in heard if one is not None]
+        self._hear(shown)
+        known = [witness.signature(shown.said) for witness in self._witnesses]
+        signatures = [one for one in known if one is not None]
         return Note.parse(shown.note).with_signatures(signatures).to_bytes() if signatures else shown.note
 
-    def have_all(self, size: int) -> bool:
-        """Whether each of them signed a checkpoint of `size`."""
-        return all(witness.size == size for witness in self._witnesses)
+    def have_all(self, said: Checkpoint) -> bool:
+        """Whether the signature of each of them is known."""
+        return all(witness.signature(said) is not None for witness in self._witnesses)
 
     @property
     def size(self) -> int | None:
-        """Entries that each of them has signed for; None without witnesses."""
+        """Entries that each of them has signed for, as far as was heard; None without witnesses."""
         return min((witness.size or 0 for witness in self._witnesses), default=None)
 
     @property
     def problems(self) -> list[str]:
         """Why some do not sign, a sentence each."""
         return [f"{one.where}: {one.problem}" for one in self._witnesses if one.problem is not None]
+
+    def _hear(self, shown: Shown) -> None:
+        for witness in self._witnesses:
+            witness.hear(shown, self._now_s())
 
     def close(self) -> None:
         for witness in self._witnesses:
