@@ -44,6 +44,7 @@ _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS cosigned (
     origin TEXT NOT NULL, size INTEGER NOT NULL, root BLOB NOT NULL, note BLOB NOT NULL, PRIMARY KEY (origin, size)
 );
+CREATE TABLE IF NOT EXISTS began (once INTEGER PRIMARY KEY CHECK (once = 1));
 CREATE TRIGGER IF NOT EXISTS never_back BEFORE INSERT ON cosigned
     WHEN NEW.size < (SELECT max(size) FROM cosigned WHERE origin = NEW.origin)
     BEGIN SELECT RAISE(ABORT, 'a witness does not go back'); END;
@@ -104,16 +105,18 @@ class Witness:
     def open(cls, folder: Path, keys: KeyProvider, name: str, logs: LogKeys, clock: Clock) -> Self:
         """The witness `name` of `folder`, made new when there is none.
 
-        Raises IntegrityViolation when what it knows is damaged, KeyMissing when it has signed before and its key is gone,
-        StorageFull.
+        Raises IntegrityViolation when what it knows is damaged or gone and its key is there, KeyMissing when it has signed
+        before and its key is gone, StorageFull.
         """
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with _in_our_words():
             connection = sqlite3.connect(folder / FILE, isolation_level=None, check_same_thread=False)
-            connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + _SCHEMA)
-            is_new = connection.execute("SELECT count(*) FROM cosigned").fetchone()[0] == 0
         try:
-            if is_new:
+            with _in_our_words():
+                connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + _SCHEMA)
+            with _transaction(connection):
+                has_signed = _begin(connection, keys)
+            if not has_signed:
                 make_missing(keys, [KEY])
             public = PublicKey(name, COSIGNATURE, keys.public_key(KEY))
             write_secret(folder / VKEY, f"{public.vkey}\n".encode())
@@ -145,7 +148,7 @@ class Witness:
             return _refused(HTTPStatus.BAD_REQUEST, f"no log has {said.size} entries")
         if submission.old > said.size:
             return _refused(HTTPStatus.BAD_REQUEST, f"{submission.old} entries come after {said.size}")
-        with self._one_at_a_time, self._transaction():
+        with self._one_at_a_time, _transaction(self._connection):
             return self._considered(submission, note, said)
 
     def checkpoint(self, path: str) -> Answer:
@@ -207,17 +210,33 @@ class Witness:
         row = self._connection.execute(query, values).fetchone()
         return None if row is None else _Known(*row)
 
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with _in_our_words():
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._connection.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    self._connection.execute("ROLLBACK")
-                raise
+
+def _begin(connection: sqlite3.Connection, keys: KeyProvider) -> bool:
+    """Note that a witness begins here, before its key is made; whether it has signed already.
+
+    Raises IntegrityViolation when a key is there and no such note: whoever has that key signed something, and what is gone.
+    """
+    has_signed = connection.execute("SELECT 1 FROM cosigned LIMIT 1").fetchone() is not None
+    has_begun = connection.execute("SELECT 1 FROM began").fetchone() is not None
+    if not has_signed and not has_begun and keys.versions(KEY):
+        raise IntegrityViolation(
+            f"the witness has its key, but {FILE} knows nothing of what it signed with it: it could sign another past"
+        )
+    connection.execute("INSERT INTO began VALUES (1) ON CONFLICT DO NOTHING")
+    return has_signed
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    with _in_our_words():
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            connection.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            raise
 
 
 def _check(size: int, root: bytes, said: Checkpoint, hashes: Sequence[bytes]) -> None:

@@ -16,7 +16,7 @@ from runtime.clock import ManualClock
 from runtime.keys import KeyMissing
 from runtime.log_signing import KeyVerifier, LogSigner
 from runtime.soft_keys import SoftKeys
-from runtime.witness import Witness
+from runtime.witness import Witness, _transaction
 
 pytestmark = [pytest.mark.clause("9.3e"), pytest.mark.clause("6.1b")]
 
@@ -185,7 +185,7 @@ def test_two_submissions_at_once_never_roll_a_witness_back(witness, log, reopen,
     assert len(signed) == len(set(signed)), "no size was the continuation of two"
     known = Checkpoint.parse(Note.parse(witness.checkpoint(checkpoint_path(ORIGIN)).body).text).size
     assert known == max(signed)
-    with pytest.raises(IntegrityViolation, match=r"does not go back"), witness._transaction():
+    with pytest.raises(IntegrityViolation, match=r"does not go back"), _transaction(witness._connection):
         witness._connection.execute("INSERT INTO cosigned VALUES (?, 1, x'00', x'00')", (ORIGIN,))
 
 
@@ -229,6 +229,38 @@ def test_a_witness_that_signed_does_not_go_on_without_its_key(witness, log, reop
     key.rename(key.with_suffix(".gone"))
     with pytest.raises(KeyMissing):
         reopen()
+
+
+def lose_database(folder):
+    for file in folder.glob("witness.db*"):
+        file.unlink()
+
+
+def test_a_witness_that_lost_what_it_signed_does_not_go_on_under_its_key(witness, log, reopen, tmp_path):
+    submit(witness, log.submission(0, 5))
+    witness.close()
+    lose_database(tmp_path / "witness")
+    for _ in range(2):  # having looked once is no beginning
+        with pytest.raises(IntegrityViolation, match=r"has its key, but witness.db knows nothing of what it signed"):
+            reopen()
+
+
+def test_a_witness_that_never_signed_starts_again(witness, log, reopen, tmp_path):
+    before = witness.public
+    witness = reopen()
+    assert (witness.public, submit(witness, log.submission(0, 5))) == (before, 200)
+
+
+def test_a_witness_whose_first_start_ended_before_its_key_was_made_begins(log, reopen, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr("runtime.witness.make_missing", no_room)
+        with pytest.raises(OSError, match=r"no room"):
+            reopen()
+    assert submit(reopen(), log.submission(0, 5)) == 200
+
+
+def no_room(*_):
+    raise OSError("no room")
 
 
 def test_what_it_knows_is_not_believed_when_it_is_damaged(witness, log, reopen, tmp_path):
