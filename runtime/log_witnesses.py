@@ -8,9 +8,10 @@ was, is believed of a checkpoint that the log itself signed, and that the witnes
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
@@ -20,7 +21,7 @@ from domain.merkle import consistency_proof, root_of
 from domain.signed_notes import Checkpoint, Note, PublicKey, Signature, read_signature
 from domain.tiles import TiledTree
 from runtime.log_signing import KeyVerifier, LogSigner
-from runtime.witness_client import Reply, WitnessClient
+from runtime.witness_client import TIMEOUT_S, Reply, WitnessClient
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +54,8 @@ class LogWitness:
         self._client = client
         self._public = public
         self.where = where
-        self._thread = ThreadPoolExecutor(1, f"ask {where}")
         self._asking: Future[Signed] | None = None
+        self._asked_s = 0.0
         self._again_s = 0.0
         self._old: int | None = None  # what it had when it was last heard
         self._signed: Signed | None = None  # the last that was heard
@@ -73,9 +74,13 @@ class LogWitness:
 
     def ask(self, shown: Shown, signer: LogSigner, now_s: float) -> Future[Signed] | None:
         """Begin to ask, unless it signed this, is still being asked, or did not answer a moment ago."""
+        if self._asking is not None and now_s - self._asked_s >= TIMEOUT_S:
+            self._note(f"it has not answered for {now_s - self._asked_s:.0f} s", now_s)
         if self.signature(shown.said) is not None or self._asking is not None or now_s < self._again_s:
             return None
-        self._asking = self._thread.submit(self._sign, shown, signer)
+        self._asking, self._asked_s = Future(), now_s
+        # A daemon: whoever ends does not wait for a witness that does not answer.
+        threading.Thread(target=self._answer, args=(self._asking, shown, signer), name=f"ask {self.where}", daemon=True).start()
         return self._asking
 
     def hear(self, shown: Shown, now_s: float) -> None:
@@ -93,9 +98,6 @@ class LogWitness:
         else:
             self._note(None, now_s)
 
-    def close(self) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
-
     def _note(self, problem: str | None, now_s: float) -> None:
         self.problem = problem
         if problem is None:
@@ -105,6 +107,12 @@ class LogWitness:
         if now_s - self._away_since_s >= _LONG_S and not self._is_told:
             logger.warning("a witness does not sign the access log: %s", problem, extra={"witness": self.where})
             self._is_told = True
+
+    def _answer(self, asking: Future[Signed], shown: Shown, signer: LogSigner) -> None:
+        try:
+            asking.set_result(self._sign(shown, signer))
+        except BaseException as error:  # noqa: BLE001 (whoever hears it judges)
+            asking.set_exception(error)
 
     def _sign(self, shown: Shown, signer: LogSigner) -> Signed:
         size = shown.said.size
@@ -210,10 +218,6 @@ class LogWitnesses:
     def _hear(self, shown: Shown) -> None:
         for witness in self._witnesses:
             witness.hear(shown, self._now_s())
-
-    def close(self) -> None:
-        for witness in self._witnesses:
-            witness.close()
 
 
 def _size(reply: Reply) -> int:

@@ -57,7 +57,6 @@ def rig(tmp_path):
     made = Rig(tmp_path)
     yield made
     made.close()
-    made.witnesses.close()
     for here in made.here:
         here.witness.close()
 
@@ -113,6 +112,22 @@ def test_what_a_witness_signs_too_late_is_published_all_the_same(rig, monkeypatc
     rig.here[1].is_away = True  # it need not be asked again
     assert keeper.witness()
     assert (rig.witnesses.size, rig.names()) == (1, ["near", "far"])
+
+
+def test_one_that_does_not_answer_at_all_is_told_and_not_waited_for_at_the_end(rig, monkeypatch):
+    monkeypatch.setattr("runtime.log_witnesses.WITHIN_S", 0.05)
+    keeper, may_go_on = rig.open(), threading.Event()
+    rig.here[1].before_answer = lambda: may_go_on.wait(10)
+    keeper.take(received(1))
+    rig.now_s += 7.0
+    assert not keeper.witness()
+    assert rig.witnesses.problems == ["w1: it has not answered for 7 s"]
+    (asking,) = [one for one in threading.enumerate() if one.name.startswith("ask w1")]
+    assert asking.daemon, "the interpreter would wait for it"
+    may_go_on.set()
+    asking.join(10)
+    assert keeper.witness()
+    assert rig.witnesses.problems == []
 
 
 def test_what_a_witness_signed_is_published_though_the_disk_failed_at_first(rig, monkeypatch):
