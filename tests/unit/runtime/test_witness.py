@@ -160,6 +160,39 @@ def test_another_past_is_found_whatever_its_size(witness, log, signer):
     assert submit(witness, log.submission(50, 80)) == 200
 
 
+def with_false_proof(raw, tag):
+    """The same checkpoint, and hashes that show nothing."""
+    submission = Submission.parse(raw)
+    return Submission(submission.old, (leaf_hash(tag),), submission.note).to_bytes()
+
+
+def test_a_false_proof_of_what_was_signed_is_no_evidence(witness, log):
+    submit(witness, log.submission(0, 50))
+    assert submit(witness, with_false_proof(log.submission(50, 50), b"x")) == 422
+    assert witness.evidence() == []
+
+
+def test_a_false_proof_is_not_kept_in_the_place_of_another(witness, log):
+    submit(witness, log.submission(0, 50))
+    for tag in (b"x", b"y", b"x"):
+        assert submit(witness, with_false_proof(log.submission(50, 80), tag)) == 422
+    assert sorted(one.hashes for one in witness.evidence()) == sorted([(leaf_hash(b"x"),), (leaf_hash(b"y"),)])
+
+
+def test_false_proofs_take_no_room_from_two_roots(witness, log, signer, monkeypatch):
+    monkeypatch.setattr("runtime.witness._MOST_EVIDENCE", {"two-roots": 2, "no-proof": 3})
+    other = Past(signer, tag="changed", shared=10)
+    submit(witness, log.submission(0, 50))
+    for at in range(5):
+        assert submit(witness, with_false_proof(log.submission(50, 80), b"%d" % at)) == 422
+    assert submit(witness, with_false_proof(other.submission(50, 80), b"x")) == 422
+    assert len(witness.evidence()) == 3
+    submit(witness, log.submission(50, 80))
+    assert submit(witness, with_false_proof(other.submission(80, 80), b"x")) == 422
+    (found,) = [one for one in witness.evidence() if one.why == "two roots of 80 entries"]
+    assert signer.verify(found.kept.encode()).root != signer.verify(found.given.encode()).root
+
+
 def test_two_submissions_at_once_never_roll_a_witness_back(witness, log, reopen, tmp_path):
     """Each thread submits what follows from what it last heard; sizes that were answered 200 only grow."""
     signed, done = [], threading.Barrier(4)
