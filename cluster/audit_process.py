@@ -54,7 +54,6 @@ async def main() -> None:
     await asyncio.wait((ended, following), return_when=asyncio.FIRST_COMPLETED)
     has_broken = following.done()
     await end(ended, following)
-    witnesses.close()
     await bus.close()
     if has_broken:  # this process is nothing without it; its keeper starts another
         await following

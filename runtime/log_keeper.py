@@ -85,15 +85,19 @@ class LogKeeper:
         return added
 
     def witness(self) -> bool:
-        """Show the published checkpoint to witnesses that have not signed it; whether all have. Raises RolledBack."""
+        """Show the published checkpoint to witnesses that have not signed it, and publish what they sign; whether all have.
+
+        Raises RolledBack.
+        """
         with self._working:
             note = self._store.note()
-            if note is not None and not self._witnesses.have_all(self._store.size):
-                said = Checkpoint.parse(Note.parse(note).text)
-                cosigned = self._witnesses.cosigned(Shown(note, said, self._store.tree(said.size)))
-                if cosigned != note:
-                    self._store.publish(said.size, cosigned)
-            return self._witnesses.have_all(self._store.size)
+            if note is None:
+                return False
+            said = Checkpoint.parse(Note.parse(note).text)
+            cosigned = self._witnesses.cosigned(self._shown(note, said))
+            if cosigned != note:
+                self._store.publish(said.size, cosigned)
+            return self._witnesses.have_all(said)
 
     def was_witnessed(self) -> bool:
         """Whether anybody but the log signed the published checkpoint."""
@@ -112,8 +116,10 @@ class LogKeeper:
     def _publish(self, size: int, root: bytes) -> None:
         self._events.note_signed(size, root)
         said = Checkpoint(self._signer.origin, size, root)
-        shown = Shown(self._signer.sign(said), said, self._store.tree(size))
-        self._store.publish(size, self._witnesses.cosigned(shown))
+        self._store.publish(size, self._witnesses.cosigned(self._shown(self._signer.sign(said), said)))
+
+    def _shown(self, note: bytes, said: Checkpoint) -> Shown:
+        return Shown(note, said, self._store.tree(said.size), max(said.size, self._events.last_signed() or 0))
 
     def _recover(self) -> None:
         note = self._store.note()

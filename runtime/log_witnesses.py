@@ -1,16 +1,17 @@
 """The witnesses of the access log: each checkpoint is shown to them before it is published, and published with their word.
 
-A witness that is away, slow or wrong holds nothing up: it has half a second, and what it says later counts for the next
-checkpoint. Nor can its word alone stop the log: that the log is behind, or another one than it was, is believed of a
-checkpoint that the log itself signed, and that the witness still has. Then nothing more is signed.
+A witness that is away, slow or wrong holds nothing up: it has half a second. What it signs later is published too, as long
+as that checkpoint is the log's last. Nor can its word alone stop the log: that the log is behind, or another one than it
+was, is believed of a checkpoint that the log itself signed, and that the witness still has. Then nothing more is signed.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
@@ -20,7 +21,7 @@ from domain.merkle import consistency_proof, root_of
 from domain.signed_notes import Checkpoint, Note, PublicKey, Signature, read_signature
 from domain.tiles import TiledTree
 from runtime.log_signing import KeyVerifier, LogSigner
-from runtime.witness_client import Reply, WitnessClient
+from runtime.witness_client import TIMEOUT_S, Reply, WitnessClient
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,14 @@ class Shown(NamedTuple):
     note: bytes
     said: Checkpoint
     tree: TiledTree
+    signed: int  # the largest size that the log ever signed: more than is said while it is being made again
+
+
+class Signed(NamedTuple):
+    """What a witness signed."""
+
+    said: Checkpoint
+    signature: Signature
 
 
 class LogWitness:
@@ -45,40 +54,49 @@ class LogWitness:
         self._client = client
         self._public = public
         self.where = where
-        self._thread = ThreadPoolExecutor(1, f"ask {where}")
-        self._asking: Future[Signature] | None = None
+        self._asking: Future[Signed] | None = None
+        self._asked_s = 0.0
         self._again_s = 0.0
         self._old: int | None = None  # what it had when it was last heard
-        self.size: int | None = None  # the largest checkpoint that it signed, as far as is known here
+        self._signed: Signed | None = None  # the last that was heard
         self.problem: str | None = None
         self._away_since_s: float | None = None
         self._is_told = False
 
-    def ask(self, shown: Shown, signer: LogSigner, now_s: float) -> Future[Signature] | None:
-        """Begin to ask, unless it is still being asked, or did not answer a moment ago."""
-        if self._asking is not None or now_s < self._again_s:
+    @property
+    def size(self) -> int | None:
+        """Of the last checkpoint whose signature was heard of it."""
+        return None if self._signed is None else self._signed.said.size
+
+    def signature(self, said: Checkpoint) -> Signature | None:
+        """Its signature of this checkpoint; None if it was not heard."""
+        return self._signed.signature if self._signed is not None and self._signed.said == said else None
+
+    def ask(self, shown: Shown, signer: LogSigner, now_s: float) -> Future[Signed] | None:
+        """Begin to ask, unless it signed this, is still being asked, or did not answer a moment ago."""
+        if self._asking is not None and now_s - self._asked_s >= TIMEOUT_S:
+            self._note(f"it has not answered for {now_s - self._asked_s:.0f} s", now_s)
+        if self.signature(shown.said) is not None or self._asking is not None or now_s < self._again_s:
             return None
-        self._asking = self._thread.submit(self._signature, shown, signer)
+        self._asking, self._asked_s = Future(), now_s
+        # A daemon: whoever ends does not wait for a witness that does not answer.
+        threading.Thread(target=self._answer, args=(self._asking, shown, signer), name=f"ask {self.where}", daemon=True).start()
         return self._asking
 
-    def heard(self, size: int, now_s: float) -> Signature | None:
-        """What it answered about a checkpoint of `size`, if it did. Raises IntegrityViolation when it convicts the log."""
+    def hear(self, shown: Shown, now_s: float) -> None:
+        """Take up what it answered, if it did. Raises RolledBack if that convicts the log, which is at `shown`."""
         if self._asking is None or not self._asking.done():
-            return None
+            return
         asked, self._asking = self._asking, None
         try:
-            signature = asked.result()
-        except IntegrityViolation:
-            raise
+            self._signed = asked.result()
         except Exception as error:  # noqa: BLE001 (whatever it was: a witness holds nothing up)
+            if isinstance(error, _Refused) and error.kept is not None:
+                self._convict(error.kept, shown)
             self._note(str(error), now_s)
             self._again_s = now_s + _AGAIN_S
-            return None
-        self._note(None, now_s)
-        return signature if self.size == size else None
-
-    def close(self) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        else:
+            self._note(None, now_s)
 
     def _note(self, problem: str | None, now_s: float) -> None:
         self.problem = problem
@@ -90,7 +108,13 @@ class LogWitness:
             logger.warning("a witness does not sign the access log: %s", problem, extra={"witness": self.where})
             self._is_told = True
 
-    def _signature(self, shown: Shown, signer: LogSigner) -> Signature:
+    def _answer(self, asking: Future[Signed], shown: Shown, signer: LogSigner) -> None:
+        try:
+            asking.set_result(self._sign(shown, signer))
+        except BaseException as error:  # noqa: BLE001 (whoever hears it judges)
+            asking.set_exception(error)
+
+    def _sign(self, shown: Shown, signer: LogSigner) -> Signed:
         size = shown.said.size
         old = size if self._old is None else min(self._old, size)
         for _ in range(_TRIES):
@@ -98,8 +122,8 @@ class LogWitness:
             reply = self._client.post(ADD_CHECKPOINT, Submission(old, hashes, shown.note).to_bytes())
             if reply.status == HTTPStatus.OK:
                 signature = self._read(reply, shown)
-                self._old = self.size = size
-                return signature
+                self._old = size
+                return Signed(shown.said, signature)
             if reply.status != HTTPStatus.CONFLICT:
                 break
             known = _size(reply)
@@ -107,8 +131,8 @@ class LogWitness:
                 break
             old = known
         self._old = None
-        self._look_for_conviction(shown, signer)
-        raise Unavailable(f"it refuses ({reply.status}): {reply.body[:200].decode(errors='replace').strip()}")
+        why = f"it refuses ({reply.status}): {reply.body[:200].decode(errors='replace').strip()}"
+        raise _Refused(why, self._kept(shown.said.origin, signer))
 
     def _read(self, reply: Reply, shown: Shown) -> Signature:
         public = self._public()
@@ -120,21 +144,35 @@ class LogWitness:
                 return signature
         raise InvalidInput(f"its answer is not signed by {public.name}")
 
-    def _look_for_conviction(self, shown: Shown, signer: LogSigner) -> None:
-        """Raise IntegrityViolation when the witness has a checkpoint, signed by this log, which this log denies."""
-        reply = self._client.get(checkpoint_path(shown.said.origin))
+    def _kept(self, origin: str, signer: LogSigner) -> Checkpoint | None:
+        """The checkpoint that the witness has; None unless this log signed it: its word alone is not enough."""
+        reply = self._client.get(checkpoint_path(origin))
         if reply.status != HTTPStatus.OK:
-            return
+            return None
         try:
-            kept = signer.verify(reply.body)
+            return signer.verify(reply.body)
         except (IntegrityViolation, InvalidInput):
-            return  # not signed by us: its word alone is not enough
-        if kept.size > shown.said.size:
+            return None
+
+    def _convict(self, kept: Checkpoint, present: Shown) -> None:
+        """Raise RolledBack when the log denies `kept`, which it signed.
+
+        To be compared with the log as it is now: it may have signed more since the witness was asked.
+        """
+        if kept.size > present.signed:
             raise RolledBack(
-                f"rolled-back: the log has {shown.said.size} entries, and {self.where} has its signature for {kept.size}"
+                f"rolled-back: the log has {present.said.size} entries, and {self.where} has its signature for {kept.size}"
             )
-        if root_of(kept.size, shown.tree.node) != kept.root:
+        if kept.size <= present.said.size and root_of(kept.size, present.tree.node) != kept.root:
             raise RolledBack(f"rolled-back: the first {kept.size} entries of the log are not those it signed for {self.where}")
+
+
+class _Refused(Unavailable):
+    """A witness does not sign. `kept`: what it has instead, signed by this log."""
+
+    def __init__(self, why: str, kept: Checkpoint | None) -> None:
+        super().__init__(why)
+        self.kept = kept
 
 
 class RolledBack(IntegrityViolation):
@@ -154,20 +192,22 @@ class LogWitnesses:
         self._now_s = now_s
 
     def cosigned(self, shown: Shown) -> bytes:
-        """The checkpoint with the signatures of those who gave one in time. Raises RolledBack."""
+        """The checkpoint with the signatures of those who gave one by now, or do in time. Raises RolledBack."""
+        self._hear(shown)  # who was late is free to be asked again
         asked = [witness.ask(shown, self._signer, self._now_s()) for witness in self._witnesses]
         wait([one for one in asked if one is not None], WITHIN_S)
-        heard = [witness.heard(shown.said.size, self._now_s()) for witness in self._witnesses]
-        signatures = [one for one in heard if one is not None]
+        self._hear(shown)
+        known = [witness.signature(shown.said) for witness in self._witnesses]
+        signatures = [one for one in known if one is not None]
         return Note.parse(shown.note).with_signatures(signatures).to_bytes() if signatures else shown.note
 
-    def have_all(self, size: int) -> bool:
-        """Whether each of them signed a checkpoint of `size`."""
-        return all(witness.size == size for witness in self._witnesses)
+    def have_all(self, said: Checkpoint) -> bool:
+        """Whether the signature of each of them is known."""
+        return all(witness.signature(said) is not None for witness in self._witnesses)
 
     @property
     def size(self) -> int | None:
-        """Entries that each of them has signed for; None without witnesses."""
+        """Entries that each of them has signed for, as far as was heard; None without witnesses."""
         return min((witness.size or 0 for witness in self._witnesses), default=None)
 
     @property
@@ -175,9 +215,9 @@ class LogWitnesses:
         """Why some do not sign, a sentence each."""
         return [f"{one.where}: {one.problem}" for one in self._witnesses if one.problem is not None]
 
-    def close(self) -> None:
+    def _hear(self, shown: Shown) -> None:
         for witness in self._witnesses:
-            witness.close()
+            witness.hear(shown, self._now_s())
 
 
 def _size(reply: Reply) -> int:

@@ -3,7 +3,8 @@
 A log whose owner has its keys and its disk can write another past; not one whose checkpoints somebody else remembers.
 What the witness signed is compared and replaced in one transaction, on disk before it is answered: two who submit at
 once, and a kill at any place, never lead it back. Two checkpoints of one log that cannot both be true are kept, both
-with the log's signatures: that is evidence against the log, for whoever judges it. Clauses 6.1b, 9.3e.
+with the log's signatures: that is evidence against the log, for whoever judges it. So are checkpoints whose proof fails,
+in a room of their own: anybody can send a true one with a false proof. Clauses 6.1b, 9.3e.
 """
 
 from __future__ import annotations
@@ -37,13 +38,16 @@ VKEY: Final = "vkey"  # whom to verify the witness with
 EVIDENCE: Final = "evidence"
 KEY: Final = "witness-ed25519"
 _KEPT: Final = 10_000  # checkpoints of each log: an old one that comes with another root is told from one that comes late
-_MOST_EVIDENCE: Final = 1_000  # files: whoever has a log's key could fill the disk with them
+_TWO_ROOTS: Final = "two-roots"
+_NO_PROOF: Final = "no-proof"
+_MOST_EVIDENCE: Final = {_TWO_ROOTS: 1_000, _NO_PROOF: 100}  # files: who has a log's key, or anybody, could fill the disk
 _MOST_ENTRIES: Final = 2**62
 _TEXT: Final = "text/plain; charset=utf-8"
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS cosigned (
     origin TEXT NOT NULL, size INTEGER NOT NULL, root BLOB NOT NULL, note BLOB NOT NULL, PRIMARY KEY (origin, size)
 );
+CREATE TABLE IF NOT EXISTS began (once INTEGER PRIMARY KEY CHECK (once = 1));
 CREATE TRIGGER IF NOT EXISTS never_back BEFORE INSERT ON cosigned
     WHEN NEW.size < (SELECT max(size) FROM cosigned WHERE origin = NEW.origin)
     BEGIN SELECT RAISE(ABORT, 'a witness does not go back'); END;
@@ -68,7 +72,12 @@ class Answer(NamedTuple):
 
 
 class Evidence(msgspec.Struct, frozen=True):
-    """Two signed notes of one log that contradict each other. `hashes` is what was to show that they do not."""
+    """Two notes of one log, both signed by it: `kept`, which was cosigned, and `given`, which was not.
+
+    With two roots of one size they contradict each other, whatever `hashes` says: only the log can have made them. With
+    two sizes `hashes` did not show that `given` begins with `kept`; that may be the fault of whoever submitted it, who
+    need not be the log: it is evidence if the log itself cannot show it either.
+    """
 
     origin: str
     why: str
@@ -104,16 +113,18 @@ class Witness:
     def open(cls, folder: Path, keys: KeyProvider, name: str, logs: LogKeys, clock: Clock) -> Self:
         """The witness `name` of `folder`, made new when there is none.
 
-        Raises IntegrityViolation when what it knows is damaged, KeyMissing when it has signed before and its key is gone,
-        StorageFull.
+        Raises IntegrityViolation when what it knows is damaged or gone and its key is there, KeyMissing when it has signed
+        before and its key is gone, StorageFull.
         """
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with _in_our_words():
             connection = sqlite3.connect(folder / FILE, isolation_level=None, check_same_thread=False)
-            connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + _SCHEMA)
-            is_new = connection.execute("SELECT count(*) FROM cosigned").fetchone()[0] == 0
         try:
-            if is_new:
+            with _in_our_words():
+                connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + _SCHEMA)
+            with _transaction(connection):
+                has_signed = _begin(connection, keys)
+            if not has_signed:
                 make_missing(keys, [KEY])
             public = PublicKey(name, COSIGNATURE, keys.public_key(KEY))
             write_secret(folder / VKEY, f"{public.vkey}\n".encode())
@@ -145,7 +156,7 @@ class Witness:
             return _refused(HTTPStatus.BAD_REQUEST, f"no log has {said.size} entries")
         if submission.old > said.size:
             return _refused(HTTPStatus.BAD_REQUEST, f"{submission.old} entries come after {said.size}")
-        with self._one_at_a_time, self._transaction():
+        with self._one_at_a_time, _transaction(self._connection):
             return self._considered(submission, note, said)
 
     def checkpoint(self, path: str) -> Answer:
@@ -167,15 +178,15 @@ class Witness:
         of_this_size = self._known(_AT, said.origin, said.size)
         is_fork = of_this_size is not None and of_this_size.root != said.root
         if of_this_size is not None and is_fork:
-            self._keep_against(of_this_size, note, said, submission, f"two roots of {said.size} entries")
+            self._keep_against(_TWO_ROOTS, of_this_size, note, submission, f"two roots of {said.size} entries")
         known_size, known_root = (latest.size, latest.root) if latest else (0, EMPTY_ROOT)
         if submission.old != known_size:
             return Answer(HTTPStatus.CONFLICT, b"%d\n" % known_size, SIZE_MEDIA_TYPE)
         try:
             _check(known_size, known_root, said, submission.hashes)
         except IntegrityViolation as error:
-            if latest is not None and not is_fork:
-                self._keep_against(latest, note, said, submission, str(error))
+            if latest is not None and of_this_size is None:
+                self._keep_against(_NO_PROOF, latest, note, submission, str(error))
             return _refused(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
         return self._cosigned(note, said)
 
@@ -187,37 +198,55 @@ class Witness:
         self._connection.execute(_FORGET, (said.origin, _KEPT - 1))
         return Answer(HTTPStatus.OK, ours.line.encode())
 
-    def _keep_against(self, kept: _Known, note: Note, said: Checkpoint, submission: Submission, why: str) -> None:
-        """Keep what contradicts what is known, once."""
+    def _keep_against(self, kind: str, kept: _Known, note: Note, submission: Submission, why: str) -> None:
+        """Keep what speaks against a log, once; of each kind while it has room."""
+        given = Checkpoint.parse(note.text)
         logger.error(
             "a checkpoint contradicts what was signed before, or its proof does not hold: %s",
             why,
-            extra={"origin": said.origin, "size": said.size},
+            extra={"origin": given.origin, "size": given.size},
         )
-        evidence = Evidence(
-            said.origin, why, self._clock.now_us(), kept.note.decode(), note.to_bytes().decode(), submission.hashes
-        )
-        name = f"{hashlib.sha256(said.origin.encode()).hexdigest()[:8]}-{said.size}-{said.root.hex()[:16]}.json"
+        hashes = submission.hashes if kind == _NO_PROOF else ()
+        evidence = Evidence(given.origin, why, self._clock.now_us(), kept.note.decode(), note.to_bytes().decode(), hashes)
+        # The texts, not the notes: signatures of one text differ from time to time.
+        content = msgspec.json.encode((Note.parse(kept.note).text, note.text, hashes))
         folder = self._folder / EVIDENCE
-        if not folder.is_dir() or sum(1 for _ in folder.iterdir()) < _MOST_EVIDENCE:
+        if sum(1 for _ in folder.glob(f"{kind}-*.json")) < _MOST_EVIDENCE[kind]:
             with contextlib.suppress(FileExistsError):
+                name = f"{kind}-{given.size}-{hashlib.sha256(content).hexdigest()}.json"
                 create_secret(folder / name, msgspec.json.format(msgspec.json.encode(evidence)))
 
     def _known(self, query: str, *values: str | int) -> _Known | None:
         row = self._connection.execute(query, values).fetchone()
         return None if row is None else _Known(*row)
 
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with _in_our_words():
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._connection.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    self._connection.execute("ROLLBACK")
-                raise
+
+def _begin(connection: sqlite3.Connection, keys: KeyProvider) -> bool:
+    """Note that a witness begins here, before its key is made; whether it has signed already.
+
+    Raises IntegrityViolation when a key is there and no such note: whoever has that key signed something, and what is gone.
+    """
+    has_signed = connection.execute("SELECT 1 FROM cosigned LIMIT 1").fetchone() is not None
+    has_begun = connection.execute("SELECT 1 FROM began").fetchone() is not None
+    if not has_signed and not has_begun and keys.versions(KEY):
+        raise IntegrityViolation(
+            f"the witness has its key, but {FILE} knows nothing of what it signed with it: it could sign another past"
+        )
+    connection.execute("INSERT INTO began VALUES (1) ON CONFLICT DO NOTHING")
+    return has_signed
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    with _in_our_words():
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            connection.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            raise
 
 
 def _check(size: int, root: bytes, said: Checkpoint, hashes: Sequence[bytes]) -> None:

@@ -1,21 +1,28 @@
 """Asks one witness over HTTP, on a connection that stays: at an address, or at a socket in a folder of this machine.
 
-A socket is reached through its folder's descriptor, because its own path may be longer than a socket's may be.
+A socket is reached through its folder's descriptor, because its own path may be longer than a socket's may be. A whole
+answer has a deadline: a socket's own timeout begins anew with every byte, and a witness might send one a second for ever.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
+import io
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from domain.errors import Unavailable
 from runtime.tls import Trust
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 TIMEOUT_S: Final = 3.0
 _MOST_BYTES: Final = 64 * 1024
@@ -58,6 +65,36 @@ class _SocketConnection(http.client.HTTPConnection):
             self.sock.connect(short)
 
 
+class _Until(io.RawIOBase):
+    """What a socket gives until a moment. Raises TimeoutError then."""
+
+    def __init__(self, sock: socket.socket, until_s: float) -> None:
+        self._sock = sock
+        self._reader = sock.makefile("rb", buffering=0)
+        self._until_s = until_s
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int | None:
+        left_s = self._until_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("its answer takes too long")
+        self._sock.settimeout(left_s)
+        return self._reader.readinto(buffer)
+
+    def close(self) -> None:
+        self._reader.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, *, until_s: float, **options: Any) -> None:
+        super().__init__(sock, **options)
+        self.fp.close()
+        self.fp = io.BufferedReader(_Until(sock, until_s))
+
+
 class WitnessClient:
     """See module. Calls come from one thread at a time."""
 
@@ -78,17 +115,21 @@ class WitnessClient:
         self._connection.close()
 
     def _ask(self, method: str, path: str, body: bytes | None) -> Reply:
+        until_s = time.monotonic() + TIMEOUT_S
         try:
             try:
-                return self._asked(method, path, body)
+                return self._asked(method, path, body, until_s)
             except (http.client.HTTPException, ConnectionError):  # the other side ended a connection that was idle
                 self._connection.close()
-                return self._asked(method, path, body)
+                return self._asked(method, path, body, until_s)
         except (http.client.HTTPException, OSError) as error:
             self._connection.close()
             raise Unavailable(f"it does not answer ({type(error).__name__}: {error})") from None
 
-    def _asked(self, method: str, path: str, body: bytes | None) -> Reply:
+    def _asked(self, method: str, path: str, body: bytes | None, until_s: float) -> Reply:
+        self._connection.response_class = functools.partial(_Response, until_s=until_s)  # type: ignore[assignment]
+        if self._connection.sock is not None:
+            self._connection.sock.settimeout(TIMEOUT_S)  # the answer before left less
         self._connection.request(method, self._prefix + path, body)
         response = self._connection.getresponse()
         content = response.read(_MOST_BYTES)

@@ -52,7 +52,7 @@ def log(tmp_path_factory):
     keeper.take(received(*range(1, 201)))
     (folder / "earlier").write_bytes(LogReader(folder / "audit").note())
     keeper.take(received(*range(201, 304)))
-    for one in (keeper, witnesses, witness):
+    for one in (keeper, witness):
         one.close()
     vkey = next(key.vkey for key in signer.public_keys() if key.kind == ED25519)
     return folder / "audit", vkey, folder / "earlier"

@@ -267,7 +267,7 @@ def witnessed(log, tmp_path_factory):
     witnesses = witnessed_by(signer, witness)
     keeper = LogKeeper.open(folder / "audit", signer, lambda: os.urandom(32), witnesses=witnesses)
     keeper.take(received(1, 2, 3))
-    for one in (keeper, witnesses, witness):
+    for one in (keeper, witness):
         one.close()
     return folder / "audit", witness.public.vkey
 

@@ -6,6 +6,7 @@ import itertools
 import os
 import shutil
 import threading
+from concurrent.futures import wait
 
 import pytest
 
@@ -56,7 +57,6 @@ def rig(tmp_path):
     made = Rig(tmp_path)
     yield made
     made.close()
-    made.witnesses.close()
     for here in made.here:
         here.witness.close()
 
@@ -92,12 +92,61 @@ def test_one_that_is_slow_has_its_time_and_no_more(rig, monkeypatch):
     keeper.take(received(2))  # it is asked no second time meanwhile
     assert rig.names() == ["near"]
     may_go_on.set()
+    wait([rig.witnesses._witnesses[1]._asking], 10)
     monkeypatch.setattr("runtime.log_witnesses.WITHIN_S", 10)
-    rig.witnesses._witnesses[1]._asking.result(10)
-    keeper.witness()  # what it says of an older checkpoint is not put to this one
-    assert rig.names() in (["near"], ["near", "far"])
+    assert keeper.witness()  # what it said of an older checkpoint is not put to this one: it was asked anew
+    assert rig.names() == ["near", "far"]
+    assert rig.signer.verify(LogReader(rig.folder).note()).size == 2
+
+
+def test_what_a_witness_signs_too_late_is_published_all_the_same(rig, monkeypatch):
+    monkeypatch.setattr("runtime.log_witnesses.WITHIN_S", 0.05)
+    keeper, may_go_on = rig.open(), threading.Event()
+    rig.here[1].before_answer = lambda: may_go_on.wait(10)
+    keeper.take(received(1))
+    late = rig.witnesses._witnesses[1]._asking
+    assert not keeper.witness()
+    may_go_on.set()
+    wait([late], 10)
+    assert (rig.witnesses.size, rig.names()) == (0, ["near"]), "nothing is said to be signed before it is published"
+    rig.here[1].is_away = True  # it need not be asked again
+    assert keeper.witness()
+    assert (rig.witnesses.size, rig.names()) == (1, ["near", "far"])
+
+
+def test_one_that_does_not_answer_at_all_is_told_and_not_waited_for_at_the_end(rig, monkeypatch):
+    monkeypatch.setattr("runtime.log_witnesses.WITHIN_S", 0.05)
+    keeper, may_go_on = rig.open(), threading.Event()
+    rig.here[1].before_answer = lambda: may_go_on.wait(10)
+    keeper.take(received(1))
+    rig.now_s += 7.0
+    assert not keeper.witness()
+    assert rig.witnesses.problems == ["w1: it has not answered for 7 s"]
+    (asking,) = [one for one in threading.enumerate() if one.name.startswith("ask w1")]
+    assert asking.daemon, "the interpreter would wait for it"
+    may_go_on.set()
+    asking.join(10)
+    assert keeper.witness()
+    assert rig.witnesses.problems == []
+
+
+def test_what_a_witness_signed_is_published_though_the_disk_failed_at_first(rig, monkeypatch):
+    keeper = rig.open()
+    rig.here[1].is_away = True
+    keeper.take(received(1))
+    rig.here[1].is_away = False
+    rig.now_s += 1.0
+    with monkeypatch.context() as patched:
+        patched.setattr(keeper._store, "publish", no_room)
+        with pytest.raises(OSError, match=r"no room"):
+            keeper.witness()
+    assert rig.names() == ["near"]
     assert keeper.witness()
     assert rig.names() == ["near", "far"]
+
+
+def no_room(*_):
+    raise OSError("no room")
 
 
 def test_a_witness_that_lost_all_it_knew_begins_anew(rig, tmp_path):
@@ -131,6 +180,38 @@ def test_a_checkpoint_that_the_log_did_not_sign_convicts_nobody(rig, monkeypatch
     assert (rig.names(), keeper.size) == (["near"], 1)
 
 
+@pytest.mark.parametrize("answer", [Answer(422, b"no\n"), Answer(409, b"3\n")])
+def test_what_the_log_signed_while_a_witness_took_its_time_convicts_nobody(rig, monkeypatch, answer):
+    """It answers late and has a checkpoint by then that was published after it was asked: a third party's, or a trick."""
+    monkeypatch.setattr("runtime.log_witnesses.WITHIN_S", 0.05)
+    keeper, may_go_on = rig.open(), threading.Event()
+    rig.here[1].before_answer = lambda: may_go_on.wait(10)
+    monkeypatch.setattr(rig.here[1].witness, "add_checkpoint", lambda _: answer)
+    monkeypatch.setattr(rig.here[1].witness, "checkpoint", lambda _: Answer(200, LogReader(rig.folder).note()))
+    keeper.take(received(1))
+    keeper.take(received(2, 3))
+    may_go_on.set()
+    wait([rig.witnesses._witnesses[1]._asking], 10)
+    assert not keeper.witness()
+    assert rig.witnesses.problems == [f"w1: it refuses ({answer.status}): {answer.body.decode().strip()}"]
+    keeper.take(received(4))
+    assert (rig.names(), keeper.size) == (["near"], 4)
+
+
+def test_a_tree_that_is_made_again_is_not_taken_for_an_older_copy(rig, monkeypatch):
+    """As the runbook says for damaged tiles: without them and the checkpoint the log grows again from its events."""
+    rig.open().take(received(*range(1, 8)))
+    rig.close()
+    shutil.rmtree(rig.folder / "tile")
+    (rig.folder / "checkpoint").unlink()
+    monkeypatch.setattr("runtime.log_keeper._AT_ONCE", 3)
+    rig.witnesses = witnessed_by(rig.signer, *rig.here, now_s=lambda: rig.now_s)
+    keeper = rig.open()
+    rig.now_s += 1.0
+    assert keeper.witness()
+    assert (rig.names(), keeper.size) == (["near", "far"], 7)
+
+
 def test_an_older_copy_of_the_log_signs_nothing_more(rig, tmp_path):
     rig.open().take(received(1, 2, 3))
     rig.close()
@@ -142,7 +223,7 @@ def test_an_older_copy_of_the_log_signs_nothing_more(rig, tmp_path):
     rig.witnesses = witnessed_by(rig.signer, *rig.here)  # of a process that begins
     keeper = rig.open()
     for attempt in (keeper.witness, lambda: keeper.take(received(6))):
-        with pytest.raises(RolledBack, match=r"the log has \d entries, and w0 has its signature for 5"):
+        with pytest.raises(RolledBack, match=r"the log has \d entries, and w[01] has its signature for 5"):
             attempt()
     assert LogReader(rig.folder).checkpoint().size == 3
     with pytest.raises(IntegrityViolation, match=r"rolled-back"):

@@ -16,7 +16,7 @@ from runtime.clock import ManualClock
 from runtime.keys import KeyMissing
 from runtime.log_signing import KeyVerifier, LogSigner
 from runtime.soft_keys import SoftKeys
-from runtime.witness import Witness
+from runtime.witness import Witness, _transaction
 
 pytestmark = [pytest.mark.clause("9.3e"), pytest.mark.clause("6.1b")]
 
@@ -160,6 +160,39 @@ def test_another_past_is_found_whatever_its_size(witness, log, signer):
     assert submit(witness, log.submission(50, 80)) == 200
 
 
+def with_false_proof(raw, tag):
+    """The same checkpoint, and hashes that show nothing."""
+    submission = Submission.parse(raw)
+    return Submission(submission.old, (leaf_hash(tag),), submission.note).to_bytes()
+
+
+def test_a_false_proof_of_what_was_signed_is_no_evidence(witness, log):
+    submit(witness, log.submission(0, 50))
+    assert submit(witness, with_false_proof(log.submission(50, 50), b"x")) == 422
+    assert witness.evidence() == []
+
+
+def test_a_false_proof_is_not_kept_in_the_place_of_another(witness, log):
+    submit(witness, log.submission(0, 50))
+    for tag in (b"x", b"y", b"x"):
+        assert submit(witness, with_false_proof(log.submission(50, 80), tag)) == 422
+    assert sorted(one.hashes for one in witness.evidence()) == sorted([(leaf_hash(b"x"),), (leaf_hash(b"y"),)])
+
+
+def test_false_proofs_take_no_room_from_two_roots(witness, log, signer, monkeypatch):
+    monkeypatch.setattr("runtime.witness._MOST_EVIDENCE", {"two-roots": 2, "no-proof": 3})
+    other = Past(signer, tag="changed", shared=10)
+    submit(witness, log.submission(0, 50))
+    for at in range(5):
+        assert submit(witness, with_false_proof(log.submission(50, 80), b"%d" % at)) == 422
+    assert submit(witness, with_false_proof(other.submission(50, 80), b"x")) == 422
+    assert len(witness.evidence()) == 3
+    submit(witness, log.submission(50, 80))
+    assert submit(witness, with_false_proof(other.submission(80, 80), b"x")) == 422
+    (found,) = [one for one in witness.evidence() if one.why == "two roots of 80 entries"]
+    assert signer.verify(found.kept.encode()).root != signer.verify(found.given.encode()).root
+
+
 def test_two_submissions_at_once_never_roll_a_witness_back(witness, log, reopen, tmp_path):
     """Each thread submits what follows from what it last heard; sizes that were answered 200 only grow."""
     signed, done = [], threading.Barrier(4)
@@ -185,7 +218,7 @@ def test_two_submissions_at_once_never_roll_a_witness_back(witness, log, reopen,
     assert len(signed) == len(set(signed)), "no size was the continuation of two"
     known = Checkpoint.parse(Note.parse(witness.checkpoint(checkpoint_path(ORIGIN)).body).text).size
     assert known == max(signed)
-    with pytest.raises(IntegrityViolation, match=r"does not go back"), witness._transaction():
+    with pytest.raises(IntegrityViolation, match=r"does not go back"), _transaction(witness._connection):
         witness._connection.execute("INSERT INTO cosigned VALUES (?, 1, x'00', x'00')", (ORIGIN,))
 
 
@@ -229,6 +262,38 @@ def test_a_witness_that_signed_does_not_go_on_without_its_key(witness, log, reop
     key.rename(key.with_suffix(".gone"))
     with pytest.raises(KeyMissing):
         reopen()
+
+
+def lose_database(folder):
+    for file in folder.glob("witness.db*"):
+        file.unlink()
+
+
+def test_a_witness_that_lost_what_it_signed_does_not_go_on_under_its_key(witness, log, reopen, tmp_path):
+    submit(witness, log.submission(0, 5))
+    witness.close()
+    lose_database(tmp_path / "witness")
+    for _ in range(2):  # having looked once is no beginning
+        with pytest.raises(IntegrityViolation, match=r"has its key, but witness.db knows nothing of what it signed"):
+            reopen()
+
+
+def test_a_witness_that_never_signed_starts_again(witness, log, reopen, tmp_path):
+    before = witness.public
+    witness = reopen()
+    assert (witness.public, submit(witness, log.submission(0, 5))) == (before, 200)
+
+
+def test_a_witness_whose_first_start_ended_before_its_key_was_made_begins(log, reopen, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr("runtime.witness.make_missing", no_room)
+        with pytest.raises(OSError, match=r"no room"):
+            reopen()
+    assert submit(reopen(), log.submission(0, 5)) == 200
+
+
+def no_room(*_):
+    raise OSError("no room")
 
 
 def test_what_it_knows_is_not_believed_when_it_is_damaged(witness, log, reopen, tmp_path):
