@@ -22,6 +22,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from gateways.listener import Guest
 
 _NEVER: Final = float("inf")
+_PIECE_BYTES: Final = 65_536
 _AFTER_ANSWER_BYTES: Final = 2**20  # of a body that nobody reads: the peer may still want to see the answer
 
 
@@ -56,6 +57,7 @@ class LimitedHttp(HttpToolsProtocol):
         self._is_body = False
         self._unread_bytes = 0
         self._stalled_s = _NEVER  # since when the peer reads nothing of what waits for it
+        self._unsent_bytes = 0  # at the last look
         self._tls: dict[str, Any] | None = None
 
     # ---- the transport's side
@@ -111,9 +113,12 @@ class LimitedHttp(HttpToolsProtocol):
                 self._cut("no-request")
             else:
                 self._refuse(HTTPStatus.REQUEST_TIMEOUT, "slow-header")
-        elif not self.transport.get_write_buffer_size():
+            return
+        unsent_bytes, before_bytes = self.transport.get_write_buffer_size(), self._unsent_bytes
+        self._unsent_bytes = unsent_bytes
+        if not unsent_bytes:
             self._stalled_s = _NEVER
-        elif self._stalled_s == _NEVER:
+        elif self._stalled_s == _NEVER or unsent_bytes < before_bytes:
             self._stalled_s = now_s
         elif now_s - self._stalled_s > self._limits.write_timeout_s:
             self._cut("slow-reader")
@@ -171,6 +176,7 @@ class LimitedHttp(HttpToolsProtocol):
 
     async def _observed(self, scope: Any, receive: Any, send: Any) -> None:
         """The application; of a stranger, what it is answered shows whether it is one any more."""
+        send = _in_pieces(send)
         if self._guest.is_known:
             await self._application(scope, self._received(receive), send)
             return
@@ -216,3 +222,22 @@ class LimitedHttp(HttpToolsProtocol):
         self._limits.cut[why] += 1
         self._deadline_s = _NEVER
         self.transport.abort()
+
+
+def _in_pieces(send: Any) -> Any:
+    """`send`, of large bodies piece by piece: uvicorn waits between two until the peer has read enough.
+
+    One large write would be seen to move only when all of it is read.
+    """
+
+    async def sent(message: Any) -> None:
+        body = message.get("body", b"")
+        if len(body) > _PIECE_BYTES:
+            rest = memoryview(body)
+            while len(rest) > _PIECE_BYTES:
+                await send({"type": message["type"], "body": rest[:_PIECE_BYTES], "more_body": True})
+                rest = rest[_PIECE_BYTES:]
+            message = {**message, "body": rest}
+        await send(message)
+
+    return sent

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import socket
 import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -131,6 +132,25 @@ async def test_a_peer_that_does_not_read_is_ended() -> None:
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n")
         await until(lambda: stage.limits.cut["slow-reader"])
+        writer.transport.abort()
+
+
+async def test_who_reads_slowly_but_steadily_gets_all_of_a_large_answer() -> None:
+    """It takes several times as long as one may read nothing."""
+    async with served() as stage:
+        peer = socket.socket()
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        peer.connect(("127.0.0.1", stage.port))
+        peer.setblocking(False)
+        reader, writer = await asyncio.open_connection(sock=peer, limit=65_536)
+        writer.write(b"GET /large HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        got_bytes = 0
+        async with asyncio.timeout(20):
+            while more := await reader.read(262_144):
+                got_bytes += len(more)
+                await asyncio.sleep(len(more) / 10_000_000)
+        assert got_bytes > 20_000_000
+        assert not stage.limits.cut
         writer.transport.abort()
 
 
