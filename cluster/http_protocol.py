@@ -52,9 +52,10 @@ class LimitedHttp(HttpToolsProtocol):
         self._deadline_s = self.loop.time() + limits.header_timeout_s
         self._has_begun = False
         self._is_header = True  # or what comes before one
-        self._header_bytes = 0
+        self._header_bytes = 0  # since what is no header, nor of trailers or between chunks
         self._is_too_large = False
         self._is_body = False
+        self._trailers = 0  # fields behind the body
         self._unread_bytes = 0
         self._stalled_s = _NEVER  # since when the peer reads nothing of what waits for it
         self._unsent_bytes = 0  # at the last look
@@ -82,10 +83,9 @@ class LimitedHttp(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         if self.transport.is_closing():
             return
-        if self._is_header:
-            self._header_bytes += len(data)
-            if self._deadline_s == _NEVER:
-                self._deadline_s = self.loop.time() + self._limits.header_timeout_s
+        self._header_bytes += len(data)
+        if self._is_header and self._deadline_s == _NEVER:
+            self._deadline_s = self.loop.time() + self._limits.header_timeout_s
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:  # to nothing that we speak: the request is answered as it is, and no other
@@ -97,7 +97,7 @@ class LimitedHttp(HttpToolsProtocol):
             else:
                 self._refuse(HTTPStatus.BAD_REQUEST, "malformed")
         else:
-            if self._is_header and self._header_bytes > self._limits.max_header_bytes:
+            if self._header_bytes > self._limits.max_header_bytes:
                 self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "header-too-large")
 
     def resume_writing(self) -> None:
@@ -128,7 +128,7 @@ class LimitedHttp(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._has_begun = True
-        self._is_header = True
+        self._is_header, self._trailers = True, 0
         self._deadline_s = self.loop.time() + self._limits.header_timeout_s
         if self._tls is not None:
             self.scope["extensions"] = cast("dict[str, dict[object, object]]", {"tls": self._tls})
@@ -138,12 +138,15 @@ class LimitedHttp(HttpToolsProtocol):
         self._check_header(len(self.url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
+        if self._is_body:  # a trailer, which is no header (RFC 9110 6.5.1): no proxy has looked at it, and we need none
+            self._trailers += 1
+        else:
+            super().on_header(name, value)
         self._check_header(len(name) + len(value))
 
     def _check_header(self, size_bytes: int) -> None:
         limits = self._limits
-        if size_bytes > limits.max_header_bytes or len(self.headers) > limits.max_header_fields:
+        if size_bytes > limits.max_header_bytes or len(self.headers) + self._trailers > limits.max_header_fields:
             self._is_too_large = True
             raise ValueError("the header is too large")  # the parser stops, and says that its callback failed
 
@@ -158,6 +161,7 @@ class LimitedHttp(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         super().on_body(body)
+        self._header_bytes = 0
         gained_s = len(body) / self._limits.body_bytes_a_s
         self._deadline_s = min(self._deadline_s + gained_s, self.loop.time() + self._limits.body_grace_s)
         if self.cycle.response_complete:
@@ -169,7 +173,7 @@ class LimitedHttp(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
-        self._is_header, self._is_body = True, False
+        self._is_header, self._is_body, self._header_bytes = True, False, 0
         self._deadline_s = _NEVER
 
     # ---- what is answered

@@ -44,13 +44,19 @@ async def refused(request: Request) -> Response:
     return Response(status_code=401)
 
 
+async def fields(request: Request) -> Response:
+    """The names in the header, once the body is there."""
+    await request.body()
+    return PlainTextResponse(" ".join(sorted(request.headers)))
+
+
 async def certificate(request: Request) -> Response:
     return JSONResponse(request.scope.get("extensions"))
 
 
 ROUTES = [
     Route("/", length, methods=["GET", "POST"]), Route("/large", large), Route("/refused", refused, methods=["GET", "POST"]),
-    Route("/extensions", certificate),
+    Route("/extensions", certificate), Route("/fields", fields, methods=["POST"]),
 ]  # fmt: skip
 
 
@@ -170,6 +176,18 @@ async def test_what_is_no_request_of_ours_is_answered_and_closed(sent: bytes, st
         answer = await stage.answer(sent)
         assert answer.startswith(b"HTTP/1.1 " + status)
         assert answer.count(b"HTTP/1.1 ") == 1
+
+
+CHUNKED = b"POST /fields HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n"
+
+
+async def test_what_comes_behind_a_body_is_no_header() -> None:
+    async with served() as stage:
+        answer = await stage.answer(CHUNKED + b"x-forwarded-for: 10.66.66.66\r\nauthorization: Bearer t\r\n\r\n")
+        assert answer.endswith(b"\r\n\r\nconnection host transfer-encoding")
+        await stage.answer(CHUNKED + b"a: b\r\n" * 200 + b"\r\n")
+        await stage.answer(CHUNKED + b"a: " + b"x" * 1_000_000)
+        assert stage.limits.cut["header-too-large"] == 2
 
 
 async def test_requests_sent_far_ahead_of_their_answers_are_not_kept() -> None:
