@@ -174,7 +174,10 @@ class LimitedHttp(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._is_header, self._is_body, self._header_bytes = True, False, 0
-        self._deadline_s = _NEVER
+        if self.cycle.response_complete:  # before the body was there: nothing else would end the silence that follows
+            self._deadline_s = self.loop.time() + self._limits.header_timeout_s
+        else:
+            self._deadline_s = _NEVER
 
     # ---- what is answered
 

@@ -50,13 +50,17 @@ async def fields(request: Request) -> Response:
     return PlainTextResponse(" ".join(sorted(request.headers)))
 
 
+async def early(request: Request) -> Response:
+    return Response(status_code=403)
+
+
 async def certificate(request: Request) -> Response:
     return JSONResponse(request.scope.get("extensions"))
 
 
 ROUTES = [
     Route("/", length, methods=["GET", "POST"]), Route("/large", large), Route("/refused", refused, methods=["GET", "POST"]),
-    Route("/extensions", certificate), Route("/fields", fields, methods=["POST"]),
+    Route("/extensions", certificate), Route("/early", early, methods=["POST"]), Route("/fields", fields, methods=["POST"]),
 ]  # fmt: skip
 
 
@@ -117,6 +121,16 @@ async def test_a_peer_that_takes_for_ever_is_ended(begun: bytes, byte: bytes, wh
         async with asyncio.timeout(10):
             await drip(writer, byte, lambda: stage.limits.cut)
         assert set(stage.limits.cut) == {why}
+        writer.transport.abort()
+
+
+async def test_a_peer_that_was_answered_before_its_body_came_is_ended_too() -> None:
+    async with served() as stage:
+        reader, writer = await stage.peer()
+        writer.write(b"POST /early HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 403")
+        writer.write(b"abc")
+        await until(lambda: stage.limits.cut["slow-header"])
         writer.transport.abort()
 
 
