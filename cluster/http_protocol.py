@@ -84,7 +84,7 @@ class LimitedHttp(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._header_bytes += len(data)
-        if self._is_header and self._deadline_s == _NEVER:
+        if self._deadline_s == _NEVER and not self._is_answering():  # while it is, a stray CRLF begins nothing
             self._deadline_s = self.loop.time() + self._limits.header_timeout_s
         try:
             self.parser.feed_data(data)
@@ -156,7 +156,8 @@ class LimitedHttp(HttpToolsProtocol):
         super().on_headers_complete()
         self._is_header, self._header_bytes = False, 0
         self._is_body, self._unread_bytes = True, 0
-        is_kept_waiting = self.flow.read_paused  # until answers to those before are sent
+        # until answers to those before are sent, or the application wants the body
+        is_kept_waiting = self.flow.read_paused or self.expect_100_continue
         self._deadline_s = _NEVER if is_kept_waiting else self.loop.time() + self._limits.body_grace_s
 
     def on_body(self, body: bytes) -> None:
@@ -212,7 +213,7 @@ class LimitedHttp(HttpToolsProtocol):
         """Answer what cannot be a request of ours and close; in the middle of another answer, just close."""
         if not self._guest.is_known:
             self._guest.failed()
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self._is_answering():
             self._cut(why)
             return
         self._limits.cut[why] += 1
@@ -221,6 +222,9 @@ class LimitedHttp(HttpToolsProtocol):
             b"HTTP/1.1 %d %b\r\ncontent-length: 0\r\nconnection: close\r\n\r\n" % (status, status.phrase.encode())
         )
         self.transport.close()
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
     def _crowded_out(self) -> None:
         self._cut("crowded-out")

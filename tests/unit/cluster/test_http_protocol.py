@@ -50,6 +50,13 @@ async def fields(request: Request) -> Response:
     return PlainTextResponse(" ".join(sorted(request.headers)))
 
 
+async def late(request: Request) -> Response:
+    """After more than a header's or a body's deadline, and two looks."""
+    await asyncio.sleep(0.8)
+    await request.body()
+    return PlainTextResponse("late")
+
+
 async def early(request: Request) -> Response:
     return Response(status_code=403)
 
@@ -60,7 +67,8 @@ async def certificate(request: Request) -> Response:
 
 ROUTES = [
     Route("/", length, methods=["GET", "POST"]), Route("/large", large), Route("/refused", refused, methods=["GET", "POST"]),
-    Route("/extensions", certificate), Route("/early", early, methods=["POST"]), Route("/fields", fields, methods=["POST"]),
+    Route("/extensions", certificate), Route("/early", early, methods=["POST"]),
+    Route("/late", late, methods=["GET", "POST"]), Route("/fields", fields, methods=["POST"]),
 ]  # fmt: skip
 
 
@@ -131,6 +139,25 @@ async def test_a_peer_that_was_answered_before_its_body_came_is_ended_too() -> N
         assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 403")
         writer.write(b"abc")
         await until(lambda: stage.limits.cut["slow-header"])
+        writer.transport.abort()
+
+
+@pytest.mark.parametrize(("begun", "more"), [
+    (b"GET /late HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", b"\r\n"),
+    (b"POST /late HTTP/1.1\r\nhost: x\r\nconnection: close\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n", b""),
+])  # fmt: skip
+async def test_who_is_kept_waiting_for_an_answer_is_not_ended(begun: bytes, more: bytes) -> None:
+    async with served() as stage:
+        reader, writer = await stage.peer()
+        writer.write(begun)
+        await asyncio.sleep(0.05)
+        writer.write(more)
+        async with asyncio.timeout(10):
+            first = await reader.readuntil(b"\r\n\r\n")
+            if b" 100 " in first:
+                writer.write(b"ok")
+            assert (first + await reader.read()).endswith(b"late")
+        assert not stage.limits.cut
         writer.transport.abort()
 
 
