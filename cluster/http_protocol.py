@@ -19,6 +19,7 @@ from typing import Any, Final, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from api.auth import BELIEVED_KEY
 from gateways.listener import Guest
 
 _NEVER: Final = float("inf")
@@ -66,6 +67,7 @@ class LimitedHttp(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(cast("asyncio.Transport", transport))
         self._guest.cut = self._crowded_out
+        self._guest.is_owed = self._owes_an_answer
         self.app = self._observed
         peer = transport.get_extra_info("ssl_object")
         if peer is not None and (certificate := peer.getpeercert(binary_form=True)):
@@ -185,6 +187,7 @@ class LimitedHttp(HttpToolsProtocol):
     async def _observed(self, scope: Any, receive: Any, send: Any) -> None:
         """The application; of a stranger, what it is answered shows whether it is one any more."""
         send = _in_pieces(send)
+        scope[BELIEVED_KEY] = self._guest.known
         if self._guest.is_known:
             await self._application(scope, self._received(receive), send)
             return
@@ -226,8 +229,13 @@ class LimitedHttp(HttpToolsProtocol):
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
+    def _owes_an_answer(self) -> bool:
+        """Whether the peer has said all that it can, and we nothing yet."""
+        return self._is_answering() and not self.cycle.more_body and not self.cycle.response_started
+
     def _crowded_out(self) -> None:
-        self._cut("crowded-out")
+        self._deadline_s = _NEVER
+        self.transport.abort()  # the listener has counted it
 
     def _cut(self, why: str) -> None:
         self._limits.cut[why] += 1

@@ -12,13 +12,13 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from api.app import create_app
-from api.auth import CALLER_KEY
+from api.auth import BELIEVED_KEY, CALLER_KEY, Authentication
 from api.limits import PrincipalLimit, RequestLimits
 from api.proxies import BehindProxies, TrustedProxies
 from api.turns import Turns
 from domain.principals import Caller
 from runtime.settings import LimitSettings
-from tests.callers import ADMINISTRATOR, NOBODY, TOKEN
+from tests.callers import ADMINISTRATOR, NOBODY, TOKEN, KnownCallers
 from tests.unit.api.conftest import client_of, services_of
 
 pytestmark = pytest.mark.clause("9.1b")
@@ -42,6 +42,19 @@ async def test_an_address_that_shows_unknown_tokens_waits_and_a_token_that_was_g
         refused = await client.get("/api/v1/me", headers={"Authorization": "Bearer another"})
     assert refused.json()["code"] == "too-many-requests"
     assert 1 <= int(refused.headers["Retry-After"]) <= 10
+
+
+async def test_the_server_is_told_of_a_caller_before_the_request_is_answered() -> None:
+    order: list[str] = []
+
+    async def working(scope: Scope, receive: Receive, send: Send) -> None:
+        order.append("answered")
+
+    guarded = Authentication(working, KnownCallers({TOKEN: NOBODY}), "vitalgrid")
+    headers = [(b"authorization", f"Bearer {TOKEN}".encode())]
+    scope = {"type": "http", "method": "GET", "path": "/api/v1/me", "headers": headers}
+    await guarded(scope | {BELIEVED_KEY: lambda: order.append("believed")}, AsyncMock(), AsyncMock())
+    assert order == ["believed", "answered"]
 
 
 async def test_guesses_that_come_together_are_all_counted(app) -> None:
