@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.app import create_app
 from api.auth import BELIEVED_KEY, CALLER_KEY, Authentication
-from api.limits import PrincipalLimit, RequestLimits
+from api.limits import AddressLimit, PrincipalLimit, RequestLimits
 from api.proxies import BehindProxies, TrustedProxies
 from api.turns import Turns
 from domain.principals import Caller
@@ -61,6 +61,24 @@ async def test_guesses_that_come_together_are_all_counted(app) -> None:
     async with app.router.lifespan_context(app), client_of(app, None) as client:
         answers = await asyncio.gather(*(statuses(client, f"guess-{number}", 1) for number in range(20)))
     assert sorted(status for (status,) in answers) == [401] * 3 + [429] * 17
+
+
+async def test_good_tokens_that_come_together_for_the_first_time_are_all_answered() -> None:
+    """A ward behind one address whose live streams begin anew."""
+
+    async def working(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0)
+        scope[CALLER_KEY] = NOBODY
+        await PlainTextResponse("done")(scope, receive, send)
+
+    async def status(number: int) -> int:
+        send = AsyncMock()
+        headers = [(b"authorization", b"Bearer %d" % number)]
+        await limited({"type": "http", "path": "/api/v1/me", "client": ("10.0.0.1", 1), "headers": headers}, None, send)
+        return send.call_args_list[0].args[0]["status"]
+
+    limited = AddressLimit(working, FEW)
+    assert await asyncio.gather(*(status(number) for number in range(2_000))) == [200] * 2_000
 
 
 async def test_a_principal_whose_requests_cost_too_much_waits(app) -> None:
