@@ -95,7 +95,9 @@ class SignIn:
             self._lanes.hashing.check_room()
             user = await self._lanes.sql(self._find, name)
             if user is not None and not users.may_sign_in(user, self._clock.now_us()):
-                user = None  # while locked the right password takes no longer than a wrong one
+                # by their own scheme, as while they may; a right one takes no longer than a wrong one
+                await self._lanes.hashing.run(self._hashes.check, password, user["password"])
+                raise Unauthenticated(NOT_LET_IN)
             rehashed = await self._checked(user, password)
             if user is None:
                 raise Unauthenticated(NOT_LET_IN)
