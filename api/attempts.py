@@ -1,51 +1,116 @@
-"""How often an address may fail to sign in, before a password is hashed for it. Clause 7.2a."""
+"""How often an address may fail to sign in, and how much is hashed at once for it or for a user. Clause 7.2a."""
 
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
-from domain.errors import Forbidden, InvalidInput, SecondFactorRequired, SessionEnded, TooManyAttempts, Unauthenticated
+from domain.errors import (
+    Busy,
+    Forbidden,
+    InvalidInput,
+    SecondFactorRequired,
+    SessionEnded,
+    TooManyAttempts,
+    Unauthenticated,
+    Unavailable,
+)  # fmt: skip
 from domain.ports import Clock
 from runtime.buckets import Buckets
 
 BURST: Final = 20
 REFILL_US: Final = 3_000_000
+RIGHT_BURST: Final = 10
+RIGHT_REFILL_US: Final = 5_000_000
+_MOST_CODES: Final = 20
+_MOST_TOKENS: Final = 4_096
+_MOST_HASHED: Final = 2
+_NAME_CHARS: Final = 128
 
 
 class Attempts:
-    """A bucket for each address: each attempt takes one of BURST, one comes back in REFILL_US, and those that were right.
+    """A bucket for each address: each attempt that fails takes one of BURST, one comes back in REFILL_US.
 
-    So who guesses is slowed before it costs much, and who knows the password is not slowed by signing in often. Behind
-    one shared address (a ward's NAT, a proxy that is not trusted) all share one bucket: one guesser there can keep the
-    others out.
+    So who guesses is slowed before it costs much, and who knows the password is not slowed by what others there do right,
+    also at once. Tokens have a bucket of their own. Behind one shared address (a ward's NAT, a proxy that is not trusted) all
+    share one bucket: one guesser there can keep the others out.
+    A password costs work also when it is right: few are hashed at once for one address and for one user name, and of those
+    that are right a user may show RIGHT_BURST, one more each RIGHT_REFILL_US.
     """
 
     def __init__(self, clock: Clock) -> None:
-        self._buckets = Buckets(clock.now_us, BURST, REFILL_US)
+        self._failed = Buckets(clock.now_us, BURST, REFILL_US)
+        self._failed_tokens = Buckets(clock.now_us, BURST, REFILL_US)
+        self._right = Buckets(clock.now_us, RIGHT_BURST, RIGHT_REFILL_US)
+        self._under_way: Counter[tuple[str, str]] = Counter()
 
     @contextlib.contextmanager
     def one(self, address: str) -> Iterator[None]:
-        """An attempt. It is kept when the block raises that what was given is wrong, and given back for all else.
+        """An attempt. It counts when the block raises that what was given is wrong, and for nothing else.
 
-        Raises TooManyAttempts when there is none left. Who is not waited for any more gets nothing back, nor do tokens
-        that were good once (SessionEnded), or a password that is right (SecondFactorRequired), cost one.
+        Raises TooManyAttempts when there is none left; also in place of what the block raises, so that of attempts made at
+        once none beyond the measure is told what it was. Who is not waited for any more is counted; tokens that were good
+        once (SessionEnded), or a password that is right (SecondFactorRequired), are not.
         """
-        self._take(address)
+        with self._held("of", address, _MOST_CODES), _counted(self._failed, address):
+            yield
+
+    @contextlib.contextmanager
+    def token(self, address: str) -> Iterator[None]:
+        """As `one`, for something that is looked up and not hashed."""
+        with self._held("token", address, _MOST_TOKENS), _counted(self._failed_tokens, address):
+            yield
+
+    @contextlib.contextmanager
+    def password(self, address: str, name: str) -> Iterator[None]:
+        """As `one`, for what hashes a password of a user. Raises Busy too, before anything is hashed."""
+        name = name.strip().casefold()[:_NAME_CHARS]
+        with self._held("hashes for", address, _MOST_HASHED), self._held("hashes as", name, _MOST_HASHED):
+            if self._right.wait_us(name):
+                raise TooManyAttempts("this user signs in too often: wait some seconds, then try again")
+            try:
+                with self.one(address):
+                    yield
+            except SecondFactorRequired:
+                self._right.take(name)
+                raise
+            except (Unauthenticated, Forbidden, InvalidInput, Unavailable):  # counted there, or nothing was hashed
+                raise
+            except Exception:
+                self._right.take(name)
+                raise
+            self._right.take(name)
+
+    @contextlib.contextmanager
+    def _held(self, what: str, whose: str, most: int) -> Iterator[None]:
+        if self._under_way[what, whose] >= most:
+            raise Busy("several sign-ins of this address or user are under way: try again in a second")
+        self._under_way[what, whose] += 1
         try:
             yield
-        except (SessionEnded, SecondFactorRequired):
-            self._buckets.give_back(address)
-            raise
-        except (Unauthenticated, Forbidden, InvalidInput):
-            raise
-        except Exception:  # a database that is away, a full queue: nobody's guess
-            self._buckets.give_back(address)
-            raise
-        else:
-            self._buckets.give_back(address)
+        finally:
+            self._under_way[what, whose] -= 1
+            if not self._under_way[what, whose]:
+                del self._under_way[what, whose]
 
-    def _take(self, address: str) -> None:
-        if self._buckets.take(address):
-            raise TooManyAttempts("too many sign-ins from this address failed: wait some seconds, then try again")
+
+@contextlib.contextmanager
+def _counted(failed: Buckets, address: str) -> Iterator[None]:
+    too_many = TooManyAttempts("too many sign-ins from this address failed: wait some seconds, then try again")
+    if failed.wait_us(address):
+        raise too_many
+    try:
+        yield
+    except (SessionEnded, SecondFactorRequired):
+        raise
+    except (Unauthenticated, Forbidden, InvalidInput):
+        if failed.take(address):
+            raise too_many from None
+        raise
+    except Exception:  # a database that is away, a full queue: nobody's guess
+        raise
+    except BaseException:
+        failed.take(address)
+        raise

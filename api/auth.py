@@ -28,6 +28,7 @@ from domain.principals import Caller, Must
 from runtime.tasks import end
 
 CALLER_KEY: Final = "vitalgrid.caller"  # in the ASGI scope
+BELIEVED_KEY: Final = "vitalgrid.believed"  # what the server, if it put that there, is to be called with once a caller is known
 PASSWORD_URL: Final = "/password"  # noqa: S105 (a page)
 FACTOR_URL: Final = "/second-factor"
 FACTOR_CONFIRM_URL: Final = "/second-factor/confirm"
@@ -94,6 +95,8 @@ class Authentication:
         try:
             token = self._token(scope)
             caller = scope[CALLER_KEY] = await self._callers.caller_of(token, is_activity=is_activity(scope))
+            if BELIEVED_KEY in scope:
+                scope[BELIEVED_KEY]()
             if caller.must is not None and scope["path"] not in _PATHS_OF[caller.must]:
                 kind, says = _DUTIES[caller.must]
                 raise kind(says)

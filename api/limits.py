@@ -30,6 +30,7 @@ from runtime.buckets import Buckets
 
 _CREDENTIALS: Final = (b"authorization", b"cookie")
 _MOST_GOOD: Final = 20_000  # credentials that are remembered for having been good once
+_MOST_UNPROVEN: Final = 4_096  # of one address at once: a ward, or a test of load, that begins anew
 _PROBES: Final = frozenset({"/health", "/ready", "/metrics"})
 _MOST_WAITING: Final = 1_000  # of one principal
 _PREFIX: Final = "/api/v1"
@@ -68,6 +69,7 @@ class AddressLimit:
         self._app = app
         self._failures = Buckets(_monotonic_us, limits.failures, round(US_PER_S / limits.failures_a_s))
         self._salt = secrets.token_bytes(16)
+        self._unproven: Counter[str] = Counter()  # requests of which it is not known yet, by address
         self._good: dict[bytes, None] = {}  # digests of credentials, the oldest first
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,24 +81,49 @@ class AddressLimit:
             await self._app(scope, receive, send)
             return
         address = scope["client"][0] if scope.get("client") else ""
-        wait_us = self._failures.take(address)
-        if wait_us:
-            error = TooManyRequests("too many requests of this address came without a good token: wait, then try again")
-            await _refusal(error, wait_us, scope)(scope, receive, send)
-            return
-        await self._app(scope, receive, self._judged(scope, address, credential, send))
+        if wait_us := self._failures.wait_us(address):
+            await self._refuse(wait_us, scope, receive, send)
+        elif self._unproven[address] >= _MOST_UNPROVEN:
+            await self._refuse(US_PER_S, scope, receive, send)
+        else:
+            await self._prove(scope, receive, send, address, credential)
 
-    def _judged(self, scope: Scope, address: str, credential: bytes, send: Send) -> Send:
-        """`send`; once the answer begins it is known whether the token was somebody's."""
+    async def _prove(self, scope: Scope, receive: Receive, send: Send, address: str, credential: bytes) -> None:
+        """Once the answer begins it is known whether the token was somebody's. Of guesses that came together those that
+        are beyond the measure are not told what they were.
+        """
+        self._unproven[address] += 1
+        is_proven, wait_us = False, 0
+
+        def proven() -> None:
+            nonlocal is_proven
+            if not is_proven:
+                is_proven = True
+                self._unproven[address] -= 1
+                if not self._unproven[address]:
+                    del self._unproven[address]
 
         async def judged(message: Message) -> None:
-            if message["type"] == "http.response.start" and (CALLER_KEY in scope or message["status"] >= 500):
-                self._failures.give_back(address)
+            nonlocal wait_us
+            if message["type"] == "http.response.start":
+                proven()
                 if CALLER_KEY in scope:
                     self._remember(credential)
-            await send(message)
+                elif message["status"] < 500:
+                    wait_us = self._failures.take(address)
+            if not wait_us:
+                await send(message)
 
-        return judged
+        try:
+            await self._app(scope, receive, judged)
+        finally:
+            proven()
+        if wait_us:
+            await self._refuse(wait_us, scope, receive, send)
+
+    async def _refuse(self, wait_us: int, scope: Scope, receive: Receive, send: Send) -> None:
+        error = TooManyRequests("too many requests of this address came without a good token: wait, then try again")
+        await _refusal(error, wait_us, scope)(scope, receive, send)
 
     def _credential(self, scope: Scope) -> bytes:
         digest = hashlib.blake2b(key=self._salt, digest_size=16)

@@ -57,7 +57,7 @@ class SecondFactorSetUp:
         Raises Forbidden when `present`, the password, is wrong (which counts as a failed sign-in), Conflict when there is
         a second factor, TooManyAttempts, Busy.
         """
-        with self._sign_in.attempts.one(address):
+        with self._sign_in.attempts.password(address, caller.principal.name):
             user = await self._sign_in.present(caller, present)
             secret, sealed = await self._lanes.sql(self._factors.make, user["id"])
             await self._lanes.sql(second_factors.propose, self._engine, self._author(caller), user["id"], sealed)
@@ -87,7 +87,7 @@ class SecondFactorSetUp:
 
         Raises Forbidden, Conflict when there is none, TooManyAttempts, Busy.
         """
-        with self._sign_in.attempts.one(address):
+        with self._sign_in.attempts.password(address, caller.principal.name):
             user = await self._sign_in.present(caller, present)
             if (await self.state(caller)).since_us is None:
                 raise Conflict("there is no second factor to remove")

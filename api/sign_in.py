@@ -91,11 +91,13 @@ class SignIn:
         `code`: a one-time or recovery code, of a user who has a second factor. Only when the password was right it is
         told that one is missing (SecondFactorRequired) or wrong (SecondFactorWrong).
         """
-        self._lanes.hashing.check_room()
-        with self.attempts.one(address):
+        with self.attempts.password(address, name):
+            self._lanes.hashing.check_room()
             user = await self._lanes.sql(self._find, name)
             if user is not None and not users.may_sign_in(user, self._clock.now_us()):
-                user = None  # while locked the right password takes no longer than a wrong one
+                # by their own scheme, as while they may; a right one takes no longer than a wrong one
+                await self._lanes.hashing.run(self._hashes.check, password, user["password"])
+                raise Unauthenticated(NOT_LET_IN)
             rehashed = await self._checked(user, password)
             if user is None:
                 raise Unauthenticated(NOT_LET_IN)
@@ -109,7 +111,7 @@ class SignIn:
         A token that came before ends the session (SessionEnded).
         """
         now_us, rules = self._clock.now_us(), self._rules.session
-        with self.attempts.one(address):
+        with self.attempts.token(address):
             try:
                 made = await self._lanes.sql(sessions.refresh_session, self._engine, refresh_token, now_us=now_us, rules=rules)
             except SessionEnded as ended:
@@ -121,13 +123,13 @@ class SignIn:
 
     async def with_service_token(self, name: str, token: str, address: str) -> Issued:
         """A token for an hour, for a service that shows its own. Raises Unauthenticated, TooManyAttempts."""
-        with self.attempts.one(address):
+        with self.attempts.token(address):
             access = await self._lanes.sql(begin_service_access, self._engine, name, token, now_us=self._clock.now_us())
         return Issued(access, SERVICE_ACCESS_US // 1_000_000)
 
     async def sign_out(self, token: str, address: str) -> None:
         """End the session with this access or refresh token, if there is one. Raises TooManyAttempts."""
-        with contextlib.suppress(Unauthenticated), self.attempts.one(address):
+        with contextlib.suppress(Unauthenticated), self.attempts.token(address):
             user_id = await self._lanes.sql(sessions.sign_out, self._engine, token, now_us=self._clock.now_us())
             if user_id is None:
                 raise Unauthenticated("the token opens no session")
@@ -139,7 +141,9 @@ class SignIn:
         Raises Forbidden when `present` is wrong (which counts as a failed sign-in), InvalidInput when the new one is
         not good enough or was in use before, TooManyAttempts, Busy.
         """
-        with self.attempts.one(address):  # kept too when the new password is refused: to estimate it costs work
+        with self.attempts.password(
+            address, caller.principal.name
+        ):  # counted too when the new password is refused: to estimate it costs work
             user = await self.present(caller, present)
             stored = await self._stored(user, new)
             author = Author(user["name"], None, self._clock.now_us())

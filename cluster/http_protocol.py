@@ -19,9 +19,11 @@ from typing import Any, Final, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from api.auth import BELIEVED_KEY
 from gateways.listener import Guest
 
 _NEVER: Final = float("inf")
+_PIECE_BYTES: Final = 65_536
 _AFTER_ANSWER_BYTES: Final = 2**20  # of a body that nobody reads: the peer may still want to see the answer
 
 
@@ -51,11 +53,13 @@ class LimitedHttp(HttpToolsProtocol):
         self._deadline_s = self.loop.time() + limits.header_timeout_s
         self._has_begun = False
         self._is_header = True  # or what comes before one
-        self._header_bytes = 0
+        self._header_bytes = 0  # since what is no header, nor of trailers or between chunks
         self._is_too_large = False
         self._is_body = False
+        self._trailers = 0  # fields behind the body
         self._unread_bytes = 0
         self._stalled_s = _NEVER  # since when the peer reads nothing of what waits for it
+        self._unsent_bytes = 0  # at the last look
         self._tls: dict[str, Any] | None = None
 
     # ---- the transport's side
@@ -63,6 +67,7 @@ class LimitedHttp(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(cast("asyncio.Transport", transport))
         self._guest.cut = self._crowded_out
+        self._guest.is_owed = self._owes_an_answer
         self.app = self._observed
         peer = transport.get_extra_info("ssl_object")
         if peer is not None and (certificate := peer.getpeercert(binary_form=True)):
@@ -80,10 +85,9 @@ class LimitedHttp(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         if self.transport.is_closing():
             return
-        if self._is_header:
-            self._header_bytes += len(data)
-            if self._deadline_s == _NEVER:
-                self._deadline_s = self.loop.time() + self._limits.header_timeout_s
+        self._header_bytes += len(data)
+        if self._deadline_s == _NEVER and not self._is_answering():  # while it is, a stray CRLF begins nothing
+            self._deadline_s = self.loop.time() + self._limits.header_timeout_s
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:  # to nothing that we speak: the request is answered as it is, and no other
@@ -95,7 +99,7 @@ class LimitedHttp(HttpToolsProtocol):
             else:
                 self._refuse(HTTPStatus.BAD_REQUEST, "malformed")
         else:
-            if self._is_header and self._header_bytes > self._limits.max_header_bytes:
+            if self._header_bytes > self._limits.max_header_bytes:
                 self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "header-too-large")
 
     def resume_writing(self) -> None:
@@ -111,9 +115,12 @@ class LimitedHttp(HttpToolsProtocol):
                 self._cut("no-request")
             else:
                 self._refuse(HTTPStatus.REQUEST_TIMEOUT, "slow-header")
-        elif not self.transport.get_write_buffer_size():
+            return
+        unsent_bytes, before_bytes = self.transport.get_write_buffer_size(), self._unsent_bytes
+        self._unsent_bytes = unsent_bytes
+        if not unsent_bytes:
             self._stalled_s = _NEVER
-        elif self._stalled_s == _NEVER:
+        elif self._stalled_s == _NEVER or unsent_bytes < before_bytes:
             self._stalled_s = now_s
         elif now_s - self._stalled_s > self._limits.write_timeout_s:
             self._cut("slow-reader")
@@ -123,7 +130,7 @@ class LimitedHttp(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._has_begun = True
-        self._is_header = True
+        self._is_header, self._trailers = True, 0
         self._deadline_s = self.loop.time() + self._limits.header_timeout_s
         if self._tls is not None:
             self.scope["extensions"] = cast("dict[str, dict[object, object]]", {"tls": self._tls})
@@ -133,12 +140,15 @@ class LimitedHttp(HttpToolsProtocol):
         self._check_header(len(self.url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
+        if self._is_body:  # a trailer, which is no header (RFC 9110 6.5.1): no proxy has looked at it, and we need none
+            self._trailers += 1
+        else:
+            super().on_header(name, value)
         self._check_header(len(name) + len(value))
 
     def _check_header(self, size_bytes: int) -> None:
         limits = self._limits
-        if size_bytes > limits.max_header_bytes or len(self.headers) > limits.max_header_fields:
+        if size_bytes > limits.max_header_bytes or len(self.headers) + self._trailers > limits.max_header_fields:
             self._is_too_large = True
             raise ValueError("the header is too large")  # the parser stops, and says that its callback failed
 
@@ -148,11 +158,13 @@ class LimitedHttp(HttpToolsProtocol):
         super().on_headers_complete()
         self._is_header, self._header_bytes = False, 0
         self._is_body, self._unread_bytes = True, 0
-        is_kept_waiting = self.flow.read_paused  # until answers to those before are sent
+        # until answers to those before are sent, or the application wants the body
+        is_kept_waiting = self.flow.read_paused or self.expect_100_continue
         self._deadline_s = _NEVER if is_kept_waiting else self.loop.time() + self._limits.body_grace_s
 
     def on_body(self, body: bytes) -> None:
         super().on_body(body)
+        self._header_bytes = 0
         gained_s = len(body) / self._limits.body_bytes_a_s
         self._deadline_s = min(self._deadline_s + gained_s, self.loop.time() + self._limits.body_grace_s)
         if self.cycle.response_complete:
@@ -164,13 +176,18 @@ class LimitedHttp(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
-        self._is_header, self._is_body = True, False
-        self._deadline_s = _NEVER
+        self._is_header, self._is_body, self._header_bytes = True, False, 0
+        if self.cycle.response_complete:  # before the body was there: nothing else would end the silence that follows
+            self._deadline_s = self.loop.time() + self._limits.header_timeout_s
+        else:
+            self._deadline_s = _NEVER
 
     # ---- what is answered
 
     async def _observed(self, scope: Any, receive: Any, send: Any) -> None:
         """The application; of a stranger, what it is answered shows whether it is one any more."""
+        send = _in_pieces(send)
+        scope[BELIEVED_KEY] = self._guest.known
         if self._guest.is_known:
             await self._application(scope, self._received(receive), send)
             return
@@ -199,7 +216,7 @@ class LimitedHttp(HttpToolsProtocol):
         """Answer what cannot be a request of ours and close; in the middle of another answer, just close."""
         if not self._guest.is_known:
             self._guest.failed()
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self._is_answering():
             self._cut(why)
             return
         self._limits.cut[why] += 1
@@ -209,10 +226,37 @@ class LimitedHttp(HttpToolsProtocol):
         )
         self.transport.close()
 
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _owes_an_answer(self) -> bool:
+        """Whether the peer has said all that it can, and we nothing yet."""
+        return self._is_answering() and not self.cycle.more_body and not self.cycle.response_started
+
     def _crowded_out(self) -> None:
-        self._cut("crowded-out")
+        self._deadline_s = _NEVER
+        self.transport.abort()  # the listener has counted it
 
     def _cut(self, why: str) -> None:
         self._limits.cut[why] += 1
         self._deadline_s = _NEVER
         self.transport.abort()
+
+
+def _in_pieces(send: Any) -> Any:
+    """`send`, of large bodies piece by piece: uvicorn waits between two until the peer has read enough.
+
+    One large write would be seen to move only when all of it is read.
+    """
+
+    async def sent(message: Any) -> None:
+        body = message.get("body", b"")
+        if len(body) > _PIECE_BYTES:
+            rest = memoryview(body)
+            while len(rest) > _PIECE_BYTES:
+                await send({"type": message["type"], "body": rest[:_PIECE_BYTES], "more_body": True})
+                rest = rest[_PIECE_BYTES:]
+            message = {**message, "body": rest}
+        await send(message)
+
+    return sent

@@ -62,15 +62,19 @@ class _Address:
 
 
 class Guest:
-    """One connection, as its listener knows it. `cut` is how it is ended when others need its place."""
+    """One connection, as its listener knows it. `cut` is how it is ended when others need its place, once.
 
-    __slots__ = ("_at", "_has_left", "_listener", "_since_s", "cut", "is_known")
+    `is_owed`: whether it has said all that it can and waits for an answer of ours.
+    """
+
+    __slots__ = ("_at", "_has_left", "_listener", "_since_s", "cut", "is_known", "is_owed")
 
     def __init__(self, listener: Listener, at: _Address, sock: socket.socket, now_s: float) -> None:
         self._listener, self._at, self._since_s = listener, at, now_s
         self.is_known = False
         self._has_left = False
         self.cut: Callable[[], None] = partial(_shut, sock)
+        self.is_owed: Callable[[], bool] = _no
 
     @property
     def address(self) -> str:
@@ -90,7 +94,7 @@ class Guest:
         """The connection is lost."""
         if not self._has_left:
             self._has_left = True
-            self.cut = _nothing  # no cycle with its protocol
+            self.cut, self.is_owed = _nothing, _no  # no cycle with its protocol
             self._listener._left(self._at, self)  # noqa: SLF001
 
     def is_older_than(self, moment_s: float) -> bool:
@@ -104,6 +108,10 @@ def _shut(sock: socket.socket) -> None:
 
 def _nothing() -> None:
     """It is lost already."""
+
+
+def _no() -> bool:
+    return False
 
 
 class GuestProtocol(Protocol):
@@ -296,15 +304,26 @@ class Listener:
         self._ticker = self._loop.call_later(_TICK_S, self._tick)
 
     def _make_room(self, places: list[_Address], now_s: float) -> None:
-        """End those strangers that have said nothing for long: others wait."""
+        """End those strangers that have said nothing for long: others wait.
+
+        Those that wait for an answer stay, as far as they take no more than half of the places.
+        """
         if not self._queue:
             return
+        spared = 0
         for at in places:
+            of_address = 0
             for guest in list(at.strangers):
                 if not guest.is_older_than(now_s - _GRACE_S):
                     break
-                self.refused["crowded-out"] += 1
-                guest.cut()
+                is_room = spared < self._limits.max_strangers // 2 and of_address < self._limits.max_strangers_per_address // 2
+                if is_room and guest.is_owed():
+                    spared += 1
+                    of_address += 1
+                elif guest.cut is not _nothing:
+                    cut, guest.cut = guest.cut, _nothing  # it may take a while to leave
+                    self.refused["crowded-out"] += 1
+                    cut()
 
 
 def bound(host: str, port: int) -> socket.socket:

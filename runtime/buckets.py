@@ -19,17 +19,16 @@ class Buckets:
 
     def take(self, key: str, cost: int = 1) -> int:
         """Take `cost` and return 0; or, when there is not as much, take nothing and return the µs until there is."""
-        now_us = self._now_us()
-        full_at_us = max(now_us, self._full_at_us.get(key, 0)) + cost * self._refill_us
-        if (wait_us := full_at_us - now_us - self._burst_us) > 0:
+        if wait_us := self.wait_us(key, cost):
             return wait_us
-        self._put(key, full_at_us)
+        self._put(key, max(self._now_us(), self._full_at_us.get(key, 0)) + cost * self._refill_us)
         return 0
 
-    def give_back(self, key: str, cost: int = 1) -> None:
-        """What was taken shall not count. Of a key that is not remembered any more there is nothing to give back."""
-        if key in self._full_at_us:
-            self._put(key, self._full_at_us[key] - cost * self._refill_us)
+    def wait_us(self, key: str, cost: int = 1) -> int:
+        """What `take` would return now."""
+        now_us = self._now_us()
+        full_at_us = max(now_us, self._full_at_us.get(key, 0)) + cost * self._refill_us
+        return max(0, full_at_us - now_us - self._burst_us)
 
     def _put(self, key: str, full_at_us: int) -> None:
         self._full_at_us.pop(key, None)

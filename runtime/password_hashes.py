@@ -110,7 +110,8 @@ class PasswordHashes:
     def check(self, password: str, stored: str | None) -> bool:
         """Whether `password` is the stored one. Without a stored one it is not, which takes just as long to say.
 
-        So does one that is longer than any stored one can be.
+        So does one that is longer than any stored one can be. Nobody's costs what new ones do: after a change of scheme or
+        iterations those of users who have not signed in since take another time, which tells that they are there.
         """
         is_possible = stored is not None and len(password) <= MAX_PASSWORD_CHARS
         kept = _Stored.parse(stored) if stored is not None else self._nobodys()

@@ -60,7 +60,7 @@ class LimitSettings(BaseModel):
     model_config = _FROZEN
     trusted_proxies: tuple[IPvAnyNetwork, ...] = Field(
         (),
-        description="Addresses or networks of reverse proxies whose X-Forwarded-For is believed; limits per address are then those of who asks through them.",
+        description="Addresses or networks of reverse proxies whose X-Forwarded-For is believed; limits per address are then those of who asks through them. Over HTTP alone: the MQTT door sees the address of the connection.",
     )
     connections: int = Field(
         20_000, ge=1, description="HTTP connections at once, of the API and of the HTTP door each; further ones are closed."

@@ -78,7 +78,7 @@ async def test_silent_peers_do_not_keep_a_device_out() -> None:
     async with opened(connect_timeout_s=60, max_strangers=20, max_strangers_per_address=10) as stage:
         silent = [await Raw.connect(stage.port) for _ in range(50)]
         await acknowledged(stage.port)
-        assert stage.door.counters.connections_refused["crowded-out"] >= 10
+        assert stage.door.counters.connections_refused["crowded-out"] >= 5
         for peer in silent:
             peer.drop()
 

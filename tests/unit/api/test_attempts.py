@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
-from api.attempts import BURST, REFILL_US, Attempts
-from domain.errors import Busy, Forbidden, InvalidInput, SessionEnded, StorageFull, TooManyAttempts, Unauthenticated
+from api.attempts import BURST, REFILL_US, RIGHT_BURST, RIGHT_REFILL_US, Attempts
+from domain.errors import (
+    Busy,
+    Forbidden,
+    InvalidInput,
+    SecondFactorRequired,
+    SessionEnded,
+    StorageFull,
+    TooManyAttempts,
+    Unauthenticated,
+)
 from runtime.clock import ManualClock
 
 
@@ -40,3 +50,32 @@ def test_what_is_nobodys_guess_costs_none(error: Exception) -> None:
     attempts = Attempts(ManualClock())
     for _ in range(3 * BURST):
         fail(attempts, error)
+
+
+def test_attempts_under_way_are_no_failures_and_few_hash_at_once() -> None:
+    attempts = Attempts(ManualClock())
+    with contextlib.ExitStack() as under_way:
+        for _ in range(60):
+            under_way.enter_context(attempts.token("10.0.0.7"))
+        for name in ("li.na", "wang.wei"):
+            under_way.enter_context(attempts.password("10.0.0.7", name))
+        with pytest.raises(Busy), attempts.password("10.0.0.7", "zhao"):
+            pass
+        under_way.enter_context(attempts.password("10.0.0.8", "li.na"))
+        with pytest.raises(Busy), attempts.password("10.0.0.9", "Li.Na "):
+            pass
+    with attempts.password("10.0.0.7", "zhao"):
+        pass
+
+
+def test_a_right_password_without_its_second_factor_is_work_too() -> None:
+    clock = ManualClock()
+    attempts = Attempts(clock)
+    for number in range(RIGHT_BURST):
+        with pytest.raises(SecondFactorRequired), attempts.password(f"10.0.0.{number}", "li.na"):
+            raise SecondFactorRequired("one is missing")
+    with pytest.raises(TooManyAttempts), attempts.password("10.0.1.1", "li.na"):
+        pass
+    clock.advance(RIGHT_REFILL_US / 1e6)
+    with attempts.password("10.0.1.1", "li.na"):
+        pass

@@ -12,13 +12,13 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from api.app import create_app
-from api.auth import CALLER_KEY
-from api.limits import PrincipalLimit, RequestLimits
+from api.auth import BELIEVED_KEY, CALLER_KEY, Authentication
+from api.limits import AddressLimit, PrincipalLimit, RequestLimits
 from api.proxies import BehindProxies, TrustedProxies
 from api.turns import Turns
 from domain.principals import Caller
 from runtime.settings import LimitSettings
-from tests.callers import ADMINISTRATOR, NOBODY, TOKEN
+from tests.callers import ADMINISTRATOR, NOBODY, TOKEN, KnownCallers
 from tests.unit.api.conftest import client_of, services_of
 
 pytestmark = pytest.mark.clause("9.1b")
@@ -44,10 +44,41 @@ async def test_an_address_that_shows_unknown_tokens_waits_and_a_token_that_was_g
     assert 1 <= int(refused.headers["Retry-After"]) <= 10
 
 
+async def test_the_server_is_told_of_a_caller_before_the_request_is_answered() -> None:
+    order: list[str] = []
+
+    async def working(scope: Scope, receive: Receive, send: Send) -> None:
+        order.append("answered")
+
+    guarded = Authentication(working, KnownCallers({TOKEN: NOBODY}), "vitalgrid")
+    headers = [(b"authorization", f"Bearer {TOKEN}".encode())]
+    scope = {"type": "http", "method": "GET", "path": "/api/v1/me", "headers": headers}
+    await guarded(scope | {BELIEVED_KEY: lambda: order.append("believed")}, AsyncMock(), AsyncMock())
+    assert order == ["believed", "answered"]
+
+
 async def test_guesses_that_come_together_are_all_counted(app) -> None:
     async with app.router.lifespan_context(app), client_of(app, None) as client:
         answers = await asyncio.gather(*(statuses(client, f"guess-{number}", 1) for number in range(20)))
     assert sorted(status for (status,) in answers) == [401] * 3 + [429] * 17
+
+
+async def test_good_tokens_that_come_together_for_the_first_time_are_all_answered() -> None:
+    """A ward behind one address whose live streams begin anew."""
+
+    async def working(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0)
+        scope[CALLER_KEY] = NOBODY
+        await PlainTextResponse("done")(scope, receive, send)
+
+    async def status(number: int) -> int:
+        send = AsyncMock()
+        headers = [(b"authorization", b"Bearer %d" % number)]
+        await limited({"type": "http", "path": "/api/v1/me", "client": ("10.0.0.1", 1), "headers": headers}, None, send)
+        return send.call_args_list[0].args[0]["status"]
+
+    limited = AddressLimit(working, FEW)
+    assert await asyncio.gather(*(status(number) for number in range(2_000))) == [200] * 2_000
 
 
 async def test_a_principal_whose_requests_cost_too_much_waits(app) -> None:
