@@ -16,7 +16,7 @@ from runtime.sql.engine import reading, writing
 from runtime.sql.grants import detail_of, grants_of, insert_grant, lasting_users, roles_of, treated_by
 from runtime.sql.identity_tables import password_history, second_factors, users
 from runtime.sql.lockout import UNLOCKED, LockRule, add_failure, is_locked
-from runtime.sql.records import Author, Page, Row, log_write, one, page
+from runtime.sql.records import Author, Page, Row, by_platform, log_write, one, page
 from runtime.sql.sessions import Ended, end_session
 from runtime.sql.tables import patients, tokens
 from runtime.sql.within import users_within
@@ -48,7 +48,7 @@ def create_first_user(engine: Engine, password: str, place: Place, *, now_us: in
 
     A token of an older installation may have the name too: that must not keep the platform from starting.
     """
-    author = Author("vitalgrid", "first start", now_us)
+    author = by_platform("first start", now_us)
     with writing(engine) as connection:
         if connection.execute(select(users.c.id).limit(1)).first() is not None:
             return False
