@@ -246,7 +246,7 @@ class DataKeys:
                 yield self._connection
             except sqlite3.DatabaseError as error:
                 self._forget()
-                if isinstance(error, sqlite3.OperationalError):
+                if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode != sqlite3.SQLITE_ERROR:  # no table
                     raise Unavailable(f"the store of data keys does not answer ({error.sqlite_errorname}): try again") from None
                 raise IntegrityViolation(f"{self._file} is damaged ({error}): restore it from the newest copy") from None
 
