@@ -97,7 +97,7 @@ def admit_patient(engine: Engine, author: Author, hospital_id: str, patient: New
             row["level"] = None
             row["handle"] = take_handle(connection, "patient")
             _announce(connection, author, row)
-            connection.execute(insert(patients).values(shut_patients(connection, [row])[0]))
+            connection.execute(insert(patients).values(shut_patients(connection, [row], are_new=True)[0]))
             log_write(connection, author, "patient.admit", row["patient_key"], about=_owner(row))
             return {**row, "erased": False}
         before = dict(found)

@@ -34,7 +34,7 @@ def scrub(engine: Engine) -> bool:
             connection.exec_driver_sql("VACUUM")
             is_busy, *_ = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
             if is_busy:
-                logger.warning("text in clear is still in the log beside the database, as others read: done at next start")
+                logger.warning("text in clear is still in the log beside the database, as others read: done at the next start")
                 return False
         else:
             for table in _TABLES:

@@ -60,8 +60,11 @@ def ref_index(connection: Connection, hospital_id: str, refs: Sequence[str]) -> 
     return [_index(sealer, hospital_id, ref) for ref in refs]
 
 
-def shut_patients(connection: Connection, rows: Sequence[Row]) -> list[Row]:
-    """Rows of `patients`, or changes of them with `patient_key` and `hospital_id`, as they are written."""
+def shut_patients(connection: Connection, rows: Sequence[Row], *, are_new: bool = False) -> list[Row]:
+    """Rows of `patients`, or changes of them with `patient_key` and `hospital_id`, as they are written.
+
+    `are_new`: nothing was sealed for these patients yet, and keys are made for them.
+    """
     sealer = sealer_of(connection)
     shut = [dict(row) for row in rows]
     chosen: list[tuple[Row, str]] = []
@@ -74,7 +77,7 @@ def shut_patients(connection: Connection, rows: Sequence[Row]) -> list[Row]:
             if row.get(column) is not None:
                 chosen.append((row, column))
                 texts.append((owner, Place("patients", column, row["patient_key"]), row[column]))
-    for (row, column), text in zip(chosen, sealer.seal_many(texts) if texts else (), strict=True):
+    for (row, column), text in zip(chosen, sealer.seal_many(texts, are_new=are_new) if texts else (), strict=True):
         row[column] = text
     return shut
 

@@ -334,12 +334,12 @@ from runtime.sql.engine import migrate, open_engine
 folder, url, left = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 sealer = Sealer.over(SoftKeys(folder), folder)
 whole = sealer.seal_many
-def sealing(texts):
+def sealing(texts, **how):
     global left
     left -= 1
     if left < 0:
         os.kill(os.getpid(), signal.SIGKILL)
-    return whole(texts)
+    return whole(texts, **how)
 sealer.seal_many = sealing
 migrate(open_engine(url, sealer))
 """
@@ -376,3 +376,25 @@ def test_a_lost_store_of_data_keys_is_an_error_and_not_an_erasure(
     with pytest.raises(KeyMissing):
         patients.get_patient(lost, hospital.patient["patient_key"])
     lost.dispose()
+
+
+@pytest.mark.clause("7.2c")
+def test_an_older_store_of_data_keys_gives_no_patient_another_key(
+    engine: Engine, hospital: SmallHospital, sealer: Sealer, tmp_path: Path
+) -> None:
+    folder = tmp_path / "older"
+    shutil.copytree(sealer.data_keys.folder, folder)
+    key = fill(engine, hospital)
+    older = Sealer.over(SoftKeys(folder), folder)
+    restored = open_engine(engine.url.render_as_string(hide_password=False), older)
+    for refused in (
+        lambda: patients.update_patient(restored, ADA, key, {"name": "anew"}, version=None),
+        lambda: alarms.acknowledge(restored, ADA, "a1", Outcome.ARTEFACT, note="anew"),
+        lambda: patients.discharge_patient(restored, later(60), key, NOW_US + 60_000_000, version=None),
+    ):  # fmt: skip
+        with pytest.raises(KeyMissing, match="newest copy"):
+            refused()
+    fresh = patients.admit_patient(restored, ADA, HOSPITAL, NewPatient("fresh", "of today"))["patient_key"]
+    assert patients.get_patient(restored, fresh)["name"] == "of today"
+    restored.dispose()
+    assert patients.get_patient(engine, key)["name"] == f"{NAME} 2"
