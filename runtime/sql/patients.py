@@ -43,7 +43,7 @@ from runtime.sql.records import (
 )
 from runtime.sql.sealed import ERASED, open_patients, ref_index, sealer_of, shut_patients
 from runtime.sql.tables import patients
-from runtime.sql.within import PATIENTS, within
+from runtime.sql.within import PATIENTS, hospitals_named, within
 
 __all__ = [
     "NewPatient", "Touched", "admit_patient", "admitted", "associate", "check_patient", "close_names", "correct_association",
@@ -203,14 +203,8 @@ def list_patients(  # noqa: PLR0913 (one filter each)
         if text is None:
             found = page(connection, query, [patients.c.patient_key], limit=limit, after=after)
             return Page(open_patients(connection, found.rows), found.after)
-        part = NamePart(text, _hospitals(clear) if hospital_id is None else [hospital_id], ward_id, present_only)
+        part = NamePart(text, hospitals_named(clear) if hospital_id is None else [hospital_id], ward_id, present_only)
         return _named(connection, query.where(is_clear), part, limit, None if after is None else str(after[0]))
-
-
-def _hospitals(reach: Reach) -> list[str]:
-    """All of a reach that is in some hospitals; none, when it goes beyond them: then every hospital is looked at."""
-    found = {place.hospital_id for place in (*reach.levels, *(place for place, _ in reach.patients))}
-    return sorted(hospital_id for hospital_id in found if hospital_id is not None) if None not in found else []
 
 
 def _named(connection: Connection, query: Select[Any], part: NamePart, limit: int, after: str | None) -> Page:
