@@ -43,6 +43,7 @@ from runtime.sql.records import (
 )
 from runtime.sql.sealed import ERASED, open_patients, ref_index, sealer_of, shut_patients
 from runtime.sql.tables import patients
+from runtime.sql.users import end_accounts_of
 from runtime.sql.within import PATIENTS, hospitals_named, within
 
 __all__ = [
@@ -145,7 +146,8 @@ def discharge_patient(engine: Engine, author: Author, patient_key: str, at_us: i
 def erase_patient(engine: Engine, author: Author, patient_key: str) -> Row:
     """Make name, reference and what was written about a patient unreadable, here and in every copy of this database.
 
-    What has no name in it stays, under the opaque key: stays, spans, alarms, readings. A second time changes nothing.
+    What has no name in it stays, under the opaque key: stays, spans, alarms, readings. The patient's own account is disabled
+    and its session ended. A second time changes nothing.
     Raises NotFound, Conflict while the patient is in the hospital.
     """
     with writing(engine) as connection:
@@ -157,6 +159,7 @@ def erase_patient(engine: Engine, author: Author, patient_key: str) -> Row:
             key, what = {"patient_key": patient_key}, _name(patient_key)
             before = change(connection, patients, key, gone, version=None, what=what)
             log_write(connection, author, "patient.erase", patient_key)
+        end_accounts_of(connection, author, patient_key)
         sealer = sealer_of(connection)
     sealer.data_keys.destroy([_owner(before).name])  # last: from here on nothing can be undone
     return get_patient(engine, patient_key)

@@ -17,6 +17,7 @@ from domain.messages import Control, encode
 from domain.permissions import Level
 from runtime.data_keys import Owner
 from runtime.sql.engine import writing
+from runtime.sql.identity_tables import users
 from runtime.sql.sealed import shut_write
 from runtime.sql.tables import hospitals, outbox, write_log
 
@@ -63,6 +64,12 @@ def log_write(
     }  # fmt: skip
     shut = values if author.is_platform else shut_write(connection, values, about)
     connection.execute(insert(write_log).values(shut))
+
+
+def user_in_log(connection: Connection, name: str) -> str:
+    """What the write log calls a user: a patient by the id of their account, because what is in clear there stays for ever."""
+    patient = select(users.c.id).where(users.c.name == name, users.c.patient_key.is_not(None))
+    return connection.execute(patient).scalar_one_or_none() or name
 
 
 def note_write(engine: Engine, author: Author, action: str, target: str) -> None:

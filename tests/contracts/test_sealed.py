@@ -21,17 +21,18 @@ from alembic.config import Config
 from sqlalchemy import Engine, event, insert, inspect, select, text, update
 
 from domain.alarms import AlarmEvent, AlarmSubject, AlertType, Outcome, Phase, Priority
-from domain.errors import Conflict
+from domain.errors import Conflict, SessionEnded
 from domain.fleet_manifest import DeviceColumns, FleetManifest, HospitalManifest, PatientColumns, Tier
 from domain.permissions import everywhere
 from runtime.keys import KeyMissing
 from runtime.sealing import Sealer
 from runtime.soft_keys import SoftKeys
-from runtime.sql import access, alarms, patients, presets, tables
+from runtime.sql import access, alarms, patients, presets, sessions, tables, users
 from runtime.sql.engine import has_sealed, migrate, open_engine, reading, writing
 from runtime.sql.fleets import register_fleet
 from runtime.sql.patients import NewPatient
 from runtime.sql.sealed import DAMAGED, ERASED
+from runtime.sql.sessions import SessionRules
 from tests.sql_fixtures import ADA, HOSPITAL, HOUR_US, NOW_US, SHARDS, SQLITE, NewDatabase, SmallHospital, add_hospital, later
 
 EVERYWHERE = everywhere("sz")
@@ -398,3 +399,27 @@ def test_an_older_store_of_data_keys_gives_no_patient_another_key(
     assert patients.get_patient(restored, fresh)["name"] == "of today"
     restored.dispose()
     assert patients.get_patient(engine, key)["name"] == f"{NAME} 2"
+
+
+@pytest.mark.clause("9.3h")
+def test_an_erased_patients_own_account_ends_and_its_name_is_in_no_log(engine: Engine, hospital: SmallHospital) -> None:
+    key, name = str(hospital.patient["patient_key"]), "wang.xiaoming"
+    user = users.create_user(engine, ADA, name, "stored", patient_key=key)
+    rules = SessionRules(idle_us=HOUR_US, lifetime_us=HOUR_US)
+    session = sessions.begin_session(engine, user["id"], checked="stored", address="::1", now_us=NOW_US, rules=rules)
+    users.set_password(engine, ADA, name, "another", must_change=True)
+    session = sessions.begin_session(engine, user["id"], checked="another", address="::1", now_us=NOW_US, rules=rules)
+    patients.discharge_patient(engine, later(60), key, NOW_US + 60_000_000, version=None)
+    patients.erase_patient(engine, later(70), key)
+    with pytest.raises(SessionEnded, match="disabled"):
+        sessions.session_of(engine, session.access_token, now_us=NOW_US, rules=rules)
+    assert users.get_user(engine, name, now_us=NOW_US)["status"] == "disabled"
+    for refused in (
+        lambda: users.enable_user(engine, ADA, name),
+        lambda: users.create_user(engine, ADA, "wang.again", "stored", patient_key=key),
+    ):
+        with pytest.raises(Conflict, match="erased"):
+            refused()
+    written = access.list_writes(engine, limit=100).rows
+    assert not any(name in repr(row) for row in written)
+    assert {row["action"] for row in written if row["target"] == user["id"]} >= {"user.create", "user.disable"}
