@@ -24,7 +24,7 @@ from runtime.sql.hand_overs import shards_ever_of
 from runtime.sql.names import NamePart, names_of
 from runtime.sql.reading_reach import Judged, broad, handles_within, hospitals_of, judge, judge_each
 from runtime.sql.tables import associations, devices, hospitals, patients, wards
-from runtime.sql.within import DEVICES, PATIENTS, within
+from runtime.sql.within import DEVICES, PATIENTS, hospitals_named, within
 
 NOTHING_IN_DOUBT: Final = Judged()
 MAX_FOUND: Final = 20_000
@@ -187,18 +187,21 @@ def search(
         judged = judge(connection, reach, {handle for handle, _ in found})
         found = [(handle, hospital) for handle, hospital in found if handle not in judged.closed]
         shards = _shards_of(connection, sorted({hospital for _, hospital in found[: MAX_FOUND + 1]}))
-    return Selection([handle for handle, _ in found[:MAX_FOUND]], None, shards, len(found) > MAX_FOUND, judged)
+    is_cut = len(found) > MAX_FOUND or len(worn) > MAX_FOUND
+    return Selection([handle for handle, _ in found[:MAX_FOUND]], None, shards, is_cut, judged)
 
 
-def _worn_by_named(
-    connection: Connection, text: str, hospital_ids: Sequence[str] | None, clear: Reach
-) -> list[tuple[int, str]]:
+def _worn_by_named(connection: Connection, text: str, hospital_ids: Sequence[str] | None, clear: Reach) -> set[tuple[int, str]]:
     """(handle, hospital) of the devices that are believed to be, or to have been, on a patient with such a name.
 
-    Of patients within `clear` alone.
+    Of patients within `clear` alone. Ends beyond MAX_FOUND.
     """
-    keys = names_of(connection).keys(connection, NamePart(text, hospital_ids or ()))
-    found: list[tuple[int, str]] = []
+    named = hospitals_named(clear)
+    inside = sorted(set(hospital_ids) & set(named)) if hospital_ids and named else hospital_ids or named
+    if clear.is_nothing or (hospital_ids and not inside):
+        return set()
+    keys = names_of(connection).keys(connection, NamePart(text, inside))
+    found: set[tuple[int, str]] = set()
     for start in range(0, len(keys), _MANY):
         query = (
             select(devices.c.handle, devices.c.hospital_id)
@@ -207,7 +210,9 @@ def _worn_by_named(
             .where(associations.c.superseded_us.is_(None), associations.c.patient_key.in_(keys[start : start + _MANY]))
             .where(within(clear, PATIENTS))
         )
-        found += [(handle, hospital) for handle, hospital in connection.execute(query)]
+        found |= {(handle, hospital) for handle, hospital in connection.execute(query)}
+        if len(found) > MAX_FOUND:
+            break
     return found
 
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 
 from cluster.connection import admin_token_file, first_password_file
+from domain.errors import IntegrityViolation, Unavailable
 from domain.principals import Place
 from runtime.clock import SystemClock
 from runtime.durable import write_secret
-from runtime.keys import KeyProvider, make_missing
+from runtime.keys import KeyGone, KeyProvider, make_missing
 from runtime.password_hashes import PasswordHashes
 from runtime.password_policy import first_password
 from runtime.sealing import SEALING_KEYS, Sealer
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 _PEPPER = "pepper"
 _TOTP = "totp"
+_SHUT = (KeyGone, IntegrityViolation, Unavailable)  # a key is away or damaged: no reason for vitals and alarms to stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,23 +47,44 @@ def sealer_of(settings: Settings) -> Sealer:
 def prepare_database(engine: Engine, settings: Settings, sealer: Sealer) -> None:
     """Bring the schema up to date; for a database that has nothing sealed yet, make the keys that is done with.
 
-    When something is sealed and keys are not there, none are made: new ones would open none of it. Vitals and alarms go on
-    without names; whatever needs a name is refused until the keys are back.
+    When something is sealed and keys are lost or damaged, none are made: new ones would open none of it. Vitals and alarms
+    go on without names; whatever needs a name is refused until the keys are back.
     """
     keys = SoftKeys(settings.keys_dir)
     if not has_sealed(engine):
-        make_missing(keys, SEALING_KEYS)
+        for name in SEALING_KEYS:
+            _is_usable(keys, name, may_make=True)
         sealer.data_keys.create()
-    missing = [f"key {name}" for name in SEALING_KEYS if not keys.versions(name)]
+    missing = [f"key {name}" for name in SEALING_KEYS if not _is_usable(keys, name)]
     if not sealer.data_keys.exists():
         missing.append("the store of data keys")
     migrate(engine)
     if missing:
-        says = (
-            "no name of a patient can be read or written: %s not in %s, restore that folder: nothing else opens what is sealed"
-        )
-        logger.error(says, " and ".join(missing), settings.keys_dir)
+        _say_shut(f"{' and '.join(missing)} missing or damaged", settings)
         return
+    try:
+        _look_after_data_keys(engine, sealer)
+    except _SHUT as error:
+        _say_shut(str(error), settings)
+
+
+def _say_shut(why: str, settings: Settings) -> None:
+    says = "no name of a patient can be read or written: %s; restore %s: nothing else opens what is sealed"
+    logger.error(says, why, settings.keys_dir)
+
+
+def _is_usable(keys: KeyProvider, name: str, *, may_make: bool = False) -> bool:
+    """Whether the key is there and whole; what is damaged is logged. `may_make`: make it if there is none."""
+    try:
+        if may_make:
+            make_missing(keys, [name])
+        return bool(keys.versions(name))
+    except (KeyGone, IntegrityViolation) as error:
+        logger.error("key %s is damaged: %s", name, error)
+        return False
+
+
+def _look_after_data_keys(engine: Engine, sealer: Sealer) -> None:
     if count := sealer.data_keys.wrap_anew():
         logger.info("data keys wrapped under the newest key: %d", count)
     if count := destroy_erased_again(engine):
@@ -84,17 +107,17 @@ def prepare_accounts(engine: Engine, settings: Settings) -> FirstCredentials:
 
 def _first_user(engine: Engine, settings: Settings, now_us: int) -> str | None:
     """Their password, or None when there are users. Killed halfway, the next start makes another one."""
-    keys = SoftKeys(settings.keys_dir)
-    if has_second_factors(engine):
-        if not keys.versions(_TOTP):  # never made anew: the seeds it sealed would be lost with no word why
-            logger.error("nobody can show a second factor: key %s is missing, restore %s", _TOTP, settings.keys_dir)
-    else:
-        make_missing(keys, [_TOTP])
-    if has_users(engine):
-        if not keys.versions(_PEPPER):  # never made anew: it would turn every password wrong with no word why
-            logger.error("nobody can sign in with a password: key %s is missing, restore %s", _PEPPER, settings.keys_dir)
+    keys, is_first = SoftKeys(settings.keys_dir), not has_users(engine)
+    # None is made anew where it was used: seeds would be lost, and passwords turn wrong, with no word why.
+    if not _is_usable(keys, _TOTP, may_make=not has_second_factors(engine)):
+        says = "nobody can show a second factor: key %s is missing or damaged, restore %s"
+        logger.error(says, _TOTP, settings.keys_dir)
+    if not _is_usable(keys, _PEPPER, may_make=is_first):
+        says = "nobody can sign in with a password: key %s is missing or damaged, restore %s"
+        logger.error(says, _PEPPER, settings.keys_dir)
         return None
-    make_missing(keys, [_PEPPER])
+    if not is_first:
+        return None
     password = first_password()
     stored = password_hashes(keys, settings.security).make(password)
     write_secret(first_password_file(settings.data_dir.resolve()), password.encode())

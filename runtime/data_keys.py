@@ -89,13 +89,18 @@ class DataKeys:
                 self._connection.close()
                 self._connection = None
 
-    def of_owners(self, owners: Sequence[Owner]) -> dict[str, DataKey]:
-        """The key of each owner, by name; made durably where there is none. Raises KeyGone for one that was destroyed."""
+    def of_owners(self, owners: Sequence[Owner], *, are_new: bool = False) -> dict[str, DataKey]:
+        """The key of each owner, by name. Raises KeyGone for one that was destroyed.
+
+        Where there is none it is made, durably, if the owner is under nobody, or all of them `are_new`. Else this store
+        is older than what it once sealed for the owner, and another key would hide that: raises KeyMissing.
+        """
         with self._using() as connection:
             found = {name: DataKey(kid, self._by_kid[kid]) for name, kid in self._known(owners)}
             if len(found) < len(set(owners)):
                 with _transaction(connection):
-                    made = self._made(connection, [owner for owner in dict.fromkeys(owners) if owner.name not in found])
+                    wanted = [owner for owner in dict.fromkeys(owners) if owner.name not in found]
+                    made = self._made(connection, wanted, are_new=are_new)
                 self._remember({key.kid: key.secret for key in made.values()}, {name: key.kid for name, key in made.items()})
                 found |= made
             return found
@@ -153,7 +158,7 @@ class DataKeys:
     def _known(self, owners: Sequence[Owner]) -> list[tuple[str, int]]:
         return [(owner.name, self._by_owner[owner.name]) for owner in owners if owner.name in self._by_owner]
 
-    def _made(self, connection: sqlite3.Connection, owners: Sequence[Owner]) -> dict[str, DataKey]:
+    def _made(self, connection: sqlite3.Connection, owners: Sequence[Owner], *, are_new: bool) -> dict[str, DataKey]:
         """Keys in force of these owners, or new ones; part of a transaction."""
         present: dict[str, DataKey] = {}
         for start in range(0, len(owners), _CHUNK):
@@ -167,9 +172,11 @@ class DataKeys:
                 if secret is None:
                     raise KeyGone(f"the data key of {name} was destroyed: nothing is sealed for it any more")
                 present[name] = DataKey(kid, secret)
-        above = sorted({owner.under for owner in owners if owner.under is not None and owner.name not in present})
-        upper = self._made(connection, [Owner(name) for name in above]) if above else {}
         wanted = [owner for owner in owners if owner.name not in present]
+        above = {owner.under: owner.name for owner in wanted if owner.under is not None}
+        if above and not are_new:
+            raise KeyMissing(f"the data key of {min(above.values())} is not in {self._file}: restore the newest copy of it")
+        upper = self._made(connection, [Owner(name) for name in sorted(above)], are_new=True) if above else {}
         first = secrets.randbits(_KID_BITS)  # at random, so that a store from an older copy gives no number again
         new = [(owner, DataKey(first + n, os.urandom(SM4_KEY_BYTES))) for n, owner in enumerate(wanted)]
         version = self._newest() if new else 0
@@ -246,7 +253,7 @@ class DataKeys:
                 yield self._connection
             except sqlite3.DatabaseError as error:
                 self._forget()
-                if isinstance(error, sqlite3.OperationalError):
+                if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode != sqlite3.SQLITE_ERROR:  # no table
                     raise Unavailable(f"the store of data keys does not answer ({error.sqlite_errorname}): try again") from None
                 raise IntegrityViolation(f"{self._file} is damaged ({error}): restore it from the newest copy") from None
 

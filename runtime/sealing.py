@@ -73,9 +73,9 @@ class Sealer:
         """Raises KeyGone when the owner's key was destroyed."""
         return self.seal_many([(owner, place, text)])[0]
 
-    def seal_many(self, texts: Sequence[tuple[Owner, Place, str]]) -> list[str]:
-        """As `seal`, of many at once; keys that are not there yet are made together."""
-        keys = self.data_keys.of_owners([owner for owner, _, _ in texts])
+    def seal_many(self, texts: Sequence[tuple[Owner, Place, str]], *, are_new: bool = False) -> list[str]:
+        """As `seal`, of many at once; with `are_new` keys that owners have not got yet are made, as by `DataKeys.of_owners`."""
+        keys = self.data_keys.of_owners([owner for owner, _, _ in texts], are_new=are_new)
         return [_sealed(*keys[owner.name], place, text) for owner, place, text in texts]
 
     def open(self, place: Place, sealed: str) -> Opened:

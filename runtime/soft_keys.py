@@ -120,6 +120,8 @@ class SoftKeys:
             files = os.listdir(self._folder / name)  # noqa: PTH208 (names are all that is wanted)
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise IntegrityViolation(f"the versions of key {name} cannot be listed ({error.strerror})") from None
         return sorted(int(found[1]) for file in files if (found := _FILE.fullmatch(file)))
 
     def _path(self, name: str, version: int) -> Path:
@@ -132,6 +134,8 @@ class SoftKeys:
                 mode, content = os.fstat(file.fileno()).st_mode, file.read()
         except FileNotFoundError:
             raise KeyMissing(f"version {version} of key {name} is not in {self._folder}") from None
+        except OSError as error:  # PermissionError, IsADirectoryError
+            raise IntegrityViolation(f"{path} cannot be read ({error.strerror}): expected a file of mode 0600") from None
         if mode & _OTHERS:
             raise IntegrityViolation(f"{path} has mode {mode & 0o777:04o}, so others can reach the key: expected 0600")
         try:

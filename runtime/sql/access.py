@@ -14,7 +14,7 @@ from domain.principals import Place, Role
 from runtime.sql.engine import reading, writing
 from runtime.sql.grants import LASTING, check_place, is_region, lasting_tokens, lasting_users
 from runtime.sql.identity_tables import service_access, users
-from runtime.sql.records import Author, Page, Row, check_text, log_write, page
+from runtime.sql.records import Author, Page, Row, by_platform, check_text, log_write, page
 from runtime.sql.sealed import open_writes
 from runtime.sql.tables import exports, reject_actions, tokens, write_log
 from runtime.sql.within import tokens_within
@@ -35,7 +35,7 @@ def create_first_administrator(engine: Engine, *, now_us: int) -> str | None:
         token, digest = new_token()
         values = {"name": "admin", "digest": digest, "role": Role.ADMINISTRATOR.value, "created_us": now_us, "revoked_us": None}
         connection.execute(insert(tokens).values(values))
-        log_write(connection, Author("vitalgrid", "first start", now_us), "token.create", "admin")
+        log_write(connection, by_platform("first start", now_us), "token.create", "admin")
         return token
 
 

@@ -128,7 +128,7 @@ def _patients(connection: Connection, author: Author, hospital: HospitalManifest
     first = take_handles(connection, len(fresh), "patient") if fresh else 0
     made = [_patient_row(hospital, number, first + at, author) for at, number in enumerate(fresh)]
     if made:
-        connection.execute(insert(patients), shut_patients(connection, made))
+        connection.execute(insert(patients), shut_patients(connection, made, are_new=True))
         tell_hosts(connection, author, hospital.hospital_id, *(admitted(row) for row in made))
         add_spans(connection, author, _spans(hospital, made, fresh, handles))
     by_ref |= {row["ref"]: row for row in made}

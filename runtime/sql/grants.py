@@ -12,7 +12,7 @@ from domain.errors import Conflict, InvalidInput, NotFound
 from domain.principals import Grant, Place, Relation, Role
 from runtime.sql.engine import reading, writing
 from runtime.sql.identity_tables import care_teams, grants, users
-from runtime.sql.records import Author, Row, log_write, one
+from runtime.sql.records import Author, Row, log_write, one, user_in_log
 from runtime.sql.tables import hospitals, patients, tokens, wards
 
 LASTING: Final = (Role.ADMINISTRATOR, Role.SECURITY_ADMINISTRATOR)
@@ -61,7 +61,7 @@ def give(engine: Engine, author: Author, name: str, grant: Grant) -> Row:
     with writing(engine) as connection:
         user = _user(connection, name)
         key = insert_grant(connection, author, user["id"], grant)
-        log_write(connection, author, "grant.give", name, detail_of(grant) | {"grant": key})
+        log_write(connection, author, "grant.give", user_in_log(connection, name), detail_of(grant) | {"grant": key})
         return {**one(connection, select(grants).where(grants.c.id == key), "grant"), "user": name}
 
 
@@ -107,7 +107,8 @@ def take_back(engine: Engine, author: Author, name: str, grant_id: int) -> str:
         connection.execute(update(grants).where(grants.c.id == grant_id).values(ended_us=author.now_us))
         if row["role"] in LASTING and not lasting_users(connection, now_us=author.now_us):
             raise Conflict(f"user {name!r} is the last who can give anybody anything: give another one that role first")
-        log_write(connection, author, "grant.end", name, {"grant": grant_id, "role": row["role"], "place": row["place"]})
+        detail = {"grant": grant_id, "role": row["role"], "place": row["place"]}
+        log_write(connection, author, "grant.end", user_in_log(connection, name), detail)
         return str(user["id"])
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, update
 
 from runtime.sql.identity_tables import users
-from runtime.sql.records import Author, log_write
+from runtime.sql.records import by_platform, log_write, user_in_log
 
 UNLOCKED: Final[dict[str, Any]] = {"failures": 0, "failing_since_us": None, "locked_until_us": None}
 
@@ -40,5 +40,6 @@ def add_failure(connection: Connection, user: Mapping[str, Any], rule: LockRule,
     values: dict[str, Any] = {"failing_since_us": since_us, "failures": failures, "locked_until_us": None}
     if failures >= rule.failures:
         values = UNLOCKED | {"locked_until_us": now_us + rule.lock_us}
-        log_write(connection, Author("vitalgrid", f"{failures} sign-ins failed", now_us), "user.lock", user["name"])
+        who = user_in_log(connection, user["name"])
+        log_write(connection, by_platform(f"{failures} sign-ins failed", now_us), "user.lock", who)
     connection.execute(update(users).where(users.c.id == user["id"]).values(values))

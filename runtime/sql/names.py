@@ -25,6 +25,7 @@ _SCHEMA: Final = pl.Schema({
 })  # fmt: skip
 _CHANGES: Final = ("patient.readmit", "patient.update", "patient.discharge", "patient.erase")  # their target is the key
 _CHUNK: Final = 5_000
+_CHUNKS_AT_ONCE: Final = 20  # as rows of Python, six times as large as in the table
 _MOST_RECENT: Final = 5_000  # rows that are not in the large table yet
 _WAIT_S: Final = 10.0
 _COLUMNS: Final = ("patient_key", "handle", "hospital_id", "ward_id", "discharged_us", "name", "ref")
@@ -88,10 +89,13 @@ class NameIndex:
         last = int(connection.execute(select(func.max(write_log.c.id))).scalar_one_or_none() or 0)
         if last == self._log_id:
             return
-        tables, handle = [], self._handle
+        chunks, handle = [], self._handle
         while chunk := self._read(connection, patients.c.handle > handle):
-            tables.append([known for _, known in chunk])
+            chunks.append([known for _, known in chunk])
             handle = chunk[-1][0]
+            if len(chunks) == _CHUNKS_AT_ONCE:  # ended behind this, all of them are read again
+                self._take([known for chunk in chunks for known in chunk])
+                chunks.clear()
         changed: list[_Known] = []
         if self._log_id >= 0:
             since = (write_log.c.id > self._log_id, write_log.c.id <= last, write_log.c.action.in_(_CHANGES))
@@ -99,7 +103,7 @@ class NameIndex:
             for start in range(0, len(targets), _CHUNK):
                 wanted = patients.c.patient_key.in_(targets[start : start + _CHUNK])
                 changed += [known for _, known in self._read(connection, wanted)]
-        self._take([known for table in tables for known in table] + changed)
+        self._take([known for chunk in chunks for known in chunk] + changed)
         self._handle, self._log_id = handle, last
 
     def _take(self, rows: list[_Known]) -> None:

@@ -44,7 +44,8 @@ from runtime.sql.records import (
 )
 from runtime.sql.sealed import ERASED, open_patients, ref_index, sealer_of, shut_patients
 from runtime.sql.tables import patients
-from runtime.sql.within import PATIENTS, within
+from runtime.sql.users import end_accounts_of
+from runtime.sql.within import PATIENTS, hospitals_named, within
 
 __all__ = [
     "NewPatient", "Touched", "admit_patient", "admitted", "associate", "check_patient", "close_names", "correct_association",
@@ -98,7 +99,7 @@ def admit_patient(engine: Engine, author: Author, hospital_id: str, patient: New
             row["level"] = None
             row["handle"] = take_handle(connection, "patient")
             _announce(connection, author, row)
-            connection.execute(insert(patients).values(shut_patients(connection, [row])[0]))
+            connection.execute(insert(patients).values(shut_patients(connection, [row], are_new=True)[0]))
             log_write(connection, author, "patient.admit", row["patient_key"], about=_owner(row))
             return {**row, "erased": False}
         before = dict(found)
@@ -147,7 +148,8 @@ def discharge_patient(engine: Engine, author: Author, patient_key: str, at_us: i
 def erase_patient(engine: Engine, author: Author, patient_key: str) -> Row:
     """Make name, reference and what was written about a patient unreadable, here and in every copy of this database.
 
-    What has no name in it stays, under the opaque key: stays, spans, alarms, readings. A second time changes nothing.
+    What has no name in it stays, under the opaque key: stays, spans, alarms, readings. The patient's own account is disabled
+    and its session ended. A second time changes nothing.
     Raises NotFound, Conflict while the patient is in the hospital.
     """
     with writing(engine) as connection:
@@ -159,6 +161,7 @@ def erase_patient(engine: Engine, author: Author, patient_key: str) -> Row:
             key, what = {"patient_key": patient_key}, _name(patient_key)
             before = change(connection, patients, key, gone, version=None, what=what)
             log_write(connection, author, "patient.erase", patient_key)
+        end_accounts_of(connection, author, patient_key)
         sealer = sealer_of(connection)
     sealer.data_keys.destroy([_owner(before).name])  # last: from here on nothing can be undone
     return get_patient(engine, patient_key)
@@ -205,14 +208,8 @@ def list_patients(  # noqa: PLR0913 (one filter each)
         if text is None:
             found = page(connection, query, [patients.c.patient_key], limit=limit, after=after)
             return Page(open_patients(connection, found.rows), found.after)
-        part = NamePart(text, _hospitals(clear) if hospital_id is None else [hospital_id], ward_id, present_only)
+        part = NamePart(text, hospitals_named(clear) if hospital_id is None else [hospital_id], ward_id, present_only)
         return _named(connection, query.where(is_clear), part, limit, None if after is None else str(after[0]))
-
-
-def _hospitals(reach: Reach) -> list[str]:
-    """All of a reach that is in some hospitals; none, when it goes beyond them: then every hospital is looked at."""
-    found = {place.hospital_id for place in (*reach.levels, *(place for place, _ in reach.patients))}
-    return sorted(hospital_id for hospital_id in found if hospital_id is not None) if None not in found else []
 
 
 def _named(connection: Connection, query: Select[Any], part: NamePart, limit: int, after: str | None) -> Page:

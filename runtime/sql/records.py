@@ -17,6 +17,7 @@ from domain.messages import Control, encode
 from domain.permissions import Level
 from runtime.data_keys import Owner
 from runtime.sql.engine import writing
+from runtime.sql.identity_tables import users
 from runtime.sql.sealed import shut_write
 from runtime.sql.tables import hospitals, outbox, write_log
 
@@ -26,11 +27,17 @@ _TARGET_CHARS: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class Author:
-    """Who writes, why, and when (UTC microseconds)."""
+    """Who writes, why, and when (UTC microseconds). `is_platform`: nobody does, and the reason is a sentence of ours."""
 
     who: str
     reason: str | None
     now_us: int
+    is_platform: bool = False
+
+
+def by_platform(reason: str, now_us: int) -> Author:
+    """The platform itself writes. `reason` says nothing of anybody: it is kept in clear, so that it needs no key."""
+    return Author("vitalgrid", reason, now_us, is_platform=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +55,21 @@ def log_write(
     """Append to the write log; part of the caller's transaction.
 
     `target` and `detail` never hold names of people. What somebody wrote freely, the reason and a `note` in the detail,
-    is sealed: with the key of the patient whom it is `about`, so that it ends with the rest of what is known of them.
+    is sealed: with the key of the patient whom it is `about`, so that it ends with the rest of what is known of them. What
+    the platform writes of its own accord is not: locks and ended sessions must not wait for keys.
     """
     values = {
         "at_us": author.now_us, "who": author.who, "action": action, "target": target[:_TARGET_CHARS],
         "reason": author.reason, "detail": detail,
     }  # fmt: skip
-    connection.execute(insert(write_log).values(shut_write(connection, values, about)))
+    shut = values if author.is_platform else shut_write(connection, values, about)
+    connection.execute(insert(write_log).values(shut))
+
+
+def user_in_log(connection: Connection, name: str) -> str:
+    """What the write log calls a user: a patient by the id of their account, because what is in clear there stays for ever."""
+    patient = select(users.c.id).where(users.c.name == name, users.c.patient_key.is_not(None))
+    return connection.execute(patient).scalar_one_or_none() or name
 
 
 def note_write(engine: Engine, author: Author, action: str, target: str) -> None:

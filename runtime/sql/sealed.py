@@ -21,8 +21,9 @@ from typing import Any, Final
 from sqlalchemy import Connection
 
 from domain.audit_reading import Said
+from domain.errors import IntegrityViolation, Unavailable
 from runtime.data_keys import Owner
-from runtime.keys import KeyGone, KeyMissing
+from runtime.keys import KeyGone
 from runtime.sealing import WRITES, Opened, Place, Sealer, Shut, hospital_owner, is_sealed, patient_owner
 
 logger = logging.getLogger(__name__)
@@ -59,8 +60,11 @@ def ref_index(connection: Connection, hospital_id: str, refs: Sequence[str]) -> 
     return [_index(sealer, hospital_id, ref) for ref in refs]
 
 
-def shut_patients(connection: Connection, rows: Sequence[Row]) -> list[Row]:
-    """Rows of `patients`, or changes of them with `patient_key` and `hospital_id`, as they are written."""
+def shut_patients(connection: Connection, rows: Sequence[Row], *, are_new: bool = False) -> list[Row]:
+    """Rows of `patients`, or changes of them with `patient_key` and `hospital_id`, as they are written.
+
+    `are_new`: nothing was sealed for these patients yet, and keys are made for them.
+    """
     sealer = sealer_of(connection)
     shut = [dict(row) for row in rows]
     chosen: list[tuple[Row, str]] = []
@@ -73,7 +77,7 @@ def shut_patients(connection: Connection, rows: Sequence[Row]) -> list[Row]:
             if row.get(column) is not None:
                 chosen.append((row, column))
                 texts.append((owner, Place("patients", column, row["patient_key"]), row[column]))
-    for (row, column), text in zip(chosen, sealer.seal_many(texts) if texts else (), strict=True):
+    for (row, column), text in zip(chosen, sealer.seal_many(texts, are_new=are_new) if texts else (), strict=True):
         row[column] = text
     return shut
 
@@ -101,14 +105,15 @@ def shut_text(connection: Connection, owner: Owner, place: Place, text: str | No
 def open_texts(connection: Connection, rows: Sequence[Row], column: str, places: Sequence[Place]) -> list[Row]:
     """Rows with the text in `column` opened. A text from before there was sealing stays as it is.
 
-    Without keys the rest of the rows is given all the same: alarms are among them.
+    Without keys, or with damaged ones, the rest of the rows is given all the same: alarms are among them.
     """
     chosen = [n for n, row in enumerate(rows) if row[column] is not None and is_sealed(row[column])]
     opened: list[Opened] = []
     if chosen:
         try:
             opened = sealer_of(connection).open_many((places[n], rows[n][column]) for n in chosen)
-        except KeyMissing:
+        except (KeyGone, IntegrityViolation, Unavailable) as error:  # a key, or the store of data keys, is away or damaged
+            logger.error("sealed texts do not open now: %s", error)
             opened = [Shut.DAMAGED] * len(chosen)
     copies = list(rows)
     for number, text in zip(chosen, opened, strict=True):

@@ -14,7 +14,7 @@ from runtime.sql.engine import reading, writing
 from runtime.sql.identity_tables import recovery_codes, second_factors, sessions, users
 from runtime.sql.lockout import LockRule, add_failure, is_locked
 from runtime.sql.proofs import spend
-from runtime.sql.records import Author, Row, log_write, one
+from runtime.sql.records import Author, Row, log_write, one, user_in_log
 from runtime.sql.sessions import Ended, end_session
 
 
@@ -47,7 +47,7 @@ def propose(engine: Engine, author: Author, user_id: str, seed: bytes) -> None:
             raise Conflict("there is a second factor already: remove it first")
         connection.execute(delete(second_factors).where(second_factors.c.user_id == user_id))
         connection.execute(insert(second_factors).values(user_id=user_id, seed=seed, made_us=author.now_us))
-        log_write(connection, author, "second-factor.propose", user["name"])
+        log_write(connection, author, "second-factor.propose", user_in_log(connection, user["name"]))
 
 
 def confirm(
@@ -69,7 +69,7 @@ def confirm(
             raise Conflict("the second factor was just set up or proposed anew, or the session ended: begin again")
         connection.execute(delete(recovery_codes).where(recovery_codes.c.user_id == user_id))
         connection.execute(insert(recovery_codes), [{"digest": digest, "user_id": user_id} for digest in recovery])
-        log_write(connection, author, "second-factor.confirm", user["name"])
+        log_write(connection, author, "second-factor.confirm", user_in_log(connection, user["name"]))
 
 
 def remove(engine: Engine, author: Author, user_id: str, shown: Shown, lock: LockRule) -> bool:
@@ -84,7 +84,7 @@ def remove(engine: Engine, author: Author, user_id: str, shown: Shown, lock: Loc
             return False
         _take_away(connection, user_id)
         connection.execute(update(sessions).where(sessions.c.user_id == user_id).values(factors=Factor.PASSWORD.value))
-        log_write(connection, author, "second-factor.remove", user["name"])
+        log_write(connection, author, "second-factor.remove", user_in_log(connection, user["name"]))
         return True
 
 
@@ -98,7 +98,7 @@ def reset(engine: Engine, author: Author, name: str) -> str:
         if not _take_away(connection, user["id"]):
             raise Conflict(f"user {name!r} has no second factor")
         end_session(connection, user["id"], Ended.FACTOR_RESET, author.now_us)
-        log_write(connection, author, "second-factor.reset", name)
+        log_write(connection, author, "second-factor.reset", user_in_log(connection, name))
         return str(user["id"])
 
 

@@ -23,7 +23,7 @@ from runtime.sql.grants import grants_of, next_change_us, treated_by
 from runtime.sql.identity_tables import ended_sessions, sessions, users
 from runtime.sql.lockout import UNLOCKED, is_locked
 from runtime.sql.proofs import Proof, factors_shown
-from runtime.sql.records import Author, Row, log_write
+from runtime.sql.records import Author, Row, by_platform, log_write, user_in_log
 from runtime.tokens import Prefix, new_token, token_digest
 
 logger = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ def _begun(connection: Connection, user: Row, factors: str, address: str, now_us
     row = {"user_id": user["id"], "id": session_id, "address": address, "begun_us": now_us, "active_us": now_us}
     connection.execute(insert(sessions).values(**row, **digests, factors=factors, ends_us=made.ends_us))
     detail = {"address": address, "factors": factors}
-    log_write(connection, Author(user["name"], None, now_us), "session.begin", session_id, detail)
+    log_write(connection, Author(user_in_log(connection, user["name"]), None, now_us), "session.begin", session_id, detail)
     return made
 
 
@@ -236,7 +236,7 @@ def sign_out(engine: Engine, token: str, *, now_us: int) -> str | None:
         if row is None:
             return None
         end_session(connection, row["user_id"], Ended.SIGNED_OUT, now_us)
-        log_write(connection, Author(row["name"], None, now_us), "session.end", row["id"])
+        log_write(connection, Author(user_in_log(connection, row["name"]), None, now_us), "session.end", row["id"])
         return str(row["user_id"])
 
 
@@ -289,7 +289,7 @@ def _end_if_reused(connection: Connection, refresh_digest: str, now_us: int) -> 
     if former is not None and former["why"] == Ended.REFRESHED:
         why = Ended.REFRESH_REUSED
         if end_session(connection, former["user_id"], why, now_us, session_id=former["session_id"]):
-            log_write(connection, Author("vitalgrid", _SAYS[why], now_us), "session.end", former["session_id"])
+            log_write(connection, by_platform(_SAYS[why], now_us), "session.end", former["session_id"])
             return SessionEnded(why, _SAYS[why], former["user_id"], is_new=True)
     return _refusal(connection, which)
 

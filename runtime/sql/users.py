@@ -16,7 +16,7 @@ from runtime.sql.engine import reading, writing
 from runtime.sql.grants import detail_of, grants_of, insert_grant, lasting_users, roles_of, treated_by
 from runtime.sql.identity_tables import password_history, second_factors, users
 from runtime.sql.lockout import UNLOCKED, LockRule, add_failure, is_locked
-from runtime.sql.records import Author, Page, Row, log_write, one, page
+from runtime.sql.records import Author, Page, Row, by_platform, log_write, one, page, user_in_log
 from runtime.sql.sessions import Ended, end_session
 from runtime.sql.tables import patients, tokens
 from runtime.sql.within import users_within
@@ -48,7 +48,7 @@ def create_first_user(engine: Engine, password: str, place: Place, *, now_us: in
 
     A token of an older installation may have the name too: that must not keep the platform from starting.
     """
-    author = Author("vitalgrid", "first start", now_us)
+    author = by_platform("first start", now_us)
     with writing(engine) as connection:
         if connection.execute(select(users.c.id).limit(1)).first() is not None:
             return False
@@ -65,8 +65,8 @@ def has_users(engine: Engine) -> bool:
 def create_user(engine: Engine, author: Author, name: str, password: str, *given: Grant, patient_key: str | None = None) -> Row:
     """Make a user who has to change this password at the first sign-in, and may do what is granted: without, nothing.
 
-    `patient_key`: it is a patient's own account. Raises Conflict for a name that a user or a token has, or had, NotFound
-    for an unknown patient, InvalidInput for a place that does not exist.
+    `patient_key`: it is a patient's own account. Raises Conflict for a name that a user or a token has, or had, and for an
+    erased patient, NotFound for an unknown one, InvalidInput for a place that does not exist.
     """
     name = parse_user_name(name)
     taken = (select(users.c.name).where(users.c.name == name), select(tokens.c.name).where(tokens.c.name == name))
@@ -74,7 +74,9 @@ def create_user(engine: Engine, author: Author, name: str, password: str, *given
         if any(connection.execute(query).first() is not None for query in taken):
             raise Conflict(f"the name {name!r} is taken, by a user or a token: names are never used again")
         if patient_key is not None:
-            one(connection, select(patients.c.handle).where(patients.c.patient_key == patient_key), f"patient {patient_key!r}")
+            patient = select(patients.c.ref).where(patients.c.patient_key == patient_key)
+            if one(connection, patient, f"patient {patient_key!r}")["ref"] is None:
+                raise Conflict(f"the data of patient {patient_key!r} were erased: they have no account any more")
         return _create(connection, author, name, password, *given, patient_key=patient_key)
 
 
@@ -145,7 +147,8 @@ def set_password(
         values = {"password": password, "must_change": must_change, "password_changed_us": author.now_us}
         connection.execute(update(users).where(users.c.id == user["id"]).values(**values, **UNLOCKED))
         end_session(connection, user["id"], Ended.PASSWORD_CHANGED, author.now_us)
-        log_write(connection, author, "user.password.reset" if must_change else "user.password.change", name)
+        called = user_in_log(connection, name)
+        log_write(connection, author, "user.password.reset" if must_change else "user.password.change", called)
         return _with_roles(connection, [_shown(connection, name)], author.now_us)[0]
 
 
@@ -160,9 +163,21 @@ def disable_user(engine: Engine, author: Author, name: str) -> Row:
         return _set(connection, author, user, "user.disable", status=UserStatus.DISABLED.value)
 
 
+def end_accounts_of(connection: Connection, author: Author, patient_key: str) -> None:
+    """Disable a patient's own accounts and end their sessions; part of the caller's transaction."""
+    theirs = select(users.c.id).where(users.c.patient_key == patient_key, users.c.status == UserStatus.ACTIVE.value)
+    for user_id in connection.execute(theirs.order_by(users.c.id)).scalars().all():
+        end_session(connection, user_id, Ended.DISABLED, author.now_us)
+        connection.execute(update(users).where(users.c.id == user_id).values(status=UserStatus.DISABLED.value))
+        log_write(connection, author, "user.disable", user_id)
+
+
 def enable_user(engine: Engine, author: Author, name: str) -> Row:
-    """Let a disabled user in again, with the password they had. Raises NotFound."""
+    """Let a disabled user in again, with the password they had. Raises NotFound, Conflict for an erased patient's account."""
     with writing(engine) as connection:
+        of_erased = select(users.c.id).join(patients, patients.c.patient_key == users.c.patient_key)
+        if connection.execute(of_erased.where(users.c.name == name, patients.c.ref.is_(None))).first() is not None:
+            raise Conflict(f"user {name!r} is a patient whose data were erased: that account stays disabled")
         user = _with_roles(connection, [_shown(connection, name)], author.now_us)[0]
         return _set(connection, author, user, "user.enable", status=UserStatus.ACTIVE.value)
 
@@ -190,16 +205,17 @@ def _create(
         "password_changed_us": author.now_us, "created_us": author.now_us, "patient_key": patient_key,
     }  # fmt: skip
     connection.execute(insert(users).values(values))
-    log_write(connection, author, "user.create", name, None if patient_key is None else {"patient_key": patient_key})
+    called = user_in_log(connection, name)
+    log_write(connection, author, "user.create", called, None if patient_key is None else {"patient_key": patient_key})
     for grant in given:
         key = insert_grant(connection, author, user_id, grant)
-        log_write(connection, author, "grant.give", name, detail_of(grant) | {"grant": key})
+        log_write(connection, author, "grant.give", called, detail_of(grant) | {"grant": key})
     return _with_roles(connection, [_shown(connection, name)], author.now_us)[0]
 
 
 def _set(connection: Connection, author: Author, user: Row, action: str, **values: Any) -> Row:
     connection.execute(update(users).where(users.c.id == user["id"]).values(values))
-    log_write(connection, author, action, user["name"])
+    log_write(connection, author, action, user_in_log(connection, user["name"]))
     return user | {name: value for name, value in values.items() if name in user}
 
 

@@ -47,6 +47,12 @@ def within(reach: Reach, kind: Kind) -> Condition:
     return or_(false(), *terms)
 
 
+def hospitals_named(reach: Reach) -> list[str]:
+    """All of a reach that is in some hospitals; none, when it goes beyond them: then every hospital is looked at."""
+    found = {place.hospital_id for place in (*reach.levels, *(place for place, _ in reach.patients))}
+    return sorted(hospital_id for hospital_id in found if hospital_id is not None) if None not in found else []
+
+
 def _inside(place: Place, kind: Kind) -> Condition:
     if place.hospital_id is not None:
         of_hospital = kind.hospital == place.hospital_id

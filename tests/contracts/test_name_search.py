@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from api.selection import search
 from domain.errors import Unavailable
-from domain.permissions import everywhere
+from domain.permissions import NOWHERE, Level, Reach, everywhere
+from domain.principals import Place
 from runtime.sealing import Sealer
 from runtime.sql import names, patients
 from runtime.sql.engine import open_engine, reading
@@ -151,3 +152,47 @@ def _refused(engine: Engine) -> Unavailable:
     with pytest.raises(Unavailable) as refused:
         patients.list_patients(engine, reach=EVERYWHERE, clear=EVERYWHERE, limit=1, text="x")
     return refused.value
+
+
+def test_the_first_reading_holds_few_rows_at_once_and_knows_all(
+    engine: Engine, hospital: SmallHospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_CHUNK", "_CHUNKS_AT_ONCE", "_MOST_RECENT"):
+        monkeypatch.setattr(names, name, 2)
+    everybody = [hospital.patient["patient_key"]]
+    everybody += [patients.admit_patient(engine, ADA, HOSPITAL, NewPatient(f"MRN-{n}"))["patient_key"] for n in range(2, 12)]
+    at_once: list[int] = []
+    take = names.NameIndex._take
+
+    def taking(index: names.NameIndex, rows: list[Any]) -> None:
+        at_once.append(len(rows))
+        take(index, rows)
+
+    monkeypatch.setattr(names.NameIndex, "_take", taking)
+    with reading(engine) as connection:
+        assert names_of(connection).keys(connection, NamePart("mrn")) == sorted(everybody)
+        assert len(names_of(connection)) == len(everybody)
+    assert at_once == [4, 4, 3, 0]
+
+
+@pytest.mark.clause("9.3c")
+def test_only_names_that_may_be_seen_are_looked_through(
+    engine: Engine, hospital: SmallHospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_in: list[tuple[str, ...]] = []
+    keys = names.NameIndex.keys
+
+    def looking(index: names.NameIndex, connection: Connection, part: NamePart, **how: Any) -> list[str]:
+        looked_in.append(tuple(part.hospital_ids))
+        return keys(index, connection, part, **how)
+
+    monkeypatch.setattr(names.NameIndex, "keys", looking)
+    add_hospital(engine, OTHER)
+    handle, key = hospital.monitor["handle"], hospital.patient["patient_key"]
+    patients.associate(engine, ADA, handle, key, NOW_US)
+    here = Reach({Place("sz", None, HOSPITAL): Level.STRICT}, {})
+    for clear, asked, found in (
+        (NOWHERE, None, []), (here, [OTHER], []), (here, None, [handle]), (here, [HOSPITAL, OTHER], [handle]),
+    ):  # fmt: skip
+        assert search(engine, "小明", asked, [], reach=EVERYWHERE, clear=clear).handles == found
+    assert looked_in == [(HOSPITAL,), (HOSPITAL,)]

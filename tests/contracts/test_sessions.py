@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -12,6 +13,7 @@ from sqlalchemy import Engine, select
 from domain.errors import Conflict, FirstPasswordExpired, Forbidden, InvalidInput, NotFound, SessionEnded, Unauthenticated
 from domain.principals import Grant, Place, Role
 from runtime.sealing import Sealer
+from runtime.soft_keys import SoftKeys
 from runtime.sql import access, sessions, users
 from runtime.sql.engine import open_engine, reading
 from runtime.sql.identity_tables import ended_sessions, password_history
@@ -191,6 +193,23 @@ def test_five_failures_lock_a_user_for_a_while_and_unlocking_ends_it(engine: Eng
     assert begin(engine, lina)
     locks = [row for row in access.list_writes(engine, limit=99).rows if row["action"] == "user.lock"]
     assert len(locks) == 2
+
+
+@pytest.mark.clause("7.2a")
+def test_locks_and_the_end_of_a_stolen_session_need_no_key(engine: Engine, lina: Row, tmp_path: Path) -> None:
+    first = begin(engine, lina)
+    second = sessions.refresh_session(engine, first.refresh_token, now_us=NOW_US, rules=RULES)
+    without = open_engine(engine.url.render_as_string(hide_password=False), Sealer.over(SoftKeys(tmp_path), tmp_path))
+    with pytest.raises(SessionEnded):
+        sessions.refresh_session(without, first.refresh_token, now_us=NOW_US, rules=RULES)
+    assert why(without, second.access_token) == "session-refresh-reused"
+    for _ in range(LOCK.failures):
+        users.note_failure(without, lina["id"], LOCK, now_us=NOW_US)
+    assert users.get_user(without, "li.na", now_us=NOW_US)["locked_until_us"] == NOW_US + LOCK.lock_us
+    told = {row["action"]: row["reason"] for row in access.list_writes(without, limit=99).rows}
+    assert told["user.lock"] == "5 sign-ins failed"
+    assert told["session.end"].startswith("a refresh token was used twice")
+    without.dispose()
 
 
 @pytest.mark.clause("9.3b")

@@ -23,6 +23,7 @@ from runtime.sql import access, alarms, patients, places, second_factors, users
 from runtime.sql.engine import open_engine
 from runtime.sql.patients import NewPatient
 from runtime.sql.sealed import DAMAGED
+from runtime.sql.sealed import sealer_of as sealer_of_engine
 from tests.contracts.test_sealed import alarm_of
 from tests.sql_fixtures import ADA, ALL, HOSPITAL
 
@@ -102,6 +103,59 @@ def test_without_the_keys_of_names_alarms_go_on_and_no_new_keys_are_made(setting
     prepare_database(opened, settings, without)
     assert patients.get_patient(opened, key)["name"] == "王小明"
     opened.dispose()
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+HARMS = {
+    "flipped": lambda keys: flip(keys / "fields" / "1.key"),
+    "readable by others": lambda keys: (keys / "blind" / "1.key").chmod(0o644),
+    "a version lost": lambda keys: (keys / "fields" / "1.key").rename(keys / "fields" / "2.key"),
+    "empty store": lambda keys: (keys / "data_keys.db").write_bytes(b""),
+    "damaged store": lambda keys: (keys / "data_keys.db").write_bytes(b"no database at all" * 1_000),
+    "no store": lambda keys: (keys / "data_keys.db").unlink(),
+}
+
+
+@pytest.mark.clause("7.2c")
+@pytest.mark.parametrize("harm", HARMS)
+def test_damaged_keys_keep_no_alarm_from_starting(settings, business, caplog, harm):
+    places.create_hospital(business, ADA, hospital_id=HOSPITAL, name="h", tier=Tier.PRIMARY, bed_count=9, shards=1)
+    key = patients.admit_patient(business, ADA, HOSPITAL, NewPatient("MRN-1", "王小明"))["patient_key"]
+    alarms.apply_alarm_events(business, [(1, alarm_of(key))])
+    alarms.acknowledge(business, ADA, "a1", Outcome.ACTIONABLE, note="a note")
+    sealer_of_engine(business).data_keys.close()
+    HARMS[harm](settings.keys_dir)
+    before = {file: file.read_bytes() for file in settings.keys_dir.glob("*/*.key")}
+    harmed = sealer_of(settings)
+    opened = open_engine(settings.sql_url, harmed)
+    with caplog.at_level(logging.ERROR):
+        prepare_database(opened, settings, harmed)
+        first = prepare_accounts(opened, settings)  # a copied database: nobody was made yet
+    assert "no name of a patient can be read or written" in caplog.text
+    assert None not in (first.token, first.password)
+    assert before.items() <= {file: file.read_bytes() for file in settings.keys_dir.glob("*/*.key")}.items()
+    note = alarms.list_alarms(opened, reach=ALL, limit=9).rows[0]["note"]
+    assert note == ("a note" if harm == "readable by others" else DAMAGED)
+    opened.dispose()
+
+
+@pytest.mark.clause("7.2c")
+@pytest.mark.parametrize(("name", "says"), [("pepper", "sign in with a password"), ("totp", "show a second factor")])
+def test_a_damaged_key_of_accounts_is_said_and_never_made_anew(settings, business, caplog, name, says):
+    keys = SoftKeys(settings.keys_dir)
+    prepare_accounts(business, settings)
+    user = users.find_for_sign_in(business, users.FIRST_USER)
+    second_factors.propose(business, ADA, user["id"], SecondFactors(keys).make(user["id"])[1])
+    flip(settings.keys_dir / name / "1.key")
+    with caplog.at_level(logging.ERROR):
+        assert prepare_accounts(business, settings) == FirstCredentials()
+    assert f"nobody can {says}" in caplog.text
+    assert [file.name for file in (settings.keys_dir / name).iterdir()] == ["1.key"]
 
 
 @pytest.mark.clause("7.2c")

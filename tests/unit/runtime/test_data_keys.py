@@ -48,9 +48,9 @@ def data_keys(tmp_path: Path, keys: SoftKeys) -> DataKeys:
 
 
 def test_an_owner_has_one_key_in_every_process(tmp_path: Path, keys: SoftKeys, data_keys: DataKeys) -> None:
-    made = data_keys.of_owners([WANG, NOTES, WANG])
+    made = data_keys.of_owners([WANG, NOTES, WANG], are_new=True)
     assert len({key.secret for key in made.values()}) == 2
-    assert opened(tmp_path, keys).of_owners([NOTES, WANG]) == made
+    assert opened(tmp_path, keys).of_owners([NOTES, WANG], are_new=True) == made
     assert opened(tmp_path, keys).of_kids([key.kid for key in made.values()]) == {key.kid: key.secret for key in made.values()}
     assert data_keys.of_kids([1]) == {}
 
@@ -60,7 +60,7 @@ def test_many_who_ask_at_once_get_the_same_key(tmp_path: Path, keys: SoftKeys, d
 
     def ask(store: DataKeys) -> None:
         together.wait(30)
-        found.append(store.of_owners([WANG])[WANG.name])
+        found.append(store.of_owners([WANG], are_new=True)[WANG.name])
 
     stores = [data_keys, opened(tmp_path, keys)] * 4
     threads = [threading.Thread(target=ask, args=(store,)) for store in stores]
@@ -74,12 +74,12 @@ def test_many_who_ask_at_once_get_the_same_key(tmp_path: Path, keys: SoftKeys, d
 def test_files_are_their_owners_alone_and_no_key_is_made_by_the_way(
     tmp_path: Path, keys: SoftKeys, data_keys: DataKeys
 ) -> None:
-    secret = data_keys.of_owners([WANG])[WANG.name].secret
+    secret = data_keys.of_owners([WANG], are_new=True)[WANG.name].secret
     files = list(tmp_path.glob("data_keys.db*"))
     assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
     assert not any(secret in file.read_bytes() for file in files)
     with pytest.raises(KeyMissing, match="restore"):
-        DataKeys(tmp_path / "elsewhere.db", keys).of_owners([WANG])
+        DataKeys(tmp_path / "elsewhere.db", keys).of_owners([WANG], are_new=True)
     assert not (tmp_path / "elsewhere.db").exists()
 
 
@@ -87,9 +87,9 @@ def test_files_are_their_owners_alone_and_no_key_is_made_by_the_way(
 def test_a_destroyed_key_leaves_no_trace_in_the_files_and_comes_back_for_nobody(
     tmp_path: Path, keys: SoftKeys, data_keys: DataKeys
 ) -> None:
-    made = data_keys.of_owners([WANG, LI])
+    made = data_keys.of_owners([WANG, LI], are_new=True)
     other = opened(tmp_path, keys)
-    other.of_owners([WANG])  # remembers it
+    other.of_owners([WANG], are_new=True)  # remembers it
     wrapped = wrapped_of(tmp_path, made[WANG.name].kid)
     assert data_keys.destroy([WANG.name]) == 1
     assert data_keys.destroy([WANG.name]) == 0
@@ -100,11 +100,11 @@ def test_a_destroyed_key_leaves_no_trace_in_the_files_and_comes_back_for_nobody(
         }  # fmt: skip
         assert (store.is_destroyed(WANG.name), store.is_destroyed(LI.name), store.is_destroyed("x")) == (True, False, False)
         with pytest.raises(KeyGone, match="patient/wang"):
-            store.of_owners([LI, WANG])
+            store.of_owners([LI, WANG], are_new=True)
 
 
 def test_what_is_under_a_destroyed_key_is_destroyed(tmp_path: Path, keys: SoftKeys, data_keys: DataKeys) -> None:
-    kid = data_keys.of_owners([WANG])[WANG.name].kid
+    kid = data_keys.of_owners([WANG], are_new=True)[WANG.name].kid
     data_keys.destroy([str(WANG.under)])
     assert opened(tmp_path, keys).of_kids([kid]) == {kid: None}
 
@@ -126,7 +126,7 @@ def test_a_rotation_that_is_killed_at_any_moment_opens_all_and_goes_on(
     tmp_path: Path, keys: SoftKeys, data_keys: DataKeys
 ) -> None:
     owners = [Owner(f"hospital/h{number}/alarms") for number in range(4)]
-    made = data_keys.of_owners(owners)
+    made = data_keys.of_owners(owners, are_new=True)
     kids = {key.kid: key.secret for key in made.values()}
     version = 1
     for left in range(5):
@@ -162,7 +162,7 @@ while True:
 
 @pytest.mark.clause("7.2c")
 def test_a_rotating_process_that_is_killed_leaves_a_whole_store(tmp_path: Path, keys: SoftKeys, data_keys: DataKeys) -> None:
-    made = data_keys.of_owners([Owner(f"hospital/h{number}/alarms") for number in range(20)])
+    made = data_keys.of_owners([Owner(f"hospital/h{number}/alarms") for number in range(20)], are_new=True)
     kids = {key.kid: key.secret for key in made.values()}
     data_keys.close()
     before = keys.versions(WRAPPED_BY)[-1]
@@ -179,16 +179,16 @@ def test_a_rotating_process_that_is_killed_leaves_a_whole_store(tmp_path: Path, 
 
 
 def test_a_store_that_is_damaged_or_away_says_so(tmp_path: Path, keys: SoftKeys, data_keys: DataKeys) -> None:
-    data_keys.of_owners([WANG])
+    data_keys.of_owners([WANG], are_new=True)
     data_keys.close()
     file = tmp_path / "data_keys.db"
     file.write_bytes(b"no database at all" * 1_000)
     with pytest.raises(IntegrityViolation, match="damaged"):
-        opened(tmp_path, keys).of_owners([LI])
+        opened(tmp_path, keys).of_owners([LI], are_new=True)
     file.unlink()
     file.mkdir()
     with pytest.raises(Unavailable):
-        opened(tmp_path, keys).of_owners([LI])
+        opened(tmp_path, keys).of_owners([LI], are_new=True)
 
 
 def wrapped_of(tmp_path: Path, kid: int) -> bytes:
@@ -201,18 +201,18 @@ def wrapped_of(tmp_path: Path, kid: int) -> bytes:
 def test_one_damaged_key_keeps_no_other_from_opening(
     tmp_path: Path, keys: SoftKeys, data_keys: DataKeys, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made = data_keys.of_owners([WANG, LI])
+    made = data_keys.of_owners([WANG, LI], are_new=True)
     with sqlite3.connect(tmp_path / "data_keys.db") as connection:
         connection.execute("UPDATE data_keys SET wrapped = x'00' WHERE owner = ?", (WANG.name,))
     connection.close()
     assert data_keys.of_kids([key.kid for key in made.values()]) == {made[LI.name].kid: made[LI.name].secret}
     assert "patient/wang" in caplog.text
     with pytest.raises(IntegrityViolation, match="patient/wang"):
-        data_keys.of_owners([WANG])
+        data_keys.of_owners([WANG], are_new=True)
 
 
 def test_what_a_destroyed_version_of_fields_wraps_is_destroyed(tmp_path: Path, keys: SoftKeys, data_keys: DataKeys) -> None:
-    made = data_keys.of_owners([WANG, NOTES])
+    made = data_keys.of_owners([WANG, NOTES], are_new=True)
     keys.rotate(WRAPPED_BY)
     keys.destroy(WRAPPED_BY, 1)
     assert opened(tmp_path, keys).of_kids(key.kid for key in made.values()) == dict.fromkeys(key.kid for key in made.values())

@@ -81,7 +81,7 @@ def _seal_patients(connection: Connection) -> int:
     change = sa.text("UPDATE patients SET ref_index = :ref_index, ref = :ref, name = :name WHERE patient_key = :id")
     count = 0
     for rows in _batches(connection, _PATIENTS.format(columns="clear_name AS name, ref_index AS ref"), ""):
-        connection.execute(change, sealed.shut_patients(connection, rows))
+        connection.execute(change, sealed.shut_patients(connection, rows, are_new=True))
         count += len(rows)
     return count
 
@@ -122,17 +122,17 @@ _OPENED: dict[str, tuple[str, Callable[[Any], Any]]] = {
 def _shut_spans(connection: Connection, rows: Sequence[Any]) -> list[str]:
     owners = [patient_owner(row["hospital_id"], row["patient_key"]) for row in rows]
     texts = [(owner, sealed.place_of_span(row), row["text"]) for owner, row in zip(owners, rows, strict=True)]
-    return sealed.sealer_of(connection).seal_many(texts)
+    return sealed.sealer_of(connection).seal_many(texts, are_new=True)
 
 
 def _shut_windows(connection: Connection, rows: Sequence[Any]) -> list[str]:
     texts = [(hospital_owner(row["hospital_id"], "maintenance"), sealed.place_of_window(row), row["text"]) for row in rows]
-    return sealed.sealer_of(connection).seal_many(texts)
+    return sealed.sealer_of(connection).seal_many(texts, are_new=True)
 
 
 def _shut_notes(connection: Connection, rows: Sequence[Any]) -> list[str]:
     texts = [(sealed.owner_of_alarm(row), sealed.place_of_note(row), row["text"]) for row in rows]
-    return sealed.sealer_of(connection).seal_many(texts)
+    return sealed.sealer_of(connection).seal_many(texts, are_new=True)
 
 
 def _redact_exports(connection: Connection) -> int:
