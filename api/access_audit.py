@@ -9,7 +9,8 @@ import contextlib
 import logging
 import re
 import uuid
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import parse_qsl, urlencode
 
@@ -43,6 +44,7 @@ _PLAIN: Final = {
     ),
     "patient": re.compile(r"[0-9a-f]{32}"),
 }  # fmt: skip
+MOST_PATIENTS: Final = 500  # in one event
 _CREATED: Final = 201
 _BAD_REQUEST: Final = 400
 _UNEXPECTED: Final = 500
@@ -139,9 +141,9 @@ async def _note(scope: Scope, message: Message) -> None:
         return
     backend = scope["app"].state.backend
     access = _access(scope, asked, status, backend.services.clock.now_us())
-    event = audit_event(access, backend.services.region_id)
+    noted = [NewAccess(one.id, one.at_us, audit_event(one, backend.services.region_id)) for one in _parts(access)]
     try:
-        await backend.trail.note(NewAccess(access.id, access.at_us, event), is_emergency=asked.is_emergency)
+        await backend.trail.note(*noted, is_emergency=asked.is_emergency)
     except AuditUnavailable as error:
         if scope["method"] in SAFE_METHODS or status >= _BAD_REQUEST:
             raise
@@ -155,7 +157,7 @@ def _access(scope: Scope, asked: Asked, status: int, now_us: int) -> Access:
     caller: Caller = scope[CALLER_KEY]
     client = scope.get("client")
     return Access(
-        id=f"a-{uuid.uuid4().hex}",
+        id=_new_id(),
         at_us=now_us,
         request_id=scope[REQUEST_ID_KEY],
         principal=caller.principal,
@@ -172,6 +174,17 @@ def _access(scope: Scope, asked: Asked, status: int, now_us: int) -> Access:
         purpose=asked.purpose,
         policies=tuple(sorted(asked.policies)),
     )
+
+
+def _new_id() -> str:
+    return f"a-{uuid.uuid4().hex}"
+
+
+def _parts(access: Access) -> Iterator[Access]:
+    """The same access in events of so many patients each as a message of the bus can bear, under one request id."""
+    yield replace(access, patients=access.patients[:MOST_PATIENTS])
+    for begin_at in range(MOST_PATIENTS, len(access.patients), MOST_PATIENTS):
+        yield replace(access, id=_new_id(), patients=access.patients[begin_at : begin_at + MOST_PATIENTS])
 
 
 def _interaction(method: str, status: int, *, is_one: bool) -> Interaction:

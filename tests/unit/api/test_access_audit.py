@@ -36,10 +36,10 @@ class Trail:
         self.is_full = False
         self.closed = None
 
-    async def note(self, access, *, is_emergency=False):
+    async def note(self, *accesses, is_emergency=False):
         if self.is_full and not is_emergency:
             raise AuditUnavailable("who sees what cannot be noted: no room")
-        self.noted.append(msgspec.json.decode(access.event))
+        self.noted += [msgspec.json.decode(access.event) for access in accesses]
 
     def why_closed(self):
         return self.closed
@@ -67,7 +67,8 @@ async def client(trail, answered):
         return PlainTextResponse("Wang Xiaoming")
 
     async def alarms(request):
-        asked(request, Action.ALARM_READ)
+        shown = int(request.query_params.get("limit", 0))
+        asked(request, Action.ALARM_READ).patients.update(f"{number:032x}" for number in range(shown))
         return PlainTextResponse("alarms")
 
     async def change(request):
@@ -173,3 +174,13 @@ async def test_an_emergency_is_of_what_is_so_now(client, trail):
     with pytest.raises(AuditUnavailable, match="does not grow"):
         await client.get("/patients/x")
     assert (await client.get("/alarms")).status_code == 200
+
+
+@pytest.mark.clause("9.3e")
+async def test_an_export_of_a_whole_region_is_noted_in_events_that_the_bus_can_bear(client, trail):
+    await client.get("/alarms?limit=40000")
+    named = [[e["what"]["reference"] for e in event["entity"] if "reference" in e.get("what", {})] for event in trail.noted]
+    assert len({patient for part in named for patient in part}) == 40_000
+    assert max(len(msgspec.json.encode(event)) for event in trail.noted) < 2**18
+    assert len({event["id"] for event in trail.noted}) == len(trail.noted) == 80
+    assert all("request-0001" in str(event["entity"]) for event in trail.noted)
