@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
-from urllib.parse import parse_qsl, urlencode
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.auth import CALLER_KEY
 from api.browsers import SAFE_METHODS
 from api.errors import REQUEST_ID_KEY, problem_response
+from api.plain_words import LEFT_OUT, plain_path, plain_query
 from domain.accesses import Access, Interaction, audit_event
 from domain.errors import AuditUnavailable
 from domain.permissions import Action, Decision, Located, Purpose
@@ -33,17 +32,6 @@ UNPROTECTED: Final = frozenset(
     {Action.CATALOGUE_READ, Action.OPERATION_READ, Action.LOG_READ, Action.HOST_READ, Action.PLACE_READ, Action.SELF}
 )
 EMERGENCY: Final = frozenset({Action.ALARM_READ, Action.ALARM_ANSWER, Action.READING_READ})
-# parameters of queries whose values are no words of people, in the form that they have then
-_WORD: Final = re.compile(r"[A-Za-z0-9._:/+-]{1,64}")
-_PLAIN: Final = {
-    **dict.fromkeys(
-        (
-            "hospital", "ward", "device", "handle", "metric", "state", "priority", "rule", "open", "live", "descending",
-            "from", "to", "until", "since", "every", "limit", "tz", "format",
-        ), _WORD,
-    ),
-    "patient": re.compile(r"[0-9a-f]{32}"),
-}  # fmt: skip
 MOST_PATIENTS: Final = 500  # in one event
 _CREATED: Final = 201
 _BAD_REQUEST: Final = 400
@@ -140,7 +128,7 @@ async def _note(scope: Scope, message: Message) -> None:
     if asked is None or (asked.action in UNPROTECTED and status < _BAD_REQUEST):
         return
     backend = scope["app"].state.backend
-    access = _access(scope, asked, status, backend.services.clock.now_us())
+    access = _access(scope, asked, status, backend.services.region_id, backend.services.clock.now_us())
     noted = [NewAccess(one.id, one.at_us, audit_event(one, backend.services.region_id)) for one in _parts(access)]
     try:
         await backend.trail.note(*noted, is_emergency=asked.is_emergency)
@@ -153,9 +141,11 @@ async def _note(scope: Scope, message: Message) -> None:
         message["headers"] = [*message["headers"], (b"x-audit", b"spooled")]
 
 
-def _access(scope: Scope, asked: Asked, status: int, now_us: int) -> Access:
+def _access(scope: Scope, asked: Asked, status: int, region_id: str, now_us: int) -> Access:
     caller: Caller = scope[CALLER_KEY]
-    client = scope.get("client")
+    client, is_found = scope.get("client"), status < _BAD_REQUEST
+    template: str | None = getattr(scope.get("route"), "path", None)
+    values = scope.get("path_params", {})
     return Access(
         id=_new_id(),
         at_us=now_us,
@@ -163,10 +153,10 @@ def _access(scope: Scope, asked: Asked, status: int, now_us: int) -> Access:
         principal=caller.principal,
         action=asked.action,
         interaction=_interaction(scope["method"], status, is_one=asked.is_one),
-        route=f"{scope['method']} {getattr(scope.get('route'), 'path', scope['path'])}",
-        path=scope["path"],
+        route=f"{scope['method']} {template or LEFT_OUT}",
+        path=plain_path(template, values, region_id, is_found=is_found),
         status=status,
-        query=plain_query(scope["query_string"]),
+        query=plain_query(scope["query_string"], region_id, is_found=is_found),
         session_id=caller.session_id,
         address=client[0] if client else None,
         place=None if asked.place is None else str(asked.place),
@@ -193,19 +183,3 @@ def _interaction(method: str, status: int, *, is_one: bool) -> Interaction:
     if method == "DELETE":
         return Interaction.DELETE
     return Interaction.CREATE if method == "POST" and status == _CREATED else Interaction.UPDATE
-
-
-def plain_query(query: bytes) -> str:
-    """A query with the values that are no words of people; of all others the names of the parameters alone."""
-    return urlencode([(name, value if _is_plain(name, value) else "") for name, value in _pairs(query)], safe=":/,")
-
-
-def _is_plain(name: str, value: str) -> bool:
-    form = _PLAIN.get(name)
-    return form is not None and form.fullmatch(value) is not None
-
-
-def _pairs(query: bytes) -> list[tuple[str, str]]:
-    """Parameters; a name that none of ours has is left out, whatever it says."""
-    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
-    return [(name, value) for name, value in pairs if name.isidentifier() and name.isascii()]
