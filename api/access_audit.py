@@ -12,17 +12,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from sqlalchemy import Engine
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.auth import CALLER_KEY
 from api.browsers import SAFE_METHODS
 from api.errors import REQUEST_ID_KEY, problem_response
 from api.plain_words import LEFT_OUT, plain_path, plain_query
-from domain.accesses import Access, Interaction, audit_event
-from domain.errors import AuditUnavailable
-from domain.permissions import Action, Decision, Located, Purpose
+from domain.accesses import REASON, Access, Interaction, audit_event
+from domain.errors import AuditUnavailable, IntegrityViolation, Unavailable
+from domain.permissions import Action, Decision, Located, Purpose, View
 from domain.principals import Caller, Place
 from runtime.access_journal import NewAccess
+from runtime.sealing import WRITES, patient_owner
+from runtime.sql.engine import reading
+from runtime.sql.sealed import place_of_write, shut_text
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +53,12 @@ class Asked:
     is_one: bool = False  # one record, which the caller named
     patients: set[str] = field(default_factory=set)
     policies: set[str] = field(default_factory=set)
+    view: View | None = None
+    reason: str | None = None  # in the caller's words
+
+    def appear(self, view: View) -> None:
+        """How patients appear in the answer: by name, when any of them may."""
+        self.view = View.CLEAR if View.CLEAR in (view, self.view) else view
 
     def judged(self, record: Located, decision: Decision, *, is_one: bool) -> None:
         """A record that is asked for, and what was decided."""
@@ -59,12 +69,12 @@ class Asked:
             self.patients.add(record.patient_key)
 
 
-def begin(scope: Scope, action: Action, purpose: Purpose | None, closed: str | None) -> Asked:
+def begin(scope: Scope, action: Action, purpose: Purpose | None, closed: str | None, reason: str | None = None) -> Asked:
     """A request asks for something. Raises AuditUnavailable while `closed`, the reason why accesses cannot be noted.
 
     The vital signs and alarms of the caller's own ward are shown all the same.
     """
-    asked = scope[ACCESS_KEY] = Asked(action, purpose, _is_emergency(scope, action))
+    asked = scope[ACCESS_KEY] = Asked(action, purpose, _is_emergency(scope, action), reason=reason)
     if closed is not None and action not in UNPROTECTED and not asked.is_emergency:
         raise AuditUnavailable(f"protected records are not shown now: {closed}")
     return asked
@@ -129,6 +139,8 @@ async def _note(scope: Scope, message: Message) -> None:
         return
     backend = scope["app"].state.backend
     access = _access(scope, asked, status, backend.services.region_id, backend.services.clock.now_us())
+    if asked.reason is not None:
+        access = replace(access, reason=await backend.read(_sealed, backend.engine, access, asked.place, asked.reason))
     noted = [NewAccess(one.id, one.at_us, audit_event(one, backend.services.region_id)) for one in _parts(access)]
     try:
         await backend.trail.note(*noted, is_emergency=asked.is_emergency)
@@ -163,7 +175,22 @@ def _access(scope: Scope, asked: Asked, status: int, region_id: str, now_us: int
         patients=tuple(sorted(asked.patients)),
         purpose=asked.purpose,
         policies=tuple(sorted(asked.policies)),
+        view=asked.view if asked.patients else None,
     )
+
+
+def _sealed(engine: Engine, access: Access, place: Place | None, reason: str) -> str | None:
+    """The reason as the write log's are sealed, so that it opens where they do; left out while there are no keys."""
+    owner = WRITES
+    if len(access.patients) == 1 and place is not None and place.hospital_id is not None:
+        owner = patient_owner(place.hospital_id, access.patients[0])
+    row = {"at_us": access.at_us, "who": access.principal.name, "action": access.action, "target": access.target}
+    try:
+        with reading(engine) as connection:
+            return shut_text(connection, owner, place_of_write(row, REASON), reason)
+    except (Unavailable, IntegrityViolation) as error:
+        logger.error("an access is noted without its reason, which cannot be sealed: %s", error)
+        return None
 
 
 def _new_id() -> str:

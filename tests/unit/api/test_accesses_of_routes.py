@@ -25,8 +25,10 @@ from domain.principals import Caller, Grant, Kind, Place, Principal, Role
 from runtime.access_journal import IN_MEMORY, AccessJournal, WaitingAccess
 from runtime.batches import NewMessage
 from runtime.log_store import LogReader
+from runtime.sql.engine import reading
 from runtime.sql.patients import NewPatient, admit_patient
 from runtime.sql.places import create_hospital, create_ward
+from runtime.sql.sealed import reason_shown, sealer_of
 from tests.callers import ADMINISTRATOR, NOBODY, TOKEN, TOKEN_OF_NOBODY, KnownCallers
 from tests.sql_fixtures import ADA
 from tests.unit.api.conftest import NoBus, client_of, services_of
@@ -34,6 +36,8 @@ from tests.unit.api.conftest import NoBus, client_of, services_of
 NAME = "Ouyang Canary"
 NURSES_TOKEN = "a-token-of-a-nurse"
 NURSE = Caller(Principal(Kind.USER, "u-nurse", "li"), (Grant(Role.NURSE, Place.parse("sz.h001/icu")),))
+OFFICERS_TOKEN = "a-token-of-a-privacy-officer"
+OFFICER = Caller(Principal(Kind.USER, "u-officer", "zhao"), (Grant(Role.PRIVACY_OFFICER, Place.parse("sz")),))
 VALUES = {"hospital_id": "sz.h001", "ward_id": "icu", "device_id": "mon-1", "index": "0", "version": "1", "metric": "spo2"}
 
 
@@ -65,10 +69,11 @@ class Asked:
         parts = [values.get(name, "1") if part.startswith("{") else part for name, part in named]
         return "/".join(parts)
 
-    async def ask(self, method: str, template: str, token: str) -> tuple[httpx.Response, list[WaitingAccess]]:
+    async def ask(self, method: str, template: str, token: str, **headers: str) -> tuple[httpx.Response, list[WaitingAccess]]:
         before = self.journal.count()
         async with client_of(self.app, token) as client:
-            answer = await client.request(method, f"http://test{self.path(template)}", json={} if method != "GET" else None)
+            url, body = f"http://test{self.path(template)}", {} if method != "GET" else None
+            answer = await client.request(method, url, json=body, headers={n.replace("_", "-"): v for n, v in headers.items()})
         return answer, self.journal.waiting(10**6)[before:]
 
 
@@ -78,7 +83,7 @@ async def asked(engine: Engine, tmp_path: Path) -> AsyncIterator[Asked]:
     create_ward(engine, ADA, "sz.h001", "icu", "Intensive care")
     patient = admit_patient(engine, ADA, "sz.h001", NewPatient("r-1", NAME, ward_id="icu"))
     journal = AccessJournal.open(IN_MEMORY)
-    callers = KnownCallers({TOKEN: ADMINISTRATOR, TOKEN_OF_NOBODY: NOBODY, NURSES_TOKEN: NURSE})
+    callers = KnownCallers({TOKEN: ADMINISTRATOR, TOKEN_OF_NOBODY: NOBODY, NURSES_TOKEN: NURSE, OFFICERS_TOKEN: OFFICER})
     app = create_app(
         services_of(engine=engine, accesses=journal, log=LogReader(tmp_path), callers=callers, bus=BusAway()), background=False
     )
@@ -135,3 +140,33 @@ async def test_while_the_log_does_not_grow_the_wards_alarms_go_on_and_nothing_el
     state.receive(encode(LogState(0, 8, 0)), subjects.LOG_STATE)
     assert (await asked.ask("GET", patient, NURSES_TOKEN))[0].status_code == 200
     assert "x-audit" not in (await asked.ask("GET", alarms, NURSES_TOKEN))[0].headers
+
+
+@pytest.mark.clause("6.1b", "9.3e")
+async def test_who_unmasks_a_patient_leaves_that_and_why_in_the_trail(asked: Asked, engine: Engine) -> None:
+    path, why = "/api/v1/patients/{patient_key}", "Ouyang asked what is kept"
+    answer, (masked,) = await asked.ask("GET", path, OFFICERS_TOKEN)
+    assert NAME not in answer.text
+    answer, (clear,) = await asked.ask("GET", path, OFFICERS_TOKEN, X_Unmask="true", X_Reason=why)
+    assert NAME in answer.text
+    assert (_detail(masked)["view"], _detail(clear)["view"]) == ("masked", "clear")
+    assert b"who%20say%20why" not in masked.event
+    assert b"say%20why" in clear.event  # the policy that let them
+    line = said(clear.event)
+    assert line is not None
+    assert "Ouyang" not in line.why
+    with reading(engine) as connection:
+        assert reason_shown(sealer_of(connection), line, clear.at_us) == why
+
+
+@pytest.mark.clause("6.1b", "9.3e")
+@pytest.mark.parametrize(("unmask", "view"), [("false", "masked"), ("true", "clear")])
+async def test_of_a_list_the_trail_says_whether_names_were_asked_for(asked: Asked, unmask: str, view: str) -> None:
+    headers = {"X_Unmask": unmask, "X_Reason": "a request"}
+    _, (access,) = await asked.ask("GET", "/api/v1/patients?hospital=sz.h001", OFFICERS_TOKEN, **headers)
+    assert _detail(access)["view"] == view
+
+
+def _detail(access: WaitingAccess) -> dict[str, str]:
+    entities = msgspec.json.decode(access.event)["entity"]
+    return {part["type"]: part["valueString"] for entity in entities for part in entity.get("detail", ())}
