@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
+from urllib.parse import parse_qs
 
 from sqlalchemy import Engine
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,6 +21,7 @@ from api.browsers import SAFE_METHODS
 from api.errors import REQUEST_ID_KEY, problem_response
 from api.plain_words import LEFT_OUT, plain_path, plain_query
 from domain.accesses import REASON, Access, Interaction, audit_event
+from domain.alarms import OPEN_STATES
 from domain.errors import AuditUnavailable, IntegrityViolation, Unavailable
 from domain.permissions import Action, Decision, Located, Purpose, View
 from domain.principals import Caller, Place
@@ -35,7 +37,17 @@ ACCESS_KEY: Final = "vitalgrid.access"  # in the ASGI scope
 UNPROTECTED: Final = frozenset(
     {Action.CATALOGUE_READ, Action.OPERATION_READ, Action.LOG_READ, Action.HOST_READ, Action.PLACE_READ, Action.SELF}
 )
-EMERGENCY: Final = frozenset({Action.ALARM_READ, Action.ALARM_ANSWER, Action.READING_READ})
+# what those at the bedside need now, whether it can be noted or not; of alarms only what is open
+EMERGENCY: Final = frozenset(
+    {
+        "/live/alarms", "/live/readings", "/readings/latest",
+        "/patients/{patient_key}/state", "/devices/{hospital_id}/{device_id}/state",
+        "/alarms/{alarm_id}", "/alarms/{alarm_id}/knowledge",
+        "/alarms/{alarm_id}/acknowledge", "/alarms/{alarm_id}/pause-audio",
+    }
+)  # fmt: skip
+_ALARMS: Final = "/alarms"
+_PREFIX: Final = "/api/v1"
 MOST_PATIENTS: Final = 500  # in one event
 _CREATED: Final = 201
 _BAD_REQUEST: Final = 400
@@ -48,7 +60,7 @@ class Asked:
 
     action: Action
     purpose: Purpose | None = None
-    is_emergency: bool = False  # the vital signs and alarms of the caller's own ward
+    is_emergency: bool = False  # present vital signs and open alarms, for who was given something at a hospital
     place: Place | None = None
     is_one: bool = False  # one record, which the caller named
     patients: set[str] = field(default_factory=set)
@@ -72,18 +84,25 @@ class Asked:
 def begin(scope: Scope, action: Action, purpose: Purpose | None, closed: str | None, reason: str | None = None) -> Asked:
     """A request asks for something. Raises AuditUnavailable while `closed`, the reason why accesses cannot be noted.
 
-    The vital signs and alarms of the caller's own ward are shown all the same.
+    Present vital signs and open alarms are shown all the same to who was given something at a hospital, or in a ward.
     """
-    asked = scope[ACCESS_KEY] = Asked(action, purpose, _is_emergency(scope, action), reason=reason)
+    asked = scope[ACCESS_KEY] = Asked(action, purpose, _is_emergency(scope), reason=reason)
     if closed is not None and action not in UNPROTECTED and not asked.is_emergency:
         raise AuditUnavailable(f"protected records are not shown now: {closed}")
     return asked
 
 
-def _is_emergency(scope: Scope, action: Action) -> bool:
-    path = scope["path"]
-    is_now = action is not Action.READING_READ or path.endswith(("/state", "/latest")) or "/live/" in path
-    return action in EMERGENCY and is_now and is_of_a_ward(scope[CALLER_KEY])
+def _is_emergency(scope: Scope) -> bool:
+    path = getattr(scope.get("route"), "path", "").removeprefix(_PREFIX)
+    is_now = path in EMERGENCY or (path == _ALARMS and _is_of_open_alarms(scope["query_string"]))
+    return is_now and is_of_a_hospital(scope[CALLER_KEY])
+
+
+def _is_of_open_alarms(query: bytes) -> bool:
+    """As the list of alarms reads its filter: states that are named count more than `open`."""
+    given = parse_qs(query.decode("latin-1"))
+    states = given.get("state")
+    return OPEN_STATES.issuperset(states) if states else given.get("open", [""])[-1].lower() in ("true", "1")
 
 
 def asked_of(scope: Scope) -> Asked | None:
@@ -92,8 +111,8 @@ def asked_of(scope: Scope) -> Asked | None:
     return asked
 
 
-def is_of_a_ward(caller: Caller) -> bool:
-    """Whether the caller was given something at a hospital, or a ward; what lies beyond is out of their reach anyway."""
+def is_of_a_hospital(caller: Caller) -> bool:
+    """Whether the caller was given something at a hospital, or in a ward of one; what lies beyond is out of their reach."""
     return any(grant.place.hospital_id is not None for grant in caller.grants)
 
 

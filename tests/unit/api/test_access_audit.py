@@ -12,7 +12,7 @@ from fastapi import FastAPI, HTTPException, Request
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 
-from api.access_audit import AccessAudit, begin, is_of_a_ward
+from api.access_audit import AccessAudit, begin, is_of_a_hospital
 from api.auth import Authentication
 from api.plain_words import plain_path, plain_query
 from api.request_log import RequestLog
@@ -119,7 +119,7 @@ async def test_nothing_is_shown_of_whom_nothing_can_be_noted(client, trail):
 @pytest.mark.clause("9.3e")
 async def test_alarms_go_on_in_an_emergency_and_the_answer_says_so(client, trail):
     trail.is_full, trail.closed = True, "the access log does not grow"
-    answer = await client.get("/alarms")
+    answer = await client.get("/alarms?open=true")
     assert (answer.status_code, answer.headers["x-audit"]) == (200, "spooled")
     assert len(trail.noted) == 1
 
@@ -190,7 +190,7 @@ def test_what_was_found_is_an_id():
 )
 def test_an_emergency_is_of_those_who_belong_to_a_hospital(grants, is_so):
     caller = Caller(NURSE.principal, tuple(Grant(Role.NURSE, Place.parse(grant)) for grant in grants))
-    assert is_of_a_ward(caller) is is_so
+    assert is_of_a_hospital(caller) is is_so
 
 
 async def test_an_emergency_is_of_what_is_so_now(client, trail):
@@ -198,7 +198,17 @@ async def test_an_emergency_is_of_what_is_so_now(client, trail):
     trail.closed = "the access log does not grow"
     with pytest.raises(AuditUnavailable, match="does not grow"):
         await client.get("/patients/x")
-    assert (await client.get("/alarms")).status_code == 200
+    assert (await client.get("/alarms?state=active&state=latched")).status_code == 200
+    for history in (
+        "",
+        "?open=false",
+        "?state=closed",
+        "?state=closed&open=true",
+        "?state=active&state=closed",
+        "?open=true&open=0",
+    ):
+        with pytest.raises(AuditUnavailable, match="does not grow"):
+            await client.get(f"/alarms{history}")
 
 
 @pytest.mark.clause("9.3e")

@@ -13,7 +13,7 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import Engine
 
-from api.access_audit import UNPROTECTED
+from api.access_audit import EMERGENCY, UNPROTECTED
 from api.app import create_app
 from api.permissions import ANYBODYS, PERMISSION
 from domain import subjects
@@ -131,12 +131,19 @@ async def test_the_patient_whose_record_was_read_is_named_by_key_and_never_by_na
 async def test_while_the_log_does_not_grow_the_wards_alarms_go_on_and_nothing_else(asked: Asked) -> None:
     state = asked.app.state.backend.log_state
     state.receive(encode(LogState(0, 7, 0, "tile/0/000 is damaged")), subjects.LOG_STATE)
-    patient, alarms = "/api/v1/patients/{patient_key}", "/api/v1/alarms?hospital=sz.h001&ward=icu"
+    patient, alarms = "/api/v1/patients/{patient_key}", "/api/v1/alarms?open=true&hospital=sz.h001&ward=icu"
     answer, noted = await asked.ask("GET", patient, NURSES_TOKEN)
     assert (answer.status_code, answer.json()["code"]) == (503, "audit-unavailable")
     assert [line.what.endswith(": 503") for access in noted if (line := said(access.event))] == [True]
     answer, noted = await asked.ask("GET", alarms, NURSES_TOKEN)
     assert (answer.status_code, answer.headers["x-audit"], len(noted)) == (200, "spooled", 1)
+    for history in ("/alarms?hospital=sz.h001", "/alarms/episodes?hospital=sz.h001", "/readings?hospital=sz.h001"):
+        assert (await asked.ask("GET", f"/api/v1{history}", NURSES_TOKEN))[0].status_code == 503
+    paths = {path.removeprefix("/api/v1") for _, path, _ in asked.routes()}
+    assert paths >= EMERGENCY
+    for path in (path for path in EMERGENCY if "/live/" not in path):
+        method = "POST" if path.endswith(("acknowledge", "pause-audio")) else "GET"
+        assert (await asked.ask(method, f"/api/v1{path}", NURSES_TOKEN))[0].json().get("code") != "audit-unavailable", path
     state.receive(encode(LogState(0, 8, 0)), subjects.LOG_STATE)
     assert (await asked.ask("GET", patient, NURSES_TOKEN))[0].status_code == 200
     assert "x-audit" not in (await asked.ask("GET", alarms, NURSES_TOKEN))[0].headers
