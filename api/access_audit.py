@@ -66,6 +66,7 @@ class Asked:
     patients: set[str] = field(default_factory=set)
     policies: set[str] = field(default_factory=set)
     view: View | None = None
+    is_repeated: bool = False  # the answer of before is given again, nothing is done
     reason: str | None = None  # in the caller's words
 
     def appear(self, view: View) -> None:
@@ -87,9 +88,19 @@ def begin(scope: Scope, action: Action, purpose: Purpose | None, closed: str | N
     Present vital signs and open alarms are shown all the same to who was given something at a hospital, or in a ward.
     """
     asked = scope[ACCESS_KEY] = Asked(action, purpose, _is_emergency(scope), reason=reason)
-    if closed is not None and action not in UNPROTECTED and not asked.is_emergency:
-        raise AuditUnavailable(f"protected records are not shown now: {closed}")
+    _check_open(asked, closed)
     return asked
+
+
+def begin_again(scope: Scope, asked: Asked, closed: str | None) -> None:
+    """An answer is given again that was made for `asked`: it is noted as if it were asked now. Raises as `begin` does."""
+    scope[ACCESS_KEY] = replace(asked, is_repeated=True)
+    _check_open(asked, closed)
+
+
+def _check_open(asked: Asked, closed: str | None) -> None:
+    if closed is not None and asked.action not in UNPROTECTED and not asked.is_emergency:
+        raise AuditUnavailable(f"protected records are not shown now: {closed}")
 
 
 def _is_emergency(scope: Scope) -> bool:
@@ -183,7 +194,7 @@ def _access(scope: Scope, asked: Asked, status: int, region_id: str, now_us: int
         request_id=scope[REQUEST_ID_KEY],
         principal=caller.principal,
         action=asked.action,
-        interaction=_interaction(scope["method"], status, is_one=asked.is_one),
+        interaction=Interaction.READ if asked.is_repeated else _interaction(scope["method"], status, is_one=asked.is_one),
         route=f"{scope['method']} {template or LEFT_OUT}",
         path=plain_path(template, values, region_id, is_found=is_found),
         status=status,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from api.access_audit import EMERGENCY, UNPROTECTED
 from api.app import create_app
 from api.permissions import ANYBODYS, PERMISSION
 from domain import subjects
-from domain.audit_reading import said
+from domain.audit_reading import concerned, said
 from domain.errors import Unavailable
 from domain.fleet_manifest import Tier
 from domain.messages import LogState, encode
@@ -55,6 +55,7 @@ class Asked:
     app: FastAPI
     journal: AccessJournal
     patient_key: str
+    callers: dict[str, Caller]
 
     def routes(self) -> list[tuple[str, str, str]]:
         """Method, path and permission of each route."""
@@ -83,12 +84,13 @@ async def asked(engine: Engine, tmp_path: Path) -> AsyncIterator[Asked]:
     create_ward(engine, ADA, "sz.h001", "icu", "Intensive care")
     patient = admit_patient(engine, ADA, "sz.h001", NewPatient("r-1", NAME, ward_id="icu"))
     journal = AccessJournal.open(IN_MEMORY)
-    callers = KnownCallers({TOKEN: ADMINISTRATOR, TOKEN_OF_NOBODY: NOBODY, NURSES_TOKEN: NURSE, OFFICERS_TOKEN: OFFICER})
-    app = create_app(
-        services_of(engine=engine, accesses=journal, log=LogReader(tmp_path), callers=callers, bus=BusAway()), background=False
-    )
+    callers = {TOKEN: ADMINISTRATOR, TOKEN_OF_NOBODY: NOBODY, NURSES_TOKEN: NURSE, OFFICERS_TOKEN: OFFICER}
+    services = services_of(
+        engine=engine, accesses=journal, log=LogReader(tmp_path), callers=KnownCallers(callers), bus=BusAway()
+    )  # fmt: skip
+    app = create_app(services, background=False)
     async with app.router.lifespan_context(app):
-        yield Asked(app, journal, patient["patient_key"])
+        yield Asked(app, journal, patient["patient_key"], callers)
 
 
 @pytest.mark.clause("9.3e", "9.4")
@@ -172,6 +174,27 @@ async def test_of_a_list_the_trail_says_whether_names_were_asked_for(asked: Aske
     headers = {"X_Unmask": unmask, "X_Reason": "a request"}
     _, (access,) = await asked.ask("GET", "/api/v1/patients?hospital=sz.h001", OFFICERS_TOKEN, **headers)
     assert _detail(access)["view"] == view
+
+
+@pytest.mark.clause("7.2b", "9.3e")
+async def test_an_answer_that_is_given_again_is_noted_and_to_nobody_who_may_not_any_more(asked: Asked) -> None:
+    path, body = "http://test/api/v1/patients", {"hospital_id": "sz.h001", "ref": "r-2", "name": NAME, "ward_id": "icu"}
+    async with client_of(asked.app, NURSES_TOKEN) as client:
+        client.headers["Idempotency-Key"] = "k-1"
+        first = await client.post(path, json=body)
+        assert (first.status_code, NAME in first.text) == (201, True)
+        before = asked.journal.count()
+        again = await client.post(path, json=body)
+        assert (again.status_code, again.text) == (201, first.text)
+        (access,) = asked.journal.waiting(10**6)[before:]
+        assert concerned(access.event).patients == {first.json()["patient_key"]}
+        assert msgspec.json.decode(access.event)["action"] == "R"
+        asked.callers[NURSES_TOKEN] = replace(NURSE, grants=())
+        refused = await client.post(path, json=body)
+        assert (refused.status_code, NAME in refused.text) == (403, False)
+        access = asked.journal.waiting(10**6)[-1]
+        assert concerned(access.event).patients == frozenset()
+        assert msgspec.json.decode(access.event)["outcome"] == "4"
 
 
 def _detail(access: WaitingAccess) -> dict[str, str]:
