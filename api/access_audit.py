@@ -7,22 +7,28 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import uuid
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Final
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qs
 
+from sqlalchemy import Engine
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.auth import CALLER_KEY
 from api.browsers import SAFE_METHODS
 from api.errors import REQUEST_ID_KEY, problem_response
-from domain.accesses import Access, Interaction, audit_event
-from domain.errors import AuditUnavailable
-from domain.permissions import Action, Decision, Located, Purpose
+from api.plain_words import LEFT_OUT, plain_path, plain_query
+from domain.accesses import REASON, Access, Interaction, audit_event
+from domain.alarms import OPEN_STATES
+from domain.errors import AuditUnavailable, IntegrityViolation, Unavailable
+from domain.permissions import Action, Decision, Located, Purpose, View
 from domain.principals import Caller, Place
 from runtime.access_journal import NewAccess
+from runtime.sealing import WRITES, patient_owner
+from runtime.sql.engine import reading
+from runtime.sql.sealed import place_of_write, shut_text
 
 logger = logging.getLogger(__name__)
 
@@ -31,18 +37,18 @@ ACCESS_KEY: Final = "vitalgrid.access"  # in the ASGI scope
 UNPROTECTED: Final = frozenset(
     {Action.CATALOGUE_READ, Action.OPERATION_READ, Action.LOG_READ, Action.HOST_READ, Action.PLACE_READ, Action.SELF}
 )
-EMERGENCY: Final = frozenset({Action.ALARM_READ, Action.ALARM_ANSWER, Action.READING_READ})
-# parameters of queries whose values are no words of people, in the form that they have then
-_WORD: Final = re.compile(r"[A-Za-z0-9._:/+-]{1,64}")
-_PLAIN: Final = {
-    **dict.fromkeys(
-        (
-            "hospital", "ward", "device", "handle", "metric", "state", "priority", "rule", "open", "live", "descending",
-            "from", "to", "until", "since", "every", "limit", "tz", "format",
-        ), _WORD,
-    ),
-    "patient": re.compile(r"[0-9a-f]{32}"),
-}  # fmt: skip
+# what those at the bedside need now, whether it can be noted or not; of alarms only what is open
+EMERGENCY: Final = frozenset(
+    {
+        "/live/alarms", "/live/readings", "/readings/latest",
+        "/patients/{patient_key}/state", "/devices/{hospital_id}/{device_id}/state",
+        "/alarms/{alarm_id}", "/alarms/{alarm_id}/knowledge",
+        "/alarms/{alarm_id}/acknowledge", "/alarms/{alarm_id}/pause-audio",
+    }
+)  # fmt: skip
+_ALARMS: Final = "/alarms"
+_PREFIX: Final = "/api/v1"
+MOST_PATIENTS: Final = 500  # in one event
 _CREATED: Final = 201
 _BAD_REQUEST: Final = 400
 _UNEXPECTED: Final = 500
@@ -54,11 +60,18 @@ class Asked:
 
     action: Action
     purpose: Purpose | None = None
-    is_emergency: bool = False  # the vital signs and alarms of the caller's own ward
+    is_emergency: bool = False  # present vital signs and open alarms, for who was given something at a hospital
     place: Place | None = None
     is_one: bool = False  # one record, which the caller named
     patients: set[str] = field(default_factory=set)
     policies: set[str] = field(default_factory=set)
+    view: View | None = None
+    is_repeated: bool = False  # the answer of before is given again, nothing is done
+    reason: str | None = None  # in the caller's words
+
+    def appear(self, view: View) -> None:
+        """How patients appear in the answer: by name, when any of them may."""
+        self.view = View.CLEAR if View.CLEAR in (view, self.view) else view
 
     def judged(self, record: Located, decision: Decision, *, is_one: bool) -> None:
         """A record that is asked for, and what was decided."""
@@ -69,21 +82,38 @@ class Asked:
             self.patients.add(record.patient_key)
 
 
-def begin(scope: Scope, action: Action, purpose: Purpose | None, closed: str | None) -> Asked:
+def begin(scope: Scope, action: Action, purpose: Purpose | None, closed: str | None, reason: str | None = None) -> Asked:
     """A request asks for something. Raises AuditUnavailable while `closed`, the reason why accesses cannot be noted.
 
-    The vital signs and alarms of the caller's own ward are shown all the same.
+    Present vital signs and open alarms are shown all the same to who was given something at a hospital, or in a ward.
     """
-    asked = scope[ACCESS_KEY] = Asked(action, purpose, _is_emergency(scope, action))
-    if closed is not None and action not in UNPROTECTED and not asked.is_emergency:
-        raise AuditUnavailable(f"protected records are not shown now: {closed}")
+    asked = scope[ACCESS_KEY] = Asked(action, purpose, _is_emergency(scope), reason=reason)
+    _check_open(asked, closed)
     return asked
 
 
-def _is_emergency(scope: Scope, action: Action) -> bool:
-    path = scope["path"]
-    is_now = action is not Action.READING_READ or path.endswith(("/state", "/latest")) or "/live/" in path
-    return action in EMERGENCY and is_now and is_of_a_ward(scope[CALLER_KEY])
+def begin_again(scope: Scope, asked: Asked, closed: str | None) -> None:
+    """An answer is given again that was made for `asked`: it is noted as if it were asked now. Raises as `begin` does."""
+    scope[ACCESS_KEY] = replace(asked, is_repeated=True)
+    _check_open(asked, closed)
+
+
+def _check_open(asked: Asked, closed: str | None) -> None:
+    if closed is not None and asked.action not in UNPROTECTED and not asked.is_emergency:
+        raise AuditUnavailable(f"protected records are not shown now: {closed}")
+
+
+def _is_emergency(scope: Scope) -> bool:
+    path = getattr(scope.get("route"), "path", "").removeprefix(_PREFIX)
+    is_now = path in EMERGENCY or (path == _ALARMS and _is_of_open_alarms(scope["query_string"]))
+    return is_now and is_of_a_hospital(scope[CALLER_KEY])
+
+
+def _is_of_open_alarms(query: bytes) -> bool:
+    """As the list of alarms reads its filter: states that are named count more than `open`."""
+    given = parse_qs(query.decode("latin-1"))
+    states = given.get("state")
+    return OPEN_STATES.issuperset(states) if states else given.get("open", [""])[-1].lower() in ("true", "1")
 
 
 def asked_of(scope: Scope) -> Asked | None:
@@ -92,8 +122,8 @@ def asked_of(scope: Scope) -> Asked | None:
     return asked
 
 
-def is_of_a_ward(caller: Caller) -> bool:
-    """Whether the caller was given something at a hospital, or a ward; what lies beyond is out of their reach anyway."""
+def is_of_a_hospital(caller: Caller) -> bool:
+    """Whether the caller was given something at a hospital, or in a ward of one; what lies beyond is out of their reach."""
     return any(grant.place.hospital_id is not None for grant in caller.grants)
 
 
@@ -138,10 +168,12 @@ async def _note(scope: Scope, message: Message) -> None:
     if asked is None or (asked.action in UNPROTECTED and status < _BAD_REQUEST):
         return
     backend = scope["app"].state.backend
-    access = _access(scope, asked, status, backend.services.clock.now_us())
-    event = audit_event(access, backend.services.region_id)
+    access = _access(scope, asked, status, backend.services.region_id, backend.services.clock.now_us())
+    if asked.reason is not None:
+        access = replace(access, reason=await backend.read(_sealed, backend.engine, access, asked.place, asked.reason))
+    noted = [NewAccess(one.id, one.at_us, audit_event(one, backend.services.region_id)) for one in _parts(access)]
     try:
-        await backend.trail.note(NewAccess(access.id, access.at_us, event), is_emergency=asked.is_emergency)
+        await backend.trail.note(*noted, is_emergency=asked.is_emergency)
     except AuditUnavailable as error:
         if scope["method"] in SAFE_METHODS or status >= _BAD_REQUEST:
             raise
@@ -151,27 +183,55 @@ async def _note(scope: Scope, message: Message) -> None:
         message["headers"] = [*message["headers"], (b"x-audit", b"spooled")]
 
 
-def _access(scope: Scope, asked: Asked, status: int, now_us: int) -> Access:
+def _access(scope: Scope, asked: Asked, status: int, region_id: str, now_us: int) -> Access:
     caller: Caller = scope[CALLER_KEY]
-    client = scope.get("client")
+    client, is_found = scope.get("client"), status < _BAD_REQUEST
+    template: str | None = getattr(scope.get("route"), "path", None)
+    values = scope.get("path_params", {})
     return Access(
-        id=f"a-{uuid.uuid4().hex}",
+        id=_new_id(),
         at_us=now_us,
         request_id=scope[REQUEST_ID_KEY],
         principal=caller.principal,
         action=asked.action,
-        interaction=_interaction(scope["method"], status, is_one=asked.is_one),
-        route=f"{scope['method']} {getattr(scope.get('route'), 'path', scope['path'])}",
-        path=scope["path"],
+        interaction=Interaction.READ if asked.is_repeated else _interaction(scope["method"], status, is_one=asked.is_one),
+        route=f"{scope['method']} {template or LEFT_OUT}",
+        path=plain_path(template, values, region_id, is_found=is_found),
         status=status,
-        query=plain_query(scope["query_string"]),
+        query=plain_query(scope["query_string"], region_id, is_found=is_found),
         session_id=caller.session_id,
         address=client[0] if client else None,
         place=None if asked.place is None else str(asked.place),
         patients=tuple(sorted(asked.patients)),
         purpose=asked.purpose,
         policies=tuple(sorted(asked.policies)),
+        view=asked.view if asked.patients else None,
     )
+
+
+def _sealed(engine: Engine, access: Access, place: Place | None, reason: str) -> str | None:
+    """The reason as the write log's are sealed, so that it opens where they do; left out while there are no keys."""
+    owner = WRITES
+    if len(access.patients) == 1 and place is not None and place.hospital_id is not None:
+        owner = patient_owner(place.hospital_id, access.patients[0])
+    row = {"at_us": access.at_us, "who": access.principal.name, "action": access.action, "target": access.target}
+    try:
+        with reading(engine) as connection:
+            return shut_text(connection, owner, place_of_write(row, REASON), reason)
+    except (Unavailable, IntegrityViolation) as error:
+        logger.error("an access is noted without its reason, which cannot be sealed: %s", error)
+        return None
+
+
+def _new_id() -> str:
+    return f"a-{uuid.uuid4().hex}"
+
+
+def _parts(access: Access) -> Iterator[Access]:
+    """The same access in events of so many patients each as a message of the bus can bear, under one request id."""
+    yield replace(access, patients=access.patients[:MOST_PATIENTS])
+    for begin_at in range(MOST_PATIENTS, len(access.patients), MOST_PATIENTS):
+        yield replace(access, id=_new_id(), patients=access.patients[begin_at : begin_at + MOST_PATIENTS])
 
 
 def _interaction(method: str, status: int, *, is_one: bool) -> Interaction:
@@ -180,19 +240,3 @@ def _interaction(method: str, status: int, *, is_one: bool) -> Interaction:
     if method == "DELETE":
         return Interaction.DELETE
     return Interaction.CREATE if method == "POST" and status == _CREATED else Interaction.UPDATE
-
-
-def plain_query(query: bytes) -> str:
-    """A query with the values that are no words of people; of all others the names of the parameters alone."""
-    return urlencode([(name, value if _is_plain(name, value) else "") for name, value in _pairs(query)], safe=":/,")
-
-
-def _is_plain(name: str, value: str) -> bool:
-    form = _PLAIN.get(name)
-    return form is not None and form.fullmatch(value) is not None
-
-
-def _pairs(query: bytes) -> list[tuple[str, str]]:
-    """Parameters; a name that none of ours has is left out, whatever it says."""
-    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
-    return [(name, value) for name, value in pairs if name.isidentifier() and name.isascii()]

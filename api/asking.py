@@ -73,7 +73,9 @@ class Judge:
             if not decision.is_allowed:
                 raise self._refusal(target, record)
             views.add(decision.view)
-        return View.CLEAR if views == {View.CLEAR} else View.MASKED
+        view = View.CLEAR if views == {View.CLEAR} else View.MASKED
+        self.asked.appear(view)
+        return view
 
     def near(self, named: Iterable[Place]) -> None:
         """Raises Forbidden for a place that has nothing within reach: an empty list of it would say that nothing is there."""
@@ -117,8 +119,10 @@ class Asking:
 
     @property
     def clear(self) -> Reach:
-        """Where patients appear by name in it; elsewhere they are masked."""
-        return self.judge.clear
+        """Where patients appear by name in it; elsewhere they are masked. The access log is told."""
+        clear = self.judge.clear
+        self.judge.asked.appear(View.MASKED if clear.is_nothing else View.CLEAR)
+        return clear
 
     def shows(self, patients: Iterable[str | None]) -> None:
         """The answer shows something of these patients (their keys): it is noted in the access log."""

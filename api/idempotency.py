@@ -1,8 +1,11 @@
 """`Idempotency-Key` on POST: a request repeated with its key is answered as the first time, and done once.
 
-Keys are remembered for a day, by caller and path, in the memory of this process: a restart forgets them. What must
-outlive one has a record of its own (readings that are entered: `runtime.once`) and is left alone here. Only success is
-remembered; after an error the key is free, because nothing was done.
+Keys are remembered for a day, by caller, path and query, in the memory of this process: a restart forgets them. What
+must outlive one has a record of its own (readings that are entered: `runtime.once`) and is left alone here. Only success
+is remembered; after an error the key is free, because nothing was done. An answer that nobody may store is not kept.
+
+A kept answer is given again to who may still do what they did then, and noted in the access log: permission is a function
+of what of the caller counts (`Standing`), so it is the same while that is the same. Otherwise the request is refused.
 """
 
 from __future__ import annotations
@@ -10,22 +13,29 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.access_audit import ACCESS_KEY, Asked, asked_of, begin_again
 from api.auth import CALLER_KEY
 from api.errors import problem_response
-from domain.errors import Conflict, InvalidInput, VitalgridError
+from domain.errors import Conflict, Forbidden, InvalidInput, VitalgridError
 from domain.ports import Clock
+from runtime.policy_requests import Standing
 
 KEPT_US: Final = 86_400_000_000
 MAX_KEYS: Final = 10_000
 MAX_KEPT_BYTES: Final = 1 * 2**20
 MAX_KEY_CHARS: Final = 200
 _DURABLE_ELSEWHERE: Final = "/observations"
+_ROUTED: Final = ("route", "path_params")  # in the ASGI scope, once a request is routed
+_ASKED_BY: Final = (b"x-purpose", b"x-unmask")  # headers that the answer hangs on
 _SHOWN_ONCE: Final = ("/second-factor", "/second-factor/confirm")  # secrets, kept nowhere in clear
+
+
+_Name = tuple[str, str, bytes, str]  # caller, path, query, key
 
 
 @dataclass(slots=True)
@@ -35,6 +45,9 @@ class _Record:
     done: asyncio.Event = field(default_factory=asyncio.Event)
     answer: list[Message] = field(default_factory=list)
     is_kept: bool = False
+    standing: Standing | None = None  # of the caller, when it was done
+    asked: Asked | None = None
+    routed: dict[str, Any] = field(default_factory=dict)
 
 
 class IdempotencyKeys:
@@ -43,7 +56,7 @@ class IdempotencyKeys:
     def __init__(self, app: ASGIApp, clock: Clock) -> None:
         self._app = app
         self._clock = clock
-        self._records: OrderedDict[tuple[str, str, str], _Record] = OrderedDict()
+        self._records: OrderedDict[_Name, _Record] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         key = _key_of(scope)
@@ -53,30 +66,45 @@ class IdempotencyKeys:
         try:
             if len(key) > MAX_KEY_CHARS:
                 raise InvalidInput(f"Idempotency-Key holds {len(key)} characters: expected at most {MAX_KEY_CHARS}")
-            await self._once((scope[CALLER_KEY].principal.id, scope["path"], key), scope, receive, send)
+            await self._once((scope[CALLER_KEY].principal.id, scope["path"], scope["query_string"], key), scope, receive, send)
         except VitalgridError as error:
             await problem_response(error, scope)(scope, receive, send)
 
-    async def _once(self, name: tuple[str, str, str], scope: Scope, receive: Receive, send: Send) -> None:
-        messages, digest = await _read(receive)
+    async def _once(self, name: _Name, scope: Scope, receive: Receive, send: Send) -> None:
+        messages, digest = await _read(receive, [pair for pair in scope["headers"] if pair[0] in _ASKED_BY])
         while (record := self._record(name)) is not None:
             if record.body != digest:
-                raise Conflict("the Idempotency-Key was used within a day with another body: use a new key")
+                raise Conflict("the Idempotency-Key was used within a day with another body, or another purpose: use a new key")
             await record.done.wait()
             if record.is_kept:
+                self._permit_again(record, scope)
                 for message in record.answer:
-                    await send(message)
+                    await send(dict(message))
                 return
-        record = self._records[name] = _Record(digest, self._clock.now_us())
+        record = self._records[name] = _Record(digest, self._clock.now_us(), standing=self._standing(scope))
         try:
             await self._app(scope, _replay(messages, receive), _recording(record, send))
+            record.asked, record.routed = asked_of(scope), {part: scope[part] for part in _ROUTED if part in scope}
             record.is_kept = bool(record.answer)
         finally:
             if not record.is_kept:
                 self._records.pop(name, None)
             record.done.set()
 
-    def _record(self, name: tuple[str, str, str]) -> _Record | None:
+    def _standing(self, scope: Scope) -> Standing:
+        return Standing.of(scope[CALLER_KEY], self._clock.now_us())
+
+    def _permit_again(self, record: _Record, scope: Scope) -> None:
+        """Raises Forbidden for a caller who was given, or lost, something since; AuditUnavailable."""
+        scope.update(record.routed)
+        if record.asked is not None:
+            begin_again(scope, record.asked, scope["app"].state.backend.trail.why_closed())
+        if record.standing != self._standing(scope):
+            if record.asked is not None:
+                scope[ACCESS_KEY] = replace(record.asked, patients=set())
+            raise Forbidden("this was done, but what you may do has changed since: its answer is not given again")
+
+    def _record(self, name: _Name) -> _Record | None:
         oldest_us = self._clock.now_us() - KEPT_US
         while self._records:
             first, record = next(iter(self._records.items()))
@@ -97,10 +125,10 @@ def _key_of(scope: Scope) -> str | None:
     return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"idempotency-key"), None)
 
 
-async def _read(receive: Receive) -> tuple[list[Message], str]:
-    """The whole request, and its body's digest."""
+async def _read(receive: Receive, headers: list[tuple[bytes, bytes]]) -> tuple[list[Message], str]:
+    """The whole request, and the digest of its body and these headers."""
     messages: list[Message] = []
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(repr(sorted(headers)).encode())
     while not messages or messages[-1].get("more_body", False):
         messages.append(await receive())
         digest.update(messages[-1].get("body", b""))
@@ -117,6 +145,10 @@ def _replay(messages: list[Message], receive: Receive) -> Receive:
     return replayed
 
 
+def _is_secret(start: Message) -> bool:
+    return any(name.lower() == b"cache-control" and b"no-store" in value for name, value in start["headers"])
+
+
 def _recording(record: _Record, send: Send) -> Send:
     """Pass messages on; `record.answer` holds them in the end if they are a success of bearable size, else nothing."""
     size = 0
@@ -125,7 +157,7 @@ def _recording(record: _Record, send: Send) -> Send:
     async def recorded(message: Message) -> None:
         nonlocal size, is_wanted
         if message["type"] == "http.response.start":
-            is_wanted = 200 <= message["status"] < 300
+            is_wanted = 200 <= message["status"] < 300 and not _is_secret(message)
         size += len(message.get("body", b""))
         if not is_wanted or size > MAX_KEPT_BYTES:
             is_wanted = False

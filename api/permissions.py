@@ -73,7 +73,7 @@ def _judging(action: Action) -> Callable[..., Any]:
     """A dependency: the judge of a caller who may do `action` somewhere. It comes before the locator, which asks more."""
 
     async def judge(request: Request, behind: Behind, purpose: _Purpose, reason: _Reason, unmask: _Unmask) -> Judge:
-        asked = begin(request.scope, action, purpose, behind.trail.why_closed())
+        asked = begin(request.scope, action, purpose, behind.trail.why_closed(), reason)
         made = Judge(behind.services.authoriser, request.scope[CALLER_KEY], action, asked, purpose, reason, unmask)
         if action not in ANYBODYS:
             made.somewhere()

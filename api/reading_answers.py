@@ -35,9 +35,11 @@ from runtime.lake_queries import cursor_behind
 from runtime.large_questions import LargeReadings
 from runtime.reading_store import Readings, ReadingStore
 from runtime.sql.access import record_export, without_search
+from runtime.sql.associations import worn_between
 
 MAX_JSON_ROWS: Final = 10_000
 MAX_EXPORT_ROWS: Final = 1_000_000
+MAX_NAMED: Final = 5_000  # devices of an answer, up to which the access log names who wore them
 _LIGHT_HANDLES: Final = 500
 _LIGHT_SPAN_US: Final = 2 * 86_400_000_000
 _LIGHT_ROWS: Final = 10_000
@@ -205,8 +207,9 @@ async def written(asked: Ask, found: Readings, query: ReadingQuery, made: Callab
     """
     behind = asked.behind
     await behind.directory.refreshed_for(found.frame)
+    worn = await wearing(asked, found.frame)
     if asked.format is Format.JSON or found.lake_version is None:
-        return await behind.lanes.codec(lambda: _response(asked, *made()))
+        return await behind.lanes.codec(lambda: _response(asked, worn, *made()))
     frame, about = await behind.lanes.codec(made)
     handles = query.handles if query.handles is not None else sorted(frame["handle"].unique()) if "handle" in frame else None
     asked_for = {"url": without_search(str(asked.request.url)), "rows": len(frame)}
@@ -214,14 +217,43 @@ async def written(asked: Ask, found: Readings, query: ReadingQuery, made: Callab
         record_export, behind.engine, behind.author(asked.who), lake_version=found.lake_version, handles=handles,
         from_us=query.from_us, until_us=query.until_us, query=asked_for,
     )  # fmt: skip
-    return await behind.lanes.codec(_response, asked, frame, about)
+    return await behind.lanes.codec(_response, asked, worn, frame, about)
 
 
-def _response(asked: Ask, frame: pl.DataFrame, about: dict[str, Any]) -> Response:
+def _response(asked: Ask, worn: pl.DataFrame | None, frame: pl.DataFrame, about: dict[str, Any]) -> Response:
+    if worn is not None:
+        asked.who.shows(_on_whom(frame, worn))
     asked.who.shows([asked.request.query_params.get("patient")])
     if "patient_key" in frame.columns:
         asked.who.shows(frame["patient_key"].unique())
     return table_response(TableAnswer(frame, asked.zone, about, units=_units_of(frame)), asked.format)
+
+
+async def wearing(asked: Ask, frame: pl.DataFrame) -> pl.DataFrame | None:
+    """Who wore the devices of these rows meanwhile (spans); None for more devices than the access log names patients of."""
+    if "handle" not in frame.columns or not 0 < frame["handle"].n_unique() <= MAX_NAMED:
+        return None
+    begin, end = _times_of(frame)
+    first, last = frame.select(first=pl.col(begin).min(), last=pl.col(end).max()).row(0)
+    handles = frame["handle"].unique().to_list()
+    return await asked.behind.read(worn_between, asked.behind.engine, handles, first, last)
+
+
+def _on_whom(frame: pl.DataFrame, worn: pl.DataFrame) -> list[str]:
+    """The patients whom the rows that are shown were measured of."""
+    begin, end = _times_of(frame)
+    if begin not in frame.columns:  # episodes, which say themselves whose they are
+        return []
+    rows = frame.select(pl.col("handle").cast(worn.schema["handle"]), begin_us=pl.col(begin), last_us=pl.col(end))
+    met = rows.join(worn, on="handle").filter(
+        pl.col("start_us") <= pl.col("last_us"), pl.col("end_us").is_null() | (pl.col("end_us") > pl.col("begin_us"))
+    )
+    return met["patient_key"].unique().to_list()
+
+
+def _times_of(frame: pl.DataFrame) -> tuple[str, str]:
+    """The columns with the first and the last moment of what each row tells."""
+    return ("bucket_us", "last_time_us") if "bucket_us" in frame.columns else ("time_us", "time_us")
 
 
 def about_of(asked: Ask, found: Readings, key: list[Any] | None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import msgspec
 
 from domain.instants import to_rfc3339
-from domain.permissions import Action, Purpose
+from domain.permissions import Action, Purpose, View
 from domain.principals import Kind, Principal
 
 _TERMINOLOGY: Final = "http://terminology.hl7.org/CodeSystem"
@@ -72,6 +72,13 @@ class Access:
     patients: tuple[str, ...] = ()  # keys of those whose records were shown or changed
     purpose: Purpose | None = None
     policies: tuple[str, ...] = ()  # that allowed it
+    view: View | None = None  # how patients appeared; of a list whether some could appear by name
+    reason: str | None = None  # in the caller's words, sealed
+
+    @property
+    def target(self) -> str:
+        """What was asked for, as a line about it says it (`domain.audit_reading.said`)."""
+        return self.route if self.interaction is Interaction.SEARCH else self.path
 
     @property
     def outcome(self) -> Outcome:
@@ -207,8 +214,9 @@ def _entities(access: Access) -> list[dict[str, Any]]:
         "role": _coding(_ROLES_OF_ENTITIES, QUERY if is_search else RECORD),
         "description": access.route,
     }
-    if access.place is not None:
-        asked["detail"] = [{"type": "place", "valueString": access.place}]
+    details = [("place", access.place), ("view", access.view), (REASON, access.reason)]
+    if any(text for _, text in details):
+        asked["detail"] = [{"type": name, "valueString": text} for name, text in details if text]
     if is_search:
         asked["query"] = base64.b64encode(f"{access.path}?{access.query}".rstrip("?").encode()).decode()
     else:

@@ -96,7 +96,7 @@ class View(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Whether it is allowed, by which policies (their ids), and how patients appear."""
+    """Whether it is allowed, and how patients appear; by which policies (their ids), those that show names too."""
 
     is_allowed: bool
     policies: tuple[str, ...]

@@ -8,10 +8,11 @@ a disk that is full, and is noted when there is room. Clauses 6.1b, 9.3e.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -27,11 +28,13 @@ from runtime.outbox_relay import Publisher
 logger = logging.getLogger(__name__)
 
 SOURCE: Final = "accesses"
+OVERSIZE: Final = "oversize"  # the kind of what stands in the log for an event that was too large
 MOST_BEHIND_S: Final = 10.0  # an access that has not reached the stream for so long closes the door
 MOST_HELD: Final = 10_000  # emergency accesses that memory may hold
 _LOOK_S: Final = 0.2
 _RETRY_S: Final = 1.0
 _AT_ONCE: Final = 500
+MOST_EVENT_BYTES: Final = 2**20  # far below what the bus takes: one that it never takes would hold up all behind it
 _encoder: Final = msgspec.json.Encoder(order="sorted")
 
 
@@ -49,7 +52,7 @@ class AccessTrail:
         self._publisher = publisher
         self._log_state = log_state
         self._now_s = now_s
-        self._pending: list[tuple[NewAccess, asyncio.Future[None]]] = []
+        self._pending: list[tuple[Sequence[NewAccess], asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
         self._held: deque[NewAccess] = deque()
         self._since_s: float | None = None  # when something began to wait for the stream, and nothing went there since
@@ -69,13 +72,13 @@ class AccessTrail:
         """Accesses in an emergency that only memory holds."""
         return len(self._held)
 
-    async def note(self, access: NewAccess, *, is_emergency: bool = False) -> None:
-        """Return once `access` is on disk; of an emergency at the latest once memory holds it.
+    async def note(self, *accesses: NewAccess, is_emergency: bool = False) -> None:
+        """Return once `accesses` are on disk, all or none; of an emergency at the latest once memory holds them.
 
-        Raises AuditUnavailable when it cannot be kept: then nothing may be shown.
+        Raises AuditUnavailable when they cannot be kept: then nothing may be shown.
         """
         noted = asyncio.get_running_loop().create_future()
-        self._pending.append((access, noted))
+        self._pending.append((accesses, noted))
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write(), name="note accesses")
         try:
@@ -83,8 +86,8 @@ class AccessTrail:
         except (Unavailable, IntegrityViolation) as error:
             if not is_emergency:
                 raise AuditUnavailable(f"who sees what cannot be noted: {error}") from None
-            if len(self._held) < MOST_HELD:
-                self._held.append(access)
+            if len(self._held) + len(accesses) <= MOST_HELD:
+                self._held.extend(accesses)
             else:
                 logger.error("an access in an emergency is forgotten: memory holds as many as it may")
 
@@ -93,7 +96,7 @@ class AccessTrail:
         while self._pending:
             batch, self._pending = self._pending, []
             try:
-                await asyncio.to_thread(self._journal.add, [access for access, _ in batch])
+                await asyncio.to_thread(self._journal.add, [access for accesses, _ in batch for access in accesses])
             except (Unavailable, IntegrityViolation) as error:
                 outcome: Exception | None = error
             else:
@@ -147,5 +150,14 @@ class AccessTrail:
 
 
 def _message(access: WaitingAccess) -> NewMessage:
-    record = LogRecord(access.id, access.at_us, SOURCE, access.n, msgspec.Raw(access.event))
+    record = LogRecord(access.id, access.at_us, SOURCE, access.n, msgspec.Raw(_bearable(access)))
     return NewMessage(subjects.audit(SOURCE), _encoder.encode(record), access.id)
+
+
+def _bearable(access: WaitingAccess) -> bytes:
+    """The event; of one that the bus would never take what is left to say: how large it was, and its digest."""
+    if len(access.event) <= MOST_EVENT_BYTES:
+        return access.event
+    logger.error("access %s is too large for the access log, which says so: %d bytes", access.id, len(access.event))
+    left = {"kind": OVERSIZE, "id": access.id, "bytes": len(access.event), "sha256": hashlib.sha256(access.event).hexdigest()}
+    return _encoder.encode(left)

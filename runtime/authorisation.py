@@ -88,9 +88,10 @@ class CedarAuthoriser:
         verdicts = judge([Asked(grant, action, 0) for grant in range(len(standing.grants))])
         allowing = [grant for grant, verdict in enumerate(verdicts) if verdict.is_allowed]
         known = judge([Asked(grant, what, 0) for grant in allowing for what in naming])
-        is_clear = any(verdict.is_allowed for verdict in known)
-        policies = {policy for verdict in verdicts if verdict.is_allowed == bool(allowing) for policy in verdict.policies}
-        return Decision(bool(allowing), tuple(sorted(policies)), View.CLEAR if is_clear else View.MASKED)
+        naming_too = [verdict for verdict in known if verdict.is_allowed]
+        telling = [verdict for verdict in verdicts if verdict.is_allowed == bool(allowing)] + naming_too
+        policies = {policy for verdict in telling for policy in verdict.policies}
+        return Decision(bool(allowing), tuple(sorted(policies)), View.CLEAR if naming_too else View.MASKED)
 
     def _reach(self, standing: Standing, actions: tuple[str, ...], purpose: Purpose | None) -> Reach:
         """Where one grant allows all these actions: asked at its place about each kind of patient at each level.

@@ -116,6 +116,7 @@ async def show_device(who: DeviceRead, device: Named, behind: Behind, zone: In, 
     measured = await readings_now(behind, device["hospital_id"], device["device_id"])
     if measured is None or not who.may(Action.READING_READ, measured):
         return DeviceShown(device=shown, live=None, live_unavailable=f"{who.caller.principal.name} may not reading.read there")
+    who.shows([measured.patient_key])
     try:
         live = await _live_state(behind, device["hospital_id"], device["device_id"], who.reach_of(Action.READING_READ))
         return DeviceShown(device=shown, live=readable(live, zone))

@@ -24,6 +24,7 @@ from api.live.stream import EventStream
 from api.live.subscription import Subscription, sse
 from api.locators import near_hospitals, near_readings
 from api.permissions import may_list
+from api.reading_answers import MAX_NAMED
 from api.selection import ReadingFilter, select_by
 from api.services import Backend, Behind
 from domain.alarms import INTENDED_USE, Priority
@@ -32,6 +33,7 @@ from domain.ids import parse_hospital_id
 from domain.metrics import metric_of
 from domain.permissions import Action
 from domain.subjects import READINGS_STREAM
+from runtime.sql.associations import worn_between
 
 router = APIRouter(prefix="/live", tags=["live"])
 AlarmsWatch = Annotated[Asking, may_list(Action.ALARM_READ, at=near_hospitals)]
@@ -103,6 +105,9 @@ async def live_readings(
     if not handles:
         raise InvalidInput("live readings are asked for by device, handle, ward or hospital: name one that has devices")
     await behind.directory.refreshed_up_to(max(handles))
+    if len(handles) <= MAX_NAMED:
+        now_us = behind.services.clock.now_us()
+        who.shows((await behind.read(worn_between, behind.engine, handles, now_us, now_us))["patient_key"])
     metrics = frozenset(metric_of(code).id for code in wanted.metric or [])
     names = behind.live_wanted.get(behind.directory.device_ids(handles), metrics)
     client = reading_client(behind.reading_feed, behind.services.clock, selection.shards or [], names, watch)

@@ -25,6 +25,7 @@ from runtime.sql.tables import alarms, associations, devices, exports, patients
 from runtime.sql.within import PATIENTS, within
 
 FRAME: Final = pl.Schema({"handle": pl.UInt32, "patient_key": pl.String, "start_us": pl.Int64, "end_us": pl.Int64})
+_CHUNK: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +167,21 @@ def as_frame(
         rows = [tuple(row) for row in connection.execute(query.order_by(associations.c.device_handle, associations.c.start_us))]
     frame = pl.DataFrame(rows, schema=FRAME, orient="row")
     return frame if handles is None else frame.filter(pl.col("handle").is_in(list(handles)))
+
+
+def worn_between(engine: Engine, handles: Sequence[int], from_us: int, until_us: int) -> pl.DataFrame:
+    """Spans believed now of some thousand devices that reach into a range, both ends included (FRAME)."""
+    rows: list[tuple[Any, ...]] = []
+    with reading(engine) as connection:
+        for start in range(0, len(handles), _CHUNK):
+            query = select(*(associations.c[name] for name in ("device_handle", "patient_key", "start_us", "end_us"))).where(
+                associations.c.device_handle.in_(handles[start : start + _CHUNK]),
+                associations.c.superseded_us.is_(None),
+                associations.c.start_us <= until_us,
+                or_(associations.c.end_us.is_(None), associations.c.end_us > from_us),
+            )
+            rows += [tuple(row) for row in connection.execute(query)]
+    return pl.DataFrame(rows, schema=FRAME, orient="row")
 
 
 def _spans(connection: Connection, *, handle: int | None = None, patient_key: str | None = None) -> list[Row]:

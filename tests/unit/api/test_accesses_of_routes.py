@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import Engine
 
-from api.access_audit import UNPROTECTED
+from api.access_audit import EMERGENCY, UNPROTECTED
 from api.app import create_app
 from api.permissions import ANYBODYS, PERMISSION
 from domain import subjects
-from domain.audit_reading import said
+from domain.audit_reading import concerned, said
 from domain.errors import Unavailable
 from domain.fleet_manifest import Tier
 from domain.messages import LogState, encode
@@ -25,8 +25,10 @@ from domain.principals import Caller, Grant, Kind, Place, Principal, Role
 from runtime.access_journal import IN_MEMORY, AccessJournal, WaitingAccess
 from runtime.batches import NewMessage
 from runtime.log_store import LogReader
+from runtime.sql.engine import reading
 from runtime.sql.patients import NewPatient, admit_patient
 from runtime.sql.places import create_hospital, create_ward
+from runtime.sql.sealed import reason_shown, sealer_of
 from tests.callers import ADMINISTRATOR, NOBODY, TOKEN, TOKEN_OF_NOBODY, KnownCallers
 from tests.sql_fixtures import ADA
 from tests.unit.api.conftest import NoBus, client_of, services_of
@@ -34,6 +36,8 @@ from tests.unit.api.conftest import NoBus, client_of, services_of
 NAME = "Ouyang Canary"
 NURSES_TOKEN = "a-token-of-a-nurse"
 NURSE = Caller(Principal(Kind.USER, "u-nurse", "li"), (Grant(Role.NURSE, Place.parse("sz.h001/icu")),))
+OFFICERS_TOKEN = "a-token-of-a-privacy-officer"
+OFFICER = Caller(Principal(Kind.USER, "u-officer", "zhao"), (Grant(Role.PRIVACY_OFFICER, Place.parse("sz")),))
 VALUES = {"hospital_id": "sz.h001", "ward_id": "icu", "device_id": "mon-1", "index": "0", "version": "1", "metric": "spo2"}
 
 
@@ -51,6 +55,7 @@ class Asked:
     app: FastAPI
     journal: AccessJournal
     patient_key: str
+    callers: dict[str, Caller]
 
     def routes(self) -> list[tuple[str, str, str]]:
         """Method, path and permission of each route."""
@@ -65,10 +70,11 @@ class Asked:
         parts = [values.get(name, "1") if part.startswith("{") else part for name, part in named]
         return "/".join(parts)
 
-    async def ask(self, method: str, template: str, token: str) -> tuple[httpx.Response, list[WaitingAccess]]:
+    async def ask(self, method: str, template: str, token: str, **headers: str) -> tuple[httpx.Response, list[WaitingAccess]]:
         before = self.journal.count()
         async with client_of(self.app, token) as client:
-            answer = await client.request(method, f"http://test{self.path(template)}", json={} if method != "GET" else None)
+            url, body = f"http://test{self.path(template)}", {} if method != "GET" else None
+            answer = await client.request(method, url, json=body, headers={n.replace("_", "-"): v for n, v in headers.items()})
         return answer, self.journal.waiting(10**6)[before:]
 
 
@@ -78,12 +84,13 @@ async def asked(engine: Engine, tmp_path: Path) -> AsyncIterator[Asked]:
     create_ward(engine, ADA, "sz.h001", "icu", "Intensive care")
     patient = admit_patient(engine, ADA, "sz.h001", NewPatient("r-1", NAME, ward_id="icu"))
     journal = AccessJournal.open(IN_MEMORY)
-    callers = KnownCallers({TOKEN: ADMINISTRATOR, TOKEN_OF_NOBODY: NOBODY, NURSES_TOKEN: NURSE})
-    app = create_app(
-        services_of(engine=engine, accesses=journal, log=LogReader(tmp_path), callers=callers, bus=BusAway()), background=False
-    )
+    callers = {TOKEN: ADMINISTRATOR, TOKEN_OF_NOBODY: NOBODY, NURSES_TOKEN: NURSE, OFFICERS_TOKEN: OFFICER}
+    services = services_of(
+        engine=engine, accesses=journal, log=LogReader(tmp_path), callers=KnownCallers(callers), bus=BusAway()
+    )  # fmt: skip
+    app = create_app(services, background=False)
     async with app.router.lifespan_context(app):
-        yield Asked(app, journal, patient["patient_key"])
+        yield Asked(app, journal, patient["patient_key"], callers)
 
 
 @pytest.mark.clause("9.3e", "9.4")
@@ -126,12 +133,70 @@ async def test_the_patient_whose_record_was_read_is_named_by_key_and_never_by_na
 async def test_while_the_log_does_not_grow_the_wards_alarms_go_on_and_nothing_else(asked: Asked) -> None:
     state = asked.app.state.backend.log_state
     state.receive(encode(LogState(0, 7, 0, "tile/0/000 is damaged")), subjects.LOG_STATE)
-    patient, alarms = "/api/v1/patients/{patient_key}", "/api/v1/alarms?hospital=sz.h001&ward=icu"
+    patient, alarms = "/api/v1/patients/{patient_key}", "/api/v1/alarms?open=true&hospital=sz.h001&ward=icu"
     answer, noted = await asked.ask("GET", patient, NURSES_TOKEN)
     assert (answer.status_code, answer.json()["code"]) == (503, "audit-unavailable")
     assert [line.what.endswith(": 503") for access in noted if (line := said(access.event))] == [True]
     answer, noted = await asked.ask("GET", alarms, NURSES_TOKEN)
     assert (answer.status_code, answer.headers["x-audit"], len(noted)) == (200, "spooled", 1)
+    for history in ("/alarms?hospital=sz.h001", "/alarms/episodes?hospital=sz.h001", "/readings?hospital=sz.h001"):
+        assert (await asked.ask("GET", f"/api/v1{history}", NURSES_TOKEN))[0].status_code == 503
+    paths = {path.removeprefix("/api/v1") for _, path, _ in asked.routes()}
+    assert paths >= EMERGENCY
+    for path in (path for path in EMERGENCY if "/live/" not in path):
+        method = "POST" if path.endswith(("acknowledge", "pause-audio")) else "GET"
+        assert (await asked.ask(method, f"/api/v1{path}", NURSES_TOKEN))[0].json().get("code") != "audit-unavailable", path
     state.receive(encode(LogState(0, 8, 0)), subjects.LOG_STATE)
     assert (await asked.ask("GET", patient, NURSES_TOKEN))[0].status_code == 200
     assert "x-audit" not in (await asked.ask("GET", alarms, NURSES_TOKEN))[0].headers
+
+
+@pytest.mark.clause("6.1b", "9.3e")
+async def test_who_unmasks_a_patient_leaves_that_and_why_in_the_trail(asked: Asked, engine: Engine) -> None:
+    path, why = "/api/v1/patients/{patient_key}", "Ouyang asked what is kept"
+    answer, (masked,) = await asked.ask("GET", path, OFFICERS_TOKEN)
+    assert NAME not in answer.text
+    answer, (clear,) = await asked.ask("GET", path, OFFICERS_TOKEN, X_Unmask="true", X_Reason=why)
+    assert NAME in answer.text
+    assert (_detail(masked)["view"], _detail(clear)["view"]) == ("masked", "clear")
+    assert b"who%20say%20why" not in masked.event
+    assert b"say%20why" in clear.event  # the policy that let them
+    line = said(clear.event)
+    assert line is not None
+    assert "Ouyang" not in line.why
+    with reading(engine) as connection:
+        assert reason_shown(sealer_of(connection), line, clear.at_us) == why
+
+
+@pytest.mark.clause("6.1b", "9.3e")
+@pytest.mark.parametrize(("unmask", "view"), [("false", "masked"), ("true", "clear")])
+async def test_of_a_list_the_trail_says_whether_names_were_asked_for(asked: Asked, unmask: str, view: str) -> None:
+    headers = {"X_Unmask": unmask, "X_Reason": "a request"}
+    _, (access,) = await asked.ask("GET", "/api/v1/patients?hospital=sz.h001", OFFICERS_TOKEN, **headers)
+    assert _detail(access)["view"] == view
+
+
+@pytest.mark.clause("7.2b", "9.3e")
+async def test_an_answer_that_is_given_again_is_noted_and_to_nobody_who_may_not_any_more(asked: Asked) -> None:
+    path, body = "http://test/api/v1/patients", {"hospital_id": "sz.h001", "ref": "r-2", "name": NAME, "ward_id": "icu"}
+    async with client_of(asked.app, NURSES_TOKEN) as client:
+        client.headers["Idempotency-Key"] = "k-1"
+        first = await client.post(path, json=body)
+        assert (first.status_code, NAME in first.text) == (201, True)
+        before = asked.journal.count()
+        again = await client.post(path, json=body)
+        assert (again.status_code, again.text) == (201, first.text)
+        (access,) = asked.journal.waiting(10**6)[before:]
+        assert concerned(access.event).patients == {first.json()["patient_key"]}
+        assert msgspec.json.decode(access.event)["action"] == "R"
+        asked.callers[NURSES_TOKEN] = replace(NURSE, grants=())
+        refused = await client.post(path, json=body)
+        assert (refused.status_code, NAME in refused.text) == (403, False)
+        access = asked.journal.waiting(10**6)[-1]
+        assert concerned(access.event).patients == frozenset()
+        assert msgspec.json.decode(access.event)["outcome"] == "4"
+
+
+def _detail(access: WaitingAccess) -> dict[str, str]:
+    entities = msgspec.json.decode(access.event)["entity"]
+    return {part["type"]: part["valueString"] for entity in entities for part in entity.get("detail", ())}

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import httpx
 import msgspec
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine
@@ -207,6 +207,26 @@ async def test_a_key_makes_a_repeated_registration_one(client: httpx.AsyncClient
     assert first.json() == second.json() == third.json()
     other = await client.post("devices", json=MONITOR | {"device_id": "mon-8"}, headers=headers)
     assert (other.status_code, other.json()["code"]) == (409, "conflict")
+
+
+async def test_a_key_does_not_answer_what_was_asked_for_otherwise(client: httpx.AsyncClient, hospital: str) -> None:
+    headers = {"Idempotency-Key": "k-3", "Content-Type": "application/json"}
+    rows = json.dumps([{"device_id": "mon-9", "model": "monitor"}])
+    for dry_run in (True, False):
+        answer = await client.post(f"devices/import?hospital=sz.h001&dry_run={dry_run}", content=rows, headers=headers)
+        assert (answer.status_code, answer.json()["dry_run"]) == (200, dry_run)
+    assert (await client.get("devices/sz.h001/mon-9")).status_code == 200
+
+
+async def test_an_answer_that_nobody_may_store_is_not_kept(client: httpx.AsyncClient, app: FastAPI, hospital: str) -> None:
+    headers, counted = {"Idempotency-Key": "k-4"}, iter(range(9))
+
+    @app.post("/api/v1/secrets")
+    async def secret(response: Response) -> int:
+        response.headers["Cache-Control"] = "no-store"
+        return next(counted)
+
+    assert [(await client.post("secrets", headers=headers)).json() for _ in range(2)] == [0, 1]
 
 
 async def test_a_key_is_free_after_an_error_and_after_a_day(client: httpx.AsyncClient, hospital: str, clock) -> None:

@@ -16,10 +16,12 @@ from fastapi import FastAPI
 from sqlalchemy import Engine, select
 
 from api.app import create_app
+from domain.audit_reading import concerned
 from domain.instants import from_us
 from domain.metrics import metric_of
 from domain.quality import Mark, Mode, Origin, Validity, pack
 from domain.readings import ReadingBatch
+from runtime.access_journal import NewAccess
 from runtime.clock import ManualClock
 from runtime.large_questions import LargeReadings
 from runtime.sql.engine import reading
@@ -344,3 +346,30 @@ async def test_an_empty_answer_is_a_table_in_each_format(client: httpx.AsyncClie
             response = await client.get(path, params={"handle": handle, "format": wanted})
             assert response.status_code == 200, response.text
     assert isinstance(pl.read_ipc_stream(response.content), pl.DataFrame)
+
+
+@pytest.mark.clause("6.1b", "9.3e")
+@pytest.mark.parametrize(
+    ("path", "params", "whose"),
+    [
+        ("readings", {"device": "sz.h001/mon-7", "from": at(0), "until": at(5)}, "first"),
+        ("readings", {"hospital": "sz.h001", "ward": "icu", "from": at(20), "until": at(30)}, "second"),
+        ("readings", {"device": "sz.h001/mon-7", "from": at(0), "until": at(30), "format": "csv"}, "first second"),
+        ("readings/buckets", {"device": "sz.h001/mon-7", "from": at(20), "until": at(30), "bucket_s": 10}, "second"),
+        ("readings/latest", {"device": "sz.h001/mon-7"}, "second"),
+        ("readings", {"device": "sz.h001/mon-7", "from": at(100), "until": at(110)}, ""),
+    ],
+)
+async def test_who_wore_the_devices_whose_readings_are_shown_is_noted(
+    client: httpx.AsyncClient, app: FastAPI, filled: int, monkeypatch: pytest.MonkeyPatch, path: str, params: dict, whose: str
+) -> None:
+    worn = {"first": (at(0), at(10)), "second": (at(15), None)}
+    keys = {}
+    for ref, (start, end) in worn.items():
+        keys[ref] = (await make(client, "patients", {"hospital_id": "sz.h001", "ref": ref}))["patient_key"]
+        link = {"hospital_id": "sz.h001", "device_id": "mon-7", "patient_key": keys[ref], "start": start}
+        await make(client, "associations", link if end is None else link | {"end": end})
+    noted: list[NewAccess] = []
+    monkeypatch.setattr(app.state.backend.services.accesses, "add", noted.extend)
+    assert (await client.get(path, params=params)).status_code == 200
+    assert concerned(noted[-1].event).patients == {keys[ref] for ref in whose.split()}

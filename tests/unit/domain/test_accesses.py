@@ -11,7 +11,7 @@ from fhir.resources.R4B.auditevent import AuditEvent
 
 from domain.accesses import Access, Interaction, audit_event, write_event
 from domain.audit_reading import Concerned, Said, concerned, said
-from domain.permissions import Action, Purpose
+from domain.permissions import Action, Purpose, View
 from domain.principals import Kind, Principal
 
 PATIENT, OTHER = "0" * 32, "f" * 32
@@ -29,6 +29,8 @@ CASES = {
     "one patient": READ,
     "a list": LIST,
     "a list of nobody": replace(LIST, patients=()),
+    "unmasked": replace(READ, view=View.CLEAR, reason="v1|0|c2VhbGVk"),
+    "a list unmasked": replace(LIST, view=View.CLEAR, reason="v1|0|c2VhbGVk", place=None),
     "denied": replace(READ, status=404, policies=()),
     "failed": replace(READ, status=500),
     "created by a program": replace(
@@ -106,6 +108,8 @@ def test_whom_an_event_concerns_is_found(event, expected):
     [
         (audit_event(READ, "sz"), Said("wang", "patient.read", READ.path, "", "200")),
         (audit_event(LIST, "sz"), Said("wang", "alarm.read", "GET /api/v1/alarms", "", "200")),
+        (audit_event(CASES["unmasked"], "sz"), Said("wang", "patient.read", READ.target, "v1|0|c2VhbGVk", "200")),
+        (audit_event(CASES["a list unmasked"], "sz"), Said("wang", "alarm.read", LIST.target, "v1|0|c2VhbGVk", "200")),
         (
             write_event(
                 {"id": 1, "at_us": 5, "who": "ada", "action": "ward.close", "target": "w", "reason": "r", "detail": 1}, "sz"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from domain.errors import AuditUnavailable, StorageFull, Unavailable
@@ -157,3 +158,13 @@ async def test_who_gives_up_waiting_holds_nobody_up(trail, journal):
     given_up.cancel()
     await other
     assert {item.id for item in journal.waiting(9)} == {"a-1", "a-2"}
+
+
+@pytest.mark.clause("9.3e")
+async def test_an_access_that_the_bus_would_never_take_holds_up_none_and_is_not_forgotten(trail, journal, stream):
+    await trail.note(NewAccess("a-large", 1, b'"%s"' % (b"x" * 9 * 2**20)), access(2))
+    assert await trail.carry() == 2
+    assert journal.count() == 0
+    assert max(map(len, stream.taken.values())) < 2**20
+    left = msgspec.json.decode(read_record(stream.taken["a-large"], 1, 1).event)
+    assert (left["kind"], left["id"], left["bytes"]) == ("oversize", "a-large", 9 * 2**20 + 2)

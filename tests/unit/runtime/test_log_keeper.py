@@ -17,9 +17,10 @@ from domain.log_entries import LogRecord, commitment, read_entry, read_record
 from domain.merkle import check_consistency, check_inclusion, consistency_proof, inclusion_proof, leaf_hash
 from domain.signed_notes import Checkpoint, Note
 from domain.tiles import bundles_of, entries_of
+from runtime import log_events
 from runtime.disk import Disk
 from runtime.keys import KeyMissing
-from runtime.log_events import LogEvents, Received, events_between, taken_of_stream
+from runtime.log_events import LogEvents, Received, Wanted, events_between, find_events, taken_of_stream
 from runtime.log_keeper import LogKeeper
 from runtime.log_signing import KeyVerifier, LogSigner
 from runtime.log_store import LogReader
@@ -354,3 +355,37 @@ def test_damage_that_a_read_meets_is_said_in_our_words(folder, salts, read):
         with pytest.raises(IntegrityViolation, match=r"damaged"):
             call()
     events.close()
+
+
+@pytest.mark.parametrize(("from_us", "until_us"), [(5, 9), (None, 9), (19_996, None)])
+def test_events_of_a_time_are_found_without_a_look_at_every_other(folder, salts, monkeypatch, from_us, until_us):
+    folder.mkdir()
+    events = LogEvents.open(folder, salts)
+    events.add([Received(n + 1, LogRecord(f"w-{n}", n, "writes", n, msgspec.Raw(b"{}"))) for n in range(20_000)])
+    events.close()
+    steps, read_only = [], log_events._read_only
+
+    def counting(where):
+        connection = read_only(where)
+        connection.set_progress_handler(lambda: steps.append(1) and None, 100)
+        return connection
+
+    monkeypatch.setattr(log_events, "_read_only", counting)
+    found = find_events(folder, Wanted(from_us=from_us, until_us=until_us), before=None, limit=3)
+    newest = (until_us or 20_000) - 1
+    assert [event.at for event in found] == [newest, newest - 1, newest - 2]
+    assert len(steps) < 20
+
+
+def test_events_of_before_there_was_an_index_are_indexed_in_parts(folder, salts, monkeypatch):
+    monkeypatch.setattr(log_events, "_AT_ONCE", 3)
+    folder.mkdir()
+    events = LogEvents.open(folder, salts)
+    old = [record(n, who=f"ada-{n}", action="a", target="t") for n in range(10)]
+    events.add([Received(n + 1, one) for n, one in enumerate(old)])
+    events._connection.execute("DELETE FROM concerned")
+    events.close()
+    LogEvents.open(folder, salts).close()
+    for n in range(10):
+        (event,) = find_events(folder, Wanted(principal=f"ada-{n}"), before=None, limit=9)
+        assert event.id == f"w-{n}"
