@@ -173,7 +173,7 @@ def test_who_reads_a_patient_is_found_in_the_log_and_the_patients_name_is_not(pl
             found: list[dict[str, Any]] = http.get("/audit/events", params={"patient": key}).json()["items"]
             return found
 
-        wait_until(lambda: any(event["what"] == f"patient.read /api/v1/patients/{key}: 200" for event in of_patient()), 20)
+        wait_until(lambda: any(event["what"] == f"patient.read /patients/{key}: 200" for event in of_patient()), 20)
         event = next(event for event in of_patient() if "patient.read" in event["what"])
         opened = base64.b64decode(event["salt"]) + base64.b64decode(event["event_bytes"])
         assert base64.b64encode(hashlib.sha256(opened).digest()).decode() == event["commitment"]

@@ -25,7 +25,7 @@ from domain.alarms import INTENDED_USE, AlarmEvent, AlarmSubject, AlertType, Kno
 from domain.instants import from_us
 from runtime.bus import Bus
 from runtime.clock import ManualClock
-from runtime.sealing import Sealer
+from runtime.sealing import Sealer, patient_owner
 from runtime.sql.alarms import position_of
 from runtime.sql.engine import migrate, open_engine
 from tests.unit.api.conftest import client_of, services_of
@@ -133,11 +133,15 @@ async def test_alarms_are_filtered(client: httpx.AsyncClient, bus: Bus, engine: 
 
 
 @pytest.mark.clause("9.2c")
-async def test_a_person_acknowledges_with_an_outcome(client: httpx.AsyncClient, bus: Bus, engine: Engine) -> None:
+async def test_a_person_acknowledges_with_an_outcome(
+    client: httpx.AsyncClient, bus: Bus, engine: Engine, sealer: Sealer
+) -> None:
+    sealer.data_keys.of_owners([patient_owner("sz.h001", "p1")], are_new=True)  # as at their admission
     await notify(bus, alarm(1), alarm(1, Phase.END, 20))
     await applied(engine, 2)
     assert (await client.get("alarms/a1")).json()["state"] == "latched"
     answered = await client.post("alarms/a1/acknowledge", json={"outcome": "artefact", "note": "electrode"})
+    assert answered.is_success, answered.text
     body = answered.json()
     assert body["note"] == "electrode"
     assert (body["state"], body["outcome"], body["acknowledged_by"]) == ("closed", "artefact", "ada")

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import msgspec
 import paho.mqtt.client as paho
 import psutil
 import pytest
 
 from cluster.connection import admin_token_file, first_password_file
+from domain.audit_reading import said
 from runtime.log_events import events_between
 from runtime.log_store import LogReader
 from runtime.log_verifier import Source, verify_log
@@ -272,7 +272,7 @@ def test_the_access_log_goes_on_when_its_process_is_killed(own_platform: Running
     def targets() -> list[str]:
         checkpoint = LogReader(folder).checkpoint()
         events = events_between(folder, 0, checkpoint.size) if checkpoint else []
-        return [msgspec.json.decode(event.event or b"{}")["target"] for event in events]
+        return [line.target for event in events if (line := said(event.event or b"")) is not None]
 
     wait_until(lambda: "sz.logged" in targets(), 60, lambda: own_platform.log("audit.log")[-2000:])
     assert targets().count("sz.logged") == 1

@@ -7,8 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
+from domain.audit_reading import said
 from domain.errors import VitalgridError
 from runtime.log_events import events_between
 from runtime.log_store import LogReader
@@ -65,10 +64,8 @@ class LogWrites:
 
 
 def _target(event: bytes | None) -> str:
-    try:
-        return str(msgspec.json.decode(event or b"{}")["target"])
-    except (msgspec.DecodeError, KeyError, TypeError):
-        return ""
+    line = said(event or b"")
+    return "" if line is None else line.target
 
 
 def _lines(path: Path) -> list[str]:
