@@ -71,7 +71,7 @@ def test_the_api_does_all_its_work_and_changes_neither_schema_nor_log(
     lina = users.create_user(api, ADA, "li.na", "a stored password")
     users.set_password(api, ADA, "li.na", "another", must_change=False)
     rules = SessionRules(10**9, 10**10)
-    assert begin_session(api, lina["id"], checked="another", rehashed=None, address="::1", now_us=ADA.now_us, rules=rules)
+    assert begin_session(api, lina["id"], checked="another", address="::1", now_us=ADA.now_us, rules=rules)
     patients.discharge_patient(api, later(9), key, later(9).now_us, version=None)
     assert patients.erase_patient(api, later(10), key)["erased"]
     for statement in (
