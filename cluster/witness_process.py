@@ -52,6 +52,7 @@ async def main() -> None:
         tell_ready()
         await until_ended()
         await end(opening)
+    witness_socket(settings).unlink(missing_ok=True)  # copies of the folder need not meet it
     if app.witness is not None:
         app.witness.close()
 

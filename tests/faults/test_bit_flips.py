@@ -53,7 +53,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
 
 @pytest.fixture
 def stand(kept: Kept, tmp_path: Path) -> Stand:
-    shutil.copytree(kept.folder, tmp_path / "var")
+    shutil.copytree(kept.folder, tmp_path / "var", ignore=shutil.ignore_patterns("socket"))
     return Stand(tmp_path / "var", proxied=False)
 
 
