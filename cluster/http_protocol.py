@@ -81,6 +81,10 @@ class LimitedHttp(HttpToolsProtocol):
         self.app = self._application
         self.cycle = self.transport = self.flow = None  # type: ignore[assignment]
 
+    def on_response_complete(self) -> None:
+        if cast("asyncio.Transport | None", self.transport) is not None:  # lost while the last of the answer was on its way
+            super().on_response_complete()
+
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
         if self.transport.is_closing():
