@@ -65,7 +65,7 @@ class Judge:
     def permit(self, target: Target) -> View:
         """How patients appear in the answer. Raises Forbidden, or NotFound where that is told of nothing."""
         if not target.records:
-            raise Forbidden(f"{self.caller.principal.name} may not {self.action} nowhere: nothing was named")
+            raise Forbidden(f"{self.caller.principal.name} may not {self.action}: nothing was named")
         views = set[View]()
         for record in dict.fromkeys(target.records):
             decision = self.authoriser.decide(self.caller, self.action, record, self.purpose, unmask=self.unmask)

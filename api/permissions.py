@@ -1,7 +1,7 @@
 """The permission that each route needs stands in its signature, once: `who: Annotated[Asking, may(ACTION, at=LOCATOR)]`.
 
-`at` finds the record's place by the path or the query; `placed_by_handler` leaves that to the handler, which gets an
-`Unplaced` then. A list (`may_list`) is refused where nothing of it can be within reach, and holds what is
+`at` finds the record's place by the path or the query; `may_where_body_says` leaves that to the handler, which gets an
+`Unplaced`. A list (`may_list`) is refused where nothing of it can be within reach, and holds what is
 (`who.reach`) otherwise. The permission is judged before anything else of a request is looked at, its body least of all, where
 `who` is the first parameter. The action stands in the OpenAPI document as `x-permission`. Clauses 5.1, 7.2b, 9.3b.
 """

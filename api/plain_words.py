@@ -57,6 +57,10 @@ _PATH: Final[Mapping[str, Callable[[str], bool]]] = {
     **dict.fromkeys(("metric", "code"), _one_of(BY_CODE)),
 }
 _FOUND: Final = frozenset({"ward", "device", "rule"})  # of a query: ids, once they were found
+_EMPTIED: Final = frozenset(  # parameters of which the name alone stays
+    {"q", "cursor", "tz", "principal", "user", "by", "after", "bed", "door", "model", "reason"}
+)
+PARAMETERS: Final = frozenset(_QUERY) | _FOUND | _EMPTIED | {"hospital"}
 
 
 def plain_query(query: bytes, region_id: str, *, is_found: bool) -> str:
@@ -65,7 +69,7 @@ def plain_query(query: bytes, region_id: str, *, is_found: bool) -> str:
     A name that no parameter of ours has is left out, whatever it says.
     """
     pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
-    kept = [(name, value) for name, value in pairs if name.isidentifier() and name.isascii()]
+    kept = [(name, value) for name, value in pairs if name in PARAMETERS]
     return urlencode(
         [(name, value if _stays(_QUERY, _FOUND, name, value, region_id, is_found) else "") for name, value in kept], safe=":/,"
     )

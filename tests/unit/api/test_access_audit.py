@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse
 
 from api.access_audit import AccessAudit, begin, is_of_a_hospital
 from api.auth import Authentication
-from api.plain_words import plain_path, plain_query
+from api.plain_words import PARAMETERS, plain_path, plain_query
 from api.request_log import RequestLog
 from api.telemetry import Telemetry
 from domain.errors import AuditUnavailable
@@ -164,7 +164,7 @@ async def test_a_name_that_stands_for_a_key_is_not_kept(client, trail, name):
     ("query", "expected"),
     [
         (b"q=%e7%8e%8b", "q="),
-        (b"name=Wang", "name="),
+        (b"name=Wang", ""),  # no parameter of ours
         (b"patient=Wang", "patient="),
         (b"ward=Wang%20Xiaoming", "ward="),
         (b"\xff=1", ""),
@@ -219,3 +219,13 @@ async def test_an_export_of_a_whole_region_is_noted_in_events_that_the_bus_can_b
     assert max(len(msgspec.json.encode(event)) for event in trail.noted) < 2**18
     assert len({event["id"] for event in trail.noted}) == len(trail.noted) == 80
     assert all("request-0001" in str(event["entity"]) for event in trail.noted)
+
+
+def test_a_parameter_that_no_route_has_is_left_out_with_its_name() -> None:
+    assert plain_query(b"zhangsan=1&limit=5&wang", "sz", is_found=True) == "limit=5"
+
+
+def test_every_parameter_of_a_query_is_known(plain_app: FastAPI) -> None:
+    operations = [operation for methods in plain_app.openapi()["paths"].values() for operation in methods.values()]
+    parameters = [parameter for operation in operations for parameter in operation.get("parameters", ())]
+    assert {parameter["name"] for parameter in parameters if parameter["in"] == "query"} == PARAMETERS
