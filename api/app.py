@@ -104,10 +104,3 @@ def create_app(services: Services, *, background: bool = True, limits: RequestLi
     app.include_router(TOKENS)
     app.include_router(OPERATION, include_in_schema=False)  # where probes and Prometheus look for them
     return app
-
-
-async def end_live_streams(app: FastAPI) -> None:
-    """End every live stream now. To be called when the server begins to stop: live clients would hold it up."""
-    backend: Backend = app.state.backend
-    await backend.alarm_feed.close()
-    await backend.reading_feed.close()

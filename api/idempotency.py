@@ -32,9 +32,6 @@ MAX_KEY_CHARS: Final = 200
 _DURABLE_ELSEWHERE: Final = "/observations"
 _ROUTED: Final = ("route", "path_params")  # in the ASGI scope, once a request is routed
 _ASKED_BY: Final = (b"x-purpose", b"x-unmask")  # headers that the answer hangs on
-_SHOWN_ONCE: Final = ("/second-factor", "/second-factor/confirm")  # secrets, kept nowhere in clear
-
-
 _Name = tuple[str, str, bytes, str]  # caller, path, query, key
 
 
@@ -119,7 +116,7 @@ def _key_of(scope: Scope) -> str | None:
         scope["type"] != "http"
         or CALLER_KEY not in scope
         or scope["method"] != "POST"
-        or scope["path"].endswith((_DURABLE_ELSEWHERE, *_SHOWN_ONCE))
+        or scope["path"].endswith(_DURABLE_ELSEWHERE)
     ):
         return None
     return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"idempotency-key"), None)
