@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 from domain.errors import IntegrityViolation, StorageFull
+from runtime.small_database import in_our_words, opened, transaction
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ CREATE TABLE IF NOT EXISTS waiting (
     n INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, at_us INTEGER NOT NULL, event BLOB NOT NULL
 );
 """
-_NO_ROOM: Final = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_BUSY")
+_WHAT: Final = "the accesses that wait for the access log"
 
 
 class NewAccess(NamedTuple):
@@ -53,13 +54,13 @@ class AccessJournal:
     @classmethod
     def open(cls, file: Path) -> Self:
         """Open the journal, made new when there is none; IN_MEMORY keeps nothing. Raises IntegrityViolation, StorageFull."""
-        with _in_our_words():
-            if file != IN_MEMORY:
+        if file != IN_MEMORY:
+            try:
                 file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                 file.touch(mode=0o600)
-            connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
-            connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + _SCHEMA)
-        return cls(connection)
+            except OSError as error:
+                raise StorageFull(f"accesses cannot be noted ({error.strerror}): try again when there is room") from None
+        return cls(opened(file, _SCHEMA, _WHAT))
 
     @classmethod
     def open_or_anew(cls, file: Path, now_us: int) -> Self:
@@ -85,13 +86,13 @@ class AccessJournal:
 
     def waiting(self, limit: int) -> list[WaitingAccess]:
         """Those that wait, the oldest first."""
-        with self._lock, _in_our_words():
+        with self._lock, in_our_words(_WHAT):
             rows = self._connection.execute("SELECT n, id, at_us, event FROM waiting ORDER BY n LIMIT ?", (limit,))
             return [WaitingAccess(*row) for row in rows]
 
     def count(self) -> int:
         """How many wait."""
-        with self._lock, _in_our_words():
+        with self._lock, in_our_words(_WHAT):
             return int(self._connection.execute("SELECT count(*) FROM waiting").fetchone()[0])
 
     def carried(self, last: int) -> None:
@@ -101,25 +102,5 @@ class AccessJournal:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, _in_our_words():
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-                self._connection.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):  # SQLite has rolled back by itself when its disk is full
-                    self._connection.execute("ROLLBACK")
-                raise
-
-
-@contextlib.contextmanager
-def _in_our_words() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorname", "")
-        if code.startswith(_NO_ROOM):
-            raise StorageFull(f"accesses cannot be noted ({code}): try again when there is room") from None
-        raise IntegrityViolation(f"the journal of accesses is damaged: {error}") from None
-    except OSError as error:
-        raise StorageFull(f"accesses cannot be noted ({error.strerror}): try again when there is room") from None
+        with self._lock, in_our_words(_WHAT), transaction(self._connection):
+            yield self._connection

@@ -25,6 +25,7 @@ from domain.errors import IntegrityViolation, Unavailable
 from runtime.durable import fsync
 from runtime.keys import KeyGone, KeyMissing, KeyProvider
 from runtime.sm import GCM_NONCE_BYTES, SM4_KEY_BYTES, sm4_gcm_open, sm4_gcm_seal
+from runtime.small_database import transaction
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ class DataKeys:
         with self._using() as connection:
             found = {name: DataKey(kid, self._by_kid[kid]) for name, kid in self._known(owners)}
             if len(found) < len(set(owners)):
-                with _transaction(connection):
+                with transaction(connection):
                     wanted = [owner for owner in dict.fromkeys(owners) if owner.name not in found]
                     made = self._made(connection, wanted, are_new=are_new)
                 self._remember({key.kid: key.secret for key in made.values()}, {name: key.kid for name, key in made.items()})
@@ -124,7 +125,7 @@ class DataKeys:
     def destroy(self, names: Sequence[str]) -> int:
         """Forget the keys of these owners for good; returns how many there were. Nothing of them is left in the files."""
         with self._using() as connection:
-            with _transaction(connection):
+            with transaction(connection):
                 ended = sum(
                     connection.execute(
                         "UPDATE data_keys SET wrapped = NULL WHERE owner = ? AND wrapped IS NOT NULL", (name,)
@@ -267,18 +268,6 @@ def _opened(file: Path) -> sqlite3.Connection:
     for pragma in (f"busy_timeout={_WAIT_MS}", "journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
         connection.execute(f"PRAGMA {pragma}")
     return connection
-
-
-@contextlib.contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        with contextlib.suppress(sqlite3.Error):  # SQLite has rolled back by itself when its disk is full
-            connection.execute("ROLLBACK")
-        raise
 
 
 def _settle(connection: sqlite3.Connection) -> None:

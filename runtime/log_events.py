@@ -17,8 +17,9 @@ from typing import Any, Final, NamedTuple, Self
 import msgspec
 
 from domain.audit_reading import concerned
-from domain.errors import IntegrityViolation, StorageFull
+from domain.errors import IntegrityViolation
 from domain.log_entries import LogRecord, entry_of
+from runtime.small_database import in_our_words, opened, transaction
 
 FILE: Final = "events.db"
 _SCHEMA: Final = """
@@ -42,7 +43,6 @@ PATIENT: Final = "patient"
 PRINCIPAL: Final = "principal"
 _AT_ONCE: Final = 1000  # old events that are indexed
 _INSERT: Final = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"
-_NO_ROOM: Final = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")
 
 
 class Received(NamedTuple):
@@ -65,18 +65,20 @@ class Event(NamedTuple):
 class LogEvents:
     """See module. One at a time may be open to write; calls come from one thread at a time."""
 
-    def __init__(self, connection: sqlite3.Connection, make_salt: Callable[[], bytes]) -> None:
+    def __init__(self, folder: Path, connection: sqlite3.Connection, make_salt: Callable[[], bytes]) -> None:
+        self._folder = folder
         self._connection = connection
         self._make_salt = make_salt
 
     @classmethod
     def open(cls, folder: Path, make_salt: Callable[[], bytes]) -> Self:
         """Open the events of `folder` to write. Raises IntegrityViolation for a damaged file, StorageFull."""
-        with _in_our_words(folder):
-            connection = sqlite3.connect(folder / FILE, isolation_level=None, check_same_thread=False)
-            connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + _SCHEMA)
-        events = cls(connection, make_salt)
-        events._index_old()
+        events = cls(folder, opened(folder / FILE, _SCHEMA, _what(folder)), make_salt)
+        try:
+            events._index_old()
+        except BaseException:
+            events.close()
+            raise
         return events
 
     def close(self) -> None:
@@ -150,27 +152,20 @@ class LogEvents:
 
     def _rows(self, query: str, *values: int) -> list[Any]:
         """Raises IntegrityViolation for a damaged file, StorageFull."""
-        with _in_our_words(Path(FILE)):
+        with in_our_words(_what(self._folder)):
             return self._connection.execute(query, values).fetchall()
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        with _in_our_words(Path(FILE)):
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._connection.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):  # SQLite has rolled back by itself when its disk is full
-                    self._connection.execute("ROLLBACK")
-                raise
+        with in_our_words(_what(self._folder)), transaction(self._connection):
+            yield
 
 
 def events_between(folder: Path, start: int, end: int) -> list[Event]:
     """Events with an index in [start, end), for a reader beside the audit process; none while there is no file."""
     if not (folder / FILE).exists():
         return []
-    with _in_our_words(folder), contextlib.closing(_read_only(folder)) as connection:
+    with in_our_words(_what(folder)), contextlib.closing(_read_only(folder)) as connection:
         query = "SELECT idx, id, salt, event, entry FROM events WHERE idx >= ? AND idx < ? ORDER BY idx"
         return [Event(*row) for row in connection.execute(query, (start, end))]
 
@@ -202,7 +197,7 @@ def find_events(folder: Path, wanted: Wanted, *, before: int | None, limit: int)
     conditions += within
     where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
     query = f"SELECT idx, id, salt, event, entry FROM {source} {where} ORDER BY idx DESC LIMIT ?"  # noqa: S608 (fixed texts)
-    with _in_our_words(folder), contextlib.closing(_read_only(folder)) as connection:
+    with in_our_words(_what(folder)), contextlib.closing(_read_only(folder)) as connection:
         return [Event(*row) for row in connection.execute(query, (*values, limit))]
 
 
@@ -210,7 +205,7 @@ def taken_of_stream(folder: Path) -> int:
     """The last message of the stream that the log in `folder` has; 0 when there is none."""
     if not (folder / FILE).exists():
         return 0
-    with _in_our_words(folder), contextlib.closing(_read_only(folder)) as connection:
+    with in_our_words(_what(folder)), contextlib.closing(_read_only(folder)) as connection:
         return int(connection.execute("SELECT coalesce(max(stream_seq), 0) FROM events").fetchone()[0])
 
 
@@ -218,12 +213,5 @@ def _read_only(folder: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{(folder / FILE).resolve().as_uri()}?mode=ro", uri=True)
 
 
-@contextlib.contextmanager
-def _in_our_words(where: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        code = getattr(error, "sqlite_errorname", "")
-        if code.startswith(_NO_ROOM):
-            raise StorageFull(f"the log's events cannot be written ({code}): try again when there is room") from None
-        raise IntegrityViolation(f"the log's events in {where} are damaged: {error}") from None
+def _what(folder: Path) -> str:
+    return f"the log's events in {folder}"

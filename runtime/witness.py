@@ -14,7 +14,7 @@ import hashlib
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final, NamedTuple, Self
@@ -22,7 +22,7 @@ from typing import Final, NamedTuple, Self
 import msgspec
 
 from domain.cosignatures import SIZE_MEDIA_TYPE, Submission, cosigned_text, timed
-from domain.errors import IntegrityViolation, InvalidInput, StorageFull
+from domain.errors import IntegrityViolation, InvalidInput
 from domain.instants import US_PER_S
 from domain.merkle import EMPTY_ROOT, check_consistency
 from domain.ports import Clock
@@ -30,10 +30,12 @@ from domain.signed_notes import COSIGNATURE, Checkpoint, Note, PublicKey, Signat
 from runtime.durable import create_secret, write_secret
 from runtime.keys import KeyProvider, make_missing
 from runtime.log_signing import KeyVerifier
+from runtime.small_database import in_our_words, opened, transaction
 
 logger = logging.getLogger(__name__)
 
 FILE: Final = "witness.db"
+_WHAT: Final = f"the checkpoints that the witness knows ({FILE})"
 VKEY: Final = "vkey"  # whom to verify the witness with
 EVIDENCE: Final = "evidence"
 KEY: Final = "witness-ed25519"
@@ -117,12 +119,9 @@ class Witness:
         before and its key is gone, StorageFull.
         """
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with _in_our_words():
-            connection = sqlite3.connect(folder / FILE, isolation_level=None, check_same_thread=False)
+        connection = opened(folder / FILE, _SCHEMA, _WHAT)
         try:
-            with _in_our_words():
-                connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + _SCHEMA)
-            with _transaction(connection):
+            with in_our_words(_WHAT), transaction(connection):
                 has_signed = _begin(connection, keys)
             if not has_signed:
                 make_missing(keys, [KEY])
@@ -156,13 +155,13 @@ class Witness:
             return _refused(HTTPStatus.BAD_REQUEST, f"no log has {said.size} entries")
         if submission.old > said.size:
             return _refused(HTTPStatus.BAD_REQUEST, f"{submission.old} entries come after {said.size}")
-        with self._one_at_a_time, _transaction(self._connection):
+        with self._one_at_a_time, in_our_words(_WHAT), transaction(self._connection):
             return self._considered(submission, note, said)
 
     def checkpoint(self, path: str) -> Answer:
         """The last checkpoint that was cosigned of the log whose `checkpoint_path` this is."""
         wanted = path.removeprefix("/").removesuffix("/checkpoint")
-        with self._one_at_a_time, _in_our_words():
+        with self._one_at_a_time, in_our_words(_WHAT):
             origins = [row[0] for row in self._connection.execute("SELECT DISTINCT origin FROM cosigned")]
             found = next((one for one in origins if hashlib.sha256(one.encode()).hexdigest() == wanted), None)
             known = None if found is None else self._known(_LATEST, found)
@@ -236,19 +235,6 @@ def _begin(connection: sqlite3.Connection, keys: KeyProvider) -> bool:
     return has_signed
 
 
-@contextlib.contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    with _in_our_words():
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            connection.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
-            raise
-
-
 def _check(size: int, root: bytes, said: Checkpoint, hashes: Sequence[bytes]) -> None:
     """Raise IntegrityViolation unless what is said begins with the `size` entries of `root`."""
     if said.size == 0 and said.root != EMPTY_ROOT:
@@ -271,14 +257,3 @@ def _by_all(note: Note, keys: Sequence[PublicKey]) -> Note:
 
 def _refused(status: HTTPStatus, why: str) -> Answer:
     return Answer(status, f"{why}\n".encode())
-
-
-@contextlib.contextmanager
-def _in_our_words() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        code = getattr(error, "sqlite_errorname", "")
-        if code.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_BUSY")):
-            raise StorageFull(f"what a witness knows cannot be written ({code}): try again when there is room") from None
-        raise IntegrityViolation(f"what the witness knows ({FILE}) is damaged: {error}") from None

@@ -15,8 +15,9 @@ from domain.signed_notes import Checkpoint, Note, read_signature
 from runtime.clock import ManualClock
 from runtime.keys import KeyMissing
 from runtime.log_signing import KeyVerifier, LogSigner
+from runtime.small_database import in_our_words, transaction
 from runtime.soft_keys import SoftKeys
-from runtime.witness import Witness, _transaction
+from runtime.witness import _WHAT, Witness
 
 pytestmark = [pytest.mark.clause("9.3e"), pytest.mark.clause("6.1b")]
 
@@ -218,7 +219,7 @@ def test_two_submissions_at_once_never_roll_a_witness_back(witness, log, reopen,
     assert len(signed) == len(set(signed)), "no size was the continuation of two"
     known = Checkpoint.parse(Note.parse(witness.checkpoint(checkpoint_path(ORIGIN)).body).text).size
     assert known == max(signed)
-    with pytest.raises(IntegrityViolation, match=r"does not go back"), _transaction(witness._connection):
+    with pytest.raises(IntegrityViolation, match=r"does not go back"), in_our_words(_WHAT), transaction(witness._connection):
         witness._connection.execute("INSERT INTO cosigned VALUES (?, 1, x'00', x'00')", (ORIGIN,))
 
 
