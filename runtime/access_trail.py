@@ -23,7 +23,7 @@ from domain.log_entries import LogRecord
 from domain.messages import LogState
 from runtime.access_journal import AccessJournal, NewAccess, WaitingAccess
 from runtime.batches import NewMessage
-from runtime.outbox_relay import Publisher
+from runtime.outbox_relay import Publisher, carry_for_ever
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,6 @@ OVERSIZE: Final = "oversize"  # the kind of what stands in the log for an event 
 MOST_BEHIND_S: Final = 10.0  # an access that has not reached the stream for so long closes the door
 MOST_HELD: Final = 10_000  # emergency accesses that memory may hold
 _LOOK_S: Final = 0.2
-_RETRY_S: Final = 1.0
 _AT_ONCE: Final = 500
 MOST_EVENT_BYTES: Final = 2**20  # far below what the bus takes: one that it never takes would hold up all behind it
 _encoder: Final = msgspec.json.Encoder(order="sorted")
@@ -112,21 +111,11 @@ class AccessTrail:
 
     async def run(self) -> None:
         """Carry for ever; a bus, or a disk, that is away is waited for."""
-        is_down = False
-        while True:
-            try:
-                await self._settle_held()
-                while await self.carry() == _AT_ONCE:
-                    pass
-                is_down = False
-            except Unavailable as error:
-                if not is_down:
-                    logger.warning("accesses wait for the access log: %s", error)
-                is_down = True
-            await asyncio.sleep(_RETRY_S if is_down else _LOOK_S)
+        await carry_for_ever(self.carry, _AT_ONCE, "accesses for the access log", look_s=_LOOK_S)
 
     async def carry(self) -> int:
-        """Carry what waits now; returns how many. Raises Unavailable, with all of it still waiting."""
+        """Carry what waits now, in memory too; returns how many. Raises Unavailable, with all of it still waiting."""
+        await self._settle_held()
         waiting = await asyncio.to_thread(self._journal.waiting, _AT_ONCE)
         if waiting:
             self._begin_waiting()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
 from sqlalchemy import Engine
@@ -30,6 +30,24 @@ class Publisher(Protocol):
     async def publish_all(self, messages: Sequence[NewMessage]) -> None:
         """Store messages in their order, each once. Raises Unavailable, with the first of them stored perhaps."""
         ...
+
+
+async def carry_for_ever(carry: Callable[[], Awaitable[int]], at_once: int, what: str, *, look_s: float) -> None:
+    """Call `carry` for ever: again at once after it carried `at_once`, else in `look_s`.
+
+    What it raises as Unavailable is waited out, and said once. `what`: several things, which wait then.
+    """
+    is_down = False
+    while True:
+        try:
+            while await carry() == at_once:
+                pass
+            is_down = False
+        except Unavailable as error:
+            if not is_down:
+                logger.warning("%s wait: %s", what, error)
+            is_down = True
+        await asyncio.sleep(_RETRY_S if is_down else look_s)
 
 
 class OutboxRelay:

@@ -17,10 +17,9 @@ from sqlalchemy import Engine
 
 from domain import subjects
 from domain.accesses import write_event
-from domain.errors import Unavailable
 from domain.log_entries import LogRecord
 from runtime.batches import NewMessage
-from runtime.outbox_relay import Publisher
+from runtime.outbox_relay import Publisher, carry_for_ever
 from runtime.sql.records import Row
 from runtime.sql.write_log import mark_told, untold_writes
 
@@ -43,17 +42,7 @@ class WriteRelay:
 
     async def run(self) -> None:
         """Carry for ever; a bus or database that is away is waited for."""
-        is_down = False
-        while True:
-            try:
-                while await self.relay() == _AT_ONCE:
-                    pass
-                is_down = False
-            except Unavailable as error:
-                if not is_down:
-                    logger.warning("writes wait for the access log: %s", error)
-                is_down = True
-            await asyncio.sleep(_LOOK_S)
+        await carry_for_ever(self.relay, _AT_ONCE, "writes for the access log", look_s=_LOOK_S)
 
     async def relay(self) -> int:
         """Carry what waits now; returns how many. Raises Unavailable, with all of it still waiting."""
