@@ -22,11 +22,15 @@ class Action(StrEnum):
     DEVICE_READ = "device.read"  # what a device is, and whether it works; no reading
     DEVICE_MANAGE = "device.manage"
     DEVICE_CREDENTIAL = "device.credential"  # tokens and certificates
+    DEVICE_ISOLATE = "device.isolate"  # cut it off and keep what it sends apart, and undo that
+    EXPOSURE_READ = "exposure.read"  # how open to attack devices are
+    MESSAGE_TRACE = "message.trace"  # the way of one message through the platform; no value of it
     FLEET_REGISTER = "fleet.register"
     MAINTENANCE_READ = "maintenance.read"
     MAINTENANCE_MANAGE = "maintenance.manage"
     PATIENT_READ = "patient.read"
     PATIENT_MANAGE = "patient.manage"  # admission, transfer, discharge, corrections
+    PATIENT_ERASE = "patient.erase"  # erase a person, or restrict what is kept of one
     OBSERVATION_ENTER = "observation.enter"
     PRESET_READ = "preset.read"
     PRESET_SET = "preset.set"
@@ -51,6 +55,8 @@ class Action(StrEnum):
     TOKEN_MANAGE = "token.manage"  # noqa: S105 (a permission)
     LOG_READ = "log.read"  # tiles, proofs, checkpoints: commitments only
     AUDIT_READ = "audit.read"  # who did what: writes, exports, accesses
+    RISK_READ = "risk.read"  # the register of data-security risks
+    RISK_MANAGE = "risk.manage"
     SELF = "self"  # one's own account; every principal may
 
 

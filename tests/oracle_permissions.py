@@ -54,7 +54,7 @@ RIGHTS: Final[Mapping[Role, tuple[Right, ...]]] = {
     ),
     Role.HOSPITAL_ADMINISTRATOR: (
         right("place.read place.manage device.read device.manage maintenance.read maintenance.manage"),
-        right("statistics.read user.read"),
+        right("statistics.read user.read exposure.read"),
         right("reading.read alarm.read", 3),
     ),
     Role.DEPARTMENT_HEAD: (*DOCTOR, right("place.manage")),
@@ -63,6 +63,7 @@ RIGHTS: Final[Mapping[Role, tuple[Right, ...]]] = {
     Role.BIOMEDICAL_ENGINEER: (
         right("place.read device.read device.manage device.credential maintenance.read maintenance.manage"),
         right("reject.read reject.resubmit statistics.read operation.read"),
+        right("device.isolate exposure.read message.trace"),
         right("reading.read alarm.read", 3),
     ),
     Role.PATIENT: (
@@ -96,15 +97,22 @@ RIGHTS: Final[Mapping[Role, tuple[Right, ...]]] = {
     Role.PRIVACY_OFFICER: (
         right("place.read"),
         right("audit.read log.read user.read patient.read association.read", 4, (Purpose.HOPERAT,)),
+        right("patient.erase", 5, (Purpose.HOPERAT,)),
+        right("risk.read risk.manage"),
     ),
     Role.SYSTEM_ADMINISTRATOR: (
         right("place.read place.manage hospital.manage device.read fleet.register maintenance.read statistics.read"),
         right("scenario.read scenario.run host.read host.manage operation.read"),
+        right("exposure.read message.trace risk.read"),
     ),
     Role.SECURITY_ADMINISTRATOR: (
         right("place.read user.read user.manage grant.manage token.read token.manage operation.read"),
+        right("device.read device.isolate exposure.read message.trace risk.read risk.manage"),
     ),
-    Role.AUDIT_ADMINISTRATOR: (right("audit.read log.read user.read token.read operation.read"),),
+    Role.AUDIT_ADMINISTRATOR: (
+        right("audit.read log.read user.read token.read operation.read"),
+        right("message.trace risk.read"),
+    ),
 }  # fmt: skip
 
 USUAL: Final[Mapping[Role, Purpose]] = {
