@@ -12,6 +12,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 ARGS ?=
 QUICK ?=
+WORKERS ?= 2
 
 # the first of these that is Python 3.11 or later, with the venv module; empty when there is none
 FIND_PYTHON = for p in $(PYTHON) python3.11 python3 python3.12 python3.13 python; do \
@@ -50,8 +51,8 @@ run: setup ## show a district at work: server, doors, hosts, lake, API, 10 hospi
 	@$(BIN)/vitalgrid demo $(ARGS)
 
 .PHONY: test
-test: setup test-tools ## run the tests, real servers included (ARGS="-k news2" for some)
-	@$(PYTEST) -p tests.conformance_plugin -m "not postgres and not long" $(ARGS)
+test: setup test-tools ## run the tests, real servers included, in WORKERS processes (ARGS="-k news2" for some)
+	@$(PYTEST) -p tests.conformance_plugin -n $(WORKERS) --dist loadfile -m "not postgres and not long" $(ARGS)
 
 .PHONY: test-long
 test-long: setup test-tools ## run the tests that take minutes: full disks, two raylets, clocks, more broken platforms

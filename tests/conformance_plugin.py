@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,7 @@ CLAUSES: Final = ROOT / "docs" / "clauses.toml"
 RESULT: Final = ROOT / "build" / "conformance.json"
 
 # the worst outcome of a test's phases (setup, call, teardown) counts
+_CLAUSE: Final = "clause"  # name of a test's property
 _SEVERITY: Final = {"passed": 0, "skipped": 1, "failed": 2}
 
 
@@ -27,30 +29,30 @@ def clause_ids(path: Path = CLAUSES) -> list[str]:
 
 
 class Collector:
-    """One run's outcomes, test by clause."""
+    """One run's outcomes, test by clause. A test carries its clauses, so that they come back from a worker with its report."""
 
     def __init__(self) -> None:
-        self._clauses: dict[str, tuple[str, ...]] = {}
         self.outcomes: dict[str, dict[str, str]] = {}
 
-    def take(self, items: list[pytest.Item]) -> None:
-        """Remember the clauses of collected tests; raises UsageError naming each unknown one."""
+    @staticmethod
+    def mark(items: Iterable[pytest.Item]) -> None:
+        """Put its clauses into each test's properties; raises UsageError naming each unknown one."""
         known = set(clause_ids())
         unknown: list[str] = []
         for item in items:
             ids = tuple(dict.fromkeys(id_ for mark in item.iter_markers("clause") for id_ in mark.args))
             unknown += [f"{item.nodeid}: {id_!r}" for id_ in ids if id_ not in known]
-            if ids:
-                self._clauses[item.nodeid] = ids
+            item.user_properties += [(_CLAUSE, id_) for id_ in ids]
         if unknown:
             raise pytest.UsageError("clause markers name clauses that docs/clauses.toml does not have: " + "; ".join(unknown))
 
-    def note(self, nodeid: str, outcome: str) -> None:
+    def note(self, report: pytest.TestReport) -> None:
         """Keep the worst outcome of a test, under each of its clauses."""
-        for id_ in self._clauses.get(nodeid, ()):
-            tests = self.outcomes.setdefault(id_, {})
-            if _SEVERITY[outcome] >= _SEVERITY[tests.get(nodeid, "passed")]:
-                tests[nodeid] = outcome
+        for name, id_ in report.user_properties:
+            if name == _CLAUSE:
+                tests = self.outcomes.setdefault(str(id_), {})
+                if _SEVERITY[report.outcome] >= _SEVERITY[tests.get(report.nodeid, "passed")]:
+                    tests[report.nodeid] = report.outcome
 
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,13 +66,14 @@ class _Hooks:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        self._collector.take(items)
+        self._collector.mark(items)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self._collector.note(report.nodeid, report.outcome)
+        self._collector.note(report)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if session.testscollected and not session.config.option.collectonly:
+        is_worker = hasattr(session.config, "workerinput")  # its reports go to the process that started it
+        if not is_worker and self._collector.outcomes:
             self._collector.write(self._result)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import runpy
 import tomllib
+from types import SimpleNamespace
 
 import pytest
 import typer.main
@@ -199,21 +200,26 @@ class FakeItem:
     def __init__(self, nodeid, *ids):
         self.nodeid = nodeid
         self.marks = [pytest.mark.clause(*ids).mark]
+        self.user_properties = []
 
     def iter_markers(self, name):
         return [mark for mark in self.marks if mark.name == name]
 
+    def reported(self, outcome):
+        return SimpleNamespace(nodeid=self.nodeid, outcome=outcome, user_properties=self.user_properties)
+
 
 def test_a_marker_of_an_unknown_clause_stops_the_run():
     with pytest.raises(pytest.UsageError, match=r"test_x: '6\.3z'"):
-        Collector().take([FakeItem("test_x", "6.3z")])
+        Collector.mark([FakeItem("test_x", "6.3z")])
 
 
 def test_the_worst_outcome_of_a_tests_phases_counts():
+    tests = x, y, of_no_clause = FakeItem("test_x", "6.3f"), FakeItem("test_y", "6.3f", "9.2c"), FakeItem("test_of_no_clause")
+    Collector.mark(tests)
     collector = Collector()
-    collector.take([FakeItem("test_x", "6.3f"), FakeItem("test_y", "6.3f", "9.2c")])
     for outcome in ("passed", "failed", "passed"):
-        collector.note("test_x", outcome)
-    collector.note("test_y", "passed")
-    collector.note("test_of_no_clause", "passed")
+        collector.note(x.reported(outcome))
+    collector.note(y.reported("passed"))
+    collector.note(of_no_clause.reported("passed"))
     assert collector.outcomes == {"6.3f": {"test_x": "failed", "test_y": "passed"}, "9.2c": {"test_y": "passed"}}
