@@ -37,7 +37,8 @@ _OBJECT_STORE_BYTES: Final = 80 * 2**20  # readings never pass through Ray
 def start_ray(address: str | None = None) -> None:
     """Start a Ray of our own, on loopback and with a token of its own, without dashboard; its workers import this very code.
 
-    With `address`: join the Ray that runs there, whose token is in the environment and whose nodes have this code.
+    With `address`: join the Ray that runs there, whose token is in the environment and whose nodes have this code. Whether it
+    speaks TLS, and by which certificate, is in the environment too; the certificate has to be there by now.
 
     Raises Unavailable when it does not start.
     """
