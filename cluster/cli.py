@@ -25,10 +25,11 @@ from cluster.ray_commands import ray_certificate
 from cluster.ray_environment import prepare_ray
 from cluster.scenario_commands import scenario
 from cluster.sql_commands import sql_accounts
+from cluster.token_commands import token_app
 from cluster.user_commands import user
 from cluster.witness_commands import witness
 from domain.errors import VitalgridError
-from runtime.log import configure_logging
+from runtime.log import configure_logging, pass_over_what_is_no_fault
 from runtime.settings import Settings
 
 app = typer.Typer(
@@ -43,6 +44,7 @@ app.add_typer(fleet, name="fleet")
 app.add_typer(hosts, name="hosts")
 app.add_typer(keys, name="keys")
 app.add_typer(log, name="log")
+app.add_typer(token_app, name="token")
 app.add_typer(user, name="user")
 app.command("doctor")(doctor)
 app.command("ray-certificate")(ray_certificate)
@@ -111,6 +113,7 @@ def _end(number: int, _frame: FrameType | None) -> None:
 def main() -> None:
     """Entry point of the `vitalgrid` command. Exit codes: 0 done, 1 failed, 2 wrong use or settings."""
     signal.signal(signal.SIGTERM, _end)
+    pass_over_what_is_no_fault()
     try:
         app()
     except ValidationError as error:

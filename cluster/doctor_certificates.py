@@ -29,12 +29,11 @@ def certificates(settings: Settings) -> Iterator[Finding]:
         yield ok("certificates", "the first start makes an authority and what it signs")
     elif own:
         yield _certificate("certificate.authority", authority.file, now)
-    for name in (one.name for one in own if authority.file.exists()):
-        found = _certificate(f"certificate.{name}", authority.file_of(name), now)
+    files = {one.name: authority.file_of(one.name) for one in own} | {"ray": ray_authority_of(settings).file_of(NODE)}
+    for name, file in files.items() if own and authority.file.exists() else ():
+        found = _certificate(f"certificate.{name}", file, now)
         is_mended = found.level is not Level.OK and not runs
         yield ok(found.check, f"{found.says}; the next start makes another") if is_mended else found
-    if own and authority.file.exists():
-        yield _certificate("certificate.ray", ray_authority_of(settings).file_of(NODE), now)
     for name in (name for name in (API, DOORS) if is_given(settings, name)):
         yield _given_certificate(settings, name, now)
 

@@ -8,7 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from domain.errors import Unavailable
+
 _REPOSITORY: Final = Path(__file__).resolve().parent.parent
+
+
+def check_ray_tls() -> None:
+    """Raises Unavailable when a certificate that Ray is told to use cannot be read: Ray itself would say a port is in use."""
+    if os.environ.get("RAY_USE_TLS") != "1":
+        return
+    for name in ("RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY", "RAY_TLS_CA_CERT"):
+        path = Path(os.environ.get(name, ""))
+        if not path.is_file() or not os.access(path, os.R_OK):
+            raise Unavailable(f"Ray cannot speak TLS: {name} is {str(path)!r}, expected a file that can be read")
 
 
 def prepare_ray(tls: Mapping[str, str] | None = None) -> None:

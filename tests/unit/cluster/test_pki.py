@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 from cluster.cli import app
 from cluster.connection import Connection
 from cluster.pki import API, DOORS, CertificateKeeper, in_url, ray_tls, reachable, served_with, trust_in, wanted_by
-from cluster.ray_environment import prepare_ray
+from cluster.ray_environment import check_ray_tls, prepare_ray
 from cluster.run_target import remote_target
 from domain.bus_rights import OBSERVER
-from domain.errors import InvalidInput
+from domain.errors import InvalidInput, Unavailable
 from runtime.certificates import holds_for, read_certificate
 from runtime.clock import ManualClock
 from runtime.settings import Settings
@@ -129,7 +129,7 @@ def test_ray_has_an_authority_of_its_own_and_proves_itself_by_what_it_signed(tmp
     assert "ray" in CertificateKeeper(given, CLOCK).look()
     node = read_certificate(Path(ray_tls(given)["RAY_TLS_SERVER_CERT"]))
     node.verify_directly_issued_by(read_certificate(Path(ray_tls(given)["RAY_TLS_CA_CERT"])))
-    with pytest.raises(ValueError, match="Issuer name does not match"):
+    with pytest.raises(ValueError, match="subject does not match certificate issuer"):
         node.verify_directly_issued_by(read_certificate(tmp_path / "pki" / "ca.pem"))
     assert holds_for(node) == {"localhost", "127.0.0.1", "::1"}
     assert ray_tls(settings(tmp_path, "dev")) == {}
@@ -150,12 +150,16 @@ def test_a_machine_that_joins_rays_cluster_gets_a_certificate_for_its_address(tm
 
 
 def test_ray_is_told_to_speak_tls_and_given_certificates_win(tmp_path, monkeypatch):
-    for name, value in ray_tls(settings(tmp_path)).items():
-        monkeypatch.delenv(name, raising=False)
-        assert value
-    for name in ("RAY_AUTH_TOKEN", "PYTHONPATH", "RAY_USE_TLS", "AUTOSCALER_METRIC_PORT"):
-        monkeypatch.setenv(name, "0")
-    monkeypatch.setenv("RAY_TLS_CA_CERT", "/given/ca.pem")
+    monkeypatch.setattr(os, "environ", {"RAY_USE_TLS": "0", "RAY_TLS_CA_CERT": "/given/ca.pem"})
+    CertificateKeeper(settings(tmp_path), CLOCK).look()
     prepare_ray(ray_tls(settings(tmp_path)))
     assert os.environ["RAY_USE_TLS"] == "1"
-    assert os.environ["RAY_TLS_CA_CERT"] == "/given/ca.pem"
+    assert os.environ["RAY_TLS_SERVER_CERT"] == str(tmp_path / "pki" / "ray" / "node.pem")
+    with pytest.raises(Unavailable, match="RAY_TLS_CA_CERT is '/given/ca"):
+        check_ray_tls()
+    monkeypatch.setattr(os, "environ", {})
+    prepare_ray(ray_tls(settings(tmp_path)))
+    check_ray_tls()
+    monkeypatch.setattr(os, "environ", {})
+    prepare_ray(ray_tls(settings(tmp_path, "dev")))
+    assert "RAY_USE_TLS" not in os.environ
