@@ -24,7 +24,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from cluster.cli import app
-from cluster.connection import first_password_file
+from cluster.connection import admin_token_file, first_password_file
 from domain.bus_rights import OBSERVER
 from domain.errors import VitalgridError
 from domain.principals import Role
@@ -154,14 +154,37 @@ def vitalgrid(platform: RunningPlatform, *words: str) -> Result:
 
 
 @pytest.mark.clause("7.2b")
-def test_this_machines_token_gives_orders_and_reads_no_patient(platform: RunningPlatform, monitor_token: str) -> None:
+def test_this_machines_token_gives_orders_and_reads_no_patient(
+    platform: RunningPlatform, monitor_token: str, tmp_path: Path
+) -> None:
     for words in (
         "doctor", "hosts list", "keys list", "log verify", "log fsck", "log show", "token list",
         "user add li.na --role nurse", "user permissions li.na", "user list", "user sessions",
     ):  # fmt: skip
         done = vitalgrid(platform, *words.split())
         assert done.exit_code == 0, (words, done.output[-2000:])
+    by_rest = f"{platform.connection.api_url}/api/v1/log"
+    done = vitalgrid(platform, "log", "verify", by_rest)
+    assert done.exit_code == 0, done.output
     with platform.http() as http:
+        keys = [argument for key in http.get("/log/keys").text.split() for argument in ("--vkey", key)]
+        verifier = tmp_path / "verifier.py"
+        verifier.write_bytes(http.get("/log/verifier").content)
+        token_file = admin_token_file(platform.data_dir)
+        alone = [
+            sys.executable,
+            "-S",
+            "-I",
+            verifier,
+            "log",
+            by_rest,
+            "--token-file",
+            token_file,
+            "--ca",
+            ca_of(platform),
+            *keys,
+        ]
+        assert subprocess.run(alone, capture_output=True, timeout=60, check=False).returncode == 0
         for path in ("/patients", f"/readings?device={HOSPITAL}/mon-1", "/alarms", "/associations", "/audit/events"):
             assert http.get(path).status_code == 403, path
 
