@@ -86,7 +86,7 @@ faults: setup ## break a real platform under load, RUNS times from SEED on (ONLY
 	@nice -n 5 $(BIN)/python -m tests.faults --runs $(or $(RUNS),10) --seed $(or $(SEED),1) $(if $(ONLY),--only "$(ONLY)") $(ARGS)
 
 .PHONY: attacks
-attacks: setup attack-tools ## flood a real platform beside an honest client, whose queries may take a second (p99); scan its TLS (12 minutes)
+attacks: setup attack-tools ## flood a real platform beside an honest client, whose queries may take a second (p99); scan its TLS (20 minutes; ARGS=--scan: that alone)
 	@$(BIN)/python -m tests.attacks $(if $(ONLY),--only "$(ONLY)") $(ARGS)
 
 .PHONY: attack-tools
@@ -113,7 +113,7 @@ bench: setup ## measure, and write docs/performance.md; QUICK=1 for a smoke run 
 
 .PHONY: scenarios
 scenarios: setup ## play every story at full size, each against a new platform; reports in build/scenarios (15 minutes)
-	@export VITALGRID_API__PORT=0 VITALGRID_DOORS__MQTT_PORT=0 VITALGRID_DOORS__HTTP_PORT=0; failed=""; \
+	@export VITALGRID_SECURITY__PROFILE=dev VITALGRID_API__PORT=0 VITALGRID_DOORS__MQTT_PORT=0 VITALGRID_DOORS__HTTP_PORT=0; failed=""; \
 	for story in scenarios/*.toml; do name="$$(basename "$$story" .toml)"; rm -rf build/scenarios/var; \
 		$(BIN)/vitalgrid scenario run "$$name" --data-dir build/scenarios/var --reports build/scenarios/reports $(ARGS) \
 			|| failed="$$failed $$name"; done; \

@@ -20,13 +20,16 @@ from cluster.fleet_commands import fleet
 from cluster.hosts_commands import hosts
 from cluster.keys_commands import keys
 from cluster.log_commands import log
+from cluster.pki import ray_tls
+from cluster.ray_commands import ray_certificate
 from cluster.ray_environment import prepare_ray
 from cluster.scenario_commands import scenario
 from cluster.sql_commands import sql_accounts
+from cluster.token_commands import token_app
 from cluster.user_commands import user
 from cluster.witness_commands import witness
 from domain.errors import VitalgridError
-from runtime.log import configure_logging
+from runtime.log import configure_logging, pass_over_what_is_no_fault
 from runtime.settings import Settings
 
 app = typer.Typer(
@@ -41,8 +44,10 @@ app.add_typer(fleet, name="fleet")
 app.add_typer(hosts, name="hosts")
 app.add_typer(keys, name="keys")
 app.add_typer(log, name="log")
+app.add_typer(token_app, name="token")
 app.add_typer(user, name="user")
 app.command("doctor")(doctor)
+app.command("ray-certificate")(ray_certificate)
 app.command("witness")(witness)
 app.command("sql-accounts")(sql_accounts)
 
@@ -67,10 +72,11 @@ def version() -> None:
 @app.command()
 def up(data_dir: DataDir = None) -> None:
     """Start the platform on this machine; stop it with Ctrl-C. Settings: vitalgrid.toml and VITALGRID_* variables."""
-    prepare_ray()
+    settings = load_settings(data_dir)
+    prepare_ray(ray_tls(settings))
     from cluster.up import run_platform  # noqa: PLC0415 (imports Ray, which reads its environment then)
 
-    asyncio.run(run_platform(load_settings(data_dir), _console))
+    asyncio.run(run_platform(settings, _console))
 
 
 @app.command()
@@ -81,10 +87,11 @@ def demo(
     assign: Annotated[list[str] | None, typer.Option("--set", help="Override of the scenario, as key=value.")] = None,
 ) -> None:
     """Start the platform, play a scenario against it with a live view, show the verdicts, and stay up (`make run`)."""
-    prepare_ray()
+    settings = load_settings(data_dir)
+    prepare_ray(ray_tls(settings))
     from cluster.up import run_demo  # noqa: PLC0415 (as above)
 
-    code = asyncio.run(run_demo(load_settings(data_dir), _console, scenario_name, assign or [], stay=stay))
+    code = asyncio.run(run_demo(settings, _console, scenario_name, assign or [], stay=stay))
     raise typer.Exit(code)
 
 
@@ -106,6 +113,7 @@ def _end(number: int, _frame: FrameType | None) -> None:
 def main() -> None:
     """Entry point of the `vitalgrid` command. Exit codes: 0 done, 1 failed, 2 wrong use or settings."""
     signal.signal(signal.SIGTERM, _end)
+    pass_over_what_is_no_fault()
     try:
         app()
     except ValidationError as error:

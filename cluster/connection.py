@@ -63,10 +63,10 @@ def forget_connection(data_dir: Path) -> None:
 
 
 def admin_token_file(data_dir: Path) -> Path:
-    """Where the first administrator's token is left for commands on this machine."""
+    """Where the token of commands on this machine is left: of a local operator, in profile `dev` of an administrator."""
     return data_dir / _SECRETS / "admin-token"
 
 
 def first_password_file(data_dir: Path) -> Path:
-    """Where the first administrator's password is left until it was changed."""
+    """Where the first user's password is left until it was changed."""
     return data_dir / _SECRETS / "first-password"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cluster.connection import Connection
 from cluster.findings import Finding, Level, ok
-from cluster.pki import API, DOORS, authority_of, is_given, served_with, wanted_by
+from cluster.pki import API, DOORS, NODE, authority_of, is_given, ray_authority_of, served_with, wanted_by
 from domain.bus_rights import BUS_RIGHTS
 from domain.errors import VitalgridError
 from domain.instants import from_us
@@ -29,8 +29,9 @@ def certificates(settings: Settings) -> Iterator[Finding]:
         yield ok("certificates", "the first start makes an authority and what it signs")
     elif own:
         yield _certificate("certificate.authority", authority.file, now)
-    for name in (one.name for one in own if authority.file.exists()):
-        found = _certificate(f"certificate.{name}", authority.file_of(name), now)
+    files = {one.name: authority.file_of(one.name) for one in own} | {"ray": ray_authority_of(settings).file_of(NODE)}
+    for name, file in files.items() if own and authority.file.exists() else ():
+        found = _certificate(f"certificate.{name}", file, now)
         is_mended = found.level is not Level.OK and not runs
         yield ok(found.check, f"{found.says}; the next start makes another") if is_mended else found
     for name in (name for name in (API, DOORS) if is_given(settings, name)):

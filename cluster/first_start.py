@@ -9,16 +9,17 @@ from sqlalchemy import Engine
 
 from cluster.connection import admin_token_file, first_password_file
 from domain.errors import IntegrityViolation, Unavailable
-from domain.principals import Place
+from domain.principals import Grant, Place, Role
 from runtime.clock import SystemClock
 from runtime.durable import write_secret
 from runtime.keys import KeyGone, KeyProvider, make_missing
 from runtime.password_hashes import PasswordHashes
 from runtime.password_policy import first_password
 from runtime.sealing import SEALING_KEYS, Sealer
+from runtime.security_profile import SecurityProfile
 from runtime.settings import SecuritySettings, Settings
 from runtime.soft_keys import SoftKeys
-from runtime.sql.access import create_first_administrator
+from runtime.sql.access import create_first_token
 from runtime.sql.engine import has_sealed, migrate
 from runtime.sql.patients import destroy_erased_again
 from runtime.sql.second_factors import has_second_factors
@@ -96,10 +97,23 @@ def password_hashes(keys: KeyProvider, settings: SecuritySettings) -> PasswordHa
     return PasswordHashes(keys, iterations=settings.password_iterations, scheme=settings.password_scheme)
 
 
+def token_role(settings: Settings) -> Role:
+    """What this machine's commands may do: give orders, and read nothing of any patient."""
+    return Role.ADMINISTRATOR if settings.security.profile is SecurityProfile.DEV else Role.LOCAL_OPERATOR
+
+
+def user_role(settings: Settings) -> Role:
+    """What the first user may do: give rights to others, the other two administrators among them."""
+    return Role.ADMINISTRATOR if settings.security.profile is SecurityProfile.DEV else Role.SECURITY_ADMINISTRATOR
+
+
 def prepare_accounts(engine: Engine, settings: Settings) -> FirstCredentials:
-    """Make what is not there yet: the first token for this machine's commands, and the first user."""
+    """Make what is not there yet: the first token for this machine's commands, and the first user.
+
+    What was made by an earlier start keeps its role, in whatever profile that was.
+    """
     data_dir, now_us = settings.data_dir.resolve(), SystemClock().now_us()
-    token = create_first_administrator(engine, now_us=now_us)
+    token = create_first_token(engine, token_role(settings), now_us=now_us)
     if token is not None:
         write_secret(admin_token_file(data_dir), token.encode())
     return FirstCredentials(token, _first_user(engine, settings, now_us))
@@ -121,5 +135,5 @@ def _first_user(engine: Engine, settings: Settings, now_us: int) -> str | None:
     password = first_password()
     stored = password_hashes(keys, settings.security).make(password)
     write_secret(first_password_file(settings.data_dir.resolve()), password.encode())
-    create_first_user(engine, stored, Place(settings.region_id), now_us=now_us)
+    create_first_user(engine, stored, Grant(user_role(settings), Place(settings.region_id)), now_us=now_us)
     return password

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from cluster.first_start import sealer_of
+from cluster.pki import authority_of
 from cluster.run_target import settings_of, token_of
 from cluster.run_view import wide_console
 from domain.audit_reading import said
@@ -31,31 +32,38 @@ _EVENT_CHARS: Final = 400
 
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the platform (default: var).")]
-Where = Annotated[str | None, typer.Argument(help="Folder of a log, or http://host:port/api/v1/log; none: this platform's.")]
+Where = Annotated[str | None, typer.Argument(help="Folder of a log, or https://host:port/api/v1/log; none: this platform's.")]
 Vkeys = Annotated[list[str] | None, typer.Option("--vkey", help="Key to verify with; none: this platform's own.")]
 WitnessVkeys = Annotated[list[str] | None, typer.Option("--witness-vkey", help="Key of a witness who must have signed too.")]
 Since = Annotated[Path | None, typer.Option("--since", help="An earlier checkpoint, kept elsewhere: what it says must hold.")]
 Token = Annotated[str | None, typer.Option("--token", help="API token, for an address (default: this machine's own).")]
+Ca = Annotated[Path | None, typer.Option("--ca", help="Authority of an address' certificate (default: this platform's own).")]
 Last = Annotated[int, typer.Option("--last", min=1, help="How many entries, from the end.")]
 
 
 @log.command("verify")
 def verify(
     where: Where = None, vkey: Vkeys = None, witness_vkey: WitnessVkeys = None, since: Since = None, token: Token = None,
-    data_dir: DataDir = None,
+    ca: Ca = None, data_dir: DataDir = None,
 ) -> None:  # fmt: skip
     """Verify everything: signatures, each entry, each tile, the root, and the events beside them. Exit code 1: it fails."""
     settings = settings_of(data_dir)
     where = where or str(settings.audit_dir)
-    source = Source(where, token or (token_of(settings.data_dir) if where.startswith("http") else None))
     vkeys = vkey or [key.vkey for key in _signer(settings).public_keys()]
     try:
-        report = verify_log(source, vkeys, since.read_bytes() if since else None, witness_vkey)
+        report = verify_log(_source(where, token, ca, settings), vkeys, since.read_bytes() if since else None, witness_vkey)
     except DoesNotHold as error:
         raise IntegrityViolation(f"the log does not hold: {error}") from None
     except OSError as error:
         raise Unavailable(f"the log cannot be read: {error}") from None
     _console.print(f"holds: {describe(report)}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _source(where: str, token: str | None, ca: Path | None, settings: Settings) -> Source:
+    if not where.startswith("http"):
+        return Source(where)
+    authority = ca or authority_of(settings).file
+    return Source(where, token or token_of(settings.data_dir), str(authority) if ca or authority.exists() else None)
 
 
 @log.command("fsck")

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 API: Final = "api"
 DOORS: Final = "doors"
 BUS: Final = "bus"
+NODE: Final = "node"  # of Ray: this machine
 _HERE: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (recognised, not listened on)
 _KEEP_S: Final = 60.0
@@ -92,6 +93,32 @@ def wanted_by(settings: Settings, processes: Iterable[str] = ()) -> list[Wanted]
     ]
 
 
+def ray_authority_of(settings: Settings) -> Authority:
+    """Ray's processes take whoever its authority signed for: it is one of its own, which signs for nobody else."""
+    return Authority(settings.data_dir.resolve() / "pki" / "ray")
+
+
+def ray_wanted(settings: Settings) -> Wanted:
+    """The certificate of Ray on this machine; where the Ray of several machines is joined, others connect to it as well."""
+    return ray_node(NODE, _HERE | frozenset(map(canonical, _machine())) if settings.hosts.ray_address else _HERE)
+
+
+def ray_node(name: str, holds_for: frozenset[str]) -> Wanted:
+    """The certificate of a machine of Ray's. Its processes read it when they start, and serve with it as long as they live."""
+    return Wanted(name, holds_for | _HERE, is_server=True, is_peer=True, lasts=True)
+
+
+def ray_tls(settings: Settings, name: str = NODE) -> dict[str, str]:
+    """What Ray reads from the environment so that all its processes on a machine prove to each other who they are."""
+    if settings.security.profile is SecurityProfile.DEV:
+        return {}
+    authority = ray_authority_of(settings)
+    own = str(authority.file_of(name))
+    return {
+        "RAY_USE_TLS": "1", "RAY_TLS_SERVER_CERT": own, "RAY_TLS_SERVER_KEY": own, "RAY_TLS_CA_CERT": str(authority.file),
+    }  # fmt: skip
+
+
 def _names(settings: Settings, name: str) -> frozenset[str]:
     host = _listener(settings, name).host
     hosts = _machine() if host in _WILDCARDS else [host]
@@ -127,6 +154,7 @@ class CertificateKeeper:
         self._settings = settings
         self._clock = clock
         self._authority = authority_of(settings)
+        self._rays = ray_authority_of(settings)
         self._processes = {*BUS_RIGHTS, *(f"host-{number}" for number in range(1, settings.hosts.count + 1))}
 
     def bus_access(self) -> TokenAccess | CertificateAccess:
@@ -150,7 +178,9 @@ class CertificateKeeper:
         if not wanted:
             return []
         made = ["authority"] if self._authority.make_missing(self._settings.region_id, now) else []
-        return made + [one.name for one in wanted if self._authority.keep(one, now)]
+        made += [one.name for one in wanted if self._authority.keep(one, now)]
+        self._rays.make_missing(f"{self._settings.region_id} Ray", now)
+        return made + (["ray"] if self._rays.keep(ray_wanted(self._settings), now) else [])
 
     async def run(self, renewed: Callable[[], None]) -> None:
         """Look every minute: the clock may be set, and the machine get another address."""

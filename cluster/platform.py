@@ -39,16 +39,22 @@ from runtime.clock import SystemClock
 from runtime.lake import Lake
 from runtime.nats_server import NatsServer
 from runtime.sealing import Sealer
+from runtime.security_profile import SecurityProfile
 from runtime.settings import Settings
 from runtime.shard_directory import ShardDirectory
 from runtime.snapshots import SnapshotStore
 from runtime.sql.engine import open_engine
+from runtime.sql.grants import omnipotent
 from runtime.storage import StorageWatch
 from runtime.tasks import end
 
 logger = logging.getLogger(__name__)
 
 _METRICS_S = 2.0
+_NO_LONGER_PLAIN: Final = (
+    "until now API and doors spoke plain, from this start on they speak TLS, and clients need pki/ca.pem"
+    ' (security.profile = "dev" keeps them plain)'
+)
 _RAY_S = 1.0
 # child -> which of the ports it tells are kept when it is started again; stopped in this order
 _CHILDREN: Final[dict[str, tuple[str, ...]]] = {
@@ -107,8 +113,9 @@ class Platform:
     async def _start(self) -> None:
         settings = self.settings
         await self._check_storage()
+        was_plain = (self._data_dir / "nats").exists()
         if "authority" in await asyncio.to_thread(self._certificates.look):
-            self._say("made an authority for certificates of its own, as this is a first start")
+            self._say(f"made an authority for certificates of its own: {_NO_LONGER_PLAIN if was_plain else 'a first start'}")
         keep_off_disk(settings)
         if made := await asyncio.to_thread(make_keys, settings):
             self._say(f"made the keys {' and '.join(made)}: what is sealed under them is lost without a copy of keys")
@@ -205,6 +212,9 @@ class Platform:
     def _open_stores(self, engine: Engine, sealer: Sealer) -> None:
         prepare_database(engine, self.settings, sealer)
         self.first = prepare_accounts(engine, self.settings)
+        if self.settings.security.profile is not SecurityProfile.DEV:
+            for name in omnipotent(engine, now_us=SystemClock().now_us()):
+                self._say(f"{name} may everything, as of old: docs/howto/users.md says how to take that away")
 
     def _bus_key(self, process: str) -> BusKey:
         """How a process is to prove to the bus who it is; it is let in from now on."""

@@ -21,6 +21,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.shell import HostActor, HostConfig
+from cluster.ray_environment import check_ray_tls
 from domain.errors import Unavailable
 from domain.messages import HostHeartbeat
 from runtime.process_look import ProcessLook, is_running, look_at
@@ -37,12 +38,14 @@ _OBJECT_STORE_BYTES: Final = 80 * 2**20  # readings never pass through Ray
 def start_ray(address: str | None = None) -> None:
     """Start a Ray of our own, on loopback and with a token of its own, without dashboard; its workers import this very code.
 
-    With `address`: join the Ray that runs there, whose token is in the environment and whose nodes have this code.
+    With `address`: join the Ray that runs there, whose token is in the environment and whose nodes have this code. Whether it
+    speaks TLS, and by which certificate, is in the environment too; the certificate has to be there by now.
 
     Raises Unavailable when it does not start.
     """
     quietly: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "vitalgrid"}
     own: dict[str, Any] = {"num_cpus": os.cpu_count(), "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+    check_ray_tls()
     try:
         ray.init(address=address or "local", **quietly, **({} if address else own))
     except Exception as error:  # Ray raises plain Exceptions, for whatever it was

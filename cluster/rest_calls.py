@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 import httpx
@@ -27,6 +28,15 @@ def ask_list(target: Target, path: str, *, reason: str) -> list[dict[str, Any]]:
     answer = _answer(target, "GET", path, None, reason)
     assert isinstance(answer, list)
     return answer
+
+
+def ask_pages(target: Target, path: str, *, reason: str) -> Iterator[dict[str, Any]]:
+    """As `ask`, to GET all that a list holds, page by page."""
+    following: str | None = path
+    while following is not None:
+        page = ask(target, "GET", following, reason=reason)
+        yield from page["items"]
+        following = page["next"] and page["next"].removeprefix("/api/v1")
 
 
 def _answer(target: Target, method: str, path: str, body: Any, reason: str) -> Any:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
+import secrets
 import signal
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from cluster.connection import Connection, admin_token_file
+from cluster.rest_calls import ask
 from domain import bus_rights
-from domain.errors import InvalidInput, Unauthenticated, Unavailable
+from domain.errors import InvalidInput, Unauthenticated, Unavailable, VitalgridError
+from domain.principals import Role
 from runtime.settings import Settings
 from runtime.tls import Trust
 from scenarios.rest import Rest
@@ -76,14 +81,18 @@ def remote_target(api_url: str, token: str | None, mqtt: str | None, region_id: 
 
 @contextlib.asynccontextmanager
 async def some_platform(settings: Settings, token: str | None) -> AsyncIterator[tuple[Target, bool]]:
-    """The platform that runs, or one started for the time being; also tells whether it was started here."""
-    try:
-        target = local_target(settings, token)
-    except Unavailable:
-        async with _own_platform(settings) as own:
-            yield own, True
-        return
-    yield target, False
+    """The platform that runs, or one started for the time being; also tells whether it was started here.
+
+    Met with `token`, or VITALGRID_TOKEN, or else as a scenario runner.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            target, is_own = local_target(settings, token), False
+        except Unavailable:
+            target, is_own = await stack.enter_async_context(_own_platform(settings)), True
+        if token is None and given_token() is None:
+            target = await stack.enter_async_context(as_scenario_runner(target))
+        yield target, is_own
 
 
 @contextlib.asynccontextmanager
@@ -124,15 +133,36 @@ async def _until_ready(settings: Settings, process: asyncio.subprocess.Process, 
 
 
 def token_of(data_dir: Path) -> str:
-    """The token of commands on this machine: VITALGRID_TOKEN, or the first administrator's. Raises Unauthenticated."""
-    given = os.environ.get("VITALGRID_TOKEN")
-    if given:
+    """The token of commands on this machine: VITALGRID_TOKEN, or its own. Raises Unauthenticated."""
+    if given := given_token():
         return given
     try:
         return admin_token_file(data_dir).read_text(encoding="utf-8").strip()
     except OSError:
         expected = "give --token, set VITALGRID_TOKEN, or run as the user who started the platform"
         raise Unauthenticated(f"no token in {admin_token_file(data_dir)}: {expected}") from None
+
+
+def given_token() -> str | None:
+    """VITALGRID_TOKEN, if somebody set it."""
+    return os.environ.get("VITALGRID_TOKEN") or None
+
+
+@contextlib.asynccontextmanager
+async def as_scenario_runner(target: Target) -> AsyncIterator[Target]:
+    """`target` as a scenario runner meets it, with a token made for the time being by this machine's own.
+
+    That one gives orders alone: it registers no fleet, admits nobody and reads nothing back.
+    """
+    name = f"scenario-runner-{secrets.token_hex(6)}"
+    order = functools.partial(ask, target, reason="vitalgrid: a scenario or a replay is played")
+    body = {"name": name, "role": Role.SCENARIO_RUNNER.value}
+    made = await asyncio.to_thread(order, "POST", "/tokens", body)
+    try:
+        yield replace(target, token=made["token"])
+    finally:
+        with contextlib.suppress(VitalgridError):  # the platform may have gone, which is told elsewhere
+            await asyncio.to_thread(order, "DELETE", f"/tokens/{name}")
 
 
 def _pids(data_dir: Path) -> dict[str, int]:

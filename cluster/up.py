@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from rich.console import Console
 
 from cluster.connection import Connection, admin_token_file, first_password_file
-from cluster.first_start import FirstCredentials
+from cluster.first_start import FirstCredentials, token_role, user_role
 from cluster.pki import in_url
 from cluster.platform import Platform
 from domain.alarms import INTENDED_USE
@@ -89,10 +89,12 @@ def _introduce(platform: Platform, connection: Connection, settings: Settings, c
 
 def _tell_first(first: FirstCredentials, settings: Settings, console: Console) -> None:
     if first.password is not None:
-        console.print(f"  sign in as [bold]{FIRST_USER}[/bold], first password: [bold]{first.password}[/bold]", highlight=False)
+        who = f"[bold]{FIRST_USER}[/bold] ({user_role(settings)})"
+        console.print(f"  sign in as {who}, first password: [bold]{first.password}[/bold]", highlight=False)
         console.print(f"  (until it is changed it is in {first_password_file(settings.data_dir)} too)", highlight=False)
     if first.token is not None:
-        console.print(f"  administrator token, shown this once: [bold]{first.token}[/bold]", highlight=False)
+        words = f"  token of this machine's commands ({token_role(settings)}), shown this once: [bold]{first.token}[/bold]"
+        console.print(words, highlight=False)
     console.print(f"  (this machine's commands read it from {admin_token_file(settings.data_dir)})", highlight=False)
 
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import typer
 from rich.table import Table
 
-from cluster.rest_calls import ask, ask_list
+from cluster.rest_calls import ask, ask_list, ask_pages
 from cluster.run_target import local_target, settings_of
 from cluster.run_view import wide_console
 from domain.principals import Relation, Role
@@ -153,12 +153,7 @@ def _order(name: str, verb: str, token: str | None, data_dir: Path | None) -> di
 
 
 def _items(target: Target, path: str) -> Iterator[dict[str, Any]]:
-    """All that a list holds, page by page."""
-    following: str | None = path
-    while following is not None:
-        page = _ask(target, "GET", following)
-        yield from page["items"]
-        following = page["next"] and page["next"].removeprefix("/api/v1")
+    return ask_pages(target, path, reason=_REASON)
 
 
 def _ask(target: Target, method: str, path: str, body: Any = None) -> dict[str, Any]:

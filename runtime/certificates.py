@@ -34,11 +34,20 @@ _PURPOSES: Final = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A certificate: for whom, and the host names and addresses it is to hold for. A server's serves no client."""
+    """A certificate: for whom, and the host names and addresses it is to hold for. A server's serves no client.
+
+    `is_peer`: of one who is both to others of its kind. `lasts`: as long as its authority, for whoever takes it up once and
+    serves with it to the end.
+    """
 
     name: str
     holds_for: frozenset[str]
     is_server: bool
+    is_peer: bool = False
+    lasts: bool = False
+
+    def purposes(self) -> list[x509.ObjectIdentifier]:
+        return list(_PURPOSES) if self.is_peer else [_PURPOSES[self.is_server]]
 
 
 class Authority:
@@ -80,14 +89,14 @@ class Authority:
             return False
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, wanted.name)])
-        ends = min(now + _LIFE, own.not_valid_after_utc)
+        ends = own.not_valid_after_utc if wanted.lasts else min(now + _LIFE, own.not_valid_after_utc)
         if ends <= now:
             raise IntegrityViolation(f"the authority of {self.file} has ended: docs/runbook.md says how to make another")
         signing = self._key()
         builder = _builder(subject, own.subject, key.public_key(), signing.public_key(), now, ends)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(_key_usage(signs_certificates=False), critical=True)
-        builder = builder.add_extension(x509.ExtendedKeyUsage([_PURPOSES[wanted.is_server]]), critical=False)
+        builder = builder.add_extension(x509.ExtendedKeyUsage(wanted.purposes()), critical=False)
         builder = builder.add_extension(
             x509.SubjectAlternativeName(map(_general_name, sorted(wanted.holds_for))), critical=False
         )
@@ -103,7 +112,7 @@ class Authority:
             purposes = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         except (OSError, ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
             return False  # not there, damaged, or of an authority of before
-        is_right = _PURPOSES[wanted.is_server] in purposes and wanted.holds_for <= holds_for(certificate)
+        is_right = set(wanted.purposes()) <= set(purposes) and wanted.holds_for <= holds_for(certificate)
         return is_right and key.public_key() == certificate.public_key() and not is_due(certificate, now)
 
     def _key(self) -> ec.EllipticCurvePrivateKey:

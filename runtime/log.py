@@ -55,6 +55,15 @@ class JsonFormatter(logging.Formatter):
         return msgspec.json.encode(entry, enc_hook=str).decode()
 
 
+def pass_over_what_is_no_fault() -> None:
+    """For a command, which keeps no log: what a library says to the terminal though nothing is wrong."""
+    logging.getLogger("asyncio").addFilter(_is_said)
+
+
+def _is_said(record: logging.LogRecord) -> bool:
+    return bool(record.msg != _NO_FAULT)
+
+
 def configure_logging(level: str, log_format: str, file: Path | None = None) -> None:
     """Send all logs to `file`, or to standard error. Replaces what was configured before."""
     handler: logging.Handler
@@ -63,7 +72,7 @@ def configure_logging(level: str, log_format: str, file: Path | None = None) -> 
     else:
         file.parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(file)
-    handler.addFilter(lambda record: record.msg != _NO_FAULT)
+    handler.addFilter(_is_said)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for name in _QUIET:

@@ -24,6 +24,7 @@ import base64
 import hashlib
 import json
 import sqlite3
+import ssl
 import sys
 import urllib.error
 import urllib.parse
@@ -325,12 +326,18 @@ def check_inclusion(leaf: bytes, index: int, size: int, path: list[bytes], root:
 
 
 class Source:
-    """A folder, or the address of a log's REST interface (such as http://127.0.0.1:8080/api/v1/log)."""
+    """A folder, or the address of a log's REST interface (such as https://127.0.0.1:8080/api/v1/log).
 
-    def __init__(self, where: str, token: str | None = None) -> None:
+    `ca`: a file with the authority of its certificate, beside those that this machine trusts.
+    """
+
+    def __init__(self, where: str, token: str | None = None, ca: str | None = None) -> None:
         self._url = where.rstrip("/") if urllib.parse.urlsplit(where).scheme in ("http", "https") else None
         self.folder = None if self._url else Path(where)
         self._token = token
+        self._tls = ssl.create_default_context()
+        if ca is not None:
+            self._tls.load_verify_locations(ca)
 
     def get(self, path: str) -> bytes | None:
         """What lies at `path`; None when nothing does."""
@@ -343,7 +350,7 @@ class Source:
         if self._token:
             request.add_header("Authorization", f"Bearer {self._token}")
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=30, context=self._tls) as answer:  # noqa: S310
                 return bytes(answer.read())
         except urllib.error.HTTPError as error:
             error.close()
@@ -528,6 +535,7 @@ def main() -> int:
     log.add_argument("where")
     log.add_argument("--since", type=Path)
     log.add_argument("--token-file", type=Path)
+    log.add_argument("--ca")
     proof.add_argument("proof", type=Path)
     proof.add_argument("--entry", type=Path, required=True)
     for command in (log, proof):
@@ -540,7 +548,7 @@ def main() -> int:
         else:
             token = given.token_file.read_text().strip() if given.token_file else None
             since = given.since.read_bytes() if given.since else None
-            report = verify_log(Source(given.where, token), given.vkey, since, given.witness_vkey)
+            report = verify_log(Source(given.where, token, given.ca), given.vkey, since, given.witness_vkey)
     except (DoesNotHold, OSError) as error:
         sys.stdout.write(f"DOES NOT HOLD: {error}\n")
         return 1

@@ -1,8 +1,11 @@
 """Security profiles: what an installation may do in clear. A setting may be stricter than its profile, never laxer.
 
-`dev`: for one machine. API and doors answer on loopback only, and may speak without TLS there.
-`standard`: API and doors speak TLS, with certificates that are given or else the platform's own (`cluster.pki`), and may
-answer other machines. Stored passwords are as slow to try as is asked today, and administrators have a second factor.
+`standard`, unless something else is said: every port speaks TLS, with certificates that are given or else the platform's
+own (`cluster.pki`), and API and doors may answer other machines. Stored passwords are as slow to try as is asked today,
+administrators have a second factor, and nobody may everything: the first user gives rights, this machine's token orders.
+
+`dev`: for tests and trials on one machine. API and doors answer on loopback only, and may speak without TLS there. The first
+user and this machine's token are administrators, who may everything.
 
 `cn`: as `standard`, with data at rest sealed under national cryptography: files of the lake and snapshots with SM4-GCM,
 passwords hashed with PBKDF2 over HMAC-SM3. nats-server's store is encrypted too, which it can with AES only.

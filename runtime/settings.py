@@ -189,10 +189,10 @@ class WebhookSettings(BaseModel):
 class SecuritySettings(BaseModel):
     model_config = _FROZEN
     profile: SecurityProfile = Field(
-        SecurityProfile.DEV,
+        SecurityProfile.STANDARD,
         description=(
-            "`dev`: this machine only. `standard`: TLS, and others may be answered. `cn`: as `standard`, with data sealed at"
-            " rest. What is laxer is refused."
+            "`standard`: TLS, administrators' powers apart, and others may be answered. `cn`: as `standard`, with data sealed"
+            " at rest. `dev`: plain, for tests and trials on this machine alone. What is laxer is refused."
         ),
     )
     seal_files: bool | None = Field(

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import psutil
 
 from cluster.connection import Connection, admin_token_file
 from domain.errors import Unavailable
+from domain.principals import Role
 
 START_DEADLINE_S = 90.0
 STOP_DEADLINE_S = 60.0
@@ -34,6 +36,7 @@ class RunningPlatform:
     data_dir: Path
     process: subprocess.Popen[bytes]
     environment: dict[str, str] = field(default_factory=dict)
+    _tokens: dict[Role, str] = field(default_factory=dict)
 
     @property
     def connection(self) -> Connection:
@@ -43,9 +46,21 @@ class RunningPlatform:
     def token(self) -> str:
         return admin_token_file(self.data_dir).read_text()
 
-    def http(self, **options: Any) -> httpx.Client:
-        """A client of the REST API, signed in as the administrator."""
-        headers = {"Authorization": f"Bearer {self.token}", "X-Reason": "test"}
+    def token_as(self, role: Role) -> str:
+        """A token of `role`, made at the first use; in profile `dev` this machine's own, which may everything."""
+        if self.environment.get("VITALGRID_SECURITY__PROFILE") == "dev":
+            return self.token
+        if role not in self._tokens:
+            with self.http() as http:
+                answer = http.post("/tokens", json={"name": f"{role} {secrets.token_hex(4)}", "role": role})
+            assert answer.status_code == 201, answer.text
+            self._tokens[role] = answer.json()["token"]
+        return self._tokens[role]
+
+    def http(self, role: Role | None = None, **options: Any) -> httpx.Client:
+        """A client of the REST API, with this machine's token or as `token_as`."""
+        token = self.token if role is None else self.token_as(role)
+        headers = {"Authorization": f"Bearer {token}", "X-Reason": "test"} | options.pop("headers", {})
         connection = self.connection
         if connection.api_trust is not None:
             options.setdefault("verify", connection.api_trust.context())
@@ -60,6 +75,7 @@ class RunningPlatform:
         with self.http() as http:
             made = http.post("/hospitals", json={"id": hospital_id, "name": "End to end", "tier": "primary", "beds": 8})
             assert made.status_code == 201, made.text
+        with self.http(Role.BIOMEDICAL_ENGINEER) as http:
             answer = http.post("/devices", json=device)
         assert answer.status_code == 201, answer.text
         return str(answer.json()["token"])
@@ -86,7 +102,8 @@ def start_platform(data_dir: Path, also: dict[str, str] | None = None, **setting
     """Start `vitalgrid up` with `settings` as VITALGRID_* variables, and variables `also`; return once it is ready."""
     environment = {
         "VITALGRID_API__PORT": "0", "VITALGRID_DOORS__MQTT_PORT": "0", "VITALGRID_DOORS__HTTP_PORT": "0",
-        "VITALGRID_SHARDS": "4", "VITALGRID_HOSTS__SNAPSHOT_INTERVAL_S": "2", "VITALGRID_LAKE__FLUSH_INTERVAL_S": "1",
+        "VITALGRID_SECURITY__PROFILE": "dev", "VITALGRID_SHARDS": "4",
+        "VITALGRID_HOSTS__SNAPSHOT_INTERVAL_S": "2", "VITALGRID_LAKE__FLUSH_INTERVAL_S": "1",
     } | {f"VITALGRID_{name}": value for name, value in settings.items()} | (also or {})  # fmt: skip
     data_dir.mkdir(parents=True, exist_ok=True)
     with (data_dir / "up.out").open("wb") as out:

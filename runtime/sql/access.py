@@ -27,15 +27,16 @@ _NAME_CHARS: Final = 200
 _USE_NOTED_EVERY_US: Final = 60_000_000
 
 
-def create_first_administrator(engine: Engine, *, now_us: int) -> str | None:
+def create_first_token(engine: Engine, role: Role, *, now_us: int) -> str | None:
     """Make the first token; returns it, or None when there is one already. It can be shown this once only."""
     with writing(engine) as connection:
         if connection.execute(select(tokens.c.name).limit(1)).first() is not None:
             return None
         token, digest = new_token()
-        values = {"name": "admin", "digest": digest, "role": Role.ADMINISTRATOR.value, "created_us": now_us, "revoked_us": None}
+        name = "admin" if role is Role.ADMINISTRATOR else role.value
+        values = {"name": name, "digest": digest, "role": role.value, "created_us": now_us, "revoked_us": None}
         connection.execute(insert(tokens).values(values))
-        log_write(connection, by_platform("first start", now_us), "token.create", "admin")
+        log_write(connection, by_platform("first start", now_us), "token.create", name, {"role": role.value})
         return token
 
 

@@ -130,6 +130,18 @@ def lasting_tokens(connection: Connection, *, but: str) -> set[str]:
     return {row.name for row in connection.execute(query) if row.place is None or is_region(Place.parse(row.place))}
 
 
+def omnipotent(engine: Engine, *, now_us: int) -> list[str]:
+    """Names of tokens and active users that may everything: what was made before roles were told apart, or in profile `dev`."""
+    with reading(engine) as connection:
+        as_tokens = select(tokens.c.name).where(tokens.c.role == Role.ADMINISTRATOR.value, tokens.c.revoked_us.is_(None))
+        as_users = (
+            select(users.c.name).join(grants, grants.c.principal_id == users.c.id).distinct()
+            .where(users.c.status == "active", grants.c.role == Role.ADMINISTRATOR.value, _in_force(now_us))
+        )  # fmt: skip
+        named = {"token": as_tokens, "user": as_users}
+        return [f"{kind} {name}" for kind, query in named.items() for name in sorted(connection.execute(query).scalars())]
+
+
 def is_region(place: Place) -> bool:
     return place.hospital_id is None and place.district_id is None
 

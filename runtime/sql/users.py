@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, delete, insert, select, update
 
 from domain.errors import Conflict, Forbidden, InvalidInput
 from domain.permissions import Reach
-from domain.principals import Caller, Factor, Grant, Kind, Place, Principal, Role
+from domain.principals import Caller, Factor, Grant, Kind, Principal
 from runtime.sql.engine import reading, writing
 from runtime.sql.grants import detail_of, grants_of, insert_grant, lasting_users, roles_of, treated_by
 from runtime.sql.identity_tables import password_history, second_factors, users
@@ -43,8 +43,8 @@ def parse_user_name(text: str) -> str:
     return name
 
 
-def create_first_user(engine: Engine, password: str, place: Place, *, now_us: int) -> bool:
-    """Make the first administrator, who has to change this password; False when there is a user already.
+def create_first_user(engine: Engine, password: str, grant: Grant, *, now_us: int) -> bool:
+    """Make the first user, who has to change this password; False when there is a user already.
 
     A token of an older installation may have the name too: that must not keep the platform from starting.
     """
@@ -52,7 +52,7 @@ def create_first_user(engine: Engine, password: str, place: Place, *, now_us: in
     with writing(engine) as connection:
         if connection.execute(select(users.c.id).limit(1)).first() is not None:
             return False
-        _create(connection, author, FIRST_USER, password, Grant(Role.ADMINISTRATOR, place))
+        _create(connection, author, FIRST_USER, password, grant)
         return True
 
 

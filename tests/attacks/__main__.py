@@ -9,12 +9,13 @@ import asyncio
 import shutil
 import sys
 import tempfile
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tests.attacks.attack_run import AttackBench
 from tests.attacks.floods import FLOODS
-from tests.attacks.tools import SLOW, scan, slow_command
+from tests.attacks.tools import SLOW, scan, slow_command, tls_ports
 from tests.running_platform import RunningPlatform, start_platform
 
 P99_S: Final = 1.0  # issue: an honest client's simple query
@@ -42,13 +43,30 @@ async def play(platform: RunningPlatform, only: list[str] | None, seconds: float
     await bench.honest.close()
     problems = [f"{outcome.name}: {problem}" for outcome in outcomes for problem in outcome.problems(P99_S)]
     if platform.connection.api_trust is not None and shutil.which("testssl") and not only:
-        for port in (bench.target.api, bench.target.http, bench.target.mqtt):
-            problems += [f"testssl.sh, port {port}: {finding}" for finding in await scan(platform, port)]
+        problems += await scan_all(platform)
     for problem in problems:
         say(f"    {problem}")
     lost = await bench.honest.lost()
     say(f"{len(bench.honest.acknowledged)} readings acknowledged meanwhile, {len(lost)} lost")
     return not lost and not problems
+
+
+async def scan_all(platform: RunningPlatform) -> list[str]:
+    """What testssl.sh finds at any port of the whole platform that speaks TLS."""
+    problems = []
+    for name, port in tls_ports(platform).items():
+        found = await scan(platform, port)
+        say(f"    testssl.sh at {name}: {len(found)} findings")
+        problems += [f"testssl.sh, {name}: {finding}" for finding in found]
+    return problems
+
+
+async def only_scan(platform: RunningPlatform) -> bool:
+    """Whether testssl.sh has nothing to say against any port."""
+    problems = await scan_all(platform)
+    for problem in problems:
+        say(f"    {problem}")
+    return not problems
 
 
 def main() -> int:
@@ -57,14 +75,21 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=20.0, help="of each flood")
     parser.add_argument("--only", choices=tuple(FLOODS), action="append")
     parser.add_argument("--shared-address", action="store_true", help="attackers come from the address of honest clients")
+    parser.add_argument("--scan", action="store_true", help="testssl.sh at every TLS port alone, in profile standard")
     given = parser.parse_args()
     held = True
-    for profile in given.profile or ("dev", "standard"):
+
+    def played(platform: RunningPlatform) -> Coroutine[Any, Any, bool]:
+        if given.scan:
+            return only_scan(platform)
+        return play(platform, given.only, given.seconds, shares_address=given.shared_address)
+
+    for profile in given.profile or (("standard",) if given.scan else ("dev", "standard")):
         say(f"security profile {profile}, {given.seconds:g} s each")
         with tempfile.TemporaryDirectory(prefix="vitalgrid-attacks-") as folder:
             platform = start_platform(Path(folder) / "var", SECURITY__PROFILE=profile)
             try:
-                held &= asyncio.run(play(platform, given.only, given.seconds, shares_address=given.shared_address))
+                held &= asyncio.run(played(platform))
             finally:
                 platform.stop()
     return 0 if held else 1

@@ -79,7 +79,7 @@ class AttackBench:
 
     def _token_of_a_service(self) -> str:
         with self._platform.http() as http:
-            answer = http.post("/tokens", json={"name": "villain", "role": "administrator"})
+            answer = http.post("/tokens", json={"name": "villain", "role": "scenario-runner"})
         assert answer.status_code == 201, answer.text
         return str(answer.json()["token"])
 

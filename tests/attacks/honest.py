@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 
 from domain.errors import Unavailable
+from domain.principals import Role
 from gateways.device_client import DeviceClient
 from tests.running_platform import RunningPlatform
 
@@ -44,7 +45,7 @@ class Honest:
         connection = platform.connection
         self._tls: ssl.SSLContext | None = connection.api_trust.context() if connection.api_trust else None
         self._base = f"{connection.api_url}/api/v1"
-        self._headers = {"Authorization": f"Bearer {platform.token}", "X-Reason": "honest"}
+        self._headers = {"Authorization": f"Bearer {platform.token_as(Role.BIOMEDICAL_ENGINEER)}", "X-Reason": "honest"}
         self._sequence = 0
         self.acknowledged: set[int] = set()
         self._sending: asyncio.Task[None] | None = None

@@ -10,6 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+import psutil
+
 from tests.running_platform import RunningPlatform
 
 SLOW: Final[dict[str, tuple[str, ...]]] = {
@@ -33,6 +35,20 @@ def findings(report: Path) -> list[str]:
         f"{one['id']}: {one['severity']}, {one['finding']}" for one in found
         if one["severity"] in _SEVERE and one["id"] not in _EXPECTED
     ]  # fmt: skip
+
+
+def tls_ports(platform: RunningPlatform) -> dict[str, int]:
+    """Who listens where by TLS, of all that the platform started: doors, API, bus, and Ray's ports but its agent's."""
+    root = psutil.Process(platform.process.pid)
+    pids = {child.pid for child in root.children(recursive=True)} | {root.pid, *platform.connection.process_pids.values()}
+    roles = {pid: role for role, pid in platform.connection.process_pids.items()} | {root.pid: "supervisor"}
+    found = {}
+    for one in psutil.net_connections("tcp"):
+        if one.status == psutil.CONN_LISTEN and one.pid in pids:
+            name = roles.get(one.pid) or psutil.Process(one.pid).name()
+            if name != "ray::RuntimeEnvAgent":
+                found[f"{name}:{one.laddr.port}"] = one.laddr.port
+    return found
 
 
 async def scan(platform: RunningPlatform, port: int) -> list[str]:

@@ -226,8 +226,8 @@ def test_the_last_administrator_stays(engine: Engine, lina: Row) -> None:
 
 def test_the_first_user_is_made_once_and_has_to_change_the_password(engine: Engine) -> None:
     assert not users.has_users(engine)
-    assert users.create_first_user(engine, STORED, Place("sz"), now_us=NOW_US)
-    assert not users.create_first_user(engine, STORED, Place("sz"), now_us=NOW_US)
+    assert users.create_first_user(engine, STORED, Grant(Role.ADMINISTRATOR, Place("sz")), now_us=NOW_US)
+    assert not users.create_first_user(engine, STORED, Grant(Role.ADMINISTRATOR, Place("sz")), now_us=NOW_US)
     first = users.get_user(engine, "administrator", now_us=NOW_US)
     assert (first["must_change"], first["roles"], users.has_users(engine)) == (True, ["administrator"], True)
 

@@ -61,9 +61,9 @@ def everything(engine: Engine) -> dict[str, int]:
 
 @pytest.mark.clause("9.3b")
 def test_the_first_administrator_is_made_once(engine: Engine) -> None:
-    token = access.create_first_administrator(engine, now_us=NOW_US)
+    token = access.create_first_token(engine, Role.ADMINISTRATOR, now_us=NOW_US)
     assert token is not None
-    assert access.create_first_administrator(engine, now_us=NOW_US) is None
+    assert access.create_first_token(engine, Role.ADMINISTRATOR, now_us=NOW_US) is None
     holder = access.authenticate(engine, token)
     assert (holder["name"], holder["role"]) == ("admin", Role.ADMINISTRATOR)
     with pytest.raises(Unauthenticated):

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from cluster.sealing import file_seal
+from domain.principals import Role
 from runtime.lake import Lake, ReadingQuery
 from runtime.sealed_file import is_sealed
 from runtime.settings import Settings
@@ -51,7 +52,7 @@ def send(platform: RunningPlatform, token: str, body: dict[str, Any]) -> httpx.R
 
 
 def values(platform: RunningPlatform) -> set[float]:
-    with platform.http() as http:
+    with platform.http(Role.SCENARIO_RUNNER) as http:
         answer = http.get("/readings", params={"device": MONITOR, "metric": "heart_rate"})
     return {row["value"] for row in answer.json()["items"]} if answer.is_success else set()
 
@@ -70,7 +71,7 @@ def test_nothing_that_was_sent_is_readable_after_a_crash_nor_after_a_stop(tmp_pa
     platform = start_platform(tmp_path, **SETTINGS)
     try:
         token = platform.register_monitor(HOSPITAL)
-        with platform.http() as http:
+        with platform.http(Role.INTEGRATION) as http:
             patient = {"hospital_id": HOSPITAL, "ref": PATIENT[1], "name": PATIENT[0], "age_years": 60}
             key = http.post("/patients", json=patient).raise_for_status().json()["patient_key"]
             span = {"hospital_id": HOSPITAL, "device_id": "mon-1", "patient_key": key, "start": "2026-01-01T00:00:00Z"}
@@ -86,7 +87,7 @@ def test_nothing_that_was_sent_is_readable_after_a_crash_nor_after_a_stop(tmp_pa
         platform = start_platform(tmp_path, **SETTINGS)
         send(platform, token, {"metric": "heart_rate", "value": AFTER}).raise_for_status()
         wait_until(lambda: values(platform) == {BEFORE, AFTER}, 30, lambda: values(platform))
-        with platform.http() as http:
+        with platform.http(Role.BIOMEDICAL_ENGINEER) as http:
             assert REFUSED in http.get("/rejects").raise_for_status().text
         assert platform.stop() == 0
     finally:

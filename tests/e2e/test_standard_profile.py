@@ -20,9 +20,14 @@ import paho.mqtt.client as mqtt
 import psutil
 import pyotp
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
-from cluster.connection import first_password_file
+from cluster.cli import app
+from cluster.connection import admin_token_file, first_password_file
 from domain.bus_rights import OBSERVER
+from domain.errors import VitalgridError
+from domain.principals import Role
 from runtime.bus_access import BusCertificate
 from runtime.certificates import Authority
 from runtime.tls import Trust
@@ -33,15 +38,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240
 HOSPITAL = "sz.tls"
 PORTS = ("api", "mqtt", "http", "bus")
 TLS_ALERT = b"\x15"
-OURS = (
-    "api",
-    "doors",
-    "queries",
-    "audit",
-    "witness",
-    "upkeep",
-    "nats-server",
-)  # processes that are ours altogether; Ray's own are on loopback, with its token
+PLAIN = {"ray::RuntimeEnvAgent": "Ray's own agent for packages, on loopback: HTTP alone, and nothing without Ray's token"}
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +78,10 @@ def test_a_reading_over_tls_is_answered_over_tls_and_its_alarm_streamed(platform
     raised, listening = [], threading.Event()
 
     def listen() -> None:
-        with platform.http() as http, http.stream("GET", "/live/alarms", params={"hospital": HOSPITAL}) as stream:
+        with (
+            platform.http(Role.BIOMEDICAL_ENGINEER) as http,
+            http.stream("GET", "/live/alarms", params={"hospital": HOSPITAL}) as stream,
+        ):
             for line in stream.iter_lines():
                 listening.set()
                 if line.startswith("data:") and "nibp_sys" in line:
@@ -94,7 +94,7 @@ def test_a_reading_over_tls_is_answered_over_tls_and_its_alarm_streamed(platform
     publish(platform, monitor_token, {"hr": 72, "nibp_sys": 70, "nibp_dia": 40}, ca_of(platform))
 
     def stored() -> list[dict[str, Any]]:
-        with platform.http() as http:
+        with platform.http(Role.BIOMEDICAL_ENGINEER) as http:
             return list(http.get("/readings", params={"device": f"{HOSPITAL}/mon-1"}).json()["items"])
 
     wait_until(lambda: {row["metric"] for row in stored()} >= {"heart_rate", "nibp_sys"}, 20, stored)
@@ -103,7 +103,7 @@ def test_a_reading_over_tls_is_answered_over_tls_and_its_alarm_streamed(platform
 
 
 @pytest.mark.clause("7.2a")
-def test_the_first_administrator_does_nothing_before_there_is_a_second_factor(platform: RunningPlatform) -> None:
+def test_the_first_user_does_nothing_before_there_is_a_second_factor(platform: RunningPlatform) -> None:
     given, new = first_password_file(platform.data_dir).read_text(), "kettle otter nine violins"
     api = platform.connection.api_url
     with httpx.Client(verify=Trust(ca_of(platform)).context(), trust_env=False, timeout=30) as http:
@@ -142,12 +142,78 @@ def test_the_http_door_and_our_own_commands_speak_tls(platform: RunningPlatform,
         capture_output=True, text=True, timeout=30, check=False,
     )  # fmt: skip
     assert sent.returncode == 0, sent.stderr
-    listed = subprocess.run(
-        [sys.executable, "-m", "cluster.cli", "hosts", "list", "--data-dir", str(platform.data_dir)],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert listed.returncode == 0, listed.stderr
-    assert "host-1" in listed.stdout + listed.stderr
+    listed = vitalgrid(platform, "hosts", "list")
+    assert (listed.exit_code, "host-1" in listed.output) == (0, True), listed.output
+
+
+def vitalgrid(platform: RunningPlatform, *words: str) -> Result:
+    """A command on the platform's machine, by whoever has configured nothing."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("VITALGRID_DATA_DIR", str(platform.data_dir))
+        return CliRunner().invoke(app, words)
+
+
+@pytest.mark.clause("7.2b")
+def test_this_machines_token_gives_orders_and_reads_no_patient(
+    platform: RunningPlatform, monitor_token: str, tmp_path: Path
+) -> None:
+    for words in (
+        "doctor", "hosts list", "keys list", "log verify", "log fsck", "log show", "token list",
+        "user add li.na --role nurse", "user permissions li.na", "user list", "user sessions",
+    ):  # fmt: skip
+        done = vitalgrid(platform, *words.split())
+        assert done.exit_code == 0, (words, done.output[-2000:])
+    by_rest = f"{platform.connection.api_url}/api/v1/log"
+    done = vitalgrid(platform, "log", "verify", by_rest)
+    assert done.exit_code == 0, done.output
+    with platform.http() as http:
+        keys = [argument for key in http.get("/log/keys").text.split() for argument in ("--vkey", key)]
+        verifier = tmp_path / "verifier.py"
+        verifier.write_bytes(http.get("/log/verifier").content)
+        token_file = admin_token_file(platform.data_dir)
+        alone = [
+            sys.executable,
+            "-S",
+            "-I",
+            verifier,
+            "log",
+            by_rest,
+            "--token-file",
+            token_file,
+            "--ca",
+            ca_of(platform),
+            *keys,
+        ]
+        assert subprocess.run(alone, capture_output=True, timeout=60, check=False).returncode == 0
+        for path in ("/patients", f"/readings?device={HOSPITAL}/mon-1", "/alarms", "/associations", "/audit/events"):
+            assert http.get(path).status_code == 403, path
+
+
+@pytest.mark.clause("9.3b")
+def test_a_program_gets_a_token_of_its_role_and_loses_it(platform: RunningPlatform) -> None:
+    made = vitalgrid(platform, "token", "add", "auditor", "--role", "audit-administrator")
+    assert made.exit_code == 0, made.output
+    headers = {"Authorization": f"Bearer {made.stdout.strip()}"}
+    with platform.http(headers=headers) as http:
+        assert http.get("/audit/events", params={"principal": "local-operator"}).json()["items"] != []
+        assert http.get("/patients").status_code == 403
+        assert vitalgrid(platform, "token", "revoke", "auditor").exit_code == 0
+        wait_until(lambda: http.get("/audit/events").status_code == 401, 20)
+    for words in (("add", "auditor", "--role", "nurse"), ("add", "king", "--role", "administrator"), ("revoke", "auditor")):
+        refused = vitalgrid(platform, "token", *words)
+        assert (isinstance(refused.exception, VitalgridError), refused.stdout) == (True, ""), words
+
+
+def test_a_story_is_played_by_a_runner_of_its_own(platform: RunningPlatform, tmp_path: Path) -> None:
+    small = ("fleet.devices=200", "warmup_s=2", "duration_s=4", "fault.0.at_s=3", "generator.late_share_max=1")
+    options = [word for setting in small for word in ("--set", setting)]
+    told = vitalgrid(platform, "scenario", "run", "calm-district", *options, "--run-id", "calm", "--reports", str(tmp_path))
+    ledger = json.loads((tmp_path / "calm" / "report.json").read_text())["ledger"]
+    assert (ledger["lost"], ledger["doubled"]) == (0, 0), told.output
+    assert ledger["stored"] > 200
+    with platform.http() as http:
+        runners = [one for one in http.get("/tokens").json()["items"] if one["name"].startswith("scenario-runner-")]
+    assert [one["revoked"] is None for one in runners] == [False]
 
 
 def as_observer(platform: RunningPlatform) -> ssl.SSLContext:
@@ -174,14 +240,62 @@ def declared(platform: RunningPlatform) -> dict[str, int]:
     return {"api": api_port, "mqtt": connection.mqtt_port, "http": connection.http_port, "bus": bus_port}
 
 
-@pytest.mark.clause("9.4")
-def test_the_ports_are_those_that_are_declared(platform: RunningPlatform) -> None:
-    pids = {pid for name, pid in platform.connection.process_pids.items() if name in OURS}
-    listening = {
-        connection.laddr.port for connection in psutil.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN and connection.pid in pids
+def listeners(platform: RunningPlatform) -> dict[int, tuple[str, str]]:
+    """Port -> address and who listens, of everything that the platform started."""
+    root = psutil.Process(platform.process.pid)
+    who = {child.pid: child.name() for child in root.children(recursive=True)} | {root.pid: "supervisor"}
+    who |= {pid: name for name, pid in platform.connection.process_pids.items()}
+    return {
+        one.laddr.port: (one.laddr.ip, who[one.pid]) for one in psutil.net_connections("tcp")
+        if one.status == psutil.CONN_LISTEN and one.pid in who
     }  # fmt: skip
-    assert listening == set(declared(platform).values())
+
+
+def answer_in_clear(port: int) -> bytes:
+    """What a port says to whoever speaks plain HTTP to it; nothing, when it ends the connection or waits for TLS."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as plain:
+        plain.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        with contextlib.suppress(ConnectionResetError):
+            return plain.recv(1024)
+    return b""
+
+
+@pytest.mark.clause("9.4")
+@pytest.mark.clause("5.4a")
+def test_every_port_is_declared_and_none_speaks_plain_but_those_with_a_reason(platform: RunningPlatform) -> None:
+    found, own = listeners(platform), set(declared(platform).values())
+    assert own <= set(found)
+    undeclared = {port: who for port, who in found.items() if port not in own and not is_rays(who[1])}
+    assert undeclared == {}
+    assert {address.removeprefix("::ffff:") for address, _ in found.values()} == {"127.0.0.1"}
+    plain = {port: name for port, (_, name) in found.items() if answer_in_clear(port)[:1] not in (b"", TLS_ALERT)}
+    assert set(plain.values()) <= set(PLAIN)
+    for port in plain:
+        assert b" 401 " in answer_in_clear(port).partition(b"\r\n")[0]
+    rays = platform.data_dir / "pki" / "ray"
+    for port in set(found) - set(plain) - own:  # Ray's: they take whoever has a certificate of its authority alone
+        as_node = Trust(str(rays / "ca.pem")).context()
+        as_node.set_alpn_protocols(["h2"])  # without it nobody is answered
+        assert says_nothing(port, as_node)
+        as_node.load_cert_chain(rays / "node.pem")
+        assert handshake(port, as_node) in ("TLSv1.2", "TLSv1.3")
+        assert not says_nothing(port, as_node)
+
+
+def says_nothing(port: int, context: ssl.SSLContext) -> bool:
+    """Whether a port ends the connection of whoever shows no certificate."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as raw:
+        try:
+            with context.wrap_socket(raw, server_hostname="127.0.0.1") as wrapped:
+                wrapped.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+                return wrapped.recv(1024) == b""
+        except (ssl.SSLError, ConnectionError):
+            return True
+
+
+def is_rays(name: str) -> bool:
+    """Whether a process listens as one of Ray's; the supervisor does, as its driver, and so does each host."""
+    return name in {"gcs_server", "raylet", "supervisor"} or name.startswith("ray::")
 
 
 @pytest.mark.clause("9.4")
@@ -233,7 +347,7 @@ def test_a_host_that_takes_the_place_of_a_killed_one_is_let_in(platform: Running
     publish(platform, monitor_token, {"pulse_rate": 81}, ca_of(platform))
 
     def stored() -> list[Any]:
-        with platform.http() as http:
+        with platform.http(Role.BIOMEDICAL_ENGINEER) as http:
             answer = http.get("/readings", params={"device": f"{HOSPITAL}/mon-1", "metric": "pulse_rate"})
         return list(answer.json()["items"]) if answer.is_success else []
 
@@ -244,7 +358,7 @@ def test_no_process_of_ours_was_refused_anything_and_secrets_are_the_owners(plat
     said = (platform.data_dir / "nats" / "nats-server.log").read_text()
     assert [line for line in said.splitlines() if "Violation" in line] == []
     assert platform.connection.nats_token == ""
-    for path in (*(platform.data_dir / "pki").iterdir(), platform.data_dir / "nats" / "run" / "nats-server.conf"):
+    for path in (*(platform.data_dir / "pki").rglob("*"), platform.data_dir / "nats" / "run" / "nats-server.conf"):
         assert path.stat().st_mode & 0o077 == 0, path
 
 

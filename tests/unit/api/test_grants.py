@@ -119,7 +119,9 @@ async def test_nobody_gives_to_themselves_nor_more_than_they_may(app: FastAPI, e
         ):
             answer = await client.request(method, f"/api/v1/{path}", json=body)
             assert says in answer.json()["detail"], answer.text
-        assert (await operator.post("/api/v1/tokens", json={"name": "t", "role": "nurse"})).status_code == 403
+        assert (await operator.post("/api/v1/tokens", json={"name": "t", "role": "administrator"})).status_code == 403
+        assert (await operator.post("/api/v1/tokens", json={"name": "runner", "role": "scenario-runner"})).status_code == 201
+        assert (await operator.get("/api/v1/patients", params={"hospital": "sz.h001"})).status_code == 403
         made = await guard.post("/api/v1/tokens", json={"name": "t", "role": "station", "place": "sz.h001/icu"})
     assert (made.status_code, made.json()["place"]) == (201, "sz.h001/icu")
     assert access.authenticate(engine, made.json()["token"])["place"] == "sz.h001/icu"
@@ -138,7 +140,7 @@ async def test_the_last_who_can_give_anything_keeps_that(house: House, wards: li
 
 @pytest.mark.clause("9.3b")
 def test_the_last_token_of_an_administrator_is_not_revoked(engine: Engine) -> None:
-    access.create_first_administrator(engine, now_us=1)
+    access.create_first_token(engine, Role.ADMINISTRATOR, now_us=1)
     with pytest.raises(Conflict, match="is the last that can give anybody anything"):
         access.revoke_token(engine, ADA, "admin")
     users.create_user(engine, ADA, "li.na", "stored", Grant(Role.ADMINISTRATOR, Place("sz")))

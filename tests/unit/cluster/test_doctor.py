@@ -185,7 +185,7 @@ def test_cryptography_that_breaks_is_a_problem_too(settings, monkeypatch):
 
 
 def test_the_security_profile_is_named(settings):
-    assert only(doctor.security(settings)).says == "dev"
+    assert only(doctor.security(settings)).says == "standard"
 
 
 def in_standard(settings, tmp_path, **also):

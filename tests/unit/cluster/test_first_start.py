@@ -14,12 +14,13 @@ from cluster.keys_commands import keys
 from domain.alarms import Outcome
 from domain.errors import InvalidInput
 from domain.fleet_manifest import Tier
+from domain.principals import Role
 from runtime.keys import KeyMissing
 from runtime.password_hashes import PasswordHashes
 from runtime.second_factors import SecondFactors
 from runtime.settings import Settings
 from runtime.soft_keys import SoftKeys
-from runtime.sql import access, alarms, patients, places, second_factors, users
+from runtime.sql import access, alarms, grants, patients, places, second_factors, users
 from runtime.sql.engine import open_engine
 from runtime.sql.patients import NewPatient
 from runtime.sql.sealed import DAMAGED
@@ -30,7 +31,7 @@ from tests.sql_fixtures import ADA, ALL, HOSPITAL
 
 @pytest.fixture
 def settings(tmp_path):
-    return Settings(data_dir=tmp_path, security={"password_iterations": 1_000})
+    return Settings(data_dir=tmp_path, security={"profile": "dev", "password_iterations": 1_000})
 
 
 @pytest.fixture
@@ -59,8 +60,24 @@ def test_a_first_start_makes_a_user_and_a_token_and_the_next_one_nothing(setting
     assert is_right(settings, business, first.password)
 
 
+@pytest.mark.clause("9.3b")
+def test_beyond_dev_nobody_is_made_who_may_everything(tmp_path, business):
+    settings = Settings(data_dir=tmp_path)
+    prepare_accounts(business, settings)
+    token = access.authenticate(business, admin_token_file(tmp_path).read_text())
+    assert (token["name"], token["role"]) == ("local-operator", Role.LOCAL_OPERATOR)
+    assert users.get_user(business, users.FIRST_USER, now_us=1)["roles"] == [Role.SECURITY_ADMINISTRATOR]
+    assert grants.omnipotent(business, now_us=1) == []
+
+
+@pytest.mark.clause("9.3b")
+def test_who_may_everything_is_named(settings, business):
+    prepare_accounts(business, settings)
+    assert grants.omnipotent(business, now_us=1) == ["token admin", "user administrator"]
+
+
 def test_an_installation_of_before_gets_its_first_user_whatever_its_tokens_are_called(settings, business):
-    access.create_first_administrator(business, now_us=1)
+    access.create_first_token(business, Role.ADMINISTRATOR, now_us=1)
     access.create_token(business, ADA, users.FIRST_USER)
     made = prepare_accounts(business, settings)
     assert made.token is None

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from cluster.cli import app
 from cluster.connection import Connection
-from cluster.pki import API, DOORS, CertificateKeeper, in_url, reachable, served_with, trust_in, wanted_by
+from cluster.pki import API, DOORS, CertificateKeeper, in_url, ray_tls, reachable, served_with, trust_in, wanted_by
+from cluster.ray_environment import check_ray_tls, prepare_ray
 from cluster.run_target import remote_target
 from domain.bus_rights import OBSERVER
-from domain.errors import InvalidInput
+from domain.errors import InvalidInput, Unavailable
 from runtime.certificates import holds_for, read_certificate
 from runtime.clock import ManualClock
 from runtime.settings import Settings
@@ -118,3 +122,44 @@ def test_commands_find_what_they_show_the_bus(tmp_path):
     with_certificates = Connection(pid=1, nats_url="", nats_token="", pki_dir=str(tmp_path))
     key = with_certificates.bus_key(OBSERVER)
     assert (key.process, key.file) == (OBSERVER, str(tmp_path / "bus-observer.pem"))
+
+
+def test_ray_has_an_authority_of_its_own_and_proves_itself_by_what_it_signed(tmp_path):
+    given = settings(tmp_path)
+    assert "ray" in CertificateKeeper(given, CLOCK).look()
+    node = read_certificate(Path(ray_tls(given)["RAY_TLS_SERVER_CERT"]))
+    node.verify_directly_issued_by(read_certificate(Path(ray_tls(given)["RAY_TLS_CA_CERT"])))
+    with pytest.raises(ValueError, match="subject does not match certificate issuer"):
+        node.verify_directly_issued_by(read_certificate(tmp_path / "pki" / "ca.pem"))
+    assert holds_for(node) == {"localhost", "127.0.0.1", "::1"}
+    assert ray_tls(settings(tmp_path, "dev")) == {}
+
+
+def test_a_machine_that_joins_rays_cluster_gets_a_certificate_for_its_address(tmp_path, monkeypatch):
+    monkeypatch.setenv("VITALGRID_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("VITALGRID_SECURITY__PROFILE", "standard")
+    made = CliRunner().invoke(app, ["ray-certificate", "10.0.0.7"])
+    assert made.exit_code == 0, made.output
+    told = dict(line.removeprefix("export ").split("=", 1) for line in made.output.splitlines())
+    assert told["RAY_USE_TLS"] == "1"
+    assert "10.0.0.7" in holds_for(read_certificate(Path(told["RAY_TLS_SERVER_CERT"])))
+    for address in ("../api", "10.0.0.7 -x", ""):
+        assert isinstance(CliRunner().invoke(app, ["ray-certificate", "--", address]).exception, InvalidInput)
+    monkeypatch.setenv("VITALGRID_SECURITY__PROFILE", "dev")
+    assert isinstance(CliRunner().invoke(app, ["ray-certificate", "10.0.0.7"]).exception, InvalidInput)
+
+
+def test_ray_is_told_to_speak_tls_and_given_certificates_win(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "environ", {"RAY_USE_TLS": "0", "RAY_TLS_CA_CERT": "/given/ca.pem"})
+    CertificateKeeper(settings(tmp_path), CLOCK).look()
+    prepare_ray(ray_tls(settings(tmp_path)))
+    assert os.environ["RAY_USE_TLS"] == "1"
+    assert os.environ["RAY_TLS_SERVER_CERT"] == str(tmp_path / "pki" / "ray" / "node.pem")
+    with pytest.raises(Unavailable, match="RAY_TLS_CA_CERT is '/given/ca"):
+        check_ray_tls()
+    monkeypatch.setattr(os, "environ", {})
+    prepare_ray(ray_tls(settings(tmp_path)))
+    check_ray_tls()
+    monkeypatch.setattr(os, "environ", {})
+    prepare_ray(ray_tls(settings(tmp_path, "dev")))
+    assert "RAY_USE_TLS" not in os.environ

@@ -11,7 +11,8 @@ from tests.source_tree import ROOT
 
 def test_settings_that_contradict_their_profile_end_the_command_and_show_no_password(tmp_path):
     environment = os.environ | {
-        "VITALGRID_API__HOST": "0.0.0.0", "VITALGRID_DOORS__TLS_CERT_FILE": "door.pem", "COLUMNS": "500",
+        "VITALGRID_SECURITY__PROFILE": "dev",
+            "VITALGRID_API__HOST": "0.0.0.0", "VITALGRID_DOORS__TLS_CERT_FILE": "door.pem", "COLUMNS": "500",
         "VITALGRID_DATABASE_URL": "postgresql://u:s3cret@db/v", "VITALGRID_WEBHOOK__SECRET": "whsec_s3cret",
         "PYTHONPATH": str(ROOT),
     }  # fmt: skip

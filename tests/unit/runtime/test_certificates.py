@@ -147,3 +147,15 @@ def test_nothing_outlives_its_authority(authority):
 ])  # fmt: skip
 def test_names_have_one_spelling(text, spelled):
     assert canonical(text) == spelled
+
+
+def test_a_peers_is_good_for_both_sides_and_as_long_as_its_authority(authority):
+    authority.keep(WANTED, NOW)
+    peer = Wanted("api", WANTED.holds_for, is_server=True, is_peer=True, lasts=True)
+    assert authority.keep(peer, NOW)  # a server's alone does not do
+    made = read_certificate(authority.file_of("api"))
+    assert set(made.extensions.get_extension_for_class(ExtendedKeyUsage).value) == {
+        ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH,
+    }  # fmt: skip
+    assert made.not_valid_after_utc == read_certificate(authority.file).not_valid_after_utc
+    assert not authority.keep(peer, NOW + timedelta(days=2000))

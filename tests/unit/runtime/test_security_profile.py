@@ -30,8 +30,9 @@ def test_an_unknown_profile_names_the_known_ones():
         SecuritySettings(profile="relaxed")
 
 
-def test_the_profile_of_a_first_start_is_dev():
-    assert Settings().security.profile is SecurityProfile.DEV
+@pytest.mark.clause("9.1a")
+def test_who_says_nothing_gets_tls_everywhere():
+    assert Settings().security.profile is SecurityProfile.STANDARD
 
 
 @pytest.mark.parametrize(("profile", "also"), [
