@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from domain.messages import DeviceEvent
+from domain.messages import DeviceEvent, SecurityNotice
 from domain.readings import ReadingBatch
 from domain.thing_models import Lane, ThingModel
 
@@ -105,8 +105,8 @@ class Intake(Protocol):
         """
         ...
 
-    async def tell_event(self, event: DeviceEvent, shard: int) -> None:
-        """Put a device's event into the stream; same guarantees as `submit`."""
+    async def tell_event(self, event: DeviceEvent | SecurityNotice, shard: int) -> None:
+        """Put a device's event, or a notice about it, into the stream; same guarantees as `submit`."""
         ...
 
     async def submit_event(self, sender: Sender, event: DeviceEvent) -> Receipt:

@@ -29,7 +29,7 @@ import numpy as np
 from domain import subjects
 from domain.errors import StorageFull, Unavailable, VitalgridError
 from domain.frames import MAX_ROWS, encode_batches, encode_frame
-from domain.messages import DeviceEvent, Reject, StorageLevel, StorageState, encode
+from domain.messages import DeviceEvent, Reject, SecurityNotice, StorageLevel, StorageState, encode
 from domain.ports import Claim, Clock, Identities, Receipt, Sender
 from domain.readings import NO_SEQUENCE, ROW, ReadingBatch
 from domain.thing_models import Lane
@@ -166,7 +166,7 @@ class StreamIntake:
         """As `domain.ports.Intake.submit_event`."""
         return await self._events.submit(sender, event, self._message_id("event"))
 
-    async def tell_event(self, event: DeviceEvent, shard: int) -> None:
+    async def tell_event(self, event: DeviceEvent | SecurityNotice, shard: int) -> None:
         """As `domain.ports.Intake.tell_event`."""
         now = self._identities.place_of(event.hospital_id, shard)
         await self._events.store(now, event, self._message_id("event"))
