@@ -97,8 +97,10 @@ class Identities(Protocol):
 class Intake(Protocol):
     """The one way in for readings, shared by all doors."""
 
-    def submit(self, sender: Sender, readings: ReadingBatch) -> Awaitable[Receipt]:
+    def submit(self, sender: Sender, readings: ReadingBatch, arrival_us: int = 0) -> Awaitable[Receipt]:
         """Done once the readings are fsynced in the stream (one group commit serves many callers).
+
+        `arrival_us`: the event time of readings that state none. What came before is answered as then, and not stored again.
 
         Raises RejectedInput when none of them can be taken (the whole batch is refused, nothing is stored), and
         Unavailable when the stream does not answer or is full: the sender keeps its readings and tries again.
@@ -131,7 +133,7 @@ class Intake(Protocol):
 class PackedIntake(Intake, Protocol):
     """An Intake that also takes single readings as packed records, which costs a fraction of columns."""
 
-    def submit_packed(self, sender: Sender, rows: bytes) -> Awaitable[Receipt]:
+    def submit_packed(self, sender: Sender, rows: bytes, arrival_us: int = 0) -> Awaitable[Receipt]:
         """As `submit`, of `domain.readings.ROW` records that are all of the sender's own handle."""
         ...
 
