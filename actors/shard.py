@@ -29,6 +29,7 @@ from actors.ordering import place, timing
 from actors.presets import Presets
 from actors.roster import Roster
 from actors.screening import screen
+from actors.security_alarms import SecurityAlarms
 from actors.shard_answers import Answers
 from actors.signals import Signals
 from actors.source_clocks import ClockCorrection, SourceClocks
@@ -52,6 +53,7 @@ from domain.messages import (
     LimitsPreset,
     MaintenanceSet,
     PatientAdmitted,
+    SecurityNotice,
 )
 from domain.ports import Scorer
 from domain.quality import Mark
@@ -94,6 +96,7 @@ class ShardCell:
         self._unmonitored = Unmonitored(self._roster, self._associations)
         self._clock_alarms = ClockAlarms(self._roster)
         self._told = DeviceAlarms(self._roster, self._associations, live_horizon_us)
+        self._noticed = SecurityAlarms(self._roster, live_horizon_us)
         self._early = EarlyWarning(self._roster, live_horizon_us)
         self._anomalies = Anomalies(self._roster, scorer or RobustZ())
         self.hand_overs = HandOvers(shard)
@@ -170,6 +173,7 @@ class ShardCell:
         alarms += self._unmonitored.tick(signals, self.now_us, self.clock_us)
         alarms += self._clock_alarms.tick(self.now_us, self.clock_us)
         alarms += self._told.settle(self.clock_us)
+        alarms += self._noticed.tick(self.clock_us)
         notices = Notices()
         self._early.tick(self.now_us, self.clock_us, notices)
         scores, derived, _ = notices.in_order()
@@ -178,7 +182,7 @@ class ShardCell:
         return Effects(alarms=[*alarms, *scores], derived=derived, derived_arrival_us=derived_us)
 
     def apply_control(self, message: Control, arrival_us: int) -> Effects:
-        """Take a registration, association, preset, maintenance window or device event. Idempotent.
+        """Take a registration, association, preset, maintenance window, device event or security notice. Idempotent.
 
         Raises RejectedInput for an event of a device that is not here (`unknown-device`), or that its thing model does not
         say (`unknown-event`).
@@ -207,6 +211,8 @@ class ShardCell:
                 alarms = self._limits.settle(self.clock_us) + self._told.settle(self.clock_us)
             case DeviceEvent():
                 alarms = self._hear(message)
+            case SecurityNotice():
+                alarms = self._noticed.hear(message, self.clock_us)
         return Effects(alarms=alarms)
 
     def take_over(self, message: HandOver, state: State, arrival_us: int) -> None:
@@ -263,7 +269,7 @@ class ShardCell:
         """What knows of hospitals and all that is in them; the roster first, which the others build on."""
         return (
             self._roster, self._associations, self._presets, self._recent, self._limits, self._early, self._anomalies,
-            self._told,
+            self._told, self._noticed,
         )  # fmt: skip
 
     def _set_back(self) -> None:
@@ -281,6 +287,7 @@ class ShardCell:
                 np.minimum(table[name], latest_us, out=table[name])
         self._limits.set_back(latest_us)
         self._told.set_back(latest_us)
+        self._noticed.set_back(latest_us)
 
     def _place(
         self, readings: ReadingBatch, row: NDArray[np.intp], devices: NDArray[np.int32], channels: NDArray[np.int32],

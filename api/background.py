@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from api.hand_overs import lead_hand_overs
+from api.security_desk import SecurityDesk
 from api.services import Backend
 from api.webhook import Webhook
 from domain import subjects
@@ -81,6 +82,7 @@ def tasks_of(backend: Backend) -> dict[str, Callable[[], Awaitable[None]]]:
     tasks: dict[str, Callable[[], Awaitable[None]]] = {
         "directory": backend.directory.warmed,
         "alarm-desk": AlarmDesk(backend).run,
+        "security-desk": SecurityDesk(backend).run,
         "audio-pauses": lambda: expire_audio_pauses(backend),
         "outbox-relay": backend.relay.run,
         "write-relay": WriteRelay(backend.engine, backend.services.bus, backend.services.region_id).run,

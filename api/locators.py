@@ -144,6 +144,11 @@ async def near_device(behind: Behind, device: Hospital = None) -> tuple[Place, .
     return (await behind.read(locating.place_of, behind.engine, hospital_id) if found is None else found.place,)
 
 
+async def near_device_or_hospital(behind: Behind, hospital: Hospital = None, device: Hospital = None) -> tuple[Place, ...]:
+    """The hospital, and where the device stands, in the query."""
+    return (*await near_query(behind, hospital), *await near_device(behind, device))
+
+
 # --- by the hospital and ward that are asked for ---
 
 

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, urlencode
 from api.answers.formats import Format
 from domain.alarms import AlarmState, Priority
 from domain.fleet_manifest import Tier
+from domain.messages import SecurityKind
 from domain.metrics import BY_CODE, Group
 
 LEFT_OUT: Final = "…"
@@ -48,6 +49,7 @@ _QUERY: Final[Mapping[str, Callable[[str], bool]]] = {
     "format": _one_of(Format),
     "tier": _one_of(Tier),
     "group": _one_of(Group),
+    "kind": _one_of(SecurityKind),
     "status": _one_of(("in-use", "retired")),
 }
 _PATH: Final[Mapping[str, Callable[[str], bool]]] = {

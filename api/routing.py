@@ -28,6 +28,7 @@ from api.routes import (
     readings,
     rejects,
     scenarios,
+    security,
     sessions,
     users,
 )
@@ -44,6 +45,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     alarms.router,
     live.router,
     rejects.router,
+    security.router,
     scenarios.router,
     access.router,
     log.router,

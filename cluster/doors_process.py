@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 import uvloop
 
+from api.proxies import BehindProxies
 from cluster import limits
 from cluster.connection import Connection
 from cluster.pki import DOORS, listener_tls
@@ -17,6 +18,7 @@ from cluster.serving import serving
 from domain import bus_rights, subjects
 from gateways.http_door import http_door
 from gateways.mqtt_door import MqttDoor
+from gateways.watch import Watch
 from runtime.admission import Admission
 from runtime.bus import Bus
 from runtime.clock import SystemClock
@@ -27,6 +29,7 @@ from runtime.intake_lanes import IntakeLimits
 from runtime.log import configure_logging
 from runtime.priority import share_finely
 from runtime.receipts import StreamReceipts
+from runtime.replay_keeping import catch_up, keep, load
 from runtime.settings import IntakeSettings, Settings
 from runtime.sql.engine import open_engine
 from runtime.storage import of_stream
@@ -35,6 +38,7 @@ from runtime.tasks import end
 logger = logging.getLogger(__name__)
 
 _TELL_S: Final = 2.0
+_NUMBERS: Final = "doors/numbers.npz"  # of this process alone; under the data folder
 _DOOR_SOURCE: Final = 1  # in the header of every frame this Intake makes; the API's is 2
 
 
@@ -50,14 +54,23 @@ async def main() -> None:
     places = asyncio.create_task(identities.keep_places(), name="places")
     admission = Admission(asyncio.get_running_loop().time)
     await bus.core_subscribe(subjects.HOSTS_PROGRESS, admission.hear)
+    numbers_file = settings.data_dir / _NUMBERS
+    replays = await asyncio.to_thread(load, numbers_file, asyncio.get_running_loop().time())
+    logger.info("senders' numbers are known", extra={"frames_since": await catch_up(replays, bus)})
     intake = StreamIntake(
-        bus, identities, SystemClock(), source=_DOOR_SOURCE, limits=intake_limits(settings.intake), admission=admission
-    )
+        bus, identities, SystemClock(), source=_DOOR_SOURCE, limits=intake_limits(settings.intake), admission=admission,
+        replays=replays,
+    )  # fmt: skip
+    keeping = asyncio.create_task(keep(replays, numbers_file), name="keep senders' numbers")
     await bus.core_subscribe(subjects.STORAGE, lambda payload, _subject: intake.heed(of_stream(payload)))
     doors = settings.doors
     tls = listener_tls(settings, DOORS)
-    mqtt = MqttDoor(identities, intake, SystemClock(), limits=limits.mqtt(settings), tls=tls.context if tls else None)
-    http = http_door(identities, intake, SystemClock(), StreamReceipts(bus), doors.max_payload_bytes)
+    proxies = limits.proxies(settings.limits)
+    watch = Watch(intake, SystemClock(), proxies.trusts)
+    mqtt = MqttDoor(
+        identities, intake, SystemClock(), limits=limits.mqtt(settings), tls=tls.context if tls else None, watch=watch
+    )
+    http = http_door(identities, intake, SystemClock(), StreamReceipts(bus), doors.max_payload_bytes, watch=watch)
 
     def directory_changed(_payload: bytes, _subject: str) -> None:
         identities.forget()
@@ -67,7 +80,9 @@ async def main() -> None:
     mqtt_port = await mqtt.start(doors.host, doors.mqtt_port)
     listener = limits.http_listener(settings.limits)
     of_http = limits.door_http(settings.limits, http.state.counters.connections_refused)
-    async with serving(http, doors.host, doors.http_port, tls=tls, limits=listener, http=of_http) as http_port:
+    async with serving(
+        BehindProxies(http, proxies), doors.host, doors.http_port, tls=tls, limits=listener, http=of_http
+    ) as http_port:
         look_seldom()
         tell_ready(mqtt_port=mqtt_port, http_port=http_port)
         logger.info("doors open", extra={"mqtt_port": mqtt_port, "http_port": http_port})
@@ -77,7 +92,7 @@ async def main() -> None:
         await end(telling)
         await mqtt.close()
     await intake.close()
-    await end(places)
+    await end(places, keeping)
     await bus.close()
     engine.dispose()
 

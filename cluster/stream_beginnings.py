@@ -25,6 +25,7 @@ from runtime.lake import Lake
 from runtime.log_events import taken_of_stream
 from runtime.snapshots import SnapshotStore
 from runtime.sql.alarm_projection import position_of
+from runtime.sql.security_events import POSITION as SECURITY_DESK
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,9 @@ def stream_beginnings(lake: Lake, snapshots: SnapshotStore, engine: Engine, audi
 def taken_of_streams(lake: Lake, snapshots: SnapshotStore, engine: Engine, audit_dir: Path) -> dict[str, int]:
     """The furthest sequence of each stream that anybody remembers to have taken. Raises Unavailable."""
     return {
-        subjects.READINGS_STREAM: max([snapshots.highest_sequence(), *lake.positions().positions.values()]),
+        subjects.READINGS_STREAM: max(
+            [snapshots.highest_sequence(), position_of(engine, SECURITY_DESK), *lake.positions().positions.values()]
+        ),
         subjects.ALARMS_STREAM: position_of(engine),
         subjects.AUDIT_STREAM: _taken_of_audit(audit_dir),
     }

@@ -31,6 +31,7 @@ LABELS: Final[Mapping[str, Level]] = {
     "outbox": Level.IDENTIFYING,
     "reject_actions": Level.RESTRICTED,
     "positions": Level.SHARED,
+    "security_events": Level.SHARED,  # devices and addresses: nobody can be told by them
     "users": Level.RESTRICTED,
     "password_history": Level.STRICT,
     "sessions": Level.RESTRICTED,

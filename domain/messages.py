@@ -95,6 +95,33 @@ class DeviceEvent(msgspec.Struct, frozen=True, tag="device-event"):
     mode: Mode = Mode.REAL
 
 
+class SecurityKind(StrEnum):
+    """What a door noticed of a sender. Said as alarms when it goes on, or at once where it cannot be an accident."""
+
+    IDENTITY_CONFLICT = "identity-conflict"  # one identity speaks from two addresses by turns
+    REPLAY = "replay"  # a message came again that no honest sender would send again
+    SPOOFING = "spoofing"  # it spoke for a device, or numbered in the name of one, that is not its own
+    CLIENT_ID = "client-id"  # it called itself by an MQTT client id that another sender uses
+
+
+class SecurityNotice(msgspec.Struct, frozen=True, tag="security-notice"):
+    """What a door noticed of a sender, which is the true one: `handle` is of the credential, never of whom it claimed.
+
+    `detail` is a sentence of ours, of addresses, handles and counts. `count`: how often since the last notice of the kind.
+    `is_alarm`: somebody has to look. Only doors say it; the hospital's shard raises the alarm, the API keeps the list.
+    """
+
+    hospital_id: str
+    handle: int
+    kind: SecurityKind
+    at_us: int
+    door: str
+    detail: str
+    address: str | None = None
+    count: int = 1
+    is_alarm: bool = False
+
+
 class HandOverStep(StrEnum):
     """`prepare` is told to the new shard; then `cut` and `settle` to the old one, whom the new one follows by then."""
 
@@ -113,7 +140,10 @@ class HandOver(msgspec.Struct, frozen=True, tag="hand-over"):
     to_shard: int
 
 
-Control = DevicesRegistered | PatientAdmitted | DeviceAssociated | LimitsPreset | MaintenanceSet | DeviceEvent | HandOver
+Control = (
+    DevicesRegistered | PatientAdmitted | DeviceAssociated | LimitsPreset | MaintenanceSet | DeviceEvent | SecurityNotice
+    | HandOver
+)  # fmt: skip
 
 
 class Reject(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from domain.messages import DeviceEvent
+from domain.messages import DeviceEvent, SecurityNotice
 from domain.readings import ReadingBatch
 from domain.thing_models import Lane, ThingModel
 
@@ -97,16 +97,18 @@ class Identities(Protocol):
 class Intake(Protocol):
     """The one way in for readings, shared by all doors."""
 
-    def submit(self, sender: Sender, readings: ReadingBatch) -> Awaitable[Receipt]:
+    def submit(self, sender: Sender, readings: ReadingBatch, arrival_us: int = 0) -> Awaitable[Receipt]:
         """Done once the readings are fsynced in the stream (one group commit serves many callers).
+
+        `arrival_us`: the event time of readings that state none. What came before is answered as then, and not stored again.
 
         Raises RejectedInput when none of them can be taken (the whole batch is refused, nothing is stored), and
         Unavailable when the stream does not answer or is full: the sender keeps its readings and tries again.
         """
         ...
 
-    async def tell_event(self, event: DeviceEvent, shard: int) -> None:
-        """Put a device's event into the stream; same guarantees as `submit`."""
+    async def tell_event(self, event: DeviceEvent | SecurityNotice, shard: int) -> None:
+        """Put a device's event, or a notice about it, into the stream; same guarantees as `submit`."""
         ...
 
     async def submit_event(self, sender: Sender, event: DeviceEvent) -> Receipt:
@@ -131,7 +133,7 @@ class Intake(Protocol):
 class PackedIntake(Intake, Protocol):
     """An Intake that also takes single readings as packed records, which costs a fraction of columns."""
 
-    def submit_packed(self, sender: Sender, rows: bytes) -> Awaitable[Receipt]:
+    def submit_packed(self, sender: Sender, rows: bytes, arrival_us: int = 0) -> Awaitable[Receipt]:
         """As `submit`, of `domain.readings.ROW` records that are all of the sender's own handle."""
         ...
 

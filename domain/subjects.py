@@ -34,6 +34,9 @@ def control(shard: int) -> str:
     return f"control.{shard}"
 
 
+ANY_CONTROL: Final = f"{CONTROL}.*"
+
+
 def of_shard(subject: str) -> tuple[str, int]:
     """READING or CONTROL, and whose, of a subject that `reading` or `control` made."""
     kind, _, shard = subject.partition(".")

@@ -39,6 +39,7 @@ from gateways.counters import DoorCounters
 from gateways.formats import ALL_FORMATS, AnyFormat, EventFormat
 from gateways.keyed import stored_once
 from gateways.problems import problem, problem_of
+from gateways.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -56,16 +57,23 @@ class _Door:
     receipts: Receipts
     max_payload_bytes: int
     counters: DoorCounters
+    watch: Watch
 
 
 def http_door(
-    identities: Identities, intake: OnceIntake, clock: Clock, receipts: Receipts, max_payload_bytes: int = 1_048_576
+    identities: Identities,
+    intake: OnceIntake,
+    clock: Clock,
+    receipts: Receipts,
+    max_payload_bytes: int = 1_048_576,
+    *,
+    watch: Watch | None = None,
 ) -> Starlette:
     """The door as an ASGI application; `app.state.counters` are its `DoorCounters`.
 
-    Serve it without access logs: ThingsBoard's path carries the token.
+    Serve it without access logs: ThingsBoard's path carries the token. `watch` is started and closed by whoever gives it.
     """
-    door = _Door(identities, intake, clock, receipts, max_payload_bytes, DoorCounters())
+    door = _Door(identities, intake, clock, receipts, max_payload_bytes, DoorCounters(), watch or Watch(intake, clock))
     routes = [Route(row.path, partial(_post, door, row), methods=["POST"]) for row in ALL_FORMATS]
     routes.append(Route("/v1/receipts/{receipt}", partial(_receipt, door), methods=["GET"]))
     app = Starlette(routes=routes, exception_handlers={HTTPException: _on_http_exception})
@@ -83,6 +91,8 @@ async def _post(door: _Door, row: AnyFormat, request: Request) -> Response:
         logger.info("a request was refused", extra={"why": error.code, "path": row.path})
         return problem_of(error)
     counters.messages += 1
+    address = request.client.host if request.client else ""
+    door.watch.used(sender, DOOR, address)
     body = b""
     try:
         if not door.intake.allowance(sender):
@@ -94,6 +104,7 @@ async def _post(door: _Door, row: AnyFormat, request: Request) -> Response:
     except ClientDisconnect:
         return Response(status_code=400)  # nobody is there to read it; nothing was stored
     except RejectedInput as error:
+        door.watch.refused(sender, DOOR, address, error.reason, error.detail)
         return await _rejected(door, row, sender, body, error)
     except VitalgridError as error:
         counters.unavailable += isinstance(error, Unavailable)
@@ -172,7 +183,7 @@ async def _stored(door: _Door, row: AnyFormat, sender: Sender, body: bytes, key:
         return await stored_once(door.intake, row, sender, body, key, now_us)
     if isinstance(row, EventFormat):
         return await door.intake.submit_event(sender, row.decode(body, sender, now_us))
-    return await door.intake.submit(sender, row.decode(body, sender, now_us))
+    return await door.intake.submit(sender, row.decode(body, sender, now_us), now_us)
 
 
 async def _rejected(door: _Door, row: AnyFormat, sender: Sender, body: bytes, error: RejectedInput) -> Response:

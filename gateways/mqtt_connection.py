@@ -15,16 +15,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from enum import Enum, auto
 from functools import partial
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 import msgspec
 
 from domain.errors import RejectedInput, StorageFull, Unauthenticated, Unavailable, VitalgridError
-from domain.ports import Clock, Identities, PackedIntake, Receipt, Sender
-from gateways.counters import DoorCounters
+from domain.ports import Receipt, Sender
 from gateways.formats import BY_TOPIC, ERRORS_TOPIC, RECEIPTS_TOPIC, AnyFormat, EventFormat
 from gateways.listener import Guest
 from gateways.mqtt import encode, encode_puback, encode_publish
@@ -46,6 +45,7 @@ from gateways.mqtt_packets import (
     UnsupportedLevel,
     Will,
 )
+from gateways.mqtt_parts import DoorOfConnections, Owed, receipt_of
 from gateways.mqtt_reader import PacketReader
 
 logger = logging.getLogger(__name__)
@@ -64,41 +64,11 @@ _CLOSE_S: Final = 5.0  # for what is still to be sent when a connection is close
 _SILENT: Final = frozenset({"keep-alive", "no-connect", TAKEN_OVER, _SLOW, "crowded-out"})  # the peer may be gone
 
 
-class DoorOfConnections(Protocol):
-    """What a connection needs of its door."""
-
-    identities: Identities
-    intake: PackedIntake
-    clock: Clock
-    counters: DoorCounters
-    max_payload_bytes: int
-    max_in_flight: int
-    connect_timeout_s: float
-    write_timeout_s: float
-
-    def opened(self, connection: MqttConnection) -> None: ...
-    def admit(self, connection: MqttConnection) -> bool: ...
-    def ended(self, connection: MqttConnection) -> None: ...
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None: ...
-
-
 class _State(Enum):
     NEW = auto()  # no CONNECT yet
     IDENTIFYING = auto()
     OPEN = auto()
     CLOSED = auto()
-
-
-class _Owed:
-    """A PUBLISH that waits for its answer; `packet_id` 0 at QoS 0."""
-
-    __slots__ = ("is_done", "packet_id", "receipt", "stored")
-
-    def __init__(self, packet_id: int) -> None:
-        self.packet_id = packet_id
-        self.is_done = False
-        self.stored: asyncio.Future[Receipt] | None = None  # of readings
-        self.receipt: Receipt | None = None
 
 
 class MqttConnection(asyncio.Protocol):
@@ -110,7 +80,7 @@ class MqttConnection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._reader = PacketReader(door.max_payload_bytes, first_kind=PacketKind.CONNECT)
         self._state = _State.NEW
-        self._owed: deque[_Owed] = deque()
+        self._owed: deque[Owed] = deque()
         self._out = bytearray()
         self._is_flush_called = False
         self._is_write_paused = False
@@ -158,6 +128,16 @@ class MqttConnection(asyncio.Protocol):
         self._transport = None  # a cycle would keep both, TLS's buffers too, until Python looks for it
 
     # ---- the door's side
+
+    @property
+    def address(self) -> str:
+        """Where the peer is."""
+        return self._guest.address
+
+    @property
+    def heard_s(self) -> float:
+        """When the peer was heard last, as the loop counts."""
+        return self._last_heard_s
 
     @property
     def is_idle(self) -> bool:
@@ -284,6 +264,8 @@ class MqttConnection(asyncio.Protocol):
             await asyncio.sleep(self._guest.failed())  # who tries many is answered late
             self._refuse(ConnectCode.NOT_AUTHORISED, "wrong-token")
             return
+        if not await self._had_its_turn(sender):
+            return
         self.sender, self.client_id, self.will = sender, packet.client_id, packet.will
         if not self._door.admit(self):
             self.sender = None
@@ -295,6 +277,16 @@ class MqttConnection(asyncio.Protocol):
         self._write(encode(ConnAck(ConnectCode.ACCEPTED)))
         self._state = _State.OPEN
         self._pump()
+
+    async def _had_its_turn(self, sender: Sender) -> bool:
+        """Wait, if its identity is in conflict; whether the connection is still to be admitted."""
+        with self._door.watch.held(sender, self.address) as wait_s:
+            if wait_s is None:
+                self._refuse(ConnectCode.SERVER_UNAVAILABLE, "identity-conflict")
+                return False
+            if wait_s:
+                await asyncio.sleep(wait_s)
+        return self._state is _State.IDENTIFYING
 
     def _refuse(self, code: ConnectCode, why: str) -> None:
         """Answer CONNECT with a refusal, and count it. No payload came, so there is no reject to keep."""
@@ -334,7 +326,7 @@ class MqttConnection(asyncio.Protocol):
             self.end("qos-2")
             return
         self._door.counters.messages += 1
-        owed = _Owed(packet.packet_id)
+        owed = Owed(packet.packet_id)
         self._owed.append(owed)
         try:
             row = BY_TOPIC.get(packet.topic)
@@ -359,10 +351,12 @@ class MqttConnection(asyncio.Protocol):
             event = row.decode(payload, self.sender, now_us)
             return asyncio.ensure_future(self._door.intake.submit_event(self.sender, event))
         if row.pack is not None:
-            return asyncio.ensure_future(self._door.intake.submit_packed(self.sender, row.pack(payload, self.sender, now_us)))
-        return asyncio.ensure_future(self._door.intake.submit(self.sender, row.decode(payload, self.sender, now_us)))
+            return asyncio.ensure_future(
+                self._door.intake.submit_packed(self.sender, row.pack(payload, self.sender, now_us), now_us)
+            )
+        return asyncio.ensure_future(self._door.intake.submit(self.sender, row.decode(payload, self.sender, now_us), now_us))
 
-    def _on_stored(self, packet: Publish, owed: _Owed, stored: asyncio.Future[Receipt]) -> None:
+    def _on_stored(self, packet: Publish, owed: Owed, stored: asyncio.Future[Receipt]) -> None:
         error = None if stored.cancelled() else stored.exception()
         if isinstance(error, RejectedInput):
             self._door.spawn(self._reject(packet, owed, error))
@@ -375,9 +369,11 @@ class MqttConnection(asyncio.Protocol):
             self._door.counters.readings += owed.receipt.readings
             self._answered(owed)
 
-    async def _reject(self, packet: Publish, owed: _Owed, error: RejectedInput) -> None:
+    async def _reject(self, packet: Publish, owed: Owed, error: RejectedInput) -> None:
         self._door.counters.rejects[error.reason] += 1
         logger.info("a message was refused", extra={"device": self._name(), "reason": error.reason})
+        if self.sender is not None:
+            self._door.watch.refused(self.sender, DOOR, self.address, error.reason, error.detail)
         try:
             await self._door.intake.reject(
                 door=DOOR, sender=self.sender, topic=packet.topic[:_TOPIC_CHARS], payload=packet.payload,
@@ -389,7 +385,7 @@ class MqttConnection(asyncio.Protocol):
         self._tell(error.reason, error.detail, packet.topic)
         self._answered(owed)
 
-    def _not_stored(self, packet: Publish, owed: _Owed, error: BaseException | None) -> None:
+    def _not_stored(self, packet: Publish, owed: Owed, error: BaseException | None) -> None:
         self._door.counters.unavailable += 1
         if isinstance(error, StorageFull):
             self._tell(error.code, f"the message was not stored: {error}", packet.topic)
@@ -405,14 +401,14 @@ class MqttConnection(asyncio.Protocol):
             told = msgspec.json.encode({"reason": reason, "detail": detail, "topic": topic})
             self._write(encode_publish(ERRORS_TOPIC, told))
 
-    def _answered(self, owed: _Owed) -> None:
+    def _answered(self, owed: Owed) -> None:
         """Send the PUBACKs that are due: those of the longest answered run from the oldest message on."""
         owed.is_done = True
         while self._owed and self._owed[0].is_done:
             first = self._owed.popleft()
             if first.packet_id:
                 if first.receipt is not None and RECEIPTS_TOPIC in self._subscribed:
-                    self._write(encode_publish(RECEIPTS_TOPIC, _receipt_of(first.packet_id, first.receipt)))
+                    self._write(encode_publish(RECEIPTS_TOPIC, receipt_of(first.packet_id, first.receipt)))
                 self._write(encode_puback(first.packet_id))
         if self._is_read_paused and (not self._owed or len(self._owed) <= self._door.max_in_flight // 2):
             self._pump()
@@ -434,11 +430,6 @@ class MqttConnection(asyncio.Protocol):
 
     def _name(self) -> str | None:
         return self.sender.name if self.sender else None
-
-
-def _receipt_of(packet_id: int, receipt: Receipt) -> bytes:
-    place = f"{receipt.shard}-{receipt.stream_sequence}"
-    return msgspec.json.encode({"packet": packet_id, "receipt": place, "readings": receipt.readings})
 
 
 _HANDLERS: Final[dict[type, Callable[[MqttConnection, Any], None]]] = {

@@ -2,8 +2,10 @@
 
 Identity comes from the connection: the token is the password, or the user name (as ThingsBoard's devices send it).
 CONNACK 4 answers a CONNECT without a token, 5 a wrong one, 3 a door that is full or cannot ask who it is.
-Session take-over: a CONNECT with the same sender, or the same client id, ends the older connection. No session
-state is kept: a device subscribes again when it connects again, and repeats what was not acknowledged.
+Session take-over: a CONNECT of the same sender ends the older connection. A client id is its sender's own: who calls
+itself by another's takes nothing over from it, and is noticed (3.1.4-2 holds within a sender: else whoever has a token
+could silence any device). No session state is kept: a device subscribes again when it connects again, and repeats what was
+not acknowledged.
 Events: `online` when a device connects, `offline` when its connection is lost or ended by us, with its will's text as
 detail; `disconnected` when it says goodbye (DISCONNECT drops the will). A take-over is neither.
 A connection whose token was replaced, or whose device was retired, is ended: within a second of `recheck`, and within
@@ -24,12 +26,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from domain.errors import Unavailable
+from domain.messages import SecurityKind
 from domain.ports import Clock, Identities, PackedIntake
 from gateways.counters import DoorCounters
 from gateways.listener import Listener, ListenerLimits, bound
-from gateways.mqtt_connection import CLOSING, GOODBYE, REVOKED, TAKEN_OVER, MqttConnection
+from gateways.mqtt_connection import CLOSING, DOOR, GOODBYE, REVOKED, TAKEN_OVER, MqttConnection
 from gateways.mqtt_hello import will_text
 from gateways.presence import Presence
+from gateways.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +76,10 @@ class MqttDoor:
         *,
         limits: MqttLimits | None = None,
         tls: ssl.SSLContext | None = None,
+        watch: Watch | None = None,
     ) -> None:
+        self.watch = watch or Watch(intake, clock)
+        self.watch.connected = self._whereabouts
         self.identities = identities
         self.intake = intake
         self.clock = clock
@@ -99,6 +106,7 @@ class MqttDoor:
         """Listen; returns the port, which is a free one for `port` 0."""
         listening = bound(host, port)
         self._presence.start()
+        self.watch.start()
         self._listener = Listener(
             lambda guest: MqttConnection(self, guest), self._listener_limits, self._tls, self.counters.connections_refused
         )
@@ -123,6 +131,7 @@ class MqttDoor:
         for connection in list(self._connections):
             connection.end(CLOSING)
         await self._presence.close()
+        await self.watch.close()
 
     def recheck(self) -> None:
         """Look now whether those who are connected still may be: a credential was changed somewhere."""
@@ -139,14 +148,14 @@ class MqttDoor:
         assert sender is not None
         older = self._by_handle.get(sender.handle)
         namesake = self._by_client_id.get(connection.client_id) if connection.client_id else None
-        if older is None and namesake is None and len(self._by_handle) >= self._max_connections:
+        if older is None and len(self._by_handle) >= self._max_connections:
             return False
-        for taken_over in {older, namesake} - {None}:
-            assert taken_over is not None
-            self._forget(taken_over)
-            taken_over.end(TAKEN_OVER)
-            if taken_over is not older and taken_over.sender is not None:
-                self._presence.tell(taken_over.sender, "offline", "another device uses its client id")
+        if older is not None:
+            self._forget(older)
+            older.end(TAKEN_OVER)
+        if namesake is not None and namesake is not older and namesake.sender is not None:
+            detail = f"it connects by the client id that {namesake.sender.name} is connected by"
+            self.watch.noticed(sender, SecurityKind.CLIENT_ID, DOOR, connection.address, detail, least=0)
         self._by_handle[sender.handle] = connection
         if connection.client_id:
             self._by_client_id[connection.client_id] = connection
@@ -154,7 +163,12 @@ class MqttDoor:
         self.counters.connections_accepted += 1
         if older is None:
             self._presence.tell(sender, "online")
+        self.watch.used(sender, DOOR, connection.address)
         return True
+
+    def _whereabouts(self, handle: int) -> tuple[str, float] | None:
+        connection = self._by_handle.get(handle)
+        return None if connection is None else (connection.address, connection.heard_s)
 
     def ended(self, connection: MqttConnection) -> None:
         self._connections.discard(connection)

@@ -1,4 +1,4 @@
-"""Presence: `online` and `offline` of devices as events in the stream, in order for each device.
+"""Presence: `online` and `offline` of devices, and what was noticed of them, in the stream, in order for each device.
 
 Events wait here while the stream does not answer: a few workers retry, each for its own share of the devices, so that
 an `offline` never overtakes the `online` before it. They are kept in memory only: a door that dies says nothing, and
@@ -12,7 +12,7 @@ import logging
 from typing import Final
 
 from domain.errors import Unavailable
-from domain.messages import DeviceEvent
+from domain.messages import DeviceEvent, SecurityNotice
 from domain.ports import Clock, Intake, Sender
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class Presence:
     def __init__(self, intake: Intake, clock: Clock) -> None:
         self._intake = intake
         self._clock = clock
-        self._queues: list[asyncio.Queue[tuple[DeviceEvent, int]]] = [asyncio.Queue() for _ in range(_WORKERS)]
+        self._queues: list[asyncio.Queue[tuple[DeviceEvent | SecurityNotice, int]]] = [asyncio.Queue() for _ in range(_WORKERS)]
         self._workers: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -37,6 +37,10 @@ class Presence:
         """Put an event on its way; returns at once."""
         happened = DeviceEvent(sender.hospital_id, sender.handle, event, self._clock.now_us(), detail)
         self._queues[sender.handle % _WORKERS].put_nowait((happened, sender.shard))
+
+    def notify(self, sender: Sender, notice: SecurityNotice) -> None:
+        """Put a notice about a sender on its way; returns at once."""
+        self._queues[sender.handle % _WORKERS].put_nowait((notice, sender.shard))
 
     async def close(self, deadline_s: float = 5.0) -> None:
         """Wait until all events are stored, at most `deadline_s`; what is left is dropped, and the log says how many."""
@@ -50,7 +54,7 @@ class Presence:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
 
-    async def _work(self, queue: asyncio.Queue[tuple[DeviceEvent, int]]) -> None:
+    async def _work(self, queue: asyncio.Queue[tuple[DeviceEvent | SecurityNotice, int]]) -> None:
         while True:
             event, shard = await queue.get()
             while True:

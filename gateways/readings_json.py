@@ -8,7 +8,9 @@ Accepts one reading, a list of them, or an envelope:
 
 `metric` is a metric's code or a key of the device's thing model. Without `unit` the value is in the metric's own;
 without `time` (RFC 3339, or Unix milliseconds) the reading has its arrival at the door. `seq` is the device's running
-number from 1: with it a retransmission is known as one. `mode`: real, test, demo; `validity`: as in
+number from 1: with it a retransmission is known as one, and a replay refused. A device that counts from 1 again after each
+start states `boot`, a number that is higher each time (a counter, or the Unix time of the start in seconds); without it, its
+readings have to state times later than all before. `mode`: real, test, demo; `validity`: as in
 `domain.quality`. Unknown fields are refused, so that a misspelled `unit` never passes for none.
 Errors: RejectedInput (`malformed-json`, `malformed-value`, and those of `gateways.json_rows`).
 """
@@ -26,11 +28,13 @@ from domain.readings import NO_SEQUENCE, ReadingBatch
 from gateways.json_rows import JsonRows, JsonValue, parse_time
 
 _Sequence = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+_Boot = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 _Instance = Annotated[int, msgspec.Meta(ge=0, le=255)]
 _Mode = Literal["real", "test", "demo"]
 _Validity = Literal[
     "valid", "questionable", "calibrating", "invalid", "not-available", "overflow", "underflow", "ongoing", "validated"
 ]
+_NUMBERS_OF_A_BOOT: Final = 2**32
 _MODE_BITS: Final = {mode.name.lower(): pack(mode=mode) for mode in Mode}
 _VALIDITY_BITS: Final = {validity.name.lower().replace("_", "-"): int(validity) for validity in Validity}
 
@@ -42,6 +46,7 @@ class NativeReading(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     time: str | int | None = None
     instance: _Instance | None = None
     seq: _Sequence | None = None
+    boot: _Boot | None = None
     mode: _Mode | None = None
     validity: _Validity | None = None
 
@@ -52,6 +57,7 @@ class NativeMessage(msgspec.Struct, forbid_unknown_fields=True):
     readings: list[NativeReading]
     time: str | int | None = None
     seq: _Sequence | None = None
+    boot: _Boot | None = None
     mode: _Mode | None = None
 
 
@@ -77,10 +83,19 @@ def pack_readings(payload: bytes, sender: Sender, arrival_us: int) -> bytes:
             reading.value,
             time_us if reading.time is None else parse_time(reading.time, arrival_us),
             reading.unit,
-            reading.seq or message.seq or NO_SEQUENCE,
+            _number(reading.seq or message.seq, reading.boot or message.boot),
             (_MODE_BITS[mode] if mode else 0) | (_VALIDITY_BITS[reading.validity] if reading.validity else 0),
         )
     return rows.packed()
+
+
+def _number(sequence: int | None, boot: int | None) -> int:
+    """One that rises over all starts: `boot` counts more than `seq`."""
+    if boot is None:
+        return sequence or NO_SEQUENCE
+    if sequence is None or sequence >= _NUMBERS_OF_A_BOOT:
+        raise RejectedInput("malformed-value", f"'boot' is {boot} and 'seq' {sequence}: expected a 'seq' below 2^32 with it")
+    return boot * _NUMBERS_OF_A_BOOT + sequence
 
 
 def _parsed(payload: bytes) -> NativeMessage:

@@ -29,7 +29,7 @@ import numpy as np
 from domain import subjects
 from domain.errors import StorageFull, Unavailable, VitalgridError
 from domain.frames import MAX_ROWS, encode_batches, encode_frame
-from domain.messages import DeviceEvent, Reject, StorageLevel, StorageState, encode
+from domain.messages import DeviceEvent, Reject, SecurityNotice, StorageLevel, StorageState, encode
 from domain.ports import Claim, Clock, Identities, Receipt, Sender
 from domain.readings import NO_SEQUENCE, ROW, ReadingBatch
 from domain.thing_models import Lane
@@ -38,6 +38,8 @@ from runtime.intake_events import IntakeEvents
 from runtime.intake_group import GroupFrame, Submission, own_readings_error, pieces, unknown_device
 from runtime.intake_lanes import IntakeCounters, IntakeLimits, Lanes
 from runtime.once import OnceLedger, RecordBus
+from runtime.replay_gate import ReplayGate
+from runtime.replays import Replays
 
 logger = logging.getLogger(__name__)
 
@@ -53,11 +55,12 @@ class StreamIntake:
     """Implements `domain.ports.OnceIntake` and `PackedIntake` over the bus.
 
     `source` is the door's own id, in every frame's header. `admission`: what is known of the hosts; by itself nothing.
+    `replays`: what is known of senders' numbers; without it nothing is taken for a replay.
     """
 
     def __init__(
         self, bus: RecordBus, identities: Identities, clock: Clock, *, source: int, limits: IntakeLimits | None = None,
-        admission: Admission | None = None,
+        admission: Admission | None = None, replays: Replays | None = None,
     ) -> None:  # fmt: skip
         self._bus = bus
         self._identities = identities
@@ -70,6 +73,7 @@ class StreamIntake:
         self._messages = 0
         self._admission = admission or Admission(lambda: asyncio.get_running_loop().time())
         self.counters = IntakeCounters()
+        self.gate = None if replays is None else ReplayGate(replays)
         self._lanes = Lanes(self._limits, self._admission, self._store, self.counters)
         self._looking_up: set[asyncio.Task[None]] = set()  # messages of gateways, whose devices are looked for
         self._looked_up_rows = 0
@@ -86,7 +90,7 @@ class StreamIntake:
 
     # ---- what doors call
 
-    def submit(self, sender: Sender, readings: ReadingBatch) -> Awaitable[Receipt]:
+    def submit(self, sender: Sender, readings: ReadingBatch, arrival_us: int = 0) -> Awaitable[Receipt]:
         """As `domain.ports.Intake.submit`; a device's own readings cost a future, no task."""
         if sender.model is not None:
             future = asyncio.get_running_loop().create_future()
@@ -95,21 +99,22 @@ class StreamIntake:
                 future.set_exception(error)
             else:
                 rows = len(readings)
-                self._accept(Submission(sender.model.own_lane, ((self._shard_of(sender), readings, rows),), rows, future))
+                parts = ((self._shard_of(sender), readings, rows),)
+                self._accept(Submission(sender.model.own_lane, parts, rows, future, arrival_us))
             return future
         future = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(self._look_up(sender, readings, future))
+        task = asyncio.create_task(self._look_up(sender, readings, future, arrival_us))
         self._looking_up.add(task)
         self._looked_up_rows += len(readings)
         task.add_done_callback(lambda done: self._looked_up(done, len(readings)))
         return future
 
-    def submit_packed(self, sender: Sender, rows: bytes) -> asyncio.Future[Receipt]:
+    def submit_packed(self, sender: Sender, rows: bytes, arrival_us: int = 0) -> asyncio.Future[Receipt]:
         """As `domain.ports.PackedIntake.submit_packed`."""
         future = asyncio.get_running_loop().create_future()
         count = len(rows) // ROW.itemsize
         lane = Lane.PRIORITY if sender.model is None else sender.model.own_lane
-        self._accept(Submission(lane, ((self._shard_of(sender), rows, count),), count, future))
+        self._accept(Submission(lane, ((self._shard_of(sender), rows, count),), count, future, arrival_us))
         return future
 
     def allowance(self, sender: Sender) -> int:
@@ -142,22 +147,28 @@ class StreamIntake:
         if isinstance(content, DeviceEvent):
             receipt = await self._events.submit(sender, content, f"{message_id}-event")
         else:
-            receipt = await self._store_alone(sender, content, message_id)
+            receipt = await self._store_alone(sender, content, message_id, claim.arrival_us)
         receipt = await self._ledger.located(receipt)
         await self._ledger.settle(claim, receipt)
         return receipt
 
-    async def _store_alone(self, sender: Sender, readings: ReadingBatch, message_id: str) -> Receipt:
+    async def _store_alone(self, sender: Sender, readings: ReadingBatch, message_id: str, claim_us: int) -> Receipt:
         receipt = None
         parts = await self._by_shard(sender, readings)
         if any(self._lanes.waiting.has(self._lane_of(sender, readings), shard) for shard, _ in parts):
             raise Unavailable("others wait for room already: send again later, with the same key")
+        if self.gate is not None:
+            known = self.gate.look_at(readings, claim_us, asyncio.get_running_loop().time())
+            if known is not None:
+                return known
         for number, (shard, batch) in enumerate(parts):
             for start in range(0, len(batch), MAX_ROWS):
                 rows = batch.take(slice(start, start + MAX_ROWS))
                 payload = encode_frame(rows, source=self._source, sequence=NO_SEQUENCE, arrival_us=self._clock.now_us())
                 sequence = await self._publish(subjects.reading(shard), payload, f"{message_id}-{number}-{start}")
                 receipt = Receipt(shard, sequence, len(readings))
+                if self.gate is not None:
+                    self.gate.stored([rows], claim_us, receipt, ())
         assert receipt is not None
         self._count(1, len(readings))
         return receipt
@@ -166,7 +177,7 @@ class StreamIntake:
         """As `domain.ports.Intake.submit_event`."""
         return await self._events.submit(sender, event, self._message_id("event"))
 
-    async def tell_event(self, event: DeviceEvent, shard: int) -> None:
+    async def tell_event(self, event: DeviceEvent | SecurityNotice, shard: int) -> None:
         """As `domain.ports.Intake.tell_event`."""
         now = self._identities.place_of(event.hospital_id, shard)
         await self._events.store(now, event, self._message_id("event"))
@@ -189,13 +200,15 @@ class StreamIntake:
 
     # ---- gathering
 
-    async def _look_up(self, sender: Sender, readings: ReadingBatch, future: asyncio.Future[Receipt]) -> None:
+    async def _look_up(
+        self, sender: Sender, readings: ReadingBatch, future: asyncio.Future[Receipt], arrival_us: int
+    ) -> None:  # fmt: skip
         """In the order of the sender: a message whose devices must be looked up first is not overtaken by the next one."""
         turn = self._turns.setdefault(sender.handle, asyncio.Lock())
         try:
             async with turn:
                 parts = [(shard, batch, len(batch)) for shard, batch in await self._by_shard(sender, readings)]
-                self._accept(Submission(self._lane_of(sender, readings), parts, len(readings), future))
+                self._accept(Submission(self._lane_of(sender, readings), parts, len(readings), future, arrival_us))
         except Exception as error:  # whatever it is, no sender may wait for ever
             if not isinstance(error, VitalgridError):
                 logger.exception("devices could not be looked up", extra={"device": sender.name})
@@ -257,13 +270,24 @@ class StreamIntake:
         return frames
 
     async def _store(self, group: list[Submission]) -> None:
-        await asyncio.gather(*map(self._store_frame, self._frames_of(group)))
+        if self.gate is None:
+            await asyncio.gather(*map(self._store_frame, self._frames_of(group)))
+            return
+        answered: list[Submission] = []
+        try:
+            group, answered = self.gate.admitted(group, asyncio.get_running_loop().time())
+        except Exception:  # whatever it is, no sender may wait for ever: the cells know doubles too
+            logger.exception("a group could not be looked at for replays, and is stored")
+        for submission in answered:
+            for shard, _, rows in submission.parts:
+                self._admission.failed(shard, rows)
+        with self.gate.publishing():
+            await asyncio.gather(*map(self._store_frame, self._frames_of(group)))
 
     async def _store_frame(self, frame: GroupFrame) -> None:
+        batches = frame.all_batches()
         try:
-            payload = encode_batches(
-                frame.all_batches(), source=self._source, sequence=frame.sequence, arrival_us=frame.arrival_us
-            )
+            payload = encode_batches(batches, source=self._source, sequence=frame.sequence, arrival_us=frame.arrival_us)
             message_id = f"{self._source}-{self._boot}-{frame.shard}-{frame.sequence}"
             sequence = await self._publish(subjects.reading(frame.shard), payload, message_id)
         except Exception as error:  # whatever it is, no sender may wait for ever
@@ -279,6 +303,9 @@ class StreamIntake:
         receipt = Receipt(frame.shard, sequence, frame.rows)
         for submission in frame.submissions:
             submission.stored(receipt)
+        if self.gate is not None:
+            whole = [submission for submission in frame.submissions if not submission.frames_left]
+            self.gate.stored(batches, frame.arrival_us, receipt, whole)
 
     async def _publish(self, subject: str, payload: bytes, message_id: str) -> int:
         """Publish until acknowledged, under one message id. Raises Unavailable after the time allowed."""

@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from domain import subjects
-from domain.messages import DeviceEvent, encode
+from domain.messages import DeviceEvent, SecurityNotice, encode
 from domain.ports import Identities, Receipt, Sender
 from runtime.intake_group import foreign_device, unknown_device
 
@@ -29,7 +29,7 @@ class IntakeEvents:
         async with turn:
             return await self.store(await self.shard_of(sender, event), event, message_id)
 
-    async def store(self, shard: int, event: DeviceEvent, message_id: str) -> Receipt:
+    async def store(self, shard: int, event: DeviceEvent | SecurityNotice, message_id: str) -> Receipt:
         sequence = await self._publish(subjects.control(shard), encode(event), message_id)
         self.count += 1
         return Receipt(shard, sequence, 0)

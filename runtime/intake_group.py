@@ -18,13 +18,19 @@ Part = tuple[int, ReadingBatch | bytes, int]  # shard, readings as columns or pa
 class Submission:
     """Readings of one sender, and the future it waits on: done when every frame with its rows is acknowledged."""
 
-    __slots__ = ("deadline", "frames_left", "future", "is_waiting", "lane", "parts", "rows", "shard")
+    __slots__ = (
+        "arrival_us", "deadline", "digest", "frames_left", "future", "is_waiting", "lane", "line", "parts", "rows", "shard",
+    )  # fmt: skip
 
-    def __init__(self, lane: Lane, parts: Sequence[Part], rows: int, future: asyncio.Future[Receipt]) -> None:
+    def __init__(
+        self, lane: Lane, parts: Sequence[Part], rows: int, future: asyncio.Future[Receipt], arrival_us: int = 0
+    ) -> None:
         self.lane = lane
         self.parts = parts
         self.rows = rows
         self.future = future
+        self.arrival_us = arrival_us  # of which readings have their time that state none
+        self.line = self.digest = 0  # as `runtime.replays` knows it
         self.frames_left = 0
         self.is_waiting = False
         self.deadline: asyncio.TimerHandle | None = None  # until which it waits for room

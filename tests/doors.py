@@ -18,7 +18,7 @@ import uvicorn
 from domain import subjects
 from domain.errors import Unauthenticated, Unavailable
 from domain.frames import decode_frame
-from domain.messages import DeviceEvent, Reject, decode_control
+from domain.messages import DeviceEvent, Reject, SecurityNotice, decode_control
 from domain.ports import Sender
 from domain.readings import DTYPES, ReadingBatch
 from domain.thing_catalogue import thing_model
@@ -129,6 +129,11 @@ class MemoryBus:
         """(handle, event, detail) in order."""
         controls = [decode_control(m.payload) for m in self.messages if m.subject.startswith("control.")]
         return [(c.handle, c.event, c.detail) for c in controls if isinstance(c, DeviceEvent)]
+
+    def notices(self) -> list[SecurityNotice]:
+        """What doors noticed of their senders, in order."""
+        controls = [decode_control(m.payload) for m in self.messages if m.subject.startswith("control.")]
+        return [control for control in controls if isinstance(control, SecurityNotice)]
 
     def rejects(self) -> list[Reject]:
         return [msgspec.json.decode(m.payload, type=Reject) for m in self.messages if m.subject.startswith("reject.")]

@@ -39,9 +39,9 @@ class Stage:
 
 
 @asynccontextmanager
-async def opened(*, tls=None, ack_timeout_s=10.0, **limits):
+async def opened(*, tls=None, ack_timeout_s=10.0, replays=None, **limits):
     bus, identities = MemoryBus(), DictIdentities()
-    intake = StreamIntake(bus, identities, clock(), source=1, limits=IntakeLimits(ack_timeout_s=ack_timeout_s))
+    intake = StreamIntake(bus, identities, clock(), source=1, limits=IntakeLimits(ack_timeout_s=ack_timeout_s), replays=replays)
     door = MqttDoor(identities, intake, clock(), limits=MqttLimits(**limits), tls=tls)
     port = await door.start("127.0.0.1", 0)
     try:

@@ -24,6 +24,7 @@ from sqlalchemy import (
 from runtime.sql import (
     identity_tables,  # noqa: F401 (its tables are of the same schema)
     schema,
+    security_tables,  # noqa: F401 (so is its table)
 )
 from runtime.sql.schema import Id as _Id
 from runtime.sql.schema import time_column as _time

@@ -69,7 +69,7 @@ def _of_district(place: Place) -> Any:
     return select(hospitals.c.id).where(hospitals.c.district == place.district_id, in_region)
 
 
-def _all_at(level: Level) -> Callable[[Level], Condition]:
+def all_at(level: Level) -> Callable[[Level], Condition]:
     """Records that are all of one level."""
     return lambda highest: true() if level <= highest else false()
 
@@ -99,27 +99,27 @@ def _alarms_at_most(highest: Level) -> Condition:
 
 _OF_DEVICE: Final = select(devices.c.ward_id).where(devices.c.handle == maintenance_windows.c.device_handle).scalar_subquery()
 
-HOSPITALS: Final = Kind(hospitals.c.id, None, _all_at(LABELS["hospitals"]))
-WARDS: Final = Kind(wards.c.hospital_id, wards.c.id, _all_at(LABELS["wards"]))
-BEDS: Final = Kind(beds.c.hospital_id, beds.c.ward_id, _all_at(LABELS["beds"]))
+HOSPITALS: Final = Kind(hospitals.c.id, None, all_at(LABELS["hospitals"]))
+WARDS: Final = Kind(wards.c.hospital_id, wards.c.id, all_at(LABELS["wards"]))
+BEDS: Final = Kind(beds.c.hospital_id, beds.c.ward_id, all_at(LABELS["beds"]))
 DEVICES: Final = Kind(devices.c.hospital_id, devices.c.ward_id, _raised(LABELS["devices"], devices.c.level))
 WINDOWS: Final = Kind(
     maintenance_windows.c.hospital_id,
     func.coalesce(maintenance_windows.c.ward_id, _OF_DEVICE),
-    _all_at(LABELS["maintenance_windows"]),
+    all_at(LABELS["maintenance_windows"]),
 )
 PATIENTS: Final = Kind(
     patients.c.hospital_id, patients.c.ward_id, _raised(LABELS["patients"], patients.c.level), patients.c.patient_key
 )
 ALARMS: Final = Kind(alarms.c.hospital_id, alarms.c.ward_id, _alarms_at_most, alarms.c.patient_key)
-COUNTED_ALARMS: Final = Kind(alarms.c.hospital_id, alarms.c.ward_id, _all_at(LABELS["statistics"]))  # sums name nobody
+COUNTED_ALARMS: Final = Kind(alarms.c.hospital_id, alarms.c.ward_id, all_at(LABELS["statistics"]))  # sums name nobody
 
 
 def is_all(connection: Connection, reach: Reach, level: Level) -> bool:
     """Whether all records of a level are within, of every hospital there is."""
     if not any(highest >= level and place == Place(place.region_id) for place, highest in reach.levels.items()):
         return False
-    beyond = select(hospitals.c.id).where(~within(reach, Kind(hospitals.c.id, None, _all_at(level)))).limit(1)
+    beyond = select(hospitals.c.id).where(~within(reach, Kind(hospitals.c.id, None, all_at(level)))).limit(1)
     return connection.execute(beyond).first() is None  # a region that is another one holds nothing here
 
 
@@ -128,7 +128,7 @@ def hospitals_within(engine: Engine, reach: Reach, level: Level) -> frozenset[st
     with reading(engine) as connection:
         if is_all(connection, reach, level):
             return None
-        query = select(hospitals.c.id).where(within(reach, Kind(hospitals.c.id, None, _all_at(level))))
+        query = select(hospitals.c.id).where(within(reach, Kind(hospitals.c.id, None, all_at(level))))
         return frozenset(connection.execute(query).scalars())
 
 

@@ -11,6 +11,7 @@ import pytest
 from domain import subjects
 from domain.errors import Unavailable
 from domain.frames import encode_frame
+from domain.messages import SecurityKind
 from domain.quality import Mark, Validity, has_mark, validity_of
 from domain.readings import ReadingBatch
 from gateways.device_client import DeviceClient
@@ -408,15 +409,18 @@ async def test_the_same_sender_takes_its_session_over(stage):
     assert stage.bus.events() == [(7, "online", None)]
 
 
-async def test_the_same_client_id_takes_the_session_over(stage):
-    older = await Raw.connect(stage.port, "token-of-monitor", client_id="same")
-    await Raw.connect(stage.port, "token-of-cuff", client_id="same")
-    assert await older.next() is None
-    await until(lambda: len(stage.bus.events()) == 3)
-    assert sorted(stage.bus.events()) == [
-        (MONITOR.handle, "offline", "another device uses its client id"), (MONITOR.handle, "online", None),
-        (CUFF.handle, "online", None),
-    ]  # fmt: skip
+@pytest.mark.clause("5.4a", "9.4")
+async def test_a_client_id_of_another_takes_nothing_over_from_it_and_is_noticed(stage):
+    """Else whoever has a token could silence any device whose client id it guesses."""
+    monitor = await Raw.connect(stage.port, "token-of-monitor", client_id="same")
+    cuff = await Raw.connect(stage.port, "token-of-cuff", client_id="same")
+    for peer in (monitor, cuff):
+        peer.send(encode(Simple(PacketKind.PINGREQ)))
+        assert await peer.next() == Simple(PacketKind.PINGRESP)
+    await until(stage.bus.notices)
+    (notice,) = stage.bus.notices()
+    assert (notice.handle, notice.kind, notice.is_alarm) == (CUFF.handle, SecurityKind.CLIENT_ID, False)
+    assert sorted(stage.bus.events()) == [(MONITOR.handle, "online", None), (CUFF.handle, "online", None)]
 
 
 async def test_a_closing_door_answers_what_it_took():

@@ -204,6 +204,10 @@ ROUTES: Final[dict[str, list[Route]]] = {
     "GET /rejects": [_hospital_list("reject.read", query=_in_hospital)],
     "GET /rejects/{sequence}": [_hospital("reject.read", 3, is_hidden=True)],
     "POST /rejects/{sequence}/resubmit": [_hospital("reject.resubmit", 3, is_hidden=True)],
+    "GET /security/events": [
+        _region_list("exposure.read"), _hospital_list("exposure.read", query=_in_hospital),
+        _ward_list("exposure.read", query=_by_device),
+    ],
     "GET /scenarios": [_region("scenario.read", 2)],
     "POST /scenarios/{name}/runs": [_region("scenario.run", 2)],
     "GET /scenario-runs": [_region("scenario.read", 2)],

@@ -1,0 +1,52 @@
+"""What a connection of the MQTT door stands on: its door, what it owes, and how a receipt is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from domain.ports import Clock, Identities, PackedIntake, Receipt
+from gateways.counters import DoorCounters
+from gateways.watch import Watch
+
+if TYPE_CHECKING:
+    from gateways.mqtt_connection import MqttConnection
+
+
+class DoorOfConnections(Protocol):
+    """What a connection needs of its door."""
+
+    identities: Identities
+    intake: PackedIntake
+    clock: Clock
+    counters: DoorCounters
+    watch: Watch
+    max_payload_bytes: int
+    max_in_flight: int
+    connect_timeout_s: float
+    write_timeout_s: float
+
+    def opened(self, connection: MqttConnection) -> None: ...
+    def admit(self, connection: MqttConnection) -> bool: ...
+    def ended(self, connection: MqttConnection) -> None: ...
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None: ...
+
+
+class Owed:
+    """A PUBLISH that waits for its answer; `packet_id` 0 at QoS 0."""
+
+    __slots__ = ("is_done", "packet_id", "receipt", "stored")
+
+    def __init__(self, packet_id: int) -> None:
+        self.packet_id = packet_id
+        self.is_done = False
+        self.stored: asyncio.Future[Receipt] | None = None  # of readings
+        self.receipt: Receipt | None = None
+
+
+def receipt_of(packet_id: int, receipt: Receipt) -> bytes:
+    place = f"{receipt.shard}-{receipt.stream_sequence}"
+    return msgspec.json.encode({"packet": packet_id, "receipt": place, "readings": receipt.readings})

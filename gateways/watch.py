@@ -1,0 +1,187 @@
+"""What doors notice of their senders: attempts to be another, messages sent again, one identity at two addresses.
+
+Each is told as a `SecurityNotice` of the true sender: at most once a minute for a sender and kind, with how often it was.
+Attempts are an alarm from the third within ten minutes on; one may be a slip of whoever set the device up.
+
+An identity is *in conflict* when it is used from two addresses by turns: A, B, A, B within two minutes. A device that came
+back by another way is A, B; it does not come back by the first at the same time. HTTP requests count, and MQTT connections
+when they are made, and when they were heard between two requests. IPv6 addresses of one /64 are one, and addresses behind
+which there are many (`shares`) are none. While there is a conflict each CONNECT takes over the older connection as ever, but
+one from elsewhere than where the identity was at first waits `HOLD_S`, one at a time: so a device at a bed is away for as
+long as it takes to connect again, and not for longer. Clauses 5.4a, 9.4.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address, ip_network
+from typing import Final, TypeVar
+
+from domain.messages import SecurityKind, SecurityNotice
+from domain.ports import Clock, Intake, Sender
+from gateways.presence import Presence
+
+KIND_OF: Final = {
+    "unknown-device": SecurityKind.SPOOFING,
+    "wrong-source": SecurityKind.SPOOFING,
+    "replayed": SecurityKind.REPLAY,
+}  # reason of a reject -> what it is told as
+HOLD_S: Final = 3.0
+WINDOW_S: Final = 120.0
+_TURNS: Final = 3  # changes of address, each to one that was there before
+_CONFLICT_S: Final = 600.0  # since the last turn
+_TELL_S: Final = 60.0
+_ATTEMPTS_S: Final = 600.0
+_MANY: Final = 3
+_MOST: Final = 50_000  # senders that are remembered, those of late
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+@dataclass(slots=True)
+class _Attempts:
+    since_s: float
+    count: int = 0
+    untold: int = 0
+    told_s: float = float("-inf")
+
+
+@dataclass(slots=True)
+class _Whereabouts:
+    """Of one identity. `turns`: where it came to, and when, the newest last; `home`: where it was at first."""
+
+    turns: deque[tuple[str, float]] = field(default_factory=lambda: deque(maxlen=8))
+    home: str = ""
+    used_s: float = 0.0
+    conflict_until_s: float = float("-inf")
+    is_held: bool = False
+
+
+class Watch:
+    """See module. One for all doors of a process. `connected`: of a handle, the address of its connection, and when it was
+    heard last.
+    """
+
+    def __init__(self, intake: Intake, clock: Clock, shares: Callable[[str], bool] = lambda _address: False) -> None:
+        self._clock = clock
+        self._shares = shares
+        self._post = Presence(intake, clock)
+        self._is_open = False
+        self._attempts: dict[tuple[int, SecurityKind], _Attempts] = {}
+        self._whereabouts: dict[int, _Whereabouts] = {}
+        self.connected: Callable[[int], tuple[str, float] | None] = lambda _handle: None
+
+    def start(self) -> None:
+        """Once there is a loop; again it does nothing."""
+        if not self._is_open:
+            self._is_open = True
+            self._post.start()
+
+    async def close(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            await self._post.close()
+
+    # ---- what doors say
+
+    def refused(self, sender: Sender, door: str, address: str, reason: str, detail: str) -> None:
+        """A message was refused. Most are, for no such cause."""
+        kind = KIND_OF.get(reason)
+        if kind is not None:
+            self.noticed(sender, kind, door, address, detail)
+
+    def noticed(
+        self, sender: Sender, kind: SecurityKind, door: str, address: str, detail: str, *, least: int = _MANY
+    ) -> None:  # fmt: skip
+        """Tell it, if it is time. `least`: of how many on somebody has to look; 0: nobody has to."""
+        now_s = asyncio.get_running_loop().time()
+        seen = self._attempts.pop((sender.handle, kind), None)
+        if seen is None or now_s - seen.since_s > _ATTEMPTS_S:
+            seen = _Attempts(now_s)
+        _put(self._attempts, (sender.handle, kind), seen)
+        seen.count += 1
+        seen.untold += 1
+        if seen.count != least and now_s - seen.told_s < _TELL_S:
+            return
+        notice = SecurityNotice(
+            sender.hospital_id, sender.handle, kind, self._clock.now_us(), door, detail, address or None, seen.untold,
+            is_alarm=0 < least <= seen.count,
+        )  # fmt: skip
+        seen.untold, seen.told_s = 0, now_s
+        self._post.notify(sender, notice)
+
+    def used(self, sender: Sender, door: str, address: str) -> None:
+        """The sender was just believed at this address."""
+        now_s = asyncio.get_running_loop().time()
+        if not address or self._shares(address):
+            return
+        here = _network(address)
+        known = self._whereabouts.pop(sender.handle, None) or _Whereabouts()
+        _put(self._whereabouts, sender.handle, known)
+        elsewhere = self.connected(sender.handle) if known.turns and known.turns[-1][0] == here else None
+        if elsewhere is not None and elsewhere[1] > known.used_s and elsewhere[0] and not self._shares(elsewhere[0]):
+            _turn(known, _network(elsewhere[0]), elsewhere[1])  # it spoke there since it spoke here last
+        _turn(known, here, now_s)
+        if _is_by_turns(known, now_s):
+            places = list(dict.fromkeys(place for place, _ in known.turns))
+            known.conflict_until_s = now_s + _CONFLICT_S
+            detail = f"used from {' and '.join(places[:4])} by turns: which of them is the device has to be looked at"
+            self.noticed(sender, SecurityKind.IDENTITY_CONFLICT, door, address, detail, least=1)
+
+    @contextlib.contextmanager
+    def held(self, sender: Sender, address: str) -> Iterator[float | None]:
+        """How long a CONNECT from there is to wait; None: it is refused, because another one waits."""
+        known = self._whereabouts.get(sender.handle)
+        now_s = asyncio.get_running_loop().time()
+        if known is None or now_s >= known.conflict_until_s or not address or _network(address) == known.home:
+            yield 0.0
+        elif known.is_held:
+            yield None
+        else:
+            known.is_held = True
+            try:
+                yield HOLD_S
+            finally:
+                known.is_held = False
+
+
+def _turn(known: _Whereabouts, place: str, now_s: float) -> None:
+    known.used_s = now_s
+    while known.turns and now_s - known.turns[0][1] > WINDOW_S and len(known.turns) > 1:
+        known.turns.popleft()
+    if not known.turns or known.turns[-1][0] != place:
+        if now_s >= known.conflict_until_s and len(known.turns) <= 1:
+            known.home = known.turns[0][0] if known.turns else place
+        known.turns.append((place, now_s))
+
+
+def _is_by_turns(known: _Whereabouts, now_s: float) -> bool:
+    """Whether it came back, within the window, to where it had been before, often enough."""
+    late = [place for place, _ in known.turns][-_TURNS - 1 :]
+    began_s = known.turns[-_TURNS][1] if len(known.turns) > _TURNS else float("-inf")
+    return len(late) > _TURNS and len(set(late)) < len(late) and now_s - began_s <= WINDOW_S
+
+
+@lru_cache(maxsize=4_096)
+def _network(address: str) -> str:
+    """As far as an address tells one peer from another."""
+    try:
+        found = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if not isinstance(found, IPv6Address):
+        return str(found)
+    return str(found.ipv4_mapped or ip_network((found, 64), strict=False))
+
+
+def _put(memory: dict[K, V], key: K, value: V) -> None:
+    """As the newest; the oldest goes where there are too many."""
+    memory[key] = value
+    if len(memory) > _MOST:
+        del memory[next(iter(memory))]

@@ -1,0 +1,106 @@
+"""Where an Intake asks `runtime.replays` of a group commit, and tells it what the stream has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from domain.errors import RejectedInput
+from domain.ports import Receipt
+from domain.readings import ReadingBatch
+from runtime.intake_group import Submission
+from runtime.replays import RECENT, Columns, Judged, Replays
+
+REPLAYED = "replayed"
+
+
+class ReplayGate:
+    """See module. `repeated` counts messages that were answered with an earlier receipt, `replayed` those refused."""
+
+    def __init__(self, replays: Replays) -> None:
+        self._replays = replays
+        self._newest = replays.position  # what the stream acknowledged last
+        self._under_way: dict[int, int] = {}  # of what is being published: what was newest when it began
+        self._tickets = 0
+        self.repeated = 0
+        self.replayed = 0
+
+    @contextmanager
+    def publishing(self) -> Iterator[None]:
+        """While something is on its way; all before it has arrived is known, when nothing older is."""
+        self._tickets += 1
+        ticket = self._tickets
+        self._under_way[ticket] = self._newest
+        try:
+            yield
+        finally:
+            del self._under_way[ticket]
+            self._replays.position = min(self._under_way.values(), default=self._newest)
+
+    def admitted(self, group: list[Submission], now_s: float) -> tuple[list[Submission], list[Submission]]:
+        """Which of a group are to be stored, and which not: those are answered."""
+        refused: list[Submission] = []
+        packed = [one for one in group if isinstance(one.parts[0][1], bytes)] if len(group) > 1 else []
+        if packed:
+            data = [one.parts[0][1] for one in packed]
+            ends = np.cumsum([one.rows for one in packed]).tolist()
+            columns = Columns.of(b"".join(data))  # type: ignore[arg-type]  # as chosen
+            self._judge(columns, packed, [0, *ends[:-1]], now_s, refused)
+        for one in group if not packed else [one for one in group if not isinstance(one.parts[0][1], bytes)]:
+            self._judge(_columns_of(one), [one], [0], now_s, refused)
+        gone = set(map(id, refused))
+        return [one for one in group if id(one) not in gone] if refused else group, refused
+
+    def _judge(
+        self, columns: Columns, messages: list[Submission], starts: list[int], now_s: float, refused: list[Submission]
+    ) -> None:
+        judged = self._replays.judge(columns, starts, [one.arrival_us for one in messages], now_s)
+        for message, line, digest in zip(messages, judged.lines.tolist(), judged.digests.tolist(), strict=True):
+            message.line, message.digest = line, digest
+        for number, receipt in judged.repeated.items():
+            self.repeated += 1
+            _answer(messages[number], receipt)
+            refused.append(messages[number])
+        for number in judged.replayed:
+            self.replayed += 1
+            messages[number].failed(_refusal(judged, number))
+            refused.append(messages[number])
+
+    def look_at(self, readings: ReadingBatch, arrival_us: int, now_s: float) -> Receipt | None:
+        """The receipt of readings that came before, None of such as are to be stored. Raises RejectedInput of a replay."""
+        judged = self._replays.judge(Columns.of(readings), [0], [arrival_us], now_s)
+        if judged.replayed:
+            self.replayed += 1
+            raise _refusal(judged, 0)
+        self.repeated += bool(judged.repeated)
+        return judged.repeated.get(0)
+
+    def stored(self, batches: Sequence[ReadingBatch], arrival_us: int, at: Receipt, whole: Sequence[Submission]) -> None:
+        """The stream has these readings, and with them all of the messages `whole`."""
+        self._newest = max(self._newest, at.stream_sequence)
+        for batch in batches:
+            self._replays.stored(Columns.of(batch), arrival_us)
+        if whole:
+            self._replays.remember([one.line for one in whole], [one.digest for one in whole], at, [one.rows for one in whole])
+
+
+def _columns_of(message: Submission) -> Columns:
+    parts = [data for _, data, _ in message.parts]
+    if len(parts) == 1:
+        return Columns.of(parts[0])
+    return Columns.of(ReadingBatch.concat(ReadingBatch.from_rows(one) if isinstance(one, bytes) else one for one in parts))
+
+
+def _answer(message: Submission, receipt: Receipt) -> None:
+    if not message.future.done():
+        message.future.set_result(receipt)
+
+
+def _refusal(judged: Judged, number: int) -> RejectedInput:
+    return RejectedInput(
+        REPLAYED,
+        f"source {int(judged.lines[number])} used number {judged.replayed[number]} before, and the message is none of its last "
+        f"{RECENT}: nothing is stored. Who counts anew states a later time, or a higher 'boot'",
+    )

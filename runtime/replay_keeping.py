@@ -1,0 +1,121 @@
+"""What is known of senders' numbers, over restarts and kill -9: a file now and then, and the stream for what came since.
+
+The file says up to where of the stream it knows all; at a start the frames behind that are read. So nothing waits for
+the file, and what the stream has acknowledged is known again whatever happened in between. A file that is damaged is put
+aside: then all numbers are new, and the cells alone know doubles.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import zipfile
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from domain import subjects
+from domain.errors import IntegrityViolation, RejectedInput
+from domain.frames import decode_frame
+from runtime.bus import StreamState
+from runtime.durable import write_secret
+from runtime.follower import StreamMessage
+from runtime.replays import Columns, Replays
+
+logger = logging.getLogger(__name__)
+
+_EVERY_S: Final = 5.0
+_SHARE: Final = 50.0  # what was written in a second is not written again for so many
+_AT_ONCE: Final = 64
+_BY_SOURCE: Final = ("highest", "newest_us", "epoch_us", "slot")
+_OF_GAPS: Final = ("low", "high", "gaps")
+
+
+class Stream(Protocol):
+    """The part of the bus that reads a stream message by message."""
+
+    async def stream_state(self, stream: str) -> StreamState: ...
+    async def get_message(self, stream: str, sequence: int) -> StreamMessage | None: ...
+
+
+def load(file: Path, monotonic_s: float) -> Replays:
+    """As it was saved; knowing nothing when there is no file, or one that is damaged."""
+    replays = Replays(monotonic_s)
+    if not file.exists():
+        return replays
+    try:
+        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as saved:
+            _take(replays, {name: saved[name] for name in saved.files})
+    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
+        logger.error("what was known of senders' numbers is damaged, and is put aside: %s", error)
+        file.replace(file.with_suffix(".damaged"))
+        return Replays(monotonic_s)
+    return replays
+
+
+def _take(replays: Replays, saved: dict[str, NDArray[Any]]) -> None:
+    sources = saved["source"]
+    replays.reach(sources.astype(np.uint32))
+    for name in _BY_SOURCE:
+        getattr(replays, name)[sources] = saved[name]
+    for name in _OF_GAPS:
+        setattr(replays, name, np.ascontiguousarray(saved[name]))
+    replays.used[0], replays.position = int(saved["used"]), int(saved["position"])
+
+
+def saved_bytes(replays: Replays) -> bytes:
+    """The content of a file, of now."""
+    sources = np.flatnonzero(replays.highest)
+    content = io.BytesIO()
+    np.savez(
+        content, source=sources, position=np.int64(replays.position), used=replays.used[0],
+        **{name: getattr(replays, name)[sources] for name in _BY_SOURCE}, **{name: getattr(replays, name) for name in _OF_GAPS},
+    )  # fmt: skip
+    return content.getvalue()
+
+
+async def catch_up(replays: Replays, stream: Stream) -> int:
+    """Take what the stream has behind what is known; returns how many frames. Raises Unavailable."""
+    state = await stream.stream_state(subjects.READINGS_STREAM)
+    if not replays.position:  # nothing was ever saved: what came before is not looked for
+        replays.position = state.last_sequence
+        return 0
+    frames = 0
+    for start in range(max(replays.position + 1, state.first_sequence), state.last_sequence + 1, _AT_ONCE):
+        numbers = range(start, min(start + _AT_ONCE, state.last_sequence + 1))
+        read = await asyncio.gather(*(stream.get_message(subjects.READINGS_STREAM, number) for number in numbers))
+        frames += sum(_note(replays, message) for message in read if message is not None)
+        replays.position = numbers[-1]
+    return frames
+
+
+def _note(replays: Replays, message: StreamMessage) -> bool:
+    if not message.subject.startswith(f"{subjects.READING}."):
+        return False
+    try:
+        frame = decode_frame(message.payload)
+    except (RejectedInput, IntegrityViolation):
+        return False  # its shard refuses it
+    if len(frame.readings):
+        replays.stored(Columns.of(frame.readings), frame.header.arrival_us)
+    return True
+
+
+async def keep(replays: Replays, file: Path) -> None:
+    """Save for ever, now and then, what has changed."""
+    loop = asyncio.get_running_loop()
+    wait_s, saved = _EVERY_S, replays.position
+    while True:
+        await asyncio.sleep(wait_s)
+        if replays.position == saved:
+            continue
+        began_s, saved = loop.time(), replays.position
+        content = saved_bytes(replays)
+        try:
+            await asyncio.to_thread(write_secret, file, content)
+        except OSError as error:  # a full disk: the stream has it all the same
+            logger.warning("what is known of senders' numbers is not saved: %s", error)
+        wait_s = max(_EVERY_S, _SHARE * (loop.time() - began_s))

@@ -1,0 +1,141 @@
+"""The loops of `runtime.replays`: over the readings of a group commit, each number for itself. Arrays are by source."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from domain.compiled import (
+    Int64s,
+    OutInt32s,
+    OutInt64s,
+    OutInt64s2D,
+    OutUInt32s,
+    OutUInt64s,
+    UInt16s,
+    UInt32s,
+    compiled,
+)
+
+_OF_SOURCE: Final = np.uint64(0xC2B2AE3D27D4EB4F)
+_OF_SEQUENCE: Final = np.uint64(0xD6E8FEB86659FD93)
+_OF_TIME: Final = np.uint64(0xA0761D6478BD642F)
+_OF_VALUE: Final = np.uint64(0xE7037ED1A0B428DB)
+_OF_CHANNEL: Final = np.uint64(0x9E3779B97F4A7C15)
+_MIX: Final = np.uint64(0xBF58476D1CE4E5B9)
+
+
+@compiled
+def judge(
+    source: UInt32s, sequence: Int64s, time_us: Int64s, handle: UInt32s, metric: UInt16s, value: Int64s, bounds: Int64s,
+    arrivals_us: Int64s, highest: OutInt64s, epoch_us: OutInt64s, digests: OutUInt64s, suspect: OutInt32s,
+) -> None:  # fmt: skip
+    """Write the digest of each message, and which have no number that is beyond the highest."""
+    for message in range(len(digests)):
+        arrival_us, is_old, digest = arrivals_us[message], True, np.uint64(0)
+        for i in range(bounds[message], bounds[message + 1]):
+            of, number, at_us = source[i], sequence[i], time_us[i]
+            if number <= 0 or (number > highest[of] and (epoch_us[of] == 0 or min(at_us, arrival_us) > epoch_us[of])):
+                is_old = False
+            stated = np.uint64(at_us) if at_us != arrival_us else np.uint64(0)
+            channel = np.uint64(handle[i]) << np.uint64(32) | np.uint64(metric[i])
+            identity = np.uint64(of) * _OF_SOURCE + np.uint64(number) * _OF_SEQUENCE + stated * _OF_TIME
+            identity += channel * _OF_CHANNEL + np.uint64(value[i]) * _OF_VALUE
+            identity = (identity ^ identity >> np.uint64(31)) * _MIX
+            digest += identity ^ identity >> np.uint64(29)
+        digests[message], suspect[message] = digest, 1 if is_old else 0
+
+
+@compiled
+def _gap_of(number: int, place: int, low: OutInt64s2D, high: OutInt64s2D, gaps: OutInt32s) -> int:
+    """The gap that a number lies in; -1 for none."""
+    for gap in range(gaps[place]):
+        if low[place, gap] <= number <= high[place, gap]:
+            return gap
+    return -1
+
+
+@compiled
+def _add_gap(start: int, end: int, place: int, low: OutInt64s2D, high: OutInt64s2D, gaps: OutInt32s) -> int:
+    """Behind all others; where there are too many, the oldest goes. Returns how many there are."""
+    most = low.shape[1]
+    if gaps[place] == most:
+        for gap in range(most - 1):
+            low[place, gap], high[place, gap] = low[place, gap + 1], high[place, gap + 1]
+        gaps[place] -= 1
+    low[place, gaps[place]], high[place, gaps[place]] = start, end
+    gaps[place] += 1
+    return int(gaps[place])
+
+
+@compiled
+def _fill(number: int, gap: int, place: int, low: OutInt64s2D, high: OutInt64s2D, gaps: OutInt32s) -> int:
+    """A number of a gap came: it is shorter, gone, or two. Returns how many there are."""
+    start, end = low[place, gap], high[place, gap]
+    if start == end:
+        for other in range(gap, gaps[place] - 1):
+            low[place, other], high[place, other] = low[place, other + 1], high[place, other + 1]
+        gaps[place] -= 1
+    elif number == end:
+        high[place, gap] = number - 1
+    elif number == start or gaps[place] == low.shape[1]:  # no room for both halves: the newer one stays
+        low[place, gap] = number + 1
+    else:
+        for other in range(gaps[place], gap + 1, -1):
+            low[place, other], high[place, other] = low[place, other - 1], high[place, other - 1]
+        high[place, gap], low[place, gap + 1], high[place, gap + 1] = number - 1, number + 1, end
+        gaps[place] += 1
+    return int(gaps[place])
+
+
+@compiled
+def note(
+    source: UInt32s, sequence: Int64s, time_us: Int64s, first: int, arrival_us: int, highest: OutInt64s, newest_us: OutInt64s,
+    epoch_us: OutInt64s, slot: OutInt32s, used: OutInt64s, low: OutInt64s2D, high: OutInt64s2D, gaps: OutInt32s,
+) -> int:  # fmt: skip
+    """Readings are in the stream. Returns how far it came: to the end, or to where a source needs a place for gaps."""
+    for i in range(first, len(source)):
+        number, of = sequence[i], source[i]
+        at_us, top, place = min(time_us[i], arrival_us), highest[of], slot[of]
+        inside = _gap_of(number, place, low, high, gaps) if place >= 0 and number <= top else -1
+        if 0 < number < top and inside < 0 and at_us > newest_us[of]:  # it counts anew
+            epoch_us[of], top = newest_us[of], 0
+            if place >= 0:
+                gaps[place] = 0
+        if number > top and at_us > epoch_us[of]:
+            if number > top + 1:
+                if place < 0 and used[0] >= low.shape[0]:
+                    return i
+                if place < 0:
+                    place = slot[of] = used[0]
+                    used[0] += 1
+                _add_gap(top + 1, number - 1, place, low, high, gaps)
+            highest[of] = number
+        elif inside >= 0:
+            _fill(number, inside, place, low, high, gaps)
+        if number > 0:
+            newest_us[of] = max(newest_us[of], at_us)
+    return len(source)
+
+
+@compiled
+def remember(
+    lines: UInt32s, digests: Int64s, rows: Int64s, shard: int, sequence: int, line: OutInt32s, used: OutInt64s,
+    owner: OutUInt32s, following: OutInt32s, known: OutInt64s2D, of_place: OutInt64s2D, of_shard: OutInt64s2D,
+    of_rows: OutInt64s2D,
+) -> None:  # fmt: skip
+    """Messages are in the stream: each takes the place of the oldest that is known of its line."""
+    for i in range(len(lines)):
+        row = line[lines[i]]
+        if row < 0:
+            row = used[0] % len(owner)
+            if used[0] >= len(owner):  # who was known there is known no more
+                line[owner[row]] = -1
+                following[row] = 0
+                known[row, :] = 0
+            used[0] += 1
+            line[lines[i]], owner[row] = row, lines[i]
+        at = following[row]
+        known[row, at], of_shard[row, at], of_place[row, at], of_rows[row, at] = digests[i], shard, sequence, rows[i]
+        following[row] = (at + 1) % known.shape[1]

@@ -1,0 +1,209 @@
+"""Replays: messages that were captured and are sent again later than any honest sender would.
+
+Of each source (whoever numbers readings: a gateway, or a device itself) it is known which numbers are in the stream: the
+highest, and the gaps below it, exactly; and the last messages, by a digest. Only what the stream acknowledged counts. So a
+message none of whose numbers is new is
+
+- *repeated*, when it is one of the last `RECENT` of its source: who did not see the acknowledgement says it again, the same
+  to the bit. It is answered with the first receipt, and not stored. One that comes more than `MOST_TIMES` is a replay.
+- late or out of order, when a number of it lies in a gap: it never came before, and is taken, however old it is.
+- of a sender that counts anew, when it bears a time later than all before it. What was numbered before then, and is not
+  later, is old from then on. A sender that knows no time states a higher `boot`, which makes its numbers higher.
+- else *replayed*: refused.
+
+A message with an unnumbered reading is judged by nobody here: the cell knows doubles of the last readings. Judging is a
+compiled loop over a group commit. After a start the digests are gone, so for `DOUBT_S` what is not known to be a replay is
+taken, and left to the cell. What is ahead of the clock counts as of now: a sender whose clock was set right goes on.
+Clauses 5.4a, 9.4; docs/decisions/0034-replays-are-known-by-number.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from domain.ports import Receipt
+from domain.readings import ROW, ReadingBatch
+from runtime.replay_loops import judge, note, remember
+
+RECENT: Final = 128
+MOST_TIMES: Final = 8
+DOUBT_S: Final = 600.0
+MOST_GAPS: Final = 64  # of a source; of more the oldest is forgotten, and what comes for it refused
+_MOST_LINES: Final = 50_000  # of sources whose last messages are known
+_MOST_AGAIN: Final = 10_000
+_FIRST: Final = 1_024
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What of readings tells whether they came before; `sequence` as signed, so that what is beyond 2^63 counts as none."""
+
+    source: NDArray[np.uint32]
+    sequence: NDArray[np.int64]
+    time_us: NDArray[np.int64]
+    handle: NDArray[np.uint32]
+    metric: NDArray[np.uint16]
+    value: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, data: ReadingBatch | bytes) -> Columns:
+        rows = np.frombuffer(data, ROW) if isinstance(data, bytes) else None
+        names = ("source", "sequence", "time_us", "handle", "metric", "value")
+        columns = [np.ascontiguousarray(getattr(data, name) if rows is None else rows[name]) for name in names]
+        columns[1] = columns[1].view(np.int64)
+        return cls(*columns)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
+@dataclass(slots=True)
+class Judged:
+    """Messages in order: the line (the source of the first reading) and digest of each; and those that are not new.
+
+    `repeated`: by place, the first receipt; `replayed`: a number of it that was used.
+    """
+
+    lines: NDArray[np.uint32]
+    digests: NDArray[np.uint64]
+    repeated: dict[int, Receipt]
+    replayed: dict[int, int]
+
+
+class Replays:
+    """See module. `monotonic_s` is the event loop's time, at which it begins to know digests."""
+
+    def __init__(self, monotonic_s: float) -> None:
+        self._began_s = monotonic_s
+        self.highest = np.zeros(_FIRST, np.int64)  # by source, as all of these
+        self.newest_us = np.zeros(_FIRST, np.int64)
+        self.epoch_us = np.zeros(_FIRST, np.int64)  # newest before it counted anew
+        self.slot = np.full(_FIRST, -1, np.int32)  # of its gaps
+        self.used = np.zeros(1, np.int64)
+        self.low, self.high = np.zeros((16, MOST_GAPS), np.int64), np.zeros((16, MOST_GAPS), np.int64)
+        self.gaps = np.zeros(16, np.int32)
+        self.position = 0  # all of the stream up to here is known
+        self._line = np.full(_FIRST, -1, np.int32)  # of a source: the row of its last messages below
+        self._lines = np.zeros(1, np.int64)  # how many rows were ever given; of more than there may be the first again
+        self._owner = np.zeros(16, np.uint32)
+        self._next = np.zeros(16, np.int32)
+        self._digests = np.zeros((16, RECENT), np.int64)
+        self._places = np.zeros((16, RECENT), np.int64)  # sequence in the stream
+        self._shard = np.zeros((16, RECENT), np.int64)
+        self._rows = np.zeros((16, RECENT), np.int64)
+        self._again: dict[tuple[int, int], int] = {}  # line and digest -> how often it came again
+
+    # ---- before it is stored
+
+    def judge(self, columns: Columns, starts: Sequence[int], arrivals_us: Sequence[int], now_s: float) -> Judged:
+        """Judge messages whose readings stand one behind another, each beginning at its `start`.
+
+        `arrivals_us`: when each came. A reading of that very time states none of its own.
+        """
+        self.reach(columns.source)
+        bounds = np.array([*starts, len(columns)], np.int64)
+        arrivals = np.array(arrivals_us, np.int64)
+        digests, suspect = np.zeros(len(starts), np.uint64), np.zeros(len(starts), np.int32)
+        judge(
+            columns.source, columns.sequence, columns.time_us, columns.handle, columns.metric, columns.value.view(np.int64),
+            bounds, arrivals, self.highest, self.epoch_us, digests, suspect,
+        )  # fmt: skip
+        judged = Judged(columns.source[bounds[:-1]], digests, {}, {})
+        for number in np.flatnonzero(suspect).tolist():
+            rows = slice(int(bounds[number]), int(bounds[number + 1]))
+            self._look_at(judged, number, columns, rows, int(arrivals[number]), now_s)
+        return judged
+
+    def _look_at(
+        self, judged: Judged, number: int, columns: Columns, rows: slice, arrival_us: int, now_s: float
+    ) -> None:  # fmt: skip
+        """None of the message's numbers is beyond the highest."""
+        key = int(judged.lines[number]), int(judged.digests[number])
+        receipt = self._receipt_of(*key)
+        if receipt is not None:
+            times = self._again[key] = self._again.get(key, 0) + 1
+            if len(self._again) > _MOST_AGAIN:
+                del self._again[next(iter(self._again))]
+            if times <= MOST_TIMES:
+                judged.repeated[number] = receipt
+                return
+        elif self._may_be_new(columns, rows, arrival_us) or now_s - self._began_s < DOUBT_S:
+            return
+        judged.replayed[number] = int(columns.sequence[rows.start])
+
+    def _may_be_new(self, columns: Columns, rows: slice, arrival_us: int) -> bool:
+        source, sequence, time_us = columns.source[rows], columns.sequence[rows], columns.time_us[rows]
+        is_stated, newest_us = time_us != arrival_us, self.newest_us[source]
+        is_later = is_stated & (np.minimum(time_us, arrival_us) > newest_us)
+        shares = is_stated & (sequence == self.highest[source]) & (time_us >= newest_us)  # its number with the message before
+        return bool(is_later.any() or shares.any()) or self._lie_in_gaps(source, sequence)
+
+    def _receipt_of(self, line: int, digest: int) -> Receipt | None:
+        row = int(self._line[line])
+        if row < 0:
+            return None
+        found = np.flatnonzero(self._digests[row] == np.uint64(digest).astype(np.int64))
+        if not len(found):
+            return None
+        at = int(found[0])
+        return Receipt(int(self._shard[row, at]), int(self._places[row, at]), int(self._rows[row, at]))
+
+    def _lie_in_gaps(self, source: NDArray[np.uint32], sequence: NDArray[np.int64]) -> bool:
+        """Whether any of these numbers never came."""
+        slots = self.slot[source]
+        for slot in np.unique(slots[slots >= 0]).tolist():
+            numbers, count = sequence[slots == slot], int(self.gaps[slot])
+            low, high = self.low[slot, :count], self.high[slot, :count]
+            if ((numbers[:, None] >= low) & (numbers[:, None] <= high)).any():
+                return True
+        return False
+
+    # ---- once it is stored
+
+    def stored(self, columns: Columns, arrival_us: int) -> None:
+        """These readings are in the stream, where they came at `arrival_us`. Told again it changes nothing."""
+        self.reach(columns.source)
+        at = 0
+        while True:
+            at = note(
+                columns.source, columns.sequence, columns.time_us, at, arrival_us, self.highest, self.newest_us, self.epoch_us,
+                self.slot, self.used, self.low, self.high, self.gaps,
+            )  # fmt: skip
+            if at == len(columns):
+                return
+            self.low, self.high = _longer(self.low), _longer(self.high)
+            self.gaps = np.append(self.gaps, np.zeros_like(self.gaps))
+
+    def remember(self, lines: Sequence[int], digests: Sequence[int], at: Receipt, rows: Sequence[int]) -> None:
+        """These messages are in the stream, whole; the last of them `at` this place. `rows`: how many readings each has."""
+        wanted = min(_MOST_LINES, int(self._lines[0]) + len(lines))
+        while len(self._owner) < wanted:
+            self._owner = np.append(self._owner, np.zeros_like(self._owner))
+            self._next = np.append(self._next, np.zeros_like(self._next))
+            for name in ("_digests", "_places", "_shard", "_rows"):
+                setattr(self, name, _longer(getattr(self, name)))
+        remember(
+            np.array(lines, np.uint32), np.array(digests, np.uint64).view(np.int64), np.array(rows, np.int64), at.shard,
+            at.stream_sequence, self._line, self._lines, self._owner, self._next, self._digests, self._places, self._shard,
+            self._rows,
+        )  # fmt: skip
+
+    def reach(self, sources: NDArray[np.uint32]) -> None:
+        """Have a place for each of these sources."""
+        most = int(sources.max(initial=0))
+        if most < len(self.highest):
+            return
+        more = max(most + 1, 2 * len(self.highest)) - len(self.highest)
+        for name in ("highest", "newest_us", "epoch_us"):
+            setattr(self, name, np.append(getattr(self, name), np.zeros(more, np.int64)))
+        self.slot = np.append(self.slot, np.full(more, -1, np.int32))
+        self._line = np.append(self._line, np.full(more, -1, np.int32))
+
+
+def _longer(table: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([table, np.zeros_like(table)])

@@ -1,0 +1,189 @@
+"""Which messages are new, which came before, and which no honest sender would send again; over restarts too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from domain import subjects
+from domain.frames import encode_frame
+from domain.ports import Receipt
+from domain.readings import ReadingBatch
+from runtime.bus import StreamState
+from runtime.follower import StreamMessage
+from runtime.replay_keeping import catch_up, load, saved_bytes
+from runtime.replays import DOUBT_S, MOST_GAPS, MOST_TIMES, RECENT, Columns, Replays
+
+LONG = DOUBT_S + 1.0
+NOW_US = 10**12
+NEW, REPEATED, REPLAYED = "new", "repeated", "replayed"
+
+
+def message(numbers: list[int], at_us: int | list[int], *, source: int = 7, value: float = 1.0) -> ReadingBatch:
+    return ReadingBatch.of(handle=source, metric=1, time_us=at_us, value=value, source=source, sequence=numbers)
+
+
+class Door:
+    """Judges, and stores what is new at once."""
+
+    def __init__(self, replays: Replays | None = None) -> None:
+        self.replays = replays or Replays(0.0)
+        self.stream: list[ReadingBatch] = []
+
+    def send(self, numbers: list[int], at_us: int | list[int], *, arrives_us: int = NOW_US, now_s: float = LONG, **more) -> str:
+        readings = message(numbers, at_us, **more)
+        columns = Columns.of(readings)
+        judged = self.replays.judge(columns, [0], [arrives_us], now_s)
+        if judged.replayed:
+            return REPLAYED
+        if judged.repeated:
+            assert judged.repeated[0].readings == len(numbers)
+            return REPEATED
+        self.stream.append(readings)
+        self.replays.stored(columns, arrives_us)
+        at = Receipt(3, len(self.stream), len(numbers))
+        self.replays.remember(judged.lines.tolist(), judged.digests.tolist(), at, [len(numbers)])
+        return NEW
+
+    def count(self, first: int, last: int, **more) -> None:
+        assert {self.send([number], 1_000 + number, **more) for number in range(first, last + 1)} == {NEW}
+
+
+@pytest.mark.clause("5.4a", "9.4")
+def test_an_old_message_is_a_replay_and_one_of_the_last_is_a_retransmission() -> None:
+    door = Door()
+    door.count(1, RECENT + 20)
+    assert [door.send([n], 1_000 + n) for n in (1, 20, 21, RECENT + 20)] == [REPLAYED, REPLAYED, REPEATED, REPEATED]
+    assert door.send([5, 6], [1_005, 1_006]) == REPLAYED
+    assert door.send([5, RECENT + 21], [1_005, 9_000]) == NEW  # something in it is
+
+
+@pytest.mark.clause("9.4")
+def test_what_comes_again_and_again_is_no_retransmission() -> None:
+    door = Door()
+    door.count(1, 3)
+    assert [door.send([2], 1_002) for _ in range(MOST_TIMES + 2)] == [REPEATED] * MOST_TIMES + [REPLAYED] * 2
+
+
+@pytest.mark.clause("5.4a")
+def test_a_message_whose_readings_were_given_the_time_of_their_arrival_is_known_by_its_number() -> None:
+    door = Door()
+    for number in range(1, RECENT + 20):
+        assert door.send([number], 5_000 + number, arrives_us=5_000 + number) == NEW
+    assert door.send([RECENT + 19], 9_000, arrives_us=9_000) == REPEATED
+    assert door.send([2], 9_001, arrives_us=9_001) == REPLAYED
+
+
+def test_what_came_never_before_is_taken_however_late_and_once() -> None:
+    door = Door()
+    door.count(1, 10)
+    door.count(500, 900)  # live again, before what was gathered meanwhile
+    assert door.send([300, 301, 302], [1_300, 1_301, 1_302]) == NEW
+    assert door.send([499], 1_499) == NEW
+    door.count(901, 901 + RECENT)
+    assert [door.send([n], 1_000 + n) for n in (301, 499, 303, 11)] == [REPLAYED, REPLAYED, NEW, NEW]
+
+
+def test_a_sender_that_counts_anew_goes_on_by_its_time_and_what_was_before_stays_old() -> None:
+    door = Door()
+    door.count(1, 1_000)
+    restarted_us = 50_000
+    for number in range(1, RECENT + 2):
+        assert door.send([number], restarted_us + number) == NEW
+    assert door.send([990], 1_990) == REPLAYED  # higher than its numbers are now, and older than its start
+    assert door.send([1], restarted_us + 1) == REPLAYED
+    assert door.send([1_200], restarted_us + 500) == NEW
+
+
+def test_a_higher_boot_makes_higher_numbers_so_a_sender_without_a_clock_goes_on() -> None:
+    door = Door()
+    for boot in (1, 2):
+        for number in range(1, 200):
+            at_us = 5_000 + number
+            assert door.send([boot * 2**32 + number], at_us, arrives_us=at_us) == NEW
+    assert door.send([2**32 + 5], 99_000, arrives_us=99_000) == REPLAYED
+
+
+def test_two_sources_do_not_know_each_other() -> None:
+    door = Door()
+    door.count(1, 300, source=7)
+    door.count(1, 300, source=100_000)
+    assert door.send([1], 1_001, source=100_000) == REPLAYED
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=120))
+@settings(max_examples=200)
+def test_numbers_are_known_exactly_in_any_order(numbers: list[int]) -> None:
+    """Against a set, where there are no more gaps than are kept."""
+    door, seen = Door(), set()
+    for number in numbers:
+        door.replays.stored(Columns.of(message([number], 1_000)), NOW_US)
+        seen.add(number)
+    top = max(seen)
+    assert top == door.replays.highest[7]
+    unseen = [n for n in range(1, top) if door.replays._lie_in_gaps(np.array([7], np.uint32), np.array([n]))]
+    assert unseen == sorted(set(range(1, top)) - seen)
+
+
+def test_more_gaps_than_are_kept_forget_the_oldest() -> None:
+    door = Door()
+    for number in range(1, 2 * MOST_GAPS + 20, 2):
+        assert door.send([number + 1], 1_000 + number) == NEW
+    assert door.send([1], 1_000, value=9.0) == REPLAYED
+    assert door.send([2 * MOST_GAPS + 17], 1_000) == NEW
+
+
+class KeptStream:
+    """A stream of the frames that a door stored."""
+
+    def __init__(self, door: Door, first: int = 1) -> None:
+        self._frames = [encode_frame(one, source=1, sequence=1, arrival_us=NOW_US) for one in door.stream]
+        self._first = first
+
+    async def stream_state(self, stream: str) -> StreamState:
+        return StreamState(self._first, len(self._frames), len(self._frames), 0)
+
+    async def get_message(self, stream: str, sequence: int) -> StreamMessage | None:
+        return StreamMessage(subjects.reading(3), sequence, self._frames[sequence - 1], NOW_US)
+
+
+@pytest.mark.clause("5.4a")
+async def test_after_a_kill_all_that_was_stored_is_known_again(tmp_path: Path) -> None:
+    """The file is older than what the stream has."""
+    door, file = Door(), tmp_path / "numbers.npz"
+    door.count(1, 100)
+    door.replays.position = 90  # something was on its way
+    file.write_bytes(saved_bytes(door.replays))
+    door.count(200, 400)
+    assert door.send([150], 1_150) == NEW
+    anew = load(file, 0.0)
+    assert await catch_up(anew, KeptStream(door)) == 212
+    for name in ("highest", "newest_us", "epoch_us"):
+        np.testing.assert_array_equal(getattr(anew, name), getattr(door.replays, name))
+    again = Door(anew)
+    assert [again.send([n], 1_000 + n) for n in (50, 150, 250, 399)] == [REPLAYED] * 4
+    assert [again.send([n], 1_000 + n) for n in (151, 401)] == [NEW] * 2
+
+
+async def test_after_a_start_who_repeats_is_answered_even_if_it_is_not_known_for_sure(tmp_path: Path) -> None:
+    door = Door()
+    door.count(1, 100)
+    again = Door(Replays(0.0))
+    again.replays.position = 1
+    await catch_up(again.replays, KeptStream(door))
+    assert again.send([100], 1_100, now_s=5.0, value=1.0) == NEW  # the cell knows it
+
+
+def test_a_damaged_file_is_put_aside(tmp_path: Path) -> None:
+    door, file = Door(), tmp_path / "numbers.npz"
+    door.count(1, 100)
+    content = bytearray(saved_bytes(door.replays))
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes(content[:-40])
+    assert load(file, 0.0).highest.max() == 0
+    assert file.with_suffix(".damaged").exists()
+    assert load(tmp_path / "none.npz", 0.0).position == 0
