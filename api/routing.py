@@ -16,6 +16,7 @@ from api.routes import (
     fleets,
     grants,
     hosts,
+    isolations,
     live,
     log,
     maintenance,
@@ -28,6 +29,7 @@ from api.routes import (
     readings,
     rejects,
     scenarios,
+    security,
     sessions,
     users,
 )
@@ -35,6 +37,8 @@ from api.routes import (
 ROUTERS: Final[tuple[APIRouter, ...]] = (
     places.router,
     devices.router,
+    isolations.router,
+    security.router,
     fleets.router,
     maintenance.router,
     patients.router,

@@ -15,8 +15,10 @@ from cluster.pki import DOORS, listener_tls
 from cluster.processes import tell_ready, until_ended
 from cluster.serving import serving
 from domain import bus_rights, subjects
+from domain.errors import VitalgridError
 from gateways.http_door import http_door
 from gateways.mqtt_door import MqttDoor
+from gateways.sightings import Sightings
 from runtime.admission import Admission
 from runtime.bus import Bus
 from runtime.clock import SystemClock
@@ -35,6 +37,8 @@ from runtime.tasks import end
 logger = logging.getLogger(__name__)
 
 _TELL_S: Final = 2.0
+_SIGHTINGS_AT_ONCE: Final = 500
+_KEPT_S: Final = 10.0
 _DOOR_SOURCE: Final = 1  # in the header of every frame this Intake makes; the API's is 2
 
 
@@ -56,14 +60,18 @@ async def main() -> None:
     await bus.core_subscribe(subjects.STORAGE, lambda payload, _subject: intake.heed(of_stream(payload)))
     doors = settings.doors
     tls = listener_tls(settings, DOORS)
-    mqtt = MqttDoor(identities, intake, SystemClock(), limits=limits.mqtt(settings), tls=tls.context if tls else None)
-    http = http_door(identities, intake, SystemClock(), StreamReceipts(bus), doors.max_payload_bytes)
+    sightings = Sightings(SystemClock())
+    mqtt = MqttDoor(
+        identities, intake, SystemClock(), limits=limits.mqtt(settings), tls=tls.context if tls else None, sightings=sightings
+    )
+    http = http_door(identities, intake, SystemClock(), StreamReceipts(bus), doors.max_payload_bytes, sightings)
 
     def directory_changed(_payload: bytes, _subject: str) -> None:
         identities.forget()
         mqtt.recheck()
 
     await bus.core_subscribe(subjects.DIRECTORY_CHANGED, directory_changed)
+    isolated = asyncio.create_task(identities.keep_isolated(mqtt.recheck), name="isolated")
     mqtt_port = await mqtt.start(doors.host, doors.mqtt_port)
     listener = limits.http_listener(settings.limits)
     of_http = limits.door_http(settings.limits, http.state.counters.connections_refused)
@@ -73,11 +81,12 @@ async def main() -> None:
         logger.info("doors open", extra={"mqtt_port": mqtt_port, "http_port": http_port})
         counted = {"doors": {"mqtt": mqtt.counters, "http": http.state.counters}, "intake": intake.counters}
         telling = asyncio.create_task(_tell(bus, counted), name="tell what is counted")
+        seeing = asyncio.create_task(_tell_sightings(bus, sightings), name="tell who came")
         await until_ended()
-        await end(telling)
+        await end(telling, seeing)
         await mqtt.close()
     await intake.close()
-    await end(places)
+    await end(places, isolated)
     await bus.close()
     engine.dispose()
 
@@ -88,6 +97,18 @@ async def _tell(bus: Bus, counted: dict[str, Any]) -> None:
         if bus.is_connected:
             await bus.core_publish(subjects.DOORS_COUNTED, msgspec.json.encode(counted))
         await asyncio.sleep(_TELL_S)
+
+
+async def _tell_sightings(bus: Bus, sightings: Sightings) -> None:
+    """Tell the API again and again who came, until it has kept it; while it is away they wait."""
+    while True:
+        await asyncio.sleep(_TELL_S)
+        while seen := sightings.take(_SIGHTINGS_AT_ONCE):
+            try:
+                await bus.ask(subjects.SIGHTINGS, msgspec.json.encode(seen), _KEPT_S)
+            except VitalgridError:
+                sightings.again(seen)
+                break
 
 
 def intake_limits(settings: IntakeSettings) -> IntakeLimits:

@@ -39,6 +39,7 @@ from gateways.counters import DoorCounters
 from gateways.formats import ALL_FORMATS, AnyFormat, EventFormat
 from gateways.keyed import stored_once
 from gateways.problems import problem, problem_of
+from gateways.sightings import Sightings
 
 logger = logging.getLogger(__name__)
 
@@ -56,16 +57,22 @@ class _Door:
     receipts: Receipts
     max_payload_bytes: int
     counters: DoorCounters
+    sightings: Sightings
 
 
 def http_door(
-    identities: Identities, intake: OnceIntake, clock: Clock, receipts: Receipts, max_payload_bytes: int = 1_048_576
+    identities: Identities,
+    intake: OnceIntake,
+    clock: Clock,
+    receipts: Receipts,
+    max_payload_bytes: int = 1_048_576,
+    sightings: Sightings | None = None,
 ) -> Starlette:
     """The door as an ASGI application; `app.state.counters` are its `DoorCounters`.
 
     Serve it without access logs: ThingsBoard's path carries the token.
     """
-    door = _Door(identities, intake, clock, receipts, max_payload_bytes, DoorCounters())
+    door = _Door(identities, intake, clock, receipts, max_payload_bytes, DoorCounters(), sightings or Sightings(clock))
     routes = [Route(row.path, partial(_post, door, row), methods=["POST"]) for row in ALL_FORMATS]
     routes.append(Route("/v1/receipts/{receipt}", partial(_receipt, door), methods=["GET"]))
     app = Starlette(routes=routes, exception_handlers={HTTPException: _on_http_exception})
@@ -83,6 +90,8 @@ async def _post(door: _Door, row: AnyFormat, request: Request) -> Response:
         logger.info("a request was refused", extra={"why": error.code, "path": row.path})
         return problem_of(error)
     counters.messages += 1
+    software, address = request.headers.get("user-agent", ""), request.client.host if request.client else ""
+    door.sightings.note(sender, DOOR, address, software, over_tls=request.scope.get("scheme") == "https")
     body = b""
     try:
         if not door.intake.allowance(sender):

@@ -160,6 +160,11 @@ class MqttConnection(asyncio.Protocol):
     # ---- the door's side
 
     @property
+    def address(self) -> str:
+        """Where it comes from."""
+        return self._guest.address
+
+    @property
     def is_idle(self) -> bool:
         """Whether every message was answered."""
         return not self._owed

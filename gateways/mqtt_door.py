@@ -6,8 +6,8 @@ Session take-over: a CONNECT with the same sender, or the same client id, ends t
 state is kept: a device subscribes again when it connects again, and repeats what was not acknowledged.
 Events: `online` when a device connects, `offline` when its connection is lost or ended by us, with its will's text as
 detail; `disconnected` when it says goodbye (DISCONNECT drops the will). A take-over is neither.
-A connection whose token was replaced, or whose device was retired, is ended: within a second of `recheck`, and within
-a quarter of a minute if nobody says so.
+A connection whose token was replaced, or whose device was retired or isolated, is ended: within a second of `recheck`,
+and within a quarter of a minute if nobody says so.
 What a device itself says (`lead_off`, …) comes on `v1/devices/me/events`; see `gateways.events_json`.
 Not covered: QoS 2, MQTT 5, retained messages, subscriptions other than `v1/devices/me/errors` and
 `v1/devices/me/receipts` (refused with 0x80).
@@ -27,9 +27,10 @@ from domain.errors import Unavailable
 from domain.ports import Clock, Identities, PackedIntake
 from gateways.counters import DoorCounters
 from gateways.listener import Listener, ListenerLimits, bound
-from gateways.mqtt_connection import CLOSING, GOODBYE, REVOKED, TAKEN_OVER, MqttConnection
+from gateways.mqtt_connection import CLOSING, DOOR, GOODBYE, REVOKED, TAKEN_OVER, MqttConnection
 from gateways.mqtt_hello import will_text
 from gateways.presence import Presence
+from gateways.sightings import Sightings
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,9 @@ class MqttDoor:
         *,
         limits: MqttLimits | None = None,
         tls: ssl.SSLContext | None = None,
+        sightings: Sightings | None = None,
     ) -> None:
+        self.sightings = sightings or Sightings(clock)
         self.identities = identities
         self.intake = intake
         self.clock = clock
@@ -147,6 +150,7 @@ class MqttDoor:
             taken_over.end(TAKEN_OVER)
             if taken_over is not older and taken_over.sender is not None:
                 self._presence.tell(taken_over.sender, "offline", "another device uses its client id")
+        self.sightings.note(sender, DOOR, connection.address, connection.client_id, over_tls=self._tls is not None)
         self._by_handle[sender.handle] = connection
         if connection.client_id:
             self._by_client_id[connection.client_id] = connection
