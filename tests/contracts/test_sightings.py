@@ -10,7 +10,9 @@ from sqlalchemy import Engine
 from domain.sightings import Sighting, client_words, fingerprint_of, parts_of
 from gateways.sightings import Sightings
 from runtime.clock import ManualClock
-from runtime.sql.devices import update_device
+from runtime.sql import isolations
+from runtime.sql.devices import retire_device, update_device
+from runtime.sql.inventory import inventory
 from runtime.sql.sightings import keep_sightings, sighting_of
 from tests.doors import MONITOR
 from tests.sql_fixtures import ADA, NOW_US, SmallHospital
@@ -103,3 +105,22 @@ def test_a_fingerprint_is_of_its_parts_in_any_order() -> None:
     parts = parts_of(Sighting(1, "http", "::1", True, "ua", 1), "monitor@1", {"serial_number": 7})
     assert parts["serial"] == "7"
     assert fingerprint_of(parts) == fingerprint_of(dict(reversed(parts.items())))
+
+
+def test_the_inventory_has_each_device_in_service_once_with_what_is_known_of_it(pump: Seen, hospital: SmallHospital) -> None:
+    engine = pump.engine
+    pump.comes(3)
+    update_device(
+        engine, ADA, pump.handle, {"attributes": {"serial": "S1", "firmware": 2.5, "manufacturer": "M"}}, version=None
+    )
+    isolations.isolate(engine, ADA, pump.handle)
+    retire_device(engine, ADA, hospital.monitor["handle"], version=None)
+    rows = {row["device_id"]: row for row in inventory(engine).iter_rows(named=True)}
+    assert set(rows) == {"gw-1", "pump-3"}
+    known = ("serial", "firmware", "maker", "is_isolated", "seen_us", "over_tls", "has_token", "issued_us", "is_default")
+    assert [rows["pump-3"][name] for name in known] == [
+        "S1", "2.5", "M", True, NOW_US + 3_000_000, True, True, NOW_US, False,
+    ]  # fmt: skip
+    assert [rows["gw-1"][name] for name in known[:5]] == [None, None, None, False, None]
+    (alone,) = inventory(engine, pump.handle).iter_rows(named=True)
+    assert alone == rows["pump-3"]

@@ -84,6 +84,8 @@ async def test_it_is_undone_and_both_are_listed_with_who_and_why(client: httpx.A
     assert (made["patients"], made["reason"], made["released"]) == (0, "it floods", None)
     (listed,) = (await client.get("isolations", params={"hospital": "sz.h001", "ward": "icu"})).json()["items"]
     assert listed == made
+    assert (await client.get("devices/sz.h001/mon-8")).json()["is_isolated"]
+    assert not (await client.get("devices/sz.h001/mon-7")).json()["is_isolated"]
     again = await client.post("devices/sz.h001/mon-8/isolation", json={}, headers=BECAUSE)
     assert again.status_code == 409
     released = await client.post("devices/sz.h001/mon-8/isolation/release", headers={"X-Reason": "it was a test"})
