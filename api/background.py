@@ -108,9 +108,10 @@ async def expire_audio_pauses(backend: Backend) -> None:
 
 
 def tasks_of(backend: Backend) -> dict[str, Callable[[], Awaitable[None]]]:
-    """The background tasks by name. The first ends by itself."""
+    """The background tasks by name. The first two end by themselves."""
     tasks: dict[str, Callable[[], Awaitable[None]]] = {
         "directory": backend.directory.warmed,
+        "inventory": backend.inventory.warmed,
         "alarm-desk": AlarmDesk(backend).run,
         "audio-pauses": lambda: expire_audio_pauses(backend),
         "sightings": Sightings(backend).run,

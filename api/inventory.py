@@ -1,6 +1,7 @@
 """What there is of devices and how open to attack each is: a frame in memory, judged as columns. Clause 8.4a.
 
-It is read anew when it is older than a quarter of a minute, beside whoever asks: an answer says as of when it is.
+It is read anew, beside whoever asks, when it is older than a quarter of a minute, or than ten times as long as reading
+takes: an answer says as of when it is.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from domain.principals import Place
 from runtime.sql.inventory import inventory
 
 _FRESH_US: Final = 15 * US_PER_S
+_SELDOM: Final = 10
 _NUMBERS: Final = re.compile(r"\d+")
 _KIND: Final = ("model", "maker")
 Newest = dict[tuple[str, str | None], tuple[int, ...]]
@@ -38,6 +40,7 @@ class Judged:
     frame: pl.DataFrame
     newest: Newest
     at_us: int
+    took_us: int
 
 
 class Inventory:
@@ -61,6 +64,10 @@ class Inventory:
         assert self._judged is not None
         return self._judged
 
+    async def warmed(self) -> None:
+        """Read what there is, so that no question has to wait for it. Raises Unavailable."""
+        await self._read()
+
     async def of_device(self, handle: int) -> pl.DataFrame:
         """One device as it is now, against the firmware of all others as it was a moment ago."""
         newest = (await self.present()).newest
@@ -72,7 +79,7 @@ class Inventory:
             await asyncio.gather(self._reading, return_exceptions=True)
 
     def _is_old(self, judged: Judged) -> bool:
-        return self._clock.now_us() - judged.at_us > _FRESH_US
+        return self._clock.now_us() - judged.at_us > max(_FRESH_US, _SELDOM * judged.took_us)
 
     async def _read_beside(self) -> None:
         with contextlib.suppress(Unavailable):  # what is there is older, and says so
@@ -87,7 +94,7 @@ class Inventory:
         now_us, frame = self._clock.now_us(), inventory(self._engine)
         newest = newest_firmware(frame)
         judged = self._judge(frame, newest).sort("score", "handle", descending=[True, False])
-        return Judged(judged, newest, now_us)
+        return Judged(judged, newest, now_us, self._clock.now_us() - now_us)
 
     def _judge(self, frame: pl.DataFrame, newest: Newest) -> pl.DataFrame:
         score, findings = judge(facts_of(frame, newest), self._clock.now_us(), self._credential_days)

@@ -15,8 +15,8 @@ import msgspec
 _CLIENT_CHARS: Final = 120
 _FORMULA: Final = ("=", "+", "-", "@")
 _FINGERPRINT_CHARS: Final = 32
-_SERIAL: Final = ("serial", "serial_number")
-_FIRMWARE: Final = ("firmware", "firmware_version")
+SERIAL: Final = ("serial", "serial_number")  # attributes, the first of which that is there counts,
+FIRMWARE: Final = ("firmware", "firmware_version")  # … and these
 HTTP: Final = "http"
 
 
@@ -39,16 +39,11 @@ def client_words(text: str) -> str:
 
 
 def serial_of(attributes: dict[str, Any]) -> str | None:
-    return _first(attributes, _SERIAL)
+    return _first(attributes, SERIAL)
 
 
 def firmware_of(attributes: dict[str, Any]) -> str | None:
-    return _first(attributes, _FIRMWARE)
-
-
-def has_default_configuration(attributes: dict[str, Any]) -> bool:
-    """Whether whoever looks after the device says that it is set up as it came from its maker."""
-    return attributes.get("configuration") == "default"
+    return _first(attributes, FIRMWARE)
 
 
 def parts_of(sighting: Sighting, model: str, attributes: dict[str, Any]) -> dict[str, str]:

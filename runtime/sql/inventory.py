@@ -1,18 +1,18 @@
 """Every device in service as one row of a frame, with what is known of how it connects. Clause 8.4a.
 
-One statement over the whole directory, one pass over attributes, the rest as columns: a million devices take seconds, so
+One statement over the whole directory, the rest as columns: a million devices take seconds, so
 whoever answers from it keeps it (`api.inventory`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
-import msgspec
 import polars as pl
 from sqlalchemy import Engine, Row, Select, Text, cast, select
 
-from domain.sightings import firmware_of, has_default_configuration, serial_of
+from domain.sightings import FIRMWARE, SERIAL
 from domain.thing_catalogue import BY_MODEL_ID
 from runtime.sql.devices import RETIRED
 from runtime.sql.engine import reading
@@ -21,22 +21,18 @@ from runtime.sql.sighting_tables import sightings
 from runtime.sql.tables import devices, hospitals
 
 _FETCHED: Final = 50_000
-SCHEMA: Final = {
+_READ: Final = {
     "handle": pl.UInt32, "hospital": pl.String, "district": pl.String, "device_id": pl.String, "model": pl.String,
     "ward": pl.String, "bed": pl.String, "gateway_handle": pl.UInt32, "has_token": pl.Boolean, "issued_us": pl.Int64,
     "level": pl.UInt8, "is_isolated": pl.Boolean, "door": pl.String, "address": pl.String, "over_tls": pl.Boolean,
     "credential": pl.String, "client": pl.String, "seen_us": pl.Int64, "fingerprint": pl.String, "changed_us": pl.Int64,
-    "changes": pl.UInt32,
+    "changes": pl.UInt32, "attributes": pl.String,
 }  # fmt: skip
-_OF_ATTRIBUTES: Final = {
-    "serial": pl.String, "firmware": pl.String, "maker": pl.String, "is_default": pl.Boolean,
-}  # fmt: skip
+_MAKER: Final = ("manufacturer",)
 _CRITICALITY: Final = pl.DataFrame(
     {"model": list(BY_MODEL_ID), "criticality": [int(model.criticality) for model in BY_MODEL_ID.values()]},
     schema={"model": pl.String, "criticality": pl.Int8},
 )
-_Attributes = tuple[str | None, str | None, str | None, bool]
-_NOTHING: Final[_Attributes] = (None, None, None, False)
 
 
 def inventory(engine: Engine, handle: int | None = None) -> pl.DataFrame:
@@ -46,7 +42,7 @@ def inventory(engine: Engine, handle: int | None = None) -> pl.DataFrame:
         found = connection.execute(_query(handle))
         while rows := found.fetchmany(_FETCHED):
             parts.append(_frame(list(rows)))
-    frame = pl.concat(parts) if parts else pl.DataFrame(schema=SCHEMA | _OF_ATTRIBUTES)
+    frame = pl.concat(parts) if parts else _frame([])
     return frame.join(_CRITICALITY, on="model", how="left", maintain_order="left")
 
 
@@ -64,19 +60,15 @@ def _query(handle: int | None) -> Select[Any]:
 
 
 def _frame(rows: list[Row[Any]]) -> pl.DataFrame:
-    columns = list(zip(*rows, strict=True))
-    data: dict[str, Any] = dict(zip(SCHEMA, columns[:-1], strict=True))
-    of_attributes = list(zip(*map(_attributes, columns[-1]), strict=True))
-    data |= dict(zip(_OF_ATTRIBUTES, of_attributes, strict=True))
-    return pl.DataFrame(data, schema=SCHEMA | _OF_ATTRIBUTES)
+    columns = list(zip(*rows, strict=True)) if rows else [() for _ in _READ]
+    frame = pl.DataFrame(dict(zip(_READ, columns, strict=True)), schema=_READ)
+    return frame.with_columns(
+        _said(SERIAL).alias("serial"), _said(FIRMWARE).alias("firmware"), _said(_MAKER).alias("maker"),
+        (_said(("configuration",)) == "default").fill_null(value=False).alias("is_default"),
+    ).drop("attributes")  # fmt: skip
 
 
-def _attributes(text: str | None) -> _Attributes:
-    if text is None or text == "{}":
-        return _NOTHING
-    try:
-        said = msgspec.json.decode(text, type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError):  # NaN, which Python writes and JSON lacks
-        return _NOTHING
-    maker = said.get("manufacturer")
-    return serial_of(said), firmware_of(said), None if maker is None else str(maker), has_default_configuration(said)
+def _said(names: Sequence[str]) -> pl.Expr:
+    """The first of these attributes that says something; nothing of what is no JSON (NaN, which Python writes)."""
+    found = [pl.col("attributes").str.json_path_match(f"$.{name}") for name in names]
+    return pl.coalesce(*(pl.when(one != "").then(one) for one in found))

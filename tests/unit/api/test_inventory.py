@@ -109,6 +109,8 @@ async def test_one_device_is_shown_with_remedies_and_what_changed(
     unseen = (await client.get("security/inventory/sz.h001/mon-3")).json()
     assert unseen["fingerprint_parts"] is None
     assert (await client.get("security/inventory/sz.h001/nothing")).status_code == 404
+    await make(client, "devices/sz.h001/mon-3/retire", None, **{"If-Match": '"1"'})
+    assert (await client.get("security/inventory/sz.h001/mon-3")).status_code == 404
 
 
 async def test_many_credentials_are_rotated_or_none(client: httpx.AsyncClient, tokens: dict[str, str], engine: Engine) -> None:
