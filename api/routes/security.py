@@ -72,12 +72,12 @@ async def list_inventory(
     wanted: Annotated[InventoryFilter, given(InventoryFilter)],
 ) -> Response:  # fmt: skip
     """The devices within your reach, the most exposed first. `as_of`: when the directory was read."""
-    judged, devices_wanted = await behind.inventory.present(), wanted.wanted()
-    reach = who.reach
+    devices_wanted, reach, after = wanted.wanted(), who.reach, _key(paged)
+    judged = await behind.inventory.present()
 
     def made() -> Response:
         frame = chosen(judged.frame, reach, devices_wanted)
-        return table_response(_page(frame, judged, paged, zone, request), wanted_format)
+        return table_response(_page(frame, judged, (paged.limit, after), zone, request), wanted_format)
 
     return await behind.lanes.codec(made)
 
@@ -110,13 +110,26 @@ async def list_blocked(
     return Response("".join(f"{address}\n" for address in found), media_type="text/plain")
 
 
-def _page(frame: pl.DataFrame, judged: Judged, paged: Paging, zone: Zone, request: Request) -> TableAnswer:
-    matched = len(frame)
-    if paged.after is not None:
-        score, handle = paged.after
+def _key(paged: Paging) -> tuple[int, int] | None:
+    """Score and handle behind which the page begins. Raises InvalidInput."""
+    match paged.after:
+        case None:
+            return None
+        case (int(score), int(handle)):
+            return score, handle
+        case _:
+            raise InvalidInput("the cursor is not one of the inventory: expected that of a 'next' link")
+
+
+def _page(
+    frame: pl.DataFrame, judged: Judged, part: tuple[int, tuple[int, int] | None], zone: Zone, request: Request
+) -> TableAnswer:
+    matched, (limit, after) = len(frame), part
+    if after is not None:
+        score, handle = after
         frame = frame.filter((pl.col("score") < score) | ((pl.col("score") == score) & (pl.col("handle") > handle)))
-    page = frame.head(paged.limit)
-    key = [*page.select("score", "handle").row(-1)] if len(frame) > paged.limit else None
+    page = frame.head(limit)
+    key = [*page.select("score", "handle").row(-1)] if len(frame) > limit else None
     codes = [[finding.code for finding in findings_of(bits)] for bits in page["findings"]]
     shown = page.with_columns(pl.Series("findings", codes, dtype=pl.List(pl.String))).select(_SHOWN)
     about = {

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine
 
 from api.inventory import is_within, newest_firmware, version_of
+from api.paging import encode_cursor
 from domain.labels import label_of
 from domain.permissions import Level, Located, Reach
 from domain.principals import Place
@@ -71,6 +72,8 @@ async def test_it_is_filtered_and_paged(client: httpx.AsyncClient, tokens: dict[
     assert (await client.get("security/inventory", params={"finding": "magic"})).status_code == 422
     first = (await client.get("security/inventory", params={"limit": 3})).json()
     assert first["matched"] == 4
+    forged = encode_cursor(["a"], "/api/v1/security/inventory?[]")
+    assert (await client.get("security/inventory", params={"cursor": forged})).status_code == 422
     rest = (await client.get(f"http://test{first['next']}")).json()
     assert ([row["device_id"] for row in rest["items"]], rest["next"]) == (["mon-2"], None)
 
