@@ -107,6 +107,7 @@ class MqttConnection(asyncio.Protocol):
     def __init__(self, door: DoorOfConnections, guest: Guest) -> None:
         self._door = door
         self._guest = guest
+        self.address = guest.address
         self._loop = asyncio.get_running_loop()
         self._reader = PacketReader(door.max_payload_bytes, first_kind=PacketKind.CONNECT)
         self._state = _State.NEW
@@ -158,11 +159,6 @@ class MqttConnection(asyncio.Protocol):
         self._transport = None  # a cycle would keep both, TLS's buffers too, until Python looks for it
 
     # ---- the door's side
-
-    @property
-    def address(self) -> str:
-        """Where it comes from."""
-        return self._guest.address
 
     @property
     def is_idle(self) -> bool:
