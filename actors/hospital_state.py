@@ -26,12 +26,14 @@ _POINTERS: Final = (  # table, its column, whose rows it numbers; a negative num
     ("patients", "device", "devices"), ("patients", "hospital", "hospitals"), ("patients", "preset_slot", "slots"),
     ("presets", "slot", "slots"), ("rule_states", "channel", "channels"), ("device_conditions", "device", "devices"),
     ("security_alarms", "device", "devices"),
+    ("isolations", "device", "devices"),
 )  # fmt: skip
 _SPARSE: Final = (
     ("presets", "slot", "slots"),
     ("rule_states", "channel", "channels"),
     ("device_conditions", "device", "devices"),
     ("security_alarms", "device", "devices"),
+    ("isolations", "device", "devices"),
 )
 _JOINED: Final = (
     *(name for names in _ROWS_OF.values() for name in names), *(name for name, *_ in _SPARSE), "spans", "ward_windows",

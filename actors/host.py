@@ -269,12 +269,14 @@ class Host:
         self._announcer.tell(subjects.alarm(event.subject.hospital_id), msgspec.json.encode(event), event.event_id)
 
     def _refuse(self, shard: int, refusal: Refusal) -> None:
-        reject_id = f"host-{shard}-{refusal.sequence}-{refusal.reason}"
+        part = f"-{refusal.part}" if refusal.part else ""
+        reject_id = f"host-{shard}-{refusal.sequence}-{refusal.reason}{part}"
         reject = Reject(
-            reject_id=reject_id, reason=refusal.reason, detail=refusal.detail, door="host", principal=None,
-            hospital_id=None, received_us=self._clock.now_us(), payload=refusal.payload[:_REJECT_BYTES], topic=refusal.subject,
+            reject_id=reject_id, reason=refusal.reason, detail=refusal.detail, door="host", principal=refusal.principal,
+            hospital_id=refusal.hospital_id, received_us=self._clock.now_us(), payload=refusal.payload[:_REJECT_BYTES],
+            topic=refusal.subject,
         )  # fmt: skip
-        self._announcer.tell(subjects.reject(None), encode(reject), reject_id)
+        self._announcer.tell(subjects.reject(refusal.hospital_id), encode(reject), reject_id)
 
     # -- lake and snapshots ----------------------------------------------------------------------------------------
 

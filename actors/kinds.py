@@ -39,6 +39,7 @@ DEVICE_COLUMNS: Final = (
     Column("forgotten_sequence", np.uint64),  # … and up to the one that was forgotten last
     Column("last_event_us", np.int64, NEVER_US, "us"),
     Column("is_offline", np.bool_, False),
+    Column("is_isolated", np.bool_, False),  # by order: what it says is refused
     Column("maintenance_from_us", np.int64, NEVER_US, "us"),
     Column("maintenance_until_us", np.int64, NEVER_US, "us"),
     Column("ward_maintenance_from_us", np.int64, NEVER_US, "us"),

@@ -24,6 +24,7 @@ from actors.early_warning import EarlyWarning, ScoreCounts
 from actors.effects import Effects
 from actors.hand_overs import HandOvers
 from actors.hospital_state import State, part_of, together
+from actors.isolations import Isolations
 from actors.limit_alarms import LimitAlarms
 from actors.ordering import place, timing
 from actors.presets import Presets
@@ -45,6 +46,7 @@ from domain.messages import (
     Control,
     DeviceAssociated,
     DeviceEvent,
+    DeviceIsolated,
     DevicesRegistered,
     FreshnessQuery,
     HandOver,
@@ -62,6 +64,7 @@ from domain.thing_models import PRESENCE
 
 __all__ = ["Effects", "ShardCell"]
 
+ISOLATED: Final = "isolated"
 OFFLINE: Final = "offline"
 ONLINE: Final = "online"
 _OWN: Final = ("cell", "hand_overs", "score_counts")  # of a snapshot: what says nothing of hospitals
@@ -69,6 +72,7 @@ _OWN: Final = ("cell", "hand_overs", "score_counts")  # of a snapshot: what says
 _REFUSALS: Final = {
     "unknown-device": ("handle", "handles {} that are not registered in this shard"),
     "unknown-metric": ("metric", "metrics {} that the devices' thing models lack"),
+    ISOLATED: ("handle", "handles {} that are isolated, or came by a gateway that is"),
 }
 
 
@@ -97,6 +101,7 @@ class ShardCell:
         self._clock_alarms = ClockAlarms(self._roster)
         self._told = DeviceAlarms(self._roster, self._associations, live_horizon_us)
         self._noticed = SecurityAlarms(self._roster, live_horizon_us)
+        self._isolations = Isolations(self._roster, self._associations)
         self._early = EarlyWarning(self._roster, live_horizon_us)
         self._anomalies = Anomalies(self._roster, scorer or RobustZ())
         self.hand_overs = HandOvers(shard)
@@ -141,9 +146,10 @@ class ShardCell:
         clock_us = self._time.clock_of(arrival_us, stream_us)
         devices = self._roster.device_rows(readings.handle)
         channels = self._roster.channel_rows(devices, readings.metric, readings.instance)
-        misfits = self._misfits(readings.handle, devices, channels)
+        isolated = self._isolations.refused(devices, readings.source)
+        misfits = self._misfits(readings.handle, devices, channels, isolated)
         rejected = [refused(readings.take(at), reason) for reason, at in misfits]
-        row = np.flatnonzero(channels >= 0)
+        row = np.flatnonzero((channels >= 0) & ~isolated)
         known = readings if len(row) == len(readings) else readings.take(row)
         doubles, doubtful = self._recent.take(known)
         if doubles.any():
@@ -172,7 +178,7 @@ class ShardCell:
         alarms += self._technical.tick(signals, self.now_us, self.clock_us)
         alarms += self._unmonitored.tick(signals, self.now_us, self.clock_us)
         alarms += self._clock_alarms.tick(self.now_us, self.clock_us)
-        alarms += self._told.settle(self.clock_us)
+        alarms += self._told.settle(self.clock_us) + self._isolations.settle(self.clock_us)
         alarms += self._noticed.tick(self.clock_us)
         notices = Notices()
         self._early.tick(self.now_us, self.clock_us, notices)
@@ -182,16 +188,19 @@ class ShardCell:
         return Effects(alarms=[*alarms, *scores], derived=derived, derived_arrival_us=derived_us)
 
     def apply_control(self, message: Control, arrival_us: int) -> Effects:
-        """Take a registration, association, preset, maintenance window, device event or security notice. Idempotent.
+        """Take a registration, association, preset, maintenance window, isolation, device event or security notice. Idempotent.
 
-        Raises RejectedInput for an event of a device that is not here (`unknown-device`), or that its thing model does not
-        say (`unknown-event`).
+        Raises RejectedInput for an event of a device that is not here (`unknown-device`) or is isolated (`isolated`), or that
+        its thing model does not say (`unknown-event`).
         """
         self._time.reach(np.array([arrival_us], dtype=np.int64))
         if isinstance(message, HandOver):
             return self._hand_over(message)
         if self.hand_overs.is_gone(message):
             return Effects()  # another shard follows ours for it
+        return Effects(alarms=self._heed(message))
+
+    def _heed(self, message: Control) -> list[AlarmEvent]:
         alarms: list[AlarmEvent] = []
         match message:
             case DevicesRegistered():
@@ -204,16 +213,19 @@ class ShardCell:
                 self._associations.associate(message)
                 device = self._roster.device_row(message.handle)
                 alarms = self._limits.settle(self.clock_us, device) if device >= 0 else []
+                alarms += self._isolations.settle(self.clock_us)
             case LimitsPreset():
                 self._presets.preset(message)
             case MaintenanceSet():
                 self._roster.maintain(message)
                 alarms = self._limits.settle(self.clock_us) + self._told.settle(self.clock_us)
+            case DeviceIsolated():
+                alarms = self._isolations.take(message, self.clock_us)
             case DeviceEvent():
                 alarms = self._hear(message)
             case SecurityNotice():
                 alarms = self._noticed.hear(message, self.clock_us)
-        return Effects(alarms=alarms)
+        return alarms
 
     def take_over(self, message: HandOver, state: State, arrival_us: int) -> None:
         """At the cut of a hospital that comes here: go on with it from `state`, which its former shard gave away there."""
@@ -243,6 +255,11 @@ class ShardCell:
         """The present state of one actor. Raises NotFound when it is not in this shard."""
         return self._answers.describe(address, self._signals(), self.now_us)
 
+    def name_of(self, handle: int) -> tuple[str, str] | None:
+        """Hospital and device id of a device of this shard."""
+        row = self._roster.device_row(handle)
+        return None if row < 0 else (self._roster.hospital_of_device(row), self._roster.device_ids[row])
+
     def handle_of(self, address: Address) -> int:
         """The handle of a device or patient; NO_HANDLE for other kinds. Raises NotFound when it is not in this shard."""
         return self._answers.handle_of(address)
@@ -269,7 +286,7 @@ class ShardCell:
         """What knows of hospitals and all that is in them; the roster first, which the others build on."""
         return (
             self._roster, self._associations, self._presets, self._recent, self._limits, self._early, self._anomalies,
-            self._told, self._noticed,
+            self._told, self._noticed, self._isolations,
         )  # fmt: skip
 
     def _set_back(self) -> None:
@@ -315,8 +332,11 @@ class ShardCell:
         device = self._roster.device_row(message.handle)
         if device < 0:
             raise RejectedInput("unknown-device", f"an event of handle {message.handle}, which is not registered in this shard")
-        if message.event not in PRESENCE:
-            self._roster.model_of(device).check_event(message.event)
+        if message.event in PRESENCE:
+            return device
+        if self._roster.devices["is_isolated"][device]:
+            raise RejectedInput(ISOLATED, f"an event of handle {message.handle}, which is isolated")
+        self._roster.model_of(device).check_event(message.event)
         return device
 
     def _hear(self, message: DeviceEvent) -> list[AlarmEvent]:
@@ -352,12 +372,13 @@ class ShardCell:
         self.hand_overs.settle(message)
 
     def _misfits(
-        self, handles: NDArray[np.uint32], devices: NDArray[np.int32], channels: NDArray[np.int32]
+        self, handles: NDArray[np.uint32], devices: NDArray[np.int32], channels: NDArray[np.int32], isolated: NDArray[np.bool_]
     ) -> list[tuple[str, NDArray[np.intp]]]:
         """Which readings have no place here, by the reason. Those of a hospital that has gone have one elsewhere."""
         unknown = np.flatnonzero(devices < 0)
         unknown = unknown[~self.hand_overs.are_gone(handles[unknown])]
-        found = (("unknown-device", unknown), ("unknown-metric", np.flatnonzero((devices >= 0) & (channels < 0))))
+        strange = np.flatnonzero((devices >= 0) & (channels < 0) & ~isolated)
+        found = (("unknown-device", unknown), (ISOLATED, np.flatnonzero(isolated)), ("unknown-metric", strange))
         return [(reason, at) for reason, at in found if len(at)]
 
     def _signals(self) -> Signals:

@@ -24,7 +24,7 @@ from domain.metrics import BY_ID
 from domain.quality import describe as describe_quality
 
 CHANNEL_STATES: Final = ("not-in-use", "live", "stale", "invalid")
-_DEVICE_STATES: Final = ("never", "silent", "stale", "live")
+_DEVICE_STATES: Final = ("isolated", "never", "silent", "stale", "live")
 
 
 class Answers:
@@ -53,13 +53,14 @@ class Answers:
 
         Expected is what the thing model promises of the channels in use; of a device that never delivered, of all.
         `clock_offset_us` is of the device as a sender.
-        `silent`: all channels in use are stale, or it said goodbye; `stale`: some are.
+        `isolated`: cut off by order; `silent`: all channels in use are stale, or it said goodbye; `stale`: some are.
         """
         devices = self._roster.devices
         rows = self._chosen_devices(query.handles, query.hospital_id)
         used, stale = (signals.per_device(flags)[rows] for flags in (signals.used, signals.stale))
         never = devices["last_arrival_us"][rows] == NEVER_US
-        state = np.select([never, (used > 0) & (stale == used), stale > 0], [0, 1, 2], 3)
+        isolated = devices["is_isolated"][rows]
+        state = np.select([isolated, never, (used > 0) & (stale == used), stale > 0], [0, 1, 2, 3], 4)
         return pa.table({
             "handle": devices["handle"][rows],
             "expected_per_min": self._expected(signals.used)[rows],
@@ -134,6 +135,7 @@ class Answers:
             "last_arrival_us": None if device.last_arrival_us == NEVER_US else device.last_arrival_us,
             "last_event": self._roster.event_of_device[row],
             "is_offline": device.is_offline,
+            "is_isolated": device.is_isolated,
             "in_maintenance": bool(self._roster.in_maintenance(np.array([row]), now_us)[0]),
             "in_outage": device.in_outage,
             "clock_offset_s": device.clock_offset_us / 1e6 if device.clock_minute >= 0 else None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -17,14 +18,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from actors.hospital_state import State
-from actors.shard import Effects, ShardCell, refused
+from actors.shard import ISOLATED, Effects, ShardCell, refused
 from actors.source_clocks import ClockCorrection
 from domain import subjects
 from domain.alarms import AlarmEvent
 from domain.errors import IntegrityViolation, RejectedInput
 from domain.frames import Frame, decode_frame, encode_frame
-from domain.messages import HandOver, HandOverStep, ShardHeld, decode_control
+from domain.messages import DeviceEvent, HandOver, HandOverStep, ShardHeld, decode_control
 from domain.readings import ReadingBatch
+from gateways.events_json import encode_event
+from gateways.formats import EVENTS, FRAME
 from runtime.follower import Follower, StreamMessage
 from runtime.lake_schema import lake_rows
 
@@ -36,13 +39,20 @@ _MOST_ALONE: Final = 300  # in a turn; each may cost as much as a thousand readi
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A message or readings of it that a host could not use. Its sequence and reason name it, in every replay alike."""
+    """A message or readings of it that a host could not use. Its sequence and reason name it, in every replay alike.
+
+    `subject`: where it was found, or, of what may be sent again as it is, the topic of a door that takes it. Of that is known
+    whose it is, too: `hospital_id`, and the `principal` who may say it. `part`: names it among several of one sequence.
+    """
 
     sequence: int
     subject: str
     reason: str
     detail: str
     payload: bytes
+    hospital_id: str | None = None
+    principal: str | None = None
+    part: str = ""
 
 
 @dataclass(slots=True)
@@ -186,9 +196,21 @@ class ShardRunner:
         try:
             effects = self.cell.apply_control(decode_control(message.payload), message.stored_us)
         except RejectedInput as error:
-            result.refusals.append(Refusal(message.sequence, message.subject, error.reason, error.detail, message.payload))
+            result.refusals.append(self._refusal(message, error))
             return
         self._absorb(message.sequence, effects, result)
+
+    def _refusal(self, message: StreamMessage, error: RejectedInput) -> Refusal:
+        """Of a control message. An event of an isolated device is kept so that it can be said again."""
+        if error.reason == ISOLATED:
+            event = decode_control(message.payload)
+            assert isinstance(event, DeviceEvent)
+            named = self.cell.name_of(event.handle)
+            assert named is not None
+            return Refusal(
+                message.sequence, EVENTS.topic, error.reason, error.detail, encode_event(event), named[0], "/".join(named)
+            )
+        return Refusal(message.sequence, message.subject, error.reason, error.detail, message.payload)
 
     def _apply_control_of_others(self, message: StreamMessage, shard: int, result: TurnResult) -> None:
         """A message among those of a shard from which a hospital came. What is not of that hospital is the other's."""
@@ -274,15 +296,31 @@ class ShardRunner:
                 self._keep(sequence, self._table(rows, arrival_us, clock), result)
 
     def _refuse(self, frames: list[tuple[int, Frame]], effects: Effects, result: TurnResult) -> None:
-        """One refusal a frame and reason: a replay that cuts the stream into other runs refuses the same."""
+        """One refusal a frame and reason: a replay that cuts the stream into other runs refuses the same.
+
+        Of what was isolated one a device and sender, each a frame that they could send again.
+        """
         ends = np.cumsum([frame.header.rows for _, frame in frames])
         for (rows, reason, _), at in zip(effects.rejected, effects.rejected_at, strict=True):
             of_frame = np.searchsorted(ends, at, side="right")
             for number in np.unique(of_frame).tolist():
                 sequence, frame = frames[number]
-                part, _, detail = refused(rows.take(of_frame == number), reason)
+                part = rows.take(of_frame == number)
+                if reason == ISOLATED:
+                    result.refusals += self._isolated(sequence, part, frame.header.arrival_us)
+                    continue
+                _, _, detail = refused(part, reason)
                 payload = encode_frame(part, source=0, sequence=0, arrival_us=frame.header.arrival_us)
                 result.refusals.append(Refusal(sequence, subjects.reading(self.shard), reason, detail, payload))
+
+    def _isolated(self, sequence: int, rows: ReadingBatch, arrival_us: int) -> Iterator[Refusal]:
+        pairs = np.unique(np.stack([rows.handle, rows.source], axis=1), axis=0)
+        for handle, source in pairs.tolist():
+            part, reason, detail = refused(rows.take((rows.handle == handle) & (rows.source == source)), ISOLATED)
+            named = self.cell.name_of(source) or self.cell.name_of(handle)
+            assert named is not None
+            payload = encode_frame(part, source=0, sequence=0, arrival_us=arrival_us)
+            yield Refusal(sequence, FRAME.topic, reason, detail, payload, named[0], "/".join(named), f"{handle}-{source}")
 
     def _keep(self, sequence: int, table: pa.Table, result: TurnResult) -> None:
         """Rows go to the lake once: a replay of what it already holds only rebuilds state."""

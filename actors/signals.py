@@ -29,6 +29,8 @@ class Signals:
         self._roster = roster
         self._now_us = now_us
         self._watching_since_us = watching_since_us
+        devices = roster.devices
+        self._is_off = devices["is_offline"] | devices["is_isolated"]  # nothing is heard of it, or nothing is believed
 
     def of(self, rows: Rows) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
         """(used, stale, invalid) of some channels."""
@@ -37,7 +39,7 @@ class Signals:
         stale, invalid = np.empty(len(used), dtype=np.bool_), np.empty(len(used), dtype=np.bool_)
         _judge(
             device, used, quality, channels["arrival_us"][rows], channels["stale_after_us"][rows],
-            self._roster.devices["is_offline"], _NO_FAULT, self._now_us, self._watching_since_us, stale, invalid,
+            self._is_off, _NO_FAULT, self._now_us, self._watching_since_us, stale, invalid,
         )  # fmt: skip
         return used, stale, invalid
 
@@ -64,7 +66,7 @@ class Signals:
         devices, channels = self._roster.devices, self._roster.channels
         silent = np.empty(len(devices), dtype=np.bool_)
         _find_silent(
-            devices["base"], devices["channels"], devices["is_offline"], channels["was_usable"], channels["arrival_us"],
+            devices["base"], devices["channels"], self._is_off, channels["was_usable"], channels["arrival_us"],
             channels["stale_after_us"], self._now_us, self._watching_since_us, FOREVER_US, silent,
         )  # fmt: skip
         return silent

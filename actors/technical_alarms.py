@@ -10,6 +10,7 @@ Judged at ticks, on the arrival time of the stream, so that a replay decides ali
   300 s for life signs and life support, MEDIUM at most for all else. It ends when all are back.
 - When at least 5 devices and 20 % of a hospital's live ones fall silent within 10 s, that is one alarm of the hospital
   with its members, in place of single ones; it ends when 80 % of them are back, and the rest is told singly.
+- An isolated device has an alarm that says so (`isolations`), in place of this one.
 - A patient-bound device that came off its patient and is on nobody waits for the next: nobody's signal is lost.
 - Where the stream itself stood still, nothing could arrive: silence counts from when it went on.
 """
@@ -55,8 +56,9 @@ class TechnicalAlarms:
         table = self._roster.devices
         every = np.arange(len(table))
         watched = (
-            (table["model"] != CHART_NUMBER) & ~self._roster.in_maintenance(every, clock_us) & ~self._waits(every, clock_us)
-        )
+            (table["model"] != CHART_NUMBER) & ~table["is_isolated"] & ~self._roster.in_maintenance(every, clock_us)
+            & ~self._waits(every, clock_us)
+        )  # fmt: skip
         faulty = watched & (signals.per_device(signals.lost) > 0)
         silent = watched & signals.silent
         for name, flags in (("fault_since_us", faulty), ("silent_since_us", silent)):
@@ -126,8 +128,9 @@ class TechnicalAlarms:
     def _why_over(self, device: int, now_us: int) -> str:
         if self._roster.devices["in_outage"][device]:
             return "part of an outage of the hospital"
-        is_quiet = self._roster.in_maintenance(np.array([device]), now_us)[0]
-        if is_quiet:
+        if self._roster.devices["is_isolated"][device]:
+            return "isolated, which is an alarm of its own"
+        if self._roster.in_maintenance(np.array([device]), now_us)[0]:
             return "under maintenance"
         return "on no patient any more" if self._waits(np.array([device]), now_us)[0] else "all signals are back"
 

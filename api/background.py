@@ -16,8 +16,10 @@ from api.services import Backend
 from api.webhook import Webhook
 from domain import subjects
 from domain.alarms import AlarmEvent
+from domain.sightings import Sighting
 from runtime.follower import StreamMessage
 from runtime.sql.alarms import apply_alarm_events, expire_pauses, position_of
+from runtime.sql.sightings import keep_sightings
 from runtime.tasks import end
 from runtime.write_relay import WriteRelay
 
@@ -30,6 +32,7 @@ _LAST_RESTART_S: Final = 10.0
 _STABLE_S: Final = 60.0
 _PAUSES_EVERY_S: Final = 1.0
 _decoder: Final = msgspec.json.Decoder(AlarmEvent)
+_sightings_decoder: Final = msgspec.json.Decoder(list[Sighting])
 
 
 class AlarmDesk:
@@ -70,6 +73,34 @@ def _events(batch: list[StreamMessage]) -> list[tuple[int, AlarmEvent]]:
     return events
 
 
+class Sightings:
+    """Keeps what doors tell of those who came, and answers once it is kept."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    async def run(self) -> None:
+        """Answer for ever."""
+        unsubscribe = await self._backend.services.bus.answer(subjects.SIGHTINGS, self.keep)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await unsubscribe()
+
+    async def keep(self, payload: bytes, _subject: str) -> bytes:
+        """Raises Unavailable: the doors ask again."""
+        try:
+            seen = _sightings_decoder.decode(payload)
+        except msgspec.DecodeError:  # to ask again would not help
+            logger.exception("what doors saw cannot be read")
+            return b""
+        changed = await self._backend.lanes.sql(keep_sightings, self._backend.engine, seen)
+        for row in changed:
+            parts = [name for name, value in row["parts"].items() if (row["parts_before"] or {}).get(name) != value]
+            logger.warning("a device's fingerprint changed", extra={"handle": row["device_handle"], "changed": parts})
+        return b""
+
+
 async def expire_audio_pauses(backend: Backend) -> None:
     """End audio pauses when their time has come, for ever."""
     while True:
@@ -78,12 +109,14 @@ async def expire_audio_pauses(backend: Backend) -> None:
 
 
 def tasks_of(backend: Backend) -> dict[str, Callable[[], Awaitable[None]]]:
-    """The background tasks by name. The first ends by itself."""
+    """The background tasks by name. The first two end by themselves."""
     tasks: dict[str, Callable[[], Awaitable[None]]] = {
         "directory": backend.directory.warmed,
+        "inventory": backend.inventory.warmed,
         "alarm-desk": AlarmDesk(backend).run,
         "security-desk": SecurityDesk(backend).run,
         "audio-pauses": lambda: expire_audio_pauses(backend),
+        "sightings": Sightings(backend).run,
         "outbox-relay": backend.relay.run,
         "write-relay": WriteRelay(backend.engine, backend.services.bus, backend.services.region_id).run,
         "hand-overs": lambda: lead_hand_overs(backend),

@@ -77,6 +77,16 @@ async def of_device(hospital_id: str, device_id: str, behind: Behind) -> Target:
     return await _of_device(behind, found, hospital_id, device_id)
 
 
+async def of_devices(behind: Backend, hospital_id: str, device_ids: list[str]) -> Target:
+    """Devices that the caller named; of those that do not exist their hospital."""
+    pairs = [(hospital_id, device_id) for device_id in device_ids]
+    found = await behind.read(locating.located_devices, behind.engine, pairs)
+    records = [*found.values()]
+    if len(found) < len(set(pairs)):
+        records += (await in_hospital(behind, "devices", hospital_id)).records
+    return Target(tuple(records), named=f"devices of {hospital_id}")
+
+
 async def of_device_readings(hospital_id: str, device_id: str, behind: Behind) -> Target:
     """What a device measures now."""
     return await _of_device(behind, await readings_now(behind, hospital_id, device_id), hospital_id, device_id)

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from api.answers.formats import Format
 from domain.alarms import AlarmState, Priority
+from domain.exposure import BY_CODE as FINDINGS_BY_CODE
 from domain.fleet_manifest import Tier
 from domain.messages import SecurityKind
 from domain.metrics import BY_CODE, Group
@@ -39,7 +40,7 @@ def _has(form: re.Pattern[str]) -> Callable[[str], bool]:
 
 
 _QUERY: Final[Mapping[str, Callable[[str], bool]]] = {
-    **dict.fromkeys(("handle", "limit", "bucket_s", "above", "below", "to"), _has(_NUMBERS)),
+    **dict.fromkeys(("handle", "limit", "bucket_s", "above", "below", "to", "min_score"), _has(_NUMBERS)),
     **dict.fromkeys(("open", "open_now", "live", "present", "descending", "dry_run"), _one_of(("true", "false", "1", "0"))),
     **dict.fromkeys(("from", "until", "since", "known_at"), _has(_TIME)),
     "patient": _has(_PATIENT),
@@ -50,6 +51,7 @@ _QUERY: Final[Mapping[str, Callable[[str], bool]]] = {
     "tier": _one_of(Tier),
     "group": _one_of(Group),
     "kind": _one_of(SecurityKind),
+    "finding": _one_of(FINDINGS_BY_CODE),
     "status": _one_of(("in-use", "retired")),
 }
 _PATH: Final[Mapping[str, Callable[[str], bool]]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 
+import numpy as np
 from sqlalchemy import Engine
 
 from api.asking import Asking
@@ -12,6 +13,7 @@ from api.device_names import split_device
 from api.schemas.rejects import ResubmitIn
 from api.services import Backend
 from domain.errors import Conflict, InvalidInput
+from domain.messages import DeviceEvent
 from domain.ports import Receipt, Sender
 from domain.thing_catalogue import thing_model
 from gateways.formats import BY_NAME, AnyFormat, format_of
@@ -20,14 +22,15 @@ from runtime.rejects import KeptReject
 from runtime.sql.access import record_resubmission, resubmissions
 from runtime.sql.devices import find_device
 from runtime.sql.engine import reading
+from runtime.sql.isolations import isolated_among
 from runtime.sql.records import shard_of
 
 
 async def resubmit(behind: Backend, who: Asking, kept: KeptReject, body: ResubmitIn) -> Receipt:
     """Send the repaired message; the reject is linked to its receipt. At most once for each reject.
 
-    Raises RejectedInput when it is still wrong, Conflict when it was resubmitted before, InvalidInput, NotFound,
-    Unavailable.
+    Raises RejectedInput when it is still wrong, Conflict when it was resubmitted before or is of an isolated device,
+    InvalidInput, NotFound, Unavailable.
     """
     reject = kept.reject
     before = (await behind.read(resubmissions, behind.engine, [reject.reject_id])).get(reject.reject_id)
@@ -38,8 +41,9 @@ async def resubmit(behind: Backend, who: Asking, kept: KeptReject, body: Resubmi
         raise InvalidInput(f"the sender of reject {kept.sequence} was not known: name the device, such as 'sz.h012/mon-7'")
     sender = await behind.read(_sender, behind.engine, name)
     payload = _payload(kept, body)
-    services, key = behind.services, f"reject-{reject.reject_id}"
-    receipt = await stored_once(services.intake, _format(kept, body), sender, payload, key, services.clock.now_us())
+    services, key, row = behind.services, f"reject-{reject.reject_id}", _format(kept, body)
+    await behind.read(_check_connected, behind.engine, sender, row, payload, services.clock.now_us())
+    receipt = await stored_once(services.intake, row, sender, payload, key, services.clock.now_us())
     text = f"{receipt.shard}-{receipt.stream_sequence}"
     await behind.write(record_resubmission, behind.engine, behind.author(who), reject.reject_id, text)
     return receipt
@@ -51,6 +55,15 @@ def _sender(engine: Engine, name: str) -> Sender:
         shard = shard_of(connection, row["hospital_id"])
     model = thing_model(row["model"])
     return Sender(name, row["handle"], row["hospital_id"], shard, model if model.channels else None)
+
+
+def _check_connected(engine: Engine, sender: Sender, row: AnyFormat, payload: bytes, now_us: int) -> None:
+    """Raise Conflict for what hosts would refuse again, since it is of a device that is still cut off."""
+    said = row.decode(payload, sender, now_us)
+    handles = {said.handle} if isinstance(said, DeviceEvent) else set(np.unique(said.handle).tolist())
+    isolated = isolated_among(engine, sorted(handles | {sender.handle}))
+    if isolated:
+        raise Conflict(f"{', '.join(isolated[:5])} is isolated: release it before its messages are sent again")
 
 
 def _payload(kept: KeptReject, body: ResubmitIn) -> bytes:

@@ -16,6 +16,7 @@ from api.routes import (
     fleets,
     grants,
     hosts,
+    isolations,
     live,
     log,
     maintenance,
@@ -29,6 +30,7 @@ from api.routes import (
     rejects,
     scenarios,
     security,
+    security_events,
     sessions,
     users,
 )
@@ -36,6 +38,9 @@ from api.routes import (
 ROUTERS: Final[tuple[APIRouter, ...]] = (
     places.router,
     devices.router,
+    isolations.router,
+    security.router,
+    security_events.router,
     fleets.router,
     maintenance.router,
     patients.router,
@@ -45,7 +50,6 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     alarms.router,
     live.router,
     rejects.router,
-    security.router,
     scenarios.router,
     access.router,
     log.router,

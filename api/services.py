@@ -18,6 +18,7 @@ from api.auth import Callers
 from api.directory import Directory
 from api.doors import Doors
 from api.hosts import Hosts
+from api.inventory import Inventory
 from api.lanes import Lanes
 from api.live.alarms import alarm_feed
 from api.live.feed import Feed
@@ -86,6 +87,7 @@ class Services:
     """Ports and values, all of one region. What has a default may be left out.
 
     `over_tls`: browsers reach the API by TLS only. `first_password_file` is deleted once that password was changed.
+    `credential_days`: after which a device's credential is old.
     """
 
     engine: Engine
@@ -105,6 +107,7 @@ class Services:
     sign_in_rules: SignInRules
     accesses: AccessJournal
     over_tls: bool = False
+    credential_days: int = 365
     first_password_file: Path | None = None
     webhook: WebhookTarget | None = None
     scenarios: ScenarioLauncher | None = None
@@ -137,6 +140,7 @@ class Backend:
     sign_in: SignIn
     trail: AccessTrail
     second_factor: SecondFactorSetUp
+    inventory: Inventory
 
     @classmethod
     def over(cls, services: Services, telemetry: Telemetry) -> Self:
@@ -156,13 +160,14 @@ class Backend:
             OutboxRelay(services.engine, services.bus, services.clock), Post(services.bus), Storage(services.clock),
             Doors(services.clock), log_state, sign_in,
             AccessTrail(services.accesses, services.bus, log_state.newest),
-            second_factor,
+            second_factor, Inventory(services.engine, lanes, services.clock, services.credential_days),
         )  # fmt: skip
 
     async def close(self) -> None:
         """End live streams and let the threads go."""
         await self.alarm_feed.close()
         await self.reading_feed.close()
+        await self.inventory.close()
         self.lanes.close()
 
     @property
@@ -211,7 +216,8 @@ class Backend:
 
     async def doors_told(self) -> None:
         """Let doors drop what they remember of tokens and places, and end connections whose token is good no more."""
-        await self.services.bus.core_publish(subjects.DIRECTORY_CHANGED, b"")
+        with contextlib.suppress(Exception):  # the bus is away: doors ask the database by themselves within seconds
+            await self.services.bus.core_publish(subjects.DIRECTORY_CHANGED, b"")
 
 
 async def _backend(request: Request) -> Backend:

@@ -84,7 +84,7 @@ async def main() -> None:
         authoriser=CedarAuthoriser.of_package(clock),
         region_id=settings.region_id, shards=settings.shards, log=LogReader(settings.audit_dir),
         passwords=password_hashes(keys, settings.security), second_factors=SecondFactors(keys),
-        over_tls=tls is not None,
+        over_tls=tls is not None, credential_days=settings.security.credential_days,
         sign_in_rules=rules, accesses=accesses, first_password_file=first_password_file(settings.data_dir),
         webhook=_webhook(settings.webhook),
         scenarios=ScenarioRuns(Path("reports"), settings.data_dir, clock),

@@ -16,8 +16,10 @@ from cluster.pki import DOORS, listener_tls
 from cluster.processes import tell_ready, until_ended
 from cluster.serving import serving
 from domain import bus_rights, subjects
+from domain.errors import VitalgridError
 from gateways.http_door import http_door
 from gateways.mqtt_door import MqttDoor
+from gateways.sightings import Sightings
 from gateways.watch import Watch
 from runtime.admission import Admission
 from runtime.bus import Bus
@@ -39,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 _TELL_S: Final = 2.0
 _NUMBERS: Final = "doors/numbers.npz"  # of this process alone; under the data folder
+_SIGHTINGS_AT_ONCE: Final = 500
+_KEPT_S: Final = 10.0
 _DOOR_SOURCE: Final = 1  # in the header of every frame this Intake makes; the API's is 2
 
 
@@ -67,16 +71,21 @@ async def main() -> None:
     tls = listener_tls(settings, DOORS)
     proxies = limits.proxies(settings.limits)
     watch = Watch(intake, SystemClock(), proxies.trusts)
+    sightings = Sightings(SystemClock())
     mqtt = MqttDoor(
-        identities, intake, SystemClock(), limits=limits.mqtt(settings), tls=tls.context if tls else None, watch=watch
+        identities, intake, SystemClock(), limits=limits.mqtt(settings), tls=tls.context if tls else None, watch=watch,
+        sightings=sightings,
+    )  # fmt: skip
+    http = http_door(
+        identities, intake, SystemClock(), StreamReceipts(bus), doors.max_payload_bytes, watch=watch, sightings=sightings
     )
-    http = http_door(identities, intake, SystemClock(), StreamReceipts(bus), doors.max_payload_bytes, watch=watch)
 
     def directory_changed(_payload: bytes, _subject: str) -> None:
         identities.forget()
         mqtt.recheck()
 
     await bus.core_subscribe(subjects.DIRECTORY_CHANGED, directory_changed)
+    isolated = asyncio.create_task(identities.keep_isolated(mqtt.recheck), name="isolated")
     mqtt_port = await mqtt.start(doors.host, doors.mqtt_port)
     listener = limits.http_listener(settings.limits)
     of_http = limits.door_http(settings.limits, http.state.counters.connections_refused)
@@ -88,11 +97,12 @@ async def main() -> None:
         logger.info("doors open", extra={"mqtt_port": mqtt_port, "http_port": http_port})
         counted = {"doors": {"mqtt": mqtt.counters, "http": http.state.counters}, "intake": intake.counters}
         telling = asyncio.create_task(_tell(bus, counted), name="tell what is counted")
+        seeing = asyncio.create_task(_tell_sightings(bus, sightings), name="tell who came")
         await until_ended()
-        await end(telling)
+        await end(telling, seeing)
         await mqtt.close()
     await intake.close()
-    await end(places, keeping)
+    await end(places, keeping, isolated)
     await bus.close()
     engine.dispose()
 
@@ -103,6 +113,18 @@ async def _tell(bus: Bus, counted: dict[str, Any]) -> None:
         if bus.is_connected:
             await bus.core_publish(subjects.DOORS_COUNTED, msgspec.json.encode(counted))
         await asyncio.sleep(_TELL_S)
+
+
+async def _tell_sightings(bus: Bus, sightings: Sightings) -> None:
+    """Tell the API again and again who came, until it has kept it; while it is away they wait."""
+    while True:
+        await asyncio.sleep(_TELL_S)
+        while seen := sightings.take(_SIGHTINGS_AT_ONCE):
+            try:
+                await bus.ask(subjects.SIGHTINGS, msgspec.json.encode(seen), _KEPT_S)
+            except VitalgridError:
+                sightings.again(seen)
+                break
 
 
 def intake_limits(settings: IntakeSettings) -> IntakeLimits:

@@ -31,6 +31,12 @@ class Conflict(VitalgridError):
     code = "conflict"
 
 
+class PatientAttached(Conflict):
+    """A device would be cut off from a patient, and nobody of the ward is named who knows of it."""
+
+    code = "patient-attached"
+
+
 class StaleVersion(Conflict):
     """A change was made for a version that is no longer the present one: read again, then change."""
 

@@ -19,6 +19,8 @@ LABELS: Final[Mapping[str, Level]] = {
     "beds": Level.SHARED,
     "handles": Level.SHARED,
     "devices": Level.SHARED,
+    "sightings": Level.SHARED,  # of devices at doors
+    "isolations": Level.SHARED,  # of devices; how many patients, not who
     "maintenance_windows": Level.SHARED,
     "patients": Level.IDENTIFYING,
     "associations": Level.IDENTIFYING,

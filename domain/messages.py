@@ -122,6 +122,23 @@ class SecurityNotice(msgspec.Struct, frozen=True, tag="security-notice"):
     is_alarm: bool = False
 
 
+class DeviceIsolated(msgspec.Struct, frozen=True, tag="device-isolated"):
+    """A device is cut off from `since_us` on, or, `is_over`, no longer: what it says meanwhile is refused, whoever brings it.
+
+    `number` names the isolation, for ever. `by`: the account that ordered it; `confirmed_by`: of the ward, who knows.
+    `carried`: of a gateway, the devices behind it that were on a patient then and are cut off with it.
+    """
+
+    hospital_id: str
+    handle: int
+    number: int
+    since_us: int
+    by: str
+    confirmed_by: str | None = None
+    is_over: bool = False
+    carried: list[int] = []
+
+
 class HandOverStep(StrEnum):
     """`prepare` is told to the new shard; then `cut` and `settle` to the old one, whom the new one follows by then."""
 
@@ -142,7 +159,7 @@ class HandOver(msgspec.Struct, frozen=True, tag="hand-over"):
 
 Control = (
     DevicesRegistered | PatientAdmitted | DeviceAssociated | LimitsPreset | MaintenanceSet | DeviceEvent | SecurityNotice
-    | HandOver
+    | DeviceIsolated | HandOver
 )  # fmt: skip
 
 
@@ -191,7 +208,7 @@ class FreshnessQuery(msgspec.Struct, frozen=True, tag="freshness"):
     """Ask a shard: what each device delivered against what its model promises, over the last full minute.
 
     Answer: Arrow table handle, expected_per_min, received_per_min, last_arrival_us, clock_offset_us (what is added to
-    event times it sends), state (`live`, `stale`, `silent`, `never`).
+    event times it sends), state (`live`, `stale`, `silent`, `never`, `isolated`).
     """
 
     hospital_id: str | None = None

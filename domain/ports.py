@@ -78,7 +78,7 @@ class Identities(Protocol):
         ...
 
     async def revoked(self, senders: Sequence[Sender]) -> list[Sender]:
-        """Those whose credential is good no more: it was replaced, or its device retired. Raises Unavailable."""
+        """Those whose credential is good no more: replaced, or its device retired or isolated. Raises Unavailable."""
         ...
 
     def place_of(self, hospital_id: str, shard: int) -> int:

@@ -116,6 +116,7 @@ SHARDS_HELD: Final = "shards.held"  # core message: the supervisor's view of all
 
 STORAGE: Final = "storage.state"  # core message: the places on disk (`messages.StorageState`), every second
 DOORS_COUNTED: Final = "doors.counted"  # core message (`door_counts.DoorsReport`), every two seconds
+SIGHTINGS: Final = "doors.sightings"  # request: how devices came (a JSON array of `sightings.Sighting`); answered once kept
 LOG_STATE: Final = "log.state"  # core message (`messages.LogState`), every second: how far the access log is
 STREAM_SILENT: Final = "stream.silent"  # core message: a stream does not acknowledge; the payload is the subject
 

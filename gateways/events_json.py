@@ -17,6 +17,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from domain.errors import RejectedInput
+from domain.instants import to_rfc3339
 from domain.messages import DeviceEvent
 from domain.ports import Sender
 from domain.quality import Mode
@@ -49,3 +50,10 @@ def decode_event(payload: bytes, sender: Sender, arrival_us: int) -> DeviceEvent
     at_us = arrival_us if said.at is None else parse_time(said.at, arrival_us)
     handle = said.handle or sender.handle
     return DeviceEvent(sender.hospital_id, handle, said.event, at_us, said.detail, _MODES[said.mode])
+
+
+def encode_event(event: DeviceEvent) -> bytes:
+    """As its device, or its gateway, says it: `decode_event` gives it back."""
+    mode = event.mode.name.lower()
+    said = {"event": event.event, "at": to_rfc3339(event.at_us), "detail": event.detail, "handle": event.handle, "mode": mode}
+    return msgspec.json.encode({name: value for name, value in said.items() if value is not None})

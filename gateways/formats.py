@@ -59,6 +59,7 @@ def decode_checked_frame(payload: bytes, sender: Sender, arrival_us: int) -> Rea
     return as_it_came(check_readings(frame.readings, sender, arrival_us), payload, frame)
 
 
+FRAME: Final = Format("frame", "application/vnd.vitalgrid.frame", "v1/devices/me/frames", "/v1/frames", decode_checked_frame)
 FORMATS: Final = (
     Format("readings", "application/json", "v1/devices/me/readings", "/v1/readings", decode_readings, pack_readings),
     Format(
@@ -69,7 +70,7 @@ FORMATS: Final = (
         decode_telemetry,
         pack_telemetry,
     ),
-    Format("frame", "application/vnd.vitalgrid.frame", "v1/devices/me/frames", "/v1/frames", decode_checked_frame),
+    FRAME,
 )
 EVENTS: Final = EventFormat("event", "application/json", "v1/devices/me/events", "/v1/events", decode_event)
 AnyFormat = Format | EventFormat

@@ -39,6 +39,7 @@ from gateways.counters import DoorCounters
 from gateways.formats import ALL_FORMATS, AnyFormat, EventFormat
 from gateways.keyed import stored_once
 from gateways.problems import problem, problem_of
+from gateways.sightings import Sightings
 from gateways.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class _Door:
     max_payload_bytes: int
     counters: DoorCounters
     watch: Watch
+    sightings: Sightings
 
 
 def http_door(
@@ -68,12 +70,14 @@ def http_door(
     max_payload_bytes: int = 1_048_576,
     *,
     watch: Watch | None = None,
+    sightings: Sightings | None = None,
 ) -> Starlette:
     """The door as an ASGI application; `app.state.counters` are its `DoorCounters`.
 
     Serve it without access logs: ThingsBoard's path carries the token. `watch` is started and closed by whoever gives it.
     """
-    door = _Door(identities, intake, clock, receipts, max_payload_bytes, DoorCounters(), watch or Watch(intake, clock))
+    watch, sightings = watch or Watch(intake, clock), sightings or Sightings(clock)
+    door = _Door(identities, intake, clock, receipts, max_payload_bytes, DoorCounters(), watch, sightings)
     routes = [Route(row.path, partial(_post, door, row), methods=["POST"]) for row in ALL_FORMATS]
     routes.append(Route("/v1/receipts/{receipt}", partial(_receipt, door), methods=["GET"]))
     app = Starlette(routes=routes, exception_handlers={HTTPException: _on_http_exception})
@@ -91,8 +95,9 @@ async def _post(door: _Door, row: AnyFormat, request: Request) -> Response:
         logger.info("a request was refused", extra={"why": error.code, "path": row.path})
         return problem_of(error)
     counters.messages += 1
-    address = request.client.host if request.client else ""
+    software, address = request.headers.get("user-agent", ""), request.client.host if request.client else ""
     door.watch.used(sender, DOOR, address)
+    door.sightings.note(sender, DOOR, address, software, over_tls=request.scope.get("scheme") == "https")
     body = b""
     try:
         if not door.intake.allowance(sender):

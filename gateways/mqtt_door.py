@@ -8,8 +8,8 @@ could silence any device). No session state is kept: a device subscribes again w
 not acknowledged.
 Events: `online` when a device connects, `offline` when its connection is lost or ended by us, with its will's text as
 detail; `disconnected` when it says goodbye (DISCONNECT drops the will). A take-over is neither.
-A connection whose token was replaced, or whose device was retired, is ended: within a second of `recheck`, and within
-a quarter of a minute if nobody says so.
+A connection whose token was replaced, or whose device was retired or isolated, is ended: within a second of `recheck`,
+and within a quarter of a minute if nobody says so.
 What a device itself says (`lead_off`, …) comes on `v1/devices/me/events`; see `gateways.events_json`.
 Not covered: QoS 2, MQTT 5, retained messages, subscriptions other than `v1/devices/me/errors` and
 `v1/devices/me/receipts` (refused with 0x80).
@@ -33,6 +33,7 @@ from gateways.listener import Listener, ListenerLimits, bound
 from gateways.mqtt_connection import CLOSING, DOOR, GOODBYE, REVOKED, TAKEN_OVER, MqttConnection
 from gateways.mqtt_hello import will_text
 from gateways.presence import Presence
+from gateways.sightings import Sightings
 from gateways.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -77,9 +78,11 @@ class MqttDoor:
         limits: MqttLimits | None = None,
         tls: ssl.SSLContext | None = None,
         watch: Watch | None = None,
+        sightings: Sightings | None = None,
     ) -> None:
         self.watch = watch or Watch(intake, clock)
         self.watch.connected = self._whereabouts
+        self.sightings = sightings or Sightings(clock)
         self.identities = identities
         self.intake = intake
         self.clock = clock
@@ -156,6 +159,7 @@ class MqttDoor:
         if namesake is not None and namesake is not older and namesake.sender is not None:
             detail = f"it connects by the client id that {namesake.sender.name} is connected by"
             self.watch.noticed(sender, SecurityKind.CLIENT_ID, DOOR, connection.address, detail, least=0)
+        self.sightings.note(sender, DOOR, connection.address, connection.client_id, over_tls=self._tls is not None)
         self._by_handle[sender.handle] = connection
         if connection.client_id:
             self._by_client_id[connection.client_id] = connection

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -20,16 +21,20 @@ from runtime.gathered import Gathered
 from runtime.sql.devices import devices_of_tokens, digests_in_service
 from runtime.sql.engine import reading
 from runtime.sql.hand_overs import places
+from runtime.sql.isolations import isolated_handles
 from runtime.sql.records import Row
 from runtime.sql.tables import devices, patients
 from runtime.tokens import token_digest
+
+logger = logging.getLogger(__name__)
 
 _BULK_MODELS: Final = frozenset(model.id for model in BY_MODEL_ID.values() if model.lane is Lane.BULK)
 _REMEMBER_S: Final = 30.0
 _REMEMBER_WRONG_S: Final = 5.0
 _MOST_WRONG: Final = 10_000
-_UNKNOWN: Final = "the token is unknown, or its device is retired"
+_UNKNOWN: Final = "the token is unknown, or its device is retired or isolated"
 _PLACES_EVERY_S: Final = 10.0
+_ISOLATED_EVERY_S: Final = 2.0  # a message that tells of a change may be lost, and a device must be cut off all the same
 _REFRESH_EVERY_S: Final = 0.2  # looks for unknown handles are this far apart, however many senders ask
 
 
@@ -71,6 +76,23 @@ class SqlIdentities:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_PLACES_EVERY_S):
                     await self._look_again.wait()
+
+    async def keep_isolated(self, recheck: Callable[[], None]) -> None:
+        """Know for ever which devices are cut off: on a change forget who was known, and `recheck` who is connected."""
+        isolated: frozenset[int] = frozenset()
+        while True:
+            try:
+                found = await asyncio.to_thread(isolated_handles, self._engine)
+            except Unavailable:
+                found = isolated  # nothing is known against anybody
+            except Exception:  # whatever it was: a door that looks no more would let the isolated stay
+                logger.exception("isolated devices could not be looked for: tried again in %.0f s", _ISOLATED_EVERY_S)
+                found = isolated
+            if found != isolated:
+                isolated = found
+                self.forget()
+                recheck()
+            await asyncio.sleep(_ISOLATED_EVERY_S)
 
     async def identify(self, token: str) -> Sender:
         """The device or gateway that holds `token`; raises Unauthenticated.

@@ -225,6 +225,9 @@ class SecuritySettings(BaseModel):
         le=365,
         description="Days within which a password that somebody else gave has to be changed, or it opens nothing.",
     )
+    credential_days: int = Field(
+        365, ge=1, le=3650, description="Age in days from which a device's credential counts as old in the inventory."
+    )
     second_factor: SecondFactorRule | None = Field(
         None,
         description="Who has to have a second factor: `nobody`, `administrators`, `everybody`. None: as the profile wants, "

@@ -71,6 +71,7 @@ class TableAnswer:
     about: dict[str, Any]
     times: dict[str, str] = field(default_factory=lambda: dict(_TIMES))
     units: str = ""
+    name: str = "readings"  # of the file that CSV and Arrow are saved as
 
 
 def accepted_format(accept: str | None) -> Format:
@@ -101,7 +102,7 @@ def table_response(answer: TableAnswer, wanted: Format) -> Response:
     if answer.about.get("next"):
         headers["Link"] = f'<{answer.about["next"]}>; rel="next"'
     if wanted is not Format.JSON:
-        headers["Content-Disposition"] = f'attachment; filename="readings.{wanted.value}"'
+        headers["Content-Disposition"] = f'attachment; filename="{answer.name}.{wanted.value}"'
     return Response(body, 200, headers, MEDIA_TYPES[wanted])
 
 

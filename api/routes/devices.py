@@ -36,6 +36,7 @@ from domain.ids import ActorKind, Address, parse_hospital_id, parse_token
 from domain.messages import DescribeActor
 from domain.permissions import Action, Reach
 from runtime.sql import devices
+from runtime.sql.isolations import isolated_among
 from runtime.sql.records import Row
 
 router = APIRouter(prefix="/devices", tags=["devices"])
@@ -113,15 +114,21 @@ async def show_device(who: DeviceRead, device: Named, behind: Behind, zone: In, 
     """One device, with what its shard holds of it now."""
     set_etag(response, device["version"])
     shown = DeviceOut.of(device, zone)
+    isolated = bool(await behind.read(isolated_among, behind.engine, [device["handle"]]))
     measured = await readings_now(behind, device["hospital_id"], device["device_id"])
     if measured is None or not who.may(Action.READING_READ, measured):
-        return DeviceShown(device=shown, live=None, live_unavailable=f"{who.caller.principal.name} may not reading.read there")
+        return DeviceShown(
+            device=shown,
+            is_isolated=isolated,
+            live=None,
+            live_unavailable=f"{who.caller.principal.name} may not reading.read there",
+        )
     who.shows([measured.patient_key])
     try:
         live = await _live_state(behind, device["hospital_id"], device["device_id"], who.reach_of(Action.READING_READ))
-        return DeviceShown(device=shown, live=readable(live, zone))
+        return DeviceShown(device=shown, is_isolated=isolated, live=readable(live, zone))
     except (Unavailable, NotFound) as error:
-        return DeviceShown(device=shown, live=None, live_unavailable=str(error))
+        return DeviceShown(device=shown, is_isolated=isolated, live=None, live_unavailable=str(error))
 
 
 @router.get("/{hospital_id}/{device_id}/state", responses=problems(NotFound, Unavailable))

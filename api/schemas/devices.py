@@ -91,6 +91,7 @@ class DeviceShown(BaseModel):
     """`live` is what the shard's host holds now; null with `live_unavailable` when it does not answer."""
 
     device: DeviceOut
+    is_isolated: bool = Field(description="Cut off by order: what it says is refused.")
     live: dict[str, Any] | None
     live_unavailable: str | None = None
 

@@ -35,6 +35,7 @@ ACCOUNTS: Final[Mapping[str, Mapping[str, Grant]]] = {
     "api": {table: Grant(_NOT_ALL.get(table, _ALL)) for table in metadata.tables},
     "doors": {
         "hospitals": Grant(_READ), "hand_overs": Grant(_READ), "devices": Grant(_READ),
+        "isolations": Grant(_READ, ("device_handle", "released_us")),
         "patients": Grant(_READ, ("handle", "hospital_id")),
     },
 }  # fmt: skip

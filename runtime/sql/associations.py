@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import polars as pl
-from sqlalchemy import Connection, Engine, Select, insert, or_, select, update
+from sqlalchemy import Connection, Engine, Select, insert, literal, or_, select, update
 
 from domain.errors import Conflict, InvalidInput
 from domain.messages import AssociationSpan, DeviceAssociated
@@ -19,6 +19,7 @@ from domain.permissions import NOWHERE, Reach
 from runtime.data_keys import Owner
 from runtime.sealing import patient_owner
 from runtime.sql.engine import reading, writing
+from runtime.sql.isolation_tables import is_isolated
 from runtime.sql.records import Author, Row, log_write, one, tell_hosts
 from runtime.sql.sealed import open_texts, place_of_span, sealer_of, shut_text
 from runtime.sql.tables import alarms, associations, devices, exports, patients
@@ -54,11 +55,20 @@ def associate(engine: Engine, author: Author, handle: int, patient_key: str, sta
         device = _check_span(connection, span)
         if device["status"] == "retired":
             raise Conflict(f"device {device['device_id']!r} is retired: it is put on nobody any more")
+        if end_us is None or end_us > author.now_us:
+            _check_connected(connection, device)
         row = _record(connection, author, span, device["hospital_id"])
         _tell_spans(connection, author, [handle])
         about = patient_owner(device["hospital_id"], patient_key)
         log_write(connection, author, "association.start", f"{device['device_id']} -> {patient_key}", span, about=about)
         return row
+
+
+def _check_connected(connection: Connection, device: Row) -> None:
+    """Raise Conflict for a device that would watch nobody: it is isolated, or its gateway is."""
+    for handle, who in ((device["handle"], "it"), (device["gateway_handle"], "its gateway")):
+        if handle is not None and connection.execute(select(is_isolated(literal(handle)))).scalar_one():
+            raise Conflict(f"device {device['device_id']!r} watches nobody now, {who} is isolated: take another one")
 
 
 def end_association(engine: Engine, author: Author, association_id: int, end_us: int) -> Row:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, func, insert, select
+from sqlalchemy import Connection, Engine, and_, func, insert, select
 
 from domain.errors import Conflict, InvalidInput, NotFound, VitalgridError
 from domain.ids import parse_token
@@ -16,6 +16,8 @@ from domain.thing_catalogue import thing_model
 from runtime.sql.associations import end_spans
 from runtime.sql.engine import reading, writing
 from runtime.sql.handles import take_handles
+from runtime.sql.isolation_tables import is_isolated
+from runtime.sql.isolations import end_isolation
 from runtime.sql.places import add_places
 from runtime.sql.records import (
     Author,
@@ -42,6 +44,7 @@ _FIELDS: Final = ("ward_id", "bed_id", "status", "attributes", "level")
 FOR_EVER_US: Final = 2**62
 _PER_MESSAGE: Final = 20_000
 _LOOKUP_CHUNK: Final = 500
+_IN_SERVICE: Final = and_(devices.c.status != RETIRED, ~is_isolated(devices.c.handle))  # whose credentials are good
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +154,10 @@ def retire_device(engine: Engine, author: Author, handle: int, *, version: int |
     retired already.
     """
     with writing(engine) as connection:
-        values = {"status": RETIRED, "token_digest": None}
+        values = {"status": RETIRED, "token_digest": None, "token_us": None}
         row = _change_in_service(connection, handle, values, version)
         end_spans(connection, author, author.now_us, handle=handle)
+        end_isolation(connection, author, row)  # there is nothing left to cut off
         quiet = MaintenanceSet(row["hospital_id"], author.now_us, FOR_EVER_US, handle)
         tell_hosts(connection, author, row["hospital_id"], quiet)
         log_write(connection, author, "device.retire", f"{row['hospital_id']}/{row['device_id']}")
@@ -193,9 +197,24 @@ def rotate_token(engine: Engine, author: Author, handle: int) -> str:
     """Give a device a new token; the old one stops working. Raises NotFound, Conflict for a retired device."""
     token, digest = new_token()
     with writing(engine) as connection:
-        row = _change_in_service(connection, handle, {"token_digest": digest}, None)
+        row = _change_in_service(connection, handle, {"token_digest": digest, "token_us": author.now_us}, None)
         log_write(connection, author, "device.rotate-token", f"{row['hospital_id']}/{row['device_id']}")
     return token
+
+
+def rotate_tokens(engine: Engine, author: Author, hospital_id: str, device_ids: Sequence[str]) -> dict[str, str]:
+    """As `rotate_token`, of many devices of a hospital, by their ids: all or none."""
+    made: dict[str, str] = {}
+    with writing(engine) as connection:
+        known = _known_devices(connection, hospital_id, device_ids)
+        for device_id in dict.fromkeys(device_ids):
+            if device_id not in known:
+                raise NotFound(f"device {device_id!r} of hospital {hospital_id!r} is unknown")
+            made[device_id], digest = new_token()
+            values = {"token_digest": digest, "token_us": author.now_us}
+            _change_in_service(connection, known[device_id]["handle"], values, None)
+            log_write(connection, author, "device.rotate-token", f"{hospital_id}/{device_id}")
+    return made
 
 
 def device_of_token(engine: Engine, token: str) -> Row | None:
@@ -213,7 +232,7 @@ def devices_of_tokens(engine: Engine, tokens: Sequence[str]) -> dict[str, Row]:
             query = (
                 select(devices, hospitals.c.shard)
                 .join(hospitals, hospitals.c.id == devices.c.hospital_id)
-                .where(devices.c.token_digest.in_(digests[start : start + _LOOKUP_CHUNK]), devices.c.status != RETIRED)
+                .where(devices.c.token_digest.in_(digests[start : start + _LOOKUP_CHUNK]), _IN_SERVICE)
             )
             found |= {token_of[row["token_digest"]]: dict(row) for row in connection.execute(query).mappings()}
     return found
@@ -225,7 +244,7 @@ def digests_in_service(engine: Engine, handles: Sequence[int]) -> dict[int, str]
     with reading(engine) as connection:
         for start in range(0, len(handles), _LOOKUP_CHUNK):
             chosen = devices.c.handle.in_(handles[start : start + _LOOKUP_CHUNK])
-            query = select(devices.c.handle, devices.c.token_digest).where(chosen, devices.c.status != RETIRED)
+            query = select(devices.c.handle, devices.c.token_digest).where(chosen, _IN_SERVICE)
             found |= {handle: digest for handle, digest in connection.execute(query) if digest is not None}
     return found
 
@@ -293,6 +312,7 @@ def _insert(
             "handle": handle_of[row.device_id], "device_id": row.device_id, "hospital_id": hospital_id,
             "model": thing_model(row.model).id, "ward_id": row.ward_id, "bed_id": row.bed_id,
             "gateway_handle": handle_of[row.gateway_id] if row.gateway_id else None, "token_digest": digest,
+            "token_us": author.now_us if digest else None,
             "status": IN_USE, "attributes": row.attributes, "created_us": author.now_us, "version": 1,
         }
         for row, (_, digest) in zip(chosen, issued, strict=True)

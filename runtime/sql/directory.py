@@ -14,6 +14,8 @@ from sqlalchemy import Connection, Engine, Select, func, or_, select
 from domain.messages import AssociationSpan, Control, DeviceAssociated, LimitsPreset, MaintenanceSet, PatientAdmitted
 from runtime.sql.devices import FOR_EVER_US, RETIRED, registered
 from runtime.sql.engine import reading
+from runtime.sql.isolation_tables import isolations
+from runtime.sql.isolations import carried_by, message_of
 from runtime.sql.patients import admitted
 from runtime.sql.tables import associations, devices, hand_overs, hospitals, limit_presets, maintenance_windows, patients
 
@@ -33,6 +35,7 @@ def shard_directory(engine: Engine, shard: int, since: int = 0) -> list[Control]
             *_registrations(connection, inside),
             *_admissions(connection, inside),
             *_associations(connection, inside),
+            *_isolations(connection, inside),
             *_presets(connection, inside),
             *(window for window in windows if window.ward_id is None),
             *_retirements(connection, inside),
@@ -66,6 +69,17 @@ def _associations(connection: Connection, inside: Select[tuple[str]]) -> Iterato
     )
     for (hospital_id, handle), rows in groupby(connection.execute(query), key=lambda row: (row[0], row[1])):
         yield DeviceAssociated(hospital_id, handle, [AssociationSpan(*row[2:]) for row in rows])
+
+
+def _isolations(connection: Connection, inside: Select[tuple[str]]) -> Iterator[Control]:
+    """Those in force, behind the spans: whom they concern is known by then."""
+    query = (
+        select(isolations, devices.c.hospital_id).join(devices, devices.c.handle == isolations.c.device_handle)
+        .where(isolations.c.released_us.is_(None), devices.c.hospital_id.in_(inside)).order_by(isolations.c.id)
+    )  # fmt: skip
+    for row in connection.execute(query).mappings().all():
+        carried = carried_by(connection, row["device_handle"], row["isolated_us"])
+        yield message_of(dict(row), row["hospital_id"], carried)
 
 
 def _presets(connection: Connection, inside: Select[tuple[str]]) -> Iterator[Control]:

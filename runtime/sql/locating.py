@@ -80,16 +80,24 @@ def readings_now(engine: Engine, hospital_id: str, device_id: str, now_us: int) 
 
 def places_of_devices(engine: Engine, named: Collection[tuple[str, str]]) -> dict[tuple[str, str], Place]:
     """Where these devices (hospital, device) stand; without those that do not exist."""
+    return {name: found.place for name, found in located_devices(engine, named).items()}
+
+
+def located_devices(engine: Engine, named: Collection[tuple[str, str]]) -> dict[tuple[str, str], Located]:
+    """As `device`, of many; without those that do not exist."""
     ids: dict[str, list[str]] = {}
     for hospital_id, device_id in named:
         ids.setdefault(hospital_id, []).append(device_id)
-    found: dict[tuple[str, str], Place] = {}
+    found: dict[tuple[str, str], Located] = {}
     with reading(engine) as connection:
         for hospital_id, device_ids in ids.items():
             for start in range(0, len(device_ids), _CHUNK):
                 which = devices.c.device_id.in_(device_ids[start : start + _CHUNK])
                 query = _devices(devices.c.hospital_id == hospital_id, which).add_columns(devices.c.device_id)
-                found |= {(row.hospital_id, row.device_id): _place(row) for row in connection.execute(query)}
+                found |= {
+                    (row.hospital_id, row.device_id): Located(_place(row), label_of("devices", row.level))
+                    for row in connection.execute(query)
+                }
     return found
 
 

@@ -5,6 +5,7 @@
 | patients | name, ref | patient key | the patient |
 | alarms | note | alarm id | the patient, or the hospital where no patient is known |
 | associations | reason | device, patient, start, time of record | the patient |
+| isolations | reason, release_reason | device, time of the order | the hospital |
 | maintenance_windows | reason | hospital, device or ward, start | the hospital |
 | write_log | reason, `note` in detail | time, author, action, target | the patient it is about, or the region |
 
@@ -141,6 +142,11 @@ def place_of_window(row: Row) -> Place:
     """Of a maintenance window's reason."""
     parts = (row["hospital_id"], row["device_handle"] or "", row["ward_id"] or "", row["from_us"])
     return Place("maintenance_windows", "reason", "|".join(map(str, parts)))
+
+
+def place_of_isolation(row: Row, column: str) -> Place:
+    """Of the reason of an isolation, or of its release."""
+    return Place("isolations", column, f"{row['device_handle']}|{row['isolated_us']}")
 
 
 def place_of_write(row: Row, column: str) -> Place:

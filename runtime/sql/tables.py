@@ -23,8 +23,10 @@ from sqlalchemy import (
 
 from runtime.sql import (
     identity_tables,  # noqa: F401 (its tables are of the same schema)
+    isolation_tables,  # noqa: F401 (as above)
     schema,
     security_tables,  # noqa: F401 (so is its table)
+    sighting_tables,  # noqa: F401 (as above)
 )
 from runtime.sql.schema import Id as _Id
 from runtime.sql.schema import time_column as _time
@@ -89,6 +91,7 @@ devices: Final = Table(
     Column("bed_id", String(64), nullable=True),
     Column("gateway_handle", _Id, nullable=True, index=True),
     Column("token_digest", String(64), nullable=True),  # runtime.tokens
+    _time("token_us", nullable=True),  # when it was issued; none: before this was noted, at `created_us` or later
     Column("status", String(16), nullable=False),
     Column("attributes", JSON, nullable=False),
     Column("level", SmallInteger, nullable=True),  # none: that of its class (domain.labels)

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import ProgrammingError
 
 from runtime.sealing import Sealer
-from runtime.sql import access, devices, patients, users
+from runtime.sql import access, devices, isolations, patients, users
 from runtime.sql.accounts import ACCOUNTS, statements
 from runtime.sql.devices import device_of_token, digests_in_service
 from runtime.sql.engine import open_engine, reading, writing
@@ -90,6 +90,7 @@ def test_doors_know_devices_and_numbers_and_nothing_of_people(engine: Engine, ho
     found = device_of_token(doors, hospital.pump_token)
     assert found is not None
     assert digests_in_service(doors, [found["handle"]])
+    assert isolations.isolated_handles(doors) == frozenset()
     assert devices.find_device(doors, HOSPITAL, "mon-7")["handle"] == hospital.monitor["handle"]
     with reading(doors) as connection:
         assert connection.execute(text("SELECT count(handle) FROM patients")).scalar_one() == 1

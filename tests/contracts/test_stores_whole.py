@@ -23,6 +23,7 @@ from runtime.sql import (
     alarms,
     devices,
     grants,
+    isolations,
     patients,
     places,
     presets,
@@ -34,6 +35,7 @@ from runtime.sql import (
 from runtime.sql.devices import NewDevice
 from runtime.sql.engine import reading
 from runtime.sql.fleets import register_fleet
+from runtime.sql.isolation_tables import isolations as isolation_table
 from runtime.sql.lockout import LockRule
 from runtime.sql.patients import NewPatient, associate, correct_association, end_association, list_associations
 from runtime.sql.records import Author
@@ -46,8 +48,8 @@ from tests.sql_fixtures import ADA, ALL, HOSPITAL, HOUR_US, NOW_US, SHARDS, add_
 
 OTHER = "sz.h002"
 KEPT = (
-    alarm_events, alarm_table, associations, beds, device_table, handles, hospitals, outbox, patient_table, tokens, wards,
-    write_log,
+    alarm_events, alarm_table, associations, beds, device_table, handles, hospitals, isolation_table, outbox, patient_table,
+    tokens, wards, write_log,
 )  # fmt: skip
 
 
@@ -106,6 +108,8 @@ class Cast:
         users.create_user(engine, ADA, "li.na", "stored", Grant(Role.NURSE, Place.parse(f"{HOSPITAL}/icu")))
         self.grant = grants.list_grants(engine, "li.na")[0]["id"]
         grants.join_team(engine, ADA, self.patient, "li.na", None)
+        self.isolated = devices.register_device(engine, ADA, HOSPITAL, NewDevice("m-3", "monitor"))[0]["handle"]
+        isolations.isolate(engine, ADA, self.isolated)
         users.create_user(engine, ADA, "wang.wei", "stored")
         self.nurse, self.nurses_session = self._sign_in(engine, "li.na")  # whose second factor is proposed
         self.other, self.others_session = self._sign_in(engine, "wang.wei")  # whose is confirmed
@@ -149,7 +153,10 @@ WRITES: dict[str, Write] = {
     "import": lambda e, a, _: devices.import_devices(e, a, HOSPITAL, [NewDevice("m-9", "monitor")]),
     "device move": lambda e, a, c: devices.move_device(e, a, c.free, ward_id="icu", bed_id=None, version=None),
     "device token": lambda e, a, c: devices.rotate_token(e, a, c.free),
+    "device tokens": lambda e, a, c: devices.rotate_tokens(e, a, HOSPITAL, ["m-1", "m-2"]),
     "device end": lambda e, a, c: devices.retire_device(e, a, c.free, version=None),
+    "isolation": lambda e, a, c: isolations.isolate(e, a, c.worn, confirmed_by="li.na", known=[c.patient], revoke=True),
+    "isolation end": lambda e, a, c: isolations.release(e, a, c.isolated),
     "patient": lambda e, a, _: patients.admit_patient(e, a, HOSPITAL, NewPatient("MRN-9")),
     "patient change": lambda e, a, c: patients.update_patient(e, a, c.patient, {"age_years": 5.0}, version=None),
     "discharge": lambda e, a, c: patients.discharge_patient(e, a, c.patient, a.now_us, version=None),

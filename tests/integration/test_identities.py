@@ -18,7 +18,7 @@ from domain.ports import Sender
 from domain.thing_models import Lane
 from runtime.identities import SqlIdentities
 from runtime.sealing import Sealer
-from runtime.sql import devices, hand_overs, patients, placement, places
+from runtime.sql import devices, hand_overs, isolations, patients, placement, places
 from runtime.sql.devices import NewDevice
 from runtime.sql.engine import open_engine, writing
 from runtime.sql.patients import NewPatient
@@ -126,6 +126,34 @@ async def test_a_credential_is_revoked_by_another_one_and_by_retirement_and_by_n
     assert await identities.revoked([pump, gateway]) == [pump]
     devices.retire_device(engine, ADA, gateway.handle, version=None)
     assert await identities.revoked([gateway, pump]) == [gateway, pump]
+
+
+@pytest.mark.clause("9.3b")
+@pytest.mark.clause("8.4d")
+@pytest.mark.clause("9.4")
+async def test_an_isolated_device_is_nobody_even_where_no_message_says_so_until_it_is_released(
+    engine: Engine, hospital: SmallHospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime.identities, "_ISOLATED_EVERY_S", 0.01)
+    identities, rechecks = SqlIdentities(engine), list[int]()
+    pump = await identities.identify(hospital.pump_token)  # remembered from now on
+    watching = asyncio.create_task(identities.keep_isolated(lambda: rechecks.append(1)))
+    isolations.isolate(engine, ADA, pump.handle)
+    await until(lambda: rechecks)
+    assert await identities.revoked([pump]) == [pump]
+    with pytest.raises(Unauthenticated, match="isolated"):
+        await identities.identify(hospital.pump_token)
+    isolations.release(engine, ADA, pump.handle)
+    await until(lambda: len(rechecks) > 1)
+    assert await identities.identify(hospital.pump_token) == pump
+    await end(watching)
+
+
+@pytest.mark.clause("9.4")
+async def test_a_door_that_starts_later_knows_who_is_isolated(engine: Engine, hospital: SmallHospital) -> None:
+    isolations.isolate(engine, ADA, hospital.pump["handle"])
+    with pytest.raises(Unauthenticated):
+        await SqlIdentities(engine).identify(hospital.pump_token)
 
 
 @pytest.mark.clause("9.3b")

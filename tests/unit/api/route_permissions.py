@@ -93,6 +93,10 @@ def _device_body(w: Ward) -> dict[str, Any]:
     return {"hospital_id": w.hospital_id, "device_id": "new", "model": "monitor", "ward_id": w.ward_id}
 
 
+def _rotation_body(w: Ward) -> dict[str, Any]:
+    return {"hospital_id": w.hospital_id, "device_ids": [w.device_id]}
+
+
 def _span_body(w: Ward) -> dict[str, Any]:
     return {"hospital_id": w.hospital_id, "device_id": w.device_id, "patient_key": w.patient_key}
 
@@ -147,6 +151,23 @@ ROUTES: Final[dict[str, list[Route]]] = {
     "GET /devices/{hospital_id}/{device_id}/state": [_patient("reading.read", is_hidden=False)],
     "POST /devices/{hospital_id}/{device_id}/retire": [_ward("device.manage", 2)],
     "POST /devices/{hospital_id}/{device_id}/token": [_ward("device.credential", 2)],
+    "POST /devices/{hospital_id}/{device_id}/isolation": [_ward("device.isolate", 2)],
+    "POST /devices/{hospital_id}/{device_id}/isolation/release": [_ward("device.isolate", 2)],
+    "GET /devices/{hospital_id}/{device_id}/isolations": [_ward("exposure.read", 2)],
+    "GET /isolations": [
+        _region_list("exposure.read"), _hospital_list("exposure.read", query=_in_hospital),
+        _ward_list("exposure.read", query=_in_ward),
+    ],
+    "GET /security/inventory": [
+        _region_list("exposure.read"), _hospital_list("exposure.read", query=_in_hospital),
+        _ward_list("exposure.read", query=_in_ward),
+    ],
+    "GET /security/inventory/{hospital_id}/{device_id}": [_ward("exposure.read", 2)],
+    "GET /security/blocklist": [
+        _region_list("exposure.read"), _hospital_list("exposure.read", query=_in_hospital),
+        _ward_list("exposure.read", query=_in_ward),
+    ],
+    "POST /security/credentials/rotation": [_ward("device.credential", 2, body=_rotation_body)],
     "POST /fleets": [_hospital("fleet.register", 4, body=_fleet_body)],
     "GET /maintenance-windows": [_hospital_list("maintenance.read", query=_in_hospital)],
     "POST /maintenance-windows": [_ward("maintenance.manage", 2, body=_window_body)],

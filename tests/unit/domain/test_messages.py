@@ -13,6 +13,7 @@ from domain.messages import (
     AssociationSpan,
     DeviceAssociated,
     DeviceEvent,
+    DeviceIsolated,
     DevicesRegistered,
     FreshnessQuery,
     LatestQuery,
@@ -33,6 +34,8 @@ CONTROLS = [
     LimitsPreset("sz.h1", 9, "heart_rate", None),
     MaintenanceSet("sz.h1", 1, 2, handle=3),
     DeviceEvent("sz.h1", 1, "offline", 5, "will"),
+    DeviceIsolated("sz.h1", 1, 7, 5, "bo.li", "li.na", carried=[2, 3]),
+    DeviceIsolated("sz.h1", 1, 7, 5, "bo.li", is_over=True),
 ]
 QUERIES = [TailQuery(5, handles=[1]), LatestQuery(hospital_id="sz.h1"), FreshnessQuery(handles=[1, 2])]
 

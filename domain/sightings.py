@@ -1,0 +1,69 @@
+"""How devices come to the doors, and what identifies them: a fingerprint whose change is news. Clause 8.4a.
+
+A fingerprint is made of what stays the same while a device is the same and set up the same: its kind, serial number and
+firmware as the directory has them, the door it comes by, whether by TLS, what it shows to be let in, and the software that
+it says it is. Its network address is none of them: that changes by itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Final
+
+import msgspec
+
+_CLIENT_CHARS: Final = 120
+_FORMULA: Final = ("=", "+", "-", "@")
+_FINGERPRINT_CHARS: Final = 32
+SERIAL: Final = ("serial", "serial_number")  # attributes, the first of which that is there counts,
+FIRMWARE: Final = ("firmware", "firmware_version")  # … and these
+HTTP: Final = "http"
+
+
+class Sighting(msgspec.Struct, frozen=True):
+    """A device was let in at a door. `client`: MQTT's client id or HTTP's User-Agent, in the device's own words."""
+
+    handle: int
+    door: str
+    address: str
+    over_tls: bool
+    client: str
+    at_us: int
+    credential: str = "token"  # the kind of what it showed
+
+
+def client_words(text: str) -> str:
+    """What a device calls itself, as it is kept: printable, no formula of a spreadsheet, and not for ever."""
+    shown = "".join(sign if sign.isprintable() else "?" for sign in text[:_CLIENT_CHARS])
+    return f"'{shown[:-1]}" if shown[:1] in _FORMULA else shown
+
+
+def serial_of(attributes: dict[str, Any]) -> str | None:
+    return _first(attributes, SERIAL)
+
+
+def firmware_of(attributes: dict[str, Any]) -> str | None:
+    return _first(attributes, FIRMWARE)
+
+
+def parts_of(sighting: Sighting, model: str, attributes: dict[str, Any]) -> dict[str, str]:
+    """What the fingerprint is made of. MQTT's client ids are often drawn anew at each connection, so they are left out."""
+    return {
+        "model": model,
+        "serial": serial_of(attributes) or "",
+        "firmware": firmware_of(attributes) or "",
+        "door": sighting.door,
+        "link": "tls" if sighting.over_tls else "plain",
+        "credential": sighting.credential,
+        "software": sighting.client if sighting.door == HTTP else "",
+    }
+
+
+def fingerprint_of(parts: dict[str, str]) -> str:
+    """Always the same for the same parts."""
+    return hashlib.sha256(msgspec.json.encode(sorted(parts.items()))).hexdigest()[:_FINGERPRINT_CHARS]
+
+
+def _first(attributes: dict[str, Any], names: tuple[str, ...]) -> str | None:
+    found = next((attributes[name] for name in names if attributes.get(name) not in (None, "")), None)
+    return None if found is None else str(found)

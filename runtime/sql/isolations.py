@@ -1,0 +1,228 @@
+"""Cutting a device off, and taking that back, each in one transaction: row, hosts' message and write log, or none of them.
+
+Doors ask for what is in force (`isolated_handles`), hosts are told through the outbox. A device that is on a patient, or
+carries one that is, is not cut off unless a person of the ward is named who knows. Clauses 8.4d, 9.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, insert, or_, select, update
+
+from domain.errors import Conflict, InvalidInput, PatientAttached
+from domain.messages import DeviceIsolated
+from domain.permissions import Reach
+from runtime.data_keys import Owner
+from runtime.sealing import hospital_owner
+from runtime.sql.engine import reading, writing
+from runtime.sql.isolation_tables import is_isolated, isolations
+from runtime.sql.records import Author, Page, Row, log_write, one, page, tell_hosts
+from runtime.sql.sealed import open_texts, place_of_isolation, shut_text
+from runtime.sql.sighting_tables import sightings
+from runtime.sql.tables import associations, devices
+from runtime.sql.within import DEVICES, within
+
+_SHOWN_PATIENTS: Final = 5
+_CHUNK: Final = 500
+_OF_DEVICE: Final = tuple(devices.c[name] for name in ("hospital_id", "device_id", "ward_id", "bed_id", "model"))
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """A device that is on a patient, now or soon: the one that is asked about, or one that it carries."""
+
+    handle: int
+    device_id: str
+    patient_key: str
+
+
+def attached_to(engine: Engine, handle: int, now_us: int) -> list[Attached]:
+    """Who would be cut off with this device."""
+    with reading(engine) as connection:
+        return _attached(connection, handle, now_us)
+
+
+def isolate(
+    engine: Engine, author: Author, handle: int, *, confirmed_by: str | None = None, known: Collection[str] = (),
+    revoke: bool = False,
+) -> Row:  # fmt: skip
+    """Cut a device off from now on. `known`: the patients of whom `confirmed_by` knows; `revoke`: its token ends for good.
+
+    Raises NotFound, InvalidInput without a reason, PatientAttached when somebody else is on it, and Conflict when it is cut
+    off already or retired.
+    """
+    _check_reason(author)
+    with writing(engine) as connection:
+        device = one(connection, select(devices).where(devices.c.handle == handle), f"device with handle {handle}")
+        name = f"{device['hospital_id']}/{device['device_id']}"
+        if device["status"] == "retired":
+            raise Conflict(f"device {name} is retired: nothing of it is taken anyhow")
+        if _in_force(connection, handle) is not None:
+            raise Conflict(f"device {name} is isolated already: release it first")
+        attached = _attached(connection, handle, author.now_us)
+        _check_known(name, attached, known if confirmed_by is not None else ())
+        if revoke:
+            values = {"token_digest": None, "token_us": None, "version": device["version"] + 1}
+            connection.execute(update(devices).where(devices.c.handle == handle).values(values))
+        row: Row = {
+            "device_handle": handle, "isolated_us": author.now_us, "isolated_by": author.who,
+            "patients": len({one.patient_key for one in attached}),
+            "confirmed_by": confirmed_by if attached else None, "credentials_revoked": revoke, "released_us": None,
+            "released_by": None, "release_reason": None,
+        }  # fmt: skip
+        row["id"] = _insert(connection, row, device, author)
+        carried = sorted({one.handle for one in attached} - {handle})
+        tell_hosts(connection, author, device["hospital_id"], message_of(row, device["hospital_id"], carried))
+        detail = {name: row[name] for name in ("id", "patients", "confirmed_by", "credentials_revoked")}
+        log_write(connection, author, "device.isolate", name, detail)
+        return _of(device) | row | {"reason": author.reason}
+
+
+def release(engine: Engine, author: Author, handle: int) -> Row:
+    """Undo it. Raises NotFound, InvalidInput without a reason, Conflict when the device is not isolated."""
+    _check_reason(author)
+    with writing(engine) as connection:
+        device = one(connection, select(devices).where(devices.c.handle == handle), f"device with handle {handle}")
+        name = f"{device['hospital_id']}/{device['device_id']}"
+        row = end_isolation(connection, author, device)
+        if row is None:
+            raise Conflict(f"device {name} is not isolated")
+        return _opened(connection, [_of(device) | row])[0]
+
+
+def end_isolation(connection: Connection, author: Author, device: Row) -> Row | None:
+    """End the isolation that is in force of a device, if one is; part of the caller's transaction."""
+    row = _in_force(connection, device["handle"])
+    if row is None:
+        return None
+    sealed = shut_text(connection, _owner(device), place_of_isolation(row, "release_reason"), author.reason)
+    row |= {"released_us": author.now_us, "released_by": author.who, "release_reason": sealed}
+    change = update(isolations).where(isolations.c.id == row["id"])
+    connection.execute(change.values({name: row[name] for name in ("released_us", "released_by", "release_reason")}))
+    tell_hosts(connection, author, device["hospital_id"], message_of(row, device["hospital_id"], []))
+    log_write(connection, author, "device.release", f"{device['hospital_id']}/{device['device_id']}", {"id": row["id"]})
+    return row
+
+
+def list_isolations(  # noqa: PLR0913 (one filter each)
+    engine: Engine, *, reach: Reach, limit: int, after: tuple[Any, ...] | None = None, handle: int | None = None,
+    hospital_id: str | None = None, ward_id: str | None = None, in_force: bool = False,
+) -> Page:  # fmt: skip
+    """Isolations of devices within `reach`, the newest first."""
+    query = select(isolations, *_OF_DEVICE).join(devices, devices.c.handle == isolations.c.device_handle)
+    query = query.where(within(reach, DEVICES))
+    if handle is not None:
+        query = query.where(isolations.c.device_handle == handle)
+    for column, value in (("hospital_id", hospital_id), ("ward_id", ward_id)):
+        if value is not None:
+            query = query.where(devices.c[column] == value)
+    if in_force:
+        query = query.where(isolations.c.released_us.is_(None))
+    with reading(engine) as connection:
+        found = page(connection, query, [isolations.c.id], limit=limit, after=after, descending=True)
+        return Page(_opened(connection, found.rows), found.after)
+
+
+def isolated_handles(engine: Engine) -> frozenset[int]:
+    """The devices that are cut off now: few, and all that doors need to know. Raises Unavailable."""
+    with reading(engine) as connection:
+        query = select(isolations.c.device_handle).where(isolations.c.released_us.is_(None))
+        return frozenset(connection.execute(query).scalars())
+
+
+def isolated_among(engine: Engine, handles: Sequence[int]) -> list[str]:
+    """The names of those of these devices that are cut off now."""
+    names: list[str] = []
+    with reading(engine) as connection:
+        for start in range(0, len(handles), _CHUNK):
+            query = (
+                select(devices.c.hospital_id, devices.c.device_id)
+                .join(isolations, isolations.c.device_handle == devices.c.handle)
+                .where(isolations.c.released_us.is_(None), devices.c.handle.in_(handles[start : start + _CHUNK]))
+            )
+            names += [f"{row.hospital_id}/{row.device_id}" for row in connection.execute(query)]
+    return names
+
+
+def blocked_addresses(engine: Engine, *, reach: Reach, hospital_id: str | None = None, ward_id: str | None = None) -> list[str]:
+    """From where isolated devices within `reach` came last; without addresses from where others come, too."""
+    other = sightings.alias("other")
+    shared = select(other.c.device_handle).where(other.c.address == sightings.c.address, ~is_isolated(other.c.device_handle))
+    query = select(sightings.c.address).distinct().join(devices, devices.c.handle == sightings.c.device_handle)
+    query = query.where(is_isolated(devices.c.handle), within(reach, DEVICES), ~shared.exists(), sightings.c.address != "")
+    for column, value in (("hospital_id", hospital_id), ("ward_id", ward_id)):
+        if value is not None:
+            query = query.where(devices.c[column] == value)
+    with reading(engine) as connection:
+        return sorted(connection.execute(query).scalars())
+
+
+def carried_by(connection: Connection, handle: int, at_us: int) -> list[int]:
+    """Devices behind a gateway that are on a patient, now or soon."""
+    return sorted({one.handle for one in _attached(connection, handle, at_us)} - {handle})
+
+
+def message_of(row: Row, hospital_id: str, carried: list[int]) -> DeviceIsolated:
+    """What hosts are told of an isolation."""
+    return DeviceIsolated(
+        hospital_id, row["device_handle"], row["id"], row["isolated_us"], row["isolated_by"], row["confirmed_by"],
+        row["released_us"] is not None, carried,
+    )  # fmt: skip
+
+
+def _attached(connection: Connection, handle: int, now_us: int) -> list[Attached]:
+    query = (
+        select(devices.c.handle, devices.c.device_id, associations.c.patient_key)
+        .join(associations, associations.c.device_handle == devices.c.handle)
+        .where(
+            or_(devices.c.handle == handle, devices.c.gateway_handle == handle), associations.c.superseded_us.is_(None),
+            or_(associations.c.end_us.is_(None), associations.c.end_us > now_us),
+        )
+        .order_by(devices.c.handle)
+    )  # fmt: skip
+    return [Attached(*row) for row in connection.execute(query)]
+
+
+def _check_known(name: str, attached: Sequence[Attached], known: Collection[str]) -> None:
+    keys = sorted({one.patient_key for one in attached} - set(known))
+    if keys:
+        some = ", ".join(keys[:_SHOWN_PATIENTS]) + (", …" if len(keys) > _SHOWN_PATIENTS else "")
+        raise PatientAttached(
+            f"device {name} is on {len(keys)} patient{'s' if len(keys) > 1 else ''} ({some}): tell the ward, then name the "
+            "doctor or nurse of it who knows (confirmed_by); or take it off them first"
+        )
+
+
+def _check_reason(author: Author) -> None:
+    if author.reason is None:
+        raise InvalidInput("a device is isolated, and released, for a reason: say it in X-Reason")
+
+
+def _in_force(connection: Connection, handle: int) -> Row | None:
+    query = select(isolations).where(isolations.c.device_handle == handle, isolations.c.released_us.is_(None))
+    row = connection.execute(query).mappings().one_or_none()
+    return None if row is None else dict(row)
+
+
+def _insert(connection: Connection, row: Row, device: Row, author: Author) -> int:
+    sealed = shut_text(connection, _owner(device), place_of_isolation(row, "reason"), author.reason)
+    key = connection.execute(insert(isolations).values(**row, reason=sealed)).inserted_primary_key
+    assert key is not None
+    return int(key[0])
+
+
+def _owner(device: Row) -> Owner:
+    return hospital_owner(device["hospital_id"], "isolations")
+
+
+def _opened(connection: Connection, rows: list[Row]) -> list[Row]:
+    for column in ("reason", "release_reason"):
+        rows = open_texts(connection, rows, column, [place_of_isolation(row, column) for row in rows])
+    return rows
+
+
+def _of(device: Row) -> Row:
+    return {column.name: device[column.name] for column in _OF_DEVICE}

@@ -1,0 +1,320 @@
+"""`python -m tests.attacks.isolation_drill`: a flooding monitor and a spoofed one, which is on a patient behind a gateway, are
+cut off from a real platform while others send; how long that took, what the ward saw, and the undo. Clauses 8.4d, 9.4.
+
+Exit code 1 when something of an isolated device came through, an honest reading was lost, or the undo did not bring back
+what was kept apart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+from domain.errors import Unauthenticated, VitalgridError
+from domain.frames import encode_frame
+from domain.metrics import metric_of
+from domain.readings import ReadingBatch
+from gateways.device_client import DeviceClient
+from runtime.clock import SystemClock
+from tests.running_platform import RunningPlatform, start_platform
+
+HOSPITAL: Final = "sz.drill"
+SPOOFED: Final = f"{HOSPITAL}/mon-4"
+FLOODER: Final = f"{HOSPITAL}/mon-2"
+HONEST: Final = (f"{HOSPITAL}/mon-1", f"{HOSPITAL}/mon-3")  # by itself, and behind the gateway beside the spoofed one
+NURSE: Final = "li.na"
+TRUE: Final = 71.0  # what the spoofed monitor says,
+FALSE: Final = 199.0  # … and what it says once somebody else speaks for it
+_EVERY_S: Final = 0.1
+_FLOOD_AT_ONCE: Final = 50
+_HEART_RATE: Final = metric_of("heart_rate").id
+_DEADLINE_S: Final = 30.0
+
+
+@dataclass
+class Drill:
+    """What came of it. Times are from the order to what is named."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    seen: list[str] = field(default_factory=list)  # by the ward, in order
+    problems: list[str] = field(default_factory=list)
+    flooded: int = 0
+    kept_apart: int = 0
+
+    def check(self, *, holds: bool, otherwise: str) -> None:
+        if not holds:
+            self.problems.append(otherwise)
+
+    def __str__(self) -> str:
+        times = [f"{what:<52} {seconds:6.2f} s" for what, seconds in self.seconds.items()]
+        counts = [f"messages of the flood {self.flooded}, of the spoofed monitor kept apart {self.kept_apart}"]
+        return "\n".join([*times, *counts, "what the ward saw:", *(f"  {line}" for line in self.seen), *self.problems])
+
+
+class Stand:
+    """The devices of the drill, and the hands of those who act in it."""
+
+    def __init__(self, platform: RunningPlatform) -> None:
+        connection = platform.connection
+        self._address = (connection.mqtt_host, connection.mqtt_port)
+        self._tls: ssl.SSLContext | None = connection.api_trust.context() if connection.api_trust else None
+        headers = {"Authorization": f"Bearer {platform.token}", "X-Reason": "drill"}
+        self.http = httpx.AsyncClient(
+            base_url=f"{connection.api_url}/api/v1", headers=headers, verify=self._tls or True, timeout=30, trust_env=False
+        )
+        self.clock = SystemClock()
+        self.drill = Drill()
+        self.tokens: dict[str, str] = {}
+        self.handles: dict[str, int] = {}
+        self.spoof = TRUE
+        self.acknowledged: dict[str, set[int]] = {device: set() for device in HONEST}
+        self._sequence = 0
+        self._tasks: list[asyncio.Task[None]] = []
+        self._clients: list[DeviceClient] = []
+
+    async def post(self, path: str, body: Any = None) -> Any:
+        answer = await self.http.post(path, json=body)
+        assert answer.is_success, (path, answer.text)
+        return answer.json()
+
+    async def items(self, path: str, **params: Any) -> list[dict[str, Any]]:
+        answer = await self.http.get(path, params={"limit": 1000} | params)
+        return list(answer.json().get("items", [])) if answer.is_success else []
+
+    async def furnish(self) -> None:
+        """A hospital with a patient on the monitor that will be spoofed, and a nurse of its ward."""
+        await self.post("/hospitals", {"id": HOSPITAL, "name": "Drill", "tier": "primary", "beds": 8})
+        for name, more in (
+            ("gw-1", {"model": "gateway", "with_token": True}), ("mon-1", {"with_token": True}),
+            ("mon-2", {"with_token": True}), ("mon-3", {"gateway_id": "gw-1"}), ("mon-4", {"gateway_id": "gw-1"}),
+        ):  # fmt: skip
+            device = {"hospital_id": HOSPITAL, "device_id": name, "model": "monitor", "ward_id": "icu"} | more
+            made = await self.post("/devices", device)
+            self.handles[name], self.tokens[name] = made["device"]["handle"], made["token"]
+        patient = await self.post("/patients", {"hospital_id": HOSPITAL, "ref": "R-1", "ward_id": "icu", "age_years": 60})
+        span = {"hospital_id": HOSPITAL, "device_id": "mon-4", "patient_key": patient["patient_key"]}
+        await self.post("/associations", span)
+        await self.post("/users", {"name": NURSE, "grants": [{"role": "nurse", "place": f"{HOSPITAL}/icu"}]})
+
+    async def begin(self) -> None:
+        self._tasks += [asyncio.create_task(self._monitor()), asyncio.create_task(self._gateway())]
+
+    def flood(self) -> None:
+        self._tasks.append(asyncio.create_task(self._flood()))
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for client in self._clients:
+            with contextlib.suppress(VitalgridError):
+                await client.close()
+        await self.http.aclose()
+
+    async def connected(self, name: str) -> DeviceClient:
+        client = DeviceClient(*self._address, self.tokens[name], tls=self._tls)
+        self._clients.append(client)
+        await client.connect()
+        return client
+
+    async def _monitor(self) -> None:
+        client, sequence = await self.connected("mon-1"), 0
+        while True:
+            sequence += 1
+            await client.publish_readings({"metric": "heart_rate", "value": 60 + sequence % 30, "seq": sequence})
+            self.acknowledged[HONEST[0]].add(sequence)
+            await asyncio.sleep(_EVERY_S)
+
+    async def _gateway(self) -> None:
+        """Frames of both monitors that it carries, in its own sequence."""
+        client = await self.connected("gw-1")
+        honest, spoofed, gateway = (self.handles[name] for name in ("mon-3", "mon-4", "gw-1"))
+        while True:
+            first = self._sequence + 1
+            self._sequence += 2
+            batch = ReadingBatch.of(
+                handle=[honest, spoofed], metric=_HEART_RATE, time_us=self.clock.now_us(), value=[80.0, self.spoof],
+                source=gateway, sequence=[first, first + 1],
+            )  # fmt: skip
+            await client.publish_frame(encode_frame(batch, source=0, sequence=0, arrival_us=0))
+            self.acknowledged[HONEST[1]].add(first)
+            await asyncio.sleep(_EVERY_S)
+
+    async def _flood(self) -> None:
+        client, sequence = await self.connected("mon-2"), 0
+        with contextlib.suppress(VitalgridError):
+            while True:
+                sent = []
+                for _ in range(_FLOOD_AT_ONCE):
+                    sequence += 1
+                    sent.append(client.publish_readings({"metric": "spo2", "value": 90 + sequence % 9, "seq": sequence}))
+                await asyncio.gather(*sent)
+                self.drill.flooded += len(sent)
+
+    async def timed(self, what: str, began_s: float, look: Callable[[], Awaitable[Any]]) -> Any:
+        """The first true answer of `look`, and how long after `began_s` it was there."""
+        while True:
+            found = await look()
+            if found:
+                self.drill.seconds[what] = time.monotonic() - began_s
+                return found
+            if time.monotonic() - began_s > _DEADLINE_S:
+                self.drill.problems.append(f"{what}: not within {_DEADLINE_S:g} s")
+                return None
+            await asyncio.sleep(0.02)
+
+    async def look(self) -> None:
+        """Note what the ward's list of alarms says that it did not say before."""
+        alarms = await self.items("/alarms", hospital=HOSPITAL)
+        for one in sorted(alarms, key=lambda one: one["raised"]):
+            line = f"{one['raised']} {one['priority']} {one['state']:<7} {one['rule']}: {one['text']}"
+            if line not in self.drill.seen:
+                self.drill.seen.append(line)
+
+    async def values(self, device: str, **more: Any) -> list[dict[str, Any]]:
+        return await self.items("/readings", device=device, metric="heart_rate", descending=True, **more)
+
+    async def rejects(self) -> list[dict[str, Any]]:
+        """What is kept apart of the hospital, however many pages."""
+        found, path = [], f"/rejects?limit=1000&reason=isolated&hospital={HOSPITAL}"
+        while path:
+            page = (await self.http.get(path)).json()
+            found += page["items"]
+            path = (page["next"] or "").removeprefix("/api/v1")
+        return found
+
+    async def open_alarm(self, rule: str, device_id: str) -> list[dict[str, Any]]:
+        alarms = await self.items("/alarms", hospital=HOSPITAL)
+        return [one for one in alarms if one["rule"] == rule and one["device_id"] == device_id and one["state"] != "closed"]
+
+
+async def cut_off(stand: Stand) -> None:
+    """The flooder, which is on nobody, then the spoofed monitor, whose patient the ward has to know of."""
+    drill = stand.drill
+    began_s = time.monotonic()
+    await stand.post(f"/devices/{FLOODER}/isolation", {})
+    drill.seconds["flood: order answered"] = time.monotonic() - began_s
+
+    async def is_refused() -> bool:
+        try:
+            await stand.connected("mon-2")
+        except Unauthenticated:
+            return True
+        except VitalgridError:
+            return False
+        return False
+
+    await stand.timed("flood: its token opens nothing", began_s, is_refused)
+    stand.spoof = FALSE
+    await stand.timed("spoof: false values are on the screen", time.monotonic(), lambda: shows(stand, FALSE))
+    refused = await stand.http.post(f"/devices/{SPOOFED}/isolation", json={})
+    drill.check(holds=refused.json().get("code") == "patient-attached", otherwise=f"not held back: {refused.text}")
+    began_s = time.monotonic()
+    await stand.post(f"/devices/{SPOOFED}/isolation", {"confirmed_by": NURSE})
+    drill.seconds["spoof: order answered"] = time.monotonic() - began_s
+    last = max(row["time"] for row in await stand.values(SPOOFED, limit=1))
+    await stand.timed("spoof: the ward's alarm", began_s, lambda: stand.open_alarm("technical.device-isolated", "mon-4"))
+    await stand.timed("spoof: kept apart", began_s, stand.rejects)
+    await stand.timed(
+        "spoof: the patient is told to be not monitored", began_s,
+        lambda: _of_rule(stand, "technical.patient-not-monitored"),
+    )  # fmt: skip
+    await stand.look()
+    later = [row for row in await stand.values(SPOOFED, limit=1000) if row["time"] > last]
+    drill.check(holds=not later, otherwise=f"{len(later)} readings of the isolated monitor came through after the answer")
+
+
+async def undo(stand: Stand) -> None:
+    """Release both; what was kept apart is sent again."""
+    drill = stand.drill
+    stand.spoof = TRUE
+    began_s = time.monotonic()
+    await stand.post(f"/devices/{SPOOFED}/isolation/release")
+    await stand.timed("undo: true values are on the screen", began_s, lambda: shows(stand, TRUE))
+    drill.check(
+        holds=not await stand.open_alarm("technical.device-isolated", "mon-4"),
+        otherwise="the alarm of the isolation did not end",
+    )
+    kept = await stand.rejects()
+    drill.kept_apart = len(kept)
+    before = len(await stand.values(SPOOFED, limit=1000))
+    for reject in kept[:3]:
+        await stand.post(f"/rejects/{reject['sequence']}/resubmit", {})
+    wanted = before + len(kept[:3])
+    await stand.timed(
+        "undo: what was kept apart is stored", time.monotonic(),
+        lambda: _at_least(stand, wanted),
+    )  # fmt: skip
+    began_s = time.monotonic()
+    await stand.post(f"/devices/{FLOODER}/isolation/release")
+    await stand.connected("mon-2")
+    drill.seconds["undo: the flooder's token opens again"] = time.monotonic() - began_s
+
+
+async def shows(stand: Stand, value: float) -> bool:
+    return value in [row["value"] for row in await stand.values(SPOOFED, limit=3)]
+
+
+async def _at_least(stand: Stand, wanted: int) -> bool:
+    return len(await stand.values(SPOOFED, limit=1000)) >= wanted
+
+
+async def _of_rule(stand: Stand, rule: str) -> list[dict[str, Any]]:
+    return [one for one in await stand.items("/alarms", hospital=HOSPITAL) if one["rule"] == rule]
+
+
+async def honest_lost(stand: Stand) -> dict[str, int]:
+    """Readings of honest devices that were acknowledged and are not there, once there was time to store them."""
+    lost = {device: len(sequences) for device, sequences in stand.acknowledged.items()}
+    until_s = time.monotonic() + _DEADLINE_S
+    while any(lost.values()) and time.monotonic() < until_s:
+        for device, sequences in stand.acknowledged.items():
+            rows = await stand.values(device, limit=10_000)
+            lost[device] = len(sequences - {row["sequence"] for row in rows})
+        await asyncio.sleep(0.1)
+    return lost
+
+
+async def play(platform: RunningPlatform) -> Drill:
+    """The whole drill on a running platform."""
+    stand = Stand(platform)
+    try:
+        await stand.furnish()
+        await stand.begin()
+        began_s = time.monotonic()
+        await stand.timed("all send", began_s, lambda: shows(stand, TRUE))
+        stand.flood()
+        await stand.timed("the flood runs", time.monotonic(), lambda: stand.items("/readings", device=FLOODER, limit=1))
+        await cut_off(stand)
+        await undo(stand)
+        lost = await honest_lost(stand)
+        stand.drill.check(holds=not any(lost.values()), otherwise=f"honest readings lost: {lost}")
+        await stand.look()
+        return stand.drill
+    finally:
+        await stand.close()
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory(prefix="vitalgrid-drill-") as folder:
+        platform = start_platform(Path(folder) / "var", SECURITY__PROFILE="standard")
+        try:
+            drill = asyncio.run(play(platform))
+        finally:
+            platform.stop()
+    sys.stdout.write(f"{drill}\n")
+    return 1 if drill.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

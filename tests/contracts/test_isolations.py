@@ -1,0 +1,140 @@
+"""Cutting devices off in the business database, on both databases: whole or not at all, never from a patient unsaid."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import Engine, select
+
+from actors.shard import ShardCell
+from domain.errors import Conflict, InvalidInput, NotFound, PatientAttached
+from domain.messages import DeviceIsolated
+from runtime.sql import isolations, patients
+from runtime.sql.devices import device_of_token, digests_in_service, retire_device, rotate_token
+from runtime.sql.directory import shard_directory
+from runtime.sql.engine import reading
+from runtime.sql.isolation_tables import isolations as table
+from runtime.sql.patients import associate, end_association
+from tests.sql_fixtures import ADA, ALL, HOSPITAL, NOW_US, SmallHospital, later, told
+
+pytestmark = [pytest.mark.clause("8.4d"), pytest.mark.clause("9.4")]
+
+
+def put_on(engine: Engine, hospital: SmallHospital, handle: int) -> int:
+    return int(associate(engine, ADA, handle, hospital.patient["patient_key"], NOW_US)["id"])
+
+
+def test_credentials_of_an_isolated_device_open_nothing_until_it_is_released(engine: Engine, hospital: SmallHospital) -> None:
+    pump = hospital.pump["handle"]
+    isolations.isolate(engine, later(1), pump)
+    assert device_of_token(engine, hospital.pump_token) is None
+    assert digests_in_service(engine, [pump, hospital.gateway["handle"]]).keys() == {hospital.gateway["handle"]}
+    assert isolations.isolated_handles(engine) == {pump}
+    row = isolations.release(engine, later(2, reason="it was a false alarm"), pump)
+    assert (row["released_by"], row["reason"], row["release_reason"]) == ("ada", "for a test", "it was a false alarm")
+    assert device_of_token(engine, hospital.pump_token) is not None
+    assert isolations.isolated_handles(engine) == frozenset()
+
+
+def test_a_stolen_credential_stays_dead_and_a_new_one_works_after_the_release(engine: Engine, hospital: SmallHospital) -> None:
+    pump = hospital.pump["handle"]
+    assert isolations.isolate(engine, later(1), pump, revoke=True)["credentials_revoked"]
+    new = rotate_token(engine, later(2), pump)
+    assert device_of_token(engine, new) is None
+    isolations.release(engine, later(3), pump)
+    assert device_of_token(engine, hospital.pump_token) is None
+    assert device_of_token(engine, new) is not None
+
+
+def test_a_device_is_not_cut_off_from_a_patient_of_whom_nobody_named_knows(engine: Engine, hospital: SmallHospital) -> None:
+    monitor, key = hospital.monitor["handle"], hospital.patient["patient_key"]
+    put_on(engine, hospital, monitor)
+    for more in ({}, {"known": [key]}, {"confirmed_by": "li.na"}, {"confirmed_by": "li.na", "known": ["another"]}):
+        with pytest.raises(PatientAttached, match=key):
+            isolations.isolate(engine, later(1), monitor, **more)
+    assert isolations.isolated_handles(engine) == frozenset()
+    assert told(engine, DeviceIsolated) == []
+    row = isolations.isolate(engine, later(1), monitor, confirmed_by="li.na", known=[key])
+    assert (row["patients"], row["confirmed_by"]) == (1, "li.na")
+
+
+def test_a_gateway_is_on_the_patients_of_all_that_it_carries(engine: Engine, hospital: SmallHospital) -> None:
+    gateway, monitor, key = hospital.gateway["handle"], hospital.monitor["handle"], hospital.patient["patient_key"]
+    put_on(engine, hospital, monitor)
+    with pytest.raises(PatientAttached, match=key):
+        isolations.isolate(engine, later(1), gateway)
+    isolations.isolate(engine, later(1), gateway, confirmed_by="li.na", known=[key])
+    (message,) = told(engine, DeviceIsolated)
+    assert isinstance(message, DeviceIsolated)
+    assert (message.handle, message.carried, message.by, message.confirmed_by) == (gateway, [monitor], "ada", "li.na")
+
+
+def test_whoever_left_the_device_is_not_on_it_any_more(engine: Engine, hospital: SmallHospital) -> None:
+    span = put_on(engine, hospital, hospital.monitor["handle"])
+    end_association(engine, later(5), span, NOW_US + 5_000_000)
+    assert isolations.isolate(engine, later(6), hospital.monitor["handle"])["patients"] == 0
+
+
+def test_an_isolated_device_is_put_on_nobody_nor_is_what_it_carries(engine: Engine, hospital: SmallHospital) -> None:
+    isolations.isolate(engine, later(1), hospital.gateway["handle"])
+    isolations.isolate(engine, later(1), hospital.pump["handle"])
+    key = hospital.patient["patient_key"]
+    for handle, who in ((hospital.pump["handle"], "it is isolated"), (hospital.monitor["handle"], "its gateway is isolated")):
+        with pytest.raises(Conflict, match=who):
+            associate(engine, later(2), handle, key, NOW_US)
+    associate(engine, later(2), hospital.pump["handle"], key, NOW_US, NOW_US + 1_000_000)  # it was on them, before
+    isolations.release(engine, later(3), hospital.pump["handle"])
+    associate(engine, later(4), hospital.pump["handle"], key, later(4).now_us)
+
+
+def test_it_is_cut_off_once_for_a_reason_and_not_when_retired(engine: Engine, hospital: SmallHospital) -> None:
+    pump = hospital.pump["handle"]
+    with pytest.raises(InvalidInput, match="X-Reason"):
+        isolations.isolate(engine, replace(ADA, reason=None), pump)
+    with pytest.raises(Conflict, match="not isolated"):
+        isolations.release(engine, ADA, pump)
+    isolations.isolate(engine, later(1), pump)
+    with pytest.raises(Conflict, match="isolated already"):
+        isolations.isolate(engine, later(2), pump)
+    with pytest.raises(InvalidInput, match="X-Reason"):
+        isolations.release(engine, replace(ADA, reason=None), pump)
+    retire_device(engine, later(4), pump, version=None)
+    assert isolations.isolated_handles(engine) == frozenset()
+    assert [message.is_over for message in told(engine, DeviceIsolated) if isinstance(message, DeviceIsolated)] == [False, True]
+    with pytest.raises(Conflict, match="retired"):
+        isolations.isolate(engine, later(5), pump)
+    with pytest.raises(NotFound):
+        isolations.isolate(engine, later(5), 999_999)
+
+
+def test_the_history_is_kept_and_its_reasons_are_sealed(engine: Engine, hospital: SmallHospital) -> None:
+    pump = hospital.pump["handle"]
+    for second in (1, 3):
+        isolations.isolate(engine, later(second, reason="Frau Meier rief an"), pump)
+        isolations.release(engine, later(second + 1, reason="Frau Meier irrte"), pump)
+    isolations.isolate(engine, later(9), hospital.monitor["handle"])
+    found = isolations.list_isolations(engine, reach=ALL, limit=10, handle=pump).rows
+    assert [(row["isolated_us"], row["reason"], row["release_reason"]) for row in found] == [
+        (later(second).now_us, "Frau Meier rief an", "Frau Meier irrte") for second in (3, 1)
+    ]  # fmt: skip
+    (present,) = isolations.list_isolations(engine, reach=ALL, limit=10, in_force=True, hospital_id=HOSPITAL).rows
+    assert present["device_id"] == "mon-7"
+    assert isolations.list_isolations(engine, reach=ALL, limit=10, ward_id="elsewhere").rows == []
+    with reading(engine) as connection:
+        assert "Meier" not in str(connection.execute(select(table)).all())
+
+
+def test_the_directory_says_who_is_isolated_to_a_host_that_knows_nothing(engine: Engine, hospital: SmallHospital) -> None:
+    put_on(engine, hospital, hospital.monitor["handle"])
+    key = hospital.patient["patient_key"]
+    isolations.isolate(engine, later(1), hospital.gateway["handle"], confirmed_by="li.na", known=[key])
+    isolations.isolate(engine, later(2), hospital.pump["handle"])
+    isolations.release(engine, later(3), hospital.pump["handle"])
+    cell, said = ShardCell(0), []
+    for message in shard_directory(engine, 0):
+        said += cell.apply_control(message, later(4).now_us).alarms
+    assert sorted((event.subject.device_id, event.rule) for event in said) == [
+        ("gw-1", "technical.device-isolated"), ("mon-7", "technical.gateway-isolated"),
+    ]  # fmt: skip
+    assert patients.list_associations(engine, reach=ALL, handle=hospital.monitor["handle"])

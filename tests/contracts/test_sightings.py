@@ -1,0 +1,126 @@
+"""What doors saw of devices, on both databases: kept in any order, and news when a fingerprint changes. Clause 8.4a."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from sqlalchemy import Engine
+
+from domain.sightings import Sighting, client_words, fingerprint_of, parts_of
+from gateways.sightings import Sightings
+from runtime.clock import ManualClock
+from runtime.sql import isolations
+from runtime.sql.devices import retire_device, update_device
+from runtime.sql.inventory import inventory
+from runtime.sql.sightings import keep_sightings, sighting_of
+from tests.doors import MONITOR
+from tests.sql_fixtures import ADA, NOW_US, SmallHospital
+
+pytestmark = pytest.mark.clause("8.4a")
+
+
+@dataclass(frozen=True)
+class Seen:
+    engine: Engine
+    handle: int
+
+    def comes(self, at_s: int, door: str = "mqtt", address: str = "10.0.0.7", client: str = "pump") -> bool:
+        """Whether that is news."""
+        one = Sighting(self.handle, door, address, door == "mqtt", client, NOW_US + at_s * 1_000_000)
+        return bool(keep_sightings(self.engine, [one]))
+
+
+@pytest.fixture
+def pump(engine: Engine, hospital: SmallHospital) -> Seen:
+    return Seen(engine, hospital.pump["handle"])
+
+
+def test_the_same_again_is_no_news_nor_is_another_address_or_client_id(pump: Seen) -> None:
+    assert not pump.comes(0)
+    assert not pump.comes(1)
+    assert not pump.comes(2, address="10.0.0.8", client="pump-4711")
+    row = sighting_of(pump.engine, pump.handle)
+    assert row is not None
+    assert (row["address"], row["changes"], row["last_us"] - row["first_us"]) == ("10.0.0.8", 0, 2_000_000)
+
+
+def test_another_door_and_another_firmware_are_news_that_say_what_changed(pump: Seen) -> None:
+    pump.comes(0)
+    assert pump.comes(1, door="http", client="curl/8")
+    row = sighting_of(pump.engine, pump.handle)
+    assert row is not None
+    changed = {name: (row["parts_before"][name], value) for name, value in row["parts"].items()}
+    assert {name: pair for name, pair in changed.items() if pair[0] != pair[1]} == {
+        "door": ("mqtt", "http"), "link": ("tls", "plain"), "software": ("", "curl/8"),
+    }  # fmt: skip
+    update_device(pump.engine, ADA, pump.handle, {"attributes": {"firmware": "2.1"}}, version=None)
+    assert pump.comes(2, door="http", client="curl/8")
+    row = sighting_of(pump.engine, pump.handle)
+    assert row is not None
+    assert (row["changes"], row["changed_us"], row["parts"]["firmware"]) == (2, NOW_US + 2_000_000, "2.1")
+
+
+def test_an_older_sighting_that_comes_late_changes_nothing_and_unknown_devices_are_passed_over(pump: Seen) -> None:
+    pump.comes(9)
+    assert not pump.comes(3, door="http")
+    assert keep_sightings(pump.engine, [Sighting(999_999, "mqtt", "::1", True, "", NOW_US)]) == []
+    row = sighting_of(pump.engine, pump.handle)
+    assert row is not None
+    assert row["door"] == "mqtt"
+
+
+def test_two_who_take_turns_with_one_credential_change_it_each_time(pump: Seen) -> None:
+    assert [pump.comes(at, door=("mqtt", "http")[at % 2]) for at in range(4)] == [False, True, True, True]
+
+
+def test_doors_tell_news_at_once_and_the_same_once_an_hour_and_keep_what_was_not_taken() -> None:
+    clock = ManualClock(NOW_US)
+    sightings = Sightings(clock)
+
+    def comes(client: str = "a") -> None:
+        sightings.note(MONITOR, "mqtt", "::1", client, over_tls=True)
+
+    comes()
+    (first,) = sightings.take(10)
+    comes()
+    assert sightings.take(10) == []
+    sightings.again([first])
+    comes("b")
+    assert [one.client for one in sightings.take(10)] == ["b"]
+    clock.advance(3_600)
+    comes("b")
+    assert len(sightings.take(10)) == 1
+
+
+def test_what_a_device_calls_itself_is_kept_short_and_printable() -> None:
+    words = client_words("a\x00\n\x1b[31m" + "x" * 500)
+    assert words.isprintable()
+    assert len(words) == 120
+    assert client_words("=cmd()" + "x" * 500)[:5] == "'=cmd"
+    assert client_words("") == ""
+
+
+def test_a_fingerprint_is_of_its_parts_in_any_order() -> None:
+    parts = parts_of(Sighting(1, "http", "::1", True, "ua", 1), "monitor@1", {"serial_number": 7})
+    assert parts["serial"] == "7"
+    assert fingerprint_of(parts) == fingerprint_of(dict(reversed(parts.items())))
+
+
+def test_the_inventory_has_each_device_in_service_once_with_what_is_known_of_it(pump: Seen, hospital: SmallHospital) -> None:
+    engine = pump.engine
+    pump.comes(3)
+    update_device(
+        engine, ADA, pump.handle, {"attributes": {"serial": "S1", "firmware": 2.5, "manufacturer": "M"}}, version=None
+    )
+    isolations.isolate(engine, ADA, pump.handle)
+    retire_device(engine, ADA, hospital.monitor["handle"], version=None)
+    rows = {row["device_id"]: row for row in inventory(engine).iter_rows(named=True)}
+    assert set(rows) == {"gw-1", "pump-3"}
+    known = ("serial", "firmware", "maker", "is_isolated", "seen_us", "over_tls", "has_token", "issued_us", "is_default")
+    assert [rows["pump-3"][name] for name in known] == [
+        "S1", "2.5", "M", True, NOW_US + 3_000_000, True, True, NOW_US, False,
+    ]  # fmt: skip
+    assert [rows["gw-1"][name] for name in known[:5]] == [None, None, None, False, None]
+    (alone,) = inventory(engine, pump.handle).iter_rows(named=True)
+    assert alone == rows["pump-3"]
