@@ -29,6 +29,7 @@ from api.routes import (
     rejects,
     scenarios,
     sessions,
+    traces,
     users,
 )
 
@@ -48,6 +49,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     access.router,
     log.router,
     audit.router,
+    traces.router,
     users.router,
     grants.router,
     permissions.router,

@@ -23,6 +23,7 @@ from cluster.log_commands import log
 from cluster.ray_environment import prepare_ray
 from cluster.scenario_commands import scenario
 from cluster.sql_commands import sql_accounts
+from cluster.trace_commands import trace
 from cluster.user_commands import user
 from cluster.witness_commands import witness
 from domain.errors import VitalgridError
@@ -43,6 +44,7 @@ app.add_typer(keys, name="keys")
 app.add_typer(log, name="log")
 app.add_typer(user, name="user")
 app.command("doctor")(doctor)
+app.command("trace")(trace)
 app.command("witness")(witness)
 app.command("sql-accounts")(sql_accounts)
 

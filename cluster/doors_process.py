@@ -15,6 +15,7 @@ from cluster.pki import DOORS, listener_tls
 from cluster.processes import tell_ready, until_ended
 from cluster.serving import serving
 from domain import bus_rights, subjects
+from domain.traces import DoorAnswer, DoorQuestion
 from gateways.http_door import http_door
 from gateways.mqtt_door import MqttDoor
 from runtime.admission import Admission
@@ -63,6 +64,13 @@ async def main() -> None:
         identities.forget()
         mqtt.recheck()
 
+    async def remembered(payload: bytes, _subject: str) -> bytes:
+        asked = msgspec.json.decode(payload, type=DoorQuestion)
+        requests = http.state.stamps.requests_of(asked.sequence)
+        connections = mqtt.connections_of(asked.senders, asked.arrival_us)
+        return msgspec.json.encode(DoorAnswer(intake.stamps.find(asked.sequence), requests, connections))
+
+    await bus.answer(subjects.DOOR_STAMPS, remembered)
     await bus.core_subscribe(subjects.DIRECTORY_CHANGED, directory_changed)
     mqtt_port = await mqtt.start(doors.host, doors.mqtt_port)
     listener = limits.http_listener(settings.limits)
