@@ -66,7 +66,7 @@ async def main() -> None:
 
     async def remembered(payload: bytes, _subject: str) -> bytes:
         asked = msgspec.json.decode(payload, type=DoorQuestion)
-        requests = http.state.stamps.requests_of(asked.sequence)
+        requests = [one for one in http.state.stamps.requests_of(asked.sequence) if one.sender in asked.senders]
         connections = mqtt.connections_of(asked.senders, asked.arrival_us)
         return msgspec.json.encode(DoorAnswer(intake.stamps.find(asked.sequence), requests, connections))
 

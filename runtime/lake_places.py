@@ -26,6 +26,7 @@ from runtime.lake_row_groups import Part, parts_of
 from runtime.lake_schema import POLARS_ROWS, ReadingQuery, from_stored
 
 MOST_GROUPS: Final = 64
+MOST_FILES: Final = 512  # whose footers are looked at: readings of some weeks that come together
 _MOST_ENTRIES: Final = 4_000  # of the log that are read behind the time of a message: an hour of commits of one host
 _SLACK_MS: Final = 60_000  # by which clocks of hosts and doors may disagree
 _ENTRY: Final = re.compile(r"(\d{20})\.json\Z")
@@ -40,7 +41,7 @@ PLACED: Final[dict[str, Any]] = {name: POLARS_ROWS[name] for name in COLUMNS} | 
 
 @dataclass(frozen=True, slots=True)
 class PlacedRows:
-    """Rows (`PLACED`) of one version; `is_cut`: more row groups than are looked at could have had some."""
+    """Rows (`PLACED`) of one version; `is_cut`: more files or row groups than are looked at could have had some."""
 
     version: int
     rows: pl.DataFrame
@@ -63,6 +64,8 @@ def placed_rows(lake: Lake, query: ReadingQuery) -> PlacedRows:
     """The rows of a few devices that `query` asks for, each with its file and row group. Raises as `Lake.read`."""
     state = lake.state()
     files = prune(state.files, query)
+    is_cut = len(files) > MOST_FILES
+    files = files.sort("day", "path", descending=True).head(MOST_FILES)
     is_rolled = dict(
         zip(files["path"], [path is not None for path in lake.rollups.paths(CHANNELS, files)], strict=True)
     )  # fmt: skip
@@ -72,7 +75,7 @@ def placed_rows(lake: Lake, query: ReadingQuery) -> PlacedRows:
         name = str(Path(part.path).relative_to(lake.folder.path))
         rows = _rows(replace(part, groups=np.array([group])), query)
         found.append(rows.with_columns(file=pl.lit(name), row_group=pl.lit(group, pl.Int64), is_rolled_up=is_rolled[name]))
-    return PlacedRows(state.view.version, pl.concat(found), len(groups) > MOST_GROUPS)
+    return PlacedRows(state.view.version, pl.concat(found), is_cut or len(groups) > MOST_GROUPS)
 
 
 def _rows(part: Part, query: ReadingQuery) -> pl.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ from runtime.sql.associations import worn_between
 from runtime.sql.locating import places_of_devices
 
 _ALARM_WITHIN_US: Final = 120_000_000  # scores settle behind the readings they are made of
+_MOST_ALARMS: Final = 100  # notifications that are listed, the first ones
 _UNKNOWN: Final = (
     "what became of some readings: they are neither stored nor refused. They were doubles whose first copy is kept no more, "
     "or their host has not said yet, or the refusal is kept no more"
@@ -87,7 +89,7 @@ async def _alarms(asked: Tracing, rows: pl.DataFrame) -> list[TracedAlarm]:
     inputs = {(metric_code(metric), time_us) for metric, time_us in rules.select("metric", "rule_us").iter_rows()}
     found = await alarms_between(asked, rows["handle"].unique().to_list(), from_us, until_us)
     used = [(one, metric) for one in found for metric, time_us in sorted(one.inputs) if (metric, time_us) in inputs]
-    return [await traced_alarm(asked, one, metric) for one, metric in used]
+    return list(await asyncio.gather(*(traced_alarm(asked, one, metric) for one, metric in used[:_MOST_ALARMS])))
 
 
 async def alarms_between(asked: Tracing, handles: list[int], from_us: int, until_us: int) -> list[Notified]:

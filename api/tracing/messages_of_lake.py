@@ -26,6 +26,7 @@ from runtime.lake_places import commit_of
 from runtime.lake_schema import ReadingQuery
 from runtime.stream_search import stored_between
 
+_MAX_HANDLE: Final = 2**32 - 1
 _NEAR_US: Final = (0, 300 * US_PER_S, 86_400 * US_PER_S)  # the latest readings bear times that rules corrected
 _STORED_WITHIN_US: Final = 30 * US_PER_S
 _STREAM_AHEAD_US: Final = 2 * US_PER_S  # of the clock of a door: stream time never goes back
@@ -35,6 +36,8 @@ _MOST: Final = (64, 512)  # messages that are looked at: behind the arrival, the
 async def of_arrival(asked: Tracing, key: OfArrival) -> TraceOut:
     """The way of the message that brought a reading. Raises NotFound for what is none, or none within reach."""
     behind = asked.behind
+    if key.handle > _MAX_HANDLE:
+        raise unknown(key)
     await behind.directory.refreshed_up_to(key.handle)
     hospital = behind.directory.named(pl.DataFrame({"handle": [key.handle]}, schema={"handle": pl.UInt32}))["hospital"][0]
     if hospital is None:

@@ -86,8 +86,10 @@ async def of_frame(asked: Tracing, message: StreamMessage, trace: str) -> TraceO
     except (RejectedInput, IntegrityViolation):
         return await _damaged(asked, message, key)
     inside = await within(asked, named_rows(frame.readings))
-    if inside.listed.is_empty():
+    if inside.shown.is_empty():
         raise unknown(key)
+    if inside.listed.is_empty():
+        raise NotFound(f"message {key} brought no such reading: leave device and metric out to see what it brought")
     doors = await _doors(asked, message, frame, inside)
     hospitals = [one for one in inside.listed["hospital"].unique(maintain_order=True) if one is not None]
     taker = await taker_of(asked.behind, hospitals[0], shard, message) if hospitals else shard

@@ -147,9 +147,10 @@ def committed(
 ) -> None:  # fmt: skip
     """By which commit the lake has it."""
     if commit is not None and (is_in_lake or not is_in_tail):
-        by = commit.writer or "a host"
+        by = f"version {commit.version} of the lake, by {commit.writer or 'a host'}"
+        says = f"in the lake since {by}" if is_in_lake else f"passed by {by}: nothing of it was to be stored"
         steps.add(
-            "committed", commit.at_us, f"in the lake since its version {commit.version}, by {by}", version=commit.version,
+            "committed", commit.at_us, says, version=commit.version,
             shard=shard, position=commit.position, epoch=commit.epoch, host=commit.writer,
         )  # fmt: skip
     elif is_in_lake:

@@ -16,6 +16,7 @@ from runtime.sql.tables import alarm_events, alarms, associations, patients
 from runtime.sql.within import ALARMS, within
 
 MOST_ALARMS: Final = 200  # that are looked at
+MOST_NOTIFIED: Final = 1_000
 _decode: Final = msgspec.json.Decoder(AlarmEvent).decode
 Input = tuple[str, int]  # the metric's code, and the event time that rules went by
 
@@ -44,7 +45,8 @@ class Notified:
 def notified_about(engine: Engine, reach: Reach, handles: Collection[int], from_us: int, until_us: int) -> list[Notified]:
     """What was notified about these devices, and the patients they were on, with event times of [from_us, until_us].
 
-    Alarms within `reach` alone, of the newest MOST_ALARMS that were open then; in the order in which they were notified.
+    Alarms within `reach` alone, of the newest MOST_ALARMS that were open then; in the order in which they were notified, at
+    most MOST_NOTIFIED.
     """
     with reading(engine) as connection:
         about = {*handles, *_worn_by(connection, handles, from_us, until_us)}
@@ -58,7 +60,8 @@ def notified_about(engine: Engine, reach: Reach, handles: Collection[int], from_
         said = select(alarm_events.c.alarm_id, alarm_events.c.stream_sequence, alarm_events.c.content).where(
             alarm_events.c.alarm_id.in_(sorted(stand)), alarm_events.c.event_us.between(from_us, until_us)
         )
-        found = connection.execute(said.order_by(alarm_events.c.stream_sequence)).all() if stand else []
+        in_order = said.order_by(alarm_events.c.stream_sequence).limit(MOST_NOTIFIED)
+        found = connection.execute(in_order).all() if stand else []
     return [_notified(_decode(row.content), row.stream_sequence, stand[row.alarm_id]) for row in found]
 
 
