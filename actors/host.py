@@ -43,6 +43,7 @@ from runtime.follower import Follower, StreamMessage
 from runtime.lake import Lake
 from runtime.lake_schema import ROWS, Advance, Fenced, PositionMoved
 from runtime.snapshots import SnapshotStore
+from runtime.stamps import TurnStamps
 from runtime.tail import HotTail
 from runtime.tasks import end
 
@@ -83,7 +84,8 @@ class Host:
         self._policy = policy
         self._tail = HotTail()
         self._runners: dict[int, ShardRunner] = {}
-        self._mailboxes = Mailboxes(bus, self._runners, self._tail)
+        self._stamps = TurnStamps()
+        self._mailboxes = Mailboxes(name, bus, self._runners, self._tail, self._stamps)
         self.post = Post(bus, self._mailboxes)
         self._work = asyncio.Event()
         self._flush = asyncio.Event()
@@ -223,7 +225,7 @@ class Host:
         self.loop_us = self._clock.now_us()  # it waits, and is not stuck
 
     async def _turn(self, runner: ShardRunner) -> None:
-        started_us = self._clock.now_us()
+        started_us, after = self._clock.now_us(), runner.applied
         try:
             result = runner.turn(self._policy.turn_readings)
         except Exception:  # the policy above: restore and replay, whatever it was
@@ -246,7 +248,9 @@ class Host:
         if runner.inbox and runner.awaited is None:
             self._work.set()
         await self._mailboxes.open(runner)
-        self.metrics.turn(result, started_us, self._clock.now_us(), runner.high_water_us)
+        ended_us = self._clock.now_us()
+        self._stamps.note(runner.shard, after, runner.applied, started_us, ended_us, result.readings)
+        self.metrics.turn(result, started_us, ended_us, runner.high_water_us)
 
     def _run(self, job: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(job)

@@ -28,11 +28,13 @@ from domain.messages import (
     Posted,
     TailQuery,
     Tell,
+    TurnQuery,
     decode_actor_message,
     decode_query,
     encode,
 )
 from runtime.bus import Bus
+from runtime.stamps import TurnStamps
 from runtime.tail import HotTail
 
 # what may be told to each kind of actor, by the message's tag; all may be asked to describe themselves
@@ -47,8 +49,12 @@ TELLABLE: Final[Mapping[ActorKind, Mapping[type[Control], str]]] = {
 class Mailboxes:
     """See module. Opened for a shard when it is held and when it has new hospitals, closed when it is let go."""
 
-    def __init__(self, bus: Bus, runners: Mapping[int, ShardRunner], tail: HotTail) -> None:
+    def __init__(
+        self, host: str, bus: Bus, runners: Mapping[int, ShardRunner], tail: HotTail, turns: TurnStamps
+    ) -> None:  # fmt: skip
+        self._host = host
         self._bus = bus
+        self._turns = turns
         self._runners = runners
         self._tail = tail
         self._open: dict[str, tuple[int, Callable[[], Awaitable[None]]]] = {}  # subject -> its shard, and how to close it
@@ -108,7 +114,17 @@ class Mailboxes:
             return pa.table({"applied": [runner.applied], "committed": [runner.committed]})
         if isinstance(query, TailQuery):
             return self._tail.query(shard, query)
+        if isinstance(query, TurnQuery):
+            return self._turn_of(runner, query.sequence)
         return runner.cell.answer(query)
+
+    def _turn_of(self, runner: ShardRunner, sequence: int) -> pa.Table:
+        turn = self._turns.find(runner.shard, sequence)
+        row = {
+            "applied": runner.applied, "committed": runner.committed, "epoch": runner.epoch,
+            "began_us": turn and turn.began_us, "ended_us": turn and turn.ended_us, "readings": turn and turn.readings,
+        }  # fmt: skip
+        return pa.table({"host": [self._host], **{name: pa.array([value], pa.int64()) for name, value in row.items()}})
 
 
 def _check(cell: ShardCell, address: Address, message: Control) -> None:

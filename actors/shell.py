@@ -77,7 +77,7 @@ class HostShell:
         self._host = Host(
             config.name,
             bus=bus,
-            lake=Lake(config.lake_dir, seal),
+            lake=Lake(config.lake_dir, seal, writer=config.name),
             snapshots=SnapshotStore(config.snapshot_dir, seal=seal),
             clock=clock,
             policy=config.policy,

@@ -25,6 +25,7 @@ _PATIENT: Final = re.compile(r"[0-9a-f]{32}")
 _NUMBERS: Final = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?(,[0-9]{1,20})*")
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d{1,9})?)?(Z|[ +-]\d\d:\d\d)")
 _TILE: Final = re.compile(r"(entries|data|[0-9]{1,2}|x?[0-9]{3}(\.p)?)(/(x?[0-9]{3}(\.p)?|[0-9]{1,3})){1,10}")
+_TRACE: Final = re.compile(r"(reject|[0-9]{1,4}|at-[0-9]{1,10}-[0-9]{1,18})-[0-9]{1,18}")
 _HOSPITAL: Final = re.compile(r"(?P<region>[a-z0-9][a-z0-9_-]{0,31})\.[a-z0-9][a-z0-9_-]{0,31}")
 _ACCOUNT: Final = re.compile(r"[a-z0-9][a-z0-9._-]{1,63}")  # of staff, programs and hosts
 _WORD: Final = re.compile(r"[A-Za-z0-9._:/+-]{1,100}")  # an id of somebody's own making
@@ -44,6 +45,7 @@ _QUERY: Final[Mapping[str, Callable[[str], bool]]] = {
     **dict.fromkeys(("open", "open_now", "live", "present", "descending", "dry_run"), _one_of(("true", "false", "1", "0"))),
     **dict.fromkeys(("from", "until", "since", "known_at"), _has(_TIME)),
     "patient": _has(_PATIENT),
+    "with": _one_of(("trace",)),
     "metric": _one_of(BY_CODE),
     "state": _one_of(AlarmState),
     "priority": _one_of(priority.value for priority in Priority),
@@ -58,6 +60,7 @@ _PATH: Final[Mapping[str, Callable[[str], bool]]] = {
     "patient_key": _has(_PATIENT),
     "name": _has(_ACCOUNT),
     "path": _has(_TILE),
+    "receipt": _has(_TRACE),
     **dict.fromkeys(("metric", "code"), _one_of(BY_CODE)),
 }
 _FOUND: Final = frozenset({"ward", "device", "rule"})  # of a query: ids, once they were found

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import polars as pl
 from fastapi import Query, Request
@@ -48,6 +48,10 @@ _SHOWN: Final = (
     "origin", "marks", "quality", "raw_value", "raw_unit", "source", "sequence", "arrival_us",
     "clock_offset_us", "clock_uncertainty_us",
 )  # fmt: skip
+With = Annotated[
+    Literal["trace"] | None,
+    Query(alias="with", description="`trace`: a column more, by which `GET /traces/{trace}` follows the message of a row."),
+]
 T = TypeVar("T")
 Made = tuple[pl.DataFrame, dict[str, Any]]  # named rows, and the members beside them
 
@@ -141,24 +145,31 @@ def is_short(query: ReadingQuery) -> bool:
     return query.from_us is not None and (query.until_us or 2**62) - query.from_us <= _LIGHT_SPAN_US
 
 
-async def readings(asked: Ask, wanted: ReadingFilter, page: ReadingPage) -> Response:
+def led_back(frame: pl.DataFrame, also: str | None) -> pl.DataFrame:
+    """`frame` with what `also` asks for: in `trace`, what each row's message is traced by (`domain.traces.OfArrival`)."""
+    if also is None:
+        return frame
+    return frame.with_columns(trace=pl.format("at-{}-{}-{}", "handle", "time_us", "arrival_us"))
+
+
+async def readings(asked: Ask, wanted: ReadingFilter, page: ReadingPage, also: str | None = None) -> Response:
     """Readings in a range. With a patient: only those taken while the device was surely on that patient."""
     behind = asked.behind
     selection = await behind.read(select_by, behind.engine, wanted, reach=asked.who.reach)
     query = query_of(wanted, selection, page, asked)
     found = await in_lane(asked, query, lambda store: store.range(query, selection.shards))
     if wanted.patient is None:
-        return await answer(asked, found, query, selection)
+        return await answer(asked, found, query, selection, also=also)
     spans = await behind.read(spans_of, behind.engine, selection)
 
     def of_the_patient(frame: pl.DataFrame) -> pl.DataFrame:
         joined = joined_as_decided(frame, spans)
         return joined.filter(pl.col("patient_key") == wanted.patient).drop("patient_key", "ambiguous")
 
-    return await answer(asked, found, query, selection, of_the_patient)
+    return await answer(asked, found, query, selection, of_the_patient, also=also)
 
 
-async def readings_by_patient(asked: Ask, wanted: ReadingFilter, page: ReadingPage) -> Response:
+async def readings_by_patient(asked: Ask, wanted: ReadingFilter, page: ReadingPage, also: str | None = None) -> Response:
     """Readings with the patient each belongs to as of its time; near a boundary `ambiguous`, and nobody is named."""
     behind = asked.behind
     selection = await behind.read(select_by, behind.engine, wanted, reach=asked.who.reach)
@@ -172,7 +183,7 @@ async def readings_by_patient(asked: Ask, wanted: ReadingFilter, page: ReadingPa
             return told
         return told.filter((pl.col("patient_key") == wanted.patient) | pl.col("ambiguous"))
 
-    return await answer(asked, found, query, selection, joined)
+    return await answer(asked, found, query, selection, joined, also=also)
 
 
 def joined_as_decided(frame: pl.DataFrame, spans: pl.DataFrame) -> pl.DataFrame:
@@ -183,7 +194,7 @@ def joined_as_decided(frame: pl.DataFrame, spans: pl.DataFrame) -> pl.DataFrame:
 
 async def answer(
     asked: Ask, found: Readings, query: ReadingQuery, selection: Selection,
-    shape: Callable[[pl.DataFrame], pl.DataFrame] | None = None, **more: Any,
+    shape: Callable[[pl.DataFrame], pl.DataFrame] | None = None, *, also: str | None = None, **more: Any,
 ) -> Response:  # fmt: skip
     """The rows that may be shown, through `shape`, named and written in the format asked for, with `more` members."""
 
@@ -194,7 +205,7 @@ async def answer(
         key = None
         if following is not None:
             key = [following.handle, following.metric, following.instance, following.time_us, following.given]
-        return _shown(frame, asked.behind.directory.named), about_of(asked, found, key) | more
+        return led_back(_shown(frame, asked.behind.directory.named), also), about_of(asked, found, key) | more
 
     return await written(asked, found, query, made)
 
@@ -222,7 +233,7 @@ async def written(asked: Ask, found: Readings, query: ReadingQuery, made: Callab
 
 def _response(asked: Ask, worn: pl.DataFrame | None, frame: pl.DataFrame, about: dict[str, Any]) -> Response:
     if worn is not None:
-        asked.who.shows(_on_whom(frame, worn))
+        asked.who.shows(on_whom(frame, worn))
     asked.who.shows([asked.request.query_params.get("patient")])
     if "patient_key" in frame.columns:
         asked.who.shows(frame["patient_key"].unique())
@@ -239,7 +250,7 @@ async def wearing(asked: Ask, frame: pl.DataFrame) -> pl.DataFrame | None:
     return await asked.behind.read(worn_between, asked.behind.engine, handles, first, last)
 
 
-def _on_whom(frame: pl.DataFrame, worn: pl.DataFrame) -> list[str]:
+def on_whom(frame: pl.DataFrame, worn: pl.DataFrame) -> list[str]:
     """The patients whom the rows that are shown were measured of."""
     begin, end = _times_of(frame)
     if begin not in frame.columns:  # episodes, which say themselves whose they are

@@ -32,6 +32,7 @@ from api.routes import (
     security,
     security_events,
     sessions,
+    traces,
     users,
 )
 
@@ -54,6 +55,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     access.router,
     log.router,
     audit.router,
+    traces.router,
     users.router,
     grants.router,
     permissions.router,

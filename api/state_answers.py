@@ -20,6 +20,7 @@ from api.reading_answers import (
     in_lane,
     is_light,
     is_short,
+    led_back,
     query_of,
     written,
 )
@@ -43,7 +44,7 @@ _LATEST: Final = (
 )  # fmt: skip
 
 
-async def latest(asked: Ask, wanted: ReadingFilter, paged: Paging) -> Response:
+async def latest(asked: Ask, wanted: ReadingFilter, paged: Paging, also: str | None = None) -> Response:
     """The newest reading of each channel, as the hosts hold it."""
     behind = asked.behind
     selection = _of_patient(await behind.read(select_by, behind.engine, wanted, reach=asked.who.reach), wanted)
@@ -57,7 +58,7 @@ async def latest(asked: Ask, wanted: ReadingFilter, paged: Paging) -> Response:
     def made() -> Made:
         rows = shown_latest(found.frame, selection.judged)
         frame, key = _page_of_channels(behind.directory.named(rows), paged, hospitals)
-        return frame, about_of(asked, found, key)
+        return led_back(frame, also), about_of(asked, found, key)
 
     return await written(asked, found, ReadingQuery(handles=selection.handles), made)
 
@@ -164,8 +165,9 @@ async def fleet(asked: Ask, wanted: ReadingFilter, page: ReadingPage, bucket_s: 
 
 
 async def found_by(
-    asked: Ask, wanted: ReadingFilter, page: ReadingPage, text: str | None, above: float | None, below: float | None
-) -> Response:
+    asked: Ask, wanted: ReadingFilter, page: ReadingPage, text: str | None, above: float | None, below: float | None,
+    also: str | None = None,
+) -> Response:  # fmt: skip
     """Readings of devices that are found by a part of a name, or beyond a threshold, over the whole region."""
     behind = asked.behind
     if text is None and above is None and below is None:
@@ -185,7 +187,7 @@ async def found_by(
     heavy = not is_light(query)
     found = await in_lane(asked, query, lambda store: store.range(query, selection.shards), heavy=heavy)
     matched = None if selection.handles is None else len(selection.handles)
-    return await answer(asked, found, query, selection, devices_matched=matched, is_cut=selection.is_cut)
+    return await answer(asked, found, query, selection, also=also, devices_matched=matched, is_cut=selection.is_cut)
 
 
 async def freshness(asked: Ask, hospital_id: str, paged: Paging) -> Freshness:

@@ -27,6 +27,7 @@ from cluster.ray_environment import prepare_ray
 from cluster.scenario_commands import scenario
 from cluster.sql_commands import sql_accounts
 from cluster.token_commands import token_app
+from cluster.trace_commands import trace
 from cluster.user_commands import user
 from cluster.witness_commands import witness
 from domain.errors import VitalgridError
@@ -50,6 +51,7 @@ app.add_typer(token_app, name="token")
 app.add_typer(user, name="user")
 app.command("doctor")(doctor)
 app.command("ray-certificate")(ray_certificate)
+app.command("trace")(trace)
 app.command("witness")(witness)
 app.command("sql-accounts")(sql_accounts)
 

@@ -17,6 +17,7 @@ from cluster.processes import tell_ready, until_ended
 from cluster.serving import serving
 from domain import bus_rights, subjects
 from domain.errors import VitalgridError
+from domain.traces import DoorAnswer, DoorQuestion
 from gateways.http_door import http_door
 from gateways.mqtt_door import MqttDoor
 from gateways.sightings import Sightings
@@ -84,6 +85,13 @@ async def main() -> None:
         identities.forget()
         mqtt.recheck()
 
+    async def remembered(payload: bytes, _subject: str) -> bytes:
+        asked = msgspec.json.decode(payload, type=DoorQuestion)
+        requests = [one for one in http.state.stamps.requests_of(asked.sequence) if one.sender in asked.senders]
+        connections = mqtt.connections_of(asked.senders, asked.arrival_us)
+        return msgspec.json.encode(DoorAnswer(intake.stamps.find(asked.sequence), requests, connections))
+
+    await bus.answer(subjects.DOOR_STAMPS, remembered)
     await bus.core_subscribe(subjects.DIRECTORY_CHANGED, directory_changed)
     isolated = asyncio.create_task(identities.keep_isolated(mqtt.recheck), name="isolated")
     mqtt_port = await mqtt.start(doors.host, doors.mqtt_port)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
-from domain.accesses import OURS, PATIENT, PATIENT_KEY, QUERY, REASON, RECORD
+from domain.accesses import OURS, PATIENT, PATIENT_KEY, QUERY, REASON, RECORD, Outcome
+from domain.errors import InvalidInput
+from domain.instants import parse_rfc3339
 
 
 class _Code(msgspec.Struct):
@@ -39,12 +42,15 @@ class _Entity(msgspec.Struct):
     what: _Named | None = None
     role: _Code | None = None
     description: str | None = None
+    query: str | None = None
     detail: list[_Detail] = []
 
 
 class _Read(msgspec.Struct):
     """What is read again of an event; `who`, `target` and so on are of writes of before they were AuditEvents."""
 
+    recorded: str = ""
+    outcome: str = ""
     subtype: list[_Code] = []
     agent: list[_Agent] = []
     entity: list[_Entity] = []
@@ -92,6 +98,37 @@ class Said:
     @property
     def what(self) -> str:
         return f"{self.action} {self.target}" + (f": {self.status}" if self.status else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer that somebody got, or a stream that they were let into. `asked`: path and query, as far as they are kept."""
+
+    who: str
+    at_us: int
+    action: str
+    route: str
+    asked: str
+    place: str | None
+    patients: frozenset[str]
+
+
+def answered(event: bytes) -> Answered | None:
+    """The answer that an event of the access log tells of; None, when it tells of a write, of a refusal or of nothing."""
+    try:
+        read = _decode(event)
+        asked = next((one for one in read.entity if one.role is not None and one.role.code in (RECORD, QUERY)), None)
+        who = next((agent.who.display for agent in read.agent if agent.requestor), None)
+        action = next((code.code for code in read.subtype if code.system == f"{OURS}action"), None)
+        if asked is None or who is None or action is None or read.outcome != Outcome.SUCCESS:
+            return None
+        identifier = asked.what.identifier.value if asked.what is not None and asked.what.identifier is not None else ""
+        text = base64.b64decode(asked.query).decode() if asked.query is not None else identifier
+        place = next((detail.valueString for detail in asked.detail if detail.type == "place"), None)
+        at_us = parse_rfc3339(read.recorded)
+    except (msgspec.MsgspecError, ValueError, RecursionError, InvalidInput):
+        return None
+    return Answered(who, at_us, action, asked.description or "", text, place, concerned(event).patients)
 
 
 def said(event: bytes) -> Said | None:

@@ -59,7 +59,7 @@ BUS_RIGHTS: Final[Mapping[str, BusRights]] = {
     API: BusRights(
         says=(
             *_TAKEN_IN, *subjects.AUDIT_SUBJECTS, subjects.DIRECTORY_CHANGED, subjects.SESSIONS_CHANGED, subjects.HOST_ORDERS,
-            subjects.LARGE_QUESTIONS, _ANY_SHARD, _ANY_ACTOR,
+            subjects.LARGE_QUESTIONS, subjects.DOOR_STAMPS, _ANY_SHARD, _ANY_ACTOR,
         ),
         hears=(
             subjects.DIRECTORY_CHANGED, subjects.SESSIONS_CHANGED, subjects.STORAGE, subjects.HOST_HEARTBEATS,
@@ -69,7 +69,7 @@ BUS_RIGHTS: Final[Mapping[str, BusRights]] = {
     ),
     DOORS: BusRights(
         says=(*_TAKEN_IN, subjects.DOORS_COUNTED, subjects.SIGHTINGS, _ANY_SHARD),
-        hears=(subjects.DIRECTORY_CHANGED, subjects.HOSTS_PROGRESS, subjects.STORAGE),
+        hears=(subjects.DIRECTORY_CHANGED, subjects.HOSTS_PROGRESS, subjects.STORAGE, subjects.DOOR_STAMPS), answers=(API,),
         reads=(READINGS_STREAM,),
     ),
     QUERIES: BusRights(says=(_ANY_SHARD,), hears=(subjects.LARGE_QUESTIONS,), answers=(API,), reads=(READINGS_STREAM,)),

@@ -219,7 +219,17 @@ class PositionQuery(msgspec.Struct, frozen=True, tag="position"):
     """Ask a shard how far it has come. Answer: Arrow table of one row, applied and committed (stream sequences)."""
 
 
-ShardQuery = TailQuery | LatestQuery | FreshnessQuery | PositionQuery
+class TurnQuery(msgspec.Struct, frozen=True, tag="turn"):
+    """Ask a shard which turn took the message at `sequence` of the stream.
+
+    Answer: Arrow table of one row: host, epoch, applied, committed; began_us, ended_us and readings of the turn, null when
+    it is too long ago or was another process'.
+    """
+
+    sequence: int
+
+
+ShardQuery = TailQuery | LatestQuery | FreshnessQuery | PositionQuery | TurnQuery
 
 
 class DescribeActor(msgspec.Struct, frozen=True, tag="describe"):

@@ -121,6 +121,7 @@ LOG_STATE: Final = "log.state"  # core message (`messages.LogState`), every seco
 STREAM_SILENT: Final = "stream.silent"  # core message: a stream does not acknowledge; the payload is the subject
 
 
+DOOR_STAMPS: Final = "doors.stamps"  # request (`traces.DoorQuestion`): what the doors remember of one message
 LARGE_QUESTIONS: Final = "readings.large"  # request: see `runtime.large_questions`
 NOBODY: Final = "nobody.listens"  # request: the server itself answers that nobody does
 

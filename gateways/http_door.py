@@ -14,6 +14,7 @@ without a good token is refused before its body is read.
 `Idempotency-Key`: 1 to 255 printable characters, chosen by the sender for one request. The same key, sender and body
 within 24 h give the same answer and store nothing again, also when the first answer was lost or the door restarted;
 another body gives 409. A refused request does not use up its key. `runtime.once` states the guarantee and its one gap.
+Each answer to a POST bears `X-Request-Id`, by which logs and traces name the request.
 Without a key, a repeated request is told by `seq` (JSON) or source and sequence (frames), else by channel, time, value.
 """
 
@@ -35,7 +36,9 @@ from starlette.routing import Route
 from domain.errors import NotFound, RejectedInput, Unauthenticated, Unavailable, VitalgridError
 from domain.instants import to_rfc3339
 from domain.ports import Clock, Identities, OnceIntake, Receipt, Receipts, Sender
+from domain.traces import RequestStamp
 from gateways.counters import DoorCounters
+from gateways.door_stamps import DoorStamps
 from gateways.formats import ALL_FORMATS, AnyFormat, EventFormat
 from gateways.keyed import stored_once
 from gateways.problems import problem, problem_of
@@ -60,6 +63,7 @@ class _Door:
     counters: DoorCounters
     watch: Watch
     sightings: Sightings
+    stamps: DoorStamps
 
 
 def http_door(
@@ -72,27 +76,36 @@ def http_door(
     watch: Watch | None = None,
     sightings: Sightings | None = None,
 ) -> Starlette:
-    """The door as an ASGI application; `app.state.counters` are its `DoorCounters`.
+    """The door as an ASGI application; `app.state.counters` are its `DoorCounters`, `app.state.stamps` its `DoorStamps`.
 
     Serve it without access logs: ThingsBoard's path carries the token. `watch` is started and closed by whoever gives it.
     """
     watch, sightings = watch or Watch(intake, clock), sightings or Sightings(clock)
-    door = _Door(identities, intake, clock, receipts, max_payload_bytes, DoorCounters(), watch, sightings)
+    counters, stamps = DoorCounters(), DoorStamps(DOOR)
+    door = _Door(identities, intake, clock, receipts, max_payload_bytes, counters, watch, sightings, stamps)
     routes = [Route(row.path, partial(_post, door, row), methods=["POST"]) for row in ALL_FORMATS]
     routes.append(Route("/v1/receipts/{receipt}", partial(_receipt, door), methods=["GET"]))
     app = Starlette(routes=routes, exception_handlers={HTTPException: _on_http_exception})
-    app.state.counters = door.counters
+    app.state.counters, app.state.stamps = door.counters, door.stamps
     return app
 
 
 async def _post(door: _Door, row: AnyFormat, request: Request) -> Response:
+    """One message, under an id of its own."""
+    request_id = door.stamps.next_id()
+    response = await _taken(door, row, request, request_id)
+    response.headers["x-request-id"] = request_id
+    return response
+
+
+async def _taken(door: _Door, row: AnyFormat, request: Request, request_id: str) -> Response:
     """One message: who, how large, of which type, what it says; then stored, and only then answered."""
-    counters = door.counters
+    counters, received_us = door.counters, door.clock.now_us()
     try:
         sender = await _sender(door, row, request)
     except VitalgridError as error:
         counters.connections_refused[error.code] += 1
-        logger.info("a request was refused", extra={"why": error.code, "path": row.path})
+        logger.info("a request was refused", extra={"why": error.code, "path": row.path, "request": request_id})
         return problem_of(error)
     counters.messages += 1
     software, address = request.headers.get("user-agent", ""), request.client.host if request.client else ""
@@ -110,11 +123,17 @@ async def _post(door: _Door, row: AnyFormat, request: Request) -> Response:
         return Response(status_code=400)  # nobody is there to read it; nothing was stored
     except RejectedInput as error:
         door.watch.refused(sender, DOOR, address, error.reason, error.detail)
-        return await _rejected(door, row, sender, body, error)
+        return await _rejected(door, row, sender, body, error, request_id)
     except VitalgridError as error:
         counters.unavailable += isinstance(error, Unavailable)
         return problem_of(error)
     counters.readings += receipt.readings
+    peer = request.client.host if request.client else None
+    door.stamps.stored(
+        RequestStamp(
+            receipt.stream_sequence, sender.handle, request_id, row.path, size_bytes, received_us, door.clock.now_us(), peer
+        )
+    )
     accepted = 1 if isinstance(row, EventFormat) else receipt.readings
     answer = {"accepted": accepted, "receipt": f"{receipt.shard}-{receipt.stream_sequence}"}
     return Response(msgspec.json.encode(answer), media_type="application/json")
@@ -191,9 +210,11 @@ async def _stored(door: _Door, row: AnyFormat, sender: Sender, body: bytes, key:
     return await door.intake.submit(sender, row.decode(body, sender, now_us), now_us)
 
 
-async def _rejected(door: _Door, row: AnyFormat, sender: Sender, body: bytes, error: RejectedInput) -> Response:
+async def _rejected(
+    door: _Door, row: AnyFormat, sender: Sender, body: bytes, error: RejectedInput, request_id: str
+) -> Response:  # fmt: skip
     door.counters.rejects[error.reason] += 1
-    logger.info("a message was refused", extra={"device": sender.name, "reason": error.reason})
+    logger.info("a message was refused", extra={"device": sender.name, "reason": error.reason, "request": request_id})
     try:
         await door.intake.reject(
             door=DOOR, sender=sender, topic=row.path, payload=body, reason=error.reason, detail=error.detail

@@ -92,6 +92,7 @@ class MqttConnection(asyncio.Protocol):
         self._deadline_s = self._last_heard_s + door.connect_timeout_s  # for something other than silence
         self._transport: asyncio.Transport | None = None
         self.sender: Sender | None = None
+        self.connection_id, self.since_us = "", 0  # by which logs and traces name it; when it was admitted
         self.client_id = ""
         self.will: Will | None = None
         self.why_ended = "lost"
@@ -100,6 +101,7 @@ class MqttConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are none of asyncio's classes
+        self.peer: str | None = next(iter(transport.get_extra_info("peername") or ()), None)
         self._guest.cut = partial(self.end, "crowded-out")
         self._door.opened(self)
 
@@ -201,7 +203,7 @@ class MqttConnection(asyncio.Protocol):
         except UnsupportedLevel:
             self._refuse(ConnectCode.UNACCEPTABLE_PROTOCOL, "unsupported-protocol")
         except MalformedPacket as error:
-            logger.info("a connection sent what is not MQTT", extra={"device": self._name(), "error": str(error)})
+            logger.info("a connection sent what is not MQTT", extra=self._about(error=str(error)))
             if not self._guest.is_known:
                 self._door.counters.connections_refused["malformed"] += 1
                 self._guest.failed()
@@ -294,8 +296,7 @@ class MqttConnection(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing():
             return
         self._door.counters.connections_refused[why] += 1
-        peer = self._transport.get_extra_info("peername")
-        logger.info("a connection was refused", extra={"why": why, "peer": peer[0] if peer else None})
+        logger.info("a connection was refused", extra=self._about(why=why, peer=self.peer))
         self._write(encode(ConnAck(code)))
         self.end("refused")
 
@@ -363,7 +364,7 @@ class MqttConnection(asyncio.Protocol):
             self._door.spawn(self._reject(packet, owed, error))
         elif stored.cancelled() or error is not None:
             if error is not None and not isinstance(error, Unavailable):
-                logger.error("a message met an unexpected error", exc_info=error, extra={"device": self._name()})
+                logger.error("a message met an unexpected error", exc_info=error, extra=self._about())
             self._not_stored(packet, owed, error)
         else:
             owed.receipt = stored.result()
@@ -372,7 +373,7 @@ class MqttConnection(asyncio.Protocol):
 
     async def _reject(self, packet: Publish, owed: Owed, error: RejectedInput) -> None:
         self._door.counters.rejects[error.reason] += 1
-        logger.info("a message was refused", extra={"device": self._name(), "reason": error.reason})
+        logger.info("a message was refused", extra=self._about(reason=error.reason))
         if self.sender is not None:
             self._door.watch.refused(self.sender, DOOR, self.address, error.reason, error.detail)
         try:
@@ -429,8 +430,8 @@ class MqttConnection(asyncio.Protocol):
             self._transport.write(bytes(self._out))
         self._out.clear()
 
-    def _name(self) -> str | None:
-        return self.sender.name if self.sender else None
+    def _about(self, **more: str | None) -> dict[str, str | None]:
+        return {"device": self.sender.name if self.sender else None, "connection": self.connection_id, **more}
 
 
 _HANDLERS: Final[dict[type, Callable[[MqttConnection, Any], None]]] = {

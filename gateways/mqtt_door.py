@@ -21,14 +21,16 @@ import asyncio
 import contextlib
 import logging
 import ssl
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
 
 from domain.errors import Unavailable
 from domain.messages import SecurityKind
 from domain.ports import Clock, Identities, PackedIntake
+from domain.traces import ConnectionStamp
 from gateways.counters import DoorCounters
+from gateways.door_stamps import DoorStamps
 from gateways.listener import Listener, ListenerLimits, bound
 from gateways.mqtt_connection import CLOSING, DOOR, GOODBYE, REVOKED, TAKEN_OVER, MqttConnection
 from gateways.mqtt_hello import will_text
@@ -87,6 +89,7 @@ class MqttDoor:
         self.intake = intake
         self.clock = clock
         self.counters = DoorCounters()
+        self._stamps = DoorStamps(DOOR)
         limits = limits or MqttLimits()
         self.max_payload_bytes = limits.max_payload_bytes
         self.max_in_flight = limits.max_in_flight
@@ -140,9 +143,15 @@ class MqttDoor:
         """Look now whether those who are connected still may be: a credential was changed somewhere."""
         self._is_recheck_due.set()
 
+    def connections_of(self, senders: Collection[int], at_us: int) -> list[ConnectionStamp]:
+        """The connections that these senders had then, as far as they are remembered."""
+        open_now = [_stamp(self._by_handle[sender]) for sender in senders if sender in self._by_handle]
+        return [*self._stamps.ended_of(senders, at_us), *(one for one in open_now if one.since_us <= at_us)]
+
     # ---- what connections call
 
     def opened(self, connection: MqttConnection) -> None:
+        connection.connection_id = self._stamps.next_id()
         self._connections.add(connection)
 
     def admit(self, connection: MqttConnection) -> bool:
@@ -161,6 +170,7 @@ class MqttDoor:
             self.watch.noticed(sender, SecurityKind.CLIENT_ID, DOOR, connection.address, detail, least=0)
         self.sightings.note(sender, DOOR, connection.address, connection.client_id, over_tls=self._tls is not None)
         self._by_handle[sender.handle] = connection
+        connection.since_us = self.clock.now_us()
         if connection.client_id:
             self._by_client_id[connection.client_id] = connection
         self.counters.connections = len(self._by_handle)
@@ -180,6 +190,7 @@ class MqttDoor:
         if sender is None:
             return
         self.counters.connections_ended[connection.why_ended] += 1
+        self._stamps.ended(_stamp(connection, self.clock.now_us()))
         self._forget(connection)
         if connection.why_ended == GOODBYE:
             self._presence.tell(sender, "disconnected")
@@ -222,7 +233,8 @@ class MqttDoor:
             for sender in revoked:
                 connection = self._by_handle.get(sender.handle)
                 if connection is not None and connection.sender is sender:
-                    logger.info("a connection is ended: its credential is revoked", extra={"device": sender.name})
+                    about = {"device": sender.name, "connection": connection.connection_id}
+                    logger.info("a connection is ended: its credential is revoked", extra=about)
                     connection.end(REVOKED)
 
     async def _sweep(self) -> None:
@@ -233,3 +245,10 @@ class MqttDoor:
             for connection in list(self._connections):
                 if connection.look_after(now_s):
                     await asyncio.sleep(0)  # it read on: who is read without waiting, a critical device, comes in between
+
+
+def _stamp(connection: MqttConnection, until_us: int | None = None) -> ConnectionStamp:
+    """What traces say of a connection that has said who it is."""
+    assert connection.sender is not None
+    name, peer = connection.connection_id, connection.peer
+    return ConnectionStamp(connection.sender.handle, name, DOOR, peer, connection.since_us, until_us)

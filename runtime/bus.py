@@ -200,8 +200,15 @@ class Bus:
 
     async def get_message(self, stream: str, sequence: int) -> StreamMessage | None:
         """One stored message, or None when there is none at that sequence. Raises Unavailable."""
+        return await self._stored(stream, sequence)
+
+    async def next_message(self, stream: str, subject: str, sequence: int) -> StreamMessage | None:
+        """The first stored message of a subject, from that sequence on; None when there is none. Raises Unavailable."""
+        return await self._stored(stream, sequence, subject)
+
+    async def _stored(self, stream: str, sequence: int, subject: str | None = None) -> StreamMessage | None:
         try:
-            raw = await self._jetstream.get_msg(stream, sequence)
+            raw = await self._jetstream.get_msg(stream, sequence, subject=subject, next=subject is not None)
         except (NotFoundError, BadRequestError):
             return None
         except (NatsError, TimeoutError, OSError) as error:

@@ -40,6 +40,7 @@ from runtime.intake_lanes import IntakeCounters, IntakeLimits, Lanes
 from runtime.once import OnceLedger, RecordBus
 from runtime.replay_gate import ReplayGate
 from runtime.replays import Replays
+from runtime.stamps import FrameStamps
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class StreamIntake:
         self._admission = admission or Admission(lambda: asyncio.get_running_loop().time())
         self.counters = IntakeCounters()
         self.gate = None if replays is None else ReplayGate(replays)
+        self.stamps = FrameStamps()
         self._lanes = Lanes(self._limits, self._admission, self._store, self.counters)
         self._looking_up: set[asyncio.Task[None]] = set()  # messages of gateways, whose devices are looked for
         self._looked_up_rows = 0
@@ -164,8 +166,10 @@ class StreamIntake:
         for number, (shard, batch) in enumerate(parts):
             for start in range(0, len(batch), MAX_ROWS):
                 rows = batch.take(slice(start, start + MAX_ROWS))
-                payload = encode_frame(rows, source=self._source, sequence=NO_SEQUENCE, arrival_us=self._clock.now_us())
+                arrival_us = self._clock.now_us()
+                payload = encode_frame(rows, source=self._source, sequence=NO_SEQUENCE, arrival_us=arrival_us)
                 sequence = await self._publish(subjects.reading(shard), payload, f"{message_id}-{number}-{start}")
+                self.stamps.note(sequence, arrival_us, self._clock.now_us(), len(rows), 1)
                 receipt = Receipt(shard, sequence, len(readings))
                 if self.gate is not None:
                     self.gate.stored([rows], claim_us, receipt, ())
@@ -299,6 +303,7 @@ class StreamIntake:
                 submission.failed(error)
             return
         self._admission.stored(frame.shard, sequence, frame.rows)
+        self.stamps.note(sequence, frame.arrival_us, self._clock.now_us(), frame.rows, len(frame.submissions))
         self._count(len(frame.submissions), frame.rows)
         receipt = Receipt(frame.shard, sequence, frame.rows)
         for submission in frame.submissions:

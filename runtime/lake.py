@@ -63,6 +63,7 @@ _CONFIGURATION: Final = {
     "delta.deletedFileRetentionDuration": f"interval {FILE_RETENTION_H} hours",
     "delta.dataSkippingStatsColumns": ",".join(PRUNING_COLUMNS),
 }
+WRITER: Final = "vitalgrid.writer"  # in `commitInfo`
 _NO_HOOKS: Final = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
 _OLD_VERSIONS_KEPT: Final = 8
 
@@ -85,12 +86,13 @@ class Lake:
     Writers of different shards never disturb each other. Reads name a version, or take the newest.
     """
 
-    def __init__(self, path: Path, seal: FileSeal | None = None) -> None:
+    def __init__(self, path: Path, seal: FileSeal | None = None, *, writer: str = "") -> None:
         """Open the table in `path`, creating it if missing; sets aside what a power cut tore off the log's end.
 
-        `seal`: opens sealed files and, if it says so, seals new ones.
+        `seal`: opens sealed files and, if it says so, seals new ones. `writer`: who commits, as the log is to say it.
         """
         self.path = path
+        self._writer = {WRITER: writer} if writer else {}
         self.folder = LakeFolder(path, seal)
         self.rollups = Rollups(self.folder)
         self._bounds = FileBounds(self.folder)
@@ -275,7 +277,8 @@ class Lake:
                 schema=self._table.schema(),
                 partition_by=["day"],
                 commit_properties=CommitProperties(
-                    app_transactions=transactions, custom_metadata=self._checksums.of_last(self._table.version())
+                    app_transactions=transactions,
+                    custom_metadata=self._writer | self._checksums.of_last(self._table.version()),
                 ),
                 post_commithook_properties=_NO_HOOKS,
             )

@@ -21,6 +21,7 @@ from domain.metrics import BY_ID
 from domain.ports import Clock
 from domain.quality import Validity
 from domain.readings import ReadingBatch
+from domain.traces import OfReceipt
 from runtime.bus import Bus
 from runtime.follower import StreamMessage
 
@@ -46,6 +47,7 @@ class LiveReading(msgspec.Struct, frozen=True):
 class PreparedFrame:
     """`events`: what clients asked for of it so far, ready-made: those that want the same get the same bytes."""
 
+    shard: int
     sequence: int
     arrival_us: int
     readings: ReadingBatch
@@ -127,7 +129,8 @@ def prepare(message: StreamMessage) -> PreparedFrame | PreparedChange | None:
     if message.subject.startswith("control."):
         return _change_of(message.sequence, decode_control(message.payload))
     frame = decode_frame(message.payload)
-    return PreparedFrame(message.sequence, frame.header.arrival_us, frame.readings)
+    _, shard = subjects.of_shard(message.subject)
+    return PreparedFrame(shard, message.sequence, frame.header.arrival_us, frame.readings)
 
 
 def _change_of(sequence: int, control: Control) -> PreparedChange | None:
@@ -170,7 +173,10 @@ def _event(frame: PreparedFrame, rows: ReadingBatch, device_ids: Mapping[int, st
         )
         for handle, metric, instance, time_us, value, quality in zip(*(c.tolist() for c in columns), strict=True)
     ]  # fmt: skip
-    body = {"sequence": frame.sequence, "arrival": UTC_ZONE.text(frame.arrival_us), "readings": readings}
+    receipt = OfReceipt(frame.shard, frame.sequence)  # leads back to the message: GET /traces/{receipt}
+    body = {
+        "sequence": frame.sequence, "trace": str(receipt), "arrival": UTC_ZONE.text(frame.arrival_us), "readings": readings
+    }  # fmt: skip
     return sse("readings", msgspec.json.encode(body), frame.sequence)
 
 

@@ -16,6 +16,7 @@ from api.reading_answers import (
     AskedForFreshness,
     AskedForStatistics,
     ReadingPage,
+    With,
 )
 from api.schemas.readings import BucketTable, Freshness, JoinedTable, LatestTable, ReadingTable
 from api.selection import ReadingFilter
@@ -36,21 +37,21 @@ def _table(model: Any) -> dict[int | str, dict[str, Any]]:
 
 
 @router.get("/readings", response_class=Response, responses=_table(ReadingTable))
-async def list_readings(asked: Asked, wanted: Filter, page: Part) -> Response:
+async def list_readings(asked: Asked, wanted: Filter, page: Part, also: With = None) -> Response:
     """Readings in a range, by channel and time: from the lake and, for the last seconds, from the hosts."""
-    return await reading_answers.readings(asked, wanted, page)
+    return await reading_answers.readings(asked, wanted, page, also)
 
 
 @router.get("/readings/by-patient", response_class=Response, responses=_table(JoinedTable))
-async def join_readings(asked: Asked, wanted: Filter, page: Part) -> Response:
+async def join_readings(asked: Asked, wanted: Filter, page: Part, also: With = None) -> Response:
     """Readings joined to the patient each was taken of, as of its time. Near a boundary nobody is named."""
-    return await reading_answers.readings_by_patient(asked, wanted, page)
+    return await reading_answers.readings_by_patient(asked, wanted, page, also)
 
 
 @router.get("/readings/latest", response_class=Response, responses=_table(LatestTable))
-async def show_latest(asked: Asked, wanted: Filter, paged: Paged) -> Response:
+async def show_latest(asked: Asked, wanted: Filter, paged: Paged, also: With = None) -> Response:
     """The newest reading of each channel with the channel's state, asked of the hosts."""
-    return await state_answers.latest(asked, wanted, paged)
+    return await state_answers.latest(asked, wanted, paged, also)
 
 
 @router.get("/readings/buckets", response_class=Response, responses=_table(BucketTable))
@@ -69,9 +70,10 @@ async def search_readings(
     ] = None,
     above: Annotated[float | None, Query(description="Only values above.")] = None,
     below: Annotated[float | None, Query(description="Only values below.")] = None,
+    also: With = None,
 ) -> Response:
     """Readings over the region found by a part of a name, or beyond a threshold."""
-    return await state_answers.found_by(asked, wanted, page, q, above, below)
+    return await state_answers.found_by(asked, wanted, page, q, above, below, also)
 
 
 @router.get("/aggregates/fleet", response_class=Response, responses=_table(BucketTable))

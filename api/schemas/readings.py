@@ -6,6 +6,8 @@ from typing import Self
 
 from pydantic import BaseModel, Field
 
+_TRACE = "There with `with=trace`: `GET /traces/{trace}` follows the message that brought the reading."
+
 
 class DeviceFreshness(BaseModel):
     device_id: str
@@ -58,6 +60,7 @@ class ReadingRow(BaseModel):
     arrival: str
     clock_offset_us: int = Field(description="Added to `time`, which stays as sent, to find whose the reading was.")
     clock_uncertainty_us: int = Field(description="How far that may be wrong, beyond what a device's clock always may.")
+    trace: str = Field("", description=_TRACE)
 
 
 class ReadingTable(BaseModel):
@@ -92,6 +95,7 @@ class LatestRow(BaseModel):
     quality: int
     state: str
     arrival: str
+    trace: str = Field("", description=_TRACE)
 
 
 class LatestTable(BaseModel):

@@ -34,8 +34,9 @@ SPOKEN = (
     "shard.3", "log.state", "sessions.changed", "directory.shard.3", "hosts.order",
     "heartbeat.host.host-1", "heartbeat.host.host-2", "progress.host.host-1",
     "progress.host.host-2", "host.host-1.metrics", "directory.changed", "shards.held", "storage.state", "doors.counted",
-    "doors.sightings", "stream.silent", "readings.large", "nobody.listens", "_INBOX.api.x.y", "_INBOX.doors.x",
-    "_INBOX.supervisor.x", "_INBOX.queries.x", "_INBOX.observer.x", "_INBOX.host.host-1.x", "_INBOX.host.host-2.x", "elsewhere",
+    "doors.sightings", "stream.silent", "readings.large", "doors.stamps", "nobody.listens",
+    "_INBOX.api.x.y", "_INBOX.doors.x", "_INBOX.supervisor.x",
+    "_INBOX.queries.x", "_INBOX.observer.x", "_INBOX.host.host-1.x", "_INBOX.host.host-2.x", "elsewhere",
     *(f"$JS.API.STREAM.{order}.{stream}" for order in ("CREATE", "UPDATE", "DELETE", "PURGE", "INFO") for stream in STREAMS),
     *(f"$JS.API.STREAM.MSG.{order}.{stream}" for order in ("GET", "DELETE") for stream in STREAMS),
     *(f"$JS.API.CONSUMER.CREATE.{stream}" for stream in STREAMS),
@@ -48,7 +49,7 @@ LISTENED_TO = (
     "directory.shard.*", "hosts.order", "heartbeat.host.*", "progress.host.*", "host.*.metrics", "host.host-1.metrics",
     "host.host-2.metrics", "directory.changed", "shards.held", "storage.state", "doors.counted", "doors.sightings",
     "stream.silent",
-    "readings.large", "_INBOX.>", "_INBOX.api.>", "_INBOX.doors.>", "_INBOX.supervisor.>", "_INBOX.queries.>",
+    "readings.large", "doors.stamps", "_INBOX.>", "_INBOX.api.>", "_INBOX.doors.>", "_INBOX.supervisor.>", "_INBOX.queries.>",
     "_INBOX.observer.>", "_INBOX.host.*.x", "_INBOX.host.host-1.>", "_INBOX.host.host-2.>", "$JS.API.>",
     "$JS.EVENT.>", "$SYS.>",
 )  # fmt: skip
@@ -65,10 +66,10 @@ MAY_SAY = {
         *(f"$JS.API.STREAM.{order}.{stream}" for order in ("CREATE", "UPDATE", "PURGE") for stream in STREAMS),
     } | _ALL_READ | _READS["AUDIT"],
     API: _TAKEN_IN | _ALL_READ | _FOLLOWS["READINGS"] | _FOLLOWS["ALARMS"]
-    | {"actor.device.sz.h1.m1", "shard.3", "hosts.order", "directory.changed", "readings.large", "audit.writes"}
+    | {"actor.device.sz.h1.m1", "shard.3", "hosts.order", "directory.changed", "readings.large", "doors.stamps", "audit.writes"}
     | {"sessions.changed", "_INBOX.doors.x"},
     AUDIT: _READS["AUDIT"] | _FOLLOWS["AUDIT"] | {"log.state", "stream.silent", "$JS.API.STREAM.PURGE.AUDIT"},
-    DOORS: _TAKEN_IN | _READS["READINGS"] | {"shard.3", "doors.counted", "doors.sightings"},
+    DOORS: _TAKEN_IN | _READS["READINGS"] | {"shard.3", "doors.counted", "doors.sightings", "_INBOX.api.x.y"},
     QUERIES: {"shard.3", "_INBOX.api.x.y"} | _READS["READINGS"],
     OBSERVER: _ALL_READ.union(*(_FOLLOWS[stream] for stream in BUSINESS)) | {"host.host-1.metrics"},
     HOST: _READS["READINGS"] | _FOLLOWS["READINGS"] | {
@@ -91,7 +92,7 @@ MAY_HEAR = {
         "_INBOX.api.>",
     },
     AUDIT: {"_INBOX.audit.>"},
-    DOORS: {"directory.changed", "progress.host.*", "storage.state", "_INBOX.doors.>"},
+    DOORS: {"directory.changed", "progress.host.*", "storage.state", "doors.stamps", "_INBOX.doors.>"},
     QUERIES: {"readings.large", "_INBOX.queries.>"},
     OBSERVER: {"heartbeat.host.*", "_INBOX.observer.>"},
     HOST: {"actor.>", "actor.*.sz.h1.>", "shard.3", "shard.*", "host.host-1.metrics", "_INBOX.host.host-1.>"},

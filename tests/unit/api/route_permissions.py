@@ -68,9 +68,9 @@ def _ward_list(action: str, **more: Any) -> Route:
     return _list(action, lambda w: [w.place], **more)
 
 
-def _device_readings(**more: Any) -> Route:
+def _device_readings(action: Action = Action.READING_READ, **more: Any) -> Route:
     """What a device measured of its patient, and of nobody."""
-    return Route(Action.READING_READ, lambda w: [Located(w.place, Level.RESTRICTED), w.of_patient()], is_list=True, **more)
+    return Route(action, lambda w: [Located(w.place, Level.RESTRICTED), w.of_patient()], is_list=True, **more)
 
 
 def _in_hospital(w: Ward) -> dict[str, Any]:
@@ -240,6 +240,8 @@ ROUTES: Final[dict[str, list[Route]]] = {
     "GET /writes": [_region("audit.read", 3)],
     "GET /exports": [_region("audit.read", 4)],
     "GET /audit/events": [_region("audit.read", 4)],
+    "GET /traces": [_device_readings(Action.MESSAGE_TRACE, query=_by_device)],
+    "GET /traces/{receipt}": [_hospital("message.trace", 3, is_hidden=True)],
     "GET /patients/{patient_key}/accesses": [_patient("audit.read")],
     "GET /log/checkpoint": [_region("log.read", 1)],
     "GET /log/tile/{path}": [_region("log.read", 1)],

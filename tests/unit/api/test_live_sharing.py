@@ -20,7 +20,7 @@ def client(*subjects: str) -> Subscription:
 
 def frame(*handles: int) -> PreparedFrame:
     batch = ReadingBatch.of(handle=list(handles), metric=np.arange(len(handles)) % 2 + 1, time_us=NOW_US, value=72.0)
-    return PreparedFrame(1, NOW_US, batch)
+    return PreparedFrame(0, 1, NOW_US, batch)
 
 
 def test_clients_are_found_by_the_subjects_they_want() -> None:
