@@ -41,7 +41,9 @@ from runtime.outbox_relay import OutboxRelay
 from runtime.password_hashes import PasswordHashes
 from runtime.reading_store import ReadingStore
 from runtime.rejects import RejectLog
+from runtime.retention import Periods
 from runtime.second_factors import SecondFactors
+from runtime.settings import LakeSettings, RetentionSettings
 from runtime.sql.records import Author
 
 P = ParamSpec("P")
@@ -104,6 +106,8 @@ class Services:
     second_factors: SecondFactors
     sign_in_rules: SignInRules
     accesses: AccessJournal
+    periods: Periods = Periods.of(RetentionSettings(), LakeSettings())  # noqa: RUF009 (frozen)
+    certificate_vkeys: Callable[[], tuple[str, ...]] = tuple  # of certificates of erasure
     over_tls: bool = False
     first_password_file: Path | None = None
     webhook: WebhookTarget | None = None

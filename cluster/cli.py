@@ -19,6 +19,7 @@ from cluster.doctor import doctor
 from cluster.fleet_commands import fleet
 from cluster.hosts_commands import hosts
 from cluster.keys_commands import keys
+from cluster.life_commands import retention
 from cluster.log_commands import log
 from cluster.ray_environment import prepare_ray
 from cluster.scenario_commands import scenario
@@ -45,6 +46,7 @@ app.add_typer(user, name="user")
 app.command("doctor")(doctor)
 app.command("witness")(witness)
 app.command("sql-accounts")(sql_accounts)
+app.command("retention")(retention)
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where the platform keeps everything (default: var).")]
 _console = Console(stderr=True)

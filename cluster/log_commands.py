@@ -15,6 +15,7 @@ from domain.audit_reading import said
 from domain.errors import IntegrityViolation, NotFound, Unavailable
 from domain.instants import from_us
 from domain.log_entries import read_entry
+from runtime.erasure_certificates import certificate_signer, own_vkeys, verify_bundle
 from runtime.log_events import events_between
 from runtime.log_fsck import check_log
 from runtime.log_signing import LogSigner
@@ -34,6 +35,10 @@ DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data directory
 Where = Annotated[str | None, typer.Argument(help="Folder of a log, or http://host:port/api/v1/log; none: this platform's.")]
 Vkeys = Annotated[list[str] | None, typer.Option("--vkey", help="Key to verify with; none: this platform's own.")]
 WitnessVkeys = Annotated[list[str] | None, typer.Option("--witness-vkey", help="Key of a witness who must have signed too.")]
+Certificate = Annotated[
+    Path, typer.Argument(exists=True, dir_okay=False, help="As GET /patients/{key}/erasure/certificate answers.")
+]
+LogVkeys = Annotated[list[str] | None, typer.Option("--log-vkey", help="Key of the access log; none: this platform's own.")]
 Since = Annotated[Path | None, typer.Option("--since", help="An earlier checkpoint, kept elsewhere: what it says must hold.")]
 Token = Annotated[str | None, typer.Option("--token", help="API token, for an address (default: this machine's own).")]
 Last = Annotated[int, typer.Option("--last", min=1, help="How many entries, from the end.")]
@@ -56,6 +61,17 @@ def verify(
     except OSError as error:
         raise Unavailable(f"the log cannot be read: {error}") from None
     _console.print(f"holds: {describe(report)}", highlight=False, markup=False, soft_wrap=True)
+
+
+@log.command("verify-certificate")
+def verify_certificate(file: Certificate, vkey: Vkeys = None, log_vkey: LogVkeys = None, data_dir: DataDir = None) -> None:
+    """Verify a certificate of erasure, and that the access log has it. Needs the file and the keys, and no platform."""
+    settings = settings_of(data_dir)
+    signer = certificate_signer(SoftKeys(settings.keys_dir), settings.audit_origin)
+    text = verify_bundle(
+        file.read_bytes(), vkey or own_vkeys(signer), log_vkey or [key.vkey for key in _signer(settings).public_keys()]
+    )  # fmt: skip
+    _console.print(f"holds:\n{text}", highlight=False, markup=False, soft_wrap=True)
 
 
 @log.command("fsck")
