@@ -6,6 +6,7 @@ While the law wants a record kept, or a hold stands, erasure is refused and proc
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
@@ -41,3 +42,15 @@ class Held(StrEnum):
     PATIENT = "patient"
     DEVICE = "device"
     HOSPITAL = "hospital"
+
+
+@dataclass(frozen=True, slots=True)
+class HeldReadings:
+    """Readings that no rule deletes: all of these hospitals, and those that bear these numbers."""
+
+    hospitals: frozenset[str] = frozenset()
+    handles: frozenset[int] = frozenset()
+
+    @property
+    def is_nothing(self) -> bool:
+        return not self.hospitals and not self.handles

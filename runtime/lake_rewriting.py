@@ -13,12 +13,12 @@ from typing import Final, NamedTuple
 
 import polars as pl
 
+from domain.erasures import HeldReadings
 from domain.errors import Unavailable
 from runtime.lake import Lake, LakeState
 from runtime.lake_files import DataFile, discard, scan_files, write_file
 from runtime.lake_rollups import RollupMaker
 from runtime.lake_upkeep import day_of, removes, sorted_chunks
-from runtime.sql.holds import Kept
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def drop_handle(lake: Lake, hospital_id: str, handle: int) -> Taken:
     raise Unavailable(f"other upkeep of the lake was faster, {_ATTEMPTS} times")
 
 
-def expire_but(lake: Lake, retention_days: int, now_us: int, kept: Kept) -> int:
+def expire_but(lake: Lake, retention_days: int, now_us: int, kept: HeldReadings) -> int:
     """As `lake_upkeep.expire`, but for what is kept; returns how many rows left."""
     state = lake.state()
     oldest_kept = day_of(now_us) - timedelta(days=retention_days)

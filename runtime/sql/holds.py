@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, and_, insert, or_, select, true, update
 from sqlalchemy.sql.elements import ColumnElement
 
-from domain.erasures import Held
+from domain.erasures import Held, HeldReadings
 from domain.errors import InvalidInput, NotFound
 from domain.permissions import Reach
 from runtime.sealing import Place, hospital_owner
@@ -22,18 +21,6 @@ from runtime.sql.within import Kind, within
 
 _REASON_CHARS: Final = 500
 _CHUNK: Final = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """Readings that no rule deletes: all of these hospitals, and those of these handles."""
-
-    hospitals: frozenset[str] = frozenset()
-    handles: frozenset[int] = frozenset()
-
-    @property
-    def is_nothing(self) -> bool:
-        return not self.hospitals and not self.handles
 
 
 def add_hold(engine: Engine, author: Author, kind: Held, target: str, until_us: int | None) -> Row:
@@ -102,12 +89,12 @@ def holds_of_patient(connection: Connection, patient: Row, now_us: int) -> list[
     return [dict(row) for row in connection.execute(query).mappings()]
 
 
-def kept_readings(engine: Engine, now_us: int) -> Kept:
+def kept_readings(engine: Engine, now_us: int) -> HeldReadings:
     """What the lake has to keep, whatever its age: of a held patient the devices they wore too, at any time."""
     with reading(engine) as connection:
         rows = connection.execute(select(legal_holds.c.kind, legal_holds.c.target).where(in_force(now_us))).all()
         by_kind = {kind: {row.target for row in rows if row.kind == kind} for kind in Held}
-        return Kept(
+        return HeldReadings(
             frozenset(by_kind[Held.HOSPITAL]),
             _handles_of_patients(connection, by_kind[Held.PATIENT]) | _handles_of_devices(connection, by_kind[Held.DEVICE]),
         )

@@ -7,11 +7,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from domain.erasures import HeldReadings
 from runtime import lake_rewriting
 from runtime.lake import Advance, Lake, ReadingQuery
 from runtime.lake_rewriting import Taken, drop_handle, expire_but
 from runtime.lake_upkeep import compact, roll_up, vacuum
-from runtime.sql.holds import Kept
 from tests.lake_samples import DAY_US, START_US, as_set, sample_rows, sample_seal
 
 pytestmark = pytest.mark.clause("9.3h")
@@ -80,8 +80,8 @@ def test_a_sealed_lake_says_nothing_of_its_files_and_is_rewritten_too(tmp_path: 
     assert as_set(lake.read(ALL)) == as_set(before.filter(pl.col("handle") != 142))
 
 
-@pytest.mark.parametrize("kept", [Kept(frozenset({"sz.h001"})), Kept(handles=frozenset({142, 250}))])
-def test_days_that_are_over_leave_but_for_what_is_held(lake: Lake, kept: Kept) -> None:
+@pytest.mark.parametrize("kept", [HeldReadings(frozenset({"sz.h001"})), HeldReadings(handles=frozenset({142, 250}))])
+def test_days_that_are_over_leave_but_for_what_is_held(lake: Lake, kept: HeldReadings) -> None:
     before = lake.read(ALL)
     held = before.filter(pl.col("hospital").cast(pl.String).is_in(kept.hospitals) | pl.col("handle").is_in(kept.handles))
     assert 0 < len(held) < len(before)
