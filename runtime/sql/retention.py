@@ -14,7 +14,7 @@ from runtime.sql.engine import reading, writing
 from runtime.sql.holds import in_force
 from runtime.sql.life_tables import legal_holds
 from runtime.sql.records import Author, Row, log_write
-from runtime.sql.tables import exports, maintenance_windows, metadata, outbox, patients, reject_actions
+from runtime.sql.tables import exports, hand_overs, maintenance_windows, metadata, outbox, patients, reject_actions
 
 DAY_US: Final = 86_400_000_000
 _AT_ONCE: Final = 5_000  # rows of one transaction, so that other writers do not wait for long
@@ -97,6 +97,8 @@ def _delete(engine: Engine, author: Author, name: str, what: Expiring, days: Map
 
 def _is_over(what: Expiring, now_us: int, days: Mapping[str, float]) -> ColumnElement[bool]:
     is_over: ColumnElement[bool] = what.time < now_us - round(days[what.setting] * DAY_US)
+    if what.table is outbox:  # by this row it is known that a hand-over was told
+        return is_over & outbox.c.id.not_in(select(hand_overs.c.outbox_id).where(hand_overs.c.settled_us.is_(None)))
     if what.table is not maintenance_windows:
         return is_over
     held = select(legal_holds.c.hospital_id).where(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import Engine, update
+from sqlalchemy import Engine, func, insert, select, update
 
 from domain.erasures import Held
 from runtime.retention import Periods, dry_run, run_rules
@@ -72,3 +72,13 @@ def test_what_is_held_and_what_goes_next_is_told(engine: Engine) -> None:
         "exports": NOW_US + 200 * DAY_US, "reject_actions": NOW_US + 200 * DAY_US, "outbox": NOW_US + 7 * DAY_US,
         "maintenance_windows": NOW_US + HOUR_US + 30 * DAY_US,
     }  # fmt: skip
+
+
+def test_what_says_that_a_hand_over_was_told_stays_until_it_is_settled(engine: Engine, hospital: SmallHospital) -> None:
+    with writing(engine) as connection:
+        connection.execute(update(tables.outbox).values(published_us=NOW_US))
+        last = connection.execute(select(func.max(tables.outbox.c.id))).scalar_one()
+        hand_over = {"hospital_id": HOSPITAL, "from_shard": 0, "to_shard": 1, "outbox_id": last, "begun_us": NOW_US}
+        connection.execute(insert(tables.hand_overs).values(hand_over))
+    run_rules(engine, NOW_US + 8 * DAY_US, PERIODS)
+    assert count(engine, tables.outbox) == 1
