@@ -10,9 +10,12 @@ from rich.table import Table
 
 from cluster.run_target import settings_of
 from cluster.run_view import wide_console
+from cluster.sealing import file_seal
+from domain.errors import NotFound
 from domain.instants import from_us
 from domain.retention import RULES
 from runtime.clock import SystemClock
+from runtime.lake import Lake
 from runtime.retention import Periods, dry_run
 from runtime.sql.engine import open_engine
 
@@ -32,10 +35,13 @@ def retention(data_dir: DataDir = None, *, is_dry: Dry = False) -> None:
             table.add_row(kind, rule.keeps if days is None else f"{days:g} days ({rule.setting})", rule.end, rule.why)
         _console.print(table)
         return
+    if settings.database_url is None and not (settings.data_dir / "vitalgrid.db").exists():
+        raise NotFound(f"there is no platform's database in {settings.data_dir}")
     now_us = SystemClock().now_us()
     engine = open_engine(settings.sql_url)
+    lake = Lake(settings.lake_dir, file_seal(settings)) if settings.lake_dir.exists() else None
     try:
-        counts = dry_run(engine, now_us, periods)
+        counts = dry_run(engine, lake, now_us, periods)
     finally:
         engine.dispose()
     table = Table("kind", "would go", title=f"What is past its time at {from_us(now_us):%F %T} UTC")

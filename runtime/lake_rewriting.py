@@ -47,13 +47,25 @@ def drop_handle(lake: Lake, hospital_id: str, handle: int) -> Taken:
 
 def expire_but(lake: Lake, retention_days: int, now_us: int, kept: HeldReadings) -> int:
     """As `lake_upkeep.expire`, but for what is kept; returns how many rows left."""
-    state = lake.state()
-    oldest_kept = day_of(now_us) - timedelta(days=retention_days)
-    held = pl.col("hospital").cast(pl.String).is_in(sorted(kept.hospitals)) | pl.col("handle").is_in(sorted(kept.handles))
-    rows = sum(_drop(lake, path, ~held) for path in state.files.filter(pl.col("day") < oldest_kept)["path"].to_list())
+    rows = sum(_drop(lake, path, _but(kept)) for path in _overdue(lake, retention_days, now_us))
     if rows:
         logger.info("days past their retention left the lake, but for what is held", extra={"rows": rows})
     return rows
+
+
+def count_overdue(lake: Lake, retention_days: int, now_us: int, kept: HeldReadings) -> int:
+    """How many rows would leave the lake now."""
+    return sum(_count(lake, path, _but(kept)) for path in _overdue(lake, retention_days, now_us))
+
+
+def _overdue(lake: Lake, retention_days: int, now_us: int) -> list[str]:
+    oldest_kept = day_of(now_us) - timedelta(days=retention_days)
+    paths: list[str] = lake.state().files.filter(pl.col("day") < oldest_kept)["path"].to_list()
+    return paths
+
+
+def _but(kept: HeldReadings) -> pl.Expr:
+    return ~(pl.col("hospital").cast(pl.String).is_in(sorted(kept.hospitals)) | pl.col("handle").is_in(sorted(kept.handles)))
 
 
 def _drop(lake: Lake, path: str, which: pl.Expr) -> int:

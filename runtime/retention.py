@@ -21,7 +21,7 @@ from domain.instants import US_PER_S
 from domain.ports import Clock
 from domain.retention import RULES
 from runtime.lake import Lake
-from runtime.lake_rewriting import expire_but
+from runtime.lake_rewriting import count_overdue, expire_but
 from runtime.lake_upkeep import expire, stats
 from runtime.settings import LakeSettings, RetentionSettings
 from runtime.sql.erasures import request_by_rule
@@ -101,10 +101,14 @@ def run_rules(engine: Engine, now_us: int, periods: Periods) -> dict[str, int]:
     return done
 
 
-def dry_run(engine: Engine, now_us: int, periods: Periods) -> dict[str, int]:
-    """What `run_rules` would do, and deletes nothing."""
+def dry_run(engine: Engine, lake: Lake | None, now_us: int, periods: Periods) -> dict[str, int]:
+    """What `run_rules` and the lake's upkeep would do now; nothing is deleted. None: there is no lake yet."""
     persons = request_by_rule(engine, now_us, retention_us=periods.inpatient_us, is_dry=True)
-    return expired(engine, now_us, periods.days) | {"patients": persons}
+    found = expired(engine, now_us, periods.days) | {"patients": persons}
+    if lake is None:
+        return found
+    days = int(periods.days["lake.retention_days"])
+    return found | {_LAKE: count_overdue(lake, days, now_us, kept_readings(engine, now_us))}
 
 
 def expire_lake(engine: Engine, lake: Lake, retention_days: int, now_us: int) -> int:

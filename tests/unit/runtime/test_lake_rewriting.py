@@ -10,7 +10,7 @@ import pytest
 from domain.erasures import HeldReadings
 from runtime import lake_rewriting
 from runtime.lake import Advance, Lake, ReadingQuery
-from runtime.lake_rewriting import Taken, drop_handle, expire_but
+from runtime.lake_rewriting import Taken, count_overdue, drop_handle, expire_but
 from runtime.lake_upkeep import compact, roll_up, vacuum
 from tests.lake_samples import DAY_US, START_US, as_set, sample_rows, sample_seal
 
@@ -86,6 +86,7 @@ def test_days_that_are_over_leave_but_for_what_is_held(lake: Lake, kept: HeldRea
     held = before.filter(pl.col("hospital").cast(pl.String).is_in(kept.hospitals) | pl.col("handle").is_in(kept.handles))
     assert 0 < len(held) < len(before)
     assert expire_but(lake, 30, LATER_US, kept) == 0
+    assert count_overdue(lake, 3, LATER_US, kept) == len(before) - len(held)
     assert expire_but(lake, 3, LATER_US, kept) == len(before) - len(held)
     assert as_set(lake.read(ALL)) == as_set(held)
     version = lake.positions().version

@@ -44,7 +44,7 @@ def upgrade() -> None:
         sa.Column("until_us", sa.BigInteger(), nullable=True),
         sa.Column("lifted_us", sa.BigInteger(), nullable=True),
         sa.Column("lifted_by", sa.String(200), nullable=True),
-        sa.ForeignKeyConstraint(["hospital_id"], ["hospitals.id"], name="fk_legal_holds_hospital_id_hospitals"),
+        sa.ForeignKeyConstraint(["hospital_id"], ["hospitals.id"], name="fk_legal_holds_hospital_id"),
         sa.PrimaryKeyConstraint("id", name="pk_legal_holds"),
     )
     op.create_index("ix_legal_holds_hospital_id", "legal_holds", ["hospital_id"])
