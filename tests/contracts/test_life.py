@@ -36,6 +36,7 @@ from runtime.soft_keys import SoftKeys
 from runtime.sql import access, alarms, erasures, holds, locating, patients, tables
 from runtime.sql.engine import reading
 from runtime.sql.patients import NewPatient
+from runtime.sql.reading_reach import Judged, judge
 from runtime.sql.records import Row
 from runtime.sql.write_log import mark_told, untold_writes
 from runtime.write_relay import record_of
@@ -88,6 +89,22 @@ def test_while_the_law_wants_it_kept_erasure_is_refused_and_nobody_is_served(eng
     begun = erasures.begin_next(engine, LEFT_US + YEARS_US)
     assert begun is not None
     assert begun["step"] == Step.SEVER
+
+
+@pytest.mark.clause("9.3h")
+@pytest.mark.parametrize("named", [True, False])
+def test_readings_of_who_is_restricted_are_within_nobodys_reach(
+    engine: Engine, hospital: SmallHospital, key: str, named: bool
+) -> None:
+    own, monitor = patients.get_patient(engine, key)["handle"], hospital.monitor["handle"]
+    with reading(engine) as connection:
+        assert judge(connection, ALL, [own, monitor] if named else None) == Judged()
+    ask(engine, key, retention_us=YEARS_US)
+    with reading(engine) as connection:
+        judged = judge(connection, ALL, [own, monitor] if named else None)
+    assert (judged.closed, judged.partly) == ({own}, {monitor})
+    assert (monitor, key) not in judged.allowed
+    assert (monitor, None) in judged.allowed  # what it measured of nobody
 
 
 @pytest.mark.clause("9.3h")
