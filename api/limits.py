@@ -43,6 +43,7 @@ _COST_OF: Final[Mapping[str, int]] = {
     "/aggregates/fleet": LARGE,
     "/fleets": LARGE,
     "/devices/import": LARGE,
+    "/retention": LARGE,
 }
 
 

@@ -22,7 +22,7 @@ from domain.ids import parse_hospital_id
 from domain.labels import LABELS, label_of
 from domain.permissions import Located
 from domain.principals import Place
-from runtime.sql import grants, locating, watching
+from runtime.sql import grants, holds, locating, watching
 
 Hospital = Annotated[str | None, Query()]
 Hospitals = Annotated[list[str] | None, Query()]
@@ -183,6 +183,19 @@ async def in_query(behind: Backend, kind: str, hospital_id: str | None, ward_id:
 async def of_patient(patient_key: str, behind: Behind) -> Target:
     found = await behind.read(locating.patient, behind.engine, patient_key)
     return _opaque(found, f"patient {patient_key!r} is unknown")
+
+
+async def of_patient_to_erase(patient_key: str, behind: Behind) -> Target:
+    """A patient, whether their records are withheld or not."""
+    found = await behind.read(locating.patient_to_erase, behind.engine, patient_key)
+    return _opaque(found, f"patient {patient_key!r} is unknown")
+
+
+async def of_hold(hold_id: int, behind: Behind) -> Target:
+    """In the hospital of what it holds."""
+    unknown = f"hold {hold_id} is unknown"
+    row = await behind.read(holds.find_hold, behind.engine, hold_id)
+    return Target((await in_hospital(behind, "legal_holds", row["hospital_id"])).records, unknown)
 
 
 async def of_alarm(alarm_id: str, behind: Behind) -> Target:

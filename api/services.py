@@ -42,7 +42,9 @@ from runtime.outbox_relay import OutboxRelay
 from runtime.password_hashes import PasswordHashes
 from runtime.reading_store import ReadingStore
 from runtime.rejects import RejectLog
+from runtime.retention import Periods
 from runtime.second_factors import SecondFactors
+from runtime.settings import LakeSettings, RetentionSettings
 from runtime.sql.records import Author
 
 P = ParamSpec("P")
@@ -106,6 +108,8 @@ class Services:
     second_factors: SecondFactors
     sign_in_rules: SignInRules
     accesses: AccessJournal
+    periods: Periods = Periods.of(RetentionSettings(), LakeSettings())  # noqa: RUF009 (frozen)
+    certificate_vkeys: Callable[[], tuple[str, ...]] = tuple  # of certificates of erasure
     over_tls: bool = False
     credential_days: int = 365
     first_password_file: Path | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +32,7 @@ from runtime.authorisation import CedarAuthoriser
 from runtime.bus import Bus
 from runtime.callers import SqlCallers
 from runtime.clock import SystemClock
+from runtime.erasure_certificates import certificate_signer, own_vkeys
 from runtime.garbage import look_seldom
 from runtime.identities import SqlIdentities
 from runtime.intake import StreamIntake
@@ -40,6 +42,7 @@ from runtime.log import configure_logging
 from runtime.log_store import LogReader
 from runtime.priority import share_finely
 from runtime.reading_store import ReadingStore
+from runtime.retention import Periods
 from runtime.second_factors import SecondFactors
 from runtime.settings import SecuritySettings, Settings, WebhookSettings
 from runtime.soft_keys import SoftKeys
@@ -85,6 +88,8 @@ async def main() -> None:
         region_id=settings.region_id, shards=settings.shards, log=LogReader(settings.audit_dir),
         passwords=password_hashes(keys, settings.security), second_factors=SecondFactors(keys),
         over_tls=tls is not None, credential_days=settings.security.credential_days,
+        periods=Periods.of(settings.retention, settings.lake),
+        certificate_vkeys=partial(own_vkeys, certificate_signer(keys, settings.audit_origin)),
         sign_in_rules=rules, accesses=accesses, first_password_file=first_password_file(settings.data_dir),
         webhook=_webhook(settings.webhook),
         scenarios=ScenarioRuns(Path("reports"), settings.data_dir, clock),

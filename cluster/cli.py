@@ -20,6 +20,7 @@ from cluster.doctor import doctor
 from cluster.fleet_commands import fleet
 from cluster.hosts_commands import hosts
 from cluster.keys_commands import keys
+from cluster.life_commands import retention
 from cluster.log_commands import log
 from cluster.pki import ray_tls
 from cluster.ray_commands import ray_certificate
@@ -54,6 +55,7 @@ app.command("ray-certificate")(ray_certificate)
 app.command("trace")(trace)
 app.command("witness")(witness)
 app.command("sql-accounts")(sql_accounts)
+app.command("retention")(retention)
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where the platform keeps everything (default: var).")]
 _console = Console(stderr=True)

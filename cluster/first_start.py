@@ -88,7 +88,7 @@ def _is_usable(keys: KeyProvider, name: str, *, may_make: bool = False) -> bool:
 def _look_after_data_keys(engine: Engine, sealer: Sealer) -> None:
     if count := sealer.data_keys.wrap_anew():
         logger.info("data keys wrapped under the newest key: %d", count)
-    if count := destroy_erased_again(engine):
+    if count := sealer.data_keys.destroy_listed() + destroy_erased_again(engine):
         logger.warning("data keys of erased patients were there again, and are destroyed again: %d", count)
 
 

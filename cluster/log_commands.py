@@ -16,6 +16,7 @@ from domain.audit_reading import said
 from domain.errors import IntegrityViolation, NotFound, Unavailable
 from domain.instants import from_us
 from domain.log_entries import read_entry
+from runtime.erasure_certificates import certificate_signer, own_vkeys, verify_bundle
 from runtime.log_events import events_between
 from runtime.log_fsck import check_log
 from runtime.log_signing import LogSigner
@@ -35,6 +36,10 @@ DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data directory
 Where = Annotated[str | None, typer.Argument(help="Folder of a log, or https://host:port/api/v1/log; none: this platform's.")]
 Vkeys = Annotated[list[str] | None, typer.Option("--vkey", help="Key to verify with; none: this platform's own.")]
 WitnessVkeys = Annotated[list[str] | None, typer.Option("--witness-vkey", help="Key of a witness who must have signed too.")]
+Certificate = Annotated[
+    Path, typer.Argument(exists=True, dir_okay=False, help="As GET /patients/{key}/erasure/certificate answers.")
+]
+LogVkeys = Annotated[list[str] | None, typer.Option("--log-vkey", help="Key of the access log; none: this platform's own.")]
 Since = Annotated[Path | None, typer.Option("--since", help="An earlier checkpoint, kept elsewhere: what it says must hold.")]
 Token = Annotated[str | None, typer.Option("--token", help="API token, for an address (default: this machine's own).")]
 Ca = Annotated[Path | None, typer.Option("--ca", help="Authority of an address' certificate (default: this platform's own).")]
@@ -64,6 +69,17 @@ def _source(where: str, token: str | None, ca: Path | None, settings: Settings) 
         return Source(where)
     authority = ca or authority_of(settings).file
     return Source(where, token or token_of(settings.data_dir), str(authority) if ca or authority.exists() else None)
+
+
+@log.command("verify-certificate")
+def verify_certificate(file: Certificate, vkey: Vkeys = None, log_vkey: LogVkeys = None, data_dir: DataDir = None) -> None:
+    """Verify a certificate of erasure, and that the access log has it. Needs the file and the keys, and no platform."""
+    settings = settings_of(data_dir)
+    signer = certificate_signer(SoftKeys(settings.keys_dir), settings.audit_origin)
+    text = verify_bundle(
+        file.read_bytes(), vkey or own_vkeys(signer), log_vkey or [key.vkey for key in _signer(settings).public_keys()]
+    )  # fmt: skip
+    _console.print(f"holds:\n{text}", highlight=False, markup=False, soft_wrap=True)
 
 
 @log.command("fsck")

@@ -1,4 +1,4 @@
-"""The lake's upkeep: merging small files, retention, deletion. A process of its own, behind everything else.
+"""Upkeep: merging the lake's small files, retention of everything, erasure of persons. A process of its own, behind all else.
 
 Merging a minute's files costs seconds of processor, which the readings and answers of that moment need more.
 Started by `cluster.platform`.
@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import partial
 
+from cluster.first_start import sealer_of
 from cluster.processes import tell_ready, until_ended
 from cluster.sealing import file_seal
 from runtime.clock import SystemClock
+from runtime.erasure_certificates import certificate_signer
+from runtime.erasure_job import ErasureJob, keep_erasing
 from runtime.lake import Lake
 from runtime.lake_upkeep import LakeUpkeep
 from runtime.log import configure_logging
 from runtime.priority import stay_behind
+from runtime.retention import Periods, expire_lake, keep_rules
 from runtime.settings import Settings
+from runtime.soft_keys import SoftKeys
+from runtime.sql.engine import open_engine
 
 
 async def main() -> None:
@@ -24,11 +31,24 @@ async def main() -> None:
     settings = Settings()
     configure_logging(settings.log_level, settings.log_format)
     stay_behind()
-    lake = Lake(settings.lake_dir, file_seal(settings))
-    upkeep = asyncio.create_task(LakeUpkeep(lake, settings.lake, SystemClock(), settings.storage.reserve_bytes).run())
+    lake, clock = Lake(settings.lake_dir, file_seal(settings)), SystemClock()
+    sealer = sealer_of(settings)
+    engine = open_engine(settings.sql_url, sealer)
+    signer = certificate_signer(SoftKeys(settings.keys_dir), settings.audit_origin)
+    job = ErasureJob(
+        engine, lake, settings.audit_dir, sealer.data_keys, signer, clock, settings.bus.stream_retention_h
+    )  # fmt: skip
+    rules, periods = settings.retention, Periods.of(settings.retention, settings.lake)
+    by_holds = partial(expire_lake, engine)
+    tasks = [
+        asyncio.create_task(LakeUpkeep(lake, settings.lake, clock, settings.storage.reserve_bytes, by_holds).run()),
+        asyncio.create_task(keep_rules(engine, clock, periods, rules.round_every_s)),
+        asyncio.create_task(keep_erasing(job, rules.look_every_s)),
+    ]
     tell_ready()
     await until_ended()
-    upkeep.cancel()
+    for task in tasks:
+        task.cancel()
     os._exit(0)  # a merge in the middle of its work is not waited for: what is not committed is swept up later
 
 

@@ -23,9 +23,11 @@ from api.services import Backend
 from api.telemetry import Telemetry
 from api.vitals import watch_platform
 from domain.ages import AgeBand
+from domain.labels import LABELS
 from domain.metrics import METRICS, Metric
 from domain.permissions import Action, Level, Located, Purpose, View
 from domain.principals import Caller, Factor, Grant, Kind, Place, Principal, Role
+from domain.retention import RULES
 from runtime.authorisation import POLICIES, CedarAuthoriser
 from runtime.clock import ManualClock
 from runtime.policy_requests import USUAL_PURPOSE
@@ -130,6 +132,33 @@ def prometheus_page() -> str:
         "`GET /metrics` (also under `/api/v1`), with a token. A total begins anew when the process that counts it does. What "
         "a process has not told lately has no sample. When to be alarmed: [runbook](runbook.md).\n",
         table(("name", "kind", "labels", "meaning"), rows),
+    ])  # fmt: skip
+
+
+# retention
+
+
+def retention_page() -> str:
+    """docs/retention.md: what is kept, how sensitive it is, how long, and what becomes of it."""
+    held = {level: ", ".join(f"`{kind}`" for kind, of in LABELS.items() if of is level) for level in Level}
+    levels = [(f"{level:d}", level.name.lower(), held[level]) for level in Level]
+    rules = [
+        (f"`{kind}`", f"{LABELS[kind]:d}" if kind in LABELS else "", rule.keeps or f"`{rule.setting}`", rule.least_days or "",
+         rule.end.value, rule.why)
+        for kind, rule in RULES.items()
+    ]  # fmt: skip
+    return "\n".join([
+        "# What is kept, and how long\n",
+        "<!-- made by `make docs` from domain/labels.py and domain/retention.py; do not edit -->\n",
+        "## Levels\n",
+        "The five levels of GB/T 39725-2020. Controls follow them: who may see what stands in [permissions](permissions.md). "
+        "`patients.level` and `devices.level` raise one record. While a patient's processing is restricted their records have "
+        "no level, and what has none is denied to everybody.\n",
+        table(("level", "name", "records"), levels),
+        "## Retention\n",
+        "A rule for each kind of record. `GET /retention` says the same with what there is now, and `vitalgrid retention "
+        "--dry-run` what would go. In days; the law's minimum may be undercut in profile `dev` alone.\n",
+        table(("kind", "level", "kept", "the law's minimum", "then", "why"), rules),
     ])  # fmt: skip
 
 
@@ -325,6 +354,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "settings": settings_page,
     "metrics": metrics_page,
     "permissions": permissions_page,
+    "retention": retention_page,
     "prometheus": prometheus_page,
     "conformance": _conformance_from_run,
     "performance": _performance_from_run,

@@ -12,6 +12,10 @@ from domain.accesses import OURS, PATIENT, PATIENT_KEY, QUERY, REASON, RECORD, O
 from domain.errors import InvalidInput
 from domain.instants import parse_rfc3339
 
+ERASE: Final = "patient.erase"  # the write by which a patient's data are gone
+CERTIFIED: Final = "patient.erased"  # the write that names the certificate
+_OF_ERASURE: Final = "patient.eras"
+
 
 class _Code(msgspec.Struct):
     code: str
@@ -147,3 +151,21 @@ def said(event: bytes) -> Said | None:
     named = asked.what.identifier.value if asked.what is not None and asked.what.identifier is not None else None
     why = next((detail.valueString for detail in asked.detail if detail.type == REASON), "")
     return Said(who, action, named or asked.description or "", why, read.outcomeDesc or "")
+
+
+def erased_by(event: bytes) -> frozenset[str]:
+    """Patients (their keys) of whom a write says that they are erased: of a row of the write log, and of nothing else."""
+    found = said(event)
+    return concerned(event).patients if found is not None and found.action == ERASE else frozenset()
+
+
+def is_of_erasure(event: bytes) -> bool:
+    """Whether a write tells of an erasure itself: who asked for it, and that it was done."""
+    found = said(event)
+    return found is not None and found.action.startswith(_OF_ERASURE)
+
+
+def is_certified(event: bytes) -> bool:
+    """Whether a write tells that an erasure is certified."""
+    found = said(event)
+    return found is not None and found.action == CERTIFIED

@@ -43,6 +43,8 @@ LABELS: Final[Mapping[str, Level]] = {
     "grants": Level.RESTRICTED,
     "tokens": Level.RESTRICTED,
     "service_access": Level.RESTRICTED,
+    "erasures": Level.IDENTIFYING,
+    "legal_holds": Level.IDENTIFYING,
     # streams of the bus
     "READINGS": Level.IDENTIFYING,  # frames, and what hosts have to know of patients
     "ALARMS": Level.IDENTIFYING,
@@ -59,12 +61,20 @@ LABELS: Final[Mapping[str, Level]] = {
 }
 
 
-def label_of(kind: str, raised: int | None = None) -> Level:
-    """The level of a record of this kind; `raised` is what its own row says."""
-    return max(LABELS[kind], Level(raised)) if raised is not None else LABELS[kind]
+WITHHELD: Final = 9  # what `patients.level` says of somebody whose records are kept and served to nobody
 
 
-def of_readings(patient_level: int | None, *, has_patient: bool, device_level: int | None = None) -> Level:
+def label_of(kind: str, raised: int | None = None) -> Level | None:
+    """The level of a record of this kind; `raised` is what its own row says. None, which is denied: it is withheld."""
+    if raised is None:
+        return LABELS[kind]
+    return None if raised >= WITHHELD else max(LABELS[kind], Level(raised))
+
+
+def of_readings(patient_level: int | None, *, has_patient: bool, device_level: int | None = None) -> Level | None:
     """The level of a device's readings: those of its patient, while it has one."""
-    of_device = max(LABELS["readings"], label_of("devices", device_level))
-    return max(of_device, label_of("patients", patient_level)) if has_patient else of_device
+    levels = [LABELS["readings"], label_of("devices", device_level)]
+    if has_patient:
+        levels.append(label_of("patients", patient_level))
+    known = [level for level in levels if level is not None]
+    return max(known) if len(known) == len(levels) else None

@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 SALT_BYTES: Final = 32
+WRITES: Final = "writes"  # `by` of rows of the write log
 UNREADABLE: Final = "unreadable"  # `by` of what could not be read
 _MOST_CHARS: Final = 100
 _INT64: Final = 2**63

@@ -30,6 +30,7 @@ from runtime.small_database import transaction
 logger = logging.getLogger(__name__)
 
 WRAPPED_BY: Final = "fields"
+DESTROYED: Final = "destroyed.list"  # owners whose keys were destroyed, beside the store: only ever added to
 _WAIT_MS: Final = 30_000
 _KID_BITS: Final = 62
 _CHUNK: Final = 5_000
@@ -122,8 +123,27 @@ class DataKeys:
             found = connection.execute("SELECT wrapped IS NULL FROM data_keys WHERE owner = ?", (name,)).fetchone()
             return found is not None and bool(found[0])
 
+    def kids_of(self, name: str) -> list[int]:
+        """The number of an owner's key, destroyed or not; nothing for an owner who never had one."""
+        with self._using() as connection:
+            return [kid for (kid,) in connection.execute("SELECT kid FROM data_keys WHERE owner = ?", (name,))]
+
+    def destroy_listed(self) -> int:
+        """Destroy again what DESTROYED names and an older copy of this store has brought back; returns how many that were.
+
+        For every start, and for the end of a restore: the list is kept beside the store, and a restore keeps the newest.
+        """
+        names = destroyed_in(self.folder / DESTROYED)
+        present = set(names) - {name for name in names if self.is_destroyed(name)}
+        return self.destroy(sorted(present)) if present else 0
+
     def destroy(self, names: Sequence[str]) -> int:
-        """Forget the keys of these owners for good; returns how many there were. Nothing of them is left in the files."""
+        """Forget the keys of these owners for good; returns how many there were. Nothing of them is left in the files.
+
+        Their names are in DESTROYED first: what ends in between is done by `destroy_listed`.
+        """
+        known = {owner for owner in names if self.kids_of(owner)} - set(destroyed_in(self.folder / DESTROYED))
+        _list_destroyed(self.folder / DESTROYED, sorted(known))
         with self._using() as connection:
             with transaction(connection):
                 ended = sum(
@@ -257,6 +277,28 @@ class DataKeys:
                 if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode != sqlite3.SQLITE_ERROR:  # no table
                     raise Unavailable(f"the store of data keys does not answer ({error.sqlite_errorname}): try again") from None
                 raise IntegrityViolation(f"{self._file} is damaged ({error}): restore it from the newest copy") from None
+
+
+def destroyed_in(file: Path) -> list[str]:
+    """Owners whose keys a list of destroyed keys names, a line each; a line that was torn off at the end is none."""
+    try:
+        lines = file.read_text().split("\n")[:-1]
+    except FileNotFoundError:
+        return []
+    return [line for line in lines if line]
+
+
+def _list_destroyed(file: Path, names: Sequence[str]) -> None:
+    if not names:
+        return
+    descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+    with os.fdopen(descriptor, "r+b") as content:
+        whole = content.read()
+        torn = b"" if not whole or whole.endswith(b"\n") else b"\n"
+        content.write(torn + "".join(f"{name}\n" for name in names).encode())
+        content.flush()
+        os.fsync(content.fileno())
+    fsync(file.parent)
 
 
 def _opened(file: Path) -> sqlite3.Connection:

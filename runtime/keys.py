@@ -29,6 +29,8 @@ KEYS: Final[Mapping[str, KeyKind]] = {
     "streams": KeyKind.MAC,  # from which the key of nats-server's store is made
     "log-ed25519": KeyKind.ED25519,  # checkpoints of the access log
     "log-sm2": KeyKind.SM2,  # the same, in national cryptography
+    "certificate-ed25519": KeyKind.ED25519,  # certificates of erasure
+    "certificate-sm2": KeyKind.SM2,  # the same, in national cryptography
     "witness-ed25519": KeyKind.ED25519,  # a witness's word on checkpoints; in a folder of its own
 }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
@@ -71,7 +71,7 @@ def compact(lake: Lake, now_us: int, *, target_rows: int = TARGET_ROWS, min_file
     amount to something beside it, so each row is rewritten a few times only. Memory is bounded by CHUNK_ROWS, not by
     the size of a file.
     """
-    today = _day_of(now_us)
+    today = day_of(now_us)
     merged_away = 0
     for day in lake.state().files["day"].unique().sort().to_list():
         merged_away += _compact_day(lake, day, target_rows, min_files if day >= today else 2)
@@ -85,10 +85,10 @@ def expire(lake: Lake, retention_days: int, now_us: int) -> int:
 
     The files are deleted by a later `vacuum`, once no kept version needs them.
     """
-    oldest_kept = _day_of(now_us) - timedelta(days=retention_days)
+    oldest_kept = day_of(now_us) - timedelta(days=retention_days)
     state = lake.state()
     gone = state.files.filter(pl.col("day") < oldest_kept)
-    if gone.is_empty() or not lake.commit_upkeep(state, _removes(gone, data_change=True)):
+    if gone.is_empty() or not lake.commit_upkeep(state, removes(gone, data_change=True)):
         return 0
     rows = int(gone["rows"].sum())
     logger.info("days past their retention left the lake", extra={"rows": rows, "before_day": oldest_kept.isoformat()})
@@ -139,7 +139,7 @@ def seal(lake: Lake, *, most: int = SEALED_AT_ONCE) -> int:
     rows = files.select("path", "day", "rows").iter_rows()
     copies = [seal_file(lake.folder, path, day.isoformat(), count) for path, day, count in rows]
     adds = [copy.add_action(data_change=False) for copy in copies]
-    if lake.commit_upkeep(state, [*adds, *_removes(files, data_change=False)]):
+    if lake.commit_upkeep(state, [*adds, *removes(files, data_change=False)]):
         return len(copies)
     discard(lake.folder, copies)
     return 0
@@ -151,7 +151,12 @@ class LakeUpkeep:
     One for a region is enough; more do no harm.
     """
 
-    def __init__(self, lake: Lake, settings: LakeSettings, clock: Clock, reserve_bytes: int = 0) -> None:
+    def __init__(
+        self, lake: Lake, settings: LakeSettings, clock: Clock, reserve_bytes: int = 0,
+        expire_lake: Callable[[Lake, int, int], int] = expire,
+    ) -> None:  # fmt: skip
+        """`expire_lake`: `expire`, or what knows of legal holds; whoever does not know whether any stand raises."""
+        self._expire = expire_lake
         self._lake = lake
         self._settings = settings
         self._clock = clock
@@ -179,10 +184,10 @@ class LakeUpkeep:
             compact(self._lake, now_us)
             seal(self._lake)
             roll_up(self._lake)
-        expire(self._lake, self._settings.retention_days, now_us)
         if now_us >= self._vacuum_due_us:
             vacuum(self._lake)
             self._vacuum_due_us = now_us + _VACUUM_EVERY_US
+        self._expire(self._lake, self._settings.retention_days, now_us)
 
 
 def _compact_day(lake: Lake, day: date, target_rows: int, min_files: int) -> int:
@@ -209,22 +214,25 @@ def _group_to_merge(files: pl.DataFrame, target_rows: int, min_files: int) -> pl
 def _merge(lake: Lake, state: LakeState, group: pl.DataFrame) -> bool:
     paths = [str(lake.path / path) for path in group["path"]]
     rollups = RollupMaker()
-    new = write_file(
-        lake.folder, group["day"][0].isoformat(), rollups.watch(_sorted_chunks(lake.folder, paths)), is_merged=True
-    )
+    new = write_file(lake.folder, group["day"][0].isoformat(), rollups.watch(sorted_chunks(lake.folder, paths)), is_merged=True)
     if new.rows != group["rows"].sum():
         discard(lake.folder, [new])
         raise IntegrityViolation(f"merging {len(group)} files of {group['rows'].sum()} rows gave {new.rows}")
     rollups.write(lake.folder, new.path)  # before anybody hears of the file
-    if lake.commit_upkeep(state, [new.add_action(data_change=False), *_removes(group, data_change=False)]):
+    if lake.commit_upkeep(state, [new.add_action(data_change=False), *removes(group, data_change=False)]):
         return True
     discard(lake.folder, [new])
     return False
 
 
-def _sorted_chunks(folder: LakeFolder, paths: list[str]) -> Iterator[pl.DataFrame]:
-    """All rows of sorted files in FILE_ORDER, in pieces that fit in memory: one range of devices after the other."""
+def sorted_chunks(folder: LakeFolder, paths: list[str], keep: pl.Expr | None = None) -> Iterator[pl.DataFrame]:
+    """Rows of sorted files in FILE_ORDER, in pieces that fit in memory: one range of devices after the other.
+
+    All of them, or those to `keep`.
+    """
     scan = scan_files(folder, paths)
+    if keep is not None:
+        scan = scan.filter(keep)
     key = ("hospital", "handle")
     devices = scan.group_by(key).agg(rows=pl.len()).collect(engine="streaming").sort(key)
     for piece in devices.with_columns(piece=pl.col("rows").cum_sum() // CHUNK_ROWS).partition_by("piece", maintain_order=True):
@@ -237,11 +245,13 @@ def _sorted_chunks(folder: LakeFolder, paths: list[str]) -> Iterator[pl.DataFram
         yield wanted.sort(FILE_ORDER).collect(engine="streaming")
 
 
-def _removes(files: pl.DataFrame, *, data_change: bool) -> list[RemoveAction]:
+def removes(files: pl.DataFrame, *, data_change: bool) -> list[RemoveAction]:
+    """What takes files out of the newest version."""
     now_ms = SystemClock().now_us() // 1000  # when a file may be deleted is the machine's business, not event time's
     rows = files.select("path", "size_bytes", "day").iter_rows()
     return [RemoveAction(path, data_change, now_ms, size, {"day": day.isoformat()}) for path, size, day in rows]
 
 
-def _day_of(time_us: int) -> date:
+def day_of(time_us: int) -> date:
+    """Its day of the lake."""
     return datetime.fromtimestamp(time_us // 1_000_000, UTC).date()

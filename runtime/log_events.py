@@ -16,9 +16,9 @@ from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 
-from domain.audit_reading import concerned
+from domain.audit_reading import concerned, erased_by, is_certified, is_of_erasure
 from domain.errors import IntegrityViolation
-from domain.log_entries import LogRecord, entry_of
+from domain.log_entries import WRITES, LogRecord, entry_of
 from runtime.small_database import in_our_words, opened, transaction
 
 FILE: Final = "events.db"
@@ -38,6 +38,11 @@ CREATE TRIGGER IF NOT EXISTS events_are_fixed BEFORE UPDATE OF idx, id, stream_s
     BEGIN SELECT RAISE(ABORT, 'the log only grows'); END;
 CREATE TRIGGER IF NOT EXISTS signed_stays BEFORE DELETE ON signed BEGIN SELECT RAISE(ABORT, 'what was signed stays'); END;
 CREATE TRIGGER IF NOT EXISTS signed_is_fixed BEFORE UPDATE ON signed BEGIN SELECT RAISE(ABORT, 'what was signed stays'); END;
+"""
+# Patients who were erased: what comes later and is of before is emptied too.
+_SCHEMA_OF_ERASED: Final = """
+CREATE TABLE IF NOT EXISTS erased (name TEXT PRIMARY KEY, at_us INTEGER NOT NULL, emptied INTEGER NOT NULL) WITHOUT ROWID;
+PRAGMA secure_delete=ON;
 """
 PATIENT: Final = "patient"
 PRINCIPAL: Final = "principal"
@@ -73,7 +78,7 @@ class LogEvents:
     @classmethod
     def open(cls, folder: Path, make_salt: Callable[[], bytes]) -> Self:
         """Open the events of `folder` to write. Raises IntegrityViolation for a damaged file, StorageFull."""
-        events = cls(folder, opened(folder / FILE, _SCHEMA, _what(folder)), make_salt)
+        events = cls(folder, opened(folder / FILE, _SCHEMA + _SCHEMA_OF_ERASED, _what(folder)), make_salt)
         try:
             events._index_old()
         except BaseException:
@@ -90,11 +95,48 @@ class LogEvents:
         A record whose id is there already is passed over when its event is the same; another event under a known id is
         kept too, under an id of its own, because nobody may overwrite what was said. Raises StorageFull.
         """
+        emptied = 0
         with self._transaction():
             before = index = self.count()
             for sequence, record in received:
                 index += self._add(index, sequence, record)
+                emptied += self._empty(index, record)
+        if emptied:  # out of the log beside the file too; while others read it, with the next one
+            self._rows("PRAGMA wal_checkpoint(TRUNCATE)")
         return index - before
+
+    def _empty(self, index: int, record: LogRecord) -> int:
+        """Take away what events before `index` say of patients that `record` says are erased, or erased before; of how many.
+
+        Part of the transaction that adds the record, so that it is done with it, whenever this process ends.
+        """
+        event = bytes(record.event)
+        patients = erased_by(event) if record.by == WRITES else frozenset[str]()
+        for key in patients:
+            add = "INSERT INTO erased VALUES (?, ?, 0) ON CONFLICT (name) DO NOTHING"
+            self._connection.execute(add, (key, record.at_us))
+        late = {key for key in concerned(event).patients - patients if self._was_erased(key, record.at_us)}
+        return sum(self._empty_of(key, index) for key in sorted(patients | late))
+
+    def _was_erased(self, key: str, at_us: int) -> bool:
+        """Whether what is of this time is of before the patient was erased."""
+        return (
+            self._connection.execute("SELECT 1 FROM erased WHERE name = ? AND at_us > ?", (key, at_us)).fetchone() is not None
+        )
+
+    def _empty_of(self, key: str, index: int) -> int:
+        """Events of before the erasure about this patient and no other, but for those that tell of the erasure."""
+        mine = (
+            "SELECT idx, source, event FROM concerned JOIN events USING (idx) WHERE kind = ? AND name = ? AND idx < ? "
+            "AND event IS NOT NULL AND at_us < (SELECT at_us FROM erased WHERE erased.name = concerned.name) "
+            "AND NOT EXISTS (SELECT 1 FROM concerned AS o WHERE o.idx = events.idx AND o.kind = ? AND o.name <> ?)"
+        )
+        found = self._connection.execute(mine, (PATIENT, key, index, PATIENT, key)).fetchall()
+        gone = [(at,) for at, source, event in found if not (source == WRITES and is_of_erasure(bytes(event)))]
+        self._connection.executemany("UPDATE events SET salt = NULL, event = NULL WHERE idx = ?", gone)
+        self._connection.executemany(f"DELETE FROM concerned WHERE idx = ? AND kind = '{PRINCIPAL}'", gone)  # noqa: S608
+        self._connection.execute("UPDATE erased SET emptied = emptied + ? WHERE name = ?", (len(gone), key))
+        return len(gone)
 
     def _add(self, index: int, sequence: int, record: LogRecord) -> int:
         known = self._connection.execute("SELECT event, entry FROM events WHERE id = ?", (record.id,)).fetchone()
@@ -199,6 +241,36 @@ def find_events(folder: Path, wanted: Wanted, *, before: int | None, limit: int)
     query = f"SELECT idx, id, salt, event, entry FROM {source} {where} ORDER BY idx DESC LIMIT ?"  # noqa: S608 (fixed texts)
     with in_our_words(_what(folder)), contextlib.closing(_read_only(folder)) as connection:
         return [Event(*row) for row in connection.execute(query, (*values, limit))]
+
+
+class Emptied(NamedTuple):
+    """What became of the events about a patient who was erased: without content, and kept because others are in them too."""
+
+    emptied: int
+    kept: int
+
+
+def emptied_of(folder: Path, patient_key: str) -> Emptied | None:
+    """None: the log has not heard yet that the patient was erased. For a reader beside the audit process."""
+    if not (folder / FILE).exists():
+        return None
+    with in_our_words(_what(folder)), contextlib.closing(_read_only(folder)) as connection:
+        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'erased'").fetchone() is None:
+            return None
+        row = connection.execute("SELECT emptied FROM erased WHERE name = ?", (patient_key,)).fetchone()
+        kept = "SELECT count(*) FROM concerned JOIN events USING (idx) WHERE kind = ? AND name = ? AND event IS NOT NULL"
+        return None if row is None else Emptied(row[0], connection.execute(kept, (PATIENT, patient_key)).fetchone()[0])
+
+
+def certified_by(folder: Path, patient_key: str) -> Event | None:
+    """The newest event that tells of a certificate of the patient's erasure. For a reader beside the audit process."""
+    before: int | None = None
+    while page := find_events(folder, Wanted(patient=patient_key), before=before, limit=_AT_ONCE):
+        for event in page:
+            if event.event is not None and is_certified(event.event):
+                return event
+        before = page[-1].at
+    return None
 
 
 def taken_of_stream(folder: Path) -> int:

@@ -48,36 +48,48 @@ class KeyVerifier:
         return True
 
 
-class LogSigner:
-    """Signs and knows the log's own keys. All raise KeyMissing when a key is away."""
+class NoteSigner:
+    """Signs texts with a key of each kind, and knows its keys. All raise KeyMissing when a key is away."""
 
-    def __init__(self, keys: KeyProvider, origin: str) -> None:
+    def __init__(self, keys: KeyProvider, origin: str, names: Mapping[str, bytes]) -> None:
+        """`names`: of the provider's keys, and the kind of each. To the world both are called `origin`."""
         self._keys = keys
+        self._names = names
         self.origin = origin
 
     def make_keys(self) -> None:
-        """Make keys that were never made: for a log that is empty. A log that has been signed knows its keys."""
-        make_missing(self._keys, LOG_KEYS)
+        """Make keys that were never made: while nothing was signed. What has been signed knows its keys."""
+        make_missing(self._keys, self._names)
 
     def public_keys(self) -> list[PublicKey]:
         """All that ever signed: of each kind the present one, then older ones."""
         found = []
-        for name in LOG_KEYS:
+        for name in self._names:
             present = self._public(name)
             older = [self._public(name, version) for version in reversed(self._keys.versions(name))]
             found += [present, *(key for key in older if key != present)]
         return found
 
     def _public(self, name: str, version: int | None = None) -> PublicKey:
-        return PublicKey(self.origin, LOG_KEYS[name], self._keys.public_key(name, version=version))
+        return PublicKey(self.origin, self._names[name], self._keys.public_key(name, version=version))
 
-    def sign(self, checkpoint: Checkpoint) -> bytes:
-        """The checkpoint as a note, signed by both keys."""
-        text = checkpoint.text
+    def sign_text(self, text: str) -> bytes:
+        """A text that ends in a newline as a note, signed by all keys."""
         signatures = tuple(
-            Signature(self.origin, self._public(name).key_id, self._keys.sign(name, text.encode())) for name in LOG_KEYS
+            Signature(self.origin, self._public(name).key_id, self._keys.sign(name, text.encode())) for name in self._names
         )
         return Note(text, signatures).to_bytes()
+
+
+class LogSigner(NoteSigner):
+    """Signs checkpoints with the log's own keys."""
+
+    def __init__(self, keys: KeyProvider, origin: str) -> None:
+        super().__init__(keys, origin, LOG_KEYS)
+
+    def sign(self, checkpoint: Checkpoint) -> bytes:
+        """The checkpoint as a note."""
+        return self.sign_text(checkpoint.text)
 
     def verify(self, note: bytes) -> Checkpoint:
         """The checkpoint that we signed, with a key of each kind. Raises IntegrityViolation, InvalidInput."""

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, fie
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from domain.errors import InvalidInput
+from domain.retention import INPATIENT_DAYS, too_short
 from domain.signed_notes import COSIGNATURE, PublicKey
 from runtime.security_profile import (
     PasswordScheme,
@@ -137,6 +138,23 @@ class LakeSettings(BaseModel):
     flush_rows: int = Field(500_000, ge=1, description="Rows after which a commit does not wait for the interval.")
     compaction_interval_s: float = Field(30.0, gt=0, description="Time between compactions of small files.")
     retention_days: int = Field(3650, ge=1, description="Readings older than this are deleted from the lake.")
+
+
+class RetentionSettings(BaseModel):
+    model_config = _FROZEN
+    inpatient_days: float = Field(
+        INPATIENT_DAYS, ge=0, le=100_000, description="How long a patient's record is kept after the last discharge: 30 years."
+    )
+    erasure_grace_s: float = Field(
+        259_200.0, ge=0, le=31_536_000, description="How long a request to erase a person may be taken back."
+    )
+    export_days: float = Field(1096, ge=0, description="How long it is kept who exported what, and answered which rejects.")
+    maintenance_days: float = Field(1827, ge=0, description="How long a maintenance window is kept after its end.")
+    outbox_days: float = Field(
+        7, ge=1, description="How long what was told to hosts is kept after it was told: beyond `bus.duplicate_window_s`."
+    )
+    look_every_s: float = Field(5.0, gt=0, description="Time between looks for persons to erase.")
+    round_every_s: float = Field(3600.0, gt=0, description="Time between deletions of what is past its time.")
 
 
 class StorageSettings(BaseModel):
@@ -267,6 +285,7 @@ class Settings(BaseSettings):
     bus: BusSettings = BusSettings()
     hosts: HostSettings = HostSettings()
     lake: LakeSettings = LakeSettings()
+    retention: RetentionSettings = RetentionSettings()
     storage: StorageSettings = StorageSettings()
     audit: AuditSettings = AuditSettings()
     webhook: WebhookSettings = WebhookSettings()
@@ -292,12 +311,20 @@ class Settings(BaseSettings):
             password_iterations=self.security.password_iterations, seal_files=self.security.seal_files,
         )  # fmt: skip
         found += too_lax_accounts(self.security.profile, self.security.second_factor, self.security.password_scheme)
+        found += self._too_short()
         for key, given in (("api", self.api), ("doors", self.doors)):
             if (given.tls_cert_file is None) != (given.tls_key_file is None):
                 found.append(f"{key}.tls_cert_file and {key}.tls_key_file belong together: one of them is missing")
         if found:
             raise ValueError("; ".join(found))
         return self
+
+    def _too_short(self) -> list[str]:
+        """Records that would go sooner than the law allows, unless the profile is for trying things."""
+        if self.security.profile is SecurityProfile.DEV:
+            return []
+        kept = {"retention.inpatient_days": self.retention.inpatient_days, "retention.export_days": self.retention.export_days}
+        return [problem for setting, days in kept.items() if (problem := too_short(setting, days)) is not None]
 
     @property
     def second_factor(self) -> SecondFactorRule:

@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 
 from domain import subjects
 from domain.accesses import write_event
-from domain.log_entries import LogRecord
+from domain.log_entries import WRITES, LogRecord
 from runtime.batches import NewMessage
 from runtime.outbox_relay import Publisher, carry_for_ever
 from runtime.sql.records import Row
@@ -25,7 +25,7 @@ from runtime.sql.write_log import mark_told, untold_writes
 
 logger = logging.getLogger(__name__)
 
-SOURCE: Final = "writes"
+SOURCE: Final = WRITES
 _LOOK_S: Final = 0.5
 _AT_ONCE: Final = 500
 _DIGEST_CHARS: Final = 16

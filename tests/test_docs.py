@@ -16,7 +16,11 @@ from tests.source_tree import PACKAGES, ROOT, name_of, texts
 
 DOCS = ROOT / "docs"
 MARKDOWN = texts(".md")
-HAND_WRITTEN = [path for path in MARKDOWN if path.name not in ("conformance.md", "settings.md", "metrics.md", "permissions.md")]
+HAND_WRITTEN = [
+    path
+    for path in MARKDOWN
+    if path.name not in ("conformance.md", "settings.md", "metrics.md", "permissions.md", "retention.md")
+]
 GENERATE = runpy.run_path(str(DOCS / "generate.py"))
 
 every_page = pytest.mark.parametrize("page", MARKDOWN, ids=name_of)
@@ -101,6 +105,10 @@ def test_the_settings_page_is_the_settings():
 
 def test_the_metrics_page_is_the_metric_table():
     assert (DOCS / "metrics.md").read_text() == GENERATE["metrics_page"](), "run `make docs`"
+
+
+def test_the_retention_page_is_what_the_rules_say():
+    assert (DOCS / "retention.md").read_text() == GENERATE["retention_page"](), "run `make docs`"
 
 
 def test_the_permissions_page_is_what_the_policies_say():

@@ -16,8 +16,6 @@ from runtime.sql.tables import hospitals, patients
 
 def alarm_scope(engine: Engine, reach: Reach) -> AlarmScope:
     """Hospitals any part of which is within `reach`, and the patients above their class."""
-    if any(place == Place(place.region_id) and level is Level.STRICT for place, level in reach.levels.items()):
-        return AlarmScope(reach, None, {})
     above = select(patients.c.patient_key, patients.c.level).where(patients.c.level > LABELS["patients"])
     with reading(engine) as connection:
         raised = {row.patient_key: int(row.level) for row in connection.execute(above)}

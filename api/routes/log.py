@@ -67,7 +67,7 @@ async def entry(_who: LogRead, index: int, behind: Behind) -> Response:
 @router.get("/entries/{index}/proof", **_answers(TEXT))
 async def entry_proof(_who: LogRead, index: int, behind: Behind) -> Response:
     """That the entry is in the log, for whoever knows the log's keys and nothing else of it (c2sp.org/tlog-proof)."""
-    proof = await behind.lanes.codec(_proof, behind.services.log, index)
+    proof = await behind.lanes.codec(entry_proof_of, behind.services.log, index)
     headers = _FRESH | {"Content-Disposition": f'attachment; filename="{index}.tlog-proof"'}
     return Response(proof, media_type=TEXT, headers=headers)
 
@@ -120,7 +120,8 @@ def _entry(log: LogReader, index: int) -> bytes:
     return log.entry(index, size)
 
 
-def _proof(log: LogReader, index: int) -> bytes:
+def entry_proof_of(log: LogReader, index: int) -> bytes:
+    """That an entry is in the log, as a file (c2sp.org/tlog-proof). Raises NotFound."""
     note, present = _present(log)
     if not 0 <= index < present.size:
         raise NotFound(f"the access log has no entry {index}: it has {present.size}")

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.times import Zone
 from domain.labels import label_of
+from domain.permissions import Level
 from runtime.sql.devices import NewDevice, RowReport
 
 _EXAMPLE: Final[dict[str, Any]] = {
@@ -74,7 +75,9 @@ class DeviceOut(BaseModel):
 
     @classmethod
     def of(cls, row: dict[str, Any], zone: Zone) -> Self:
-        shown = {name: row[name] for name in cls.model_fields if name in row} | {"level": label_of("devices", row["level"])}
+        shown = {name: row[name] for name in cls.model_fields if name in row} | {
+            "level": label_of("devices", row["level"]) or Level.STRICT
+        }
         return cls(**shown, has_token=row["token_digest"] is not None, created=zone.text(row["created_us"]))
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.masks import MaskedName, MaskedRef, MaskedText, shown_name, shown_note, shown_ref, shown_text
 from api.times import Rfc3339, Zone, maybe_instant
 from domain.labels import label_of
-from domain.permissions import View
+from domain.permissions import Level, View
 from domain.ports import Receipt
 from runtime.sql.associations import Touched
 from runtime.sql.patients import NewPatient
@@ -105,7 +105,7 @@ class PatientOut(BaseModel):
     def of(cls, row: dict[str, Any], zone: Zone, view: View) -> Self:
         shown = {name: row[name] for name in cls.model_fields if name in row}
         shown |= {"ref": shown_ref(row["ref"], view), "name": shown_name(row["name"], view)}
-        shown["level"] = label_of("patients", row["level"])
+        shown["level"] = label_of("patients", row["level"]) or Level.STRICT
         return cls(**shown, admitted=zone.text(row["admitted_us"]), discharged=zone.maybe(row["discharged_us"]))
 
 

@@ -2,7 +2,8 @@
 
 The platform itself (`vitalgrid up`) owns the schema and migrates it. Its other processes need no more than is here: none
 may change the schema, nobody may change what was notified or written in the log, and doors learn nothing of a patient but
-the number that readings bear. Processes that are not named here (hosts, audit, queries, upkeep) need no account.
+the number that readings bear. Hosts, audit and queries need no account; upkeep, which deletes by rule and erases persons, uses
+the platform's own.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ _READ: Final = ("SELECT",)
 _NOT_ALL: Final[Mapping[str, tuple[str, ...]]] = {
     **dict.fromkeys(("write_log", "alarm_events", "exports", "handles", "reject_actions"), _APPEND),
     "password_history": (*_APPEND, "DELETE"),  # the oldest go
+    **dict.fromkeys(("erasures", "legal_holds"), (*_APPEND, "UPDATE")),  # what was asked for and held stays told
 }
 
 

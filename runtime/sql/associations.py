@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import polars as pl
-from sqlalchemy import Connection, Engine, Select, insert, literal, or_, select, update
+from sqlalchemy import Connection, Engine, Select, delete, insert, literal, or_, select, update
 
 from domain.errors import Conflict, InvalidInput
 from domain.messages import AssociationSpan, DeviceAssociated
@@ -147,6 +147,16 @@ def add_spans(connection: Connection, author: Author, spans: Sequence[Row]) -> N
     if values:
         connection.execute(insert(associations), values)
         _tell_spans(connection, author, list(worn))
+
+
+def forget_spans(connection: Connection, author: Author, patient_key: str) -> int:
+    """Delete all spans of a patient, corrected ones too, and tell hosts; how many there were. Part of an erasure."""
+    theirs = associations.c.patient_key == patient_key
+    handles = list(connection.execute(select(associations.c.device_handle).where(theirs).distinct()).scalars())
+    count = connection.execute(delete(associations).where(theirs)).rowcount
+    if handles:
+        _tell_spans(connection, author, handles)
+    return count
 
 
 def list_associations(

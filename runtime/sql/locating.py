@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, Final
 
-from sqlalchemy import Engine, Select, select
+from sqlalchemy import Connection, Engine, Select, select
 from sqlalchemy.sql.elements import ColumnElement
 
-from domain.labels import label_of, of_readings
+from domain.labels import WITHHELD, label_of, of_readings
 from domain.permissions import Located
 from domain.principals import Place
 from runtime.sql.engine import reading
 from runtime.sql.identity_tables import grants, users
+from runtime.sql.life_tables import erasures
 from runtime.sql.sealed import ref_index
 from runtime.sql.tables import alarms, associations, beds, devices, hospitals, maintenance_windows, patients, tokens
 
@@ -107,11 +108,21 @@ def patient(engine: Engine, patient_key: str) -> Located | None:
 
 
 def patient_of_ref(engine: Engine, hospital_id: str, ref: str) -> Located | None:
-    """The patient whom a hospital knows by this number, found as `patients.admit_patient` does: numbers are sealed."""
+    """The patient whom a hospital knows by this number, found as `patients.admit_patient` does: numbers are sealed.
+
+    As sensitive as they are once they are admitted: what was withheld of them is no more then.
+    """
     with reading(engine) as connection:
         index = ref_index(connection, hospital_id, [ref])[0]
         row = connection.execute(_patients(patients.c.hospital_id == hospital_id, patients.c.ref_index == index)).first()
-    return None if row is None else _of_patient(row)
+        return None if row is None else _but_for_withholding(connection, row)
+
+
+def patient_to_erase(engine: Engine, patient_key: str) -> Located | None:
+    """A patient as sensitive as but for what withholds their records: for whoever asked for that, or may."""
+    with reading(engine) as connection:
+        row = connection.execute(_patients(patients.c.patient_key == patient_key)).first()
+        return None if row is None else _but_for_withholding(connection, row)
 
 
 def association(engine: Engine, association_id: int) -> Located | None:
@@ -193,6 +204,14 @@ def _patients(*which: ColumnElement[bool], of: Any = patients) -> Select[Any]:
 
 def _of_patient(row: Any) -> Located:
     return Located(_place(row), label_of("patients", row.level), row.patient_key)
+
+
+def _but_for_withholding(connection: Connection, row: Any) -> Located:
+    if row.level != WITHHELD:
+        return _of_patient(row)
+    before = select(erasures.c.level_before).where(erasures.c.patient_key == row.patient_key)
+    level = connection.execute(before.order_by(erasures.c.id.desc()).limit(1)).scalar_one_or_none()
+    return Located(_place(row), label_of("patients", level), row.patient_key)
 
 
 def _place(row: Any) -> Place:

@@ -25,6 +25,7 @@ from runtime.sql.associations import (
     list_associations,
 )
 from runtime.sql.engine import reading, writing
+from runtime.sql.erasures import came_back
 from runtime.sql.grants import end_team
 from runtime.sql.handles import take_handle
 from runtime.sql.names import NamePart, names_of
@@ -50,7 +51,7 @@ from runtime.sql.within import PATIENTS, hospitals_named, within
 __all__ = [
     "NewPatient", "Touched", "admit_patient", "admitted", "associate", "check_patient", "close_names", "correct_association",
     "destroy_erased_again", "discharge_patient", "end_association", "erase_patient", "get_patient", "get_patient_row",
-    "list_associations", "list_patients", "update_patient", "warm_names",
+    "list_associations", "list_patients", "tell_patient", "update_patient", "warm_names",
 ]  # fmt: skip
 
 _FIELDS: Final = ("name", "sex", "age_years", "pregnant", "spo2_scale", "ward_id", "bed_id", "level")
@@ -106,6 +107,7 @@ def admit_patient(engine: Engine, author: Author, hospital_id: str, patient: New
         if before["discharged_us"] is None:
             raise Conflict(f"a patient with that reference is admitted to hospital {hospital_id!r} already")
         key = before["patient_key"]
+        facts["level"] = came_back(connection, author, before)  # restricted no more: care goes on
         row = _change(connection, before, facts, version=None)
         _announce(connection, author, row)
         stay = {"last_admitted_us": before["admitted_us"], "last_discharged_us": before["discharged_us"]}
@@ -262,10 +264,15 @@ def admitted(row: Row) -> PatientAdmitted:
     )  # fmt: skip
 
 
+def tell_patient(connection: Connection, author: Author, row: Row) -> None:
+    """Tell hosts what rules need to know of a patient; part of the caller's transaction."""
+    tell_hosts(connection, author, row["hospital_id"], admitted(row))
+
+
 def _announce(connection: Connection, author: Author, row: Row) -> None:
     """Tell hosts, and make the ward and bed that are named."""
     ward_id, bed_id = row["ward_id"], row["bed_id"]
-    tell_hosts(connection, author, row["hospital_id"], admitted(row))
+    tell_patient(connection, author, row)
     add_places(connection, row["hospital_id"], {bed_id: ward_id} if bed_id else {}, {ward_id} if ward_id else set())
 
 

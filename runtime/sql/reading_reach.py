@@ -73,8 +73,7 @@ def judge(
 ) -> Judged:
     """Look at these handles; None: at those of the hospitals (None: of the reach's), where the reach is `broad`."""
     if handles is None:
-        ways = _doubtful(reach, hospital_ids)
-        handles = connection.execute(union(*ways)).scalars().all() if ways else ()
+        handles = connection.execute(union(*_doubtful(reach, hospital_ids))).scalars().all()
     elif broad(reach) and is_all(connection, reach, LABELS["readings"]):
         handles = _in_doubt(connection, reach, set(handles))
     return judge_each(connection, reach, handles)
@@ -103,18 +102,16 @@ def judge_each(connection: Connection, reach: Reach, handles: Collection[int]) -
 
 def _in_doubt(connection: Connection, reach: Reach, named: set[int]) -> set[int]:
     """Which of these to look at: those in doubt, as long as no more are in doubt anywhere than are named; else all of them."""
-    ways = _doubtful(reach, None)
-    if not ways:
-        return set()
-    found = connection.execute(union_all(*ways).limit(len(named) + 1)).scalars().all()
+    found = connection.execute(union_all(*_doubtful(reach, None)).limit(len(named) + 1)).scalars().all()
     return named if len(found) > len(named) else named.intersection(found)
 
 
 def _doubtful(reach: Reach, hospital_ids: Collection[str] | None) -> tuple[Select[Any], ...]:
-    """Handles of which something may be beyond a broad reach: of devices and patients above the level that it allows."""
+    """Handles of which something may be beyond a broad reach: of devices and patients above the level that it allows.
+
+    Above every level are patients whose records are withheld (`domain.labels.WITHHELD`).
+    """
     highest = min((level for place, level in reach.levels.items() if place in (broad(reach) or ())), default=Level.PUBLIC)
-    if highest is Level.STRICT:
-        return ()
     above: ColumnElement[bool] = true() if highest < LABELS["patients"] else patients.c.level > highest
     of_patients: list[ColumnElement[bool]] = [above]
     of_devices: list[ColumnElement[bool]] = [devices.c.level > highest]

@@ -78,8 +78,6 @@ def _raised(level: Level, raised: ColumnElement[Any]) -> Callable[[Level], Condi
     """Records of a level, some of which are raised above it."""
 
     def at_most(highest: Level) -> Condition:
-        if highest is Level.STRICT:
-            return true()
         return false() if highest < level else or_(raised.is_(None), raised <= highest)
 
     return at_most
@@ -87,8 +85,6 @@ def _raised(level: Level, raised: ColumnElement[Any]) -> Callable[[Level], Condi
 
 def _alarms_at_most(highest: Level) -> Condition:
     """As sensitive as its patient, if it has one: `domain.labels.of_readings`."""
-    if highest is Level.STRICT:
-        return true()
     if highest < LABELS["readings"]:
         return false()
     if highest < LABELS["patients"]:

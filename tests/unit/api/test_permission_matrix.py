@@ -151,6 +151,7 @@ def _unknown(ward: Ward) -> set[str]:
         f"patient {ward.patient_key!r} is unknown", f"alarm {ward.alarm_id!r} is unknown",
         f"association {ward.association_id} is unknown", f"maintenance window {ward.window_id} is unknown",
         f"handle {ward.handle} is unknown", f"reject {ward.number} is unknown", f"message {ward.receipt} is unknown",
+        f"hold {ward.hold_id} is unknown",
         f"grant {ward.grant_id} of user {ward.user!r} is unknown", f"session {ward.session_id!r} is unknown",
     }  # fmt: skip
 

@@ -10,6 +10,7 @@ import msgspec
 from sqlalchemy import Engine
 
 from domain.alarms import AlarmEvent, AlarmSubject, AlertType, Phase, Priority
+from domain.erasures import Held
 from domain.errors import Conflict
 from domain.fleet_manifest import Tier
 from domain.messages import Reject
@@ -17,7 +18,7 @@ from domain.permissions import Level, Located
 from domain.principals import Grant, Place, Role
 from runtime.bus import StreamState
 from runtime.follower import StreamMessage
-from runtime.sql import access, alarms, devices, grants, patients, places, presets, sessions, users
+from runtime.sql import access, alarms, devices, grants, holds, patients, places, presets, sessions, users
 from runtime.sql.devices import NewDevice
 from runtime.sql.patients import NewPatient
 from runtime.sql.records import Row
@@ -43,6 +44,7 @@ class Ward:
     window_id: int
     grant_id: int
     session_id: str
+    hold_id: int
 
     @property
     def alarm_id(self) -> str:
@@ -81,7 +83,7 @@ class Ward:
             "hospital_id": self.hospital_id, "ward_id": self.ward_id, "bed_id": f"bed-{self.number}", "sequence": self.number,
             "device_id": self.device_id, "patient_key": self.patient_key, "alarm_id": self.alarm_id, "metric": "spo2",
             "association_id": self.association_id, "window_id": self.window_id, "grant_id": self.grant_id, "code": "spo2",
-            "session_id": self.session_id, "receipt": self.receipt,
+            "session_id": self.session_id, "receipt": self.receipt, "hold_id": self.hold_id,
             "model_id": "monitor", "index": 0, "path": "entries/000.p/1", "run_id": "none",
         }  # fmt: skip
         name = self.token if "/tokens/" in template else self.user
@@ -148,4 +150,5 @@ def _wards(engine: Engine) -> Iterator[Ward]:
             NOW_US, NOW_US, NOW_US, "HR 180",
         ))])  # fmt: skip
         key = patient["patient_key"]
-        yield Ward(number, hospital_id, ward_id, key, device["handle"], span["id"], window["id"], grant, session.id)
+        hold = holds.add_hold(engine, ADA, Held.PATIENT, key, None)["id"]
+        yield Ward(number, hospital_id, ward_id, key, device["handle"], span["id"], window["id"], grant, session.id, hold)

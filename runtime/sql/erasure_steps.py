@@ -1,0 +1,124 @@
+"""What a job of erasure does in the business database, a step each: in one transaction with the mark that it is done.
+
+What is done elsewhere is marked behind it (`note_done`): doing it again does no harm. Clause 9.3h.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, delete, func, select, update
+
+from domain.erasures import State, Step
+from domain.labels import WITHHELD
+from runtime.sql.associations import forget_spans
+from runtime.sql.engine import reading, writing
+from runtime.sql.erasures import change_erasure, of_job
+from runtime.sql.identity_tables import care_teams, users
+from runtime.sql.patients import erase_patient, get_patient_row, tell_patient
+from runtime.sql.records import Row, log_write
+from runtime.sql.tables import alarm_events, alarms, exports, limit_presets, outbox, patients
+
+_CHUNK: Final = 500
+
+
+def sever(engine: Engine, row: Row, now_us: int) -> Row:
+    """Step SEVER: take away what leads to or describes the person; what stays names nobody. Tells hosts. The row behind it."""
+    author, key = of_job(row, now_us), row["patient_key"]
+    with writing(engine) as connection:
+        _wipe(connection)
+        patient = get_patient_row(connection, key)
+        theirs = select(alarms.c.alarm_id).where(alarms.c.patient_key == key)
+        counts: dict[str, Any] = {
+            "alarm_events": connection.execute(delete(alarm_events).where(alarm_events.c.alarm_id.in_(theirs))).rowcount,
+            "alarms": connection.execute(
+                update(alarms).where(alarms.c.patient_key == key).values(patient_key=None, note=None)
+            ).rowcount,
+            "associations": forget_spans(connection, author, key),
+            "limit_presets": connection.execute(delete(limit_presets).where(limit_presets.c.patient_key == key)).rowcount,
+            "care_teams": connection.execute(delete(care_teams).where(care_teams.c.patient_key == key)).rowcount,
+            "exports": _forget_exports(connection, patient),
+            "outbox": _forget_told(connection, key),
+            "accounts": connection.execute(update(users).where(users.c.patient_key == key).values(name=users.c.id)).rowcount,
+        }
+        facts = {"sex": None, "age_years": None, "pregnant": False, "spo2_scale": 1, "ward_id": None, "bed_id": None}
+        values = {**facts, "level": WITHHELD, "version": patients.c.version + 1}
+        connection.execute(update(patients).where(patients.c.patient_key == key).values(values))
+        tell_patient(connection, author, get_patient_row(connection, key))
+        return _done(connection, row, Step.KEY, sql=counts)
+
+
+def destroy_key(engine: Engine, row: Row, now_us: int, kids: Sequence[int]) -> Row:
+    """Step KEY: name and reference go, and the person's data key is destroyed. `kids`: its number, for the certificate."""
+    erase_patient(engine, of_job(row, now_us), row["patient_key"])
+    with writing(engine) as connection:
+        return _done(connection, row, Step.LAKE, keys=[f"{kid:016x}" for kid in kids] or row["counts"].get("keys", []))
+
+
+def note_done(engine: Engine, row: Row, following: Step, **counts: Any) -> Row:
+    """A step that was done elsewhere is behind us."""
+    with writing(engine) as connection:
+        return _done(connection, row, following, **counts)
+
+
+def settle(engine: Engine) -> bool:
+    """Step SETTLE: what was overwritten leaves the database's files; False while others read it: try again."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        if engine.dialect.name == "sqlite":
+            is_busy, *_ = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
+            return not is_busy
+        for table in ("patients", "associations", "alarms", "alarm_events", "limit_presets", "care_teams", "exports", "outbox"):
+            connection.exec_driver_sql(f"VACUUM {table}")
+        return True
+
+
+def certify(engine: Engine, row: Row, now_us: int, certificate: str, digest: str) -> Row:
+    """Step CERTIFY: the certificate is kept, and its digest written where the access log takes it from."""
+    with writing(engine) as connection:
+        ended = {"state": State.ERASED.value, "step": None, "ended_us": now_us, "certificate": certificate}
+        change_erasure(connection, row, **ended)
+        detail = {"erasure": row["id"], "certificate": digest}
+        log_write(connection, of_job(row, now_us), "patient.erased", row["patient_key"], detail)
+        return row | ended
+
+
+def patient_handle(engine: Engine, patient_key: str) -> tuple[str, int]:
+    """The hospital of a patient, and the number that readings of their own bear."""
+    with reading(engine) as connection:
+        row = get_patient_row(connection, patient_key)
+        return row["hospital_id"], row["handle"]
+
+
+def _wipe(connection: Connection) -> None:
+    """What this transaction deletes is overwritten with zeros, where the database is a file."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("PRAGMA secure_delete=ON")
+
+
+def _forget_exports(connection: Connection, patient: Row) -> int:
+    """Delete what names the patient among what was exported: the files themselves have left the platform."""
+    mine = [
+        row.id
+        for row in connection.execute(select(exports.c.id, exports.c.handles, exports.c.query)).yield_per(_CHUNK)
+        if patient["handle"] in (row.handles or ()) or patient["patient_key"] in json.dumps(row.query)
+    ]
+    for start in range(0, len(mine), _CHUNK):
+        connection.execute(delete(exports).where(exports.c.id.in_(mine[start : start + _CHUNK])))
+    return len(mine)
+
+
+def _forget_told(connection: Connection, key: str) -> int:
+    """Delete what was told to hosts of the patient, and is in their stream."""
+    is_sqlite = connection.dialect.name == "sqlite"
+    names = (func.instr if is_sqlite else func.strpos)(
+        outbox.c.payload if is_sqlite else func.encode(outbox.c.payload, "escape"), key.encode() if is_sqlite else key
+    )
+    return connection.execute(delete(outbox).where(outbox.c.published_us.is_not(None), names > 0)).rowcount
+
+
+def _done(connection: Connection, row: Row, following: Step, **counts: Any) -> Row:
+    values = {"step": following.value, "counts": {**row["counts"], **counts}}
+    change_erasure(connection, row, **values)
+    return row | values

@@ -1,0 +1,450 @@
+"""A person is erased, or restricted in place of that, on both databases, however often the job is ended. Clauses 9.3a, 9.3h."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pytest
+from sqlalchemy import Engine, select
+
+from domain.erasures import Held, State, Step
+from domain.errors import Conflict, IntegrityViolation, InvalidInput, NotFound
+from domain.labels import WITHHELD
+from domain.log_entries import read_record
+from domain.merkle import inclusion_proof
+from domain.messages import DeviceAssociated, PatientAdmitted
+from domain.permissions import Level, everywhere
+from domain.signed_notes import Proof
+from runtime.clock import ManualClock
+from runtime.data_keys import DESTROYED, destroyed_in
+from runtime.erasure_certificates import certificate_signer, own_vkeys, verify_bundle
+from runtime.erasure_job import ErasureJob
+from runtime.keys import make_missing
+from runtime.lake import Advance, Lake, ReadingQuery, lake_rows
+from runtime.log_events import Received, certified_by, emptied_of, events_between
+from runtime.log_keeper import LogKeeper
+from runtime.log_signing import LOG_KEYS, LogSigner
+from runtime.sealing import Place as Spot
+from runtime.sealing import Sealer, patient_owner
+from runtime.soft_keys import SoftKeys
+from runtime.sql import access, alarms, erasures, holds, locating, patients, tables
+from runtime.sql.engine import reading
+from runtime.sql.patients import NewPatient
+from runtime.sql.reading_reach import Judged, judge
+from runtime.sql.records import Row
+from runtime.sql.write_log import mark_told, untold_writes
+from runtime.write_relay import record_of
+from tests.contracts.test_sealed import CANARY, NAME, REASON, REF, fill
+from tests.lake_samples import sample_batch
+from tests.sql_fixtures import ADA, ALL, HOSPITAL, NOW_US, SQLITE, SmallHospital, later, make_sealer, told
+
+DAY_US = 86_400_000_000
+LEFT_US = NOW_US + 60_000_000  # the discharge
+YEARS_US = 30 * 365 * DAY_US
+WHY = f"as {CANARY} asked"
+
+
+@pytest.fixture
+def key(engine: Engine, hospital: SmallHospital) -> str:
+    """A patient of whom there is text everywhere, and who has left."""
+    made = fill(engine, hospital)
+    patients.discharge_patient(engine, later(60), made, LEFT_US, version=None)
+    return made
+
+
+def ask(engine: Engine, key: str, seconds: float = 70, *, retention_us: int = 0, grace_us: int = 0) -> Row:
+    return erasures.request_erasure(engine, later(seconds, reason=WHY), key, retention_us=retention_us, grace_us=grace_us)
+
+
+def seen(engine: Engine) -> set[str]:
+    return {row["patient_key"] for row in patients.list_patients(engine, reach=ALL, clear=ALL, limit=99).rows}
+
+
+# --- restriction in place of erasure ---
+
+
+@pytest.mark.clause("9.3h")
+def test_while_the_law_wants_it_kept_erasure_is_refused_and_nobody_is_served(engine: Engine, key: str) -> None:
+    row = ask(engine, key, retention_us=YEARS_US)
+    assert (row["state"], row["refused_until_us"], row["due_us"]) == (State.RESTRICTED, LEFT_US + YEARS_US, LEFT_US + YEARS_US)
+    assert erasures.begin_next(engine, LEFT_US + YEARS_US - 1) is None
+    assert key not in seen(engine)
+    assert patients.list_patients(engine, reach=ALL, clear=ALL, limit=9, text=f"{NAME} 2").rows == []
+    assert patients.list_associations(engine, reach=ALL, patient_key=key) == []
+    for found in (locating.patient(engine, key), locating.alarm(engine, "a1")):
+        assert found is not None
+        assert found.level is None
+        assert not everywhere("sz").holds(found)
+    assert "a1" not in {one["alarm_id"] for one in alarms.list_alarms(engine, reach=ALL, limit=99).rows}
+    to_erase = locating.patient_to_erase(engine, key)
+    assert to_erase is not None
+    assert to_erase.level is Level.IDENTIFYING
+    assert ask(engine, key, 80, retention_us=YEARS_US)["id"] == row["id"]  # asked again
+    begun = erasures.begin_next(engine, LEFT_US + YEARS_US)
+    assert begun is not None
+    assert begun["step"] == Step.SEVER
+
+
+@pytest.mark.clause("9.3h")
+@pytest.mark.parametrize("named", [True, False])
+def test_readings_of_who_is_restricted_are_within_nobodys_reach(
+    engine: Engine, hospital: SmallHospital, key: str, named: bool
+) -> None:
+    own, monitor = patients.get_patient(engine, key)["handle"], hospital.monitor["handle"]
+    with reading(engine) as connection:
+        assert judge(connection, ALL, [own, monitor] if named else None) == Judged()
+    ask(engine, key, retention_us=YEARS_US)
+    with reading(engine) as connection:
+        judged = judge(connection, ALL, [own, monitor] if named else None)
+    assert (judged.closed, judged.partly) == ({own}, {monitor})
+    assert (monitor, key) not in judged.allowed
+    assert (monitor, None) in judged.allowed  # what it measured of nobody
+
+
+@pytest.mark.clause("9.3h")
+def test_a_request_that_is_taken_back_leaves_everything_as_it_was(engine: Engine, key: str) -> None:
+    patients.update_patient(engine, ADA, key, {"level": 5}, version=None)
+    ask(engine, key, grace_us=DAY_US)
+    assert key not in seen(engine)
+    assert erasures.begin_next(engine, NOW_US + DAY_US) is None  # within the grace
+    assert erasures.withdraw_erasure(engine, later(90), key)["state"] == State.WITHDRAWN
+    assert patients.get_patient(engine, key)["level"] == 5
+    assert patients.get_patient(engine, key)["name"] == f"{NAME} 2"
+    assert key in seen(engine)
+    with pytest.raises(Conflict, match="withdrawn"):
+        erasures.withdraw_erasure(engine, later(91), key)
+    assert erasures.begin_next(engine, NOW_US + 9 * DAY_US) is None
+
+
+@pytest.mark.clause("9.3h")
+def test_who_is_in_the_hospital_is_neither_erased_nor_restricted(engine: Engine, hospital: SmallHospital) -> None:
+    here = hospital.patient["patient_key"]
+    with pytest.raises(Conflict, match="care goes on"):
+        ask(engine, here)
+    with pytest.raises(InvalidInput, match="X-Reason"):
+        erasures.request_erasure(engine, later(1, reason=None), here, retention_us=0, grace_us=0)
+    with pytest.raises(NotFound):
+        ask(engine, "f" * 32)
+
+
+@pytest.mark.clause("9.3h")
+def test_who_comes_back_is_served_again_and_the_request_is_over(engine: Engine, key: str) -> None:
+    ask(engine, key, retention_us=YEARS_US)
+    found = locating.patient_of_ref(engine, HOSPITAL, REF)
+    assert found is not None
+    assert found.level is Level.IDENTIFYING
+    assert patients.admit_patient(engine, later(100), HOSPITAL, NewPatient(REF, NAME))["patient_key"] == key
+    assert erasures.get_erasure(engine, key, NOW_US)["state"] == State.WITHDRAWN
+    assert key in seen(engine)
+    assert erasures.begin_next(engine, LEFT_US + 2 * YEARS_US) is None
+
+
+# --- legal holds ---
+
+
+@pytest.mark.clause("9.3h")
+@pytest.mark.parametrize("kind", list(Held))
+def test_nobody_of_what_is_held_is_erased_until_it_is_lifted(
+    engine: Engine, hospital: SmallHospital, key: str, kind: Held
+) -> None:
+    target = {Held.PATIENT: key, Held.DEVICE: f"{HOSPITAL}/mon-7", Held.HOSPITAL: HOSPITAL}[kind]
+    hold = holds.add_hold(engine, later(65, reason=REASON), kind, target, None)
+    kept = holds.kept_readings(engine, NOW_US)
+    expected = {
+        Held.PATIENT: {patients.get_patient(engine, key)["handle"], hospital.monitor["handle"]},
+        Held.DEVICE: {hospital.monitor["handle"]}, Held.HOSPITAL: set[int](),
+    }  # fmt: skip
+    assert (kept.handles, kept.hospitals) == (expected[kind], {HOSPITAL} if kind is Held.HOSPITAL else set())
+    row = ask(engine, key)
+    assert (row["state"], [one["id"] for one in row["holds"]]) == (State.RESTRICTED, [hold["id"]])
+    assert erasures.begin_next(engine, NOW_US + DAY_US) is None
+    assert holds.list_holds(engine, reach=ALL, limit=9).rows[0]["reason"] == REASON
+    assert holds.lift_hold(engine, later(90), hold["id"])["lifted_by"] == "ada"
+    assert holds.kept_readings(engine, NOW_US).is_nothing
+    assert erasures.begin_next(engine, NOW_US + DAY_US) is not None
+
+
+@pytest.mark.clause("9.3h")
+def test_a_hold_ends_by_itself_and_names_what_there_is(engine: Engine, key: str) -> None:
+    holds.add_hold(engine, later(65), Held.PATIENT, key, NOW_US + DAY_US)
+    ask(engine, key)
+    assert erasures.begin_next(engine, NOW_US + DAY_US - 1) is None
+    assert erasures.begin_next(engine, NOW_US + DAY_US) is not None
+    for kind, target in ((Held.PATIENT, "f" * 32), (Held.DEVICE, f"{HOSPITAL}/none"), (Held.HOSPITAL, "sz.none")):
+        with pytest.raises(NotFound):
+            holds.add_hold(engine, ADA, kind, target, None)
+    with pytest.raises(InvalidInput, match="future"):
+        holds.add_hold(engine, ADA, Held.PATIENT, key, NOW_US)
+    with pytest.raises(InvalidInput, match="reason"):
+        holds.add_hold(engine, later(0, reason=None), Held.PATIENT, key, None)
+
+
+# --- the job ---
+
+
+class Rig:
+    """A job with a lake and an access log beside the database. `log` takes in what was written, as the platform does."""
+
+    def __init__(self, engine: Engine, sealer: Sealer, folder: Path) -> None:
+        self.engine, self.folder = engine, folder
+        self.lake = Lake(folder / "lake")
+        self.keys = SoftKeys(folder / "keys")
+        self.clock = ManualClock(NOW_US + 3600 * 1_000_000)
+        self.signer = certificate_signer(self.keys, "vitalgrid/sz")
+        self.log_signer = LogSigner(self.keys, "vitalgrid/sz")
+        self.keeper = LogKeeper.open(folder / "audit", self.log_signer, lambda: b"s" * 32)
+        self.job = ErasureJob(engine, self.lake, folder / "audit", sealer.data_keys, self.signer, self.clock, 48.0)
+        self.sequence = 0
+
+    def log(self) -> None:
+        rows = untold_writes(self.engine, 500)
+        records = []
+        for row in rows:
+            self.sequence += 1
+            records.append(Received(self.sequence, read_record(record_of(row, "sz"), self.sequence, NOW_US)))
+        self.keeper.take(records)
+        if rows:
+            mark_told(self.engine, rows[-1]["id"])
+
+    def run(self) -> Row:
+        """Until the request has ended."""
+        for _ in range(20):
+            row = self.job.once()
+            assert row is not None
+            if row["step"] is None:
+                return row
+            self.log()
+        raise AssertionError(f"the job stays at {row['step']}")
+
+    def bundle(self, key: str) -> bytes:
+        self.log()
+        event = certified_by(self.folder / "audit", key)
+        assert event is not None
+        assert event.event is not None
+        store = self.keeper._store
+        proof = Proof(event.at, tuple(inclusion_proof(event.at, store.size, store.tree(store.size).node)), store.note() or b"")
+        certificate = erasures.get_erasure(self.engine, key, NOW_US)["certificate"]
+        parts = {"event": event.event, "salt": event.salt, "entry": event.entry, "proof": proof.to_bytes().decode()}
+        return msgspec.json.encode({"certificate": certificate, **parts})
+
+    def verify(self, bundle: bytes) -> str:
+        log_vkeys = [key.vkey for key in self.log_signer.public_keys()]
+        return verify_bundle(bundle, own_vkeys(self.signer), log_vkeys)
+
+
+@pytest.fixture
+def rig(engine: Engine, sealer: Sealer, tmp_path: Path) -> Iterator[Rig]:
+    made = Rig(engine, sealer, tmp_path)
+    yield made
+    made.keeper.close()
+
+
+def rows_of_one(handle: int) -> pa.Table:
+    """60 readings that bear one number, at the hospital of these tests."""
+    batch = replace(sample_batch(60, start_us=NOW_US), handle=np.full(60, handle, np.uint32))
+    hospital = pa.DictionaryArray.from_arrays(pa.array(np.zeros(60, np.int32)), pa.array([HOSPITAL]))
+    return lake_rows(batch, batch.time_us + 500, hospital)
+
+
+def plant(engine: Engine, rig: Rig, key: str) -> int:
+    """Readings of the patient's own in the lake, an export, a preset, and events of the log; returns the handle."""
+    handle = int(patients.get_patient(engine, key)["handle"])
+    rig.lake.commit(rows_of_one(handle + 1), {1: Advance(0, 1, 1)})
+    rig.lake.commit(rows_of_one(handle), {1: Advance(1, 2, 1)})
+    access.record_export(
+        engine, ADA, lake_version=1, handles=[handle], from_us=None, until_us=None, query={"url": f"/readings?patient={key}"}
+    )
+    rig.log()
+    return handle
+
+
+def left_of(engine: Engine, key: str) -> list[str]:
+    """Tables in which the patient's key still stands, but for those whose rows tell of the erasure."""
+    found = []
+    with reading(engine) as connection:
+        for name, table in tables.metadata.tables.items():
+            rows = connection.execute(select(table)).all()
+            if any(key in repr(tuple(row)) for row in rows):
+                found.append(name)
+    return sorted(found)
+
+
+@pytest.mark.clause("9.3h")
+def test_a_person_is_erased_everywhere_and_a_certificate_proves_it(
+    engine: Engine, hospital: SmallHospital, sealer: Sealer, rig: Rig, key: str
+) -> None:
+    handle = plant(engine, rig, key)
+    for_hosts = len(told(engine, DeviceAssociated))
+    ask(engine, key)
+    row = rig.run()
+    assert row["state"] == State.ERASED
+    assert left_of(engine, key) == ["erasures", "outbox", "patients", "write_log"]
+    tombstone = patients.get_patient(engine, key)
+    assert {name: tombstone[name] for name in ("name", "sex", "age_years", "ward_id", "bed_id", "level", "erased")} == {
+        "name": None, "sex": None, "age_years": None, "ward_id": None, "bed_id": None, "level": WITHHELD, "erased": True,
+    }  # fmt: skip
+    assert handle not in rig.lake.read(ReadingQuery())["handle"].to_list()
+    assert len(rig.lake.read(ReadingQuery())) == 60
+    assert sealer.data_keys.is_destroyed(f"patient/{key}")
+    assert f"patient/{key}" in destroyed_in(sealer.data_keys.folder / DESTROYED)
+    assert told(engine, DeviceAssociated)[-1] == DeviceAssociated(HOSPITAL, hospital.monitor["handle"], [])
+    assert len(told(engine, DeviceAssociated)) > for_hosts - 3
+    last = told(engine, PatientAdmitted)[-1]
+    assert isinstance(last, PatientAdmitted)
+    assert (last.patient_key, last.age_years, last.bed_id) == (key, None, None)
+    assert alarms.get_alarm(engine, "a1")["patient_key"] is None
+    assert rig.job.once() is None
+    with pytest.raises(Conflict, match="erased"):
+        ask(engine, key, 5_000)
+    text = rig.verify(rig.bundle(key))
+    assert f"patient: {key}\n" in text
+    assert f"associations {row['counts']['sql']['associations']}," in text
+    assert row["counts"]["sql"] == {
+        "accounts": 0, "alarm_events": 1, "alarms": 1, "associations": row["counts"]["sql"]["associations"], "care_teams": 0,
+        "exports": 1, "limit_presets": 0, "outbox": 0,
+    }  # fmt: skip
+    assert "rows 60" in text
+    assert CANARY not in text
+
+
+@pytest.mark.clause("9.3h")
+@pytest.mark.parametrize("step", list(Step))
+def test_a_job_that_is_killed_at_any_step_goes_on_and_ends_once(engine: Engine, rig: Rig, key: str, step: Step) -> None:
+    plant(engine, rig, key)
+    ask(engine, key)
+
+    class Killed(BaseException):
+        pass
+
+    class Dying(ErasureJob):
+        """Dies when a step is done, before anybody notes it; or, of what notes itself, right behind."""
+
+        def _steps(self) -> dict[Step, Callable[[Row], Row | None]]:
+            steps = dict(super()._steps())
+            work = steps[step]
+
+            def die(row: Row) -> Row | None:
+                work(row)
+                raise Killed
+
+            return {**steps, step: die}
+
+    job = rig.job
+    values = {name: getattr(job, name) for name in ErasureJob.__slots__}
+    for _ in range(3):  # until it gets there: it waits for the log
+        try:
+            Dying(**values).once()
+        except Killed:
+            break
+        rig.log()
+    rig.log()
+    row = erasures.get_erasure(engine, key, NOW_US)
+    if row["state"] != State.ERASED:
+        rig.run()
+    row = erasures.get_erasure(engine, key, NOW_US)
+    assert row["state"] == State.ERASED
+    assert row["counts"]["lake"]["rows"] == 60
+    assert row["counts"]["sql"]["associations"] > 0
+    assert len(row["counts"]["keys"]) == 1
+    assert rig.verify(rig.bundle(key))
+    written = [one["action"] for one in access.list_writes(engine, limit=200).rows if one["target"] == key]
+    assert written.count("patient.erase") == written.count("patient.erased") == 1
+
+
+@pytest.mark.clause("9.3h")
+def test_the_log_keeps_commitments_and_the_tree_and_loses_what_was_said_of_the_person(
+    engine: Engine, hospital: SmallHospital, rig: Rig, key: str
+) -> None:
+    rig.log()
+    before = {event.id: event for event in events_between(rig.folder / "audit", 0, 999)}
+    ask(engine, key)
+    rig.run()
+    rig.log()
+    after = {event.id: event for event in events_between(rig.folder / "audit", 0, 999)}
+    assert {name: after[name].entry for name in before} == {name: event.entry for name, event in before.items()}
+    about = {name for name, event in before.items() if key.encode() in (event.event or b"")}
+    assert about
+    gone = {name for name in before if after[name].event is None}
+    assert gone == about
+    assert all(after[name].salt is None for name in gone)
+    counts = emptied_of(rig.folder / "audit", key)
+    assert counts is not None
+    assert counts.emptied == len(gone)
+    kept = [event for event in after.values() if event.event and key.encode() in event.event]
+    assert len(kept) == counts.kept >= 3  # asked for, begun, erased, certified
+    rig.keeper.close()
+    rig.keeper = LogKeeper.open(rig.folder / "audit", rig.log_signer, lambda: b"s" * 32)  # verified whole
+
+
+@pytest.mark.clause("9.3h")
+def test_a_certificate_that_was_changed_or_belongs_to_another_does_not_verify(engine: Engine, rig: Rig, key: str) -> None:
+    ask(engine, key)
+    rig.run()
+    good = rig.bundle(key)
+    assert rig.verify(good)
+    parts = json.loads(good)
+    for name, value in (
+        ("certificate", parts["certificate"].replace("rows", "r0ws")), ("event", "e30="), ("salt", parts["salt"][:-4] + "AAA="),
+        ("entry", "e30="), ("proof", parts["proof"].replace("index ", "index 1")), ("certificate", "no note"), ("unknown", 1),
+    ):  # fmt: skip
+        with pytest.raises((IntegrityViolation, InvalidInput, msgspec.MsgspecError)):
+            rig.verify(json.dumps({**parts, name: value}).encode())
+    strangers = SoftKeys(rig.folder / "strangers")
+    make_missing(strangers, [*LOG_KEYS])
+    other = certificate_signer(strangers, "vitalgrid/sz")
+    other.make_keys()
+    with pytest.raises(IntegrityViolation, match="nobody who is known"):
+        verify_bundle(good, own_vkeys(other), [one.vkey for one in rig.log_signer.public_keys()])
+
+
+@pytest.mark.clause("9.3h")
+def test_nothing_of_an_erased_person_is_in_the_databases_file(engine: Engine, rig: Rig, key: str) -> None:
+    if engine.dialect.name != SQLITE:
+        pytest.skip("PostgreSQL's files are its own")
+    mine = tables.associations.c.patient_key == key
+    with reading(engine) as connection:
+        reasons = connection.execute(select(tables.associations.c.reason).where(mine)).scalars().all()
+    ask(engine, key)
+    rig.run()
+    files = [Path(f"{engine.url.database}{suffix}") for suffix in ("", "-wal")]
+    content = b"".join(path.read_bytes() for path in files if path.exists())
+    assert reasons
+    for text in (*reasons, CANARY):
+        assert text.encode() not in content
+
+
+@pytest.mark.clause("9.3h")
+def test_a_person_whose_time_is_over_is_erased_by_rule(engine: Engine, rig: Rig, key: str) -> None:
+    assert erasures.request_by_rule(engine, LEFT_US + YEARS_US - 1, retention_us=YEARS_US) == 0
+    assert erasures.request_by_rule(engine, LEFT_US + YEARS_US, retention_us=YEARS_US, is_dry=True) == 1
+    assert erasures.request_by_rule(engine, LEFT_US + YEARS_US, retention_us=YEARS_US) == 1
+    assert erasures.request_by_rule(engine, LEFT_US + YEARS_US, retention_us=YEARS_US) == 0
+    rig.clock.advance(seconds=YEARS_US / 1e6)
+    assert rig.run()["who"] == "vitalgrid"
+
+
+@pytest.mark.clause("9.3h")
+def test_a_restored_folder_of_keys_is_told_by_the_list_to_destroy_them_again(tmp_path: Path) -> None:
+    sealer = make_sealer(tmp_path)
+    owner = patient_owner(HOSPITAL, "a" * 32)
+    text = sealer.seal_many([(owner, Spot("t", "c", "r"), NAME)], are_new=True)[0]
+    sealer.data_keys.close()
+    older = (tmp_path / "data_keys.db").read_bytes()
+    sealer.data_keys.destroy([owner.name])
+    sealer.data_keys.close()
+    for path in tmp_path.glob("data_keys.db*"):
+        path.unlink()
+    (tmp_path / "data_keys.db").write_bytes(older)
+    assert sealer.open(Spot("t", "c", "r"), text) == NAME
+    with (tmp_path / DESTROYED).open("ab") as file:
+        file.write(b"patient/torn")  # a crash in the middle of a line
+    assert sealer.data_keys.destroy_listed() == 1
+    assert sealer.data_keys.destroy_listed() == 0
+    assert sealer.data_keys.is_destroyed(owner.name)
+    sealer.data_keys.close()
