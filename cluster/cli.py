@@ -15,6 +15,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
+from cluster.backup_commands import backup
 from cluster.doctor import doctor
 from cluster.fleet_commands import fleet
 from cluster.hosts_commands import hosts
@@ -37,6 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(scenario, name="scenario")
+app.add_typer(backup, name="backup")
 app.add_typer(fleet, name="fleet")
 app.add_typer(hosts, name="hosts")
 app.add_typer(keys, name="keys")

@@ -29,6 +29,8 @@ KEYS: Final[Mapping[str, KeyKind]] = {
     "streams": KeyKind.MAC,  # from which the key of nats-server's store is made
     "log-ed25519": KeyKind.ED25519,  # checkpoints of the access log
     "log-sm2": KeyKind.SM2,  # the same, in national cryptography
+    "backup-ed25519": KeyKind.ED25519,  # manifests of backups
+    "backup-sm2": KeyKind.SM2,  # the same, in national cryptography
     "witness-ed25519": KeyKind.ED25519,  # a witness's word on checkpoints; in a folder of its own
 }
 
