@@ -15,6 +15,7 @@ from api.answers.formats import Format
 from domain.alarms import AlarmState, Priority
 from domain.fleet_manifest import Tier
 from domain.metrics import BY_CODE, Group
+from domain.risks import RiskState
 
 LEFT_OUT: Final = "…"
 _PARAMETER: Final = re.compile(r"\{(\w+)(?::\w+)?\}")
@@ -44,6 +45,7 @@ _QUERY: Final[Mapping[str, Callable[[str], bool]]] = {
     "patient": _has(_PATIENT),
     "metric": _one_of(BY_CODE),
     "state": _one_of(AlarmState),
+    "risk_state": _one_of(RiskState),
     "priority": _one_of(priority.value for priority in Priority),
     "format": _one_of(Format),
     "tier": _one_of(Tier),

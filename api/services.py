@@ -31,6 +31,7 @@ from domain import subjects
 from domain.messages import LogState
 from domain.permissions import Authoriser
 from domain.ports import Clock, OnceIntake
+from domain.risks import Posture
 from runtime.access_journal import AccessJournal
 from runtime.access_trail import AccessTrail
 from runtime.bus import Bus
@@ -86,6 +87,7 @@ class Services:
     """Ports and values, all of one region. What has a default may be left out.
 
     `over_tls`: browsers reach the API by TLS only. `first_password_file` is deleted once that password was changed.
+    `posture`: how the platform is set up, for the register of risks.
     """
 
     engine: Engine
@@ -106,6 +108,7 @@ class Services:
     accesses: AccessJournal
     over_tls: bool = False
     first_password_file: Path | None = None
+    posture: Posture | None = None
     webhook: WebhookTarget | None = None
     scenarios: ScenarioLauncher | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Final
@@ -32,6 +33,7 @@ from runtime.soft_keys import SoftKeys
 backup = typer.Typer(name="backup", help="Backups: made beside the platform's work, verified, restored.", no_args_is_help=True)
 _console = wide_console()
 _MIB: Final = 2**20
+_NICENESS: Final = 10  # readings and alarms go first
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the platform (default: var).")]
 NewDataDir = Annotated[Path, typer.Option("--data-dir", help="Where the platform is to be: a folder that is not there yet.")]
@@ -51,6 +53,7 @@ Keep = Annotated[int, typer.Option("--keep", min=0, help="How many backups stay;
 def create_backup(to: To, keys: KeysTo = None, keep: Keep = 0, data_dir: DataDir = None) -> None:
     """Copy the platform as it is, running or not. All that was acknowledged before is in the copy."""
     settings = settings_of(data_dir)
+    os.nice(_NICENESS)
     with _progress(expected_bytes(settings)) as told:
         made = asyncio.run(create(settings, Wish(to, keys, keep), SystemClock(), told))
     _say(f"backup {made.name}: {made.size_bytes / _MIB:.1f} MiB in {len(made.files)} files, {_seconds(made)} s")

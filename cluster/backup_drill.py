@@ -35,7 +35,7 @@ from runtime.log_verifier import DoesNotHold, verify_log
 from runtime.log_verifier import Source as LogSource
 from runtime.settings import Settings
 from runtime.soft_keys import SoftKeys
-from runtime.sql.copying import count_tables
+from runtime.sql.copying import facts_of_tables
 from runtime.sql.engine import open_engine
 
 _FREE_PORTS: Final = ("VITALGRID_API__PORT", "VITALGRID_DOORS__MQTT_PORT", "VITALGRID_DOORS__HTTP_PORT", "VITALGRID_BUS__PORT")
@@ -74,7 +74,7 @@ async def drill(
     inside = _beside(settings, scratch_database, start=start)
     with _temporary(wish.to) as folder:
         if wish.keys_to is None:
-            wish = Wish(wish.to, folder / "keys", wish.keep)
+            wish = Wish(wish.to, folder / "keys", wish.keep, keys_stay=False)
         began_s = time.monotonic()
         manifest = await create(settings, wish, clock, told)
         backed_s = time.monotonic()
@@ -142,7 +142,7 @@ def _check_tables(settings: Settings, manifest: Manifest) -> Check:
     """Restoring compared every row, before messages that may be missing were marked to be sent again."""
     engine = open_engine(settings.sql_url)
     try:
-        found = count_tables(engine)
+        found = facts_of_tables(engine)
     finally:
         engine.dispose()
     differ = [name for name in differing(manifest.tables, found) if name != "outbox"]

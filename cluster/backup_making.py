@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -20,7 +22,7 @@ from cluster import backup_sources as sources
 from cluster.first_start import sealer_of
 from cluster.sealing import file_seal
 from domain import subjects
-from domain.errors import InvalidInput
+from domain.errors import Forbidden, InvalidInput, NotFound, VitalgridError
 from domain.instants import from_us
 from domain.ports import Clock
 from runtime.backup_folder import BackupFolder, Copier
@@ -36,24 +38,31 @@ from runtime.soft_keys import SoftKeys
 from runtime.sql.copying import copy_sqlite
 from runtime.sql.engine import open_engine
 from runtime.sql.records import by_platform, note_write
+from runtime.sql.risks import BACKUP as MADE
+
+logger = logging.getLogger(__name__)
 
 DATA: Final = "data"
 KEYS: Final = "keys"
 SETTINGS: Final = "settings.json"
 DATA_KEYS: Final = "data_keys.db"
 SECRET_FOLDERS: Final = ("pki", "secrets")  # beside the keys, and as secret
-CREATED: Final = "backup.create"  # in the write log: told before anything leaves the platform
+BEGUN: Final = "backup.create"  # in the write log: told before anything leaves the platform
 _ROOM: Final = 64 * 2**20
 _MARGIN_US: Final = 2_000_000  # by which clocks of processes on one machine are read apart
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """Where a backup goes, where its keys do (None: nowhere), and how many are kept (0: all)."""
+    """Where a backup goes, where its keys do (None: nowhere), and how many are kept (0: all).
+
+    `keys_stay`: whether the keys will be there later, too.
+    """
 
     to: Path
     keys_to: Path | None = None
     keep: int = 0
+    keys_stay: bool = True
 
 
 Told = Callable[[str, int], None]  # what is being copied, and how many bytes more are done
@@ -62,6 +71,7 @@ Told = Callable[[str, int], None]  # what is being copied, and how many bytes mo
 async def create(settings: Settings, wish: Wish, clock: Clock, told: Told = lambda _what, _bytes: None) -> Manifest:
     """Make a backup. Raises Conflict, StorageFull, Unavailable, KeyMissing; then there is none, and nothing else is touched."""
     _check_places(settings, wish)
+    _check_user(settings)
     keys = SoftKeys(settings.keys_dir.resolve())
     folder = BackupFolder(wish.to.resolve())
     with contextlib.ExitStack() as stack:
@@ -69,16 +79,46 @@ async def create(settings: Settings, wish: Wish, clock: Clock, told: Told = lamb
         if not folder.names():  # where backups are, a lost key must not be replaced by the way
             make_missing(keys, BACKUP_KEYS)
         signer = signer_of(keys, settings.region_id)
-        folder.check_room(await asyncio.to_thread(sources.expected_bytes, settings) + _ROOM)
+        earlier = await asyncio.to_thread(_earlier, folder, signer)
+        folder.check_room(await asyncio.to_thread(sources.expected_bytes, settings, earlier and earlier[1]) + _ROOM)
         making = _Making(settings, clock, folder, signer, told)
-        manifest, unlisted = await making.data(has_keys=wish.keys_to is not None)
+        manifest, unlisted = await making.data(earlier, has_keys=wish.keys_to is not None and wish.keys_stay)
+        kept = None
         if wish.keys_to is not None:  # first, so that a backup that is listed has its keys
             kept = stack.enter_context(BackupFolder(wish.keys_to.resolve()).held())
             await asyncio.to_thread(making.keys, kept, manifest)
-            kept.keep(wish.keep)
         folder.finish(unlisted, manifest, signer)
-        folder.keep(wish.keep)
+        gone = folder.keep(wish.keep)
+        if kept is not None:
+            kept.remove(gone)
+    await asyncio.to_thread(_say_made, settings, clock, manifest.name)
     return manifest
+
+
+def _say_made(settings: Settings, clock: Clock, name: str) -> None:
+    """What the register of risks goes by. The backup is whole without."""
+    engine = open_engine(settings.sql_url, sealer_of(settings))
+    try:
+        note_write(engine, by_platform("backup", clock.now_us()), MADE, name)
+    except VitalgridError as error:
+        logger.warning("that backup %s was made is not in the write log: %s", name, error)
+    finally:
+        engine.dispose()
+
+
+def _check_user(settings: Settings) -> None:
+    """Files that another user makes among the platform's would keep it from starting."""
+    try:
+        owner = settings.data_dir.stat().st_uid
+    except FileNotFoundError:
+        raise NotFound(f"there is no platform in {settings.data_dir}") from None
+    if owner != os.geteuid():
+        raise Forbidden(f"{settings.data_dir} is user {owner}'s: make backups as that user")
+
+
+def _earlier(folder: BackupFolder, signer: NoteSigner) -> tuple[Path, Manifest] | None:
+    """The newest backup there, to which what never changes is linked."""
+    return folder.newest(signer.public_keys())
 
 
 def _check_places(settings: Settings, wish: Wish) -> None:
@@ -102,16 +142,16 @@ class _Making:
         self._keys = SoftKeys(settings.keys_dir.resolve())
         self._data_keys = DataKeys(settings.keys_dir.resolve() / DATA_KEYS, self._keys)
 
-    async def data(self, *, has_keys: bool) -> tuple[Manifest, Path]:
+    async def data(self, earlier: tuple[Path, Manifest] | None, *, has_keys: bool) -> tuple[Manifest, Path]:
         """Everything but keys, not listed yet."""
         settings, began_us = self._settings, self._clock.now_us()
         name = self._new_name(began_us)
         engine = open_engine(settings.sql_url, sealer_of(settings))
         try:
-            await asyncio.to_thread(note_write, engine, by_platform("backup", began_us), CREATED, name)
+            await asyncio.to_thread(note_write, engine, by_platform("backup", began_us), BEGUN, name)
             async with sources.streams_of(settings) as bus:
                 unlisted = self._folder.begin(name)
-                copier = Copier(unlisted, earlier=self._folder.newest(self._signer.public_keys()))
+                copier = Copier(unlisted, earlier=earlier)
                 parts = await self._parts(bus, engine, copier)
         finally:
             engine.dispose()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from runtime.durable import fsync
 from runtime.keys import KeyMissing
 from runtime.settings import Settings
 from runtime.soft_keys import SoftKeys
-from runtime.sql.copying import count_tables, restore_postgresql, send_again
+from runtime.sql.copying import facts_of_tables, restore_postgresql, send_again
 from runtime.sql.engine import open_engine
 
 _COPIED: Final = ("lake", "snapshots", "audit", "accesses")
@@ -89,10 +90,11 @@ async def restore(
         )
     if manifest.database != sources.kind_of(settings):
         raise Conflict(f"the backup has a {manifest.database} database: the settings name another one (database_url)")
+    destroyed = await asyncio.to_thread(destroyed_since, BackupFolder(source.backup.parent), manifest, list(known))
     part = to.with_name(f".{to.name}{_PART}")
     with _new_folder(part):
         inside = settings.model_copy(update={"data_dir": part})
-        await asyncio.to_thread(_place, inside, source, manifest, told)
+        await asyncio.to_thread(_place, inside, source, manifest, destroyed, told)
         told("streams", 0)
         await _fill(inside, source.backup, manifest)
         told("business database", 0)
@@ -117,9 +119,9 @@ def _new_folder(part: Path) -> Iterator[None]:
         raise
 
 
-def _place(settings: Settings, source: Source, manifest: Manifest, told: Told) -> None:
+def _place(settings: Settings, source: Source, manifest: Manifest, destroyed: Sequence[str], told: Told) -> None:
     if source.keys_folder is not None:
-        _place_keys(settings, source.keys_folder, source.backup.parent, manifest)
+        _place_keys(settings, source.keys_folder, manifest, destroyed)
     places = {"lake": settings.lake_dir, "audit": settings.audit_dir}
     for file in manifest.files:
         top, _, rest = file.path.partition("/")
@@ -130,7 +132,7 @@ def _place(settings: Settings, source: Source, manifest: Manifest, told: Told) -
             told(top, file.bytes)
 
 
-def _place_keys(settings: Settings, folder: Path, beside: Path, manifest: Manifest) -> None:
+def _place_keys(settings: Settings, folder: Path, manifest: Manifest, destroyed: Sequence[str]) -> None:
     """Keys, certificates and secrets, readable by their owner only; what was destroyed since is destroyed again."""
     for name, to in ((KEYS, settings.keys_dir), *((name, settings.data_dir / name) for name in SECRET_FOLDERS)):
         for path in sorted((folder / name).rglob("*")):
@@ -149,13 +151,13 @@ def _place_keys(settings: Settings, folder: Path, beside: Path, manifest: Manife
         )
     data_keys = DataKeys(settings.keys_dir / DATA_KEYS, keys)
     if data_keys.exists():
-        data_keys.destroy(destroyed_since(BackupFolder(beside), manifest))
+        data_keys.destroy(destroyed)
         data_keys.close()
 
 
-def destroyed_since(folder: BackupFolder, manifest: Manifest) -> list[str]:
+def destroyed_since(folder: BackupFolder, manifest: Manifest, known: list[PublicKey]) -> list[str]:
     """Owners whose data keys this backup or a newer one beside it knows as destroyed."""
-    later = [one for one in folder.manifests() if one.name >= manifest.name and one.region_id == manifest.region_id]
+    later = [one for one in folder.manifests(known) if one.name >= manifest.name and one.region_id == manifest.region_id]
     return sorted({*manifest.destroyed, *(owner for one in later for owner in one.destroyed)})
 
 
@@ -189,14 +191,14 @@ def _place_database(settings: Settings, backup: Path, manifest: Manifest) -> Non
     engine = open_engine(settings.sql_url)
     try:
         if manifest.database == sources.POSTGRESQL:
-            restore_postgresql(engine, file)
+            restore_postgresql(engine, file, os.environ)
         else:
             target = sources.sqlite_file(settings)
             if target.exists():
                 raise Conflict(f"{target} is there already: nothing is overwritten")
             shutil.copyfile(file, target)
             target.chmod(0o600)
-        differ = differing(manifest.tables, count_tables(engine))
+        differ = differing(manifest.tables, facts_of_tables(engine))
         if differ:
             raise IntegrityViolation(f"restored tables are not as they were backed up: {', '.join(differ)}")
         send_again(engine, manifest.outbox_cut_us)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import os
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -29,7 +30,7 @@ from domain.errors import Conflict, IntegrityViolation, NotFound, Unavailable
 from domain.merkle import root_of
 from domain.tiles import ENTRIES, WIDTH, tile_of
 from runtime.backup_folder import Copier
-from runtime.backup_manifest import LakeFacts, LogFacts
+from runtime.backup_manifest import LakeFacts, LogFacts, Manifest
 from runtime.bus import Bus
 from runtime.bus_access import TokenAccess
 from runtime.lake import Lake, LakeState
@@ -56,17 +57,18 @@ async def streams_of(settings: Settings) -> AsyncIterator[Bus]:
 
     While it is ours no platform starts. Raises Unavailable, Conflict.
     """
-    with contextlib.suppress(Unavailable):
+    try:
         connection = Connection.load(settings.data_dir)
-        bus = await Bus.connect(connection.nats_url, connection.bus_key(BACKUP), BACKUP)
-        try:
-            yield bus
-        finally:
-            await bus.close()
+    except Unavailable:
+        with _alone(settings.data_dir):
+            async with server_on(settings) as bus:
+                yield bus
         return
-    with _alone(settings.data_dir):
-        async with server_on(settings) as bus:
-            yield bus
+    bus = await Bus.connect(connection.nats_url, connection.bus_key(BACKUP), BACKUP)
+    try:
+        yield bus
+    finally:
+        await bus.close()
 
 
 @contextlib.contextmanager
@@ -114,10 +116,12 @@ def sqlite_file(settings: Settings) -> Path:
     return Path(str(make_url(settings.sql_url).database))
 
 
-def expected_bytes(settings: Settings) -> int:
-    """What a backup may take at most, by and large: streams are not counted, of which a small part is copied."""
+def expected_bytes(settings: Settings, earlier: Manifest | None = None) -> int:
+    """What a backup behind an `earlier` one takes, by and large: of streams a small part is copied, and not counted."""
     folders = (settings.lake_dir, settings.data_dir / "snapshots", settings.audit_dir)
     files = [path for folder in folders if folder.is_dir() for path in folder.rglob("*")]
+    there = {f"{settings.lake_dir}/{file.path.removeprefix('lake/')}" for file in earlier.files} if earlier else set()
+    files = [path for path in files if str(path) not in there]
     if kind_of(settings) == SQLITE:
         files += [sqlite_file(settings), sqlite_file(settings).with_name(f"{sqlite_file(settings).name}-wal")]
     total = 0
@@ -179,7 +183,7 @@ def copy_database(settings: Settings, engine: Engine, copier: Copier) -> Copied:
     """The business database, and what was in it."""
     kind = kind_of(settings)
     target = copier.folder / DATABASE_FILE[kind]
-    copied = copy_business(sqlite_file(settings), target) if kind == SQLITE else dump_postgresql(engine, target)
+    copied = copy_business(sqlite_file(settings), target) if kind == SQLITE else dump_postgresql(engine, target, os.environ)
     copier.take(DATABASE_FILE[kind])
     return copied
 

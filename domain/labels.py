@@ -40,6 +40,8 @@ LABELS: Final[Mapping[str, Level]] = {
     "grants": Level.RESTRICTED,
     "tokens": Level.RESTRICTED,
     "service_access": Level.RESTRICTED,
+    "risks": Level.RESTRICTED,
+    "risk_events": Level.RESTRICTED,
     # streams of the bus
     "READINGS": Level.IDENTIFYING,  # frames, and what hosts have to know of patients
     "ALARMS": Level.IDENTIFYING,

@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Final, Self
 
@@ -27,11 +28,12 @@ from runtime.backup_manifest import (
     Manifest,
     digests,
     note_text,
-    read_manifest,
     verified_manifest,
 )
 from runtime.durable import fsync
 from runtime.note_signing import NoteSigner
+
+logger = logging.getLogger(__name__)
 
 _PART: Final = ".part"
 _CHUNK_BYTES: Final = 2**20
@@ -62,11 +64,13 @@ class BackupFolder:
                 return self.path / name, verified_manifest(self.path / name, keys)
         return None
 
-    def manifests(self) -> Iterator[Manifest]:
-        """Of all whole backups, the oldest first; damaged ones are passed over."""
+    def manifests(self, keys: list[PublicKey]) -> Iterator[Manifest]:
+        """Of all backups, the oldest first; those that are not as they were signed are passed over, and named in the log."""
         for name in self.names():
-            with contextlib.suppress(IntegrityViolation, NotFound, OSError):
-                yield read_manifest(self.path / name)
+            try:
+                yield verified_manifest(self.path / name, keys)
+            except (IntegrityViolation, NotFound, OSError) as error:
+                logger.warning("a backup is not heeded: %s", error)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[Self]:
@@ -77,9 +81,15 @@ class BackupFolder:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise Conflict(f"a backup to {self.path} is being made already: wait for it") from None
-            for left in self.path.glob(f".*{_PART}"):
-                shutil.rmtree(left)
-            yield self
+            try:
+                self._sweep()
+                yield self
+            finally:
+                self._sweep()  # of one that failed nothing keeps the disk full
+
+    def _sweep(self) -> None:
+        for left in self.path.glob(f".*{_PART}"):
+            shutil.rmtree(left, ignore_errors=True)
 
     def begin(self, name: str) -> Path:
         """A new folder for a backup that is not listed before `finish`. While held."""
@@ -101,12 +111,16 @@ class BackupFolder:
     def keep(self, most: int) -> list[str]:
         """Delete the oldest beyond the newest `most` (0: none); their names. While held. Each is unlisted first."""
         gone = self.names()[:-most] if most else []
-        for name in gone:
+        self.remove(gone)
+        return gone
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Delete backups, as far as they are there. While held."""
+        for name in {*names} & {*self.names()}:
             unlisted = self.path / f".{name}{_PART}"
             (self.path / name).rename(unlisted)
             fsync(self.path)
             shutil.rmtree(unlisted)
-        return gone
 
     def check_room(self, needed_bytes: int) -> None:
         """Raises StorageFull when so much would not fit."""

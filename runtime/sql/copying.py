@@ -12,7 +12,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -57,7 +57,7 @@ def copy_sqlite(source: Path, target: Path, *, counted: bool = True) -> dict[str
     with in_our_words(f"the tables of {source}"), _opened(source) as held, _new(target) as copy:
         held.execute("BEGIN")
         held.execute("SELECT count(*) FROM sqlite_master").fetchone()  # from here on this connection sees one state
-        facts = _count_sqlite(held) if counted else {}
+        facts = _facts_of_sqlite(held) if counted else {}
         held.backup(copy)  # of the state that the connection holds
         held.execute("ROLLBACK")
         copy.execute("PRAGMA journal_mode=DELETE")
@@ -66,14 +66,14 @@ def copy_sqlite(source: Path, target: Path, *, counted: bool = True) -> dict[str
     return facts
 
 
-def count_sqlite(file: Path) -> dict[str, TableFacts]:
+def facts_of_sqlite(file: Path) -> dict[str, TableFacts]:
     """What the tables of a database file have. Raises as `copy_sqlite`."""
     with in_our_words(f"the tables of {file}"), _opened(file) as connection:
         connection.execute("BEGIN")
-        return _count_sqlite(connection)
+        return _facts_of_sqlite(connection)
 
 
-def _count_sqlite(connection: sqlite3.Connection) -> dict[str, TableFacts]:
+def _facts_of_sqlite(connection: sqlite3.Connection) -> dict[str, TableFacts]:
     names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name")
     return {name: _facts(_batches(connection, name)) for (name,) in names.fetchall()}
 
@@ -112,36 +112,39 @@ def _number(row: Sequence[Any] | None) -> int:
     return int(row[0]) if row else 0
 
 
-def dump_postgresql(engine: Engine, target: Path) -> Copied:
-    """Write the database in pg_dump's custom format, as of the moment at which its tables are counted. Raises Unavailable."""
+def dump_postgresql(engine: Engine, target: Path, environment: Mapping[str, str]) -> Copied:
+    """Write the database in pg_dump's custom format, as of the moment at which its tables are counted. Raises Unavailable.
+
+    `environment`: in which PostgreSQL's tools are run.
+    """
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with reading(engine) as connection:
         connection.execution_options(isolation_level="REPEATABLE READ")
         snapshot = connection.execute(text("SELECT pg_export_snapshot()")).scalar_one()
-        tables = _count_postgresql(connection)
+        tables = _facts_of_postgresql(connection)
         taken = _number(connection.exec_driver_sql(_ALARMS_TAKEN.replace("?", "%s"), (POSITION,)).fetchone())
-        _run("pg_dump", engine, "--format=custom", f"--snapshot={snapshot}", *_PLAIN, f"--file={target}")
+        _run("pg_dump", engine, environment, "--format=custom", f"--snapshot={snapshot}", *_PLAIN, f"--file={target}")
     return Copied(tables, taken)
 
 
-def restore_postgresql(engine: Engine, source: Path) -> None:
+def restore_postgresql(engine: Engine, source: Path, environment: Mapping[str, str]) -> None:
     """Bring a dump into a database without tables, all or nothing. Raises Conflict, Unavailable."""
     with reading(engine) as connection:
         if tables := inspect(connection).get_table_names():
             raise Conflict(f"the database has {len(tables)} tables already: nothing is overwritten, give an empty one")
-    _run("pg_restore", engine, "--single-transaction", "--exit-on-error", *_PLAIN, str(source))
+    _run("pg_restore", engine, environment, "--single-transaction", "--exit-on-error", *_PLAIN, str(source))
 
 
-def count_tables(engine: Engine) -> dict[str, TableFacts]:
+def facts_of_tables(engine: Engine) -> dict[str, TableFacts]:
     """What the tables of a database have. Raises Unavailable."""
     if engine.dialect.name == "sqlite":
-        return count_sqlite(Path(str(engine.url.database)))
+        return facts_of_sqlite(Path(str(engine.url.database)))
     with reading(engine) as connection:
         connection.execution_options(isolation_level="REPEATABLE READ")
-        return _count_postgresql(connection)
+        return _facts_of_postgresql(connection)
 
 
-def _count_postgresql(connection: Connection) -> dict[str, TableFacts]:
+def _facts_of_postgresql(connection: Connection) -> dict[str, TableFacts]:
     facts = {}
     for name in sorted(inspect(connection).get_table_names()):
         rows = connection.execution_options(stream_results=True).exec_driver_sql(f'SELECT t::text FROM "{name}" t')  # noqa: S608 (as above)
@@ -149,14 +152,14 @@ def _count_postgresql(connection: Connection) -> dict[str, TableFacts]:
     return facts
 
 
-def _run(tool: str, engine: Engine, *options: str) -> None:
+def _run(tool: str, engine: Engine, environment: Mapping[str, str], *options: str) -> None:
     """Run one of PostgreSQL's tools; the password goes by the environment, where other users do not see it."""
     found = shutil.which(tool)
     if found is None:
         raise Unavailable(f"{tool} is not installed: it comes with PostgreSQL's client programs")
     url = make_url(engine.url)
     place = url.set(drivername="postgresql", password=None).render_as_string()
-    environment = {**os.environ, **({"PGPASSWORD": str(url.password)} if url.password else {})}
+    environment = {**environment, **({"PGPASSWORD": str(url.password)} if url.password else {})}
     try:
         subprocess.run(  # noqa: S603 (a tool found by its name, with a database and a file of ours)
             [found, f"--dbname={place}", *options], env=environment, check=True, capture_output=True, timeout=_TOOL_DEADLINE_S

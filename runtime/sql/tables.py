@@ -23,6 +23,7 @@ from sqlalchemy import (
 
 from runtime.sql import (
     identity_tables,  # noqa: F401 (its tables are of the same schema)
+    risk_tables,  # noqa: F401 (as above)
     schema,
 )
 from runtime.sql.schema import Id as _Id

@@ -71,6 +71,7 @@ def patient_of(installation):
     return row
 
 
+@pytest.mark.clause("8.4e")
 async def test_the_drill_restores_everything_as_it_was(installation, wish):
     async with running(installation):
         verdict = await drill(installation.settings, wish, SystemClock())
