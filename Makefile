@@ -125,7 +125,7 @@ conformance: test ## run the tests and write docs/conformance.md from what they 
 
 .PHONY: docs
 docs: setup ## write the pages that are made from code: settings, metrics, Prometheus numbers
-	@$(BIN)/python docs/generate.py settings metrics permissions prometheus retention
+	@$(BIN)/python docs/generate.py settings metrics permissions prometheus retention security
 
 .PHONY: lock
 lock: setup ## choose package versions anew and lock them with hashes

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from api.hand_overs import lead_hand_overs
+from api.risk_watch import watch_risks
 from api.security_desk import SecurityDesk
 from api.services import Backend
 from api.webhook import Webhook
@@ -119,6 +120,7 @@ def tasks_of(backend: Backend) -> dict[str, Callable[[], Awaitable[None]]]:
         "sightings": Sightings(backend).run,
         "outbox-relay": backend.relay.run,
         "write-relay": WriteRelay(backend.engine, backend.services.bus, backend.services.region_id).run,
+        "risks": lambda: watch_risks(backend),
         "hand-overs": lambda: lead_hand_overs(backend),
     }
     if backend.services.webhook is not None:

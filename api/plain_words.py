@@ -17,6 +17,7 @@ from domain.exposure import BY_CODE as FINDINGS_BY_CODE
 from domain.fleet_manifest import Tier
 from domain.messages import SecurityKind
 from domain.metrics import BY_CODE, Group
+from domain.risks import RiskState
 
 LEFT_OUT: Final = "…"
 _PARAMETER: Final = re.compile(r"\{(\w+)(?::\w+)?\}")
@@ -48,6 +49,7 @@ _QUERY: Final[Mapping[str, Callable[[str], bool]]] = {
     "with": _one_of(("trace",)),
     "metric": _one_of(BY_CODE),
     "state": _one_of(AlarmState),
+    "risk_state": _one_of(RiskState),
     "priority": _one_of(priority.value for priority in Priority),
     "format": _one_of(Format),
     "tier": _one_of(Tier),

@@ -32,6 +32,7 @@ from domain import subjects
 from domain.messages import LogState
 from domain.permissions import Authoriser
 from domain.ports import Clock, OnceIntake
+from domain.risks import Posture
 from runtime.access_journal import AccessJournal
 from runtime.access_trail import AccessTrail
 from runtime.bus import Bus
@@ -90,6 +91,7 @@ class Services:
 
     `over_tls`: browsers reach the API by TLS only. `first_password_file` is deleted once that password was changed.
     `credential_days`: after which a device's credential is old.
+    `posture`: how the platform is set up, for the register of risks.
     """
 
     engine: Engine
@@ -113,6 +115,7 @@ class Services:
     over_tls: bool = False
     credential_days: int = 365
     first_password_file: Path | None = None
+    posture: Posture | None = None
     webhook: WebhookTarget | None = None
     scenarios: ScenarioLauncher | None = None
 

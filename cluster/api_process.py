@@ -20,13 +20,14 @@ from cluster import limits
 from cluster.connection import Connection, first_password_file
 from cluster.doors_process import intake_limits
 from cluster.first_start import password_hashes, sealer_of
-from cluster.pki import API, listener_tls
+from cluster.pki import API, DOORS, listener_tls, served_with
 from cluster.processes import tell_ready, until_ended
 from cluster.sealing import file_seal
 from cluster.serving import serving
 from domain import bus_rights, subjects
 from domain.errors import VitalgridError
 from domain.instants import US_PER_S
+from domain.risks import Posture
 from runtime.access_journal import AccessJournal
 from runtime.authorisation import CedarAuthoriser
 from runtime.bus import Bus
@@ -44,6 +45,7 @@ from runtime.priority import share_finely
 from runtime.reading_store import ReadingStore
 from runtime.retention import Periods
 from runtime.second_factors import SecondFactors
+from runtime.security_profile import is_loopback
 from runtime.settings import SecuritySettings, Settings, WebhookSettings
 from runtime.soft_keys import SoftKeys
 from runtime.sql.engine import open_engine
@@ -91,7 +93,7 @@ async def main() -> None:
         periods=Periods.of(settings.retention, settings.lake),
         certificate_vkeys=partial(own_vkeys, certificate_signer(keys, settings.audit_origin)),
         sign_in_rules=rules, accesses=accesses, first_password_file=first_password_file(settings.data_dir),
-        webhook=_webhook(settings.webhook),
+        webhook=_webhook(settings.webhook), posture=_posture(settings),
         scenarios=ScenarioRuns(Path("reports"), settings.data_dir, clock),
     )  # fmt: skip
     app = create_app(services, limits=limits.api_requests(settings.limits))
@@ -139,6 +141,21 @@ def _sign_in_rules(settings: SecuritySettings) -> SignInRules:
 
 def _us(seconds: float) -> int:
     return round(seconds * US_PER_S)
+
+
+def _posture(settings: Settings) -> Posture:
+    """What rules of the register of risks are told of how the platform is set up."""
+    served = [served_with(settings, name) for name in (API, DOORS)]
+    return Posture(
+        speaks_plain=None in served, is_on_loopback=all(is_loopback(host) for host in (settings.api.host, settings.doors.host)),
+        seals_files=settings.seals_files,
+        keys_lie_beside=_device_of(settings.keys_dir) == _device_of(settings.data_dir),
+        outside_witnesses=len(settings.audit.witnesses),
+    )  # fmt: skip
+
+
+def _device_of(folder: Path) -> int | None:
+    return folder.stat().st_dev if folder.exists() else None
 
 
 def _webhook(settings: WebhookSettings) -> WebhookTarget | None:

@@ -15,6 +15,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
+from cluster.backup_commands import backup
 from cluster.device_commands import devices
 from cluster.doctor import doctor
 from cluster.fleet_commands import fleet
@@ -43,6 +44,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(scenario, name="scenario")
+app.add_typer(backup, name="backup")
 app.add_typer(fleet, name="fleet")
 app.add_typer(devices, name="devices")
 app.add_typer(hosts, name="hosts")

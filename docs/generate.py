@@ -288,6 +288,55 @@ def _conformance_from_run() -> str:
     return conformance_page(json.loads(RESULT.read_text()))
 
 
+# security
+
+
+_STATES: Final = {"done": "done", "part": "**partly**", "site": "operator"}
+_SECURITY_CHAPTERS: Final = {
+    "8.1.4": "GB/T 22239-2019, 8.1.4: secure computing environment",
+    "8.1.3": "GB/T 22239-2019, 8.1.3: secure boundary",
+    "8.1.5": "GB/T 22239-2019, 8.1.5: security management centre",
+    "": "T/GDIOT 009-2024",
+}
+
+
+def security_page() -> str:
+    """docs/security.md: each control with what is done, where, and the tests that show it; and what is not claimed."""
+    found = tomllib.loads((DOCS / "security_controls.toml").read_text())
+    asks = {clause["id"]: clause["asks"] for clause in tomllib.loads((DOCS / "clauses.toml").read_text())["clause"]}
+    parts = [
+        "# Security\n",
+        "<!-- made by `make docs` from docs/security_controls.toml; do not edit -->\n",
+        "Control by control: what the platform does, where, and the tests that show it. *Operator*: the platform gives what "
+        "is said, the rest is the duty of whoever runs it. Names of controls are short; the standards' Chinese texts are the "
+        "authority. Whether a clause is met says [conformance.md](conformance.md); who may do what "
+        "[permissions.md](permissions.md).\n",
+        "## What is not claimed\n",
+        "\n".join(f"- {fact['says']}" for fact in found["not_claimed"]) + "\n",
+    ]
+    for prefix, title in _SECURITY_CHAPTERS.items():
+        rows = [_control_row(one, asks) for one in found["control"] if _chapter(one["id"]) == prefix]
+        parts += [f"## {title}\n", table(("control", "asks for", "what is done", "where", "tests", "state"), rows)]
+    return "\n".join(parts)
+
+
+def _chapter(control: str) -> str:
+    return next((prefix for prefix in _SECURITY_CHAPTERS if prefix and control.startswith(f"{prefix}.")), "")
+
+
+def _control_row(control: Mapping[str, Any], asks: Mapping[str, str]) -> tuple[str, ...]:
+    state = _STATES[control["state"]] + (f": {control['open']}" if "open" in control else "")
+    where = "<br>".join(f"`{path}`" for path in control["where"])
+    return (
+        control["id"],
+        control.get("name") or asks[control["id"]],
+        control["done"],
+        where,
+        _tests(dict.fromkeys(control["tests"], "")),
+        state,
+    )
+
+
 # performance
 
 
@@ -356,6 +405,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "permissions": permissions_page,
     "retention": retention_page,
     "prometheus": prometheus_page,
+    "security": security_page,
     "conformance": _conformance_from_run,
     "performance": _performance_from_run,
 }

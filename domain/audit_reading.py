@@ -24,6 +24,7 @@ class _Code(msgspec.Struct):
 
 class _Identifier(msgspec.Struct):
     value: str
+    system: str = ""
 
 
 class _Named(msgspec.Struct):
@@ -169,3 +170,47 @@ def is_certified(event: bytes) -> bool:
     """Whether a write tells that an erasure is certified."""
     found = said(event)
     return found is not None and found.action == CERTIFIED
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request for protected records, as far as it can be counted."""
+
+    who: str
+    kind: str  # of the principal (`domain.principals.Kind`)
+    action: str
+    outcome: str
+    at_us: int
+    place: str | None
+    view: str | None
+    patients: frozenset[str]
+
+
+class _Access(msgspec.Struct):
+    recorded: str
+    outcome: str
+    subtype: list[_Code] = []
+    agent: list[_Agent] = []
+    entity: list[_Entity] = []
+
+
+_decode_access: Final = msgspec.json.Decoder(_Access).decode
+_ACTION: Final = f"{OURS}action"
+
+
+def asked(event: bytes) -> Asked | None:
+    """What an access was; None for any other event."""
+    try:
+        read = _decode_access(event)
+        at_us = parse_rfc3339(read.recorded)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, InvalidInput):
+        return None
+    who = next((agent.who for agent in read.agent if agent.requestor), None)
+    action = next((code.code for code in read.subtype if code.system == _ACTION), None)
+    if who is None or who.display is None or action is None:
+        return None
+    details = {detail.type: detail.valueString for entity in read.entity for detail in entity.detail}
+    references = [entity.what.reference for entity in read.entity if entity.what is not None and entity.what.reference]
+    patients = frozenset(one.removeprefix(PATIENT) for one in references if one.startswith(PATIENT))
+    kind = (who.identifier.system if who.identifier is not None else "").removeprefix(OURS)
+    return Asked(who.display, kind, action, read.outcome, at_us, details.get("place"), details.get("view"), patients)

@@ -19,6 +19,7 @@ API: Final = "api"
 DOORS: Final = "doors"
 AUDIT: Final = "audit"
 QUERIES: Final = "queries"
+BACKUP: Final = "backup"
 OBSERVER: Final = "observer"  # commands and measurements on the platform's own machine
 
 HOSTS: Final = "host.*"  # among those who are answered: every host
@@ -77,6 +78,7 @@ BUS_RIGHTS: Final[Mapping[str, BusRights]] = {
         says=(subjects.LOG_STATE, subjects.STREAM_SILENT), reads=(AUDIT_STREAM,), follows=(AUDIT_STREAM,),
         empties=(AUDIT_STREAM,),
     ),
+    BACKUP: BusRights(reads=_STREAMS, follows=_STREAMS),
     OBSERVER: BusRights(
         says=(subjects.host_metrics("*"),), hears=(subjects.HOST_HEARTBEATS,), reads=_BUSINESS, follows=_BUSINESS,
     ),

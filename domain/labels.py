@@ -45,6 +45,8 @@ LABELS: Final[Mapping[str, Level]] = {
     "service_access": Level.RESTRICTED,
     "erasures": Level.IDENTIFYING,
     "legal_holds": Level.IDENTIFYING,
+    "risks": Level.RESTRICTED,
+    "risk_events": Level.RESTRICTED,
     # streams of the bus
     "READINGS": Level.IDENTIFYING,  # frames, and what hosts have to know of patients
     "ALARMS": Level.IDENTIFYING,

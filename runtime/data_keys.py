@@ -170,6 +170,26 @@ class DataKeys:
             _settle(connection)
             return len(rows)
 
+    def count_opened(self) -> int:
+        """How many keys open with the provider's. Reads them all."""
+        with self._using() as connection:
+            kids = [kid for (kid,) in connection.execute("SELECT kid FROM data_keys WHERE wrapped IS NOT NULL ORDER BY kid")]
+        opened = 0
+        for start in range(0, len(kids), _CHUNK):
+            opened += sum(secret is not None for secret in self.of_kids(kids[start : start + _CHUNK]).values())
+        return opened
+
+    def destroyed(self) -> list[str]:
+        """Owners whose keys were destroyed."""
+        with self._using() as connection:
+            query = "SELECT owner FROM data_keys WHERE wrapped IS NULL ORDER BY owner"
+            return [owner for (owner,) in connection.execute(query)]
+
+    def count(self) -> int:
+        """How many keys there are, the destroyed ones too."""
+        with self._using() as connection:
+            return int(connection.execute("SELECT count(*) FROM data_keys").fetchone()[0])
+
     def wrapped_under(self) -> dict[int, int]:
         """How many keys each version of `fields` wraps."""
         with self._using() as connection:

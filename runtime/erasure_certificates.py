@@ -18,8 +18,8 @@ from domain.instants import to_rfc3339
 from domain.log_entries import commitment, read_entry
 from domain.signed_notes import ED25519, SM2, Note, PublicKey
 from runtime.keys import KeyProvider
-from runtime.log_signing import KeyVerifier, NoteSigner
 from runtime.log_verifier import DoesNotHold, verify_proof
+from runtime.note_signing import KeyVerifier, NoteSigner
 
 CERTIFICATE_KEYS: Final[Mapping[str, bytes]] = {"certificate-ed25519": ED25519, "certificate-sm2": SM2}
 HEAD: Final = "vitalgrid certificate of erasure, version 1"

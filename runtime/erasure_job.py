@@ -23,7 +23,7 @@ from runtime.erasure_certificates import certificate_text, digest_of
 from runtime.lake import FILE_RETENTION_H, Lake
 from runtime.lake_rewriting import drop_handle
 from runtime.log_events import emptied_of
-from runtime.log_signing import NoteSigner
+from runtime.note_signing import NoteSigner
 from runtime.sealing import patient_owner
 from runtime.sql import erasure_steps
 from runtime.sql.erasures import begin_next, has_certificates
@@ -96,7 +96,7 @@ class ErasureJob:
         now_us = self.clock.now_us()
         if not has_certificates(self.engine):  # else a lost key is made anew by nobody: it would hide that
             self.signer.make_keys()
-        certificate = self.signer.sign_text(certificate_text(row, now_us, self._until_us(now_us))).decode()
+        certificate = self.signer.sign(certificate_text(row, now_us, self._until_us(now_us))).decode()
         return erasure_steps.certify(self.engine, row, now_us, certificate, digest_of(certificate))
 
     def _until_us(self, now_us: int) -> dict[str, int | None]:

@@ -27,17 +27,22 @@ logger = logging.getLogger(__name__)
 _HEARTBEAT_S: Final = 1.0
 _SILENCE_S: Final = 3.5
 _V1_TOKENS: Final = 9
+_MESSAGE_ID: Final = api.Header.MSG_ID.value
 
 
 @dataclass(frozen=True, slots=True)
 class StreamMessage:
-    """One stored message. `stored_us`: when the server stored it, UTC microseconds; `pending`: how many wait behind it."""
+    """One stored message. `stored_us`: when the server stored it, UTC microseconds; `pending`: how many wait behind it.
+
+    `message_id`: under which it was published; the stream keeps each id once.
+    """
 
     subject: str
     sequence: int
     payload: bytes
     stored_us: int
     pending: int = 0
+    message_id: str = ""
 
 
 class Follower:
@@ -149,7 +154,9 @@ class Follower:
         self._consumer_sequence = consumer_sequence
         self.next_sequence = sequence + 1
         self.pending = int(tokens[base + 6])
-        self._on_message(StreamMessage(message.subject, sequence, message.data, int(tokens[base + 5]) // 1000, self.pending))
+        message_id = headers.get(_MESSAGE_ID, "") if headers else ""
+        stored_us = int(tokens[base + 5]) // 1000
+        self._on_message(StreamMessage(message.subject, sequence, message.data, stored_us, self.pending, message_id))
 
     async def _control(self, message: Msg, headers: dict[str, str]) -> None:
         """Flow control is answered when we are ready for more; a heartbeat tells whether anything was missed."""

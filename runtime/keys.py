@@ -31,6 +31,8 @@ KEYS: Final[Mapping[str, KeyKind]] = {
     "log-sm2": KeyKind.SM2,  # the same, in national cryptography
     "certificate-ed25519": KeyKind.ED25519,  # certificates of erasure
     "certificate-sm2": KeyKind.SM2,  # the same, in national cryptography
+    "backup-ed25519": KeyKind.ED25519,  # manifests of backups
+    "backup-sm2": KeyKind.SM2,  # the same, in national cryptography
     "witness-ed25519": KeyKind.ED25519,  # a witness's word on checkpoints; in a folder of its own
 }
 

@@ -20,7 +20,8 @@ from domain.errors import IntegrityViolation, InvalidInput, Unavailable
 from domain.merkle import consistency_proof, root_of
 from domain.signed_notes import Checkpoint, Note, PublicKey, Signature, read_signature
 from domain.tiles import TiledTree
-from runtime.log_signing import KeyVerifier, LogSigner
+from runtime.log_signing import LogSigner
+from runtime.note_signing import KeyVerifier
 from runtime.witness_client import TIMEOUT_S, Reply, WitnessClient
 
 logger = logging.getLogger(__name__)

@@ -29,7 +29,7 @@ from domain.ports import Clock
 from domain.signed_notes import COSIGNATURE, Checkpoint, Note, PublicKey, Signature
 from runtime.durable import create_secret, write_secret
 from runtime.keys import KeyProvider, make_missing
-from runtime.log_signing import KeyVerifier
+from runtime.note_signing import KeyVerifier
 from runtime.small_database import in_our_words, opened, transaction
 
 logger = logging.getLogger(__name__)

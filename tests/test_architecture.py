@@ -145,6 +145,7 @@ LISTS_WITHOUT_REACH: Final = {
     "list_grants": "of one user, of whom they are permitted",
     "list_writes": "of the region as a whole: a write has no place",
     "list_exports": "of the region as a whole: an export has no place",
+    "list_risks": "of the region as a whole: a risk has no place",
 }
 
 

@@ -19,7 +19,7 @@ MARKDOWN = texts(".md")
 HAND_WRITTEN = [
     path
     for path in MARKDOWN
-    if path.name not in ("conformance.md", "settings.md", "metrics.md", "permissions.md", "retention.md")
+    if path.name not in ("conformance.md", "settings.md", "metrics.md", "permissions.md", "retention.md", "security.md")
 ]
 GENERATE = runpy.run_path(str(DOCS / "generate.py"))
 
@@ -113,6 +113,27 @@ def test_the_retention_page_is_what_the_rules_say():
 
 def test_the_permissions_page_is_what_the_policies_say():
     assert (DOCS / "permissions.md").read_text() == GENERATE["permissions_page"](), "run `make docs`"
+
+
+def test_the_security_page_is_made_of_its_controls():
+    assert (DOCS / "security.md").read_text() == GENERATE["security_page"](), "run `make docs`"
+
+
+@pytest.mark.clause("7.2a")
+def test_every_control_names_tests_and_modules_that_are_there():
+    """A table of controls that nobody checks would outlive what it speaks of."""
+    controls = tomllib.loads((DOCS / "security_controls.toml").read_text())["control"]
+    assert len({control["id"] for control in controls}) == len(controls)
+    for control in controls:
+        for module in control["where"]:
+            assert (ROOT / module).exists(), f"{control['id']} names {module}"
+        assert control["tests"] or control["state"] == "site", f"{control['id']} is shown by nothing"
+        assert ("open" in control) == (control["state"] == "part"), control["id"]
+        for test in control["tests"]:
+            path, _, name = test.partition("::")
+            assert re.search(rf"^(async )?def {name}\(", (ROOT / path).read_text(), re.MULTILINE), (
+                f"{control['id']} names {test}"
+            )
 
 
 def test_the_prometheus_page_is_what_the_platform_shows():

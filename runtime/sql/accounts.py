@@ -20,7 +20,7 @@ _ALL: Final = ("SELECT", "INSERT", "UPDATE", "DELETE")
 _APPEND: Final = ("SELECT", "INSERT")
 _READ: Final = ("SELECT",)
 _NOT_ALL: Final[Mapping[str, tuple[str, ...]]] = {
-    **dict.fromkeys(("write_log", "alarm_events", "exports", "handles", "reject_actions"), _APPEND),
+    **dict.fromkeys(("write_log", "alarm_events", "exports", "handles", "reject_actions", "risk_events"), _APPEND),
     "password_history": (*_APPEND, "DELETE"),  # the oldest go
     **dict.fromkeys(("erasures", "legal_holds"), (*_APPEND, "UPDATE")),  # what was asked for and held stays told
 }

@@ -25,6 +25,7 @@ from runtime.sql import (
     identity_tables,  # noqa: F401 (its tables are of the same schema)
     isolation_tables,  # noqa: F401 (as above)
     life_tables,  # noqa: F401 (as above)
+    risk_tables,  # noqa: F401 (as above)
     schema,
     security_tables,  # noqa: F401 (so is its table)
     sighting_tables,  # noqa: F401 (as above)

@@ -12,7 +12,7 @@ import nats
 import pytest
 
 from domain import subjects
-from domain.bus_rights import API, AUDIT, BUS_RIGHTS, DOORS, OBSERVER, QUERIES, SUPERVISOR, mailroom, rights_of
+from domain.bus_rights import API, AUDIT, BACKUP, BUS_RIGHTS, DOORS, OBSERVER, QUERIES, SUPERVISOR, mailroom, rights_of
 from domain.errors import Unavailable
 from runtime.bus import Bus
 from runtime.bus_access import BusCertificate, CertificateAccess, wanted_by_process
@@ -71,6 +71,7 @@ MAY_SAY = {
     AUDIT: _READS["AUDIT"] | _FOLLOWS["AUDIT"] | {"log.state", "stream.silent", "$JS.API.STREAM.PURGE.AUDIT"},
     DOORS: _TAKEN_IN | _READS["READINGS"] | {"shard.3", "doors.counted", "doors.sightings", "_INBOX.api.x.y"},
     QUERIES: {"shard.3", "_INBOX.api.x.y"} | _READS["READINGS"],
+    BACKUP: _ALL_READ.union(_READS["AUDIT"], *_FOLLOWS.values()),
     OBSERVER: _ALL_READ.union(*(_FOLLOWS[stream] for stream in BUSINESS)) | {"host.host-1.metrics"},
     HOST: _READS["READINGS"] | _FOLLOWS["READINGS"] | {
         "reading.0", "reading.lost", "control.0", "alarm.sz.h1", "reject.sz.h1", "actor.device.sz.h1.m1", "directory.shard.3",
@@ -94,6 +95,7 @@ MAY_HEAR = {
     AUDIT: {"_INBOX.audit.>"},
     DOORS: {"directory.changed", "progress.host.*", "storage.state", "doors.stamps", "_INBOX.doors.>"},
     QUERIES: {"readings.large", "_INBOX.queries.>"},
+    BACKUP: {"_INBOX.backup.>"},
     OBSERVER: {"heartbeat.host.*", "_INBOX.observer.>"},
     HOST: {"actor.>", "actor.*.sz.h1.>", "shard.3", "shard.*", "host.host-1.metrics", "_INBOX.host.host-1.>"},
 }

@@ -47,6 +47,8 @@ HARMLESS: Final = {
     "what a device sent, for those who repair devices": "payload_base64 payload_bytes payload_text",
     "what was asked for in an export; parts of names are taken out where it is recorded": "query",
     "of the access log: actions, opaque keys, sealed reasons": "commitment event event_bytes index salt what",
+    "the register of risks: counts, roles, names of accounts": """
+        accepted_until changed evidence found history likelihood owner risk seen severity subject""",
     "of a write: never names (records.log_write); a note in it is masked (WriteOut)": "detail",
 }
 NAMED: Final = {  # words that may tell of a patient, and do not here
@@ -68,7 +70,7 @@ def test_every_field_of_every_answer_is_masked_or_known_harmless(plain_app: Fast
     assert unknown == []
     assert {f"{schema}.{field}" for schema, field, is_masked in fields if is_masked} == {
         "PatientOut.name", "PatientOut.ref", "AlarmOut.note", "AssociationOut.reason", "MaintenanceOut.reason",
-        "WriteOut.reason", "AuditEventOut.why", "AccessOut.why",
+        "WriteOut.reason", "AuditEventOut.why", "AccessOut.why", "RiskOut.title", "RiskOut.measure", "RiskEventOut.note",
     }  # fmt: skip
 
 

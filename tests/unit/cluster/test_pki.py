@@ -104,7 +104,8 @@ def test_each_process_has_a_certificate_to_show_the_bus_and_hosts_get_theirs_whe
     keeper = CertificateKeeper(settings(tmp_path, hosts={"count": 2}), CLOCK)
     made = [name for name in keeper.look() if name.startswith("bus-")]
     assert made == [
-        "bus-api", "bus-audit", "bus-doors", "bus-host-1", "bus-host-2", "bus-observer", "bus-queries", "bus-supervisor"
+        "bus-api", "bus-audit", "bus-backup", "bus-doors", "bus-host-1", "bus-host-2", "bus-observer", "bus-queries",
+        "bus-supervisor",
     ]  # fmt: skip
     key = keeper.let_in("host-3")
     assert holds_for(read_certificate(Path(key.file))) == {"host-3.vitalgrid"}

@@ -22,8 +22,9 @@ from runtime.disk import Disk
 from runtime.keys import KeyMissing
 from runtime.log_events import LogEvents, Received, Wanted, events_between, find_events, taken_of_stream
 from runtime.log_keeper import LogKeeper
-from runtime.log_signing import KeyVerifier, LogSigner
+from runtime.log_signing import LogSigner
 from runtime.log_store import LogReader
+from runtime.note_signing import KeyVerifier
 from runtime.soft_keys import SoftKeys
 from tests.openssl import needs_openssl, openssl_accepts_sm2
 

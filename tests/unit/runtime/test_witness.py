@@ -14,7 +14,8 @@ from domain.merkle import consistency_proof, leaf_hash, perfect_root, root_of
 from domain.signed_notes import Checkpoint, Note, read_signature
 from runtime.clock import ManualClock
 from runtime.keys import KeyMissing
-from runtime.log_signing import KeyVerifier, LogSigner
+from runtime.log_signing import LogSigner
+from runtime.note_signing import KeyVerifier
 from runtime.small_database import in_our_words, transaction
 from runtime.soft_keys import SoftKeys
 from runtime.witness import _WHAT, Witness

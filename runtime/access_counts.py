@@ -1,0 +1,79 @@
+"""What each person asked for of records of level 4 and above, counted from the access log: numbers, and no patient.
+
+Reads events beside the audit process, some at a time; keys of patients are compared in memory and forgotten. Clause 6.1.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from domain.accesses import Outcome
+from domain.audit_reading import Asked, asked
+from domain.instants import from_us
+from domain.labels import LABELS
+from domain.permissions import Action, Level, View
+from domain.principals import Kind
+from domain.risks import Accesses
+from runtime.log_events import Wanted, find_events
+
+MOST_EVENTS: Final = 200_000
+_AT_ONCE: Final = 1_000
+_NIGHT_H: Final = frozenset({22, 23, 0, 1, 2, 3, 4, 5})
+# by the first part of an action what its records are; what is not here is below level 4
+_KINDS: Final = {
+    "patient": "patients", "association": "associations", "alarm": "alarms", "preset": "limit_presets",
+    "observation": "patients", "reading": "READINGS",
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Counting:
+    counts: Accesses = field(default_factory=Accesses)
+    wards: set[str] = field(default_factory=set)
+    patients: set[str] = field(default_factory=set)
+
+
+def count_accesses(folder: Path, from_us_: int, local: Callable[[datetime], datetime]) -> dict[str, Accesses]:
+    """By the name of each user, since `from_us_`; at most the newest MOST_EVENTS events. `local`: a time where they work.
+
+    Raises Unavailable, IntegrityViolation.
+    """
+    counting: defaultdict[str, _Counting] = defaultdict(_Counting)
+    before: int | None = None
+    for _ in range(MOST_EVENTS // _AT_ONCE):
+        events = find_events(folder, Wanted(from_us=from_us_), before=before, limit=_AT_ONCE)
+        for event in events:
+            if event.event is not None and (one := asked(event.event)) is not None and _counts(one):
+                _add(counting[one.who], one, local)
+        if len(events) < _AT_ONCE:
+            break
+        before = events[-1].at
+    return {who: _settled(counted) for who, counted in counting.items()}
+
+
+def _counts(one: Asked) -> bool:
+    kind = _KINDS.get(one.action.partition(".")[0])
+    return one.kind == Kind.USER and kind is not None and LABELS[kind] >= Level.IDENTIFYING and one.action in set(Action)
+
+
+def _add(counted: _Counting, one: Asked, local: Callable[[datetime], datetime]) -> None:
+    counts = counted.counts
+    if one.outcome != Outcome.SUCCESS:
+        counts.refused += one.outcome == Outcome.REFUSED
+        return
+    counts.asked += 1
+    counts.at_night += local(from_us(one.at_us)).hour in _NIGHT_H
+    counts.unmasked += one.view == View.CLEAR and bool(one.patients)
+    if one.place is not None and "/" in one.place:
+        counted.wards.add(one.place)
+    counted.patients |= one.patients
+
+
+def _settled(counted: _Counting) -> Accesses:
+    counted.counts.wards, counted.counts.patients = len(counted.wards), len(counted.patients)
+    return counted.counts

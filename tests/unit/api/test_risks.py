@@ -1,0 +1,191 @@
+"""The register of risks over REST: found by rules, judged by people, with its history. Clause 6.1."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import Engine, insert
+
+from api.app import create_app
+from api.risk_watch import look_for_risks
+from domain.accesses import Access, Interaction, audit_event
+from domain.log_entries import LogRecord
+from domain.permissions import Action, View
+from domain.principals import Kind, Principal
+from domain.risks import DAY_US, Posture
+from runtime import access_counts
+from runtime.clock import ManualClock
+from runtime.log_events import Received
+from runtime.log_keeper import LogKeeper
+from runtime.log_signing import LogSigner
+from runtime.log_store import LogReader
+from runtime.soft_keys import SoftKeys
+from runtime.sql.engine import writing
+from runtime.sql.risks import BACKUP
+from runtime.sql.tables import exports, write_log
+from tests.unit.api.conftest import client_of, services_of
+
+pytestmark = pytest.mark.clause("6.1")
+PATIENT = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture
+async def app(engine: Engine, clock: ManualClock, tmp_path: Path) -> AsyncIterator[FastAPI]:
+    posture = Posture(speaks_plain=True, seals_files=True, keys_lie_beside=False, outside_witnesses=1)
+    made = create_app(
+        services_of(engine=engine, clock=clock, log=LogReader(tmp_path / "audit"), posture=posture), background=False
+    )
+    async with made.router.lifespan_context(made):
+        yield made
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(app) as opened:
+        opened.headers["X-Reason"] = "the yearly review"
+        yield opened
+
+
+def backed_up(engine: Engine, at_us: int) -> None:
+    with writing(engine) as connection:
+        connection.execute(insert(write_log).values(at_us=at_us, who="vitalgrid", action=BACKUP, target="b"))
+
+
+async def found(client: httpx.AsyncClient, state: str | None = None) -> dict[str, dict]:
+    await client.post("/api/v1/risks/look")
+    answer = await client.get("/api/v1/risks", params={"risk_state": state} if state else {})
+    return {f"{risk['rule']}|{risk['subject']}": risk for risk in answer.json()["items"]}
+
+
+async def judged(client: httpx.AsyncClient, risk: dict, **change: object) -> httpx.Response:
+    return await client.patch(f"/api/v1/risks/{risk['id']}", json=change, headers={"If-Match": f'"{risk["version"]}"'})
+
+
+async def test_a_risk_is_found_judged_and_closed_with_its_history(
+    client: httpx.AsyncClient, engine: Engine, clock: ManualClock
+) -> None:
+    backup = (await found(client))["backup-old|"]
+    assert (backup["state"], backup["risk"], backup["level"], backup["evidence"]) == ("open", 20, 4, {"backups": 0})
+    assert backup["owner"] == "system-administrator"
+    changed = await judged(client, backup, state="measure-in-force", owner="li.na", measure="every night at three")
+    assert (changed.json()["state"], changed.json()["measure"]) == ("measure-in-force", "every night at three")
+    assert (await found(client))["backup-old|"]["state"] == "measure-in-force"
+    backed_up(engine, clock.now_us())
+    assert "backup-old|" not in await found(client)
+    assert (await found(client, "closed"))["backup-old|"]["id"] == backup["id"]
+    clock.advance(8 * 86_400)
+    again = (await found(client))["backup-old|"]
+    assert (again["id"], again["state"], again["evidence"]) == (backup["id"], "open", {"age_days": 8})
+    history = (await client.get(f"/api/v1/risks/{backup['id']}")).json()["history"]
+    assert [(event["event"], event["state"]) for event in history] == [
+        ("found", "open"), ("changed", "measure-in-force"), ("gone", "closed"), ("found-again", "open"),
+    ]  # fmt: skip
+    assert history[1]["note"] == "the yearly review"
+
+
+async def test_looking_twice_makes_no_second_entry_and_no_event(client: httpx.AsyncClient, app: FastAPI) -> None:
+    first = await found(client)
+    assert await look_for_risks(app.state.backend) == 0
+    second = await found(client)
+    assert {key: (risk["id"], risk["version"]) for key, risk in first.items()} == {
+        key: (risk["id"], risk["version"]) for key, risk in second.items()
+    }
+
+
+async def test_a_risk_is_accepted_with_a_reason_and_an_end_and_open_again_after_it(
+    client: httpx.AsyncClient, clock: ManualClock
+) -> None:
+    links = (await found(client))["plain-links|"]
+    assert (await judged(client, links, state="accepted")).status_code == 422
+    until = "2099-01-01T00:00:00Z"
+    unsaid = await client.patch(
+        f"/api/v1/risks/{links['id']}", json={"state": "accepted", "accepted_until": until},
+        headers={"If-Match": f'"{links["version"]}"', "X-Reason": ""},
+    )  # fmt: skip
+    assert unsaid.status_code == 422
+    accepted = (await judged(client, links, state="accepted", accepted_until=until)).json()
+    assert accepted["state"] == "accepted"
+    assert (await found(client))["plain-links|"]["state"] == "accepted"
+    clock.advance(100 * 366 * 86_400)
+    assert (await found(client))["plain-links|"]["state"] == "open"
+
+
+async def test_somebody_enters_a_risk_that_no_rule_finds_and_no_rule_closes_it(client: httpx.AsyncClient) -> None:
+    new = {"title": "Displays in corridors", "measure": "Turn them", "kind": "patients", "owner": "li"}
+    new |= {"likelihood": 3, "severity": 4}
+    made = await client.post("/api/v1/risks", json=new)
+    assert made.status_code == 201, made.text
+    assert (made.json()["title"], made.json()["risk"], made.json()["level"]) == ("Displays in corridors", 12, 4)
+    assert (await found(client))["None|"]["id"] == made.json()["id"]
+    assert (await judged(client, made.json(), severity=2)).json()["risk"] == 6
+    assert (await client.post("/api/v1/risks", json=new | {"kind": "nothing"})).status_code == 422
+    assert (await client.post("/api/v1/risks", json=new | {"severity": 6})).status_code == 422
+
+
+async def test_figures_that_a_rule_gives_are_nobodys_to_change(client: httpx.AsyncClient) -> None:
+    links = (await found(client))["plain-links|"]
+    assert (await judged(client, links, severity=1)).status_code == 409
+    assert (await judged(client, links | {"version": 99}, state="open")).status_code == 412
+    assert (await client.get("/api/v1/risks/999999")).status_code == 404
+
+
+async def test_exports_in_bulk_are_found_by_who_made_them(
+    client: httpx.AsyncClient, engine: Engine, clock: ManualClock
+) -> None:
+    row = {"at_us": clock.now_us(), "who": "wang.wei", "lake_version": 1, "query": {}}
+    with writing(engine) as connection:
+        connection.execute(insert(exports), [row] * 25 + [row | {"at_us": clock.now_us() - 30 * DAY_US, "who": "li.na"}] * 25)
+    risks = await found(client)
+    assert risks["bulk-export|wang.wei"]["evidence"] == {"exports": 25, "days": 7}
+    assert "bulk-export|li.na" not in risks
+
+
+def accessed(number: int, at_us: int, **parts: object) -> Received:
+    who = Principal(Kind.USER, "u-1", "li.na")
+    access = Access(
+        **{
+            "id": f"a-{number}", "at_us": at_us, "request_id": "r", "principal": who, "action": Action.PATIENT_READ,
+            "interaction": Interaction.READ, "route": "GET /x", "path": "/x", "status": 200, "place": f"sz.h001/w{number % 6}",
+            "patients": (PATIENT,), "view": View.CLEAR,
+        } | parts
+    )  # fmt: skip
+    return Received(number, LogRecord(f"a-{number}", at_us, "accesses", number, msgspec.Raw(audit_event(access, "sz"))))
+
+
+async def test_what_people_read_is_counted_from_the_log_and_shows_no_patient(
+    client: httpx.AsyncClient, clock: ManualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access_counts, "_AT_ONCE", 100)  # several reads
+    keeper = LogKeeper.open(tmp_path / "audit", LogSigner(SoftKeys(tmp_path / "log-keys"), "test"), lambda: bytes(32))
+    now_us = clock.now_us()
+    keeper.take([accessed(number, now_us - number) for number in range(1, 211)])
+    keeper.take([accessed(number, now_us, status=403) for number in range(300, 360)])
+    keeper.take([accessed(number, now_us, action=Action.DEVICE_READ) for number in range(400, 700)])
+    keeper.close()
+    risks = await found(client)
+    assert risks["names-in-bulk|li.na"]["evidence"] == {"count": 210, "days": 7}
+    assert risks["many-wards|li.na"]["evidence"]["count"] == 6
+    assert risks["often-refused|li.na"]["evidence"]["count"] == 60
+    assert PATIENT not in str(risks)
+
+
+async def test_a_log_that_cannot_be_read_closes_nothing(client: httpx.AsyncClient, clock: ManualClock, tmp_path: Path) -> None:
+    await test_what_people_read_is_counted_from_the_log_and_shows_no_patient(client, clock, tmp_path, pytest.MonkeyPatch())
+    for file in (tmp_path / "audit").glob("events.db*"):
+        file.write_bytes(b"nothing that SQLite knows" * 1000)
+    assert (await found(client))["names-in-bulk|li.na"]["state"] == "open"
+
+
+async def test_a_note_is_sealed_in_the_database(client: httpx.AsyncClient, engine: Engine) -> None:
+    links = (await found(client))["plain-links|"]
+    await judged(client, links, measure="said to nobody else")
+    with engine.connect() as connection:
+        rows = str(connection.exec_driver_sql("SELECT * FROM risks").fetchall())
+        rows += str(connection.exec_driver_sql("SELECT * FROM risk_events").fetchall())
+    assert "said to nobody else" not in rows
+    assert "yearly review" not in rows
