@@ -7,8 +7,8 @@ An identity is *in conflict* when it is used from two addresses by turns: A, B, 
 back by another way is A, B; it does not come back by the first at the same time. HTTP requests count, and MQTT connections
 when they are made, and when they were heard between two requests. IPv6 addresses of one /64 are one, and addresses behind
 which there are many (`shares`) are none. While there is a conflict each CONNECT takes over the older connection as ever, but
-one from elsewhere than where the identity was at first waits `HOLD_S`, one at a time: so a device at a bed is away for as
-long as it takes to connect again, and not for longer. Clauses 5.4a, 9.4.
+one from elsewhere than where the identity was at first waits `HOLD_S`, one an address and four in all: so a device at a bed
+is away for as long as it takes to connect again, and not for longer. Clauses 5.4a, 9.4.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ _CONFLICT_S: Final = 600.0  # since the last turn
 _TELL_S: Final = 60.0
 _ATTEMPTS_S: Final = 600.0
 _MANY: Final = 3
+_MOST_HELD: Final = 4
 _MOST: Final = 50_000  # senders that are remembered, those of late
 
 K = TypeVar("K")
@@ -60,7 +61,7 @@ class _Whereabouts:
     home: str = ""
     used_s: float = 0.0
     conflict_until_s: float = float("-inf")
-    is_held: bool = False
+    held: set[str] = field(default_factory=set)  # from where a CONNECT waits
 
 
 class Watch:
@@ -136,19 +137,19 @@ class Watch:
 
     @contextlib.contextmanager
     def held(self, sender: Sender, address: str) -> Iterator[float | None]:
-        """How long a CONNECT from there is to wait; None: it is refused, because another one waits."""
+        """How long a CONNECT from there is to wait; None: it is refused, because others wait."""
         known = self._whereabouts.get(sender.handle)
         now_s = asyncio.get_running_loop().time()
         if known is None or now_s >= known.conflict_until_s or not address or _network(address) == known.home:
             yield 0.0
-        elif known.is_held:
+        elif (here := _network(address)) in known.held or len(known.held) >= _MOST_HELD:
             yield None
         else:
-            known.is_held = True
+            known.held.add(here)
             try:
                 yield HOLD_S
             finally:
-                known.is_held = False
+                known.held.discard(here)
 
 
 def _turn(known: _Whereabouts, place: str, now_s: float) -> None:

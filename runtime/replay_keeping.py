@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 _EVERY_S: Final = 5.0
 _SHARE: Final = 50.0  # what was written in a second is not written again for so many
 _AT_ONCE: Final = 64
+_CATCH_UP_S: Final = 20.0
 _BY_SOURCE: Final = ("highest", "newest_us", "epoch_us", "slot")
 _OF_GAPS: Final = ("low", "high", "gaps")
 
@@ -66,15 +67,19 @@ def _take(replays: Replays, saved: dict[str, NDArray[Any]]) -> None:
     replays.used[0], replays.position = int(saved["used"]), int(saved["position"])
 
 
-def saved_bytes(replays: Replays) -> bytes:
-    """The content of a file, of now."""
+def known_now(replays: Replays) -> dict[str, NDArray[Any]]:
+    """A copy of what is known, for a file."""
     sources = np.flatnonzero(replays.highest)
+    known = {name: getattr(replays, name)[sources] for name in _BY_SOURCE}
+    known |= {name: getattr(replays, name).copy() for name in _OF_GAPS}
+    return known | {"source": sources, "position": np.array(replays.position), "used": np.array(replays.used[0])}
+
+
+def save(file: Path, known: dict[str, NDArray[Any]]) -> None:
+    """Raises OSError, with the file as it was."""
     content = io.BytesIO()
-    np.savez(
-        content, source=sources, position=np.int64(replays.position), used=replays.used[0],
-        **{name: getattr(replays, name)[sources] for name in _BY_SOURCE}, **{name: getattr(replays, name) for name in _OF_GAPS},
-    )  # fmt: skip
-    return content.getvalue()
+    np.savez(content, allow_pickle=False, **known)
+    write_secret(file, content.getvalue())
 
 
 async def catch_up(replays: Replays, stream: Stream) -> int:
@@ -83,12 +88,15 @@ async def catch_up(replays: Replays, stream: Stream) -> int:
     if not replays.position:  # nothing was ever saved: what came before is not looked for
         replays.position = state.last_sequence
         return 0
-    frames = 0
+    frames, deadline_s = 0, asyncio.get_running_loop().time() + _CATCH_UP_S
     for start in range(max(replays.position + 1, state.first_sequence), state.last_sequence + 1, _AT_ONCE):
+        if asyncio.get_running_loop().time() > deadline_s:  # nobody's readings may wait for it
+            logger.error("senders' numbers are known up to %d only: the stream is at %d", start, state.last_sequence)
+            break
         numbers = range(start, min(start + _AT_ONCE, state.last_sequence + 1))
         read = await asyncio.gather(*(stream.get_message(subjects.READINGS_STREAM, number) for number in numbers))
         frames += sum(_note(replays, message) for message in read if message is not None)
-        replays.position = numbers[-1]
+    replays.position = state.last_sequence
     return frames
 
 
@@ -113,9 +121,8 @@ async def keep(replays: Replays, file: Path) -> None:
         if replays.position == saved:
             continue
         began_s, saved = loop.time(), replays.position
-        content = saved_bytes(replays)
         try:
-            await asyncio.to_thread(write_secret, file, content)
+            await asyncio.to_thread(save, file, known_now(replays))
         except OSError as error:  # a full disk: the stream has it all the same
             logger.warning("what is known of senders' numbers is not saved: %s", error)
         wait_s = max(_EVERY_S, _SHARE * (loop.time() - began_s))

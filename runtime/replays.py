@@ -12,8 +12,8 @@ message none of whose numbers is new is
 - else *replayed*: refused.
 
 A message with an unnumbered reading is judged by nobody here: the cell knows doubles of the last readings. Judging is a
-compiled loop over a group commit. After a start the digests are gone, so for `DOUBT_S` what is not known to be a replay is
-taken, and left to the cell. What is ahead of the clock counts as of now: a sender whose clock was set right goes on.
+compiled loop over a group commit. After a start the digests are gone, so for `DOUBT_S` what may be one of the last by its
+numbers is taken, and left to the cell. What is ahead of the clock counts as of now: a sender whose clock was set right goes on.
 Clauses 5.4a, 9.4; docs/decisions/0034-replays-are-known-by-number.md.
 """
 
@@ -132,7 +132,9 @@ class Replays:
             if times <= MOST_TIMES:
                 judged.repeated[number] = receipt
                 return
-        elif self._may_be_new(columns, rows, arrival_us) or now_s - self._began_s < DOUBT_S:
+        elif self._may_be_new(columns, rows, arrival_us) or (
+            now_s - self._began_s < DOUBT_S and self._may_be_recent(columns, rows)
+        ):
             return
         judged.replayed[number] = int(columns.sequence[rows.start])
 
@@ -142,6 +144,11 @@ class Replays:
         is_later = is_stated & (np.minimum(time_us, arrival_us) > newest_us)
         shares = is_stated & (sequence == self.highest[source]) & (time_us >= newest_us)  # its number with the message before
         return bool(is_later.any() or shares.any()) or self._lie_in_gaps(source, sequence)
+
+    def _may_be_recent(self, columns: Columns, rows: slice) -> bool:
+        """Whether, by its numbers, it may be one of the last messages, if they were as large."""
+        behind = self.highest[columns.source[rows]] - columns.sequence[rows]
+        return bool((behind <= RECENT * len(behind)).all())
 
     def _receipt_of(self, line: int, digest: int) -> Receipt | None:
         row = int(self._line[line])

@@ -15,7 +15,7 @@ from domain.ports import Receipt
 from domain.readings import ReadingBatch
 from runtime.bus import StreamState
 from runtime.follower import StreamMessage
-from runtime.replay_keeping import catch_up, load, saved_bytes
+from runtime.replay_keeping import catch_up, known_now, load, save
 from runtime.replays import DOUBT_S, MOST_GAPS, MOST_TIMES, RECENT, Columns, Replays
 
 LONG = DOUBT_S + 1.0
@@ -157,7 +157,7 @@ async def test_after_a_kill_all_that_was_stored_is_known_again(tmp_path: Path) -
     door, file = Door(), tmp_path / "numbers.npz"
     door.count(1, 100)
     door.replays.position = 90  # something was on its way
-    file.write_bytes(saved_bytes(door.replays))
+    save(file, known_now(door.replays))
     door.count(200, 400)
     assert door.send([150], 1_150) == NEW
     anew = load(file, 0.0)
@@ -175,15 +175,16 @@ async def test_after_a_start_who_repeats_is_answered_even_if_it_is_not_known_for
     again = Door(Replays(0.0))
     again.replays.position = 1
     await catch_up(again.replays, KeptStream(door))
-    assert again.send([100], 1_100, now_s=5.0, value=1.0) == NEW  # the cell knows it
+    assert again.send([90], 1_090, now_s=5.0) == NEW  # the cell knows it
+    again.count(101, 600)
+    assert again.send([91], 1_091, now_s=5.0) == REPLAYED  # by its number it is none of the last, in doubt or not
 
 
 def test_a_damaged_file_is_put_aside(tmp_path: Path) -> None:
     door, file = Door(), tmp_path / "numbers.npz"
     door.count(1, 100)
-    content = bytearray(saved_bytes(door.replays))
-    content[len(content) // 2] ^= 0xFF
-    file.write_bytes(content[:-40])
+    save(file, known_now(door.replays))
+    file.write_bytes(file.read_bytes()[:-40])
     assert load(file, 0.0).highest.max() == 0
     assert file.with_suffix(".damaged").exists()
     assert load(tmp_path / "none.npz", 0.0).position == 0
