@@ -24,7 +24,7 @@ from api.routes.devices import Named
 from api.schemas.security import ExposureOut, InventoryTable, RotatedOut, RotationIn
 from api.services import Behind
 from api.times import In, Zone
-from domain.errors import Conflict, InvalidInput, NotFound, Unavailable
+from domain.errors import Conflict, InvalidInput, NotFound, PatientAttached, Unavailable
 from domain.exposure import BY_CODE, findings_of
 from domain.permissions import Action
 from domain.thing_catalogue import thing_model
@@ -91,11 +91,14 @@ async def show_exposure(_who: ExposureRead, device: Named, behind: Behind, zone:
     return ExposureOut.of(frame.row(0, named=True), await behind.read(sighting_of, behind.engine, device["handle"]), zone)
 
 
-@router.post("/credentials/rotation", status_code=201, responses=problems(NotFound, InvalidInput, Conflict))
+@router.post("/credentials/rotation", status_code=201, responses=problems(NotFound, InvalidInput, Conflict, PatientAttached))
 async def rotate_tokens(who: Credentials, body: RotationIn, behind: Behind) -> list[RotatedOut]:
     """Give many devices of a hospital new tokens, all or none; the old ones stop working at once."""
     asking = who.at(await of_devices(behind, body.hospital_id, body.device_ids))
-    rotated = await behind.write(devices.rotate_tokens, behind.engine, behind.author(asking), body.hospital_id, body.device_ids)
+    rotated = await behind.write(
+        devices.rotate_tokens, behind.engine, behind.author(asking), body.hospital_id, body.device_ids,
+        even_on_patients=body.even_on_patients,
+    )  # fmt: skip
     await behind.doors_told()
     return [RotatedOut(device_id=device_id, token=token) for device_id, token in rotated.items()]
 

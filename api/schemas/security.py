@@ -81,6 +81,7 @@ class RotationIn(BaseModel):
     )
     hospital_id: str
     device_ids: list[str] = Field(min_length=1, max_length=1000)
+    even_on_patients: bool = Field(False, description="Cut off those too that are on a patient, or carry what is.")
 
 
 class RotatedOut(BaseModel):

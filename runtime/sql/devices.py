@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, and_, func, insert, select
 
-from domain.errors import Conflict, InvalidInput, NotFound, VitalgridError
+from domain.errors import Conflict, InvalidInput, NotFound, PatientAttached, VitalgridError
 from domain.ids import parse_token
 from domain.messages import DevicesRegistered, MaintenanceSet
 from domain.permissions import Reach
@@ -17,7 +17,7 @@ from runtime.sql.associations import end_spans
 from runtime.sql.engine import reading, writing
 from runtime.sql.handles import take_handles
 from runtime.sql.isolation_tables import is_isolated
-from runtime.sql.isolations import end_isolation
+from runtime.sql.isolations import end_isolation, on_patients
 from runtime.sql.places import add_places
 from runtime.sql.records import (
     Author,
@@ -202,11 +202,20 @@ def rotate_token(engine: Engine, author: Author, handle: int) -> str:
     return token
 
 
-def rotate_tokens(engine: Engine, author: Author, hospital_id: str, device_ids: Sequence[str]) -> dict[str, str]:
-    """As `rotate_token`, of many devices of a hospital, by their ids: all or none."""
+def rotate_tokens(
+    engine: Engine, author: Author, hospital_id: str, device_ids: Sequence[str], *, even_on_patients: bool = False
+) -> dict[str, str]:
+    """As `rotate_token`, of many devices of a hospital, by their ids: all or none.
+
+    Each is cut off until somebody gives it its new token: raises PatientAttached for those that are on a patient, or carry
+    what is, unless they are meant (`even_on_patients`).
+    """
     made: dict[str, str] = {}
     with writing(engine) as connection:
         known = _known_devices(connection, hospital_id, device_ids)
+        worn = on_patients(connection, [row["handle"] for row in known.values()], author.now_us)
+        if worn and not even_on_patients:
+            raise PatientAttached(f"{len(worn)} devices are on patients ({', '.join(worn[:5])}): a new token cuts them off")
         for device_id in dict.fromkeys(device_ids):
             if device_id not in known:
                 raise NotFound(f"device {device_id!r} of hospital {hospital_id!r} is unknown")

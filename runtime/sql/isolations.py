@@ -10,7 +10,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, insert, or_, select, update
+from sqlalchemy import Connection, Engine, Select, insert, or_, select, update
+from sqlalchemy.sql.elements import ColumnElement
 
 from domain.errors import Conflict, InvalidInput, PatientAttached
 from domain.messages import DeviceIsolated
@@ -173,17 +174,31 @@ def message_of(row: Row, hospital_id: str, carried: list[int]) -> DeviceIsolated
     )  # fmt: skip
 
 
+def on_patients(connection: Connection, handles: Sequence[int], now_us: int) -> list[str]:
+    """The ids of those devices, among these and what they carry, that are on a patient, now or soon."""
+    found: set[str] = set()
+    for start in range(0, len(handles), _CHUNK):
+        some = handles[start : start + _CHUNK]
+        query = _worn(or_(devices.c.handle.in_(some), devices.c.gateway_handle.in_(some)), now_us)
+        found.update(row.device_id for row in connection.execute(query))
+    return sorted(found)
+
+
 def _attached(connection: Connection, handle: int, now_us: int) -> list[Attached]:
-    query = (
+    query = _worn(or_(devices.c.handle == handle, devices.c.gateway_handle == handle), now_us)
+    return [Attached(*row) for row in connection.execute(query)]
+
+
+def _worn(which: ColumnElement[bool], now_us: int) -> Select[Any]:
+    return (
         select(devices.c.handle, devices.c.device_id, associations.c.patient_key)
         .join(associations, associations.c.device_handle == devices.c.handle)
         .where(
-            or_(devices.c.handle == handle, devices.c.gateway_handle == handle), associations.c.superseded_us.is_(None),
+            which, associations.c.superseded_us.is_(None),
             or_(associations.c.end_us.is_(None), associations.c.end_us > now_us),
         )
         .order_by(devices.c.handle)
     )  # fmt: skip
-    return [Attached(*row) for row in connection.execute(query)]
 
 
 def _check_known(name: str, attached: Sequence[Attached], known: Collection[str]) -> None:

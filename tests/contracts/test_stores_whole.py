@@ -153,7 +153,7 @@ WRITES: dict[str, Write] = {
     "import": lambda e, a, _: devices.import_devices(e, a, HOSPITAL, [NewDevice("m-9", "monitor")]),
     "device move": lambda e, a, c: devices.move_device(e, a, c.free, ward_id="icu", bed_id=None, version=None),
     "device token": lambda e, a, c: devices.rotate_token(e, a, c.free),
-    "device tokens": lambda e, a, c: devices.rotate_tokens(e, a, HOSPITAL, ["m-1", "m-2"]),
+    "device tokens": lambda e, a, c: devices.rotate_tokens(e, a, HOSPITAL, ["m-1", "m-3"]),
     "device end": lambda e, a, c: devices.retire_device(e, a, c.free, version=None),
     "isolation": lambda e, a, c: isolations.isolate(e, a, c.worn, confirmed_by="li.na", known=[c.patient], revoke=True),
     "isolation end": lambda e, a, c: isolations.release(e, a, c.isolated),

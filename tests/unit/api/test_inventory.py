@@ -130,6 +130,17 @@ async def test_many_credentials_are_rotated_or_none(client: httpx.AsyncClient, t
         assert found["device_id"] == row["device_id"]
 
 
+async def test_a_monitor_on_a_patient_is_not_cut_off_among_many(client: httpx.AsyncClient, tokens: dict[str, str]) -> None:
+    key = (await make(client, "patients", {"hospital_id": "sz.h001", "ref": "R-1", "ward_id": "er"}))["patient_key"]
+    await make(client, "associations", {"hospital_id": "sz.h001", "device_id": "mon-3", "patient_key": key})
+    both = {"hospital_id": "sz.h001", "device_ids": ["mon-1", "gw-1"]}  # the gateway carries the monitor
+    refused = await client.post("security/credentials/rotation", json=both)
+    assert (refused.status_code, refused.json()["code"]) == (409, "patient-attached")
+    assert "mon-3" in refused.json()["detail"]
+    meant = await client.post("security/credentials/rotation", json=both | {"even_on_patients": True})
+    assert len(meant.json()) == 2
+
+
 @pytest.mark.clause("8.4d")
 async def test_the_list_to_block_has_addresses_of_isolated_devices_that_no_other_device_has(
     client: httpx.AsyncClient, tokens: dict[str, str], engine: Engine, clock: ManualClock
