@@ -142,8 +142,11 @@ def request_by_rule(engine: Engine, now_us: int, *, retention_us: int, most: int
 
 
 def change_erasure(connection: Connection, row: Row, **values: Any) -> None:
-    """Part of a transaction of the job."""
-    connection.execute(update(erasures).where(erasures.c.id == row["id"]).values(values))
+    """Part of a transaction. Raises Conflict when another process has done the step of `row` meanwhile: once is enough."""
+    at_step = erasures.c.step.is_(None) if row["step"] is None else erasures.c.step == row["step"]
+    same = (erasures.c.id == row["id"]) & at_step & (erasures.c.state == row["state"])
+    if not connection.execute(update(erasures).where(same).values(values)).rowcount:
+        raise Conflict(f"somebody else goes on with erasure {row['id']}")
 
 
 def of_job(row: Row, now_us: int) -> Author:

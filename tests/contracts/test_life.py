@@ -33,7 +33,7 @@ from runtime.log_signing import LOG_KEYS, LogSigner
 from runtime.sealing import Place as Spot
 from runtime.sealing import Sealer, patient_owner
 from runtime.soft_keys import SoftKeys
-from runtime.sql import access, alarms, erasures, holds, locating, patients, tables
+from runtime.sql import access, alarms, erasure_steps, erasures, holds, locating, patients, tables
 from runtime.sql.engine import reading
 from runtime.sql.patients import NewPatient
 from runtime.sql.reading_reach import Judged, judge
@@ -355,6 +355,17 @@ def test_a_job_that_is_killed_at_any_step_goes_on_and_ends_once(engine: Engine, 
     assert rig.verify(rig.bundle(key))
     written = [one["action"] for one in access.list_writes(engine, limit=200).rows if one["target"] == key]
     assert written.count("patient.erase") == written.count("patient.erased") == 1
+
+
+@pytest.mark.clause("9.3h")
+def test_of_two_processes_at_one_step_one_does_it(engine: Engine, rig: Rig, key: str) -> None:
+    ask(engine, key)
+    row = erasures.begin_next(engine, rig.clock.now_us())
+    assert row is not None
+    erasure_steps.sever(engine, row, rig.clock.now_us())
+    with pytest.raises(Conflict, match="somebody else"):
+        erasure_steps.sever(engine, row, rig.clock.now_us())
+    assert rig.run()["counts"]["sql"]["associations"] > 0
 
 
 @pytest.mark.clause("9.3h")
