@@ -77,7 +77,6 @@ class MqttConnection(asyncio.Protocol):
     def __init__(self, door: DoorOfConnections, guest: Guest) -> None:
         self._door = door
         self._guest = guest
-        self.address = guest.address
         self._loop = asyncio.get_running_loop()
         self._reader = PacketReader(door.max_payload_bytes, first_kind=PacketKind.CONNECT)
         self._state = _State.NEW
