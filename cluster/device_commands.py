@@ -37,7 +37,7 @@ def isolate(
     """Refuse a device's credentials, end its connections, and keep apart what still comes of it."""
     body = {"confirmed_by": confirmed_by, "revoke_credentials": revoke}
     row = ask(_target(token, data_dir), "POST", _path(device), body, reason=reason)
-    on = f", {row['patients']} patients on it, {row['confirmed_by']} knows" if row["patients"] else ""
+    on = f"; patients on it: {row['patients']}, known to {row['confirmed_by']}" if row["patients"] else ""
     _console.print(f"{device}: isolated at {row['isolated']}{on}", highlight=False)
 
 
