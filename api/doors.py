@@ -28,6 +28,7 @@ _OF_INTAKE: Final = (  # field of `IntakeCounts`, meaning
     ("held_readings", "Readings on their way into the stream."),
     ("waiting_readings", "Readings that wait for room, unacknowledged."),
     ("waited", "Submissions that found no room at first."),
+    ("repeated", "Messages that were stored before, and were answered as then."),
     ("submissions", "Submissions that were stored."),
     ("readings", "Readings that were stored."),
     ("frames", "Frames that the stream acknowledged."),

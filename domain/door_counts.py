@@ -31,6 +31,7 @@ class IntakeCounts(msgspec.Struct, frozen=True):
     held_readings: int
     waiting_readings: int
     waited: int
+    repeated: int = 0
 
 
 class DoorsReport(msgspec.Struct, frozen=True):

@@ -74,7 +74,7 @@ class StreamIntake:
         self._messages = 0
         self._admission = admission or Admission(lambda: asyncio.get_running_loop().time())
         self.counters = IntakeCounters()
-        self.gate = None if replays is None else ReplayGate(replays)
+        self.gate = None if replays is None else ReplayGate(replays, self.counters)
         self.stamps = FrameStamps()
         self._lanes = Lanes(self._limits, self._admission, self._store, self.counters)
         self._looking_up: set[asyncio.Task[None]] = set()  # messages of gateways, whose devices are looked for

@@ -55,6 +55,7 @@ class IntakeCounters:
     held_readings: int = 0
     waiting_readings: int = 0
     waited: int = 0  # submissions that found no room at first
+    repeated: int = 0  # messages that were stored before, and were answered as then
 
 
 class GroupCommit:

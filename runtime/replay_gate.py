@@ -11,21 +11,21 @@ from domain.errors import RejectedInput
 from domain.ports import Receipt
 from domain.readings import ReadingBatch
 from runtime.intake_group import Submission
+from runtime.intake_lanes import IntakeCounters
 from runtime.replays import RECENT, Columns, Judged, Replays
 
 REPLAYED = "replayed"
 
 
 class ReplayGate:
-    """See module. `repeated` counts messages that were answered with an earlier receipt, `replayed` those refused."""
+    """See module. `counters`: of the Intake; doors count what they refuse by reason."""
 
-    def __init__(self, replays: Replays) -> None:
+    def __init__(self, replays: Replays, counters: IntakeCounters) -> None:
         self._replays = replays
+        self._counters = counters
         self._newest = replays.position  # what the stream acknowledged last
         self._under_way: dict[int, int] = {}  # of what is being published: what was newest when it began
         self._tickets = 0
-        self.repeated = 0
-        self.replayed = 0
 
     @contextmanager
     def publishing(self) -> Iterator[None]:
@@ -60,11 +60,10 @@ class ReplayGate:
         for message, line, digest in zip(messages, judged.lines.tolist(), judged.digests.tolist(), strict=True):
             message.line, message.digest = line, digest
         for number, receipt in judged.repeated.items():
-            self.repeated += 1
+            self._counters.repeated += 1
             _answer(messages[number], receipt)
             refused.append(messages[number])
         for number in judged.replayed:
-            self.replayed += 1
             messages[number].failed(_refusal(judged, number))
             refused.append(messages[number])
 
@@ -72,9 +71,8 @@ class ReplayGate:
         """The receipt of readings that came before, None of such as are to be stored. Raises RejectedInput of a replay."""
         judged = self._replays.judge(Columns.of(readings), [0], [arrival_us], now_s)
         if judged.replayed:
-            self.replayed += 1
             raise _refusal(judged, 0)
-        self.repeated += bool(judged.repeated)
+        self._counters.repeated += bool(judged.repeated)
         return judged.repeated.get(0)
 
     def stored(self, batches: Sequence[ReadingBatch], arrival_us: int, at: Receipt, whole: Sequence[Submission]) -> None:

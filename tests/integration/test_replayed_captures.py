@@ -92,7 +92,7 @@ async def test_who_did_not_see_its_acknowledgement_is_acknowledged_again_and_sto
     await send(again, said(11))
     assert sorted(stage.bus.readings().sequence.tolist()) == list(range(1, 12))
     assert stage.door.counters.rejects == {}
-    assert stage.intake.gate.repeated == 6
+    assert stage.intake.counters.repeated == 6
     assert stage.bus.notices() == []
 
 
