@@ -14,8 +14,9 @@ from typing import Final
 
 from domain.accesses import Outcome
 from domain.audit_reading import Asked, asked
-from domain.instants import from_us
+from domain.instants import US_PER_S, from_us
 from domain.labels import LABELS
+from domain.log_entries import read_entry
 from domain.permissions import Action, Level, View
 from domain.principals import Kind
 from domain.risks import Accesses
@@ -23,6 +24,7 @@ from runtime.log_events import Wanted, find_events
 
 MOST_EVENTS: Final = 200_000
 _AT_ONCE: Final = 1_000
+_LATE_US: Final = 3600 * US_PER_S  # by which an event may come behind later ones
 _NIGHT_H: Final = frozenset({22, 23, 0, 1, 2, 3, 4, 5})
 # by the first part of an action what its records are; what is not here is below level 4
 _KINDS: Final = {
@@ -38,19 +40,20 @@ class _Counting:
     patients: set[str] = field(default_factory=set)
 
 
-def count_accesses(folder: Path, from_us_: int, local: Callable[[datetime], datetime]) -> dict[str, Accesses]:
-    """By the name of each user, since `from_us_`; at most the newest MOST_EVENTS events. `local`: a time where they work.
+def count_accesses(folder: Path, since_us: int, local: Callable[[datetime], datetime]) -> dict[str, Accesses]:
+    """By the name of each user, since then; at most the newest MOST_EVENTS events. `local`: a time where they work.
 
     Raises Unavailable, IntegrityViolation.
     """
     counting: defaultdict[str, _Counting] = defaultdict(_Counting)
     before: int | None = None
     for _ in range(MOST_EVENTS // _AT_ONCE):
-        events = find_events(folder, Wanted(from_us=from_us_), before=before, limit=_AT_ONCE)
+        events = find_events(folder, Wanted(), before=before, limit=_AT_ONCE)  # by their order: a time would be sorted for
         for event in events:
-            if event.event is not None and (one := asked(event.event)) is not None and _counts(one):
+            one = None if event.event is None else asked(event.event)
+            if one is not None and one.at_us >= since_us and _counts(one):
                 _add(counting[one.who], one, local)
-        if len(events) < _AT_ONCE:
+        if len(events) < _AT_ONCE or read_entry(events[-1].entry).at_us < since_us - _LATE_US:
             break
         before = events[-1].at
     return {who: _settled(counted) for who, counted in counting.items()}

@@ -163,6 +163,7 @@ async def test_what_people_read_is_counted_from_the_log_and_shows_no_patient(
     monkeypatch.setattr(access_counts, "_AT_ONCE", 100)  # several reads
     keeper = LogKeeper.open(tmp_path / "audit", LogSigner(SoftKeys(tmp_path / "log-keys"), "test"), lambda: bytes(32))
     now_us = clock.now_us()
+    keeper.take([accessed(number, now_us - 8 * DAY_US) for number in range(1000, 1400)])  # before the window
     keeper.take([accessed(number, now_us - number) for number in range(1, 211)])
     keeper.take([accessed(number, now_us, status=403) for number in range(300, 360)])
     keeper.take([accessed(number, now_us, action=Action.DEVICE_READ) for number in range(400, 700)])
