@@ -12,6 +12,7 @@ from api.routes import (
     associations,
     audit,
     catalogue,
+    credentials,
     devices,
     fleets,
     grants,
@@ -34,6 +35,7 @@ from api.routes import (
 
 ROUTERS: Final[tuple[APIRouter, ...]] = (
     places.router,
+    credentials.router,
     devices.router,
     fleets.router,
     maintenance.router,

@@ -34,6 +34,7 @@ from domain.ports import Clock, OnceIntake
 from runtime.access_journal import AccessJournal
 from runtime.access_trail import AccessTrail
 from runtime.bus import Bus
+from runtime.device_authority import DeviceAuthority
 from runtime.lake import Lake
 from runtime.large_questions import LargeReadings
 from runtime.log_store import LogReader
@@ -42,6 +43,7 @@ from runtime.password_hashes import PasswordHashes
 from runtime.reading_store import ReadingStore
 from runtime.rejects import RejectLog
 from runtime.second_factors import SecondFactors
+from runtime.sql.credentials import EnrolmentRules
 from runtime.sql.records import Author
 
 P = ParamSpec("P")
@@ -104,6 +106,8 @@ class Services:
     second_factors: SecondFactors
     sign_in_rules: SignInRules
     accesses: AccessJournal
+    device_authority: DeviceAuthority
+    enrolment_rules: EnrolmentRules
     over_tls: bool = False
     first_password_file: Path | None = None
     webhook: WebhookTarget | None = None

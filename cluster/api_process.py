@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,7 @@ from cluster import limits
 from cluster.connection import Connection, first_password_file
 from cluster.doors_process import intake_limits
 from cluster.first_start import password_hashes, sealer_of
-from cluster.pki import API, listener_tls
+from cluster.pki import API, devices_authority_of, listener_tls
 from cluster.processes import tell_ready, until_ended
 from cluster.sealing import file_seal
 from cluster.serving import serving
@@ -31,6 +32,8 @@ from runtime.authorisation import CedarAuthoriser
 from runtime.bus import Bus
 from runtime.callers import SqlCallers
 from runtime.clock import SystemClock
+from runtime.device_authority import DeviceAuthority
+from runtime.enrolment import Enrolments
 from runtime.garbage import look_seldom
 from runtime.identities import SqlIdentities
 from runtime.intake import StreamIntake
@@ -43,6 +46,7 @@ from runtime.reading_store import ReadingStore
 from runtime.second_factors import SecondFactors
 from runtime.settings import SecuritySettings, Settings, WebhookSettings
 from runtime.soft_keys import SoftKeys
+from runtime.sql.credentials import EnrolmentRules
 from runtime.sql.engine import open_engine
 from runtime.sql.lockout import LockRule
 from runtime.sql.patients import close_names, warm_names
@@ -55,6 +59,7 @@ logger = logging.getLogger(__name__)
 
 _API_SOURCE: Final = 2
 _ACCESSES: Final = "accesses/api.db"  # of this process alone; under the data folder
+_HOUR_S: Final = 3_600
 _DAY_S: Final = 86_400
 
 
@@ -88,7 +93,13 @@ async def main() -> None:
         sign_in_rules=rules, accesses=accesses, first_password_file=first_password_file(settings.data_dir),
         webhook=_webhook(settings.webhook),
         scenarios=ScenarioRuns(Path("reports"), settings.data_dir, clock),
+        device_authority=DeviceAuthority(devices_authority_of(settings)), enrolment_rules=_enrolment_rules(settings.security),
     )  # fmt: skip
+    enrolments = Enrolments(
+        engine, services.device_authority, clock, services.enrolment_rules,
+        changed=partial(bus.core_publish, subjects.DIRECTORY_CHANGED, b""),
+    )  # fmt: skip
+    await bus.answer(subjects.ENROLMENT, enrolments.answer)
     app = create_app(services, limits=limits.api_requests(settings.limits))
     cut = app.state.telemetry.connections_cut
     served = serving(
@@ -130,6 +141,13 @@ def _sign_in_rules(settings: SecuritySettings) -> SignInRules:
         _us(settings.given_password_days * _DAY_S),
     )  # fmt: skip
     return SignInRules(session, LockRule(settings.lock_failures, _us(settings.lock_s)))
+
+
+def _enrolment_rules(settings: SecuritySettings) -> EnrolmentRules:
+    return EnrolmentRules(
+        _us(settings.claim_code_hours * _HOUR_S), _us(settings.device_certificate_days * _DAY_S),
+        _us(settings.certificate_overlap_hours * _HOUR_S),
+    )  # fmt: skip
 
 
 def _us(seconds: float) -> int:

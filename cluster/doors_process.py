@@ -20,6 +20,7 @@ from gateways.mqtt_door import MqttDoor
 from runtime.admission import Admission
 from runtime.bus import Bus
 from runtime.clock import SystemClock
+from runtime.enrolment import BusEnrolment
 from runtime.garbage import look_seldom
 from runtime.identities import SqlIdentities
 from runtime.intake import StreamIntake
@@ -57,7 +58,9 @@ async def main() -> None:
     doors = settings.doors
     tls = listener_tls(settings, DOORS)
     mqtt = MqttDoor(identities, intake, SystemClock(), limits=limits.mqtt(settings), tls=tls.context if tls else None)
-    http = http_door(identities, intake, SystemClock(), StreamReceipts(bus), doors.max_payload_bytes)
+    http = http_door(
+        identities, intake, SystemClock(), StreamReceipts(bus), doors.max_payload_bytes, enrolment=BusEnrolment(bus)
+    )
 
     def directory_changed(_payload: bytes, _subject: str) -> None:
         identities.forget()

@@ -63,12 +63,13 @@ BUS_RIGHTS: Final[Mapping[str, BusRights]] = {
         ),
         hears=(
             subjects.DIRECTORY_CHANGED, subjects.SESSIONS_CHANGED, subjects.STORAGE, subjects.HOST_HEARTBEATS,
-            subjects.SHARDS_HELD, subjects.DOORS_COUNTED, subjects.LOG_STATE,
+            subjects.SHARDS_HELD, subjects.DOORS_COUNTED, subjects.LOG_STATE, subjects.ENROLMENT,
         ),
+        answers=(DOORS,),
         reads=_BUSINESS, follows=(READINGS_STREAM, ALARMS_STREAM),
     ),
     DOORS: BusRights(
-        says=(*_TAKEN_IN, subjects.DOORS_COUNTED, _ANY_SHARD),
+        says=(*_TAKEN_IN, subjects.DOORS_COUNTED, subjects.ENROLMENT, _ANY_SHARD),
         hears=(subjects.DIRECTORY_CHANGED, subjects.HOSTS_PROGRESS, subjects.STORAGE),
         reads=(READINGS_STREAM,),
     ),

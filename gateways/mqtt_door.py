@@ -1,13 +1,14 @@
 """The MQTT door: MQTT 3.1.1, QoS 0 and 1, TLS, for devices and hospital gateways. Clauses 5.4a, 5.4c, 5.4e, 7.3.
 
-Identity comes from the connection: the token is the password, or the user name (as ThingsBoard's devices send it).
-CONNACK 4 answers a CONNECT without a token, 5 a wrong one, 3 a door that is full or cannot ask who it is.
+Identity comes from the connection: the token is the password, or the user name (as ThingsBoard's devices send it); or the
+certificate that was shown in the TLS handshake, beside which a token has to be the same device's.
+CONNACK 4 answers a CONNECT without either, 5 a wrong one, 3 a door that is full or cannot ask who it is.
 Session take-over: a CONNECT with the same sender, or the same client id, ends the older connection. No session
 state is kept: a device subscribes again when it connects again, and repeats what was not acknowledged.
 Events: `online` when a device connects, `offline` when its connection is lost or ended by us, with its will's text as
 detail; `disconnected` when it says goodbye (DISCONNECT drops the will). A take-over is neither.
-A connection whose token was replaced, or whose device was retired, is ended: within a second of `recheck`, and within
-a quarter of a minute if nobody says so.
+A connection whose token was replaced, whose certificate was revoked or has ended, or whose device was retired, is ended:
+within a second of `recheck`, and within a quarter of a minute if nobody says so.
 What a device itself says (`lead_off`, …) comes on `v1/devices/me/events`; see `gateways.events_json`.
 Not covered: QoS 2, MQTT 5, retained messages, subscriptions other than `v1/devices/me/errors` and
 `v1/devices/me/receipts` (refused with 0x80).

@@ -36,6 +36,7 @@ ACCOUNTS: Final[Mapping[str, Mapping[str, Grant]]] = {
     "doors": {
         "hospitals": Grant(_READ), "hand_overs": Grant(_READ), "devices": Grant(_READ),
         "patients": Grant(_READ, ("handle", "hospital_id")),
+        "device_certificates": Grant(_READ, ("handle", "fingerprint", "until_us", "revoked_us")),
     },
 }  # fmt: skip
 

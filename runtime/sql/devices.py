@@ -38,7 +38,7 @@ from runtime.tokens import digests_of, new_token
 IN_USE: Final = "in-use"
 MAINTENANCE: Final = "maintenance"  # in the workshop; whether it may alarm is said by maintenance windows
 RETIRED: Final = "retired"
-_FIELDS: Final = ("ward_id", "bed_id", "status", "attributes", "level")
+_FIELDS: Final = ("ward_id", "bed_id", "status", "attributes", "level", "needs_certificate")
 FOR_EVER_US: Final = 2**62
 _PER_MESSAGE: Final = 20_000
 _LOOKUP_CHUNK: Final = 500
@@ -145,7 +145,7 @@ def devices_by_handle(engine: Engine, wanted: Sequence[int]) -> dict[int, Row]:
 
 
 def retire_device(engine: Engine, author: Author, handle: int, *, version: int | None) -> Row:
-    """Take a device out of service for good: its token stops working, it leaves its patient, and it alarms no more.
+    """Take a device out of service for good: its credentials stop working, it leaves its patient, and it alarms no more.
 
     Its readings stay, and its handle and id are not used again. Raises NotFound, StaleVersion, Conflict when it is
     retired already.
@@ -191,10 +191,16 @@ def move_device(
 
 def rotate_token(engine: Engine, author: Author, handle: int) -> str:
     """Give a device a new token; the old one stops working. Raises NotFound, Conflict for a retired device."""
-    token, digest = new_token()
     with writing(engine) as connection:
-        row = _change_in_service(connection, handle, {"token_digest": digest}, None)
-        log_write(connection, author, "device.rotate-token", f"{row['hospital_id']}/{row['device_id']}")
+        return replace_token(connection, author, handle)
+
+
+def replace_token(connection: Connection, author: Author, handle: int) -> str:
+    """As `rotate_token`; part of the caller's transaction."""
+    token, digest = new_token()
+    values = {"token_digest": digest, "token_made_us": author.now_us, "token_made_by": author.who}
+    row = _change_in_service(connection, handle, values, None)
+    log_write(connection, author, "device.rotate-token", f"{row['hospital_id']}/{row['device_id']}")
     return token
 
 
@@ -216,17 +222,6 @@ def devices_of_tokens(engine: Engine, tokens: Sequence[str]) -> dict[str, Row]:
                 .where(devices.c.token_digest.in_(digests[start : start + _LOOKUP_CHUNK]), devices.c.status != RETIRED)
             )
             found |= {token_of[row["token_digest"]]: dict(row) for row in connection.execute(query).mappings()}
-    return found
-
-
-def digests_in_service(engine: Engine, handles: Sequence[int]) -> dict[int, str]:
-    """The digest of the token of each of these devices that is in service and has one."""
-    found: dict[int, str] = {}
-    with reading(engine) as connection:
-        for start in range(0, len(handles), _LOOKUP_CHUNK):
-            chosen = devices.c.handle.in_(handles[start : start + _LOOKUP_CHUNK])
-            query = select(devices.c.handle, devices.c.token_digest).where(chosen, devices.c.status != RETIRED)
-            found |= {handle: digest for handle, digest in connection.execute(query) if digest is not None}
     return found
 
 
@@ -293,6 +288,7 @@ def _insert(
             "handle": handle_of[row.device_id], "device_id": row.device_id, "hospital_id": hospital_id,
             "model": thing_model(row.model).id, "ward_id": row.ward_id, "bed_id": row.bed_id,
             "gateway_handle": handle_of[row.gateway_id] if row.gateway_id else None, "token_digest": digest,
+            "token_made_us": author.now_us if digest else None, "token_made_by": author.who if digest else None,
             "status": IN_USE, "attributes": row.attributes, "created_us": author.now_us, "version": 1,
         }
         for row, (_, digest) in zip(chosen, issued, strict=True)

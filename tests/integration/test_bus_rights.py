@@ -34,8 +34,8 @@ SPOKEN = (
     "shard.3", "log.state", "sessions.changed", "directory.shard.3", "hosts.order",
     "heartbeat.host.host-1", "heartbeat.host.host-2", "progress.host.host-1",
     "progress.host.host-2", "host.host-1.metrics", "directory.changed", "shards.held", "storage.state", "doors.counted",
-    "stream.silent", "readings.large", "nobody.listens", "_INBOX.api.x.y", "_INBOX.doors.x", "_INBOX.supervisor.x",
-    "_INBOX.queries.x", "_INBOX.observer.x", "_INBOX.host.host-1.x", "_INBOX.host.host-2.x", "elsewhere",
+    "stream.silent", "readings.large", "enrolment.ask", "nobody.listens", "_INBOX.api.x.y", "_INBOX.doors.x",
+    "_INBOX.supervisor.x", "_INBOX.queries.x", "_INBOX.observer.x", "_INBOX.host.host-1.x", "_INBOX.host.host-2.x", "elsewhere",
     *(f"$JS.API.STREAM.{order}.{stream}" for order in ("CREATE", "UPDATE", "DELETE", "PURGE", "INFO") for stream in STREAMS),
     *(f"$JS.API.STREAM.MSG.{order}.{stream}" for order in ("GET", "DELETE") for stream in STREAMS),
     *(f"$JS.API.CONSUMER.CREATE.{stream}" for stream in STREAMS),
@@ -47,7 +47,7 @@ LISTENED_TO = (
     "actor.>", "actor.*.sz.h1.>", "shard.3", "shard.*",
     "directory.shard.*", "hosts.order", "heartbeat.host.*", "progress.host.*", "host.*.metrics", "host.host-1.metrics",
     "host.host-2.metrics", "directory.changed", "shards.held", "storage.state", "doors.counted", "stream.silent",
-    "readings.large", "_INBOX.>", "_INBOX.api.>", "_INBOX.doors.>", "_INBOX.supervisor.>", "_INBOX.queries.>",
+    "readings.large", "enrolment.ask", "_INBOX.>", "_INBOX.api.>", "_INBOX.doors.>", "_INBOX.supervisor.>", "_INBOX.queries.>",
     "_INBOX.observer.>", "_INBOX.host.*.x", "_INBOX.host.host-1.>", "_INBOX.host.host-2.>", "$JS.API.>",
     "$JS.EVENT.>", "$SYS.>",
 )  # fmt: skip
@@ -65,9 +65,9 @@ MAY_SAY = {
     } | _ALL_READ | _READS["AUDIT"],
     API: _TAKEN_IN | _ALL_READ | _FOLLOWS["READINGS"] | _FOLLOWS["ALARMS"]
     | {"actor.device.sz.h1.m1", "shard.3", "hosts.order", "directory.changed", "readings.large", "audit.writes"}
-    | {"sessions.changed"},
+    | {"sessions.changed", "_INBOX.doors.x"},
     AUDIT: _READS["AUDIT"] | _FOLLOWS["AUDIT"] | {"log.state", "stream.silent", "$JS.API.STREAM.PURGE.AUDIT"},
-    DOORS: _TAKEN_IN | _READS["READINGS"] | {"shard.3", "doors.counted"},
+    DOORS: _TAKEN_IN | _READS["READINGS"] | {"shard.3", "doors.counted", "enrolment.ask"},
     QUERIES: {"shard.3", "_INBOX.api.x.y"} | _READS["READINGS"],
     OBSERVER: _ALL_READ.union(*(_FOLLOWS[stream] for stream in BUSINESS)) | {"host.host-1.metrics"},
     HOST: _READS["READINGS"] | _FOLLOWS["READINGS"] | {
@@ -86,6 +86,7 @@ MAY_HEAR = {
         "doors.counted",
         "log.state",
         "sessions.changed",
+        "enrolment.ask",
         "_INBOX.api.>",
     },
     AUDIT: {"_INBOX.audit.>"},
