@@ -15,6 +15,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
+from cluster.device_commands import devices
 from cluster.doctor import doctor
 from cluster.fleet_commands import fleet
 from cluster.hosts_commands import hosts
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.add_typer(scenario, name="scenario")
 app.add_typer(fleet, name="fleet")
+app.add_typer(devices, name="devices")
 app.add_typer(hosts, name="hosts")
 app.add_typer(keys, name="keys")
 app.add_typer(log, name="log")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cluster.connection import Connection
 from cluster.findings import Finding, Level, ok
-from cluster.pki import API, DOORS, authority_of, is_given, served_with, wanted_by
+from cluster.pki import API, DOORS, authority_of, devices_authority_of, is_given, served_with, wanted_by
 from domain.bus_rights import BUS_RIGHTS
 from domain.errors import VitalgridError
 from domain.instants import from_us
@@ -29,6 +29,8 @@ def certificates(settings: Settings) -> Iterator[Finding]:
         yield ok("certificates", "the first start makes an authority and what it signs")
     elif own:
         yield _certificate("certificate.authority", authority.file, now)
+    if (of_devices := devices_authority_of(settings).file).exists():
+        yield _certificate("certificate.devices", of_devices, now)
     for name in (one.name for one in own if authority.file.exists()):
         found = _certificate(f"certificate.{name}", authority.file_of(name), now)
         is_mended = found.level is not Level.OK and not runs

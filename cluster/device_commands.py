@@ -1,0 +1,90 @@
+"""`vitalgrid devices`: how devices prove who they are. Asks the running platform, with this machine's token."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Final
+from urllib.parse import quote
+
+import typer
+from rich.table import Table
+
+from cluster.rest_calls import ask, ask_list
+from cluster.run_target import local_target, settings_of
+from cluster.run_view import wide_console
+from domain.errors import InvalidInput
+from scenarios.target import Target
+
+devices = typer.Typer(name="devices", help="How devices prove who they are: claim codes, certificates.", no_args_is_help=True)
+_console = wide_console()
+_REASON: Final = "vitalgrid devices"
+_AT_ONCE: Final = 500  # as many as the API takes
+
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the platform (default: var).")]
+Token = Annotated[str | None, typer.Option("--token", help="API token (default: this machine's own).")]
+Device = Annotated[str, typer.Argument(help="Such as sz.h012/mon-7.")]
+
+
+@devices.command("claim-code")
+def claim_code(device: Device, token: Token = None, data_dir: DataDir = None) -> None:
+    """Make a claim code, with which the device gets its first credential. Prints it, this once."""
+    made = ask(_target(token, data_dir), "POST", f"/devices/{_path(device)}/claim-code", reason=_REASON)
+    _console.print(f"{made['claim_code']}  until {made['until']}", highlight=False)
+
+
+@devices.command("enrol")
+def enrol(
+    hospital: Annotated[str, typer.Argument(help="Such as sz.h012.")],
+    devices_file: Annotated[Path, typer.Argument(help="CSV with a column device_id.")],
+    token: Token = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Make a claim code for each device of a list. Prints CSV: device, code, or why there is none."""
+    try:
+        with devices_file.open(encoding="utf-8-sig", newline="") as file:
+            ids = [(row.get("device_id") or "").strip() for row in csv.DictReader(file)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InvalidInput(f"{devices_file} is no CSV that can be read: {error}") from None
+    target = _target(token, data_dir)
+    out = csv.writer(sys.stdout)
+    out.writerow(("device_id", "claim_code", "error"))
+    for start in range(0, len(ids), _AT_ONCE):
+        path = f"/devices/claim-codes?hospital={quote(hospital)}"
+        for row in ask(target, "POST", path, ids[start : start + _AT_ONCE], reason=_REASON)["reports"]:
+            out.writerow((row["device_id"], row["claim_code"] or "", row["error"] or ""))
+
+
+@devices.command("credentials")
+def credentials(device: Device, token: Token = None, data_dir: DataDir = None) -> None:
+    """What a device has: who made it, when it ends."""
+    table = Table("id", "state", "made", "by", "until", "last used")
+    for row in ask_list(_target(token, data_dir), f"/devices/{_path(device)}/credentials", reason=_REASON):
+        table.add_row(*(str(row[name] or "-") for name in ("id", "state", "made", "made_by", "until", "last_used")))
+    _console.print(table)
+
+
+@devices.command("revoke")
+def revoke(
+    device: Device,
+    credential: Annotated[str, typer.Argument(help="Its id, as `credentials` shows it.")],
+    token: Token = None,
+    data_dir: DataDir = None,
+) -> None:
+    """End one credential; a connection that came with it is ended."""
+    path = f"/devices/{_path(device)}/credentials/{quote(credential, safe='')}"
+    answer: Any = ask(_target(token, data_dir), "DELETE", path, reason=_REASON)
+    assert not answer
+    _console.print(f"{credential} of {device} is revoked", highlight=False)
+
+
+def _path(device: str) -> str:
+    hospital_id, slash, device_id = device.partition("/")
+    if not slash:
+        raise InvalidInput(f"{device!r} is no device: expected such as sz.h012/mon-7")
+    return f"{quote(hospital_id, safe='')}/{quote(device_id, safe='')}"
+
+
+def _target(token: str | None, data_dir: Path | None) -> Target:
+    return local_target(settings_of(data_dir), token)
