@@ -12,6 +12,7 @@ from api.routes import (
     associations,
     audit,
     catalogue,
+    credentials,
     devices,
     fleets,
     grants,
@@ -40,6 +41,7 @@ from api.routes import (
 
 ROUTERS: Final[tuple[APIRouter, ...]] = (
     places.router,
+    credentials.router,
     devices.router,
     isolations.router,
     security.router,

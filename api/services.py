@@ -36,6 +36,7 @@ from domain.risks import Posture
 from runtime.access_journal import AccessJournal
 from runtime.access_trail import AccessTrail
 from runtime.bus import Bus
+from runtime.device_authority import DeviceAuthority
 from runtime.lake import Lake
 from runtime.large_questions import LargeReadings
 from runtime.log_store import LogReader
@@ -46,6 +47,7 @@ from runtime.rejects import RejectLog
 from runtime.retention import Periods
 from runtime.second_factors import SecondFactors
 from runtime.settings import LakeSettings, RetentionSettings
+from runtime.sql.credentials import EnrolmentRules
 from runtime.sql.records import Author
 
 P = ParamSpec("P")
@@ -110,6 +112,8 @@ class Services:
     second_factors: SecondFactors
     sign_in_rules: SignInRules
     accesses: AccessJournal
+    device_authority: DeviceAuthority
+    enrolment_rules: EnrolmentRules
     periods: Periods = Periods.of(RetentionSettings(), LakeSettings())  # noqa: RUF009 (frozen)
     certificate_vkeys: Callable[[], tuple[str, ...]] = tuple  # of certificates of erasure
     over_tls: bool = False

@@ -20,7 +20,7 @@ from cluster import limits
 from cluster.connection import Connection, first_password_file
 from cluster.doors_process import intake_limits
 from cluster.first_start import password_hashes, sealer_of
-from cluster.pki import API, DOORS, listener_tls, served_with
+from cluster.pki import API, DOORS, devices_authority_of, listener_tls, served_with
 from cluster.processes import tell_ready, until_ended
 from cluster.sealing import file_seal
 from cluster.serving import serving
@@ -33,6 +33,8 @@ from runtime.authorisation import CedarAuthoriser
 from runtime.bus import Bus
 from runtime.callers import SqlCallers
 from runtime.clock import SystemClock
+from runtime.device_authority import DeviceAuthority
+from runtime.enrolment import Enrolments
 from runtime.erasure_certificates import certificate_signer, own_vkeys
 from runtime.garbage import look_seldom
 from runtime.identities import SqlIdentities
@@ -48,6 +50,7 @@ from runtime.second_factors import SecondFactors
 from runtime.security_profile import is_loopback
 from runtime.settings import SecuritySettings, Settings, WebhookSettings
 from runtime.soft_keys import SoftKeys
+from runtime.sql.credentials import EnrolmentRules
 from runtime.sql.engine import open_engine
 from runtime.sql.lockout import LockRule
 from runtime.sql.patients import close_names, warm_names
@@ -60,6 +63,7 @@ logger = logging.getLogger(__name__)
 
 _API_SOURCE: Final = 2
 _ACCESSES: Final = "accesses/api.db"  # of this process alone; under the data folder
+_HOUR_S: Final = 3_600
 _DAY_S: Final = 86_400
 
 
@@ -95,7 +99,13 @@ async def main() -> None:
         sign_in_rules=rules, accesses=accesses, first_password_file=first_password_file(settings.data_dir),
         webhook=_webhook(settings.webhook), posture=_posture(settings),
         scenarios=ScenarioRuns(Path("reports"), settings.data_dir, clock),
+        device_authority=DeviceAuthority(devices_authority_of(settings)), enrolment_rules=_enrolment_rules(settings.security),
     )  # fmt: skip
+    enrolments = Enrolments(
+        engine, services.device_authority, clock, services.enrolment_rules,
+        changed=partial(bus.core_publish, subjects.DIRECTORY_CHANGED, b""),
+    )  # fmt: skip
+    await bus.answer(subjects.ENROLMENT, enrolments.answer)
     app = create_app(services, limits=limits.api_requests(settings.limits))
     cut = app.state.telemetry.connections_cut
     served = serving(
@@ -137,6 +147,13 @@ def _sign_in_rules(settings: SecuritySettings) -> SignInRules:
         _us(settings.given_password_days * _DAY_S),
     )  # fmt: skip
     return SignInRules(session, LockRule(settings.lock_failures, _us(settings.lock_s)))
+
+
+def _enrolment_rules(settings: SecuritySettings) -> EnrolmentRules:
+    return EnrolmentRules(
+        _us(settings.claim_code_hours * _HOUR_S), _us(settings.device_certificate_days * _DAY_S),
+        _us(settings.certificate_overlap_hours * _HOUR_S),
+    )  # fmt: skip
 
 
 def _us(seconds: float) -> int:

@@ -1,83 +1,89 @@
-"""`vitalgrid devices`: cut a device off, take it back, see which are. Asks the running platform, with this machine's token."""
+"""`vitalgrid devices`: how devices prove who they are. Asks the running platform, with this machine's token."""
 
 from __future__ import annotations
 
+import csv
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
+from urllib.parse import quote
 
 import typer
 from rich.table import Table
 
-from api.device_names import split_device
-from cluster.rest_calls import ask
+from cluster.rest_calls import ask, ask_list
 from cluster.run_target import local_target, settings_of
 from cluster.run_view import wide_console
+from domain.errors import InvalidInput
 from scenarios.target import Target
 
-devices = typer.Typer(name="devices", help="Devices of the running platform: cut off, and taken back.", no_args_is_help=True)
+devices = typer.Typer(name="devices", help="Devices: how they prove who they are, cut off, taken back.", no_args_is_help=True)
 _console = wide_console()
+_REASON: Final = "vitalgrid devices"
+_AT_ONCE: Final = 500  # as many as the API takes
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the platform (default: var).")]
 Token = Annotated[str | None, typer.Option("--token", help="API token (default: this machine's own).")]
-Device = Annotated[str, typer.Argument(help="The device, such as sz.h012/mon-7.")]
-Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept.")]
+Device = Annotated[str, typer.Argument(help="Such as sz.h012/mon-7.")]
 
 
-@devices.command("isolate")
-def isolate(
-    device: Device,
-    reason: Reason,
-    confirmed_by: Annotated[
-        str | None, typer.Option(help="User name of the doctor or nurse who knows, while a patient is on it.")
-    ] = None,
-    revoke: Annotated[bool, typer.Option("--revoke", help="Its token was stolen: it ends for good.")] = False,
+@devices.command("claim-code")
+def claim_code(device: Device, token: Token = None, data_dir: DataDir = None) -> None:
+    """Make a claim code, with which the device gets its first credential. Prints it, this once."""
+    made = ask(_target(token, data_dir), "POST", f"/devices/{_path(device)}/claim-code", reason=_REASON)
+    _console.print(f"{made['claim_code']}  until {made['until']}", highlight=False)
+
+
+@devices.command("enrol")
+def enrol(
+    hospital: Annotated[str, typer.Argument(help="Such as sz.h012.")],
+    devices_file: Annotated[Path, typer.Argument(help="CSV with a column device_id.")],
     token: Token = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Refuse a device's credentials, end its connections, and keep apart what still comes of it."""
-    body = {"confirmed_by": confirmed_by, "revoke_credentials": revoke}
-    row = ask(_target(token, data_dir), "POST", _path(device), body, reason=reason)
-    on = f"; patients on it: {row['patients']}, known to {row['confirmed_by']}" if row["patients"] else ""
-    _console.print(f"{device}: isolated at {row['isolated']}{on}", highlight=False)
+    """Make a claim code for each device of a list. Prints CSV: device, code, or why there is none."""
+    try:
+        with devices_file.open(encoding="utf-8-sig", newline="") as file:
+            ids = [(row.get("device_id") or "").strip() for row in csv.DictReader(file)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InvalidInput(f"{devices_file} is no CSV that can be read: {error}") from None
+    target = _target(token, data_dir)
+    out = csv.writer(sys.stdout)
+    out.writerow(("device_id", "claim_code", "error"))
+    for start in range(0, len(ids), _AT_ONCE):
+        path = f"/devices/claim-codes?hospital={quote(hospital)}"
+        for row in ask(target, "POST", path, ids[start : start + _AT_ONCE], reason=_REASON)["reports"]:
+            out.writerow((row["device_id"], row["claim_code"] or "", row["error"] or ""))
 
 
-@devices.command("release")
-def release(device: Device, reason: Reason, token: Token = None, data_dir: DataDir = None) -> None:
-    """Undo an isolation."""
-    row = ask(_target(token, data_dir), "POST", f"{_path(device)}/release", reason=reason)
-    more = ": it needs a new token" if row["credentials_revoked"] else ""
-    _console.print(f"{device}: released at {row['released']}{more}", highlight=False)
-
-
-@devices.command("isolated")
-def isolated(
-    hospital: Annotated[str | None, typer.Option(help="Only of this hospital.")] = None,
-    token: Token = None,
-    data_dir: DataDir = None,
-) -> None:
-    """The devices that are cut off now."""
-    table = Table("device", "ward", "bed", "since", "by", "patients", "who knows", "reason")
-    for row in _rows(_target(token, data_dir), hospital):
-        name = f"{row['hospital_id']}/{row['device_id']}"
-        table.add_row(
-            name, row["ward_id"], row["bed_id"], row["isolated"], row["isolated_by"], str(row["patients"]),
-            row["confirmed_by"], row["reason"],
-        )  # fmt: skip
+@devices.command("credentials")
+def credentials(device: Device, token: Token = None, data_dir: DataDir = None) -> None:
+    """What a device has: who made it, when it ends."""
+    table = Table("id", "state", "made", "by", "until", "last used")
+    for row in ask_list(_target(token, data_dir), f"/devices/{_path(device)}/credentials", reason=_REASON):
+        table.add_row(*(str(row[name] or "-") for name in ("id", "state", "made", "made_by", "until", "last_used")))
     _console.print(table)
 
 
-def _rows(target: Target, hospital: str | None) -> list[dict[str, Any]]:
-    path: str | None = "/isolations?limit=1000" + (f"&hospital={hospital}" if hospital else "")
-    rows: list[dict[str, Any]] = []
-    while path is not None:
-        page = ask(target, "GET", path, reason="vitalgrid devices")
-        rows += page["items"]
-        path = None if page["next"] is None else page["next"].removeprefix("/api/v1")
-    return rows
+@devices.command("revoke")
+def revoke(
+    device: Device,
+    credential: Annotated[str, typer.Argument(help="Its id, as `credentials` shows it.")],
+    token: Token = None,
+    data_dir: DataDir = None,
+) -> None:
+    """End one credential; a connection that came with it is ended."""
+    path = f"/devices/{_path(device)}/credentials/{quote(credential, safe='')}"
+    answer: Any = ask(_target(token, data_dir), "DELETE", path, reason=_REASON)
+    assert not answer
+    _console.print(f"{credential} of {device} is revoked", highlight=False)
 
 
 def _path(device: str) -> str:
-    return "/devices/{}/{}/isolation".format(*split_device(device))
+    hospital_id, slash, device_id = device.partition("/")
+    if not slash:
+        raise InvalidInput(f"{device!r} is no device: expected such as sz.h012/mon-7")
+    return f"{quote(hospital_id, safe='')}/{quote(device_id, safe='')}"
 
 
 def _target(token: str | None, data_dir: Path | None) -> Target:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cluster.connection import Connection
 from cluster.findings import Finding, Level, ok
-from cluster.pki import API, DOORS, NODE, authority_of, is_given, ray_authority_of, served_with, wanted_by
+from cluster.pki import API, DOORS, NODE, authority_of, devices_authority_of, is_given, ray_authority_of, served_with, wanted_by
 from domain.bus_rights import BUS_RIGHTS
 from domain.errors import VitalgridError
 from domain.instants import from_us
@@ -29,6 +29,8 @@ def certificates(settings: Settings) -> Iterator[Finding]:
         yield ok("certificates", "the first start makes an authority and what it signs")
     elif own:
         yield _certificate("certificate.authority", authority.file, now)
+    if (of_devices := devices_authority_of(settings).file).exists():
+        yield _certificate("certificate.devices", of_devices, now)
     files = {one.name: authority.file_of(one.name) for one in own} | {"ray": ray_authority_of(settings).file_of(NODE)}
     for name, file in files.items() if own and authority.file.exists() else ():
         found = _certificate(f"certificate.{name}", file, now)

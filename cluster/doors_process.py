@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -18,6 +19,7 @@ from cluster.serving import serving
 from domain import bus_rights, subjects
 from domain.errors import VitalgridError
 from domain.traces import DoorAnswer, DoorQuestion
+from gateways.door_stamps import DoorStamps
 from gateways.http_door import http_door
 from gateways.mqtt_door import MqttDoor
 from gateways.sightings import Sightings
@@ -25,6 +27,7 @@ from gateways.watch import Watch
 from runtime.admission import Admission
 from runtime.bus import Bus
 from runtime.clock import SystemClock
+from runtime.enrolment import BusEnrolment
 from runtime.garbage import look_seldom
 from runtime.identities import SqlIdentities
 from runtime.intake import StreamIntake
@@ -33,6 +36,7 @@ from runtime.log import configure_logging
 from runtime.priority import share_finely
 from runtime.receipts import StreamReceipts
 from runtime.replay_keeping import catch_up, keep, load
+from runtime.replays import Replays
 from runtime.settings import IntakeSettings, Settings
 from runtime.sql.engine import open_engine
 from runtime.storage import of_stream
@@ -60,52 +64,42 @@ async def main() -> None:
     admission = Admission(asyncio.get_running_loop().time)
     await bus.core_subscribe(subjects.HOSTS_PROGRESS, admission.hear)
     numbers_file = settings.data_dir / _NUMBERS
-    replays = await asyncio.to_thread(load, numbers_file, asyncio.get_running_loop().time())
-    logger.info("senders' numbers are known", extra={"frames_since": await catch_up(replays, bus)})
+    replays = await _numbers(bus, numbers_file)
     intake = StreamIntake(
         bus, identities, SystemClock(), source=_DOOR_SOURCE, limits=intake_limits(settings.intake), admission=admission,
         replays=replays,
     )  # fmt: skip
     keeping = asyncio.create_task(keep(replays, numbers_file), name="keep senders' numbers")
     await bus.core_subscribe(subjects.STORAGE, lambda payload, _subject: intake.heed(of_stream(payload)))
-    doors = settings.doors
+    doors, clock = settings.doors, SystemClock()
     tls = listener_tls(settings, DOORS)
     proxies = limits.proxies(settings.limits)
-    watch = Watch(intake, SystemClock(), proxies.trusts)
-    sightings = Sightings(SystemClock())
+    watch = Watch(intake, clock, proxies.trusts)
     mqtt = MqttDoor(
-        identities, intake, SystemClock(), limits=limits.mqtt(settings), tls=tls.context if tls else None, watch=watch,
-        sightings=sightings,
+        identities, intake, clock, limits=limits.mqtt(settings), tls=tls.context if tls else None, watch=watch
     )  # fmt: skip
     http = http_door(
-        identities, intake, SystemClock(), StreamReceipts(bus), doors.max_payload_bytes, watch=watch, sightings=sightings
+        identities, intake, clock, StreamReceipts(bus), doors.max_payload_bytes, enrolment=BusEnrolment(bus), watch=watch
     )
 
     def directory_changed(_payload: bytes, _subject: str) -> None:
         identities.forget()
         mqtt.recheck()
 
-    async def remembered(payload: bytes, _subject: str) -> bytes:
-        asked = msgspec.json.decode(payload, type=DoorQuestion)
-        requests = [one for one in http.state.stamps.requests_of(asked.sequence) if one.sender in asked.senders]
-        connections = mqtt.connections_of(asked.senders, asked.arrival_us)
-        return msgspec.json.encode(DoorAnswer(intake.stamps.find(asked.sequence), requests, connections))
-
-    await bus.answer(subjects.DOOR_STAMPS, remembered)
     await bus.core_subscribe(subjects.DIRECTORY_CHANGED, directory_changed)
+    await _answer_traces(bus, intake, mqtt, http.state.stamps)
     isolated = asyncio.create_task(identities.keep_isolated(mqtt.recheck), name="isolated")
     mqtt_port = await mqtt.start(doors.host, doors.mqtt_port)
-    listener = limits.http_listener(settings.limits)
-    of_http = limits.door_http(settings.limits, http.state.counters.connections_refused)
     async with serving(
-        BehindProxies(http, proxies), doors.host, doors.http_port, tls=tls, limits=listener, http=of_http
-    ) as http_port:
+        BehindProxies(http, proxies), doors.host, doors.http_port, tls=tls, limits=limits.http_listener(settings.limits),
+        http=limits.door_http(settings.limits, http.state.counters.connections_refused),
+    ) as http_port:  # fmt: skip
         look_seldom()
         tell_ready(mqtt_port=mqtt_port, http_port=http_port)
         logger.info("doors open", extra={"mqtt_port": mqtt_port, "http_port": http_port})
         counted = {"doors": {"mqtt": mqtt.counters, "http": http.state.counters}, "intake": intake.counters}
         telling = asyncio.create_task(_tell(bus, counted), name="tell what is counted")
-        seeing = asyncio.create_task(_tell_sightings(bus, sightings), name="tell who came")
+        seeing = asyncio.create_task(_tell_sightings(bus, watch.sightings), name="tell who came")
         await until_ended()
         await end(telling, seeing)
         await mqtt.close()
@@ -113,6 +107,25 @@ async def main() -> None:
     await end(places, keeping, isolated)
     await bus.close()
     engine.dispose()
+
+
+async def _numbers(bus: Bus, file: Path) -> Replays:
+    """Which numbers of each sender are stored: as kept here, and what came into the stream since."""
+    replays = await asyncio.to_thread(load, file, asyncio.get_running_loop().time())
+    logger.info("senders' numbers are known", extra={"frames_since": await catch_up(replays, bus)})
+    return replays
+
+
+async def _answer_traces(bus: Bus, intake: StreamIntake, mqtt: MqttDoor, stamps: DoorStamps) -> None:
+    """Answer what these doors remember of a message, and of who was connected."""
+
+    async def remembered(payload: bytes, _subject: str) -> bytes:
+        asked = msgspec.json.decode(payload, type=DoorQuestion)
+        requests = [one for one in stamps.requests_of(asked.sequence) if one.sender in asked.senders]
+        connections = mqtt.connections_of(asked.senders, asked.arrival_us)
+        return msgspec.json.encode(DoorAnswer(intake.stamps.find(asked.sequence), requests, connections))
+
+    await bus.answer(subjects.DOOR_STAMPS, remembered)
 
 
 async def _tell(bus: Bus, counted: dict[str, Any]) -> None:

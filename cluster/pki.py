@@ -40,6 +40,11 @@ def authority_of(settings: Settings) -> Authority:
     return Authority(settings.data_dir.resolve() / "pki")
 
 
+def devices_authority_of(settings: Settings) -> Authority:
+    """Of devices' certificates alone: what it signs is believed at the doors, and nowhere else."""
+    return Authority(settings.data_dir.resolve() / "pki" / "devices")
+
+
 def served_with(settings: Settings, name: str) -> CertificateFiles | None:
     """What the listeners of `name` (API, DOORS) serve with; None: they speak plain."""
     given = _listener(settings, name)
@@ -68,7 +73,10 @@ def trust_in(settings: Settings, name: str) -> Trust | None:
 def listener_tls(settings: Settings, name: str) -> TakenUp | None:
     """TLS of the listeners of `name`. Raises InvalidInput when its files are no certificate with its key."""
     files = served_with(settings, name)
-    return TakenUp.server(files) if files is not None else None
+    if files is None:
+        return None
+    clients = devices_authority_of(settings).file if name == DOORS else None
+    return TakenUp.server(files, None if clients is None else str(clients))
 
 
 def reachable(host: str) -> str:
@@ -175,12 +183,16 @@ class CertificateKeeper:
         Raises IntegrityViolation or KeyMissing when something is needed and cannot be made.
         """
         wanted, now = wanted_by(self._settings, sorted(self._processes)), from_us(self._clock.now_us())
-        if not wanted:
-            return []
-        made = ["authority"] if self._authority.make_missing(self._settings.region_id, now) else []
-        made += [one.name for one in wanted if self._authority.keep(one, now)]
-        self._rays.make_missing(f"{self._settings.region_id} Ray", now)
-        return made + (["ray"] if self._rays.keep(ray_wanted(self._settings), now) else [])
+        made: list[str] = []
+        if wanted:
+            made += ["authority"] if self._authority.make_missing(self._settings.region_id, now) else []
+            made += [one.name for one in wanted if self._authority.keep(one, now)]
+            self._rays.make_missing(f"{self._settings.region_id} Ray", now)
+            made += ["ray"] if self._rays.keep(ray_wanted(self._settings), now) else []
+        if served_with(self._settings, DOORS) is not None:
+            of_devices = devices_authority_of(self._settings)
+            made += ["devices"] if of_devices.make_missing(f"{self._settings.region_id} devices", now) else []
+        return made
 
     async def run(self, renewed: Callable[[], None]) -> None:
         """Look every minute: the clock may be set, and the machine get another address."""

@@ -64,12 +64,12 @@ BUS_RIGHTS: Final[Mapping[str, BusRights]] = {
         ),
         hears=(
             subjects.DIRECTORY_CHANGED, subjects.SESSIONS_CHANGED, subjects.STORAGE, subjects.HOST_HEARTBEATS,
-            subjects.SHARDS_HELD, subjects.DOORS_COUNTED, subjects.LOG_STATE, subjects.SIGHTINGS,
+            subjects.SHARDS_HELD, subjects.DOORS_COUNTED, subjects.LOG_STATE, subjects.SIGHTINGS, subjects.ENROLMENT,
         ),
         answers=(DOORS,), reads=_BUSINESS, follows=(READINGS_STREAM, ALARMS_STREAM),
     ),
     DOORS: BusRights(
-        says=(*_TAKEN_IN, subjects.DOORS_COUNTED, subjects.SIGHTINGS, _ANY_SHARD),
+        says=(*_TAKEN_IN, subjects.DOORS_COUNTED, subjects.SIGHTINGS, subjects.ENROLMENT, _ANY_SHARD),
         hears=(subjects.DIRECTORY_CHANGED, subjects.HOSTS_PROGRESS, subjects.STORAGE, subjects.DOOR_STAMPS), answers=(API,),
         reads=(READINGS_STREAM,),
     ),

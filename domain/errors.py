@@ -49,6 +49,18 @@ class Unauthenticated(VitalgridError):
     code = "unauthenticated"
 
 
+class WrongCertificate(Unauthenticated):
+    """A device's certificate is of our authority and good no more here, or the token beside it is not the same device's."""
+
+    code = "wrong-certificate"
+
+
+class CertificateRequired(Unauthenticated):
+    """The token is good, and its device has to show its certificate too."""
+
+    code = "certificate-required"
+
+
 class SessionEnded(Unauthenticated):
     """A session of `user_id` that held once does no longer. `code` says why: `session-superseded`, `session-idle`, …
 

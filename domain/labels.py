@@ -22,6 +22,9 @@ LABELS: Final[Mapping[str, Level]] = {
     "sightings": Level.SHARED,  # of devices at doors
     "isolations": Level.SHARED,  # of devices; how many patients, not who
     "maintenance_windows": Level.SHARED,
+    "device_certificates": Level.RESTRICTED,
+    "claim_codes": Level.RESTRICTED,
+    "credential_uses": Level.SHARED,
     "patients": Level.IDENTIFYING,
     "associations": Level.IDENTIFYING,
     "limit_presets": Level.IDENTIFYING,

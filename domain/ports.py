@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from domain.enrolment import Enrolled
 from domain.messages import DeviceEvent, SecurityNotice
 from domain.readings import ReadingBatch
 from domain.thing_models import Lane, ThingModel
@@ -28,7 +29,7 @@ class Sender:
     """Who is talking at a door. `handle` is its own; `model` is None for a gateway that carries other devices.
 
     `shard`: where its hospital was when it was identified; `Identities.place_of` knows where it is now.
-    `credential`: which one it came with, in the words of `Identities`, never the token itself.
+    `credentials`: what it came with, in the words of `Identities`: a token's digest, a certificate's fingerprint, or both.
     """
 
     name: str
@@ -36,7 +37,7 @@ class Sender:
     hospital_id: str
     shard: int
     model: ThingModel | None = None
-    credential: str = field(default="", compare=False, repr=False)
+    credentials: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +71,34 @@ class Receipts(Protocol):
         ...
 
 
-class Identities(Protocol):
-    """Who holds a token, and which handles a sender may speak for."""
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What somebody at a door shows of itself. `certificate`: the fingerprint of the one whose key it has proved to have.
 
-    async def identify(self, token: str) -> Sender:
-        """The sender of `token`; raises Unauthenticated."""
+    `tokens`: what may be its token, the likeliest first. `is_named`: the last of them may be no more than a name.
+    """
+
+    certificate: str | None = None
+    tokens: tuple[str, ...] = ()
+    is_named: bool = False
+
+    @property
+    def is_nothing(self) -> bool:
+        return self.certificate is None and not self.tokens
+
+
+class Identities(Protocol):
+    """Who holds a token or a certificate, and which handles a sender may speak for."""
+
+    async def sender_of(self, shown: Shown) -> Sender:
+        """The sender who shows this: all that is shown has to be the same device's. Raises Unauthenticated, Unavailable."""
         ...
 
     async def revoked(self, senders: Sequence[Sender]) -> list[Sender]:
-        """Those whose credential is good no more: replaced, or its device retired or isolated. Raises Unavailable."""
+        """Those who came with something that is good no more: replaced, revoked, ended, or of a device retired or isolated.
+
+        Raises Unavailable.
+        """
         ...
 
     def place_of(self, hospital_id: str, shard: int) -> int:
@@ -91,6 +111,21 @@ class Identities(Protocol):
 
     def lane_of(self, handles: NDArray[np.uint32]) -> Lane:
         """The lane of readings of devices that `shards_of` has found: bulk when all of them are."""
+        ...
+
+
+class Enrolment(Protocol):
+    """Gives devices what they will prove with who they are."""
+
+    async def claim(self, code: str, request: bytes, address: str) -> Enrolled:
+        """What a claim code is good for: a certificate for the key of `request` (PKCS #10), or a token when it is empty.
+
+        Raises InvalidInput, Unauthenticated, Conflict (used already), TooManyAttempts (of `address`), Unavailable.
+        """
+        ...
+
+    async def renew(self, sender: Sender, request: bytes) -> Enrolled:
+        """Another certificate for who is known already. Raises InvalidInput, Conflict, Unavailable."""
         ...
 
 

@@ -126,6 +126,9 @@ LARGE_QUESTIONS: Final = "readings.large"  # request: see `runtime.large_questio
 NOBODY: Final = "nobody.listens"  # request: the server itself answers that nobody does
 
 
+ENROLMENT: Final = "enrolment.ask"  # request: see `domain.enrolment`
+
+
 def host_metrics(host_name: str) -> str:
     """Request: the counters of one host (`HostMetrics.report`), as a JSON object."""
     return f"host.{host_name}.metrics"

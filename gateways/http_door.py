@@ -5,6 +5,10 @@
     POST /v1/events                      one device event       Authorization: Bearer <token>
     POST /api/v1/{token}/telemetry       ThingsBoard's shapes   token in the path
     GET  /v1/receipts/<receipt>          is it still kept?      Authorization: Bearer <token>
+    POST /v1/enrolment, /v1/certificate  see `gateways.http_enrolment`
+
+A certificate that was shown in the TLS handshake stands for the token, which may be left out then; one that comes beside
+it has to be the same device's.
 
 200 {"accepted": n, "receipt": "<shard>-<sequence>"} comes after the stream's acknowledgement. Errors are RFC 9457
 problems; a message refused for what it is (4xx with a reason) is kept among the rejects first. 503 with Retry-After:
@@ -33,16 +37,17 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from domain.errors import NotFound, RejectedInput, Unauthenticated, Unavailable, VitalgridError
+from domain.errors import NotFound, RejectedInput, Unavailable, VitalgridError
 from domain.instants import to_rfc3339
-from domain.ports import Clock, Identities, OnceIntake, Receipt, Receipts, Sender
+from domain.ports import Clock, Enrolment, Identities, OnceIntake, Receipt, Receipts, Sender
 from domain.traces import RequestStamp
+from gateways.client_certificates import sender_of
 from gateways.counters import DoorCounters
 from gateways.door_stamps import DoorStamps
 from gateways.formats import ALL_FORMATS, AnyFormat, EventFormat
+from gateways.http_enrolment import enrolment_routes
 from gateways.keyed import stored_once
 from gateways.problems import problem, problem_of
-from gateways.sightings import Sightings
 from gateways.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -62,7 +67,6 @@ class _Door:
     max_payload_bytes: int
     counters: DoorCounters
     watch: Watch
-    sightings: Sightings
     stamps: DoorStamps
 
 
@@ -73,18 +77,20 @@ def http_door(
     receipts: Receipts,
     max_payload_bytes: int = 1_048_576,
     *,
+    enrolment: Enrolment | None = None,
     watch: Watch | None = None,
-    sightings: Sightings | None = None,
 ) -> Starlette:
     """The door as an ASGI application; `app.state.counters` are its `DoorCounters`, `app.state.stamps` its `DoorStamps`.
 
     Serve it without access logs: ThingsBoard's path carries the token. `watch` is started and closed by whoever gives it.
+    Without `enrolment` nobody is enrolled.
     """
-    watch, sightings = watch or Watch(intake, clock), sightings or Sightings(clock)
-    counters, stamps = DoorCounters(), DoorStamps(DOOR)
-    door = _Door(identities, intake, clock, receipts, max_payload_bytes, counters, watch, sightings, stamps)
+    watch = watch or Watch(intake, clock)
+    door = _Door(identities, intake, clock, receipts, max_payload_bytes, DoorCounters(), watch, DoorStamps(DOOR))
     routes = [Route(row.path, partial(_post, door, row), methods=["POST"]) for row in ALL_FORMATS]
     routes.append(Route("/v1/receipts/{receipt}", partial(_receipt, door), methods=["GET"]))
+    if enrolment is not None:
+        routes += enrolment_routes(identities, enrolment, door.counters)
     app = Starlette(routes=routes, exception_handlers={HTTPException: _on_http_exception})
     app.state.counters, app.state.stamps = door.counters, door.stamps
     return app
@@ -110,7 +116,7 @@ async def _taken(door: _Door, row: AnyFormat, request: Request, request_id: str)
     counters.messages += 1
     software, address = request.headers.get("user-agent", ""), request.client.host if request.client else ""
     door.watch.used(sender, DOOR, address)
-    door.sightings.note(sender, DOOR, address, software, over_tls=request.scope.get("scheme") == "https")
+    door.watch.sightings.note(sender, DOOR, address, software, over_tls=request.scope.get("scheme") == "https")
     body = b""
     try:
         if not door.intake.allowance(sender):
@@ -143,7 +149,7 @@ async def _receipt(door: _Door, request: Request) -> Response:
     """What became of a receipt that this very device or gateway was given."""
     text = request.path_params["receipt"]
     try:
-        sender = await _bearer(door, request)
+        sender = await sender_of(door.identities, request)
         found = _RECEIPT.fullmatch(text)
         if found is None:
             raise NotFound(f"{text[:40]!r} is no receipt: expected <shard>-<sequence> as an answer gave it")
@@ -156,16 +162,8 @@ async def _receipt(door: _Door, request: Request) -> Response:
 
 
 async def _sender(door: _Door, row: AnyFormat, request: Request) -> Sender:
-    if _PATH_TOKEN in row.path:
-        return await door.identities.identify(request.path_params["token"])
-    return await _bearer(door, request)
-
-
-async def _bearer(door: _Door, request: Request) -> Sender:
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
-        raise Unauthenticated("the request carries no token: expected the header 'Authorization: Bearer <token>'")
-    return await door.identities.identify(token.strip())
+    token = request.path_params["token"] if _PATH_TOKEN in row.path else None
+    return await sender_of(door.identities, request, token)
 
 
 async def _body(request: Request, limit_bytes: int) -> tuple[bytes, int]:

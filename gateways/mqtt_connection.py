@@ -23,11 +23,12 @@ from typing import Any, Final, cast
 import msgspec
 
 from domain.errors import RejectedInput, StorageFull, Unauthenticated, Unavailable, VitalgridError
-from domain.ports import Receipt, Sender
+from domain.ports import Receipt, Sender, Shown
+from gateways.client_certificates import fingerprint_shown
 from gateways.formats import BY_TOPIC, ERRORS_TOPIC, RECEIPTS_TOPIC, AnyFormat, EventFormat
 from gateways.listener import Guest
 from gateways.mqtt import encode, encode_puback, encode_publish
-from gateways.mqtt_hello import tokens_of
+from gateways.mqtt_hello import shown_by
 from gateways.mqtt_packets import (
     SUBSCRIPTION_REFUSED,
     Ack,
@@ -90,6 +91,7 @@ class MqttConnection(asyncio.Protocol):
         self._last_heard_s = self._loop.time()
         self._deadline_s = self._last_heard_s + door.connect_timeout_s  # for something other than silence
         self._transport: asyncio.Transport | None = None
+        self._certificate: str | None = None
         self.sender: Sender | None = None
         self.connection_id, self.since_us = "", 0  # by which logs and traces name it; when it was admitted
         self.client_id = ""
@@ -101,6 +103,7 @@ class MqttConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are none of asyncio's classes
         self.peer: str | None = next(iter(transport.get_extra_info("peername") or ()), None)
+        self._certificate = fingerprint_shown(transport)
         self._guest.cut = partial(self.end, "crowded-out")
         self._door.opened(self)
 
@@ -239,24 +242,22 @@ class MqttConnection(asyncio.Protocol):
     def _on_connect(self, packet: Connect) -> None:
         if self._state is not _State.NEW:
             raise MalformedPacket("a second CONNECT came on one connection (3.1)")
-        tokens = tokens_of(packet)
+        shown = shown_by(packet, self._certificate)
         if not packet.client_id and not packet.clean_session:
             self._refuse(ConnectCode.IDENTIFIER_REJECTED, "client-id")
-        elif not tokens:
+        elif shown.is_nothing:
             self._refuse(ConnectCode.BAD_CREDENTIALS, "no-token")
         else:
             self._state = _State.IDENTIFYING
-            self._door.spawn(self._identify(packet, tokens))
+            self._door.spawn(self._identify(packet, shown))
 
-    async def _identify(self, packet: Connect, tokens: list[str]) -> None:
-        sender = None
+    async def _identify(self, packet: Connect, shown: Shown) -> None:
+        sender, why = None, "wrong-token"
         try:
-            for token in tokens:
-                try:
-                    sender = await self._door.identities.identify(token)
-                    break
-                except Unauthenticated:
-                    continue
+            sender = await self._door.identities.sender_of(shown)
+        except Unauthenticated as error:
+            why = why if error.code == Unauthenticated.code else error.code
+            logger.info("a connection shows nothing that is good here: %s", error)
         except VitalgridError:
             self._refuse(ConnectCode.SERVER_UNAVAILABLE, "identities-unavailable")
             return
@@ -264,7 +265,7 @@ class MqttConnection(asyncio.Protocol):
             return
         if sender is None:
             await asyncio.sleep(self._guest.failed())  # who tries many is answered late
-            self._refuse(ConnectCode.NOT_AUTHORISED, "wrong-token")
+            self._refuse(ConnectCode.NOT_AUTHORISED, why)
             return
         if not await self._had_its_turn(sender):
             return

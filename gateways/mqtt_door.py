@@ -1,15 +1,16 @@
 """The MQTT door: MQTT 3.1.1, QoS 0 and 1, TLS, for devices and hospital gateways. Clauses 5.4a, 5.4c, 5.4e, 7.3.
 
-Identity comes from the connection: the token is the password, or the user name (as ThingsBoard's devices send it).
-CONNACK 4 answers a CONNECT without a token, 5 a wrong one, 3 a door that is full or cannot ask who it is.
+Identity comes from the connection: the token is the password, or the user name (as ThingsBoard's devices send it); or the
+certificate that was shown in the TLS handshake, beside which a token has to be the same device's.
+CONNACK 4 answers a CONNECT without either, 5 a wrong one, 3 a door that is full or cannot ask who it is.
 Session take-over: a CONNECT of the same sender ends the older connection. A client id is its sender's own: who calls
 itself by another's takes nothing over from it, and is noticed (3.1.4-2 holds within a sender: else whoever has a token
 could silence any device). No session state is kept: a device subscribes again when it connects again, and repeats what was
 not acknowledged.
 Events: `online` when a device connects, `offline` when its connection is lost or ended by us, with its will's text as
 detail; `disconnected` when it says goodbye (DISCONNECT drops the will). A take-over is neither.
-A connection whose token was replaced, or whose device was retired or isolated, is ended: within a second of `recheck`,
-and within a quarter of a minute if nobody says so.
+A connection whose token was replaced, whose certificate was revoked or has ended, or whose device was retired or isolated,
+is ended: within a second of `recheck`, and within a quarter of a minute if nobody says so.
 What a device itself says (`lead_off`, …) comes on `v1/devices/me/events`; see `gateways.events_json`.
 Not covered: QoS 2, MQTT 5, retained messages, subscriptions other than `v1/devices/me/errors` and
 `v1/devices/me/receipts` (refused with 0x80).
@@ -35,7 +36,6 @@ from gateways.listener import Listener, ListenerLimits, bound
 from gateways.mqtt_connection import CLOSING, DOOR, GOODBYE, REVOKED, TAKEN_OVER, MqttConnection
 from gateways.mqtt_hello import will_text
 from gateways.presence import Presence
-from gateways.sightings import Sightings
 from gateways.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -80,11 +80,9 @@ class MqttDoor:
         limits: MqttLimits | None = None,
         tls: ssl.SSLContext | None = None,
         watch: Watch | None = None,
-        sightings: Sightings | None = None,
     ) -> None:
         self.watch = watch or Watch(intake, clock)
         self.watch.connected = self._whereabouts
-        self.sightings = sightings or Sightings(clock)
         self.identities = identities
         self.intake = intake
         self.clock = clock
@@ -168,7 +166,7 @@ class MqttDoor:
         if namesake is not None and namesake is not older and namesake.sender is not None:
             detail = f"it connects by the client id that {namesake.sender.name} is connected by"
             self.watch.noticed(sender, SecurityKind.CLIENT_ID, DOOR, connection.address, detail, least=0)
-        self.sightings.note(sender, DOOR, connection.address, connection.client_id, over_tls=self._tls is not None)
+        self.watch.sightings.note(sender, DOOR, connection.address, connection.client_id, over_tls=self._tls is not None)
         self._by_handle[sender.handle] = connection
         connection.since_us = self.clock.now_us()
         if connection.client_id:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Final
 
+from domain.ports import Shown
 from gateways.mqtt_packets import Connect, Will
 
 _WILL_TEXT_CHARS: Final = 200
 
 
-def tokens_of(packet: Connect) -> list[str]:
+def shown_by(packet: Connect, certificate: str | None) -> Shown:
     """What may be the token: the password, else the user name (ThingsBoard's devices send it there)."""
     found = [] if packet.password is None else [packet.password.decode(errors="replace")]
-    return [token for token in (*found, packet.username or "") if token]
+    tokens = tuple(token for token in (*found, packet.username or "") if token)
+    return Shown(certificate, tokens, is_named=bool(packet.username))
 
 
 def will_text(will: Will | None) -> str | None:

@@ -14,6 +14,7 @@ from domain.errors import (
     NotFound,
     RejectedInput,
     StorageFull,
+    TooManyAttempts,
     Unauthenticated,
     Unavailable,
     VitalgridError,
@@ -44,6 +45,7 @@ _STATUS_OF_ERROR: Final = (
     (InvalidInput, 422),
     (IntegrityViolation, 500),
     (StorageFull, 507),
+    (TooManyAttempts, 429),
     (Unavailable, 503),
 )
 _TITLES: Final = {
@@ -55,10 +57,15 @@ _TITLES: Final = {
     413: "The message is too large",
     415: "The content type is not taken here",
     422: "The message cannot be accepted",
+    429: "Too many attempts",
     500: "What was kept is damaged",
     503: "Not stored: send again later",
     507: "Not stored: there is no room on disk",
 }
+_HEADERS: Final = {
+    401: {"WWW-Authenticate": "Bearer", "Connection": "close"},  # who was somebody until now is not to stay connected
+    429: _MUCH_LATER, 503: _LATER, 507: _MUCH_LATER,
+}  # fmt: skip
 
 
 def problem(status: int, code: str, detail: str, headers: dict[str, str] | None = None) -> Response:
@@ -72,5 +79,5 @@ def problem_of(error: VitalgridError) -> Response:
     if isinstance(error, RejectedInput):
         return problem(_STATUS_OF_REASON.get(error.reason, 422), error.reason, error.detail)
     status = next((status for kind, status in _STATUS_OF_ERROR if isinstance(error, kind)), 503)
-    headers = {401: {"WWW-Authenticate": "Bearer"}, 503: _LATER, 507: _MUCH_LATER}.get(status)
+    headers = _HEADERS.get(status)
     return problem(status, error.code, str(error), headers)

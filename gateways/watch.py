@@ -25,6 +25,7 @@ from typing import Final, TypeVar
 from domain.messages import SecurityKind, SecurityNotice
 from domain.ports import Clock, Intake, Sender
 from gateways.presence import Presence
+from gateways.sightings import Sightings
 
 KIND_OF: Final = {
     "unknown-device": SecurityKind.SPOOFING,
@@ -66,13 +67,14 @@ class _Whereabouts:
 
 class Watch:
     """See module. One for all doors of a process. `connected`: of a handle, the address of its connection, and when it was
-    heard last.
+    heard last. `sightings`: how senders came, for the inventory.
     """
 
     def __init__(self, intake: Intake, clock: Clock, shares: Callable[[str], bool] = lambda _address: False) -> None:
         self._clock = clock
         self._shares = shares
         self._post = Presence(intake, clock)
+        self.sightings = Sightings(clock)
         self._is_open = False
         self._attempts: dict[tuple[int, SecurityKind], _Attempts] = {}
         self._whereabouts: dict[int, _Whereabouts] = {}

@@ -17,6 +17,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -67,15 +68,15 @@ class Authority:
         if self.file.exists():
             return False
         if not self._key_file.exists():
-            create_secret(self._key_file, _pem(ec.generate_private_key(ec.SECP256R1())))
-        key = self._key()
+            create_secret(self._key_file, pem_of_key(ec.generate_private_key(ec.SECP256R1())))
+        key = self.key()
         subject = x509.Name([
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Vitalgrid"),
             x509.NameAttribute(NameOID.COMMON_NAME, f"{name} {secrets.token_hex(4)}"),  # told from another one's by its name
         ])  # fmt: skip
-        builder = _builder(subject, subject, key.public_key(), key.public_key(), now, now + _AUTHORITY_LIFE)
+        builder = unsigned(subject, subject, key.public_key(), key.public_key(), now, now + _AUTHORITY_LIFE)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        builder = builder.add_extension(_key_usage(signs_certificates=True), critical=True)
+        builder = builder.add_extension(key_usage(signs_certificates=True), critical=True)
         write_secret(self.file, builder.sign(key, SHA256()).public_bytes(Encoding.PEM))
         return True
 
@@ -92,16 +93,16 @@ class Authority:
         ends = own.not_valid_after_utc if wanted.lasts else min(now + _LIFE, own.not_valid_after_utc)
         if ends <= now:
             raise IntegrityViolation(f"the authority of {self.file} has ended: docs/runbook.md says how to make another")
-        signing = self._key()
-        builder = _builder(subject, own.subject, key.public_key(), signing.public_key(), now, ends)
+        signing = self.key()
+        builder = unsigned(subject, own.subject, key.public_key(), signing.public_key(), now, ends)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        builder = builder.add_extension(_key_usage(signs_certificates=False), critical=True)
+        builder = builder.add_extension(key_usage(signs_certificates=False), critical=True)
         builder = builder.add_extension(x509.ExtendedKeyUsage(wanted.purposes()), critical=False)
         builder = builder.add_extension(
             x509.SubjectAlternativeName(map(_general_name, sorted(wanted.holds_for))), critical=False
         )
         certificate = builder.sign(signing, SHA256())
-        write_secret(self.file_of(wanted.name), _pem(key) + certificate.public_bytes(Encoding.PEM))
+        write_secret(self.file_of(wanted.name), pem_of_key(key) + certificate.public_bytes(Encoding.PEM))
         return True
 
     def _is_good(self, wanted: Wanted, own: x509.Certificate, now: datetime) -> bool:
@@ -115,7 +116,8 @@ class Authority:
         is_right = set(wanted.purposes()) <= set(purposes) and wanted.holds_for <= holds_for(certificate)
         return is_right and key.public_key() == certificate.public_key() and not is_due(certificate, now)
 
-    def _key(self) -> ec.EllipticCurvePrivateKey:
+    def key(self) -> ec.EllipticCurvePrivateKey:
+        """What signs. Raises KeyMissing, IntegrityViolation."""
         try:
             key = load_pem_private_key(self._key_file.read_bytes(), None)
         except FileNotFoundError:
@@ -170,10 +172,11 @@ def _general_name(text: str) -> x509.GeneralName:
         return x509.DNSName(text)
 
 
-def _builder(
-    subject: x509.Name, issuer: x509.Name, public: ec.EllipticCurvePublicKey, signing: ec.EllipticCurvePublicKey,
+def unsigned(
+    subject: x509.Name, issuer: x509.Name, public: CertificatePublicKeyTypes, signing: ec.EllipticCurvePublicKey,
     now: datetime, ends: datetime,
 ) -> x509.CertificateBuilder:  # fmt: skip
+    """What every certificate has, still to be extended and signed."""
     builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(public)
     builder = builder.serial_number(x509.random_serial_number())
     builder = builder.not_valid_before(now - _BACKDATED).not_valid_after(ends)
@@ -181,7 +184,7 @@ def _builder(
     return builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signing), critical=False)
 
 
-def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+def key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=not signs_certificates, key_cert_sign=signs_certificates, crl_sign=signs_certificates,
         content_commitment=False, key_encipherment=False, data_encipherment=False, key_agreement=False,
@@ -189,5 +192,6 @@ def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )  # fmt: skip
 
 
-def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+def pem_of_key(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """PKCS #8, in clear."""
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

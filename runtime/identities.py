@@ -7,18 +7,21 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Engine, literal, select, union_all
 
-from domain.errors import Unauthenticated, Unavailable
-from domain.ports import Sender
+from domain.errors import CertificateRequired, Unauthenticated, Unavailable, WrongCertificate
+from domain.ports import Clock, Sender, Shown
 from domain.thing_catalogue import BY_MODEL_ID, thing_model
 from domain.thing_models import Lane
+from runtime.clock import SystemClock
 from runtime.gathered import Gathered
-from runtime.sql.devices import devices_of_tokens, digests_in_service
+from runtime.sql.credentials import holders_of, standing
+from runtime.sql.devices import RETIRED, devices_of_tokens
 from runtime.sql.engine import reading
 from runtime.sql.hand_overs import places
 from runtime.sql.isolations import isolated_handles
@@ -38,14 +41,24 @@ _ISOLATED_EVERY_S: Final = 2.0  # a message that tells of a change may be lost, 
 _REFRESH_EVERY_S: Final = 0.2  # looks for unknown handles are this far apart, however many senders ask
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    at_s: float
+    sender: Sender
+    needs_certificate: bool = False
+    until_us: int = 0  # of a certificate
+
+
 class SqlIdentities:
     """`domain.ports.Identities` over the business database."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, clock: Clock | None = None) -> None:
         self._engine = engine
-        self._senders: dict[str, tuple[float, Sender]] = {}
+        self._clock = clock or SystemClock()
+        self._senders: dict[str, _Kept] = {}  # by the digest of the token, or by the fingerprint of the certificate
         self._wrong: dict[str, float] = {}  # when the digest of no token was looked for, the oldest first
         self._devices: Gathered[str, Row] = Gathered(lambda tokens: devices_of_tokens(engine, tokens))
+        self._holders: Gathered[str, Row] = Gathered(lambda fingerprints: holders_of(engine, fingerprints))
         self._forgotten = 0
         self._places: dict[str, int] = {}  # of hospitals that were handed over
         self._look_again = asyncio.Event()
@@ -94,15 +107,50 @@ class SqlIdentities:
                 recheck()
             await asyncio.sleep(_ISOLATED_EVERY_S)
 
+    async def sender_of(self, shown: Shown) -> Sender:
+        """As `domain.ports.Identities.sender_of`."""
+        if shown.certificate is None:
+            return await self._by_tokens(shown.tokens)
+        sender = await self._by_certificate(shown.certificate)
+        for token in shown.tokens:
+            try:
+                beside = (await self._found(token))[0]
+            except Unauthenticated:
+                if shown.is_named and token == shown.tokens[-1]:
+                    continue
+                raise WrongCertificate(f"the token beside the certificate of {sender.name} is unknown") from None
+            if beside.handle != sender.handle:
+                raise WrongCertificate(f"the certificate is {sender.name}'s, the token beside it another device's")
+            sender = replace(sender, credentials=(*sender.credentials, *beside.credentials))
+        return sender
+
+    async def _by_tokens(self, tokens: Sequence[str]) -> Sender:
+        for token in tokens[:-1]:
+            try:
+                return await self.identify(token)
+            except CertificateRequired:
+                raise
+            except Unauthenticated:
+                continue
+        if not tokens:
+            raise Unauthenticated("nothing was shown: expected a token, or a certificate")
+        return await self.identify(tokens[-1])
+
     async def identify(self, token: str) -> Sender:
-        """The device or gateway that holds `token`; raises Unauthenticated.
+        """The device or gateway that holds `token`, and needs no more; raises Unauthenticated.
 
         However many tokens are wrong, or new here, at a time: they are looked for together.
         """
+        sender, needs_certificate = await self._found(token)
+        if needs_certificate:
+            raise CertificateRequired(f"{sender.name} has to show its certificate: its token alone opens nothing")
+        return sender
+
+    async def _found(self, token: str) -> tuple[Sender, bool]:
         digest = token_digest(token)
         kept = self._senders.get(digest)
-        if kept is not None and time.monotonic() - kept[0] < _REMEMBER_S:
-            return kept[1]
+        if kept is not None and time.monotonic() - kept.at_s < _REMEMBER_S:
+            return kept.sender, kept.needs_certificate
         if time.monotonic() - self._wrong.get(digest, float("-inf")) < _REMEMBER_WRONG_S:
             raise Unauthenticated(_UNKNOWN)
         forgotten = self._forgotten
@@ -111,13 +159,31 @@ class SqlIdentities:
             if forgotten == self._forgotten:
                 self._note_wrong(digest)
             raise Unauthenticated(_UNKNOWN)
-        model = thing_model(row["model"])
-        sender = Sender(
-            name=f"{row['hospital_id']}/{row['device_id']}", handle=row["handle"], hospital_id=row["hospital_id"],
-            shard=row["shard"], model=model if model.channels else None, credential=row["token_digest"],
-        )  # fmt: skip
+        sender = _sender(row, row["token_digest"])
         if forgotten == self._forgotten:  # else the row may be older than the change
-            self._senders[digest] = (time.monotonic(), sender)
+            self._senders[digest] = _Kept(time.monotonic(), sender, needs_certificate=row["needs_certificate"])
+        return sender, row["needs_certificate"]
+
+    async def _by_certificate(self, fingerprint: str) -> Sender:
+        """The holder of a certificate that is good now: who made it was checked when hands were shaken."""
+        now_us = self._clock.now_us()
+        kept = self._senders.get(fingerprint)
+        if kept is not None and time.monotonic() - kept.at_s < _REMEMBER_S and now_us < kept.until_us:
+            return kept.sender
+        forgotten = self._forgotten
+        row = await self._holders.get(fingerprint)
+        if row is None:
+            raise WrongCertificate("the certificate is unknown here")
+        sender = _sender(row, fingerprint)
+        for is_over, why in (
+            (row["status"] == RETIRED, "its device is retired"),
+            (row["revoked_us"] is not None, "it was revoked"),
+            (row["until_us"] <= now_us, "it has ended, or another one took its place"),
+        ):
+            if is_over:
+                raise WrongCertificate(f"the certificate of {sender.name} is good no more: {why}")
+        if forgotten == self._forgotten:
+            self._senders[fingerprint] = _Kept(time.monotonic(), sender, until_us=row["until_us"])
         return sender
 
     def _note_wrong(self, digest: str) -> None:
@@ -129,8 +195,8 @@ class SqlIdentities:
     async def revoked(self, senders: Sequence[Sender]) -> list[Sender]:
         """As `domain.ports.Identities.revoked`: the database is asked, whatever is remembered."""
         handles = [sender.handle for sender in senders]
-        good = await asyncio.to_thread(digests_in_service, self._engine, handles)
-        return [sender for sender in senders if good.get(sender.handle) != sender.credential]
+        good = await asyncio.to_thread(standing, self._engine, handles, self._clock.now_us())
+        return [sender for sender in senders if sender.handle not in good or not good[sender.handle].holds(sender.credentials)]
 
     async def shards_of(self, sender: Sender, handles: NDArray[np.uint32]) -> NDArray[np.int16]:
         """The shard of each handle, -1 for one that is unknown or of another hospital than the sender's.
@@ -188,3 +254,11 @@ class SqlIdentities:
         query = union_all(*(select(t.c.handle, t.c.hospital_id, model).where(t.c.handle > highest) for t, model in kinds))
         with reading(self._engine) as connection:
             return [(handle, hospital_id, model) for handle, hospital_id, model in connection.execute(query)]
+
+
+def _sender(row: Row, credential: str) -> Sender:
+    model = thing_model(row["model"])
+    return Sender(
+        name=f"{row['hospital_id']}/{row['device_id']}", handle=row["handle"], hospital_id=row["hospital_id"],
+        shard=row["shard"], model=model if model.channels else None, credentials=(credential,),
+    )  # fmt: skip

@@ -255,6 +255,13 @@ class SecuritySettings(BaseModel):
         900.0, ge=30, description="Time without anything done after which a user has to sign in again."
     )
     session_lifetime_s: float = Field(43_200.0, ge=60, description="Longest time of a session, whatever is done.")
+    claim_code_hours: float = Field(72.0, gt=0, le=720, description="How long a device's claim code may be used.")
+    device_certificate_days: float = Field(
+        365.0, gt=0, le=3650, description="How long a certificate of a device is good; devices renew theirs before."
+    )
+    certificate_overlap_hours: float = Field(
+        24.0, ge=0, le=720, description="How long a device's certificate is still good beside the one that it renewed it with."
+    )
     lock_failures: int = Field(5, ge=1, description="Failed sign-ins in a row that lock a user.")
     lock_s: float = Field(
         900.0, gt=0, description="How long a user is locked; failures further apart than this are not in a row."

@@ -76,9 +76,19 @@ class TakenUp:
         _load(context, files)
 
     @classmethod
-    def server(cls, files: CertificateFiles) -> TakenUp:
-        """For a listener."""
-        return cls(_strict(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)), files)
+    def server(cls, files: CertificateFiles, clients: str | None = None) -> TakenUp:
+        """For a listener. `clients`: a file of authorities; who shows a certificate must have one of theirs, in good time.
+
+        Raises InvalidInput when the file is none of certificates.
+        """
+        context = _strict(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        if clients is not None:
+            try:
+                context.load_verify_locations(clients)
+            except (OSError, ValueError) as error:
+                raise InvalidInput(f"{clients} holds no authority of clients: {error}") from None
+            context.verify_mode = ssl.CERT_OPTIONAL
+        return cls(context, files)
 
     def look(self) -> bool:
         """Take up what has changed; whether something was. What is no certificate with its key is said, and not taken."""

@@ -19,7 +19,7 @@ from domain import subjects
 from domain.errors import Unauthenticated, Unavailable
 from domain.frames import decode_frame
 from domain.messages import DeviceEvent, Reject, SecurityNotice, decode_control
-from domain.ports import Sender
+from domain.ports import Sender, Shown
 from domain.readings import DTYPES, ReadingBatch
 from domain.thing_catalogue import thing_model
 from domain.thing_models import Lane
@@ -42,6 +42,15 @@ class DictIdentities:
         self.tokens = dict(TOKENS if tokens is None else tokens)
         self.is_down = False
         self.moved: dict[str, int] = {}  # hospitals that were handed over
+
+    async def sender_of(self, shown: Shown) -> Sender:
+        unknown = Unauthenticated("nothing was shown")
+        for token in shown.tokens:
+            try:
+                return await self.identify(token)
+            except Unauthenticated as error:
+                unknown = error
+        raise unknown
 
     async def identify(self, token: str) -> Sender:
         if self.is_down:

@@ -150,6 +150,8 @@ async def update_device(
     row = await behind.tell(devices.update_device, behind.engine, behind.author(who), device["handle"], values, version=version)
     if "level" in values:
         behind.levels_changed()
+    if "needs_certificate" in values:
+        await behind.doors_told()
     set_etag(response, row["version"])
     return DeviceOut.of(row, zone)
 

@@ -54,6 +54,7 @@ class DeviceChange(BaseModel):
     ward_id: str | None = Field(None, max_length=64)
     bed_id: str | None = Field(None, max_length=64)
     status: Literal["in-use", "maintenance"] = "in-use"
+    needs_certificate: bool = Field(False, description="Its token alone opens nothing: it has to show a certificate.")
     attributes: dict[str, Any] = {}
     level: int | None = Field(None, ge=2, le=5, description="How sensitive; null: as every device (2).")
 
@@ -69,6 +70,7 @@ class DeviceOut(BaseModel):
     status: str
     level: int = Field(description="How sensitive what is known of the device is (GB/T 39725); its readings are 3 at least.")
     has_token: bool
+    needs_certificate: bool
     attributes: dict[str, Any]
     created: str
     version: int

@@ -39,6 +39,7 @@ ACCOUNTS: Final[Mapping[str, Mapping[str, Grant]]] = {
         "hospitals": Grant(_READ), "hand_overs": Grant(_READ), "devices": Grant(_READ),
         "isolations": Grant(_READ, ("device_handle", "released_us")),
         "patients": Grant(_READ, ("handle", "hospital_id")),
+        "device_certificates": Grant(_READ, ("handle", "fingerprint", "until_us", "revoked_us")),
     },
 }  # fmt: skip
 

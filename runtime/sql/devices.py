@@ -40,11 +40,11 @@ from runtime.tokens import digests_of, new_token
 IN_USE: Final = "in-use"
 MAINTENANCE: Final = "maintenance"  # in the workshop; whether it may alarm is said by maintenance windows
 RETIRED: Final = "retired"
-_FIELDS: Final = ("ward_id", "bed_id", "status", "attributes", "level")
+_FIELDS: Final = ("ward_id", "bed_id", "status", "attributes", "level", "needs_certificate")
 FOR_EVER_US: Final = 2**62
 _PER_MESSAGE: Final = 20_000
 _LOOKUP_CHUNK: Final = 500
-_IN_SERVICE: Final = and_(devices.c.status != RETIRED, ~is_isolated(devices.c.handle))  # whose credentials are good
+IN_SERVICE: Final = and_(devices.c.status != RETIRED, ~is_isolated(devices.c.handle))  # whose credentials are good
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +148,13 @@ def devices_by_handle(engine: Engine, wanted: Sequence[int]) -> dict[int, Row]:
 
 
 def retire_device(engine: Engine, author: Author, handle: int, *, version: int | None) -> Row:
-    """Take a device out of service for good: its token stops working, it leaves its patient, and it alarms no more.
+    """Take a device out of service for good: its credentials stop working, it leaves its patient, and it alarms no more.
 
     Its readings stay, and its handle and id are not used again. Raises NotFound, StaleVersion, Conflict when it is
     retired already.
     """
     with writing(engine) as connection:
-        values = {"status": RETIRED, "token_digest": None, "token_us": None}
+        values = {"status": RETIRED, "token_digest": None, "token_made_us": None, "token_made_by": None}
         row = _change_in_service(connection, handle, values, version)
         end_spans(connection, author, author.now_us, handle=handle)
         end_isolation(connection, author, row)  # there is nothing left to cut off
@@ -195,10 +195,16 @@ def move_device(
 
 def rotate_token(engine: Engine, author: Author, handle: int) -> str:
     """Give a device a new token; the old one stops working. Raises NotFound, Conflict for a retired device."""
-    token, digest = new_token()
     with writing(engine) as connection:
-        row = _change_in_service(connection, handle, {"token_digest": digest, "token_us": author.now_us}, None)
-        log_write(connection, author, "device.rotate-token", f"{row['hospital_id']}/{row['device_id']}")
+        return replace_token(connection, author, handle)
+
+
+def replace_token(connection: Connection, author: Author, handle: int) -> str:
+    """As `rotate_token`; part of the caller's transaction."""
+    token, digest = new_token()
+    values = {"token_digest": digest, "token_made_us": author.now_us, "token_made_by": author.who}
+    row = _change_in_service(connection, handle, values, None)
+    log_write(connection, author, "device.rotate-token", f"{row['hospital_id']}/{row['device_id']}")
     return token
 
 
@@ -220,7 +226,7 @@ def rotate_tokens(
             if device_id not in known:
                 raise NotFound(f"device {device_id!r} of hospital {hospital_id!r} is unknown")
             made[device_id], digest = new_token()
-            values = {"token_digest": digest, "token_us": author.now_us}
+            values = {"token_digest": digest, "token_made_us": author.now_us, "token_made_by": author.who}
             _change_in_service(connection, known[device_id]["handle"], values, None)
             log_write(connection, author, "device.rotate-token", f"{hospital_id}/{device_id}")
     return made
@@ -241,20 +247,9 @@ def devices_of_tokens(engine: Engine, tokens: Sequence[str]) -> dict[str, Row]:
             query = (
                 select(devices, hospitals.c.shard)
                 .join(hospitals, hospitals.c.id == devices.c.hospital_id)
-                .where(devices.c.token_digest.in_(digests[start : start + _LOOKUP_CHUNK]), _IN_SERVICE)
+                .where(devices.c.token_digest.in_(digests[start : start + _LOOKUP_CHUNK]), IN_SERVICE)
             )
             found |= {token_of[row["token_digest"]]: dict(row) for row in connection.execute(query).mappings()}
-    return found
-
-
-def digests_in_service(engine: Engine, handles: Sequence[int]) -> dict[int, str]:
-    """The digest of the token of each of these devices that is in service and has one."""
-    found: dict[int, str] = {}
-    with reading(engine) as connection:
-        for start in range(0, len(handles), _LOOKUP_CHUNK):
-            chosen = devices.c.handle.in_(handles[start : start + _LOOKUP_CHUNK])
-            query = select(devices.c.handle, devices.c.token_digest).where(chosen, _IN_SERVICE)
-            found |= {handle: digest for handle, digest in connection.execute(query) if digest is not None}
     return found
 
 
@@ -321,7 +316,7 @@ def _insert(
             "handle": handle_of[row.device_id], "device_id": row.device_id, "hospital_id": hospital_id,
             "model": thing_model(row.model).id, "ward_id": row.ward_id, "bed_id": row.bed_id,
             "gateway_handle": handle_of[row.gateway_id] if row.gateway_id else None, "token_digest": digest,
-            "token_us": author.now_us if digest else None,
+            "token_made_us": author.now_us if digest else None, "token_made_by": author.who if digest else None,
             "status": IN_USE, "attributes": row.attributes, "created_us": author.now_us, "version": 1,
         }
         for row, (_, digest) in zip(chosen, issued, strict=True)

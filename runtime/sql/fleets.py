@@ -91,7 +91,7 @@ def _devices(
                 f"device {row.device_id!r} exists as a {is_now.model}, {is_now.status}; the manifest says {row.model}"
             )
     handles = {device_id: row.handle for device_id, row in known.items()}
-    tokens = _new_tokens(connection, author.now_us, {row.device_id: handles[row.device_id] for row in here if row.with_token})
+    tokens = _new_tokens(connection, author, {row.device_id: handles[row.device_id] for row in here if row.with_token})
     fresh = [row for row in rows if row.device_id not in known]
     fresh.sort(key=lambda row: row.gateway_id is not None)  # gateways before what they carry
     for report in add_devices(connection, author, hospital_id, fresh) if fresh else []:
@@ -102,12 +102,13 @@ def _devices(
     return handles, tokens
 
 
-def _new_tokens(connection: Connection, now_us: int, handles: dict[str, int]) -> dict[str, str]:
+def _new_tokens(connection: Connection, author: Author, handles: dict[str, int]) -> dict[str, str]:
     """Tokens in place of the old for devices that exist."""
     issued = {device_id: new_token() for device_id in handles}
     rows = [{"of": handles[device_id], "digest": digest} for device_id, (_, digest) in issued.items()]
     if rows:
-        values = {"token_digest": bindparam("digest"), "token_us": now_us, "version": devices.c.version + 1}
+        made = {"token_made_us": author.now_us, "token_made_by": author.who}
+        values = {"token_digest": bindparam("digest"), "version": devices.c.version + 1} | made
         connection.execute(update(devices).where(devices.c.handle == bindparam("of")).values(values), rows)
     return {device_id: token for device_id, (token, _) in issued.items()}
 

@@ -18,6 +18,7 @@ from domain.messages import DeviceIsolated
 from domain.permissions import Reach
 from runtime.data_keys import Owner
 from runtime.sealing import hospital_owner
+from runtime.sql.credential_tables import claim_codes, device_certificates
 from runtime.sql.engine import reading, writing
 from runtime.sql.isolation_tables import is_isolated, isolations
 from runtime.sql.records import Author, Page, Row, log_write, one, page, tell_hosts
@@ -50,7 +51,7 @@ def isolate(
     engine: Engine, author: Author, handle: int, *, confirmed_by: str | None = None, known: Collection[str] = (),
     revoke: bool = False,
 ) -> Row:  # fmt: skip
-    """Cut a device off from now on. `known`: the patients of whom `confirmed_by` knows; `revoke`: its token ends for good.
+    """Cut a device off from now on. `known`: the patients of whom `confirmed_by` knows; `revoke`: its credentials end for good.
 
     Raises NotFound, InvalidInput without a reason, PatientAttached when somebody else is on it, and Conflict when it is cut
     off already or retired.
@@ -66,8 +67,7 @@ def isolate(
         attached = _attached(connection, handle, author.now_us)
         _check_known(name, attached, known if confirmed_by is not None else ())
         if revoke:
-            values = {"token_digest": None, "token_us": None, "version": device["version"] + 1}
-            connection.execute(update(devices).where(devices.c.handle == handle).values(values))
+            _revoke_all(connection, device, author.now_us)
         row: Row = {
             "device_handle": handle, "isolated_us": author.now_us, "isolated_by": author.who,
             "patients": len({one.patient_key for one in attached}),
@@ -80,6 +80,15 @@ def isolate(
         detail = {name: row[name] for name in ("id", "patients", "confirmed_by", "credentials_revoked")}
         log_write(connection, author, "device.isolate", name, detail)
         return _of(device) | row | {"reason": author.reason}
+
+
+def _revoke_all(connection: Connection, device: Row, now_us: int) -> None:
+    """Whatever the device could prove with who it is ends for good."""
+    values = {"token_digest": None, "token_made_us": None, "token_made_by": None, "version": device["version"] + 1}
+    connection.execute(update(devices).where(devices.c.handle == device["handle"]).values(values))
+    for table in (device_certificates, claim_codes):
+        good = table.c.handle == device["handle"], table.c.revoked_us.is_(None)
+        connection.execute(update(table).where(*good).values(revoked_us=now_us))
 
 
 def release(engine: Engine, author: Author, handle: int) -> Row:

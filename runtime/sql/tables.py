@@ -19,9 +19,11 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )  # fmt: skip
 
 from runtime.sql import (
+    credential_tables,  # noqa: F401 (as below)
     identity_tables,  # noqa: F401 (its tables are of the same schema)
     isolation_tables,  # noqa: F401 (as above)
     life_tables,  # noqa: F401 (as above)
@@ -93,7 +95,8 @@ devices: Final = Table(
     Column("bed_id", String(64), nullable=True),
     Column("gateway_handle", _Id, nullable=True, index=True),
     Column("token_digest", String(64), nullable=True),  # runtime.tokens
-    _time("token_us", nullable=True),  # when it was issued; none: before this was noted, at `created_us` or later
+    _time("token_made_us", nullable=True), Column("token_made_by", String(200), nullable=True),  # none of earlier versions'
+    Column("needs_certificate", Boolean, nullable=False, default=False, server_default=false()),  # a token alone will not do
     Column("status", String(16), nullable=False),
     Column("attributes", JSON, nullable=False),
     Column("level", SmallInteger, nullable=True),  # none: that of its class (domain.labels)

@@ -11,7 +11,8 @@ from actors.shard import ShardCell
 from domain.errors import Conflict, InvalidInput, NotFound, PatientAttached
 from domain.messages import DeviceIsolated
 from runtime.sql import isolations, patients
-from runtime.sql.devices import device_of_token, digests_in_service, retire_device, rotate_token
+from runtime.sql.credentials import standing
+from runtime.sql.devices import device_of_token, retire_device, rotate_token
 from runtime.sql.directory import shard_directory
 from runtime.sql.engine import reading
 from runtime.sql.isolation_tables import isolations as table
@@ -29,7 +30,7 @@ def test_credentials_of_an_isolated_device_open_nothing_until_it_is_released(eng
     pump = hospital.pump["handle"]
     isolations.isolate(engine, later(1), pump)
     assert device_of_token(engine, hospital.pump_token) is None
-    assert digests_in_service(engine, [pump, hospital.gateway["handle"]]).keys() == {hospital.gateway["handle"]}
+    assert standing(engine, [pump, hospital.gateway["handle"]], NOW_US).keys() == {hospital.gateway["handle"]}
     assert isolations.isolated_handles(engine) == {pump}
     row = isolations.release(engine, later(2, reason="it was a false alarm"), pump)
     assert (row["released_by"], row["reason"], row["release_reason"]) == ("ada", "for a test", "it was a false alarm")

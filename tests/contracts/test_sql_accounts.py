@@ -12,14 +12,15 @@ from sqlalchemy.exc import ProgrammingError
 from runtime.sealing import Sealer
 from runtime.sql import access, devices, isolations, patients, users
 from runtime.sql.accounts import ACCOUNTS, statements
-from runtime.sql.devices import device_of_token, digests_in_service
+from runtime.sql.credentials import holders_of, standing
+from runtime.sql.devices import device_of_token
 from runtime.sql.engine import open_engine, reading, writing
 from runtime.sql.hand_overs import shards_ever_of
 from runtime.sql.places import create_ward
 from runtime.sql.sessions import SessionRules, begin_session
 from runtime.sql.tables import metadata
 from tests.contracts.test_sealed import fill
-from tests.sql_fixtures import ADA, HOSPITAL, POSTGRESQL, SmallHospital, later
+from tests.sql_fixtures import ADA, HOSPITAL, NOW_US, POSTGRESQL, SmallHospital, later
 
 Opened = Callable[[str], Engine]
 
@@ -89,7 +90,8 @@ def test_doors_know_devices_and_numbers_and_nothing_of_people(engine: Engine, ho
     doors = account("doors")
     found = device_of_token(doors, hospital.pump_token)
     assert found is not None
-    assert digests_in_service(doors, [found["handle"]])
+    assert standing(doors, [found["handle"]], NOW_US)[found["handle"]].credentials
+    assert holders_of(doors, ["sha256:none"]) == {}
     assert isolations.isolated_handles(doors) == frozenset()
     assert devices.find_device(doors, HOSPITAL, "mon-7")["handle"] == hospital.monitor["handle"]
     with reading(doors) as connection:

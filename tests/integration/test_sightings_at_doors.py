@@ -8,7 +8,7 @@ import pytest
 from gateways.http_door import http_door
 from gateways.mqtt import encode
 from gateways.mqtt_packets import ConnAck, Connect
-from gateways.sightings import Sightings
+from gateways.watch import Watch
 from runtime.clock import ManualClock
 from runtime.intake import StreamIntake
 from runtime.receipts import StreamReceipts
@@ -24,7 +24,7 @@ async def test_the_mqtt_door_notes_who_was_let_in_and_from_where_and_no_stranger
         stranger = await Raw.connect(stage.port)
         stranger.send(encode(Connect("stranger", username="a wrong one")))
         assert await stranger.next() == ConnAck(5)
-        (seen,) = stage.door.sightings.take(9)
+        (seen,) = stage.door.watch.sightings.take(9)
     assert (seen.handle, seen.door, seen.address, seen.over_tls, seen.client) == (
         MONITOR.handle, "mqtt", "127.0.0.1", False, "pump-software",
     )  # fmt: skip
@@ -32,15 +32,15 @@ async def test_the_mqtt_door_notes_who_was_let_in_and_from_where_and_no_stranger
 
 async def test_the_http_door_notes_the_software_and_no_stranger() -> None:
     clock, bus, identities = ManualClock(NOW_US), MemoryBus(), DictIdentities()
-    sightings = Sightings(clock)
+    watch = Watch(intake, clock)
     intake = StreamIntake(bus, identities, clock, source=1)
-    app = http_door(identities, intake, clock, StreamReceipts(bus), sightings=sightings)
+    app = http_door(identities, intake, clock, StreamReceipts(bus), watch=watch)
     transport = httpx.ASGITransport(app=app, client=("10.0.0.7", 4711))
     async with httpx.AsyncClient(transport=transport, base_url="https://door", headers={"User-Agent": "Cuff/2.1"}) as client:
         for token in ("token-of-monitor", "a wrong one"):
             reading = {"metric": "heart_rate", "value": 70}
             await client.post("/v1/readings", json=reading, headers={"Authorization": f"Bearer {token}"})
-    (seen,) = sightings.take(9)
+    (seen,) = watch.sightings.take(9)
     await intake.close()
     assert (seen.handle, seen.door, seen.address, seen.over_tls, seen.client) == (
         MONITOR.handle, "http", "10.0.0.7", True, "Cuff/2.1",

@@ -19,8 +19,11 @@ from runtime.access_journal import IN_MEMORY, AccessJournal
 from runtime.access_trail import SOURCE as ACCESSES
 from runtime.authorisation import CedarAuthoriser
 from runtime.batches import NewMessage
+from runtime.certificates import Authority
 from runtime.clock import ManualClock
+from runtime.device_authority import DeviceAuthority
 from runtime.sealing import Sealer
+from runtime.sql.credentials import EnrolmentRules
 from runtime.sql.engine import migrate, open_engine
 from tests.callers import ADMINISTRATOR, NOBODY, TOKEN, TOKEN_OF_NOBODY, KnownCallers
 
@@ -54,6 +57,8 @@ def services_of(**parts: Any) -> Services:
     names = ("engine", "lake", "readings", "large_readings", "intake", "log", "passwords", "second_factors", "sign_in_rules")
     defaults = dict.fromkeys(names, missing) | {"bus": NoBus(), "accesses": AccessJournal.open(IN_MEMORY)}
     callers = KnownCallers({TOKEN: ADMINISTRATOR, TOKEN_OF_NOBODY: NOBODY})
+    defaults["device_authority"] = DeviceAuthority(Authority(Path("none")))
+    defaults |= {"enrolment_rules": EnrolmentRules(3_600_000_000, 86_400_000_000, 3_600_000_000)}
     defaults |= {"clock": ManualClock(), "callers": callers, "region_id": "sz", "shards": 4} | parts
     return Services(**({"authoriser": CedarAuthoriser.of_package(defaults["clock"])} | defaults))
 

@@ -23,11 +23,11 @@ HARMLESS: Final = {
     "places and equipment": """
         attributes bed_id beds channels clock_offset_s clock_offset_us clock_uncertainty_us clocks_off device device_id devices
         district from_shard has_token host hospital hospital_id hosts is_alone model moving placement shard shards tier to_shard
-        ward_id wanted""",
+        ward_id wanted needs_certificate""",
     "what is so at a time, of whomever the key is": """
         acknowledged admitted age_s age_years ambiguous arrival begun bucket created discharged end ended erased event_time
         given last_arrival last_event last_login last_time last_used locked_until onset password_changed paused_until pregnant
-        raised received recorded revoked set sex since spo2_scale start superseded time until until_us""",
+        raised received recorded revoked set sex since spo2_scale start superseded time until until_us made""",
     "measurements and alarms": """
         alarm alert_type bucket_s count expected_per_min high inputs instance last latching limit live low marks max mean metric
         min mode notifications open origin outcome patient phase priority priority_name quality raw_unit raw_value
@@ -39,7 +39,8 @@ HARMLESS: Final = {
     "people at work, their accounts and rights": """
         access_token acknowledged_by action active address ends expires_in factors first_password grants level
         level_of_own_patients must must_change principal purposes recovery_codes recovery_codes_left refresh_token
-        relation resubmitted_by rights role roles second_factor secret signed_in token uri user who""",
+        relation resubmitted_by rights role roles second_factor secret signed_in token uri user who made_by claim_code
+        fingerprint serial""",
     "the platform": """
         association checks dedicated door dry_run error free_bytes incomplete_shards intended_use is_cut items lag lake_version
         live_unavailable next ok path place ready refused region reports row rows says silent_s status storage target title

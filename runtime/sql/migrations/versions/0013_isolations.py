@@ -1,4 +1,4 @@
-"""Isolations of devices, how they came to the doors, and how old their tokens are."""
+"""Isolations of devices, and how they came to the doors."""
 
 from __future__ import annotations
 
@@ -46,10 +46,8 @@ def upgrade() -> None:
         sa.Column("changed_us", sa.BigInteger(), nullable=True),
         sa.Column("parts_before", sa.JSON(), nullable=True),
     )
-    op.add_column("devices", sa.Column("token_us", sa.BigInteger(), nullable=True))
 
 
 def downgrade() -> None:
-    op.drop_column("devices", "token_us")
     op.drop_table("sightings")
     op.drop_table("isolations")

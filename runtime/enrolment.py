@@ -1,0 +1,101 @@
+"""Enrolment of devices, in the one process that may sign; doors, where strangers are, ask it over the bus."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+from sqlalchemy import Engine
+
+from domain import subjects
+from domain.claim_codes import parse_claim_code
+from domain.enrolment import ClaimAsked, Enrolled, RenewalAsked, decode_asked
+from domain.errors import TooManyAttempts, Unauthenticated
+from domain.ports import Clock, Sender
+from runtime.buckets import Buckets
+from runtime.bus import Bus
+from runtime.device_authority import DeviceAuthority, read_request
+from runtime.sql.credentials import EnrolmentRules, Given, claim, renew
+
+_GUESSES: Final = 20  # of one address at once
+_GUESS_US: Final = 6_000_000  # until it may make another
+_ANSWER_S: Final = 10.0
+
+
+class Enrolments:
+    """`domain.ports.Enrolment` over the business database; `answer` is a handler for `Bus.answer` on `subjects.ENROLMENT`.
+
+    `changed` tells doors that a token was replaced: a connection that came with the old one is ended.
+    """
+
+    def __init__(
+        self, engine: Engine, authority: DeviceAuthority, clock: Clock, rules: EnrolmentRules,
+        changed: Callable[[], Awaitable[None]],
+    ) -> None:  # fmt: skip
+        self._engine = engine
+        self._authority = authority
+        self._clock = clock
+        self._rules = rules
+        self._changed = changed
+        self._guesses = Buckets(clock.now_us, _GUESSES, _GUESS_US)
+
+    async def answer(self, payload: bytes, _subject: str) -> bytes:
+        """Errors as of `claim` and `renew`."""
+        asked = decode_asked(payload)
+        if isinstance(asked, ClaimAsked):
+            return msgspec.json.encode(await self.claim(asked.code, asked.request, asked.address))
+        return msgspec.json.encode(await self._renewed(asked))
+
+    async def claim(self, code: str, request: bytes, address: str) -> Enrolled:
+        """As `domain.ports.Enrolment.claim`."""
+        if wait_us := self._guesses.wait_us(address):
+            raise TooManyAttempts(f"too many claim codes of your address were wrong: try again in {-(-wait_us // 10**6)} s")
+        parse_claim_code(code)  # who mistyped it has not guessed
+        try:
+            given = await asyncio.to_thread(self._claim, code, request)
+        except Unauthenticated:
+            self._guesses.take(address)
+            raise
+        if given.token is not None:
+            with contextlib.suppress(Exception):  # the bus is away: doors look again within seconds
+                await self._changed()
+        return _enrolled(given)
+
+    async def renew(self, sender: Sender, request: bytes) -> Enrolled:
+        """As `domain.ports.Enrolment.renew`."""
+        return await self._renewed(RenewalAsked(sender.handle, sender.credentials, request))
+
+    def _claim(self, code: str, request: bytes) -> Given:
+        asked, signer = (read_request(request), self._authority.signer()) if request else (None, None)
+        return claim(self._engine, code, asked, signer, self._clock.now_us(), self._rules)
+
+    async def _renewed(self, asked: RenewalAsked) -> Enrolled:
+        def work() -> Given:
+            signer, now_us = self._authority.signer(), self._clock.now_us()
+            return renew(self._engine, asked.handle, asked.shown, read_request(asked.request), signer, now_us, self._rules)
+
+        return _enrolled(await asyncio.to_thread(work))
+
+
+class BusEnrolment:
+    """`domain.ports.Enrolment`, asked of whoever answers on the bus."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    async def claim(self, code: str, request: bytes, address: str) -> Enrolled:
+        return await self._ask(ClaimAsked(code, request, address))
+
+    async def renew(self, sender: Sender, request: bytes) -> Enrolled:
+        return await self._ask(RenewalAsked(sender.handle, sender.credentials, request))
+
+    async def _ask(self, asked: ClaimAsked | RenewalAsked) -> Enrolled:
+        said = await self._bus.ask(subjects.ENROLMENT, msgspec.json.encode(asked), _ANSWER_S)
+        return msgspec.json.decode(said, type=Enrolled)
+
+
+def _enrolled(given: Given) -> Enrolled:
+    return Enrolled(f"{given.hospital_id}/{given.device_id}", given.chain, given.token)
