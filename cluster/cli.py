@@ -16,10 +16,10 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from cluster.backup_commands import backup
+from cluster.device_commands import devices
 from cluster.doctor import doctor
 from cluster.fleet_commands import fleet
 from cluster.hosts_commands import hosts
-from cluster.isolation_commands import devices
 from cluster.keys_commands import keys
 from cluster.life_commands import retention
 from cluster.log_commands import log

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import typer
 from rich.table import Table
 
+from cluster.isolation_commands import isolate, isolated, release
 from cluster.rest_calls import ask, ask_list
 from cluster.run_target import local_target, settings_of
 from cluster.run_view import wide_console
@@ -18,6 +19,9 @@ from domain.errors import InvalidInput
 from scenarios.target import Target
 
 devices = typer.Typer(name="devices", help="Devices: how they prove who they are, cut off, taken back.", no_args_is_help=True)
+devices.command("isolate")(isolate)
+devices.command("release")(release)
+devices.command("isolated")(isolated)
 _console = wide_console()
 _REASON: Final = "vitalgrid devices"
 _AT_ONCE: Final = 500  # as many as the API takes

@@ -9,7 +9,6 @@ import typer
 from rich.table import Table
 
 from api.device_names import split_device
-from cluster.device_commands import devices
 from cluster.rest_calls import ask
 from cluster.run_target import local_target, settings_of
 from cluster.run_view import wide_console
@@ -23,7 +22,6 @@ Device = Annotated[str, typer.Argument(help="The device, such as sz.h012/mon-7."
 Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept.")]
 
 
-@devices.command("isolate")
 def isolate(
     device: Device,
     reason: Reason,
@@ -41,7 +39,6 @@ def isolate(
     _console.print(f"{device}: isolated at {row['isolated']}{on}", highlight=False)
 
 
-@devices.command("release")
 def release(device: Device, reason: Reason, token: Token = None, data_dir: DataDir = None) -> None:
     """Undo an isolation."""
     row = ask(_target(token, data_dir), "POST", f"{_path(device)}/release", reason=reason)
@@ -49,7 +46,6 @@ def release(device: Device, reason: Reason, token: Token = None, data_dir: DataD
     _console.print(f"{device}: released at {row['released']}{more}", highlight=False)
 
 
-@devices.command("isolated")
 def isolated(
     hospital: Annotated[str | None, typer.Option(help="Only of this hospital.")] = None,
     token: Token = None,

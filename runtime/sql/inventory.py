@@ -50,7 +50,8 @@ def _query(handle: int | None) -> Select[Any]:
     columns = (
         devices.c.handle, devices.c.hospital_id, hospitals.c.district, devices.c.device_id, devices.c.model, devices.c.ward_id,
         devices.c.bed_id, devices.c.gateway_handle, devices.c.token_digest.is_not(None), devices.c.token_made_us,
-        devices.c.level, is_isolated(devices.c.handle), sightings.c.door, sightings.c.address, sightings.c.over_tls, sightings.c.credential,
+        devices.c.level, is_isolated(devices.c.handle), sightings.c.door,
+        sightings.c.address, sightings.c.over_tls, sightings.c.credential,
         sightings.c.client, sightings.c.last_us, sightings.c.fingerprint, sightings.c.changed_us, sightings.c.changes,
     )  # fmt: skip
     there = devices.join(hospitals, hospitals.c.id == devices.c.hospital_id)

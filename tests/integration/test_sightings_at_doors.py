@@ -32,8 +32,8 @@ async def test_the_mqtt_door_notes_who_was_let_in_and_from_where_and_no_stranger
 
 async def test_the_http_door_notes_the_software_and_no_stranger() -> None:
     clock, bus, identities = ManualClock(NOW_US), MemoryBus(), DictIdentities()
-    watch = Watch(intake, clock)
     intake = StreamIntake(bus, identities, clock, source=1)
+    watch = Watch(intake, clock)
     app = http_door(identities, intake, clock, StreamReceipts(bus), watch=watch)
     transport = httpx.ASGITransport(app=app, client=("10.0.0.7", 4711))
     async with httpx.AsyncClient(transport=transport, base_url="https://door", headers={"User-Agent": "Cuff/2.1"}) as client:
