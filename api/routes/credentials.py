@@ -89,7 +89,7 @@ async def make_claim_code(who: OfDevice, device: Named, behind: Behind, zone: In
 async def list_credentials(_who: OfDevice, device: Named, behind: Behind, zone: In) -> list[CredentialOut]:
     """The device's token, certificates and claim codes, with who made them, when they end and when they were used last."""
     now_us = behind.services.clock.now_us()
-    rows = await behind.read(credentials.list_credentials, behind.engine, device["handle"])
+    rows = await behind.read(credentials.credentials_of, behind.engine, device["handle"])
     return [CredentialOut.of(row, zone, now_us) for row in rows]
 
 

@@ -199,7 +199,7 @@ def add_certificate(connection: Connection, author: Author, device: Row, issued:
 # --- all that a device has ---
 
 
-def list_credentials(engine: Engine, handle: int) -> list[Row]:
+def credentials_of(engine: Engine, handle: int) -> list[Row]:
     """Token, certificates and claim codes of a device, the newest first, each with `id`, `kind` and when it was used last."""
     used = select(credential_uses.c.credential, credential_uses.c.last_used_us).where(credential_uses.c.handle == handle)
     certificates = select(device_certificates).where(device_certificates.c.handle == handle)

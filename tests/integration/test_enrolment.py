@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 from domain.errors import Unavailable
 from runtime.device_authority import DeviceAuthority
 from runtime.sql import devices
-from runtime.sql.credentials import list_credentials, revoke
+from runtime.sql.credentials import credentials_of, revoke
 from runtime.sql.devices import NewDevice
 from tests.enrolment import HOUR_US, Doors, Held, open_doors
 from tests.openssl import needs_openssl, openssl
@@ -54,7 +54,7 @@ async def test_a_claim_code_works_once(engine: Engine, hospital: SmallHospital, 
         assert again.certificate.read_text() == held.certificate.read_text()
         doors.clock.advance(2 * HOUR_US / 1e6)
         assert (await doors.claim(code, again))[0] == 401  # the code has ended
-        kinds = [(row["kind"], row["made_by"]) for row in list_credentials(engine, monitor)]
+        kinds = [(row["kind"], row["made_by"]) for row in credentials_of(engine, monitor)]
         assert ("certificate", "sz.h001/mon-7") in kinds
         assert [kind for kind, _ in kinds].count("certificate") == 1
 
@@ -205,7 +205,7 @@ async def test_a_revoked_certificate_is_cut_off_within_seconds_on_both_doors(
         held = await doors.enrolled(monitor, "monitor")
         assert await doors.post(held) == (200, "")
         async with listening(doors, held):
-            (row,) = [row for row in list_credentials(engine, monitor) if row["kind"] == "certificate"]
+            (row,) = [row for row in credentials_of(engine, monitor) if row["kind"] == "certificate"]
             revoke(engine, ADA, monitor, row["id"])
             doors.told()
             await until(lambda: doors.mqtt.counters.connections_ended["revoked"] == 1, 5)
@@ -334,5 +334,5 @@ async def test_a_process_killed_between_issue_and_answer_costs_the_device_nothin
         assert killed.returncode == -signal.SIGKILL
         assert (await doors.claim(code, held))[0] == 200
         assert await doors.post(held) == (200, "")
-        kinds = [row["kind"] for row in list_credentials(engine, monitor)]
+        kinds = [row["kind"] for row in credentials_of(engine, monitor)]
         assert kinds.count("certificate") == 1
