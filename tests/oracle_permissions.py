@@ -93,6 +93,7 @@ RIGHTS: Final[Mapping[Role, tuple[Right, ...]]] = {
     Role.LOCAL_OPERATOR: (
         right("place.read hospital.manage scenario.read scenario.run host.read host.manage operation.read"),
         right("user.read user.manage grant.manage token.read token.manage log.read"),
+        right("device.read device.credential device.isolate exposure.read message.trace risk.read"),
     ),
     Role.PRIVACY_OFFICER: (
         right("place.read"),
