@@ -40,7 +40,7 @@ class IsolationOut(BaseModel):
     credentials_revoked: bool
     released: str | None
     released_by: str | None
-    release_reason: MaskedText | None
+    release_reason: MaskedText
 
     @classmethod
     def of(cls, row: dict[str, Any], zone: Zone) -> Self:

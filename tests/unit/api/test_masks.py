@@ -18,20 +18,29 @@ from domain.permissions import View
 HARMLESS: Final = {
     "keys and counters that mean nothing outside": """
         accepted alarm_id alarm_ids device_handle event_id export_ids gateway_handle handle handles id members number
-        patient_key patient_keys pid receipt reject_id request_id resubmitted_as run_id sequence session source stream_sequence
+        patient_key patient_keys pid receipt trace rejects reject_id request_id resubmitted_as run_id sequence session source stream_sequence
         version""",
     "places and equipment": """
         attributes bed_id beds channels clock_offset_s clock_offset_us clock_uncertainty_us clocks_off device device_id devices
         district from_shard has_token host hospital hospital_id hosts is_alone model moving placement shard shards tier to_shard
-        ward_id wanted needs_certificate""",
+        ward_id wanted needs_certificate ward bed maker firmware credential client over_tls""",
     "what is so at a time, of whomever the key is": """
         acknowledged admitted age_s age_years ambiguous arrival begun bucket created discharged end ended erased event_time
         given last_arrival last_event last_login last_time last_used locked_until onset password_changed paused_until pregnant
-        raised received recorded revoked set sex since spo2_scale start superseded time until until_us made""",
+        raised received requested released issued oldest as_of lifted at notified due refused_until first_time last_time
+        first_seen after before answered recorded revoked set sex since spo2_scale start superseded time until until_us made""",
     "measurements and alarms": """
         alarm alert_type bucket_s count expected_per_min high inputs instance last latching limit live low marks max mean metric
         min mode notifications open origin outcome patient phase priority priority_name quality raw_unit raw_value
-        received_per_min rule rule_version scores state states text touched unit used validity value very_high very_low""",
+        received_per_min rule rule_version score scores state states text touched unit used validity value very_high very_low""",
+    "the way of a message, without values": """
+        kept_in steps senders sender protocol connection request peer size_bytes step after_ms facts fates fate where lake_file
+        row_group in_rollups source_sequence first_sequence last_sequence missing messages metrics readings
+        readings_in_message readings_of_others readings_not_listed unknown shown answers streams link route is_stream alarms""",
+    "how open to attack a device is, and that it is cut off": """
+        findings points remedy fingerprint_parts fingerprint_parts_before changes matched is_isolated isolated patients
+        credentials_revoked""",
+    "how long things are kept, and that they are gone": "keeps days least_days why holds done certificate entry proof vkeys",
     "the catalogue": """
         accepted_units calibration_interval_days code codes criticality events fields group instances keys kind loinc mdc
         modality name_en name_zh no_measurement patient_bound period_s plausible_high plausible_low precision services
@@ -40,7 +49,7 @@ HARMLESS: Final = {
         access_token acknowledged_by action active address ends expires_in factors first_password grants level
         level_of_own_patients must must_change principal purposes recovery_codes recovery_codes_left refresh_token
         relation resubmitted_by rights role roles second_factor secret signed_in token uri user who made_by claim_code
-        fingerprint serial""",
+        fingerprint serial isolated_by confirmed_by released_by lifted_by""",
     "the platform": """
         association checks dedicated door dry_run error free_bytes incomplete_shards intended_use is_cut items lag lake_version
         live_unavailable next ok path place ready refused region reports row rows says silent_s status storage target title
@@ -56,7 +65,7 @@ NAMED: Final = {  # words that may tell of a patient, and do not here
     "name": {"BedOut", "CheckOut", "FirstPassword", "HospitalOut", "HostOut", "PermissionsOut", "MeOut", "PlaceOut",
              "TokenMade", "api__schemas__access__TokenOut", "UserOut", "WardOut"},
     "note": {"InputOut"},
-    "reason": {"Problem", "RejectOut", "RejectShown"},
+    "reason": {"Problem", "RejectOut", "RejectShown", "RefusedOut"},
 }  # fmt: skip
 
 
@@ -72,6 +81,7 @@ def test_every_field_of_every_answer_is_masked_or_known_harmless(plain_app: Fast
     assert {f"{schema}.{field}" for schema, field, is_masked in fields if is_masked} == {
         "PatientOut.name", "PatientOut.ref", "AlarmOut.note", "AssociationOut.reason", "MaintenanceOut.reason",
         "WriteOut.reason", "AuditEventOut.why", "AccessOut.why", "RiskOut.title", "RiskOut.measure", "RiskEventOut.note",
+        "IsolationOut.reason", "IsolationOut.release_reason", "HoldOut.reason", "ErasureOut.reason",
     }  # fmt: skip
 
 

@@ -8,12 +8,14 @@ from alembic import op
 revision = "0013"
 down_revision = "0012"
 
+_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
 
 def upgrade() -> None:
     op.create_table(
         "isolations",
-        sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
-        sa.Column("device_handle", sa.BigInteger(), sa.ForeignKey("devices.handle"), nullable=False),
+        sa.Column("id", _ID, primary_key=True, autoincrement=True),
+        sa.Column("device_handle", _ID, sa.ForeignKey("devices.handle"), nullable=False),
         sa.Column("isolated_us", sa.BigInteger(), nullable=False),
         sa.Column("isolated_by", sa.String(200), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
@@ -32,7 +34,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "sightings",
-        sa.Column("device_handle", sa.BigInteger(), sa.ForeignKey("devices.handle"), primary_key=True, autoincrement=False),
+        sa.Column("device_handle", _ID, sa.ForeignKey("devices.handle"), primary_key=True, autoincrement=False),
         sa.Column("door", sa.String(16), nullable=False),
         sa.Column("address", sa.String(64), nullable=False, index=True),
         sa.Column("over_tls", sa.Boolean(), nullable=False),
