@@ -107,7 +107,8 @@ def doubles_that_are_not_dropped(patch: pytest.MonkeyPatch) -> set[str]:
 def keys_that_make_new_messages(patch: pytest.MonkeyPatch) -> set[str]:
     alone, number = StreamIntake._store_alone, itertools.count()
     patch.setattr(
-        StreamIntake, "_store_alone", lambda self, who, batch, name, at_us: alone(self, who, batch, f"{name}-{next(number)}", at_us)
+        StreamIntake, "_store_alone",
+        lambda self, who, batch, name, at_us: alone(self, who, batch, f"{name}-{next(number)}", at_us),
     )  # fmt: skip
     return {"a_key_is_one_request"}
 

@@ -18,7 +18,8 @@ from domain.permissions import View
 HARMLESS: Final = {
     "keys and counters that mean nothing outside": """
         accepted alarm_id alarm_ids device_handle event_id export_ids gateway_handle handle handles id members number
-        patient_key patient_keys pid receipt trace rejects reject_id request_id resubmitted_as run_id sequence session source stream_sequence
+        patient_key patient_keys pid receipt trace rejects
+        reject_id request_id resubmitted_as run_id sequence session source stream_sequence
         version""",
     "places and equipment": """
         attributes bed_id beds channels clock_offset_s clock_offset_us clock_uncertainty_us clocks_off device device_id devices
@@ -32,7 +33,8 @@ HARMLESS: Final = {
     "measurements and alarms": """
         alarm alert_type bucket_s count expected_per_min high inputs instance last latching limit live low marks max mean metric
         min mode notifications open origin outcome patient phase priority priority_name quality raw_unit raw_value
-        received_per_min rule rule_version score scores state states text touched unit used validity value very_high very_low""",
+        received_per_min rule rule_version score scores state states text touched unit used validity value very_high
+        very_low""",
     "the way of a message, without values": """
         kept_in steps senders sender protocol connection request peer size_bytes step after_ms facts fates fate where lake_file
         row_group in_rollups source_sequence first_sequence last_sequence missing messages metrics readings

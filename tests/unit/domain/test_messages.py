@@ -71,7 +71,8 @@ def test_well_formed_json_that_is_no_message_is_refused_too(wrong):
 def test_tags_on_the_wire_are_the_ones_we_published():
     tags = [msgspec.json.decode(encode(message))["type"] for message in (*CONTROLS, *QUERIES)]
     assert tags == ["devices-registered", "patient-admitted", "device-associated", "limits-preset", "limits-preset",
-                    "maintenance-set", "device-event", "device-isolated", "device-isolated", "tail", "latest", "freshness"]  # fmt: skip
+                    "maintenance-set", "device-event", "device-isolated", "device-isolated",
+                    "tail", "latest", "freshness"]  # fmt: skip
 
 
 def test_a_fleet_manifest_survives_the_wire_and_needs_no_optional_part():
