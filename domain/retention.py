@@ -54,8 +54,17 @@ RULES: Final[Mapping[str, Rule]] = {
     "alarms": Rule(End.ENDS_WITH, _MEDICAL, keeps="as their patient; then of nobody, as sums"),
     "alarm_events": Rule(End.ENDS_WITH, _MEDICAL, keeps="as their patient"),
     **dict.fromkeys(
-        ("hospitals", "wards", "beds", "devices", "handles", "hand_overs", "positions"),
+        ("hospitals", "wards", "beds", "devices", "handles", "hand_overs", "positions", "isolations", "device_certificates"),
         Rule(End.KEPT, _EQUIPMENT, keeps="while the platform stands: of nobody"),
+    ),
+    **dict.fromkeys(
+        ("claim_codes", "credential_uses"), Rule(End.KEPT, _EQUIPMENT, keeps="as their device: digests, of nobody")
+    ),
+    "sightings": Rule(End.REPLACED, _EQUIPMENT, keeps="until the device comes again"),
+    "security_events": Rule(End.DELETED, _LOGS, least_days=LOG_DAYS, keeps="400 days, of them the newest million"),
+    **dict.fromkeys(
+        ("risks", "risk_events"),
+        Rule(End.KEPT, "what was known of a risk and done about it has to be told", keeps="while the platform stands"),
     ),
     "maintenance_windows": Rule(End.DELETED, _EQUIPMENT, "retention.maintenance_days"),
     "exports": Rule(End.DELETED, _LOGS, "retention.export_days", LOG_DAYS),
