@@ -36,6 +36,11 @@ class Rule:
     least_days: int = 0
     keeps: str = ""  # where no setting says how long
 
+    @property
+    def how_long(self) -> str:
+        """In Markdown: what says so, or the setting's name."""
+        return self.keeps or f"`{self.setting}`"
+
 
 _MEDICAL: Final = (
     "medical records: inpatient 30 years from the last discharge, outpatient 15 from the last visit "
@@ -54,11 +59,12 @@ RULES: Final[Mapping[str, Rule]] = {
     "alarms": Rule(End.ENDS_WITH, _MEDICAL, keeps="as their patient; then of nobody, as sums"),
     "alarm_events": Rule(End.ENDS_WITH, _MEDICAL, keeps="as their patient"),
     **dict.fromkeys(
-        ("hospitals", "wards", "beds", "devices", "handles", "hand_overs", "positions", "isolations", "device_certificates"),
+        ("hospitals", "wards", "beds", "devices", "handles", "hand_overs", "positions"),
         Rule(End.KEPT, _EQUIPMENT, keeps="while the platform stands: of nobody"),
     ),
     **dict.fromkeys(
-        ("claim_codes", "credential_uses"), Rule(End.KEPT, _EQUIPMENT, keeps="as their device: digests, of nobody")
+        ("isolations", "device_certificates", "claim_codes", "credential_uses"),
+        Rule(End.KEPT, _EQUIPMENT, keeps="while the platform stands: of no patient"),
     ),
     "sightings": Rule(End.REPLACED, _EQUIPMENT, keeps="until the device comes again"),
     "security_events": Rule(End.DELETED, _LOGS, least_days=LOG_DAYS, keeps="400 days, of them the newest million"),
