@@ -168,23 +168,21 @@ def retention_page() -> str:
         table(("kind", "level", "kept", "the law's minimum", "then", "why"), rules),
         "## Personal information\n",
         "The inventory that GB/T 35273 asks for: each kind of record in which somebody can be told. *Read by*: the roles whom "
-        "policies let see such a record, at the places of their grants; everybody sees and manages their own account. The "
-        "bases are paragraphs of the Personal Information Protection Law; whether they hold for a hospital's use is the "
-        "operator's to answer for. Nothing of it leaves the platform but what somebody exports, and what webhooks say of "
-        "alarms (no name).\n",
+        "policies let see such a record for their usual purpose, at the places of their grants; everybody manages their own "
+        "account. The bases are paragraphs of the Personal Information Protection Law; whether they hold for a hospital's use "
+        "is the operator's to answer for. It leaves the platform by exports and by a webhook for alarms, if one is set.\n",
         table(("kind", "level", "whose", "what", "purpose", "legal basis", "kept", "then", "read by"), persons),
     ])  # fmt: skip
 
 
 def _readers(judge: CedarAuthoriser, kind: str, action: Action | None) -> str:
-    """The roles that reach such a record with its level, for some purpose; for a treated patient at least."""
+    """The roles that reach such a record with its level, for their usual purpose; for a treated patient at least."""
     if action is None:
         return "nobody, over the API"
     level, names = LABELS.get(kind, Level.RESTRICTED), []
     for role in Role:
-        reaches = [judge.reach(_caller(role), action, purpose) for purpose in (None, *Purpose)]
-        most = max(level for reach in reaches for level in (0, *reach.levels.values(), *reach.patients.values()))
-        names += [f"`{role}`"] if most >= level else []
+        reach = judge.reach(_caller(role), action)
+        names += [f"`{role}`"] if max((0, *reach.levels.values(), *reach.patients.values())) >= level else []
     return ", ".join(names) or "nobody"
 
 
