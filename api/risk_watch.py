@@ -12,7 +12,7 @@ from api.services import Backend
 from domain.errors import VitalgridError
 from domain.risks import DAY_US, Accesses, Facts, Posture, evaluate
 from runtime.access_counts import count_accesses
-from runtime.sql import risks
+from runtime.sql import risk_facts, risks
 from runtime.sql.records import by_platform
 
 logger = logging.getLogger(__name__)
@@ -36,10 +36,10 @@ async def look_for_risks(backend: Backend) -> int:
     services = backend.services
     now_us = services.clock.now_us()
     since_us = now_us - _WINDOW_DAYS * DAY_US
-    known = await backend.read(risks.known, backend.engine, now_us=now_us, since_us=since_us)
+    known = await backend.read(risk_facts.known, backend.engine, now_us=now_us, since_us=since_us, days=services.periods.days)
     facts = Facts(
         now_us, services.posture or Posture(), known.accounts, known.tokens, known.exports, known.last_backup_us,
-        await _accesses(backend, since_us), _WINDOW_DAYS,
+        await _accesses(backend, since_us), _WINDOW_DAYS, known.devices, known.overdue, known.notices,
     )  # fmt: skip
     found, judged = evaluate(facts)
     return await backend.write(risks.bring_in, backend.engine, by_platform("rules", now_us), found, judged)

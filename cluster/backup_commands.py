@@ -26,6 +26,7 @@ from domain.signed_notes import PublicKey
 from runtime.backup_folder import BackupFolder
 from runtime.backup_manifest import Manifest, read_manifest, signer_of
 from runtime.clock import SystemClock
+from runtime.data_keys import destroyed_in
 from runtime.keys import KeyMissing
 from runtime.settings import Settings
 from runtime.soft_keys import SoftKeys
@@ -98,6 +99,9 @@ def restore_backup(
     keys: KeysAt = None,
     without_keys: Annotated[bool, typer.Option("--without-keys", help="Restore what needs none; names stay shut.")] = False,
     vkey: Vkeys = None,
+    erased: Annotated[
+        Path | None, typer.Option("--erased", exists=True, help="The newest `destroyed.list` there is: whom to erase again.")
+    ] = None,
 ) -> None:
     """Make a platform of a backup, in a folder that is not there yet. Then start it with `vitalgrid up`."""
     settings = settings_of(data_dir)
@@ -108,7 +112,7 @@ def restore_backup(
         )
     known = _known(source, vkey, None)
     with _progress(read_manifest(source.backup).size_bytes) as told:
-        made = asyncio.run(restore(settings, source, known, told))
+        made = asyncio.run(restore(settings, source, known, told, erased=destroyed_in(erased) if erased else ()))
     _say(
         f"restored backup {made.name} to {settings.data_dir}: everything acknowledged before {from_us(made.began_us):%F %T} UTC"
     )

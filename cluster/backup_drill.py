@@ -21,7 +21,7 @@ import polars as pl
 
 from cluster import backup_sources as sources
 from cluster.backup_making import DATA_KEYS, Wish, create
-from cluster.backup_restoring import Source, Told, differing, restore
+from cluster.backup_restoring import CHANGED, Source, Told, differing, restore
 from cluster.run_target import some_platform
 from cluster.sealing import file_seal
 from domain.errors import InvalidInput
@@ -139,13 +139,13 @@ async def _started(settings: Settings) -> AsyncIterator[None]:
 
 
 def _check_tables(settings: Settings, manifest: Manifest) -> Check:
-    """Restoring compared every row, before messages that may be missing were marked to be sent again."""
+    """Restoring compared every row, before what may be missing elsewhere was marked to be done again."""
     engine = open_engine(settings.sql_url)
     try:
         found = facts_of_tables(engine)
     finally:
         engine.dispose()
-    differ = [name for name in differing(manifest.tables, found) if name != "outbox"]
+    differ = [name for name in differing(manifest.tables, found) if name not in CHANGED]
     rows = sum(facts.rows for facts in found.values())
     return _check("tables", differ, f"{len(found)} tables, {rows} rows")
 
@@ -200,13 +200,14 @@ def _check_keys(settings: Settings, manifest: Manifest) -> Check:
     if not data_keys.exists():
         return _check("data keys", ["the store is missing"] if manifest.data_keys else [], "none were made yet")
     try:
-        count, destroyed, opened = data_keys.count(), data_keys.destroyed(), data_keys.count_opened()
+        count, gone, opened = data_keys.count(), data_keys.count_destroyed(), data_keys.count_opened()
+        destroyed = data_keys.destroyed()
     finally:
         data_keys.close()
     differ = [] if count >= manifest.data_keys and set(destroyed) >= set(manifest.destroyed) else ["other ones"]
-    if shut := count - len(destroyed) - opened:
+    if shut := count - gone - opened:
         differ.append(f"{shut} do not open")
-    return _check("data keys", differ, f"{opened} open, {len(destroyed)} destroyed")
+    return _check("data keys", differ, f"{opened} open, {gone} destroyed")
 
 
 async def _check_streams(settings: Settings, manifest: Manifest) -> list[Check]:

@@ -1,8 +1,8 @@
 """Make a platform of a backup: in a data folder that is not there yet, which appears only once all is in it. Clause 9.3.
 
-Everything is verified first, keys too. Data keys that were destroyed since stay destroyed: newer backups beside this one
-say which. What the stream had for the lake, hosts, desk and log and they had not taken yet is in new streams, under the
-same sequences.
+Everything is verified first, keys too. Who was erased since stays erased: newer backups beside this one say who, and a list
+that was kept elsewhere; the start erases them from what was restored. What the stream had for the lake, hosts, desk and log
+and they had not taken yet is in new streams, under the same sequences.
 """
 
 from __future__ import annotations
@@ -24,15 +24,17 @@ from domain.signed_notes import PublicKey
 from runtime.backup_folder import BackupFolder
 from runtime.backup_manifest import Manifest, TableFacts, damages, other_keys, read_manifest, signer_of, verified_manifest
 from runtime.backup_streams import fill_stream
-from runtime.data_keys import DataKeys
+from runtime.data_keys import DataKeys, list_destroyed
 from runtime.durable import fsync
 from runtime.keys import KeyMissing
 from runtime.settings import Settings
 from runtime.soft_keys import SoftKeys
 from runtime.sql.copying import facts_of_tables, restore_postgresql, send_again
 from runtime.sql.engine import open_engine
+from runtime.sql.restored_erasures import redo_from_lake
 
 _COPIED: Final = ("lake", "snapshots", "audit", "accesses")
+CHANGED: Final = ("outbox", "erasures")  # tables in which a restore marks what has to be done again
 _PART: Final = ".restoring"
 Told = Callable[[str, int], None]
 
@@ -76,9 +78,13 @@ def keys_in(source: Source) -> list[PublicKey]:
 
 
 async def restore(
-    settings: Settings, source: Source, known: Sequence[PublicKey], told: Told = lambda _what, _bytes: None
-) -> Manifest:
-    """Make `settings.data_dir` of a backup. Raises Conflict when something is there, IntegrityViolation, KeyMissing."""
+    settings: Settings, source: Source, known: Sequence[PublicKey], told: Told = lambda _what, _bytes: None,
+    *, erased: Sequence[str] = (),
+) -> Manifest:  # fmt: skip
+    """Make `settings.data_dir` of a backup. `erased`: owners of data keys that are known to be destroyed, of a newer list.
+
+    Raises Conflict when something is there, IntegrityViolation, KeyMissing.
+    """
     to = settings.data_dir.resolve()
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise Conflict(f"{to} is not empty: nothing is overwritten, give a folder that is not there")
@@ -91,6 +97,7 @@ async def restore(
     if manifest.database != sources.kind_of(settings):
         raise Conflict(f"the backup has a {manifest.database} database: the settings name another one (database_url)")
     destroyed = await asyncio.to_thread(destroyed_since, BackupFolder(source.backup.parent), manifest, list(known))
+    destroyed = sorted({*destroyed, *erased})
     part = to.with_name(f".{to.name}{_PART}")
     with _new_folder(part):
         inside = settings.model_copy(update={"data_dir": part})
@@ -121,7 +128,8 @@ def _new_folder(part: Path) -> Iterator[None]:
 
 def _place(settings: Settings, source: Source, manifest: Manifest, destroyed: Sequence[str], told: Told) -> None:
     if source.keys_folder is not None:
-        _place_keys(settings, source.keys_folder, manifest, destroyed)
+        _place_keys(settings, source.keys_folder, manifest)
+    _destroy_again(settings, destroyed)
     places = {"lake": settings.lake_dir, "audit": settings.audit_dir}
     for file in manifest.files:
         top, _, rest = file.path.partition("/")
@@ -132,8 +140,8 @@ def _place(settings: Settings, source: Source, manifest: Manifest, destroyed: Se
             told(top, file.bytes)
 
 
-def _place_keys(settings: Settings, folder: Path, manifest: Manifest, destroyed: Sequence[str]) -> None:
-    """Keys, certificates and secrets, readable by their owner only; what was destroyed since is destroyed again."""
+def _place_keys(settings: Settings, folder: Path, manifest: Manifest) -> None:
+    """Keys, certificates and secrets, readable by their owner only."""
     for name, to in ((KEYS, settings.keys_dir), *((name, settings.data_dir / name) for name in SECRET_FOLDERS)):
         for path in sorted((folder / name).rglob("*")):
             target = to / path.relative_to(folder / name)
@@ -149,10 +157,17 @@ def _place_keys(settings: Settings, folder: Path, manifest: Manifest, destroyed:
         raise IntegrityViolation(
             f"the keys in {folder} are not those of the backup ({', '.join(others)}): what it has sealed would stay shut"
         )
-    data_keys = DataKeys(settings.keys_dir / DATA_KEYS, keys)
+
+
+def _destroy_again(settings: Settings, destroyed: Sequence[str]) -> None:
+    """What was destroyed since is destroyed again, or listed for when the keys are put in later."""
+    data_keys = DataKeys(settings.keys_dir / DATA_KEYS, SoftKeys(settings.keys_dir))
     if data_keys.exists():
         data_keys.destroy(destroyed)
         data_keys.close()
+    elif destroyed:
+        settings.keys_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        list_destroyed(settings.keys_dir, destroyed)
 
 
 def destroyed_since(folder: BackupFolder, manifest: Manifest, known: list[PublicKey]) -> list[str]:
@@ -202,6 +217,7 @@ def _place_database(settings: Settings, backup: Path, manifest: Manifest) -> Non
         if differ:
             raise IntegrityViolation(f"restored tables are not as they were backed up: {', '.join(differ)}")
         send_again(engine, manifest.outbox_cut_us)
+        redo_from_lake(engine, manifest.began_us)
     finally:
         engine.dispose()
 

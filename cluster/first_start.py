@@ -22,6 +22,7 @@ from runtime.soft_keys import SoftKeys
 from runtime.sql.access import create_first_token
 from runtime.sql.engine import has_sealed, migrate
 from runtime.sql.patients import destroy_erased_again
+from runtime.sql.restored_erasures import erase_again
 from runtime.sql.second_factors import has_second_factors
 from runtime.sql.users import create_first_user, has_users
 
@@ -90,6 +91,8 @@ def _look_after_data_keys(engine: Engine, sealer: Sealer) -> None:
         logger.info("data keys wrapped under the newest key: %d", count)
     if count := sealer.data_keys.destroy_listed() + destroy_erased_again(engine):
         logger.warning("data keys of erased patients were there again, and are destroyed again: %d", count)
+    if count := erase_again(engine, sealer.data_keys.destroyed(), SystemClock().now_us()):
+        logger.warning("persons who were erased were there again, and are being erased again: %d", count)
 
 
 def password_hashes(keys: KeyProvider, settings: SecuritySettings) -> PasswordHashes:

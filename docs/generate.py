@@ -26,6 +26,7 @@ from domain.ages import AgeBand
 from domain.labels import LABELS
 from domain.metrics import METRICS, Metric
 from domain.permissions import Action, Level, Located, Purpose, View
+from domain.personal_information import INVENTORY
 from domain.principals import Caller, Factor, Grant, Kind, Place, Principal, Role
 from domain.retention import RULES
 from runtime.authorisation import POLICIES, CedarAuthoriser
@@ -143,9 +144,15 @@ def retention_page() -> str:
     held = {level: ", ".join(f"`{kind}`" for kind, of in LABELS.items() if of is level) for level in Level}
     levels = [(f"{level:d}", level.name.lower(), held[level]) for level in Level]
     rules = [
-        (f"`{kind}`", f"{LABELS[kind]:d}" if kind in LABELS else "", rule.keeps or f"`{rule.setting}`", rule.least_days or "",
+        (f"`{kind}`", f"{LABELS[kind]:d}" if kind in LABELS else "", rule.how_long, rule.least_days or "",
          rule.end.value, rule.why)
         for kind, rule in RULES.items()
+    ]  # fmt: skip
+    judge = CedarAuthoriser.of_package(ManualClock())
+    persons = [
+        (f"`{kind}`", f"{LABELS[kind]:d}" if kind in LABELS else "", one.whose, one.what, one.purpose, one.basis,
+         RULES[kind].how_long, RULES[kind].end.value, _readers(judge, kind, one.read))
+        for kind, one in INVENTORY.items()
     ]  # fmt: skip
     return "\n".join([
         "# What is kept, and how long\n",
@@ -159,7 +166,24 @@ def retention_page() -> str:
         "A rule for each kind of record. `GET /retention` says the same with what there is now, and `vitalgrid retention "
         "--dry-run` what would go. In days; the law's minimum may be undercut in profile `dev` alone.\n",
         table(("kind", "level", "kept", "the law's minimum", "then", "why"), rules),
+        "## Personal information\n",
+        "The inventory that GB/T 35273 asks for: each kind of record in which somebody can be told. *Read by*: the roles whom "
+        "policies let see such a record for their usual purpose, at the places of their grants; everybody manages their own "
+        "account. The bases are paragraphs of the Personal Information Protection Law; whether they hold for a hospital's use "
+        "is the operator's to answer for. It leaves the platform by exports and by a webhook for alarms, if one is set.\n",
+        table(("kind", "level", "whose", "what", "purpose", "legal basis", "kept", "then", "read by"), persons),
     ])  # fmt: skip
+
+
+def _readers(judge: CedarAuthoriser, kind: str, action: Action | None) -> str:
+    """The roles that reach such a record with its level, for their usual purpose; for a treated patient at least."""
+    if action is None:
+        return "nobody, over the API"
+    level, names = LABELS.get(kind, Level.RESTRICTED), []
+    for role in Role:
+        reach = judge.reach(_caller(role), action)
+        names += [f"`{role}`"] if max((0, *reach.levels.values(), *reach.patients.values())) >= level else []
+    return ", ".join(names) or "nobody"
 
 
 # permissions

@@ -36,6 +36,11 @@ class Rule:
     least_days: int = 0
     keeps: str = ""  # where no setting says how long
 
+    @property
+    def how_long(self) -> str:
+        """In Markdown: what says so, or the setting's name."""
+        return self.keeps or f"`{self.setting}`"
+
 
 _MEDICAL: Final = (
     "medical records: inpatient 30 years from the last discharge, outpatient 15 from the last visit "
@@ -56,6 +61,16 @@ RULES: Final[Mapping[str, Rule]] = {
     **dict.fromkeys(
         ("hospitals", "wards", "beds", "devices", "handles", "hand_overs", "positions"),
         Rule(End.KEPT, _EQUIPMENT, keeps="while the platform stands: of nobody"),
+    ),
+    **dict.fromkeys(
+        ("isolations", "device_certificates", "claim_codes", "credential_uses"),
+        Rule(End.KEPT, _EQUIPMENT, keeps="while the platform stands: of no patient"),
+    ),
+    "sightings": Rule(End.REPLACED, _EQUIPMENT, keeps="until the device comes again"),
+    "security_events": Rule(End.DELETED, _LOGS, least_days=LOG_DAYS, keeps="400 days, of them the newest million"),
+    **dict.fromkeys(
+        ("risks", "risk_events"),
+        Rule(End.KEPT, "what was known of a risk and done about it has to be told", keeps="while the platform stands"),
     ),
     "maintenance_windows": Rule(End.DELETED, _EQUIPMENT, "retention.maintenance_days"),
     "exports": Rule(End.DELETED, _LOGS, "retention.export_days", LOG_DAYS),

@@ -22,6 +22,9 @@ _UNDIVIDED: Final = frozenset({Role.ADMINISTRATOR})
 DORMANT_DAYS: Final = 90
 OLD_TOKEN_DAYS: Final = 365
 OLD_BACKUP_DAYS: Final = 7
+OVERDUE_DAYS: Final = 2  # a round of deletion is an hour, an erasure some seconds
+LONG_ISOLATED_DAYS: Final = 7
+MANY_NOTICES: Final = 20
 MANY_EXPORTS: Final = 20
 MANY_UNMASKED: Final = 200
 MANY_WARDS: Final = 5
@@ -82,6 +85,29 @@ class Accesses:
 
 
 @dataclass(frozen=True, slots=True)
+class Devices:
+    """How many devices in service: known at all, last seen over a plain link, speaking with a gateway's credential alone.
+
+    `isolated`, `isolated_days`: cut off for longer than LONG_ISOLATED_DAYS, and the oldest of them.
+    """
+
+    known: int = 0
+    plain: int = 0
+    without_credential: int = 0
+    isolated: int = 0
+    isolated_days: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """What should have been done more than OVERDUE_DAYS ago: rows past their retention, erasures that nothing holds up."""
+
+    rows: int = 0
+    erasures: int = 0
+    erasure_days: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """All that rules look at. `accesses` None: the access log could not be read, and no rule judges by it."""
 
@@ -93,6 +119,9 @@ class Facts:
     last_backup_us: int | None = None
     accesses: Mapping[str, Accesses] | None = None
     window_days: int = 7
+    devices: Devices = Devices()
+    overdue: Overdue = Overdue()
+    notices: Mapping[str, int] = field(default_factory=dict)  # security events of devices by kind, within the window
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +201,41 @@ def _old_backup(facts: Facts) -> Iterator[Found]:
         yield Found("backup-old", 4, 5, {"backups": 0})
     elif (days := (facts.now_us - facts.last_backup_us) // DAY_US) >= OLD_BACKUP_DAYS:
         yield Found("backup-old", 3, 5, {"age_days": days})
+
+
+def _overdue(facts: Facts) -> Iterator[Found]:
+    if facts.overdue.rows:
+        yield Found("retention-behind", 4, 3, {"rows": facts.overdue.rows, "days": OVERDUE_DAYS})
+
+
+def _stuck(facts: Facts) -> Iterator[Found]:
+    late = facts.overdue
+    if late.erasures:
+        yield Found("erasure-stuck", 4, 4, {"erasures": late.erasures, "age_days": late.erasure_days})
+
+
+def _of_devices(rule: str, severity: int, count: Callable[[Devices], int]) -> Callable[[Facts], Iterator[Found]]:
+    """A rule that finds devices, the likelier the larger their part of all is."""
+
+    def find(facts: Facts) -> Iterator[Found]:
+        if found := count(facts.devices):
+            likelihood = 2 + min(3, 10 * found // max(facts.devices.known, 1))
+            yield Found(rule, likelihood, severity, {"devices": found, "of": facts.devices.known})
+
+    return find
+
+
+def _long_isolated(facts: Facts) -> Iterator[Found]:
+    if facts.devices.isolated:
+        yield Found(
+            "isolation-long", 3, 3, {"devices": facts.devices.isolated, "age_days": facts.devices.isolated_days}
+        )  # fmt: skip
+
+
+def _attacked(facts: Facts) -> Iterator[Found]:
+    total = sum(facts.notices.values())
+    if total >= MANY_NOTICES:
+        yield Found("devices-attacked", _more(total, MANY_NOTICES), 4, {**facts.notices, "days": facts.window_days})
 
 
 def _dormant(facts: Facts) -> Iterator[Found]:
@@ -254,6 +318,23 @@ RULES: Final = _rules([
     Rule("backup-old", "The last backup is old, or there is none: what came since is lost with the machine",
          "Run vitalgrid backup create daily, to another machine, and the drill monthly", "patients",
          Role.SYSTEM_ADMINISTRATOR, _old_backup),
+    Rule("retention-behind", "What is past its time is still there: more is kept of people than may be",
+         "See upkeep.log why the rounds fail; vitalgrid retention --dry-run counts what is left", "patients",
+         Role.SYSTEM_ADMINISTRATOR, _overdue),
+    Rule("erasure-stuck", "An erasure that nothing holds up does not come to its end: a right of a person is not kept",
+         "See upkeep.log at which step it stays and why (runbook)", "patients", Role.PRIVACY_OFFICER, _stuck),
+    Rule("devices-plain", "Devices speak without TLS: who is on the way reads and changes what they measure",
+         "Turn TLS on in them, or put them behind a gateway that speaks it; GET /security/inventory names them", "readings",
+         Role.SYSTEM_ADMINISTRATOR, _of_devices("devices-plain", 4, lambda devices: devices.plain)),
+    Rule("devices-without-credential", "Devices speak with their gateway's credential alone: the gateway can speak as each",
+         "Give credentials of their own to those that can hold one; watch the gateways", "devices",
+         Role.SYSTEM_ADMINISTRATOR,
+         _of_devices("devices-without-credential", 3, lambda devices: devices.without_credential)),
+    Rule("isolation-long", "Devices are cut off for long: a ward lacks them, and nobody says what became of it",
+         "Find out what was wrong; release them or retire them", "devices", Role.SECURITY_ADMINISTRATOR, _long_isolated),
+    Rule("devices-attacked", "Replays, conflicts and claims of identities at the doors: somebody tries to speak for devices",
+         "See GET /security/events; isolate the devices, rotate their credentials", "readings", Role.SECURITY_ADMINISTRATOR,
+         _attacked),
     Rule("account-dormant", "Nobody has signed in for long: a forgotten account is taken over unnoticed",
          "Disable the user, or end what it was given", "users", Role.SECURITY_ADMINISTRATOR, _dormant),
     Rule("power-undivided", "One person may everything, and clear the traces of it from the rest of the platform",

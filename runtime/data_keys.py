@@ -140,10 +140,10 @@ class DataKeys:
     def destroy(self, names: Sequence[str]) -> int:
         """Forget the keys of these owners for good; returns how many there were. Nothing of them is left in the files.
 
-        Their names are in DESTROYED first: what ends in between is done by `destroy_listed`.
+        Their names are in DESTROYED first, also of those who have none here: a newer copy of this store may. What ends in
+        between is done by `destroy_listed`.
         """
-        known = {owner for owner in names if self.kids_of(owner)} - set(destroyed_in(self.folder / DESTROYED))
-        _list_destroyed(self.folder / DESTROYED, sorted(known))
+        list_destroyed(self.folder, names)
         with self._using() as connection:
             with transaction(connection):
                 ended = sum(
@@ -180,10 +180,16 @@ class DataKeys:
         return opened
 
     def destroyed(self) -> list[str]:
-        """Owners whose keys were destroyed."""
+        """Owners whose keys were destroyed, here or as DESTROYED says of another copy of this store."""
         with self._using() as connection:
-            query = "SELECT owner FROM data_keys WHERE wrapped IS NULL ORDER BY owner"
-            return [owner for (owner,) in connection.execute(query)]
+            query = "SELECT owner FROM data_keys WHERE wrapped IS NULL"
+            here = {owner for (owner,) in connection.execute(query)}
+        return sorted(here.union(destroyed_in(self.folder / DESTROYED)))
+
+    def count_destroyed(self) -> int:
+        """How many keys that were here are destroyed."""
+        with self._using() as connection:
+            return int(connection.execute("SELECT count(*) FROM data_keys WHERE wrapped IS NULL").fetchone()[0])
 
     def count(self) -> int:
         """How many keys there are, the destroyed ones too."""
@@ -308,14 +314,17 @@ def destroyed_in(file: Path) -> list[str]:
     return [line for line in lines if line]
 
 
-def _list_destroyed(file: Path, names: Sequence[str]) -> None:
-    if not names:
+def list_destroyed(folder: Path, names: Iterable[str]) -> None:
+    """Add to the folder's list, durably, those of these owners who are not in it."""
+    file = folder / DESTROYED
+    new = sorted(set(names).difference(destroyed_in(file)))
+    if not new:
         return
     descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
     with os.fdopen(descriptor, "r+b") as content:
         whole = content.read()
         torn = b"" if not whole or whole.endswith(b"\n") else b"\n"
-        content.write(torn + "".join(f"{name}\n" for name in names).encode())
+        content.write(torn + "".join(f"{name}\n" for name in new).encode())
         content.flush()
         os.fsync(content.fileno())
     fsync(file.parent)

@@ -120,10 +120,6 @@ def _counted(counts: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {number}" for name, number in sorted(counts.items())) or "nothing"
 
 
-def _until(time_us: int | None) -> str:
-    return "it is overwritten" if time_us is None else to_rfc3339(time_us)
-
-
 def _line(text: str) -> str:
     """On one line, whatever somebody is called."""
     return "".join(sign if sign.isprintable() else "?" for sign in text)

@@ -76,11 +76,14 @@ class ErasureJob:
         return erasure_steps.destroy_key(self.engine, row, self.clock.now_us(), kids)
 
     def _leave_lake(self, row: Row) -> Row:
+        return erasure_steps.note_done(self.engine, row, Step.LOG, lake=self._taken_from_lake(row))
+
+    def _taken_from_lake(self, row: Row) -> dict[str, int]:
+        """Take out what is there now; how many rows of how many files that makes in all."""
         hospital_id, handle = erasure_steps.patient_handle(self.engine, row["patient_key"])
         taken = drop_handle(self.lake, hospital_id, handle)
         before = row["counts"].get("lake", {"rows": 0, "files": 0})
-        lake = {"rows": before["rows"] + taken.rows, "files": before["files"] + taken.files}
-        return erasure_steps.note_done(self.engine, row, Step.LOG, lake=lake)
+        return {"rows": before["rows"] + taken.rows, "files": before["files"] + taken.files}
 
     def _empty_log(self, row: Row) -> Row | None:
         found = emptied_of(self.log_folder, row["patient_key"])
@@ -90,7 +93,10 @@ class ErasureJob:
         return erasure_steps.note_done(self.engine, row, Step.SETTLE, log=log)
 
     def _settle(self, row: Row) -> Row | None:
-        return erasure_steps.note_done(self.engine, row, Step.CERTIFY) if erasure_steps.settle(self.engine) else None
+        """And once more the lake: hosts may have written what they had in hand before they heard, or a restored stream had."""
+        if not erasure_steps.settle(self.engine):
+            return None
+        return erasure_steps.note_done(self.engine, row, Step.CERTIFY, lake=self._taken_from_lake(row))
 
     def _certify(self, row: Row) -> Row:
         now_us = self.clock.now_us()

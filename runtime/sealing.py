@@ -46,9 +46,12 @@ class Shut(Enum):
 Opened = str | Shut
 
 
+PATIENT_OWNER: Final = "patient/"  # and the patient's key
+
+
 def patient_owner(hospital_id: str, patient_key: str) -> Owner:
     """Whose key seals what is known of a patient."""
-    return Owner(f"patient/{patient_key}", hospital_owner(hospital_id, "patients").name)
+    return Owner(f"{PATIENT_OWNER}{patient_key}", hospital_owner(hospital_id, "patients").name)
 
 
 def hospital_owner(hospital_id: str, kind: str) -> Owner:

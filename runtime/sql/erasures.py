@@ -6,13 +6,15 @@ While a request is open the patient's records are withheld: kept, and within nob
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, insert, select, update
 
 from domain.erasures import OPEN, WAITING, State, Step
-from domain.errors import Conflict, InvalidInput, NotFound
+from domain.errors import Conflict, IntegrityViolation, InvalidInput, NotFound
 from domain.labels import WITHHELD
+from runtime.keys import KeyGone, KeyMissing
 from runtime.sealing import Place, patient_owner
 from runtime.sql.engine import reading, writing
 from runtime.sql.holds import holds_of_patient
@@ -20,6 +22,8 @@ from runtime.sql.life_tables import erasures
 from runtime.sql.records import Author, Row, by_platform, log_write, one
 from runtime.sql.sealed import open_texts, shut_text
 from runtime.sql.tables import patients
+
+logger = logging.getLogger(__name__)
 
 _STATES_WAITING: Final = [state.value for state in WAITING]
 _STATES_OPEN: Final = [state.value for state in OPEN]
@@ -35,7 +39,7 @@ def request_erasure(engine: Engine, author: Author, patient_key: str, *, retenti
         raise InvalidInput("an erasure needs a reason (X-Reason)")
     with writing(engine) as connection:
         patient = _patient(connection, patient_key)
-        present = _newest(connection, patient_key)
+        present = newest_erasure(connection, patient_key)
         if present is not None and present["state"] in _STATES_OPEN:
             return _shown(connection, present, patient, author.now_us)
         if patient["ref"] is None:
@@ -63,14 +67,14 @@ def request_erasure(engine: Engine, author: Author, patient_key: str, *, retenti
 def withdraw_erasure(engine: Engine, author: Author, patient_key: str) -> Row:
     """Take a request back before its job begins: the records are served as before. Raises NotFound, Conflict."""
     with writing(engine) as connection:
-        row = _newest(connection, patient_key)
+        row = newest_erasure(connection, patient_key)
         if row is None:
             raise NotFound(f"nobody asked to erase patient {patient_key!r}")
         if row["state"] not in _STATES_WAITING:
             raise Conflict(f"erasure {row['id']} is {row['state']}: it cannot be taken back")
         patient = _patient(connection, patient_key)
         _end(connection, author, row, patient)
-        return _shown(connection, _newest(connection, patient_key) or row, patient, author.now_us)
+        return _shown(connection, newest_erasure(connection, patient_key) or row, patient, author.now_us)
 
 
 def came_back(connection: Connection, author: Author, patient: Row) -> int | None:
@@ -78,7 +82,7 @@ def came_back(connection: Connection, author: Author, patient: Row) -> int | Non
 
     Raises Conflict while a job runs: it is about to end, and then they are admitted as somebody new.
     """
-    row = _newest(connection, patient["patient_key"])
+    row = newest_erasure(connection, patient["patient_key"])
     if row is None or row["state"] not in _STATES_OPEN:
         return _level(patient)
     if row["state"] == State.RUNNING:
@@ -91,7 +95,7 @@ def came_back(connection: Connection, author: Author, patient: Row) -> int | Non
 def get_erasure(engine: Engine, patient_key: str, now_us: int) -> Row:
     """The newest request about a patient, with `holds` and `refused_until_us`. Raises NotFound."""
     with reading(engine) as connection:
-        row = _newest(connection, patient_key)
+        row = newest_erasure(connection, patient_key)
         if row is None:
             raise NotFound(f"nobody asked to erase patient {patient_key!r}")
         return _shown(connection, row, _patient(connection, patient_key), now_us)
@@ -136,9 +140,17 @@ def request_by_rule(engine: Engine, now_us: int, *, retention_us: int, most: int
             return len(connection.execute(over).all())
         keys = connection.execute(over.order_by(patients.c.discharged_us).limit(most)).scalars().all()
     author = Author("vitalgrid", "kept as long as the law wants", now_us)
-    for key in keys:
+    return sum(_is_asked(engine, author, key, retention_us) for key in keys)
+
+
+def _is_asked(engine: Engine, author: Author, key: str, retention_us: int) -> bool:
+    """Ask; one who came back meanwhile, or whose data key is damaged, holds up nobody else."""
+    try:
         request_erasure(engine, author, key, retention_us=retention_us, grace_us=0)
-    return len(keys)
+    except (Conflict, KeyGone, KeyMissing, IntegrityViolation) as error:
+        logger.error("the erasure of patient %s is not asked for: %s", key, error)
+        return False
+    return True
 
 
 def change_erasure(connection: Connection, row: Row, **values: Any) -> None:
@@ -176,7 +188,8 @@ def _patient(connection: Connection, patient_key: str) -> Row:
     return one(connection, select(patients).where(patients.c.patient_key == patient_key), f"patient {patient_key!r}")
 
 
-def _newest(connection: Connection, patient_key: str) -> Row | None:
+def newest_erasure(connection: Connection, patient_key: str) -> Row | None:
+    """As it is stored."""
     query = select(erasures).where(erasures.c.patient_key == patient_key).order_by(erasures.c.id.desc()).limit(1)
     row = connection.execute(query).mappings().one_or_none()
     return None if row is None else dict(row)

@@ -10,18 +10,16 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, func, insert, or_, select, update
+from sqlalchemy import Connection, Engine, insert, select, update
 
 from domain.errors import Conflict, InvalidInput
 from domain.labels import LABELS
-from domain.risks import RULES, Account, Found, RiskState, Token
+from domain.risks import RULES, Found, RiskState
 from runtime.sealing import WRITES, Place
 from runtime.sql.engine import reading, writing
-from runtime.sql.identity_tables import grants, second_factors, users
 from runtime.sql.records import Author, Page, Row, change, check_text, log_write, one, page
 from runtime.sql.risk_tables import risk_events, risks
 from runtime.sql.sealed import open_texts, shut_text
-from runtime.sql.tables import exports, tokens, write_log
 
 MAX_TEXT_CHARS: Final = 1000
 BACKUP: Final = "backup.made"  # of the write log
@@ -40,45 +38,6 @@ class NewRisk:
     owner: str
     likelihood: int
     severity: int
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What rules look at and the business database knows."""
-
-    accounts: list[Account]
-    tokens: list[Token]
-    exports: dict[str, int]
-    last_backup_us: int | None
-
-
-def known(engine: Engine, *, now_us: int, since_us: int) -> Known:
-    """Accounts and tokens in force, exports since then by who made them, and the last backup."""
-    with reading(engine) as connection:
-        backup = select(func.max(write_log.c.at_us)).where(write_log.c.action == BACKUP)
-        made = select(exports.c.who, func.count()).where(exports.c.at_us >= since_us).group_by(exports.c.who)
-        good = select(tokens.c.name, tokens.c.created_us, tokens.c.last_used_us).where(tokens.c.revoked_us.is_(None))
-        return Known(
-            _accounts(connection, now_us),
-            [Token(*row) for row in connection.execute(good)],
-            {str(who): int(count) for who, count in connection.execute(made)},
-            connection.execute(backup).scalar_one_or_none(),
-        )
-
-
-def _accounts(connection: Connection, now_us: int) -> list[Account]:
-    in_force = (grants.c.ended_us.is_(None), or_(grants.c.until_us.is_(None), grants.c.until_us > now_us))
-    roles: dict[str, set[str]] = {}
-    for principal, role in connection.execute(select(grants.c.principal_id, grants.c.role).where(*in_force)):
-        roles.setdefault(principal, set()).add(role)
-    confirmed = select(second_factors.c.user_id).where(second_factors.c.confirmed_us.is_not(None))
-    factors = set(connection.execute(confirmed).scalars())
-    # of patients' own accounts the name may tell whose they are
-    rows = connection.execute(select(users).where(users.c.status == "active", users.c.patient_key.is_(None))).mappings()
-    return [
-        Account(row["name"], frozenset(roles.get(row["id"], ())), row["created_us"], row["last_login_us"], row["id"] in factors)
-        for row in rows
-    ]
 
 
 def bring_in(engine: Engine, author: Author, found: Iterable[Found], judged: Collection[str]) -> int:

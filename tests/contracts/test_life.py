@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
-import numpy as np
-import pyarrow as pa
 import pytest
 from sqlalchemy import Engine, select
 
 from domain.erasures import Held, State, Step
 from domain.errors import Conflict, IntegrityViolation, InvalidInput, NotFound
 from domain.labels import WITHHELD
-from domain.log_entries import read_record
-from domain.merkle import inclusion_proof
 from domain.messages import DeviceAssociated, PatientAdmitted
 from domain.permissions import Level, everywhere
-from domain.signed_notes import Proof
-from runtime.clock import ManualClock
-from runtime.data_keys import DESTROYED, destroyed_in
+from runtime.data_keys import DESTROYED, Owner, destroyed_in
 from runtime.erasure_certificates import certificate_signer, own_vkeys, verify_bundle
 from runtime.erasure_job import ErasureJob
-from runtime.keys import make_missing
-from runtime.lake import Advance, Lake, ReadingQuery, lake_rows
-from runtime.log_events import Received, certified_by, emptied_of, events_between
+from runtime.keys import KeyMissing, make_missing
+from runtime.lake import Advance, ReadingQuery
+from runtime.log_events import emptied_of, events_between
 from runtime.log_keeper import LogKeeper
-from runtime.log_signing import LOG_KEYS, LogSigner
+from runtime.log_signing import LOG_KEYS
 from runtime.sealing import Place as Spot
 from runtime.sealing import Sealer, patient_owner
 from runtime.soft_keys import SoftKeys
@@ -38,10 +32,8 @@ from runtime.sql.engine import reading
 from runtime.sql.patients import NewPatient
 from runtime.sql.reading_reach import Judged, judge
 from runtime.sql.records import Row
-from runtime.sql.write_log import mark_told, untold_writes
-from runtime.write_relay import record_of
 from tests.contracts.test_sealed import CANARY, NAME, REASON, REF, fill
-from tests.lake_samples import sample_batch
+from tests.erasing import Rig, rows_of_one
 from tests.sql_fixtures import ADA, ALL, HOSPITAL, NOW_US, SQLITE, SmallHospital, later, make_sealer, told
 
 DAY_US = 86_400_000_000
@@ -188,68 +180,11 @@ def test_a_hold_ends_by_itself_and_names_what_there_is(engine: Engine, key: str)
 # --- the job ---
 
 
-class Rig:
-    """A job with a lake and an access log beside the database. `log` takes in what was written, as the platform does."""
-
-    def __init__(self, engine: Engine, sealer: Sealer, folder: Path) -> None:
-        self.engine, self.folder = engine, folder
-        self.lake = Lake(folder / "lake")
-        self.keys = SoftKeys(folder / "keys")
-        self.clock = ManualClock(NOW_US + 3600 * 1_000_000)
-        self.signer = certificate_signer(self.keys, "vitalgrid/sz")
-        self.log_signer = LogSigner(self.keys, "vitalgrid/sz")
-        self.keeper = LogKeeper.open(folder / "audit", self.log_signer, lambda: b"s" * 32)
-        self.job = ErasureJob(engine, self.lake, folder / "audit", sealer.data_keys, self.signer, self.clock, 48.0)
-        self.sequence = 0
-
-    def log(self) -> None:
-        rows = untold_writes(self.engine, 500)
-        records = []
-        for row in rows:
-            self.sequence += 1
-            records.append(Received(self.sequence, read_record(record_of(row, "sz"), self.sequence, NOW_US)))
-        self.keeper.take(records)
-        if rows:
-            mark_told(self.engine, rows[-1]["id"])
-
-    def run(self) -> Row:
-        """Until the request has ended."""
-        for _ in range(20):
-            row = self.job.once()
-            assert row is not None
-            if row["step"] is None:
-                return row
-            self.log()
-        raise AssertionError(f"the job stays at {row['step']}")
-
-    def bundle(self, key: str) -> bytes:
-        self.log()
-        event = certified_by(self.folder / "audit", key)
-        assert event is not None
-        assert event.event is not None
-        store = self.keeper._store
-        proof = Proof(event.at, tuple(inclusion_proof(event.at, store.size, store.tree(store.size).node)), store.note() or b"")
-        certificate = erasures.get_erasure(self.engine, key, NOW_US)["certificate"]
-        parts = {"event": event.event, "salt": event.salt, "entry": event.entry, "proof": proof.to_bytes().decode()}
-        return msgspec.json.encode({"certificate": certificate, **parts})
-
-    def verify(self, bundle: bytes) -> str:
-        log_vkeys = [key.vkey for key in self.log_signer.public_keys()]
-        return verify_bundle(bundle, own_vkeys(self.signer), log_vkeys)
-
-
 @pytest.fixture
 def rig(engine: Engine, sealer: Sealer, tmp_path: Path) -> Iterator[Rig]:
     made = Rig(engine, sealer, tmp_path)
     yield made
     made.keeper.close()
-
-
-def rows_of_one(handle: int) -> pa.Table:
-    """60 readings that bear one number, at the hospital of these tests."""
-    batch = replace(sample_batch(60, start_us=NOW_US), handle=np.full(60, handle, np.uint32))
-    hospital = pa.DictionaryArray.from_arrays(pa.array(np.zeros(60, np.int32)), pa.array([HOSPITAL]))
-    return lake_rows(batch, batch.time_us + 500, hospital)
 
 
 def plant(engine: Engine, rig: Rig, key: str) -> int:
@@ -428,6 +363,36 @@ def test_nothing_of_an_erased_person_is_in_the_databases_file(engine: Engine, ri
     assert reasons
     for text in (*reasons, CANARY):
         assert text.encode() not in content
+
+
+@pytest.mark.clause("9.3h")
+def test_what_hosts_write_late_of_a_person_leaves_the_lake_too(engine: Engine, rig: Rig, key: str) -> None:
+    handle = plant(engine, rig, key)
+    ask(engine, key)
+    row = rig.job.once()
+    assert row is not None
+    assert row["step"] == Step.LOG
+    rig.lake.commit(rows_of_one(handle), {1: Advance(2, 3, 1)})
+    assert rig.run()["counts"]["lake"]["rows"] == 120
+    assert handle not in rig.lake.read(ReadingQuery())["handle"].to_list()
+
+
+@pytest.mark.clause("9.3h")
+def test_one_whose_data_key_is_lost_holds_up_nobody_elses_erasure_by_rule(
+    engine: Engine, hospital: SmallHospital, rig: Rig, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = hospital.patient["patient_key"]
+    patients.discharge_patient(engine, later(61), here, LEFT_US - 1, version=None)  # first in the order
+    seal = Sealer.seal
+
+    def sealed(self: Sealer, owner: Owner, *arguments: Any) -> str:
+        if owner.name == f"patient/{here}":
+            raise KeyMissing("the data key is not in the store")
+        return seal(self, owner, *arguments)
+
+    monkeypatch.setattr(Sealer, "seal", sealed)
+    assert erasures.request_by_rule(engine, LEFT_US + YEARS_US, retention_us=YEARS_US) == 1
+    assert erasures.get_erasure(engine, key, NOW_US)["state"] == State.REQUESTED
 
 
 @pytest.mark.clause("9.3h")

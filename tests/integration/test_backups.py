@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -11,27 +12,35 @@ import sys
 from dataclasses import replace
 
 import msgspec
+import polars as pl
 import pytest
 from sqlalchemy import select, update
 
+from cluster import backup_sources
 from cluster.backup_drill import drill
 from cluster.backup_making import Wish, create
 from cluster.backup_restoring import Source, keys_in, restore, verify
 from cluster.backup_sources import server_on
+from cluster.first_start import prepare_database, sealer_of
 from domain import subjects
 from domain.errors import Conflict, IntegrityViolation, InvalidInput, NotFound, StorageFull
+from domain.labels import WITHHELD
 from runtime import backup_folder
 from runtime.backup_folder import BackupFolder, Copier
 from runtime.backup_manifest import read_manifest, signer_of
 from runtime.clock import SystemClock
-from runtime.keys import KeyMissing
+from runtime.data_keys import DESTROYED, destroyed_in
+from runtime.erasure_certificates import CERTIFICATE_KEYS, own_vkeys, verify_bundle
+from runtime.keys import KeyMissing, make_missing
+from runtime.lake import Advance, ReadingQuery
 from runtime.soft_keys import SoftKeys
-from runtime.sql import patients
+from runtime.sql import erasures, patients
 from runtime.sql.engine import reading, writing
 from runtime.sql.tables import outbox
 from runtime.sql.tables import patients as patients_table
+from tests.erasing import Rig, rows_of_one
 from tests.installations import BEYOND, IN_LAKE, NAME, ROWS, Installation, make_installation, running
-from tests.sql_fixtures import ADA
+from tests.sql_fixtures import ADA, HOSPITAL, later
 from tests.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.clause("9.3")]
@@ -190,6 +199,86 @@ async def test_a_person_who_was_erased_stays_erased_when_an_older_backup_is_rest
     assert len(newer.destroyed) == 1
     again = await restored(installation, wish, older, tmp_path / "again")
     assert patient_of(again)["name"] is None
+
+
+def erasing(installation):
+    return Rig(
+        installation.engine(), sealer_of(installation.settings), installation.data_dir, SystemClock().now_us() + 1_000_000
+    )
+
+
+def own_rows(installation, handle):
+    rows = installation.lake().read(ReadingQuery())
+    return len(rows.filter(pl.col("handle") == handle, pl.col("hospital").cast(pl.String) == HOSPITAL))
+
+
+def erased_person(installation):
+    """The person is erased as a request has it; the certificate with what proves it, and what verifies it."""
+    rig = erasing(installation)
+    with contextlib.closing(rig.keeper):
+        key = patient_of(installation)["patient_key"]
+        make_missing(SoftKeys(installation.settings.keys_dir), CERTIFICATE_KEYS)
+        patients.discharge_patient(rig.engine, ADA, key, ADA.now_us, version=None)
+        erasures.request_erasure(rig.engine, later(5, reason="asked for"), key, retention_us=0, grace_us=0)
+        rig.run()
+        vkeys = own_vkeys(rig.signer), [one.vkey for one in rig.log_signer.public_keys()]
+        return rig.bundle(key), vkeys
+
+
+@pytest.mark.clause("9.3h")
+@pytest.mark.parametrize("with_keys", [True, False])
+async def test_who_was_erased_is_erased_again_from_a_restored_older_backup_with_all_that_it_has_of_them(
+    installation, wish, tmp_path, with_keys
+):
+    patient = patient_of(installation)  # in the hospital still when the backup is made
+    installation.lake().commit(rows_of_one(patient["handle"]), {0: Advance(IN_LAKE, IN_LAKE + 1, 1)})
+    older = await made(installation, wish)
+    bundle, vkeys = erased_person(installation)
+    assert own_rows(installation, patient["handle"]) == 0
+    present = installation.settings.keys_dir  # outlives the rest
+    found = source(wish, older)
+    again = Installation(installation.settings.model_copy(update={"data_dir": tmp_path / "again"}))
+    listed = destroyed_in(present / DESTROYED)
+    await restore(again.settings, found if with_keys else Source(found.backup), keys_in(found), erased=listed)
+    if not with_keys:  # put in by hand, from the same backup
+        shutil.copytree(found.keys_folder / "keys", again.settings.keys_dir, dirs_exist_ok=True)
+    assert own_rows(again, patient["handle"]) == 60
+    engine, sealer = again.engine(), sealer_of(again.settings)
+    for _ in range(2):  # started twice before upkeep comes to it
+        prepare_database(engine, again.settings, sealer)
+    assert patient_of(again) | {"level": WITHHELD, "name": None, "bed_id": None} == patient_of(again)
+    rig = erasing(again)
+    with contextlib.closing(rig.keeper):
+        assert rig.run()["state"] == "erased"
+        assert rig.job.once() is None
+        assert f"patient: {patient['patient_key']}\n" in rig.verify(rig.bundle(patient["patient_key"]))
+    assert own_rows(again, patient["handle"]) == 0
+    assert len(again.lake().read(ReadingQuery())) == ROWS
+    assert f"patient: {patient['patient_key']}\n" in verify_bundle(bundle, *vkeys)
+    prepare_database(engine, again.settings, sealer)
+    assert rig.job.once() is None  # nobody is there again
+    engine.dispose()
+
+
+@pytest.mark.clause("9.3h")
+async def test_rows_that_left_the_lake_behind_the_back_of_a_backup_leave_it_again(installation, wish, tmp_path, monkeypatch):
+    """The job goes by between the copy of the lake and that of the database."""
+    patient = patient_of(installation)
+    installation.lake().commit(rows_of_one(patient["handle"]), {0: Advance(IN_LAKE, IN_LAKE + 1, 1)})
+    copy_lake = backup_sources.copy_lake
+
+    def copied(*arguments):
+        facts = copy_lake(*arguments)
+        erased_person(installation)
+        return facts
+
+    monkeypatch.setattr(backup_sources, "copy_lake", copied)
+    again = await restored(installation, wish, await made(installation, wish), tmp_path / "again")
+    assert own_rows(again, patient["handle"]) == 60
+    rig = erasing(again)
+    with contextlib.closing(rig.keeper):
+        assert rig.run()["counts"]["lake"]["rows"] == 120  # of both lakes
+    assert own_rows(again, patient["handle"]) == 0
 
 
 async def test_what_never_changes_is_linked_and_not_copied_again(installation, wish):

@@ -7,6 +7,8 @@ from pydantic import ValidationError
 
 from domain import subjects
 from domain.labels import LABELS
+from domain.permissions import Level
+from domain.personal_information import INVENTORY, OF_NOBODY
 from domain.retention import FILES, RULES, End, too_short
 from runtime.retention import Periods
 from runtime.settings import LakeSettings, RetentionSettings, Settings
@@ -22,6 +24,16 @@ STORED = set(metadata.tables) | STREAMS | {"readings"}
 def test_every_table_stream_lake_table_and_kind_of_file_has_a_rule_and_nothing_else_does() -> None:
     assert set(RULES) == STORED | FILES
     assert set(LABELS) > STORED
+
+
+@pytest.mark.clause("9.3")
+@pytest.mark.clause("9.3a")
+def test_every_kind_of_record_is_in_the_inventory_of_personal_information_or_of_nobody() -> None:
+    assert set(INVENTORY) | OF_NOBODY == set(RULES)
+    assert set(INVENTORY).isdisjoint(OF_NOBODY)
+    assert {kind for kind in RULES if LABELS.get(kind, Level.PUBLIC) >= Level.IDENTIFYING} <= set(INVENTORY)
+    for kind, one in INVENTORY.items():
+        assert all((one.whose, one.what, one.purpose, one.basis)), kind
 
 
 @pytest.mark.clause("9.3h")

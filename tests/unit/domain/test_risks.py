@@ -8,7 +8,7 @@ import pytest
 
 from domain.labels import LABELS
 from domain.principals import Role
-from domain.risks import DAY_US, RULES, Accesses, Account, Facts, Posture, Token, evaluate
+from domain.risks import DAY_US, RULES, Accesses, Account, Devices, Facts, Overdue, Posture, Token, evaluate
 
 NOW_US = 2_000_000_000_000_000
 SAFE = Posture(speaks_plain=False, seals_files=True, keys_lie_beside=False, outside_witnesses=1)
@@ -26,6 +26,12 @@ WORSE = {
     "keys-beside-data": {"posture": replace(SAFE, keys_lie_beside=True)},
     "log-unwitnessed": {"posture": replace(SAFE, outside_witnesses=0)},
     "backup-old": {"last_backup_us": LONG_AGO_US},
+    "retention-behind": {"overdue": Overdue(rows=1)},
+    "erasure-stuck": {"overdue": Overdue(erasures=1, erasure_days=3)},
+    "devices-plain": {"devices": Devices(known=100, plain=40)},
+    "devices-without-credential": {"devices": Devices(known=100, without_credential=1)},
+    "isolation-long": {"devices": Devices(known=100, isolated=1, isolated_days=8)},
+    "devices-attacked": {"notices": {"replay": 19, "spoofing": 1}},
     "account-dormant": {"accounts": [replace(NURSE, last_login_us=LONG_AGO_US)]},
     "power-undivided": {"accounts": [replace(NURSE, roles=frozenset({Role.ADMINISTRATOR}), has_second_factor=True)]},
     "one-factor": {"accounts": [replace(NURSE, roles=frozenset({Role.SECURITY_ADMINISTRATOR}))]},
@@ -61,7 +67,9 @@ def test_every_rule_says_what_is_at_risk_and_what_is_done_about_it_by_whom():
 
 def test_what_is_not_known_is_judged_by_no_rule():
     _, judged = evaluate(replace(CALM, posture=Posture(), accesses=None))
-    assert judged == {"backup-old", "account-dormant", "power-undivided", "one-factor", "token-without-end", "bulk-export"}
+    of_posture = {"plain-links", "files-in-clear", "keys-beside-data", "log-unwitnessed"}
+    of_accesses = {"names-in-bulk", "many-wards", "many-patients", "at-night", "often-refused"}
+    assert judged == set(RULES) - of_posture - of_accesses
 
 
 def test_no_backup_at_all_is_likelier_to_hurt_than_an_old_one():
