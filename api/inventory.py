@@ -71,7 +71,7 @@ class Inventory:
     async def of_device(self, handle: int) -> pl.DataFrame:
         """One device as it is now, against the firmware of all others as it was a moment ago."""
         newest = (await self.present()).newest
-        return await self._lanes.sql(lambda: self._judge(inventory(self._engine, handle), newest))
+        return await self._lanes.sql(lambda: self._judge(inventory(self._engine, self._clock.now_us(), handle), newest))
 
     async def close(self) -> None:
         if self._reading is not None:
@@ -91,7 +91,8 @@ class Inventory:
                 self._judged = await self._lanes.sql(self._made)
 
     def _made(self) -> Judged:
-        now_us, frame = self._clock.now_us(), inventory(self._engine)
+        now_us = self._clock.now_us()
+        frame = inventory(self._engine, now_us)
         newest = newest_firmware(frame)
         judged = self._judge(frame, newest).sort("score", "handle", descending=[True, False])
         return Judged(judged, newest, now_us, self._clock.now_us() - now_us)
@@ -148,8 +149,10 @@ def facts_of(frame: pl.DataFrame, newest: Newest) -> Facts:
     def times(name: str) -> Any:
         return frame[name].fill_null(UNKNOWN).to_numpy()
 
+    token, certificate = frame["has_token"].to_numpy(), frame["has_certificate"].to_numpy()
     return Facts(
-        has_credential=frame["has_token"].to_numpy(), is_carried=frame["gateway_handle"].is_not_null().to_numpy(),
+        has_credential=token | certificate, is_by_token_too=token & certificate & ~frame["needs_certificate"].to_numpy(),
+        is_carried=frame["gateway_handle"].is_not_null().to_numpy(),
         issued_us=times("issued_us"), seen_us=times("seen_us"), over_tls=frame["over_tls"].fill_null(value=False).to_numpy(),
         changed_us=times("changed_us"), has_firmware=frame["firmware"].is_not_null().to_numpy(),
         is_outdated=_outdated(frame, newest), has_serial=frame["serial"].is_not_null().to_numpy(),

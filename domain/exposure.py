@@ -41,11 +41,14 @@ FINDINGS: Final[tuple[Finding, ...]] = (
     Finding("firmware-outdated", 20, "Another device of its kind and maker has a newer firmware.", "Update its firmware."),
     Finding("default-configuration", 20, "It is set up as it came from its maker.",
             "Set passwords and services of its own, then take `configuration: default` from its attributes."),
-    Finding("credential-old", 15, "Its credential is older than the platform allows.", "Rotate it."),
+    Finding("credential-old", 15, "Its credential is older than the platform allows.",
+            "Rotate its token, or let it renew its certificate."),
     Finding("never-seen", 15, "It has a credential and never came: the credential may lie anywhere.",
             "Connect it, or retire it."),
     Finding("shared-credential", 10, "It speaks through a gateway, with the gateway's credential: the gateway can speak as it.",
             "Give it a credential of its own where it can hold one; watch its gateway."),
+    Finding("token-beside-certificate", 10, "It has a certificate, and its token alone still opens the door.",
+            "Revoke its token, or note that it needs its certificate (`needs_certificate`)."),
     Finding("firmware-unknown", 10, "Nobody knows its firmware.", "Note `firmware` in its attributes."),
     Finding("silent", 10, "It did not come for 30 days, and its credential is still good.", "Find it, or retire it."),
     Finding("serial-unknown", 5, "Nobody knows its serial number: another one in its place would not be noticed.",
@@ -65,10 +68,12 @@ Bools = NDArray[np.bool_]
 class Facts:
     """What is known of each device, aligned. Times are UTC microseconds, UNKNOWN where there is none.
 
-    `has_credential`: of its own; `is_carried`: by a gateway. `seen_us`: when it last came to a door itself.
+    `has_credential`: of its own; `is_by_token_too`: it has a certificate, and needs none. `is_carried`: by a gateway.
+    `issued_us`: when what it comes with was issued. `seen_us`: when it last came to a door itself.
     """
 
     has_credential: Bools
+    is_by_token_too: Bools
     is_carried: Bools
     issued_us: NDArray[np.int64]
     seen_us: NDArray[np.int64]
@@ -93,6 +98,7 @@ def judge(facts: Facts, now_us: int, credential_days: int) -> tuple[NDArray[np.u
         "credential-old": own & is_issued & (now_us - facts.issued_us > credential_days * DAY_US),
         "never-seen": own & ~seen,
         "shared-credential": facts.is_carried & ~own,
+        "token-beside-certificate": facts.is_by_token_too,
         "firmware-unknown": ~facts.has_firmware,
         "silent": own & seen & (now_us - facts.seen_us > SILENT_DAYS * DAY_US),
         "serial-unknown": ~facts.has_serial,

@@ -18,12 +18,14 @@ from sqlalchemy import Engine, Table, func, make_url, select
 from domain.fleet_manifest import Tier
 from domain.messages import Control, decode_control
 from domain.permissions import everywhere
+from runtime.device_authority import Issued
 from runtime.keys import make_missing
 from runtime.sealing import SEALING_KEYS, Sealer
 from runtime.soft_keys import SoftKeys
 from runtime.sql import devices, patients, places
+from runtime.sql.credentials import add_certificate, revoke
 from runtime.sql.devices import NewDevice
-from runtime.sql.engine import migrate, open_engine, reading
+from runtime.sql.engine import migrate, open_engine, reading, writing
 from runtime.sql.patients import NewPatient
 from runtime.sql.records import Author, Row
 from runtime.sql.tables import metadata, outbox
@@ -190,3 +192,12 @@ def told(engine: Engine, *kinds: type[Control]) -> list[Control]:
         payloads = connection.execute(select(outbox.c.payload).order_by(outbox.c.id)).scalars()
         messages = [decode_control(payload) for payload in payloads]
     return [message for message in messages if not kinds or isinstance(message, kinds)]
+
+
+def with_certificate(engine: Engine, handle: int, made_us: int, ends_us: int, *, is_revoked: bool = False) -> None:
+    """Note that a device was given a certificate that is good in this time."""
+    device, issued = devices.get_device(engine, handle), Issued("PEM", f"sha256:{handle}-{made_us}", "1", "key", ends_us)
+    with writing(engine) as connection:
+        made = add_certificate(connection, replace(ADA, now_us=made_us), device, issued)
+    if is_revoked:
+        revoke(engine, ADA, handle, f"certificate-{made}")

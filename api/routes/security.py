@@ -25,7 +25,7 @@ from api.schemas.security import ExposureOut, InventoryTable, RotatedOut, Rotati
 from api.services import Behind
 from api.times import In, Zone
 from domain.errors import Conflict, InvalidInput, NotFound, PatientAttached, Unavailable
-from domain.exposure import BY_CODE, findings_of
+from domain.exposure import BY_CODE, MOST, findings_of
 from domain.permissions import Action
 from domain.thing_catalogue import thing_model
 from runtime.sql import devices
@@ -37,11 +37,11 @@ ExposureList = Annotated[Asking, may_list(Action.EXPOSURE_READ, at=near_ward)]
 ExposureRead = Annotated[Asking, may(Action.EXPOSURE_READ, at=of_device)]
 Credentials = Annotated[Unplaced, may_where_body_says(Action.DEVICE_CREDENTIAL)]
 _PLAIN: dict[str, Any] = {"content": {"text/plain": {"schema": {"type": "string"}}}}
-_TIMES = {"issued_us": "issued", "seen_us": "seen", "changed_us": "changed"}
+_TIMES = {"certificate_until_us": "certificate_until", "issued_us": "issued", "seen_us": "seen", "changed_us": "changed"}
 _SHOWN = (
     "hospital", "device_id", "model", "ward", "bed", "score", "findings", "is_isolated", "maker", "serial", "firmware",
-    "has_token", "issued_us", "seen_us", "door", "address", "over_tls", "credential", "client", "fingerprint", "changed_us",
-    "changes",
+    "has_token", "has_certificate", "certificate_until_us", "issued_us", "seen_us", "door", "address", "over_tls", "credential",
+    "client", "fingerprint", "changed_us", "changes",
 )  # fmt: skip
 
 
@@ -118,7 +118,7 @@ def _key(paged: Paging) -> tuple[int, int] | None:
     match paged.after:
         case None:
             return None
-        case (int(score), int(handle)):
+        case (int(score), int(handle)) if 0 <= score <= MOST and 0 <= handle < 2**32:
             return score, handle
         case _:
             raise InvalidInput("the cursor is not one of the inventory: expected that of a 'next' link")

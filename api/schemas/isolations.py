@@ -20,7 +20,9 @@ class IsolationIn(BaseModel):
         "on what it carries; the alarm says it.",
     )  # fmt: skip
     revoke_credentials: bool = Field(
-        False, description="Its token was stolen: it ends for good, and after the release the device needs a new one."
+        False,
+        description="They were stolen: its token, its certificates and its claim codes end for good, and after the release the "
+        "device needs new ones.",
     )
 
 

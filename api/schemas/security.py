@@ -25,7 +25,12 @@ class ExposedDevice(BaseModel):
     serial: str | None
     firmware: str | None
     has_token: bool
-    issued: str | None = Field(description="When its credential was issued, if that is known.")
+    has_certificate: bool = Field(description="One that is good now.")
+    certificate_until: str | None
+    issued: str | None = Field(
+        description="When the credential was issued that it came with last, if that is known; the younger of token and "
+        "certificate where it came with both, or never."
+    )
     seen: str | None
     door: str | None
     address: str | None
@@ -66,7 +71,7 @@ class ExposureOut(BaseModel):
     def of(cls, row: dict[str, Any], sighting: dict[str, Any] | None, zone: Zone) -> Self:
         shown = {name: row[name] for name in ExposedDevice.model_fields if name in row}
         bits, seen = row["findings"], sighting or {}
-        shown |= {name: zone.maybe(row[f"{name}_us"]) for name in ("issued", "seen", "changed")}
+        shown |= {name: zone.maybe(row[f"{name}_us"]) for name in ("certificate_until", "issued", "seen", "changed")}
         return cls(
             device=ExposedDevice(**shown | {"findings": [finding.code for finding in findings_of(bits)]}),
             findings=[FindingOut.of(finding) for finding in findings_of(bits)],

@@ -40,7 +40,8 @@ _decode_reject: Final = msgspec.json.Decoder(Reject).decode
 class Fates:
     """`rows`: NAMED columns with `fate`, and where it is stored the columns of PLACED; null where not. One row a reading.
 
-    `where`: `lake` or `tail`. `rejects`: sequences of refusals of the message. `version`: of the lake that was looked at.
+    `where`: `lake` or `tail`. `rejects`: sequences of refusals of these readings, with the reason of each. `version`: of the
+    lake that was looked at.
     """
 
     rows: pl.DataFrame
@@ -87,13 +88,17 @@ def query_for(readings: pl.DataFrame) -> ReadingQuery:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """The message whose readings they are. `is_applied`: None when no host says how far it is."""
+    """The message whose readings they are. `is_applied`: None when no host says how far it is.
 
-    shard: int
+    `shards`: whose hosts took it; more than one when a hospital was handed over. `hospitals`: of those readings.
+    """
+
+    shards: frozenset[int]
     sequence: int
     arrival_us: int
     stored_us: int
     is_applied: bool | None
+    hospitals: tuple[str, ...] = ()
 
 
 async def fates_of(behind: Backend, readings: pl.DataFrame, message: Taken, shards: list[int]) -> Fates:
@@ -117,29 +122,30 @@ async def fates_of(behind: Backend, readings: pl.DataFrame, message: Taken, shar
 
 
 async def _refused(behind: Backend, lost: pl.DataFrame, message: Taken) -> tuple[dict[int, str], dict[int, str]]:
-    """The refusals of this message by its host, and of these rows (`row`) those that are in one, with its reason."""
+    """The refusals of these rows (`row`) by a host, and the fate of each that is in one. Of others in the message nothing."""
     found, refused = dict[int, str](), dict[int, str]()
     async for kept in refusals(behind, message):
         reject = _decode_reject(kept.payload)
-        found[kept.sequence] = reject.reason
         try:
-            rows = named_rows(decode_frame(reject.payload).readings)
+            mine = lost.join(named_rows(decode_frame(reject.payload).readings), on=IDENTITY, how="semi")
         except (RejectedInput, IntegrityViolation):
-            refused |= dict.fromkeys(lost["row"].to_list(), reject.reason)  # the whole message, as it came
-            continue
-        refused |= dict.fromkeys(lost.join(rows, on=IDENTITY, how="semi")["row"].to_list(), reject.reason)
-    return found, {row: f"rejected: {reason}" for row, reason in refused.items()}
+            mine = lost  # the whole message, as it came
+        if not mine.is_empty():
+            found[kept.sequence] = reject.reason
+            refused |= dict.fromkeys(mine["row"].to_list(), f"rejected: {reject.reason}")
+    return found, refused
 
 
 async def refusals(behind: Backend, message: Taken) -> AsyncIterator[StreamMessage]:
-    """What the host of a shard refused of a message: the messages of the rejects' stream, once each."""
-    begins = f"host-{message.shard}-{message.sequence}-"
+    """What hosts refused of a message: the messages of the rejects' stream, once each."""
+    begins = tuple(f"host-{shard}-{message.sequence}-" for shard in message.shards)
     seen = set[str]()
     from_us, until_us = message.stored_us - _REJECTS_BEFORE_US, message.stored_us + _REJECTS_WITHIN_US
-    wanted = subjects.reject(None)  # a host's refusals name no hospital
     bus = behind.services.bus
-    async for kept in stored_between(bus, subjects.REJECTS_STREAM, wanted, from_us, until_us, most=_MOST_REJECTS):
-        reject = _decode_reject(kept.payload)
-        if reject.reject_id.startswith(begins) and reject.reject_id not in seen:
-            seen.add(reject.reject_id)
-            yield kept
+    for hospital in (None, *message.hospitals):  # only what is isolated is refused with its hospital's name
+        wanted = subjects.reject(hospital)
+        async for kept in stored_between(bus, subjects.REJECTS_STREAM, wanted, from_us, until_us, most=_MOST_REJECTS):
+            reject = _decode_reject(kept.payload)
+            if reject.reject_id.startswith(begins) and reject.reject_id not in seen:
+                seen.add(reject.reject_id)
+                yield kept

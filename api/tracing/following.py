@@ -29,7 +29,7 @@ _ALARM_WITHIN_US: Final = 120_000_000  # scores settle behind the readings they 
 _MOST_ALARMS: Final = 100  # notifications that are listed, the first ones
 _UNKNOWN: Final = (
     "what became of some readings: they are neither stored nor refused. They were doubles whose first copy is kept no more, "
-    "or their host has not said yet, or the refusal is kept no more"
+    "or their host has not said yet, or the refusal is kept no more, or too many others lie before it"
 )
 _CUT: Final = "where all of the readings lie: more of the lake could have some of them than is looked at"
 

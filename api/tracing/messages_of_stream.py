@@ -95,8 +95,8 @@ async def of_frame(asked: Tracing, message: StreamMessage, trace: str) -> TraceO
     taker = await taker_of(asked.behind, hospitals[0], shard, message) if hospitals else shard
     host, commit = await host_and_commit(asked.behind, taker, message)
     about = Taken(
-        shard, message.sequence, frame.header.arrival_us, message.stored_us,
-        None if host is None else host.applied >= message.sequence,
+        frozenset({shard, taker}), message.sequence, frame.header.arrival_us, message.stored_us,
+        None if host is None else host.applied >= message.sequence, tuple(hospitals),
     )  # fmt: skip
     tails = sorted({shard, taker, *await shards_of(asked.behind, hospitals)})
     fates = await fates_of(asked.behind, inside.listed.select(*NAMED), about, tails)
@@ -141,16 +141,24 @@ async def _damaged(asked: Tracing, message: StreamMessage, key: OfReceipt) -> Tr
     """A message that cannot be read: of whom it was is not known, so it is the region's."""
     if not asked.is_of_region:
         raise unknown(key)
-    steps, rejects = Steps(unknown=["whose readings they were: the message cannot be read"]), list[str]()
+    steps = Steps(unknown=["whose readings they were: the message cannot be read"])
     stored(steps, message)
-    async for kept in refusals(asked.behind, Taken(key.shard, key.sequence, 0, message.stored_us, is_applied=None)):
-        reject = msgspec.json.decode(kept.payload, type=Reject)
-        rejects.append(f"reject-{kept.sequence}")
-        steps.add("rejected", reject.received_us, f"refused by its host: {reject.reason}", reason=reject.reason)
+    taken_by = Taken(frozenset({key.shard}), key.sequence, 0, message.stored_us, is_applied=None)
+    rejects = await _rejected(asked, steps, taken_by)
     return TraceOut(
         trace=str(key), receipt=str(key), kind="unknown", kept_in=["stream"], steps=steps.out(asked.zone), rejects=rejects,
         unknown=steps.unknown,
     )  # fmt: skip
+
+
+async def _rejected(asked: Tracing, steps: Steps, message: Taken) -> list[str]:
+    """Note as steps what hosts refused of a message that is one whole; the names of these rejects."""
+    rejects = list[str]()
+    async for kept in refusals(asked.behind, message):
+        reject = msgspec.json.decode(kept.payload, type=Reject)
+        rejects.append(f"reject-{kept.sequence}")
+        steps.add("rejected", reject.received_us, f"refused by its host: {reject.reason}", reason=reject.reason)
+    return rejects
 
 
 # ---- events of devices
@@ -172,6 +180,8 @@ async def _of_event(asked: Tracing, message: StreamMessage, key: OfReceipt) -> T
     steps = Steps(unknown=["by which door it came: that is remembered of readings alone"])
     stored(steps, message)
     taken(steps, taker, key.sequence, host, None)
+    shards, hospital = frozenset({key.shard, taker}), (event.hospital_id,)
+    rejects = await _rejected(asked, steps, Taken(shards, key.sequence, 0, message.stored_us, None, hospital))
     name = await device_name(asked, event.handle)
     said_us = (message.stored_us, message.stored_us + _EVENT_SLACK_US)
     found = await alarms_between(asked, [event.handle], min(event.at_us, said_us[0]) - _EVENT_SLACK_US, said_us[1])
@@ -180,7 +190,7 @@ async def _of_event(asked: Tracing, message: StreamMessage, key: OfReceipt) -> T
     return TraceOut(
         trace=str(key), receipt=str(key), kind="event", kept_in=["stream"], steps=steps.out(asked.zone),
         senders=[SenderOut(sender=name, handle=event.handle)],
-        alarms=[await traced_alarm(asked, one, None) for one in alarms], unknown=steps.unknown,
+        alarms=[await traced_alarm(asked, one, None) for one in alarms], rejects=rejects, unknown=steps.unknown,
     )  # fmt: skip
 
 

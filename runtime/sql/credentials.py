@@ -145,10 +145,15 @@ def renew(
     """Another certificate for a device that has shown who it is. What it showed is good for `overlap_us` beside it.
 
     Asked again with the key of its newest certificate, well before that ends, it is given that one: an answer may be lost.
-    Raises Conflict when it is retired, or has too many.
+    Raises Conflict when it is retired or isolated, or has too many, Unauthenticated when what it showed is good no more: a
+    door may not know that yet.
     """
     with writing(engine) as connection:
         device = _in_service(connection, handle)
+        mine = select(device_certificates.c.fingerprint).where(device_certificates.c.handle == handle)
+        held = {*connection.execute(_good(mine, now_us)).scalars(), device["token_digest"]} - {None}
+        if not Standing(frozenset(held), device["needs_certificate"]).holds(shown):
+            raise Unauthenticated(f"what device {_name(device)} showed is good no more")
         author = Author(_name(device), None, now_us)
         own = select(device_certificates).where(
             device_certificates.c.handle == handle, device_certificates.c.key_digest == asked.key_digest

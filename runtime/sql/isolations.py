@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine, Select, insert, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from domain.errors import Conflict, InvalidInput, PatientAttached
+from domain.labels import LABELS, label_of
 from domain.messages import DeviceIsolated
 from domain.permissions import Reach
 from runtime.data_keys import Owner
@@ -24,7 +25,7 @@ from runtime.sql.isolation_tables import is_isolated, isolations
 from runtime.sql.records import Author, Page, Row, log_write, one, page, tell_hosts
 from runtime.sql.sealed import open_texts, place_of_isolation, shut_text
 from runtime.sql.sighting_tables import sightings
-from runtime.sql.tables import associations, devices
+from runtime.sql.tables import associations, devices, patients
 from runtime.sql.within import DEVICES, within
 
 _SHOWN_PATIENTS: Final = 5
@@ -34,11 +35,15 @@ _OF_DEVICE: Final = tuple(devices.c[name] for name in ("hospital_id", "device_id
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """A device that is on a patient, now or soon: the one that is asked about, or one that it carries."""
+    """A device that is on a patient, now or soon: the one that is asked about, or one that it carries.
+
+    `patient_level`: as `patients.level`, None where nothing is said.
+    """
 
     handle: int
     device_id: str
     patient_key: str
+    patient_level: int | None = None
 
 
 def attached_to(engine: Engine, handle: int, now_us: int) -> list[Attached]:
@@ -200,8 +205,9 @@ def _attached(connection: Connection, handle: int, now_us: int) -> list[Attached
 
 def _worn(which: ColumnElement[bool], now_us: int) -> Select[Any]:
     return (
-        select(devices.c.handle, devices.c.device_id, associations.c.patient_key)
+        select(devices.c.handle, devices.c.device_id, associations.c.patient_key, patients.c.level)
         .join(associations, associations.c.device_handle == devices.c.handle)
+        .join(patients, patients.c.patient_key == associations.c.patient_key)
         .where(
             which, associations.c.superseded_us.is_(None),
             or_(associations.c.end_us.is_(None), associations.c.end_us > now_us),
@@ -211,12 +217,14 @@ def _worn(which: ColumnElement[bool], now_us: int) -> Select[Any]:
 
 
 def _check_known(name: str, attached: Sequence[Attached], known: Collection[str]) -> None:
-    keys = sorted({one.patient_key for one in attached} - set(known))
-    if keys:
-        some = ", ".join(keys[:_SHOWN_PATIENTS]) + (", …" if len(keys) > _SHOWN_PATIENTS else "")
+    """Who is protected above others is counted, not named: whoever isolates need not be one who may know of them."""
+    unknown = {one.patient_key: one.patient_level for one in attached if one.patient_key not in known}
+    if unknown:
+        keys = sorted(key for key, level in unknown.items() if label_of("patients", level) == LABELS["patients"])
+        some = [*keys[:_SHOWN_PATIENTS], "…"] if len(unknown) > len(keys[:_SHOWN_PATIENTS]) else keys
         raise PatientAttached(
-            f"device {name} is on {len(keys)} patient{'s' if len(keys) > 1 else ''} ({some}): tell the ward, then name the "
-            "doctor or nurse of it who knows (confirmed_by); or take it off them first"
+            f"device {name} is on {len(unknown)} patient{'s' if len(unknown) > 1 else ''} ({', '.join(some)}): tell the ward, "
+            "then name the doctor or nurse of it who knows (confirmed_by); or take it off them first"
         )
 
 

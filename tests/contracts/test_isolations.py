@@ -60,6 +60,15 @@ def test_a_device_is_not_cut_off_from_a_patient_of_whom_nobody_named_knows(engin
     assert (row["patients"], row["confirmed_by"]) == (1, "li.na")
 
 
+def test_a_patient_who_is_protected_above_others_is_counted_and_not_named(engine: Engine, hospital: SmallHospital) -> None:
+    key = hospital.patient["patient_key"]
+    put_on(engine, hospital, hospital.monitor["handle"])
+    patients.update_patient(engine, ADA, key, {"level": 5}, version=None)
+    with pytest.raises(PatientAttached, match="on 1 patient") as refused:
+        isolations.isolate(engine, later(1), hospital.monitor["handle"])
+    assert key not in str(refused.value)
+
+
 def test_a_gateway_is_on_the_patients_of_all_that_it_carries(engine: Engine, hospital: SmallHospital) -> None:
     gateway, monitor, key = hospital.gateway["handle"], hospital.monitor["handle"], hospital.patient["patient_key"]
     put_on(engine, hospital, monitor)

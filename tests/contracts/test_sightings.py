@@ -11,11 +11,12 @@ from domain.sightings import Sighting, client_words, fingerprint_of, parts_of
 from gateways.sightings import Sightings
 from runtime.clock import ManualClock
 from runtime.sql import isolations
-from runtime.sql.devices import retire_device, update_device
+from runtime.sql.credentials import revoke
+from runtime.sql.devices import retire_device, rotate_token, update_device
 from runtime.sql.inventory import inventory
 from runtime.sql.sightings import keep_sightings, sighting_of
 from tests.doors import MONITOR
-from tests.sql_fixtures import ADA, NOW_US, SmallHospital
+from tests.sql_fixtures import ADA, NOW_US, SmallHospital, with_certificate
 
 pytestmark = pytest.mark.clause("8.4a")
 
@@ -115,12 +116,41 @@ def test_the_inventory_has_each_device_in_service_once_with_what_is_known_of_it(
     )
     isolations.isolate(engine, ADA, pump.handle)
     retire_device(engine, ADA, hospital.monitor["handle"], version=None)
-    rows = {row["device_id"]: row for row in inventory(engine).iter_rows(named=True)}
+    rows = {row["device_id"]: row for row in inventory(engine, NOW_US).iter_rows(named=True)}
     assert set(rows) == {"gw-1", "pump-3"}
     known = ("serial", "firmware", "maker", "is_isolated", "seen_us", "over_tls", "has_token", "issued_us", "is_default")
     assert [rows["pump-3"][name] for name in known] == [
         "S1", "2.5", "M", True, NOW_US + 3_000_000, True, True, NOW_US, False,
     ]  # fmt: skip
     assert [rows["gw-1"][name] for name in known[:5]] == [None, None, None, False, None]
-    (alone,) = inventory(engine, pump.handle).iter_rows(named=True)
+    (alone,) = inventory(engine, NOW_US, pump.handle).iter_rows(named=True)
     assert alone == rows["pump-3"]
+
+
+def test_the_inventory_knows_tokens_and_certificates_and_the_age_of_what_a_device_comes_with(
+    pump: Seen, hospital: SmallHospital
+) -> None:
+    engine, gateway, day_us = pump.engine, hospital.gateway["handle"], 86_400_000_000
+    rotate_token(engine, ADA, pump.handle)
+    revoke(engine, ADA, gateway, "token")
+    with_certificate(engine, gateway, NOW_US - 9 * day_us, NOW_US + day_us)
+    with_certificate(engine, gateway, NOW_US - 7 * day_us, NOW_US + 5 * day_us)
+    with_certificate(engine, gateway, NOW_US - 5 * day_us, NOW_US + 9 * day_us, is_revoked=True)
+    with_certificate(engine, gateway, NOW_US - 4 * day_us, NOW_US)
+    with_certificate(engine, pump.handle, NOW_US - 3 * day_us, NOW_US + day_us)
+
+    def known(device_id: str) -> tuple[object, ...]:
+        row = next(row for row in inventory(engine, NOW_US).iter_rows(named=True) if row["device_id"] == device_id)
+        return tuple(row[name] for name in ("has_token", "has_certificate", "certificate_until_us", "issued_us"))
+
+    assert known("mon-7") == (False, False, None, None)
+    assert known("gw-1") == (False, True, NOW_US + 5 * day_us, NOW_US - 7 * day_us)
+    assert known("pump-3") == (True, True, NOW_US + day_us, NOW_US)  # it never came: the younger
+    for number, (credential, issued_us) in enumerate(
+        (("certificate", NOW_US - 3 * day_us), ("token", NOW_US), ("certificate and token", NOW_US)), start=1
+    ):
+        keep_sightings(engine, [Sighting(pump.handle, "mqtt", "10.0.0.7", True, "pump", NOW_US + number, credential)])
+        assert known("pump-3")[3] == issued_us, credential
+    revoke(engine, ADA, pump.handle, "token")
+    keep_sightings(engine, [Sighting(pump.handle, "mqtt", "10.0.0.7", True, "pump", NOW_US + 9, "token")])
+    assert known("pump-3")[3] == NOW_US - 3 * day_us  # what it came with is good no more

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from collections.abc import Iterator
@@ -10,6 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
+from domain.frames import encode_frame
+from domain.metrics import metric_of
+from domain.readings import ReadingBatch
+from runtime.clock import SystemClock
 from tests.running_platform import RunningPlatform, start_platform, wait_until
 
 pytestmark = [
@@ -39,9 +44,9 @@ def send(platform: RunningPlatform, token: str, value: float) -> int:
         return 0
 
 
-def order(platform: RunningPlatform, path: str) -> None:
+def order(platform: RunningPlatform, path: str, device: str = DEVICE) -> None:
     with platform.http() as http:
-        answer = http.post(f"/devices/{DEVICE}/isolation{path}", json={})
+        answer = http.post(f"/devices/{device}/isolation{path}", json={})
     assert answer.is_success, answer.text
 
 
@@ -66,6 +71,39 @@ def kill(platform: RunningPlatform, name: str) -> None:
         return pids[name] not in now.values() and len(now) >= len(pids)
 
     wait_until(is_replaced, 90, lambda: platform.log("up.log")[-2000:])
+
+
+def test_what_a_gateway_carries_of_it_is_cut_off_once_the_api_that_died_after_the_order_is_back(
+    platform: RunningPlatform,
+) -> None:
+    """The order waits in the outbox meanwhile; the delay is that of the API's return, and what came until then is stored."""
+    hospital = f"{HOSPITAL}2"
+    platform.register_monitor(hospital)
+    both = ({"device_id": "gw", "model": "gateway", "with_token": True}, {"device_id": "mon-2", "gateway_id": "gw"})
+    with platform.http() as http:
+        made = [http.post("/devices", json={"hospital_id": hospital, "model": "monitor"} | more).json() for more in both]
+    (gateway, carried), token = (one["device"]["handle"] for one in made), made[0]["token"]
+    numbers = itertools.count(1)
+
+    def bring() -> bool:
+        """Whether the door takes another reading of the carried device."""
+        batch = ReadingBatch.of(
+            handle=carried, metric=metric_of("heart_rate").id, time_us=SystemClock().now_us(), value=70.0, source=gateway,
+            sequence=next(numbers),
+        )  # fmt: skip
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/vnd.vitalgrid.frame"}
+        url = f"http://127.0.0.1:{platform.connection.http_port}/v1/frames"
+        frame = encode_frame(batch, source=gateway, sequence=1, arrival_us=SystemClock().now_us())
+        return httpx.post(url, content=frame, headers=headers, timeout=20).is_success
+
+    def refused() -> list[dict[str, Any]]:
+        assert bring()
+        return items(platform, "/rejects", reason="isolated", hospital=hospital)
+
+    wait_until(lambda: bring() and items(platform, "/readings", device=f"{hospital}/mon-2"), 30)
+    order(platform, "", f"{hospital}/mon-2")
+    kill(platform, "api")
+    wait_until(refused, 60)
 
 
 def test_an_isolated_device_stays_so_when_api_doors_and_hosts_are_killed(platform: RunningPlatform) -> None:

@@ -32,7 +32,7 @@ NAME, REF, LOW, PLAIN = "Ouyang Canary", "MRN-canary-77", "71.25", "97.125"
 
 @dataclass
 class Traced:
-    """A platform with a monitor on a patient, a gateway, and engineers of this hospital and of another."""
+    """A platform with a monitor on a patient, a gateway, and engineers of this hospital, of another and of one ward."""
 
     platform: RunningPlatform
     token: str
@@ -40,6 +40,7 @@ class Traced:
     patient_key: str
     engineer: str
     stranger: str
+    of_ward: str
     texts: list[str] = field(default_factory=list)  # every trace that was given
 
     def get(self, path: str, token: str | None = None, **params: Any) -> httpx.Response:
@@ -113,10 +114,13 @@ def _filled(platform: RunningPlatform) -> Traced:
         make("/associations", hospital_id=HOSPITAL, device_id="mon-1", patient_key=patient, start="2026-01-01T00:00:00Z")
         gateway = make("/devices", hospital_id=HOSPITAL, device_id="gw-1", model="gateway", with_token=True)
         carried = {"hospital_id": HOSPITAL, "model": "monitor", "gateway_id": "gw-1"}
-        handles = [make("/devices", device_id=f"mon-{n}", **carried)["device"]["handle"] for n in (8, 9)]
+        handles = [
+            make("/devices", device_id=name, ward_id=ward, **carried)["device"]["handle"]
+            for name, ward in (("mon-8", "w1"), ("mon-9", "w2"))
+        ]
         engineers = [
-            make("/tokens", name=f"engineer-{place}", role="biomedical-engineer", place=place)["token"]
-            for place in (HOSPITAL, "sz.other")
+            make("/tokens", name=f"engineer-{place.replace('/', '-')}", role="biomedical-engineer", place=place)["token"]
+            for place in (HOSPITAL, "sz.other", f"{HOSPITAL}/w1")
         ]
     about = {"token": gateway["token"], "handle": gateway["device"]["handle"], "carries": handles}
     return Traced(platform, token, about, patient, *engineers)
@@ -206,6 +210,39 @@ def test_a_gateways_frame_is_followed_for_each_of_its_devices(traced: Traced) ->
     assert ["late" in one["marks"] for one in trace["readings"]] == [False, False, True]
     one = traced.trace(answer["receipt"], device=f"{HOSPITAL}/mon-8")
     assert ([reading["handle"] for reading in one["readings"]], one["readings_not_listed"]) == ([first], 2)
+
+
+@pytest.mark.clause("7.2b")
+@pytest.mark.clause("8.4d")
+def test_of_a_frame_of_two_wards_an_engineer_of_one_sees_what_became_of_its_own_devices(traced: Traced) -> None:
+    gateway, now_us = traced.gateway, SystemClock().now_us()
+    first, second = gateway["carries"]
+    with traced.platform.http() as http:
+        assert http.post(f"/devices/{HOSPITAL}/mon-9/isolation", json={}).is_success
+    batch = ReadingBatch.of(
+        handle=[first, second], metric=metric_of("heart_rate").id, time_us=now_us, value=float(PLAIN),
+        source=gateway["handle"], sequence=[11, 12],
+    )  # fmt: skip
+    frame = encode_frame(batch, source=gateway["handle"], sequence=2, arrival_us=now_us)
+    answer, _ = traced.curl("/v1/frames", gateway["token"], frame, "application/vnd.vitalgrid.frame")
+    wanted = {"stored": 1, "rejected: isolated": 1}
+
+    def followed() -> dict[str, Any] | None:
+        found = traced.trace(answer["receipt"])
+        return found if found["fates"] == wanted else None
+
+    whole = wait_until(followed, 20, lambda: traced.texts[-1])
+    (reject,) = whole["rejects"]
+    assert traced.trace(reject)["senders"][0]["sender"] == f"{HOSPITAL}/gw-1"
+    own = traced.get(f"/traces/{answer['receipt']}", traced.of_ward).json()
+    assert ([one["handle"] for one in own["readings"]], own["fates"], own["rejects"]) == ([first], {"stored": 1}, [])
+    assert (own["readings_of_others"], own["readings_not_listed"]) == (1, 0)
+    assert "mon-9" not in json.dumps(own)
+    other = traced.get(f"/traces/{answer['receipt']}", traced.of_ward, device=f"{HOSPITAL}/mon-9")
+    assert other.status_code == traced.get(f"/traces/{reject}", traced.of_ward).status_code == 404
+    assert traced.get("/traces", traced.of_ward, device=f"{HOSPITAL}/mon-9").status_code == 403
+    with traced.platform.http() as http:
+        assert http.post(f"/devices/{HOSPITAL}/mon-9/isolation/release").is_success
 
 
 def test_what_a_device_said_is_followed_to_its_alarm(traced: Traced) -> None:

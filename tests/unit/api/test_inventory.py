@@ -14,13 +14,15 @@ from sqlalchemy import Engine
 
 from api.inventory import is_within, newest_firmware, version_of
 from api.paging import encode_cursor
+from domain.exposure import DAY_US
 from domain.labels import label_of
 from domain.permissions import Level, Located, Reach
 from domain.principals import Place
 from domain.sightings import Sighting
 from runtime.clock import ManualClock
-from runtime.sql.devices import device_of_token
+from runtime.sql.devices import device_of_token, find_device
 from runtime.sql.sightings import keep_sightings
+from tests.sql_fixtures import with_certificate
 from tests.unit.api.conftest import client_of, make
 
 pytestmark = [pytest.mark.clause("8.4a"), pytest.mark.clause("8.4b")]
@@ -72,8 +74,9 @@ async def test_it_is_filtered_and_paged(client: httpx.AsyncClient, tokens: dict[
     assert (await client.get("security/inventory", params={"finding": "magic"})).status_code == 422
     first = (await client.get("security/inventory", params={"limit": 3})).json()
     assert first["matched"] == 4
-    forged = encode_cursor(["a"], "/api/v1/security/inventory?[]")
-    assert (await client.get("security/inventory", params={"cursor": forged})).status_code == 422
+    for key in (["a"], [10**60, 1], [1, -1]):
+        forged = encode_cursor(key, "/api/v1/security/inventory?[]")
+        assert (await client.get("security/inventory", params={"cursor": forged})).status_code == 422
     rest = (await client.get(f"http://test{first['next']}")).json()
     assert ([row["device_id"] for row in rest["items"]], rest["next"]) == (["mon-2"], None)
 
@@ -114,6 +117,22 @@ async def test_one_device_is_shown_with_remedies_and_what_changed(
     assert (await client.get("security/inventory/sz.h001/nothing")).status_code == 404
     await make(client, "devices/sz.h001/mon-3/retire", None, **{"If-Match": '"1"'})
     assert (await client.get("security/inventory/sz.h001/mon-3")).status_code == 404
+
+
+async def test_a_certificate_is_shown_and_the_token_beside_it_is_found(
+    client: httpx.AsyncClient, tokens: dict[str, str], engine: Engine, clock: ManualClock
+) -> None:
+    shown = (await client.get("security/inventory/sz.h001/mon-2")).json()
+    handle, made_us = find_device(engine, "sz.h001", "mon-2")["handle"], clock.now_us()
+    with_certificate(engine, handle, made_us, made_us + 30 * DAY_US)
+    both = (await client.get("security/inventory/sz.h001/mon-2")).json()
+    assert (shown["device"]["has_certificate"], shown["device"]["certificate_until"]) == (False, None)
+    assert both["device"]["has_certificate"]
+    assert both["device"]["certificate_until"] is not None
+    assert "token-beside-certificate" in [one["code"] for one in both["findings"]]
+    clock.advance(31 * 86_400)
+    ended = (await client.get("security/inventory/sz.h001/mon-2")).json()
+    assert "token-beside-certificate" not in [one["code"] for one in ended["findings"]]
 
 
 async def test_many_credentials_are_rotated_or_none(client: httpx.AsyncClient, tokens: dict[str, str], engine: Engine) -> None:

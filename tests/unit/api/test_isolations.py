@@ -11,7 +11,10 @@ from sqlalchemy import Engine
 
 from domain.messages import DeviceIsolated
 from domain.principals import Grant, Place, Role
+from domain.sightings import Sighting
 from runtime.sql import users
+from runtime.sql.devices import find_device
+from runtime.sql.sightings import keep_sightings
 from tests.sql_fixtures import ADA, told
 from tests.unit.api.conftest import client_of, make
 
@@ -127,3 +130,28 @@ async def test_a_nurse_may_not_isolate_and_her_station_neither(app: FastAPI, bed
         async with client_of(app, f"{role}@sz.h001/icu") as other:
             other.base_url = httpx.URL("http://test/api/v1/")
             assert (await other.post(PATH, json={}, headers=BECAUSE)).status_code == 403
+
+
+@pytest.mark.clause("7.2b")
+@pytest.mark.parametrize(
+    ("who", "shown"),
+    [
+        ("biomedical-engineer@sz.h001/icu", True), ("biomedical-engineer@sz.h001", True), ("security-administrator@sz", True),
+        ("biomedical-engineer@sz.h001/er", False), ("biomedical-engineer@sz.h002", False),
+    ],
+)  # fmt: skip
+async def test_whoever_is_elsewhere_sees_neither_isolations_nor_addresses(
+    app: FastAPI, client: httpx.AsyncClient, bed: Bed, engine: Engine, who: str, *, shown: bool
+) -> None:
+    await make(client, "hospitals", {"id": "sz.h002", "name": "B", "tier": "primary", "beds": 10})
+    handle = find_device(engine, "sz.h001", "mon-8")["handle"]
+    keep_sightings(engine, [Sighting(handle, "mqtt", "10.0.0.8", True, "mon-8", 1)])
+    await make(client, "devices/sz.h001/mon-8/isolation", {}, **BECAUSE)
+    async with client_of(app, who) as other:
+        other.base_url = httpx.URL("http://test/api/v1/")
+        assert len((await other.get("isolations")).json()["items"]) == shown
+        assert (await other.get("security/blocklist")).text == ("10.0.0.8\n" if shown else "")
+        named = await other.get("devices/sz.h001/mon-8/isolations")
+        assert named.status_code == (200 if shown else 403)
+        released = await other.post("devices/sz.h001/mon-8/isolation/release", headers=BECAUSE)
+        assert released.status_code == (200 if shown else 403)

@@ -56,6 +56,7 @@ HARMLESS: Final = {
         association checks dedicated door dry_run error free_bytes incomplete_shards intended_use is_cut items lag lake_version
         live_unavailable next ok path place ready refused region reports row rows says silent_s status storage target title
         topic total type""",
+    "what a device proves with who it is": "has_certificate certificate_until",
     "what a device sent, for those who repair devices": "payload_base64 payload_bytes payload_text",
     "what was asked for in an export; parts of names are taken out where it is recorded": "query",
     "of the access log: actions, opaque keys, sealed reasons": "commitment event event_bytes index salt what",

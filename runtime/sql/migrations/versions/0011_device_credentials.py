@@ -15,7 +15,7 @@ def upgrade() -> None:
     op.create_table(
         "device_certificates",
         sa.Column("id", _ID, primary_key=True, autoincrement=True),
-        sa.Column("handle", _ID, sa.ForeignKey("devices.handle"), nullable=False, index=True),
+        sa.Column("handle", _ID, sa.ForeignKey("devices.handle"), nullable=False),
         sa.Column("fingerprint", sa.String(80), nullable=False, unique=True),
         sa.Column("serial", sa.String(42), nullable=False),
         sa.Column("key_digest", sa.String(64), nullable=False),
@@ -26,6 +26,8 @@ def upgrade() -> None:
         sa.Column("revoked_us", sa.BigInteger(), nullable=True),
         sa.Column("made_by", sa.String(200), nullable=False),
     )
+    counted = ["handle", "revoked_us", "until_us", "made_us"]
+    op.create_index("ix_device_certificates_handle", "device_certificates", counted)
     op.create_table(
         "claim_codes",
         sa.Column("id", _ID, primary_key=True, autoincrement=True),
