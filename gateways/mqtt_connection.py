@@ -289,6 +289,7 @@ class MqttConnection(asyncio.Protocol):
                 return False
             if wait_s:
                 await asyncio.sleep(wait_s)
+                self._door.recheck()  # it may have been revoked meanwhile: who is not admitted yet was not looked at
         return self._state is _State.IDENTIFYING
 
     def _refuse(self, code: ConnectCode, why: str) -> None:
@@ -368,6 +369,8 @@ class MqttConnection(asyncio.Protocol):
             self._not_stored(packet, owed, error)
         else:
             owed.receipt = stored.result()
+            if self.sender is not None:
+                self._door.watch.stored(self.sender, DOOR, self.address, owed.receipt)
             self._door.counters.readings += owed.receipt.readings
             self._answered(owed)
 

@@ -112,9 +112,11 @@ async def test_what_is_no_good_request_is_refused_and_uses_no_code_up(
         der = bytearray(forged.request.read_bytes())
         der[-1] ^= 1
         forged.request.write_bytes(der)
+        newer = Held(good.key, tmp_path / "newer", good.certificate)  # of a version that there is not
+        newer.request.write_bytes(bytes(der).replace(b"\x02\x01\x00", b"\x02\x01\x05", 1))
         large = Held(good.key, tmp_path / "large", good.certificate)
         large.request.write_bytes(b"x" * 20_000)
-        for held in (weak, text, forged, large):
+        for held in (weak, text, forged, newer, large):
             assert (await doors.claim(code, held))[0] == 422
         assert (await doors.claim(code, good))[0] == 200
 
