@@ -95,6 +95,7 @@ class MqttConnection(asyncio.Protocol):
         self.sender: Sender | None = None
         self.connection_id, self.since_us = "", 0  # by which logs and traces name it; when it was admitted
         self.client_id = ""
+        self.sighting_due_s = _NEVER  # when the door notes that it is still there
         self.will: Will | None = None
         self.why_ended = "lost"
 
