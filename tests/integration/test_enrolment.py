@@ -18,6 +18,7 @@ from runtime.device_authority import DeviceAuthority
 from runtime.sql import devices
 from runtime.sql.credentials import credentials_of, revoke
 from runtime.sql.devices import NewDevice
+from tests.doors import run
 from tests.enrolment import HOUR_US, Doors, Held, open_doors
 from tests.openssl import needs_openssl, openssl
 from tests.sql_fixtures import ADA, HOSPITAL, SmallHospital
@@ -69,6 +70,17 @@ async def test_a_claim_code_works_once_however_many_ask_at_once(
         helds = [None if wants_token else Held.make(tmp_path, f"pump-{number}") for number in range(20)]
         answers = await asyncio.gather(*(doors.claim(code, held) for held in helds))
         assert sorted(status for status, _ in answers) == [200] + [409] * 19
+
+
+@pytest.mark.clause("5.4a")
+async def test_our_own_client_speaks_by_a_certificate_alone(engine: Engine, hospital: SmallHospital, tmp_path: Path) -> None:
+    async with open_doors(engine, tmp_path) as doors:
+        held = await doors.enrolled(hospital.monitor["handle"], "monitor")
+        client = [sys.executable, "-m", "gateways.device_client", "--port", str(doors.mqtt_port), "--ca", str(doors.ca)]
+        say = [*client, "--reading", "heart_rate=72"]
+        assert await run(*say, "--cert", str(held.certificate), "--key", str(held.key)) == (0, "1 readings are stored\n")
+        assert (await run(*say))[0] == 2
+        assert doors.handles() == [hospital.monitor["handle"]]
 
 
 @pytest.mark.clause("5.4a")
