@@ -26,6 +26,7 @@ _WORDS: Final = {
     SecurityKind.REPLAY: "messages of it were sent again",
     SecurityKind.SPOOFING: "it spoke for others than itself",
     SecurityKind.CLIENT_ID: "it called itself by the client id of others",
+    SecurityKind.COUNTS_ANEW: "it began to number its messages again and again",
 }
 
 

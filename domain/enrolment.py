@@ -39,6 +39,11 @@ def fingerprint_of(der: bytes) -> str:
     return f"sha256:{hashlib.sha256(der).hexdigest()}"
 
 
+def is_certificate(credential: str) -> bool:
+    """Whether that is the fingerprint of a certificate; else it is the digest of a token."""
+    return credential.startswith("sha256:")
+
+
 EnrolmentAsked = ClaimAsked | RenewalAsked
 _decoder: Final = msgspec.json.Decoder(EnrolmentAsked)
 

@@ -102,6 +102,7 @@ class SecurityKind(StrEnum):
     REPLAY = "replay"  # a message came again that no honest sender would send again
     SPOOFING = "spoofing"  # it spoke for a device, or numbered in the name of one, that is not its own
     CLIENT_ID = "client-id"  # it called itself by an MQTT client id that another sender uses
+    COUNTS_ANEW = "counts-anew"  # after a silence its numbers began again, with no time that tells it from a replay
 
 
 class SecurityNotice(msgspec.Struct, frozen=True, tag="security-notice"):

@@ -42,11 +42,15 @@ class Sender:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Proof that readings are kept: the stream position of the frame that carries them. Of an event, `readings` is 0."""
+    """Proof that readings are kept: the stream position of the frame that carries them. Of an event, `readings` is 0.
+
+    `counts_anew`: with them their sender began to number from the start again, and did not say when it did.
+    """
 
     shard: int
     stream_sequence: int
     readings: int
+    counts_anew: bool = False
 
 
 class KeptIn(StrEnum):

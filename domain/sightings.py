@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import msgspec
 
+from domain.enrolment import is_certificate
+
 _CLIENT_CHARS: Final = 120
 _FORMULA: Final = ("=", "+", "-", "@")
 _FINGERPRINT_CHARS: Final = 32
@@ -21,7 +23,10 @@ HTTP: Final = "http"
 
 
 class Sighting(msgspec.Struct, frozen=True):
-    """A device was let in at a door. `client`: MQTT's client id or HTTP's User-Agent, in the device's own words."""
+    """A device was let in at a door. `client`: MQTT's client id or HTTP's User-Agent, in the device's own words.
+
+    `credentials`: what it showed, as digest of a token or fingerprint of a certificate; no secrets.
+    """
 
     handle: int
     door: str
@@ -29,7 +34,15 @@ class Sighting(msgspec.Struct, frozen=True):
     over_tls: bool
     client: str
     at_us: int
-    credential: str = "token"  # the kind of what it showed
+    credentials: tuple[str, ...] = ()
+
+    @property
+    def credential(self) -> str:
+        """The kind of what it showed."""
+        certificates = sum(map(is_certificate, self.credentials))
+        if not certificates:
+            return "token"
+        return "certificate" if certificates == len(self.credentials) else "both"
 
 
 def client_words(text: str) -> str:

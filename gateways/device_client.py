@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import contextlib
 import hashlib
+import secrets
 import ssl
 import sys
 from collections import deque
@@ -62,13 +63,16 @@ class _Message:
 
 
 class DeviceClient:
-    """See module. One connection at a time; `reconnects` counts those made after the first was lost."""
+    """See module. One connection at a time; `reconnects` counts those made after the first was lost.
+
+    `token` None: who it is, is said by the certificate that `tls` shows.
+    """
 
     def __init__(
         self,
         host: str,
         port: int,
-        token: str,
+        token: str | None,
         *,
         client_id: str | None = None,
         tls: ssl.SSLContext | None = None,
@@ -77,7 +81,7 @@ class DeviceClient:
     ) -> None:
         self._address = (host, port)
         self._tls = tls
-        digest = hashlib.sha256(token.encode()).hexdigest()
+        digest = hashlib.sha256((token or secrets.token_hex(8)).encode()).hexdigest()
         self._hello = Connect(client_id or f"vg-{digest[:16]}", _KEEP_ALIVE_S, username=token)
         self._spread = 0.5 + int(digest[:4], 16) / 2**16  # clients that lost one door do not come back all at once
         self._max_in_flight = max_in_flight
@@ -324,17 +328,27 @@ class _Link(asyncio.Protocol):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Send readings once: `python -m gateways.device_client --token … --reading heart_rate=72`, with `--ca FILE` by TLS."""
+    """Send readings once: `python -m gateways.device_client --token … --reading heart_rate=72`, with `--ca FILE` by TLS;
+    with `--cert FILE --key FILE` by a certificate, the token beside it or not.
+    """
     parser = argparse.ArgumentParser(prog="python -m gateways.device_client", description="Send readings as a device.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=1883)
-    parser.add_argument("--token", required=True)
+    parser.add_argument("--token")
+    parser.add_argument("--cert", metavar="FILE", help="its certificate, as enrolment gave it; takes --ca and --key")
+    parser.add_argument("--key", metavar="FILE", help="the key of its certificate")
     parser.add_argument("--ca", metavar="FILE", help="speak TLS with a door whose authority this is, such as var/pki/ca.pem")
     parser.add_argument("--reading", action="append", required=True, metavar="METRIC=VALUE[UNIT]", help="may be repeated")
     given = parser.parse_args(arguments)
+    if given.token is None and given.cert is None:
+        parser.error("expected --token, or --cert with --key and --ca")
+    if given.cert is not None and (given.ca is None or given.key is None):
+        parser.error("--cert takes --key and --ca")
     refusals: list[dict[str, str]] = []
     try:
         tls = ssl.create_default_context(cafile=given.ca) if given.ca else None
+        if tls is not None and given.cert is not None:
+            tls.load_cert_chain(given.cert, given.key)
         client = DeviceClient(given.host, given.port, given.token, tls=tls, on_error=refusals.append)
         asyncio.run(_send(client, [_reading(text) for text in given.reading]))
     except (Unauthenticated, Unavailable, ValueError, OSError) as error:

@@ -134,6 +134,7 @@ async def _taken(door: _Door, row: AnyFormat, request: Request, request_id: str)
         counters.unavailable += isinstance(error, Unavailable)
         return problem_of(error)
     counters.readings += receipt.readings
+    door.watch.stored(sender, DOOR, address, receipt)
     peer = request.client.host if request.client else None
     door.stamps.stored(
         RequestStamp(

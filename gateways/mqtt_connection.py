@@ -95,6 +95,7 @@ class MqttConnection(asyncio.Protocol):
         self.sender: Sender | None = None
         self.connection_id, self.since_us = "", 0  # by which logs and traces name it; when it was admitted
         self.client_id = ""
+        self.sighting_due_s = _NEVER  # when the door notes that it is still there
         self.will: Will | None = None
         self.why_ended = "lost"
 
@@ -289,6 +290,7 @@ class MqttConnection(asyncio.Protocol):
                 return False
             if wait_s:
                 await asyncio.sleep(wait_s)
+                self._door.recheck()  # it may have been revoked meanwhile: who is not admitted yet was not looked at
         return self._state is _State.IDENTIFYING
 
     def _refuse(self, code: ConnectCode, why: str) -> None:
@@ -368,6 +370,8 @@ class MqttConnection(asyncio.Protocol):
             self._not_stored(packet, owed, error)
         else:
             owed.receipt = stored.result()
+            if self.sender is not None:
+                self._door.watch.stored(self.sender, DOOR, self.address, owed.receipt)
             self._door.counters.readings += owed.receipt.readings
             self._answered(owed)
 

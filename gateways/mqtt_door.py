@@ -28,7 +28,7 @@ from typing import Any, Final
 
 from domain.errors import Unavailable
 from domain.messages import SecurityKind
-from domain.ports import Clock, Identities, PackedIntake
+from domain.ports import Clock, Identities, PackedIntake, Sender
 from domain.traces import ConnectionStamp
 from gateways.counters import DoorCounters
 from gateways.door_stamps import DoorStamps
@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 _SWEEP_S: Final = 0.5
 _RECHECK_S: Final = 15.0  # a message that something was revoked may be lost
+_SIGHTED_EVERY_S: Final = 600.0  # that one is still connected is noted so often, and told once an hour
 _SPARE_SOCKETS: Final = 1_000  # above the connection cap, to tell those who come that there is no room
 
 
@@ -166,7 +167,7 @@ class MqttDoor:
         if namesake is not None and namesake is not older and namesake.sender is not None:
             detail = f"it connects by the client id that {namesake.sender.name} is connected by"
             self.watch.noticed(sender, SecurityKind.CLIENT_ID, DOOR, connection.address, detail, least=0)
-        self.watch.sightings.note(sender, DOOR, connection.address, connection.client_id, over_tls=self._tls is not None)
+        self._sighted(connection, sender)
         self._by_handle[sender.handle] = connection
         connection.since_us = self.clock.now_us()
         if connection.client_id:
@@ -177,6 +178,10 @@ class MqttDoor:
             self._presence.tell(sender, "online")
         self.watch.used(sender, DOOR, connection.address)
         return True
+
+    def _sighted(self, connection: MqttConnection, sender: Sender) -> None:
+        connection.sighting_due_s = connection.heard_s + _SIGHTED_EVERY_S
+        self.watch.sightings.note(sender, DOOR, connection.address, connection.client_id, over_tls=self._tls is not None)
 
     def _whereabouts(self, handle: int) -> tuple[str, float] | None:
         connection = self._by_handle.get(handle)
@@ -241,6 +246,8 @@ class MqttDoor:
             await asyncio.sleep(_SWEEP_S)
             now_s = loop.time()
             for connection in list(self._connections):
+                if connection.sender is not None and connection.heard_s >= connection.sighting_due_s:
+                    self._sighted(connection, connection.sender)  # days may be one connection
                 if connection.look_after(now_s):
                     await asyncio.sleep(0)  # it read on: who is read without waiting, a critical device, comes in between
 

@@ -9,6 +9,7 @@ from domain.ports import Clock, Sender
 from domain.sightings import Sighting, client_words
 
 _AGAIN_US: Final = 3_600 * US_PER_S
+_Came = tuple[str, bool, str, tuple[str, ...]]  # address, over TLS, client, credentials
 
 
 class Sightings:
@@ -16,17 +17,19 @@ class Sightings:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._known: dict[tuple[int, str], tuple[str, bool, str, int]] = {}  # by device and door: as it came, and when
+        self._known: dict[tuple[int, str], tuple[_Came, int]] = {}  # by device and door: as it came, and when
         self._waiting: dict[tuple[int, str], Sighting] = {}
 
     def note(self, sender: Sender, door: str, address: str, client: str, *, over_tls: bool) -> None:
-        """A device was let in."""
+        """A device was let in, or is still there."""
         key, now_us = (sender.handle, door), self._clock.now_us()
-        known = self._known.get(key)
-        if known is not None and known[:3] == (address, over_tls, client) and now_us - known[3] < _AGAIN_US:
+        came, known = (address, over_tls, client, sender.credentials), self._known.get(key)
+        if known is not None and known[0] == came and now_us - known[1] < _AGAIN_US:
             return
-        self._known[key] = (address, over_tls, client, now_us)
-        self._waiting[key] = Sighting(sender.handle, door, address, over_tls, client_words(client), now_us)
+        self._known[key] = (came, now_us)
+        self._waiting[key] = Sighting(
+            sender.handle, door, address, over_tls, client_words(client), now_us, sender.credentials
+        )  # fmt: skip
 
     def take(self, most: int) -> list[Sighting]:
         """The oldest that wait; what could not be told is given back by `again`."""

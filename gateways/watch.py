@@ -23,7 +23,7 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Final, TypeVar
 
 from domain.messages import SecurityKind, SecurityNotice
-from domain.ports import Clock, Intake, Sender
+from domain.ports import Clock, Intake, Receipt, Sender
 from gateways.presence import Presence
 from gateways.sightings import Sightings
 
@@ -98,6 +98,12 @@ class Watch:
         kind = KIND_OF.get(reason)
         if kind is not None:
             self.noticed(sender, kind, door, address, detail)
+
+    def stored(self, sender: Sender, door: str, address: str, receipt: Receipt) -> None:
+        """A message is in the stream. Of few there is something to tell."""
+        if receipt.counts_anew:
+            detail = "after a silence it numbers from the beginning again, and states neither a time nor a higher 'boot'"
+            self.noticed(sender, SecurityKind.COUNTS_ANEW, door, address, detail)
 
     def noticed(
         self, sender: Sender, kind: SecurityKind, door: str, address: str, detail: str, *, least: int = _MANY

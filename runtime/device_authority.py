@@ -59,12 +59,13 @@ def read_request(data: bytes) -> Request:
     try:
         load = x509.load_pem_x509_csr if data.lstrip().startswith(_PEM) else x509.load_der_x509_csr
         asked = load(data)
-        public, is_its_own = asked.public_key(), asked.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+        public = asked.public_key()
+        _check_strength(public)  # before anything is computed with a key that a stranger chose
+        is_its_own = asked.is_signature_valid
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
         raise InvalidInput("the body is no certification request: expected PKCS #10, as `openssl req -new` makes it") from None
     if not is_its_own:
         raise InvalidInput("the certification request is not signed by the key that it is for")
-    _check_strength(public)
     return Request(public, _key_digest(public))
 
 

@@ -17,6 +17,7 @@ requests (`runtime.once`) have no number. Clauses 5.4c, 7.3, 8.1.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections import defaultdict
@@ -155,12 +156,12 @@ class StreamIntake:
         return receipt
 
     async def _store_alone(self, sender: Sender, readings: ReadingBatch, message_id: str, claim_us: int) -> Receipt:
-        receipt = None
+        receipt, is_anew = None, False
         parts = await self._by_shard(sender, readings)
         if any(self._lanes.waiting.has(self._lane_of(sender, readings), shard) for shard, _ in parts):
             raise Unavailable("others wait for room already: send again later, with the same key")
         if self.gate is not None:
-            known = self.gate.look_at(readings, claim_us, asyncio.get_running_loop().time())
+            known, is_anew = self.gate.look_at(readings, claim_us, asyncio.get_running_loop().time())
             if known is not None:
                 return known
         for number, (shard, batch) in enumerate(parts):
@@ -168,11 +169,12 @@ class StreamIntake:
                 rows = batch.take(slice(start, start + MAX_ROWS))
                 arrival_us = self._clock.now_us()
                 payload = encode_frame(rows, source=self._source, sequence=NO_SEQUENCE, arrival_us=arrival_us)
-                sequence = await self._publish(subjects.reading(shard), payload, f"{message_id}-{number}-{start}")
+                with self.gate.publishing() if self.gate is not None else contextlib.nullcontext():
+                    sequence = await self._publish(subjects.reading(shard), payload, f"{message_id}-{number}-{start}")
+                    receipt = Receipt(shard, sequence, len(readings), is_anew)
+                    if self.gate is not None:
+                        self.gate.stored([rows], claim_us, receipt, ())
                 self.stamps.note(sequence, arrival_us, self._clock.now_us(), len(rows), 1)
-                receipt = Receipt(shard, sequence, len(readings))
-                if self.gate is not None:
-                    self.gate.stored([rows], claim_us, receipt, ())
         assert receipt is not None
         self._count(1, len(readings))
         return receipt

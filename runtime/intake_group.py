@@ -19,7 +19,8 @@ class Submission:
     """Readings of one sender, and the future it waits on: done when every frame with its rows is acknowledged."""
 
     __slots__ = (
-        "arrival_us", "deadline", "digest", "frames_left", "future", "is_waiting", "lane", "line", "parts", "rows", "shard",
+        "arrival_us", "counts_anew", "deadline", "digest", "frames_left", "future", "is_waiting", "lane", "line", "parts",
+        "rows", "shard",
     )  # fmt: skip
 
     def __init__(
@@ -31,6 +32,7 @@ class Submission:
         self.future = future
         self.arrival_us = arrival_us  # of which readings have their time that state none
         self.line = self.digest = 0  # as `runtime.replays` knows it
+        self.counts_anew = False
         self.frames_left = 0
         self.is_waiting = False
         self.deadline: asyncio.TimerHandle | None = None  # until which it waits for room
@@ -46,7 +48,7 @@ class Submission:
     def stored(self, receipt: Receipt) -> None:
         self.frames_left -= 1
         if not self.frames_left and not self.future.done():
-            self.future.set_result(Receipt(receipt.shard, receipt.stream_sequence, self.rows))
+            self.future.set_result(Receipt(receipt.shard, receipt.stream_sequence, self.rows, self.counts_anew))
 
     def failed(self, error: Exception) -> None:
         if not self.future.done():

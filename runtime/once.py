@@ -87,7 +87,7 @@ class OnceLedger:
 
     async def settle(self, claim: Claim, receipt: Receipt) -> None:
         """Record the receipt of a claim."""
-        record = encode(_Record(claim.body, claim.arrival_us, claim.sequence, receipt))
+        record = encode(_Record(claim.body, claim.arrival_us, claim.sequence, replace(receipt, counts_anew=False)))
         await self._publish(subjects.once(claim.name), record, f"once-{claim.name}-{claim.sequence}-done")
 
     async def _read(self, sequence: int) -> _Record | None:

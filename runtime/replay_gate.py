@@ -59,6 +59,8 @@ class ReplayGate:
         judged = self._replays.judge(columns, starts, [one.arrival_us for one in messages], now_s)
         for message, line, digest in zip(messages, judged.lines.tolist(), judged.digests.tolist(), strict=True):
             message.line, message.digest = line, digest
+        for number in judged.anew:
+            messages[number].counts_anew = True
         for number, receipt in judged.repeated.items():
             self._counters.repeated += 1
             _answer(messages[number], receipt)
@@ -67,13 +69,15 @@ class ReplayGate:
             messages[number].failed(_refusal(judged, number))
             refused.append(messages[number])
 
-    def look_at(self, readings: ReadingBatch, arrival_us: int, now_s: float) -> Receipt | None:
-        """The receipt of readings that came before, None of such as are to be stored. Raises RejectedInput of a replay."""
+    def look_at(self, readings: ReadingBatch, arrival_us: int, now_s: float) -> tuple[Receipt | None, bool]:
+        """The receipt of readings that came before, None of such as are to be stored; and whether their sender counts anew
+        with them. Raises RejectedInput of a replay.
+        """
         judged = self._replays.judge(Columns.of(readings), [0], [arrival_us], now_s)
         if judged.replayed:
             raise _refusal(judged, 0)
         self._counters.repeated += bool(judged.repeated)
-        return judged.repeated.get(0)
+        return judged.repeated.get(0), bool(judged.anew)
 
     def stored(self, batches: Sequence[ReadingBatch], arrival_us: int, at: Receipt, whole: Sequence[Submission]) -> None:
         """The stream has these readings, and with them all of the messages `whole`."""

@@ -31,7 +31,7 @@ _EVERY_S: Final = 5.0
 _SHARE: Final = 50.0  # what was written in a second is not written again for so many
 _AT_ONCE: Final = 64
 _CATCH_UP_S: Final = 20.0
-_BY_SOURCE: Final = ("highest", "newest_us", "epoch_us", "slot")
+_BY_SOURCE: Final = ("highest", "newest_us", "epoch_us", "before", "slot")
 _OF_GAPS: Final = ("low", "high", "gaps")
 
 

@@ -29,14 +29,20 @@ _MIX: Final = np.uint64(0xBF58476D1CE4E5B9)
 @compiled
 def judge(
     source: UInt32s, sequence: Int64s, time_us: Int64s, handle: UInt32s, metric: UInt16s, value: Int64s, bounds: Int64s,
-    arrivals_us: Int64s, highest: OutInt64s, epoch_us: OutInt64s, digests: OutUInt64s, suspect: OutInt32s,
+    arrivals_us: Int64s, beginning: int, highest: OutInt64s, epoch_us: OutInt64s, before: OutInt64s, digests: OutUInt64s,
+    suspect: OutInt32s,
 ) -> None:  # fmt: skip
-    """Write the digest of each message, and which have no number that is beyond the highest."""
+    """Write the digest of each message, and which have no number that is beyond the highest.
+
+    One without a time, far beyond it, that is no higher than the source counted before it began again, may be of then.
+    """
     for message in range(len(digests)):
         arrival_us, is_old, digest = arrivals_us[message], True, np.uint64(0)
         for i in range(bounds[message], bounds[message + 1]):
             of, number, at_us = source[i], sequence[i], time_us[i]
-            if number <= 0 or (number > highest[of] and (epoch_us[of] == 0 or min(at_us, arrival_us) > epoch_us[of])):
+            is_beyond = number > highest[of] and (epoch_us[of] == 0 or min(at_us, arrival_us) > epoch_us[of])
+            is_of_before = at_us == arrival_us and highest[of] + beginning < number <= before[of]
+            if number <= 0 or (is_beyond and not is_of_before):
                 is_old = False
             stated = np.uint64(at_us) if at_us != arrival_us else np.uint64(0)
             channel = np.uint64(handle[i]) << np.uint64(32) | np.uint64(metric[i])
@@ -91,16 +97,24 @@ def _fill(number: int, gap: int, place: int, low: OutInt64s2D, high: OutInt64s2D
 
 @compiled
 def note(
-    source: UInt32s, sequence: Int64s, time_us: Int64s, first: int, arrival_us: int, highest: OutInt64s, newest_us: OutInt64s,
-    epoch_us: OutInt64s, slot: OutInt32s, used: OutInt64s, low: OutInt64s2D, high: OutInt64s2D, gaps: OutInt32s,
+    source: UInt32s, sequence: Int64s, time_us: Int64s, first: int, arrival_us: int, beginning: int, silence_us: int,
+    live_us: int, highest: OutInt64s, newest_us: OutInt64s, epoch_us: OutInt64s, before: OutInt64s, slot: OutInt32s,
+    used: OutInt64s, low: OutInt64s2D, high: OutInt64s2D, gaps: OutInt32s,
 ) -> int:  # fmt: skip
-    """Readings are in the stream. Returns how far it came: to the end, or to where a source needs a place for gaps."""
+    """Readings are in the stream. Returns how far it came: to the end, or to where a source needs a place for gaps.
+
+    What has about the time of its arrival may have been given it: its source counts anew only from the beginning on, and
+    either after a silence or far behind. Else the second of two that were on their way at once would open what was before.
+    """
     for i in range(first, len(source)):
         number, of = sequence[i], source[i]
         at_us, top, place = min(time_us[i], arrival_us), highest[of], slot[of]
         inside = _gap_of(number, place, low, high, gaps) if place >= 0 and number <= top else -1
-        if 0 < number < top and inside < 0 and at_us > newest_us[of]:  # it counts anew
-            epoch_us[of], top = newest_us[of], 0
+        is_live = arrival_us - at_us < live_us
+        begins = not is_live or (number <= beginning and (at_us - newest_us[of] >= silence_us or top > 2 * beginning))
+        if 0 < number < top and inside < 0 and at_us > newest_us[of] and begins:  # it counts anew
+            epoch_us[of], before[of] = newest_us[of], max(before[of], top)
+            top = number - 1 if is_live else 0
             if place >= 0:
                 gaps[place] = 0
         if number > top and at_us > epoch_us[of]:

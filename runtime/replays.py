@@ -9,6 +9,10 @@ message none of whose numbers is new is
 - late or out of order, when a number of it lies in a gap: it never came before, and is taken, however old it is.
 - of a sender that counts anew, when it bears a time later than all before it. What was numbered before then, and is not
   later, is old from then on. A sender that knows no time states a higher `boot`, which makes its numbers higher.
+- of a sender that began again and knows neither time nor `boot`: its numbers are among the first `BEGINNING`, they bear no
+  time, and nothing new of its source was stored for `SILENCE_US`. It is taken, and told as a security event: a monitor that
+  was switched off and on is watched again at once. Of what it numbers without times up to where it was
+  before, all that it skips stays old once it is past that, and what is `BEGINNING` ahead is old until then.
 - else *replayed*: refused.
 
 A message with an unnumbered reading is judged by nobody here: the cell knows doubles of the last readings. Judging is a
@@ -21,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,10 +37,15 @@ from runtime.replay_loops import judge, note, remember
 RECENT: Final = 128
 MOST_TIMES: Final = 8
 DOUBT_S: Final = 600.0
+BEGINNING: Final = 1_000
+SILENCE_US: Final = 5_000_000  # less than any monitor takes to start; who repeats what is unanswered is known by digest
+_LIVE_US: Final = 60_000_000  # so long after its arrival a message is in the stream, or its sender was told that it is not
 MOST_GAPS: Final = 64  # of a source; of more the oldest is forgotten, and what comes for it refused
 _MOST_LINES: Final = 50_000  # of sources whose last messages are known
 _MOST_AGAIN: Final = 10_000
 _FIRST: Final = 1_024
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +75,15 @@ class Columns:
 class Judged:
     """Messages in order: the line (the source of the first reading) and digest of each; and those that are not new.
 
-    `repeated`: by place, the first receipt; `replayed`: a number of it that was used.
+    `repeated`: by place, the first receipt; `replayed`: a number of it that was used. `anew`: new, and the first of a sender
+    that began again.
     """
 
     lines: NDArray[np.uint32]
     digests: NDArray[np.uint64]
     repeated: dict[int, Receipt]
     replayed: dict[int, int]
+    anew: set[int]
 
 
 class Replays:
@@ -83,6 +94,7 @@ class Replays:
         self.highest = np.zeros(_FIRST, np.int64)  # by source, as all of these
         self.newest_us = np.zeros(_FIRST, np.int64)
         self.epoch_us = np.zeros(_FIRST, np.int64)  # newest before it counted anew
+        self.before = np.zeros(_FIRST, np.int64)  # highest before it counted anew
         self.slot = np.full(_FIRST, -1, np.int32)  # of its gaps
         self.used = np.zeros(1, np.int64)
         self.low, self.high = np.zeros((16, MOST_GAPS), np.int64), np.zeros((16, MOST_GAPS), np.int64)
@@ -97,6 +109,8 @@ class Replays:
         self._shard = np.zeros((16, RECENT), np.int64)
         self._rows = np.zeros((16, RECENT), np.int64)
         self._again: dict[tuple[int, int], int] = {}  # line and digest -> how often it came again
+        self._repeats: dict[int, tuple[int, int]] = {}  # line -> when it said again what it had said, and with what number
+        self._anew_us: dict[int, int] = {}  # line -> when it began again: what is on its way with that is not told again
 
     # ---- before it is stored
 
@@ -111,9 +125,9 @@ class Replays:
         digests, suspect = np.zeros(len(starts), np.uint64), np.zeros(len(starts), np.int32)
         judge(
             columns.source, columns.sequence, columns.time_us, columns.handle, columns.metric, columns.value.view(np.int64),
-            bounds, arrivals, self.highest, self.epoch_us, digests, suspect,
+            bounds, arrivals, BEGINNING, self.highest, self.epoch_us, self.before, digests, suspect,
         )  # fmt: skip
-        judged = Judged(columns.source[bounds[:-1]], digests, {}, {})
+        judged = Judged(columns.source[bounds[:-1]], digests, {}, {}, set())
         for number in np.flatnonzero(suspect).tolist():
             rows = slice(int(bounds[number]), int(bounds[number + 1]))
             self._look_at(judged, number, columns, rows, int(arrivals[number]), now_s)
@@ -122,13 +136,15 @@ class Replays:
     def _look_at(
         self, judged: Judged, number: int, columns: Columns, rows: slice, arrival_us: int, now_s: float
     ) -> None:  # fmt: skip
-        """None of the message's numbers is beyond the highest."""
+        """None of the message's numbers is beyond the highest, or it may be of before its sender began again."""
         key = int(judged.lines[number]), int(judged.digests[number])
         receipt = self._receipt_of(*key)
+        if receipt is not None and self._goes_on(key[0], columns, rows, arrival_us):
+            self._note_anew(judged, number, arrival_us)
+            return
         if receipt is not None:
-            times = self._again[key] = self._again.get(key, 0) + 1
-            if len(self._again) > _MOST_AGAIN:
-                del self._again[next(iter(self._again))]
+            times = self._again.get(key, 0) + 1
+            _put(self._again, key, times)
             if times <= MOST_TIMES:
                 judged.repeated[number] = receipt
                 return
@@ -136,14 +152,42 @@ class Replays:
             now_s - self._began_s < DOUBT_S and self._may_be_recent(columns, rows)
         ):
             return
+        elif self._begins_again(columns, rows, arrival_us):
+            self._note_anew(judged, number, arrival_us)
+            return
         judged.replayed[number] = int(columns.sequence[rows.start])
+
+    def _goes_on(self, line: int, columns: Columns, rows: slice, arrival_us: int) -> bool:
+        """Whether what seems repeated is of a sender that began again and has the same to say: such come one after another.
+
+        Who repeats what is unanswered does it at once, and begins with the same number if it has to do it again.
+        """
+        number = int(columns.sequence[rows.start])
+        since_us, first = self._repeats.get(line, (0, 0))
+        if since_us <= self.newest_us[columns.source[rows.start]]:  # something new came meanwhile
+            _put(self._repeats, line, (arrival_us, number))
+            return False
+        return number > first and arrival_us - since_us >= SILENCE_US and self._begins_again(columns, rows, arrival_us)
+
+    def _begins_again(self, columns: Columns, rows: slice, arrival_us: int) -> bool:
+        source, sequence, time_us = columns.source[rows], columns.sequence[rows], columns.time_us[rows]
+        is_silent = arrival_us - self.newest_us[source] >= SILENCE_US
+        return bool(((time_us == arrival_us) & (sequence <= BEGINNING) & is_silent).all())
+
+    def _note_anew(self, judged: Judged, number: int, arrival_us: int) -> None:
+        line = int(judged.lines[number])
+        if arrival_us - self._anew_us.get(line, -SILENCE_US) >= SILENCE_US:
+            judged.anew.add(number)
+        _put(self._anew_us, line, arrival_us)
 
     def _may_be_new(self, columns: Columns, rows: slice, arrival_us: int) -> bool:
         source, sequence, time_us = columns.source[rows], columns.sequence[rows], columns.time_us[rows]
         is_stated, newest_us = time_us != arrival_us, self.newest_us[source]
         is_later = is_stated & (np.minimum(time_us, arrival_us) > newest_us)
         shares = is_stated & (sequence == self.highest[source]) & (time_us >= newest_us)  # its number with the message before
-        return bool(is_later.any() or shares.any()) or self._lie_in_gaps(source, sequence)
+        has_passed = self.highest[source] > self.before[source]  # where it was when it began again, if it did
+        is_of_now = np.where(is_stated, time_us > self.epoch_us[source], ~has_passed | (sequence > self.before[source]))
+        return bool(is_later.any() or shares.any()) or self._lie_in_gaps(source[is_of_now], sequence[is_of_now])
 
     def _may_be_recent(self, columns: Columns, rows: slice) -> bool:
         """Whether, by its numbers, it may be one of the last messages, if they were as large."""
@@ -178,8 +222,8 @@ class Replays:
         at = 0
         while True:
             at = note(
-                columns.source, columns.sequence, columns.time_us, at, arrival_us, self.highest, self.newest_us, self.epoch_us,
-                self.slot, self.used, self.low, self.high, self.gaps,
+                columns.source, columns.sequence, columns.time_us, at, arrival_us, BEGINNING, SILENCE_US, _LIVE_US,
+                self.highest, self.newest_us, self.epoch_us, self.before, self.slot, self.used, self.low, self.high, self.gaps,
             )  # fmt: skip
             if at == len(columns):
                 return
@@ -206,10 +250,17 @@ class Replays:
         if most < len(self.highest):
             return
         more = max(most + 1, 2 * len(self.highest)) - len(self.highest)
-        for name in ("highest", "newest_us", "epoch_us"):
+        for name in ("highest", "newest_us", "epoch_us", "before"):
             setattr(self, name, np.append(getattr(self, name), np.zeros(more, np.int64)))
         self.slot = np.append(self.slot, np.full(more, -1, np.int32))
         self._line = np.append(self._line, np.full(more, -1, np.int32))
+
+
+def _put(memory: dict[K, V], key: K, value: V) -> None:
+    """The oldest goes where there are too many."""
+    memory[key] = value
+    if len(memory) > _MOST_AGAIN:
+        del memory[next(iter(memory))]
 
 
 def _longer(table: NDArray[np.int64]) -> NDArray[np.int64]:

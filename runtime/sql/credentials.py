@@ -16,6 +16,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, func, insert, literal, select, update
 
 from domain.claim_codes import new_claim_code, parse_claim_code
+from domain.enrolment import is_certificate
 from domain.errors import Conflict, NotFound, Unauthenticated
 from runtime.device_authority import Issued, Request, Signer
 from runtime.sql.credential_tables import claim_codes, credential_uses, device_certificates
@@ -65,10 +66,6 @@ class Standing:
         """Whether somebody who showed these may stay."""
         is_enough = not self.needs_certificate or any(map(is_certificate, shown))
         return bool(shown) and is_enough and self.credentials.issuperset(shown)
-
-
-def is_certificate(credential: str) -> bool:
-    return credential.startswith("sha256:")
 
 
 # --- claim codes ---

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, and_, func, insert, select
+from sqlalchemy import Connection, Engine, and_, delete, func, insert, select
 
 from domain.errors import Conflict, InvalidInput, NotFound, PatientAttached, VitalgridError
 from domain.ids import parse_token
@@ -14,6 +14,7 @@ from domain.messages import DevicesRegistered, MaintenanceSet
 from domain.permissions import Reach
 from domain.thing_catalogue import thing_model
 from runtime.sql.associations import end_spans
+from runtime.sql.credential_tables import credential_uses
 from runtime.sql.engine import reading, writing
 from runtime.sql.handles import take_handles
 from runtime.sql.isolation_tables import is_isolated
@@ -204,6 +205,8 @@ def replace_token(connection: Connection, author: Author, handle: int) -> str:
     token, digest = new_token()
     values = {"token_digest": digest, "token_made_us": author.now_us, "token_made_by": author.who}
     row = _change_in_service(connection, handle, values, None)
+    of_tokens = credential_uses.c.handle == handle, credential_uses.c.credential.not_like("sha256:%")
+    connection.execute(delete(credential_uses).where(*of_tokens))  # that it had before
     log_write(connection, author, "device.rotate-token", f"{row['hospital_id']}/{row['device_id']}")
     return token
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, bindparam, insert, select, update
 
 from domain.sightings import Sighting, fingerprint_of, parts_of
+from runtime.sql.credential_tables import credential_uses
 from runtime.sql.engine import reading, writing
 from runtime.sql.records import Row
 from runtime.sql.sighting_tables import sightings
@@ -19,6 +20,12 @@ _UPDATE: Final = (
     .where(sightings.c.device_handle == bindparam("of"))
     .values({column.name: bindparam(f"new_{column.name}") for column in sightings.c if column.name != "device_handle"})
 )
+
+_USED: Final = (
+    update(credential_uses)
+    .where(credential_uses.c.credential == bindparam("of"))
+    .values(last_used_us=bindparam("at"))
+)  # fmt: skip
 
 
 def keep_sightings(engine: Engine, seen: Sequence[Sighting]) -> list[Row]:
@@ -46,7 +53,26 @@ def keep_sightings(engine: Engine, seen: Sequence[Sighting]) -> list[Row]:
         ]  # fmt: skip
         if older:
             connection.execute(_UPDATE, older)
+        _note_uses(connection, [one for one in in_order if one.handle in known])
         return list(changed.values())
+
+
+def _note_uses(connection: Connection, seen: Sequence[Sighting]) -> None:
+    """When each credential was used last, of sightings in the order of their times; to the hour, as doors tell it."""
+    latest = {credential: (one.handle, one.at_us) for one in seen for credential in one.credentials}
+    marks, kept = sorted(latest), dict[str, int]()
+    for start in range(0, len(marks), _CHUNK):
+        part = credential_uses.c.credential.in_(marks[start : start + _CHUNK])
+        kept |= dict(connection.execute(select(credential_uses.c.credential, credential_uses.c.last_used_us).where(part)).all())
+    new = [
+        {"credential": mark, "handle": handle, "last_used_us": at_us}
+        for mark, (handle, at_us) in latest.items() if mark not in kept
+    ]  # fmt: skip
+    if new:
+        connection.execute(insert(credential_uses), new)
+    later = [{"of": mark, "at": at_us} for mark, (_, at_us) in latest.items() if mark in kept and at_us > kept[mark]]
+    if later:
+        connection.execute(_USED, later)
 
 
 def sighting_of(engine: Engine, handle: int) -> Row | None:

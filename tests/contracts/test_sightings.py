@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 
 from domain.sightings import Sighting, client_words, fingerprint_of, parts_of
 from gateways.sightings import Sightings
 from runtime.clock import ManualClock
 from runtime.sql import isolations
-from runtime.sql.credentials import revoke
+from runtime.sql.credential_tables import credential_uses
+from runtime.sql.credentials import credentials_of, revoke
 from runtime.sql.devices import retire_device, rotate_token, update_device
+from runtime.sql.engine import reading
 from runtime.sql.inventory import inventory
 from runtime.sql.sightings import keep_sightings, sighting_of
+from runtime.tokens import token_digest
 from tests.doors import MONITOR
 from tests.sql_fixtures import ADA, NOW_US, SmallHospital, with_certificate
 
@@ -92,6 +95,34 @@ def test_doors_tell_news_at_once_and_the_same_once_an_hour_and_keep_what_was_not
     clock.advance(3_600)
     comes("b")
     assert len(sightings.take(10)) == 1
+    sightings.note(replace(MONITOR, credentials=("sha256:f",)), "mqtt", "::1", "b", over_tls=True)
+    assert [(one.credential, one.credentials) for one in sightings.take(10)] == [("certificate", ("sha256:f",))]
+
+
+def test_when_each_credential_was_used_last_is_kept_and_what_kind_it_showed(pump: Seen) -> None:
+    def comes(at_s: int, *credentials: str) -> bool:
+        one = Sighting(pump.handle, "mqtt", "10.0.0.7", True, "pump", NOW_US + at_s * 1_000_000, credentials)
+        return bool(keep_sightings(pump.engine, [one]))
+
+    def used() -> dict[str, int | None]:
+        rows = credentials_of(pump.engine, pump.handle)
+        return {row["kind"]: row["last_used_us"] and (row["last_used_us"] - NOW_US) // 1_000_000 for row in rows}
+
+    token = rotate_token(pump.engine, ADA, pump.handle)
+    certificate = f"sha256:{'a' * 64}"
+    assert used() == {"token": None}
+    comes(10, token_digest(token))
+    assert comes(20, certificate, token_digest(token))
+    assert comes(30, certificate)
+    comes(15, token_digest(token))  # late
+    assert used() == {"token": 20}
+    row = sighting_of(pump.engine, pump.handle)
+    assert row is not None
+    assert (row["credential"], row["parts_before"]["credential"]) == ("certificate", "both")
+    rotate_token(pump.engine, ADA, pump.handle)
+    assert used() == {"token": None}
+    with reading(pump.engine) as connection:
+        assert connection.execute(select(credential_uses.c.credential)).scalars().all() == [certificate]
 
 
 def test_what_a_device_calls_itself_is_kept_short_and_printable() -> None:

@@ -4,23 +4,35 @@ transaction or not at all, tokens that end, and fleets registered whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy import Engine, event, func, select
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+from sqlalchemy import Connection, Engine, event, func, select
 
 from domain.alarms import AlarmEvent, AlarmSubject, AlertType, Outcome, Phase, Priority
 from domain.errors import Conflict, InvalidInput, NotFound, Unauthenticated, VitalgridError
 from domain.fleet_manifest import DeviceColumns, FleetManifest, FleetRegistered, HospitalManifest, PatientColumns, Tier
+from domain.instants import from_us
 from domain.messages import DeviceAssociated, DevicesRegistered, PatientAdmitted
 from domain.principals import Grant, Place, Role
+from runtime.certificates import Authority
+from runtime.device_authority import DeviceAuthority, Request, Signer, read_request
 from runtime.second_factors import Shown
 from runtime.sql import (
     access,
     alarms,
+    credentials,
     devices,
     grants,
     isolations,
@@ -32,8 +44,9 @@ from runtime.sql import (
     users,
     watching,
 )
+from runtime.sql.credential_tables import claim_codes, device_certificates
 from runtime.sql.devices import NewDevice
-from runtime.sql.engine import reading
+from runtime.sql.engine import reading, writing
 from runtime.sql.fleets import register_fleet
 from runtime.sql.isolation_tables import isolations as isolation_table
 from runtime.sql.lockout import LockRule
@@ -48,7 +61,8 @@ from tests.sql_fixtures import ADA, ALL, HOSPITAL, HOUR_US, NOW_US, SHARDS, add_
 
 OTHER = "sz.h002"
 KEPT = (
-    alarm_events, alarm_table, associations, beds, device_table, handles, hospitals, isolation_table, outbox, patient_table,
+    alarm_events, alarm_table, associations, beds, claim_codes, device_certificates, device_table, handles, hospitals,
+    isolation_table, outbox, patient_table,
     tokens, wards, write_log,
 )  # fmt: skip
 
@@ -90,6 +104,29 @@ def test_a_revoked_token_opens_nothing_and_the_others_stay(engine: Engine) -> No
 Write = Callable[[Engine, Author, "Cast"], object]
 
 
+RULES = credentials.EnrolmentRules(HOUR_US, 24 * HOUR_US, HOUR_US)
+
+
+def _in_one(engine: Engine, write: Callable[[Connection], object]) -> None:
+    with writing(engine) as connection:
+        write(connection)
+
+
+@cache
+def _signer() -> Signer:
+    with tempfile.TemporaryDirectory() as folder:
+        authority = Authority(Path(folder))
+        authority.make_missing("sz devices", from_us(NOW_US))
+        return DeviceAuthority(authority).signer()
+
+
+@cache
+def _request() -> Request:
+    key = ec.generate_private_key(ec.SECP256R1())
+    asked = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, SHA256())
+    return read_request(asked.public_bytes(Encoding.DER))
+
+
 class Cast:
     """Whom and what writes are about: made once, so that each write below is possible."""
 
@@ -99,6 +136,9 @@ class Cast:
         self.free, self.worn = (
             devices.register_device(engine, ADA, HOSPITAL, NewDevice(name, "monitor"))[0]["handle"] for name in ("m-1", "m-2")
         )
+        self.signer, self.request = _signer(), _request()
+        _in_one(engine, lambda connection: credentials.give_certificate(connection, ADA, self.free, self.signer, RULES))
+        (self.certificate,) = (row["id"] for row in credentials.credentials_of(engine, self.free))
         self.patient = patients.admit_patient(engine, ADA, HOSPITAL, NewPatient("MRN-1"))["patient_key"]
         self.span = associate(engine, ADA, self.worn, self.patient, NOW_US)["id"]
         presets.set_preset(engine, ADA, self.patient, "spo2", (None, 90.0, None, None))
@@ -154,6 +194,11 @@ WRITES: dict[str, Write] = {
     "device move": lambda e, a, c: devices.move_device(e, a, c.free, ward_id="icu", bed_id=None, version=None),
     "device token": lambda e, a, c: devices.rotate_token(e, a, c.free),
     "device tokens": lambda e, a, c: devices.rotate_tokens(e, a, HOSPITAL, ["m-1", "m-3"]),
+    "claim code": lambda e, a, c: _in_one(e, lambda connection: credentials.make_claim_code(connection, a, c.free, RULES)),
+    "certificate": lambda e, a, c: _in_one(
+        e, lambda connection: credentials.give_certificate(connection, a, c.free, c.signer, RULES)
+    ),
+    "credential end": lambda e, a, c: credentials.revoke(e, a, c.free, c.certificate),
     "device end": lambda e, a, c: devices.retire_device(e, a, c.free, version=None),
     "isolation": lambda e, a, c: isolations.isolate(e, a, c.worn, confirmed_by="li.na", known=[c.patient], revoke=True),
     "isolation end": lambda e, a, c: isolations.release(e, a, c.isolated),
@@ -204,21 +249,52 @@ def test_every_write_is_logged_with_who_when_and_why(engine: Engine, write: Writ
     assert all(row["action"] and row["target"] for row in logged)
 
 
+DEVICES_OWN: dict[str, Callable[[Engine, Cast, str, int], object]] = {
+    "claim": lambda e, c, code, now_us: credentials.claim(e, code, c.request, c.signer, now_us, RULES),
+    "claim of a token": lambda e, _, code, now_us: credentials.claim(e, code, None, None, now_us, RULES),
+    "renewal": lambda e, c, _, now_us: credentials.renew(e, c.free, (), c.request, c.signer, now_us, RULES),
+}
+
+
+@pytest.mark.clause("9.3e")
+@pytest.mark.parametrize("write", DEVICES_OWN.values(), ids=DEVICES_OWN.keys())
+def test_what_a_device_gets_by_itself_is_logged_as_its_own_or_not_given(
+    engine: Engine, write: Callable[[Engine, Cast, str, int], object]
+) -> None:
+    cast = Cast(engine)
+    with writing(engine) as connection:
+        code, _ = credentials.make_claim_code(connection, ADA, cast.free, RULES)
+    before = everything(engine), devices.get_device(engine, cast.free)
+    with _no_log(engine), pytest.raises(RuntimeError, match="disk is full"):
+        write(engine, cast, code, NOW_US + 1)
+    assert (everything(engine), devices.get_device(engine, cast.free)) == before
+    write(engine, cast, code, NOW_US + 1)
+    assert access.list_writes(engine, limit=50, who=f"{HOSPITAL}/m-1").rows
+
+
+@contextmanager
+def _no_log(engine: Engine) -> Iterator[None]:
+    """While the log takes nothing."""
+
+    def refuse(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("INSERT INTO write_log"):
+            raise RuntimeError("the disk is full")
+
+    event.listen(engine, "before_cursor_execute", refuse)
+    try:
+        yield
+    finally:
+        event.remove(engine, "before_cursor_execute", refuse)
+
+
 @pytest.mark.clause("9.3e")
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
 def test_a_write_whose_log_fails_leaves_nothing_at_all(engine: Engine, write: Write) -> None:
     """No change without its line in the log, and nothing told to hosts of a change that is not there."""
     cast = Cast(engine)
     before = everything(engine)
-
-    def refuse_the_log(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        if statement.startswith("INSERT INTO write_log"):
-            raise RuntimeError("the disk is full")
-
-    event.listen(engine, "before_cursor_execute", refuse_the_log)
-    with pytest.raises(RuntimeError, match="disk is full"):
+    with _no_log(engine), pytest.raises(RuntimeError, match="disk is full"):
         write(engine, later(60), cast)
-    event.remove(engine, "before_cursor_execute", refuse_the_log)
     assert everything(engine) == before
     assert alarms.get_alarm(engine, "a" * 32)["state"] == "active"
 

@@ -31,6 +31,7 @@ from domain.principals import Role
 from runtime.bus_access import BusCertificate
 from runtime.certificates import Authority
 from runtime.tls import Trust
+from tests.openssl import openssl
 from tests.running_platform import RunningPlatform, start_platform, wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240), pytest.mark.clause("9.1a")]
@@ -100,6 +101,40 @@ def test_a_reading_over_tls_is_answered_over_tls_and_its_alarm_streamed(platform
     wait_until(lambda: {row["metric"] for row in stored()} >= {"heart_rate", "nibp_sys"}, 20, stored)
     listener.join(20)
     assert raised
+
+
+@pytest.mark.clause("5.4a", "9.4")
+def test_a_device_enrols_with_openssl_and_curl_and_speaks_mqtt_by_its_certificate(
+    platform: RunningPlatform, monitor_token: str, tmp_path: Path
+) -> None:
+    """As docs/howto/enrol-a-device.md has it; and its token opens nothing more once that is wanted."""
+    connection, ca = platform.connection, ca_of(platform)
+    key, request, certificate = (str(tmp_path / f"mon-1.{kind}") for kind in ("key", "csr", "pem"))
+    with platform.http(Role.BIOMEDICAL_ENGINEER) as http:
+        made = http.post(f"/devices/{HOSPITAL}/mon-1/claim-code")
+        assert made.status_code == 201, made.text
+    openssl(
+        "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=mon-1",
+        "-keyout", key, "-out", request,
+    )  # fmt: skip
+    url = f"https://{connection.mqtt_host}:{connection.http_port}/v1/enrolment"
+    claim = ["curl", "-sS", "--fail-with-body", "--cacert", ca, "-H", f"Authorization: Claim {made.json()['claim_code']}"]
+    subprocess.run([*claim, "--data-binary", f"@{request}", "-o", certificate, url], check=True, timeout=30)
+    say = ["mosquitto_pub", "-h", connection.mqtt_host, "-p", str(connection.mqtt_port), "--cafile", ca, "-q", "1"]
+    reading = ["-t", "v1/devices/me/readings", "-m", '{"metric": "resp_rate", "value": 17}']
+    subprocess.run([*say, "--cert", certificate, "--key", key, *reading], check=True, timeout=30)
+    stranger = subprocess.run([*say, *reading], timeout=30, capture_output=True, check=False)
+    assert stranger.returncode != 0
+
+    def shown() -> list[tuple[str, bool]]:
+        with platform.http(Role.BIOMEDICAL_ENGINEER) as http:
+            rows = http.get(f"/devices/{HOSPITAL}/mon-1/credentials").json()
+            values = http.get("/readings", params={"device": f"{HOSPITAL}/mon-1", "metric": "resp_rate"}).json()["items"]
+        assert [row["value"] for row in values] in ([], [17.0])
+        used = [(row["kind"], row["last_used"] is not None) for row in rows]
+        return used if values and ("certificate", True) in used else []
+
+    wait_until(shown, 30)
 
 
 @pytest.mark.clause("7.2a")

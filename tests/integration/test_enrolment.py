@@ -18,6 +18,7 @@ from runtime.device_authority import DeviceAuthority
 from runtime.sql import devices
 from runtime.sql.credentials import credentials_of, revoke
 from runtime.sql.devices import NewDevice
+from tests.doors import run
 from tests.enrolment import HOUR_US, Doors, Held, open_doors
 from tests.openssl import needs_openssl, openssl
 from tests.sql_fixtures import ADA, HOSPITAL, SmallHospital
@@ -72,6 +73,17 @@ async def test_a_claim_code_works_once_however_many_ask_at_once(
 
 
 @pytest.mark.clause("5.4a")
+async def test_our_own_client_speaks_by_a_certificate_alone(engine: Engine, hospital: SmallHospital, tmp_path: Path) -> None:
+    async with open_doors(engine, tmp_path) as doors:
+        held = await doors.enrolled(hospital.monitor["handle"], "monitor")
+        client = [sys.executable, "-m", "gateways.device_client", "--port", str(doors.mqtt_port), "--ca", str(doors.ca)]
+        say = [*client, "--reading", "heart_rate=72"]
+        assert await run(*say, "--cert", str(held.certificate), "--key", str(held.key)) == (0, "1 readings are stored\n")
+        assert (await run(*say))[0] == 2
+        assert doors.handles() == [hospital.monitor["handle"]]
+
+
+@pytest.mark.clause("5.4a")
 async def test_a_claim_without_a_request_gives_a_token(
     engine: Engine, hospital: SmallHospital, token: str, tmp_path: Path
 ) -> None:
@@ -112,9 +124,11 @@ async def test_what_is_no_good_request_is_refused_and_uses_no_code_up(
         der = bytearray(forged.request.read_bytes())
         der[-1] ^= 1
         forged.request.write_bytes(der)
+        newer = Held(good.key, tmp_path / "newer", good.certificate)  # of a version that there is not
+        newer.request.write_bytes(bytes(der).replace(b"\x02\x01\x00", b"\x02\x01\x05", 1))
         large = Held(good.key, tmp_path / "large", good.certificate)
         large.request.write_bytes(b"x" * 20_000)
-        for held in (weak, text, forged, large):
+        for held in (weak, text, forged, newer, large):
             assert (await doors.claim(code, held))[0] == 422
         assert (await doors.claim(code, good))[0] == 200
 

@@ -111,6 +111,18 @@ async def test_real_clients_of_one_token_at_two_addresses_are_noticed(stage) -> 
         client.loop_stop()
 
 
+@pytest.mark.clause("9.3b")
+async def test_who_is_revoked_while_it_waits_in_a_conflict_does_not_stay(stage) -> None:
+    for address in (HOME, AWAY, HOME, AWAY):
+        await connect(stage, address)
+    clone = await reach(stage, AWAY)
+    await until(lambda: stage.door.watch._whereabouts[MONITOR.handle].held)
+    del stage.identities.tokens["token-of-monitor"]
+    assert await clone.next() == ConnAck(0)
+    assert await clone.next() is None
+    assert stage.door.counters.connections_ended["revoked"] == 1
+
+
 @asynccontextmanager
 async def both_doors(stage):
     door: MqttDoor = stage.door

@@ -142,6 +142,34 @@ async def test_a_device_that_counts_anew_states_its_boot_or_a_later_time(stage) 
     assert stage.door.counters.rejects == {"malformed-value": 1}
 
 
+def untimed(number: int, value: int = 70) -> bytes:
+    return json.dumps({"metric": "heart_rate", "value": value, "seq": number}).encode()
+
+
+@pytest.mark.clause("5.4a", "9.4")
+async def test_a_monitor_without_a_clock_that_was_switched_off_and_on_is_stored_at_once_and_told(stage) -> None:
+    stage.door.clock = stage.intake._clock = now = clock()
+    device = await Raw.connect(stage.port, "token-of-monitor")
+    for number in range(1, RECENT + 20):
+        now.advance(1)
+        await send(device, untimed(number))
+    now.advance(2)
+    await send(device, untimed(1, 71))
+    assert stage.door.counters.rejects == {"replayed": 1}  # it spoke a moment ago
+    device.drop()
+    now.advance(8)
+    again = await Raw.connect(stage.port, "token-of-monitor")
+    for number in range(1, 6):
+        now.advance(1)
+        await send(again, untimed(number, 71))
+    assert stage.bus.readings().sequence.tolist()[-5:] == [1, 2, 3, 4, 5]
+    assert stage.door.counters.rejects == {"replayed": 1}
+    await until(lambda: len(stage.bus.notices()) == 2)
+    assert [(notice.kind, notice.count, notice.is_alarm) for notice in stage.bus.notices()] == [
+        (SecurityKind.REPLAY, 1, False), (SecurityKind.COUNTS_ANEW, 1, False),
+    ]  # fmt: skip
+
+
 @pytest.mark.clause("5.4a", "9.4")
 async def test_over_http_a_capture_is_refused_and_a_repetition_answered_with_its_receipt(stage) -> None:
     app = http_door(stage.identities, stage.intake, clock(), StreamReceipts(stage.bus), watch=stage.door.watch)

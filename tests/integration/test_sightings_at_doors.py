@@ -5,6 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
+from gateways import mqtt_door
 from gateways.http_door import http_door
 from gateways.mqtt import encode
 from gateways.mqtt_packets import ConnAck, Connect
@@ -14,6 +15,7 @@ from runtime.intake import StreamIntake
 from runtime.receipts import StreamReceipts
 from tests.doors import MONITOR, NOW_US, DictIdentities, MemoryBus
 from tests.mqtt_peer import Raw, opened
+from tests.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.clause("8.4a")]
 
@@ -28,6 +30,16 @@ async def test_the_mqtt_door_notes_who_was_let_in_and_from_where_and_no_stranger
     assert (seen.handle, seen.door, seen.address, seen.over_tls, seen.client) == (
         MONITOR.handle, "mqtt", "127.0.0.1", False, "pump-software",
     )  # fmt: skip
+
+
+async def test_a_connection_that_lasts_is_noted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mqtt_door, "_SIGHTED_EVERY_S", 0.0)
+    async with opened() as stage:
+        await Raw.connect(stage.port, "token-of-monitor")
+        sightings = stage.door.watch.sightings
+        assert len(sightings.take(9)) == 1
+        sightings._clock.advance(3_600)
+        await until(lambda: sightings._waiting)
 
 
 async def test_the_http_door_notes_the_software_and_no_stranger() -> None:

@@ -108,6 +108,82 @@ def test_a_higher_boot_makes_higher_numbers_so_a_sender_without_a_clock_goes_on(
     assert door.send([2**32 + 5], 99_000, arrives_us=99_000) == REPLAYED
 
 
+S = 1_000_000
+
+
+class Timeless(Door):
+    """A sender that knows neither time nor `boot`: readings have the time at which they come."""
+
+    def say(self, number: int, at_s: float, *, value: float = 1.0) -> str:
+        at_us = int(at_s * S)
+        return self.send([number], at_us, arrives_us=at_us, value=value)
+
+
+@pytest.mark.clause("5.4a", "9.4")
+@pytest.mark.parametrize("counted", [60, 900, 3_000])
+def test_a_monitor_that_was_switched_off_and_on_is_heard_from_its_first_message_on(counted: int) -> None:
+    door = Timeless()
+    assert {door.say(number, 100 + number) for number in range(1, counted + 1)} == {NEW}
+    on_s = 100 + counted + 6
+    assert {door.say(number, on_s + number, value=2.0) for number in range(1, counted + 500)} == {NEW}
+    assert door.replays.highest[7] == counted + 499
+    assert door.say(20, on_s + counted + 500) == REPLAYED
+
+
+@pytest.mark.clause("5.4a", "9.4")
+def test_while_a_sender_speaks_nobody_begins_again_in_its_place() -> None:
+    door = Timeless()
+    assert {door.say(number, 100 + number) for number in range(1, 3_001)} == {NEW}
+    assert {door.say(number, 3_100.0 + number / 10) for number in range(1, 41)} == {REPLAYED}
+    assert door.say(3_001, 3_105) == NEW
+    assert door.say(1_500, 3_200) == REPLAYED  # after a silence too: it is no beginning
+
+
+@pytest.mark.clause("9.4")
+def test_a_false_beginning_opens_nothing_of_what_was_before() -> None:
+    """Somebody uses a silence to send what the device said first; then the device itself goes on."""
+    door = Timeless()
+    assert {door.say(number, 100 + number) for number in range(1, 3_001)} == {NEW}
+    assert door.say(1, 3_110) == NEW
+    assert door.say(2_500, 3_110.5) == REPLAYED
+    assert door.say(3_001, 3_111) == NEW
+    assert {door.say(number, 3_112 + number / 1_000) for number in range(2, 2_800, 7)} == {REPLAYED}
+    assert door.say(3_005, 3_116) == NEW
+    assert door.say(3_003, 3_117) == NEW  # this one never came
+
+
+@pytest.mark.clause("5.4a", "5.4c")
+def test_who_says_the_same_after_it_began_again_is_not_answered_for_ever_with_what_it_said_before() -> None:
+    """A pump that was on for a minute: its messages are those of before to the bit, but they come one after another."""
+    door = Timeless()
+    assert {door.say(number, 100 + number) for number in range(1, 61)} == {NEW}
+    assert [door.say(number, 300 + number) for number in range(1, 9)] == [REPEATED] * 5 + [NEW] * 3
+    again = Timeless()
+    assert {again.say(number, 100 + number) for number in range(1, 61)} == {NEW}
+    for away_s in (300, 310, 320):  # who does not see its acknowledgements begins with the same one each time
+        assert [again.say(number, away_s + number / 100) for number in (57,)] == [REPEATED]
+    assert again.say(61, 330) == NEW
+
+
+def test_a_beginning_is_told_once_however_much_is_on_its_way() -> None:
+    replays = Replays(0.0)
+    replays.stored(Columns.of(message(list(range(1, 501)), 100 * S)), 100 * S)
+    told = []
+    for number in range(1, 5):
+        at_us = 200 * S + number
+        told.append(bool(replays.judge(Columns.of(message([number], at_us)), [0], [at_us], LONG).anew))
+    assert told == [True, False, False, False]
+
+
+def test_two_of_one_at_once_are_no_beginning() -> None:
+    door = Timeless()
+    assert {door.say(number, 100 + number) for number in range(1, 101)} == {NEW}
+    door.replays.stored(Columns.of(message([99], int(200.1 * S))), int(200.2 * S))
+    assert door.replays.highest[7] == 100
+    assert door.say(50, 200.3) == REPEATED
+    assert door.say(50, 200.3) == REPEATED
+
+
 def test_two_sources_do_not_know_each_other() -> None:
     door = Door()
     door.count(1, 300, source=7)
