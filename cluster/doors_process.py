@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from pathlib import Path
 from typing import Any, Final
@@ -35,7 +36,7 @@ from runtime.intake_lanes import IntakeLimits
 from runtime.log import configure_logging
 from runtime.priority import share_finely
 from runtime.receipts import StreamReceipts
-from runtime.replay_keeping import catch_up, keep, load
+from runtime.replay_keeping import catch_up, keep, known_now, load, save
 from runtime.replays import Replays
 from runtime.settings import IntakeSettings, Settings
 from runtime.sql.engine import open_engine
@@ -113,7 +114,15 @@ async def _numbers(bus: Bus, file: Path) -> Replays:
     """Which numbers of each sender are stored: as kept here, and what came into the stream since."""
     replays = await asyncio.to_thread(load, file, asyncio.get_running_loop().time())
     logger.info("senders' numbers are known", extra={"frames_since": await catch_up(replays, bus)})
+    await asyncio.to_thread(_save_first, file, replays)
     return replays
+
+
+def _save_first(file: Path, replays: Replays) -> None:
+    """Say from where on numbers are known, before any is taken: doors that are killed soon look for what came since."""
+    if not file.exists():
+        with contextlib.suppress(OSError):  # a full disk: `keep` says so
+            save(file, known_now(replays))
 
 
 async def _answer_traces(bus: Bus, intake: StreamIntake, mqtt: MqttDoor, stamps: DoorStamps) -> None:

@@ -43,7 +43,7 @@ class FirstCredentials:
 
 def sealer_of(settings: Settings) -> Sealer:
     """What seals and opens in the business database. Reads nothing yet."""
-    return Sealer.over(SoftKeys(settings.keys_dir), settings.keys_dir)
+    return Sealer.over(SoftKeys(settings.keys_dir), settings.keys_dir, seals_values=settings.seals_files)
 
 
 def prepare_database(engine: Engine, settings: Settings, sealer: Sealer) -> None:

@@ -7,10 +7,16 @@ from typing import Any, Final
 
 import httpx
 
+from cluster.connection import admin_token_file
 from domain.errors import InvalidInput, Unavailable, VitalgridError
 from scenarios.target import Target
 
 _TIMEOUT_S: Final = 70.0
+_FORBIDDEN: Final = 403
+_HINT: Final = (
+    "; this machine's own token gives orders and reads no patient: come with one of a role that may (docs/permissions.md),"
+    " by --token or VITALGRID_TOKEN; `vitalgrid token add NAME --role ROLE` makes it"
+)
 
 
 def ask(target: Target, method: str, path: str, body: Any = None, *, reason: str) -> dict[str, Any]:
@@ -52,4 +58,13 @@ def _answer(target: Target, method: str, path: str, body: Any, reason: str) -> A
     if answer.is_success:
         return said
     kind: type[VitalgridError] = Unavailable if answer.is_server_error else InvalidInput
-    raise kind(said.get("detail", f"the API answered {answer.status_code}"))
+    detail = said.get("detail", f"the API answered {answer.status_code}")
+    raise kind(f"{detail}{_HINT}" if answer.status_code == _FORBIDDEN and _is_this_machines(target) else detail)
+
+
+def _is_this_machines(target: Target) -> bool:
+    """Whether the caller came with the token that lies on this machine, and not with one of their own."""
+    try:
+        return target.data_dir is not None and admin_token_file(target.data_dir).read_text().strip() == target.token
+    except OSError:
+        return False

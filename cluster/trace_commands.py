@@ -30,19 +30,20 @@ OfDevice = Annotated[
 Since = Annotated[str | None, typer.Option("--from", help="With --device: only from this time on (RFC 3339).")]
 Until = Annotated[str | None, typer.Option("--until", help="With --device: only before this time.")]
 Last = Annotated[bool, typer.Option("--last", help="With --device: follow its newest message.")]
+Token = Annotated[str | None, typer.Option("--token", help="API token (default: this machine's own).")]
 AsJson = Annotated[bool, typer.Option("--json", help="As the API tells it.")]
 
 
-def trace(
+def trace(  # noqa: PLR0913, PLR0917 (one option each)
     receipt: Receipt = None, device: OfDevice = None, since: Since = None, until: Until = None, last: Last = False,
-    as_json: AsJson = False, data_dir: DataDir = None,
+    as_json: AsJson = False, token: Token = None, data_dir: DataDir = None,
 ) -> None:  # fmt: skip
     """Follow one message through doors, stream, hosts, lake, alarms and access log; or list those of a device."""
     if receipt is None and device is None:
         raise InvalidInput("a message is named by its receipt, or looked for by --device")
     if receipt is not None and (last or since or until):
         raise InvalidInput("--last, --from and --until are of a device's messages: leave the receipt out")
-    target = local_target(settings_of(data_dir))
+    target = local_target(settings_of(data_dir), token)
     if receipt is None:
         named = {"device": device, "from": since, "until": until, "limit": 1 if last else 50}
         found = _get(target, "", {name: value for name, value in named.items() if value is not None})

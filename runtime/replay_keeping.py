@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 _EVERY_S: Final = 5.0
 _SHARE: Final = 50.0  # what was written in a second is not written again for so many
 _AT_ONCE: Final = 64
+_NOWHERE: Final = -1  # nothing was ever saved
 _CATCH_UP_S: Final = 20.0
 _BY_SOURCE: Final = ("highest", "newest_us", "epoch_us", "before", "slot")
 _OF_GAPS: Final = ("low", "high", "gaps")
@@ -43,9 +44,10 @@ class Stream(Protocol):
 
 
 def load(file: Path, monotonic_s: float) -> Replays:
-    """As it was saved; knowing nothing when there is no file, or one that is damaged."""
+    """As it was saved; knowing nothing, up to no place of the stream, when there is no file, or one that is damaged."""
     replays = Replays(monotonic_s)
     if not file.exists():
+        replays.position = _NOWHERE
         return replays
     try:
         with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as saved:
@@ -53,7 +55,8 @@ def load(file: Path, monotonic_s: float) -> Replays:
     except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
         logger.error("what was known of senders' numbers is damaged, and is put aside: %s", error)
         file.replace(file.with_suffix(".damaged"))
-        return Replays(monotonic_s)
+        replays = Replays(monotonic_s)
+        replays.position = _NOWHERE
     return replays
 
 
@@ -85,7 +88,7 @@ def save(file: Path, known: dict[str, NDArray[Any]]) -> None:
 async def catch_up(replays: Replays, stream: Stream) -> int:
     """Take what the stream has behind what is known; returns how many frames. Raises Unavailable."""
     state = await stream.stream_state(subjects.READINGS_STREAM)
-    if not replays.position:  # nothing was ever saved: what came before is not looked for
+    if replays.position == _NOWHERE:  # what came before is not looked for
         replays.position = state.last_sequence
         return 0
     frames, deadline_s = 0, asyncio.get_running_loop().time() + _CATCH_UP_S

@@ -62,15 +62,16 @@ def hospital_owner(hospital_id: str, kind: str) -> Owner:
 class Sealer:
     """Seals and opens. Calls may come from any thread; all raise KeyMissing and Unavailable."""
 
-    def __init__(self, keys: KeyProvider, data_keys: DataKeys) -> None:
+    def __init__(self, keys: KeyProvider, data_keys: DataKeys, *, seals_values: bool = False) -> None:
         self._keys = keys
         self.data_keys = data_keys
+        self.seals_values = seals_values  # what alarms say is sealed as well, and not names and words about people alone
         self._index_keys: dict[str, bytes] = {}
 
     @classmethod
-    def over(cls, keys: KeyProvider, folder: Path) -> Sealer:
+    def over(cls, keys: KeyProvider, folder: Path, *, seals_values: bool = False) -> Sealer:
         """With the data keys that are kept in `folder`, beside the keys."""
-        return cls(keys, DataKeys(folder / DATA_KEYS_FILE, keys))
+        return cls(keys, DataKeys(folder / DATA_KEYS_FILE, keys), seals_values=seals_values)
 
     def seal(self, owner: Owner, place: Place, text: str) -> str:
         """Raises KeyGone when the owner's key was destroyed."""

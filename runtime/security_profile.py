@@ -7,8 +7,8 @@ administrators have a second factor, and nobody may everything: the first user g
 `dev`: for tests and trials on one machine. API and doors answer on loopback only, and may speak without TLS there. The first
 user and this machine's token are administrators, who may everything.
 
-`cn`: as `standard`, with data at rest sealed under national cryptography: files of the lake and snapshots with SM4-GCM,
-passwords hashed with PBKDF2 over HMAC-SM3. nats-server's store is encrypted too, which it can with AES only.
+`cn`: as `standard`, with data at rest sealed under national cryptography: files of the lake, snapshots and what alarms say with
+SM4-GCM, passwords hashed with PBKDF2 over HMAC-SM3. nats-server's store is encrypted too, which it can with AES only.
 
 Called *security* profile, because a profile alone is a topology here (`docs/clauses.toml`).
 """

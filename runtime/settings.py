@@ -216,8 +216,8 @@ class SecuritySettings(BaseModel):
     seal_files: bool | None = Field(
         None,
         description=(
-            "Seal what is written from now on: the lake and snapshots (SM4-GCM), the streams (AES). None: in profile `cn`,"
-            " which allows nothing else. Streams cannot go back."
+            "Seal what is written from now on: the lake, snapshots and what alarms say (SM4-GCM), the streams (AES). None: in"
+            " profile `cn`, which allows nothing else. Streams cannot go back."
         ),
     )
     names: tuple[HostName, ...] = Field(

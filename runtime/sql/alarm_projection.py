@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-import msgspec
 from sqlalchemy import Connection, Engine, bindparam, insert, select, update
 
 from domain.alarms import AlarmEvent, AlarmInput, AlarmState, Phase, next_state
 from runtime.sql.engine import reading, writing
 from runtime.sql.records import Row
+from runtime.sql.sealed_alarms import shut_alarms, shut_events
 from runtime.sql.tables import alarm_events, alarms, positions
 
 POSITION: Final = "alarm-desk"
@@ -40,7 +40,7 @@ def apply_alarm_events(engine: Engine, events: Sequence[tuple[int, AlarmEvent]])
         fresh = {event.event_id: (sequence, event) for sequence, event in reversed(events) if event.event_id not in known}
         in_order = sorted(fresh.values(), key=lambda pair: pair[0])
         if in_order:
-            connection.execute(insert(alarm_events), [_kept(sequence, event) for sequence, event in in_order])
+            connection.execute(insert(alarm_events), _kept(connection, in_order))
             _project(connection, in_order)
         move_position(connection, POSITION, max(sequence for sequence, _ in events))
     return len(fresh)
@@ -70,12 +70,14 @@ def save_position(engine: Engine, name: str, sequence: int) -> None:
 
 def _project(connection: Connection, events: Sequence[tuple[int, AlarmEvent]]) -> None:
     rows = _rows(connection, {event.alarm_id for _, event in events})
-    here = set(rows)
+    here, shown = set(rows), set()
     for sequence, event in events:
-        if event.alarm_id in rows:
-            _advance(rows[event.alarm_id], event)
-        else:
+        if event.alarm_id not in rows:
             rows[event.alarm_id] = _first(sequence, event)
+        elif not _advance(rows[event.alarm_id], event):
+            continue
+        shown.add(event.alarm_id)
+    shut_alarms(connection, [rows[alarm_id] for alarm_id in sorted(shown)])  # of the others it lies there as it is
     new = [row for alarm_id, row in rows.items() if alarm_id not in here]
     if new:
         connection.execute(insert(alarms), new)
@@ -88,11 +90,14 @@ def _project(connection: Connection, events: Sequence[tuple[int, AlarmEvent]]) -
         connection.execute(_UPDATE, changed)
 
 
-def _kept(sequence: int, event: AlarmEvent) -> dict[str, Any]:
-    return {
-        "event_id": event.event_id, "alarm_id": event.alarm_id, "stream_sequence": sequence, "event_us": event.event_us,
-        "content": msgspec.json.encode(event),
-    }  # fmt: skip
+def _kept(connection: Connection, events: Sequence[tuple[int, AlarmEvent]]) -> list[dict[str, Any]]:
+    contents = shut_events(connection, [event for _, event in events])
+    return [
+        {
+            "event_id": event.event_id, "alarm_id": event.alarm_id, "stream_sequence": sequence, "event_us": event.event_us,
+            "content": content,
+        } for (sequence, event), content in zip(events, contents, strict=True)
+    ]  # fmt: skip
 
 
 def _first(sequence: int, event: AlarmEvent) -> Row:
@@ -109,8 +114,11 @@ def _first(sequence: int, event: AlarmEvent) -> Row:
     return row
 
 
-def _advance(row: Row, event: AlarmEvent) -> None:
-    """A further notification. The newest in event time is shown, and an end is final, whenever it comes."""
+def _advance(row: Row, event: AlarmEvent) -> bool:
+    """A further notification. The newest in event time is shown, and an end is final, whenever it comes.
+
+    Returns whether this one is shown now.
+    """
     is_news = (event.event_us, _RANK[event.phase]) > (row["last_event_us"], _RANK[Phase(row["phase"])])
     is_worse = event.priority > row["priority"]
     row["raised_us"] = min(row["raised_us"], event.arrival_us)
@@ -118,11 +126,13 @@ def _advance(row: Row, event: AlarmEvent) -> None:
     row["priority"] = max(row["priority"], int(event.priority))
     row["live"] = row["live"] or event.live
     if row["ended_us"] is not None:
-        return
+        return False
     if event.phase is Phase.ESCALATE and (is_news or is_worse):
         _move(row, AlarmInput.ESCALATED)
-    if is_news or event.phase is Phase.END:
-        _show(row, event)
+    if not is_news and event.phase is not Phase.END:
+        return False
+    _show(row, event)
+    return True
 
 
 def _show(row: Row, event: AlarmEvent) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-import msgspec
 from sqlalchemy import Connection, Engine, func, select, update
 
 from domain.alarms import AlarmEvent, AlarmInput, AlarmState, Outcome, next_state
@@ -19,6 +18,7 @@ from runtime.sql.alarm_projection import POSITION, UNANSWERED, apply_alarm_event
 from runtime.sql.engine import reading, writing
 from runtime.sql.records import Author, Page, Row, change, check_text, log_write, one, page
 from runtime.sql.sealed import open_texts, owner_of_alarm, place_of_note, shut_text
+from runtime.sql.sealed_alarms import open_alarms, open_events
 from runtime.sql.tables import alarm_events, alarms
 from runtime.sql.within import ALARMS, COUNTED_ALARMS, within
 
@@ -44,7 +44,7 @@ def events_of(engine: Engine, alarm_id: str) -> list[AlarmEvent]:
     with reading(engine) as connection:
         one(connection, select(alarms.c.alarm_id).where(alarms.c.alarm_id == alarm_id), f"alarm {alarm_id!r}")
         found = connection.execute(query.order_by(alarm_events.c.stream_sequence)).scalars()
-        return [msgspec.json.decode(content, type=AlarmEvent) for content in found]
+        return open_events(connection, list(found))
 
 
 def list_alarms(  # noqa: PLR0913 (one filter each)
@@ -140,4 +140,4 @@ def _answer(
 
 
 def _opened(connection: Connection, rows: list[Row]) -> list[Row]:
-    return open_texts(connection, rows, "note", [place_of_note(row) for row in rows])
+    return open_alarms(connection, open_texts(connection, rows, "note", [place_of_note(row) for row in rows]))

@@ -9,7 +9,8 @@
 | maintenance_windows | reason | hospital, device or ward, start | the hospital |
 | write_log | reason, `note` in detail | time, author, action, target | the patient it is about, or the region |
 
-The rest of the schema holds keys, handles, places, times and figures, and names of staff and devices. Rows of the write
+The rest of the schema holds keys, handles, places, times and figures, and names of staff and devices; what alarms say of a
+person is sealed where data at rest are (`sealed_alarms`). Rows of the write
 log that are older than sealing are in clear: nothing can change them.
 """
 

@@ -79,7 +79,7 @@ def dump(engine: Engine) -> str:
     with reading(engine) as connection:
         names = inspect(connection).get_table_names()
         assert len(names) > 20
-        return "\n".join(repr(row) for name in names for row in connection.execute(text(f"SELECT * FROM {name}")))
+        return "\n".join(repr(tuple(row)) for name in names for row in connection.execute(text(f"SELECT * FROM {name}")))
 
 
 def files_of(engine: Engine) -> list[bytes]:

@@ -21,14 +21,16 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240
 HOSPITAL: Final = "sz.sealed"
 MONITOR: Final = f"{HOSPITAL}/mon-1"
 BEFORE, AFTER, REFUSED = 81.23456789012345, 97.65432109876543, "planted-in-a-refused-message"
+ALARMING: Final = 41.98765432109876  # mmHg, systolic
 PATIENT: Final = ("王小芳-planted", "MRN-planted-10037")
 SETTINGS: Final = {"SECURITY__PROFILE": "cn", "HOSTS__COUNT": "1", "SHARDS": "1"}
 
 
 def planted() -> dict[str, bytes]:
     """What is looked for: values as numbers and as texts, a refused message, and who is measured."""
-    found = {f"{value} as text": str(value).encode() for value in (BEFORE, AFTER)}
-    found |= {f"{value} as a number": struct.pack("<d", value) for value in (BEFORE, AFTER)}
+    values = (BEFORE, AFTER, ALARMING)
+    found = {f"{value} as text": str(value).encode() for value in values}
+    found |= {f"{value} as a number": struct.pack("<d", value) for value in values}
     return found | {text: text.encode() for text in (REFUSED, *PATIENT)}
 
 
@@ -57,6 +59,12 @@ def values(platform: RunningPlatform) -> set[float]:
     return {row["value"] for row in answer.json()["items"]} if answer.is_success else set()
 
 
+def alarm_values(platform: RunningPlatform) -> set[float | None]:
+    with platform.http(Role.SCENARIO_RUNNER) as http:
+        answer = http.get("/alarms", params={"hospital": HOSPITAL})
+    return {row["value"] for row in answer.json()["items"]} if answer.is_success else set()
+
+
 def lake_of(platform: RunningPlatform) -> Lake:
     settings = Settings(data_dir=platform.data_dir, security={"profile": "cn"})
     return Lake(settings.lake_dir, file_seal(settings))
@@ -78,6 +86,8 @@ def test_nothing_that_was_sent_is_readable_after_a_crash_nor_after_a_stop(tmp_pa
             http.post("/associations", json=span).raise_for_status()
         send(platform, token, {"metric": "heart_rate", "value": BEFORE}).raise_for_status()
         assert send(platform, token, {"metric": REFUSED, "value": 1}).status_code == 422
+        send(platform, token, {"metric": "nibp_sys", "value": ALARMING}).raise_for_status()
+        wait_until(lambda: ALARMING in alarm_values(platform), 30, lambda: alarm_values(platform))
         wait_until(lambda: list((tmp_path / "lake" / "readings").glob("day=*/*")), 30)
         wait_until(lambda: kept(platform) >= {BEFORE}, 30)
         wait_until(lambda: list((tmp_path / "snapshots").glob("*/*.snapshot")), 30)
@@ -87,6 +97,7 @@ def test_nothing_that_was_sent_is_readable_after_a_crash_nor_after_a_stop(tmp_pa
         platform = start_platform(tmp_path, **SETTINGS)
         send(platform, token, {"metric": "heart_rate", "value": AFTER}).raise_for_status()
         wait_until(lambda: values(platform) == {BEFORE, AFTER}, 30, lambda: values(platform))
+        assert ALARMING in alarm_values(platform)
         with platform.http(Role.BIOMEDICAL_ENGINEER) as http:
             assert REFUSED in http.get("/rejects").raise_for_status().text
         assert platform.stop() == 0

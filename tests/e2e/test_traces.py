@@ -87,7 +87,7 @@ class Traced:
             found = self.trace(receipt)
             return found if found["readings"] and all(one["where"] == "lake" for one in found["readings"]) else None
 
-        return dict(wait_until(in_lake, 40, lambda: self.texts[-1]))
+        return dict(wait_until(in_lake, 90, lambda: self.texts[-1]))
 
 
 @pytest.fixture(scope="module")

@@ -245,6 +245,18 @@ async def test_after_a_kill_all_that_was_stored_is_known_again(tmp_path: Path) -
     assert [again.send([n], 1_000 + n) for n in (151, 401)] == [NEW] * 2
 
 
+@pytest.mark.clause("5.4a")
+async def test_doors_that_are_killed_soon_after_their_first_start_forget_nothing(tmp_path: Path) -> None:
+    door, file = Door(), tmp_path / "numbers.npz"
+    first = load(file, 0.0)
+    assert await catch_up(first, KeptStream(door)) == 0  # nothing was ever said
+    save(file, known_now(first))
+    door.count(1, 300)
+    again = load(file, 0.0)
+    assert await catch_up(again, KeptStream(door)) == 300
+    assert Door(again).send([5], 1_005) == REPLAYED
+
+
 async def test_after_a_start_who_repeats_is_answered_even_if_it_is_not_known_for_sure(tmp_path: Path) -> None:
     door = Door()
     door.count(1, 100)
@@ -263,4 +275,3 @@ def test_a_damaged_file_is_put_aside(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-40])
     assert load(file, 0.0).highest.max() == 0
     assert file.with_suffix(".damaged").exists()
-    assert load(tmp_path / "none.npz", 0.0).position == 0
