@@ -1,7 +1,7 @@
 """What there is of devices and how open to attack each is: a frame in memory, judged as columns. Clause 8.4a.
 
-It is read anew, beside whoever asks, when it is older than a quarter of a minute, or than ten times as long as reading
-takes: an answer says as of when it is.
+It is read anew when it is older than a quarter of a minute, or than ten times as long as reading takes: whoever asks waits
+for that where it takes less than a second, and is else answered by what there is. An answer says as of when it is.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from domain.principals import Place
 from runtime.sql.inventory import inventory
 
 _FRESH_US: Final = 15 * US_PER_S
+_QUICK_US: Final = US_PER_S
 _SELDOM: Final = 10
 _NUMBERS: Final = re.compile(r"\d+")
 _KIND: Final = ("model", "maker")
@@ -59,8 +60,11 @@ class Inventory:
         """As it was a moment ago. Raises Unavailable while the database never answered."""
         if self._judged is None:
             await self._read()
-        elif self._is_old(self._judged) and (self._reading is None or self._reading.done()):
-            self._reading = asyncio.create_task(self._read_beside())
+        elif self._is_old(self._judged):
+            if self._reading is None or self._reading.done():
+                self._reading = asyncio.create_task(self._read_beside())
+            if self._judged.took_us <= _QUICK_US:
+                await asyncio.shield(self._reading)  # shared: who goes away must not end it for others
         assert self._judged is not None
         return self._judged
 

@@ -119,6 +119,17 @@ async def test_one_device_is_shown_with_remedies_and_what_changed(
     assert (await client.get("security/inventory/sz.h001/mon-3")).status_code == 404
 
 
+async def test_who_asks_first_after_a_pause_is_answered_by_what_is_so_now(
+    client: httpx.AsyncClient, tokens: dict[str, str], clock: ManualClock
+) -> None:
+    before = (await client.get("security/inventory")).json()
+    await make(client, "devices", {"hospital_id": "sz.h001", "device_id": "mon-9", "model": "monitor"})
+    clock.advance(19 * 60)
+    after = (await client.get("security/inventory")).json()
+    assert after["matched"] == before["matched"] + 1
+    assert after["as_of"] > before["as_of"]
+
+
 async def test_a_certificate_is_shown_and_the_token_beside_it_is_found(
     client: httpx.AsyncClient, tokens: dict[str, str], engine: Engine, clock: ManualClock
 ) -> None:
