@@ -157,7 +157,8 @@ def facts_of(frame: pl.DataFrame, newest: Newest) -> Facts:
     return Facts(
         has_credential=token | certificate, is_by_token_too=token & certificate & ~frame["needs_certificate"].to_numpy(),
         is_carried=frame["gateway_handle"].is_not_null().to_numpy(),
-        issued_us=times("issued_us"), seen_us=times("seen_us"), over_tls=frame["over_tls"].fill_null(value=False).to_numpy(),
+        issued_us=times("issued_us"), ends_us=times("certificate_until_us"), seen_us=times("seen_us"),
+        over_tls=frame["over_tls"].fill_null(value=False).to_numpy(),
         changed_us=times("changed_us"), has_firmware=frame["firmware"].is_not_null().to_numpy(),
         is_outdated=_outdated(frame, newest), has_serial=frame["serial"].is_not_null().to_numpy(),
         is_default=frame["is_default"].to_numpy(), criticality=frame["criticality"].fill_null(np.iinfo(np.int8).max).to_numpy(),

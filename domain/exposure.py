@@ -19,6 +19,7 @@ from domain.thing_models import Criticality
 MOST: Final = 100
 DAY_US: Final = 86_400 * US_PER_S
 SILENT_DAYS: Final = 30  # after which a credential that nobody uses is a door that nobody watches
+ENDS_DAYS: Final = 30  # so long before the end of a certificate somebody has to look
 CHANGED_DAYS: Final = 30  # for so long a changed fingerprint is news
 UNKNOWN: Final = -1  # in place of a time
 
@@ -43,6 +44,8 @@ FINDINGS: Final[tuple[Finding, ...]] = (
             "Set passwords and services of its own, then take `configuration: default` from its attributes."),
     Finding("credential-old", 15, "Its credential is older than the platform allows.",
             "Rotate its token, or let it renew its certificate."),
+    Finding("certificate-ends", 15, "Its certificate ends within 30 days: then no door lets it in by it.",
+            "Let it renew its certificate, or give it a claim code for another."),
     Finding("never-seen", 15, "It has a credential and never came: the credential may lie anywhere.",
             "Connect it, or retire it."),
     Finding("shared-credential", 10, "It speaks through a gateway, with the gateway's credential: the gateway can speak as it.",
@@ -69,13 +72,15 @@ class Facts:
     """What is known of each device, aligned. Times are UTC microseconds, UNKNOWN where there is none.
 
     `has_credential`: of its own; `is_by_token_too`: it has a certificate, and needs none. `is_carried`: by a gateway.
-    `issued_us`: when what it comes with was issued. `seen_us`: when it last came to a door itself.
+    `issued_us`: when what it comes with was issued; `ends_us`: when its last good certificate ends.
+    `seen_us`: when it last came to a door itself.
     """
 
     has_credential: Bools
     is_by_token_too: Bools
     is_carried: Bools
     issued_us: NDArray[np.int64]
+    ends_us: NDArray[np.int64]
     seen_us: NDArray[np.int64]
     over_tls: Bools
     changed_us: NDArray[np.int64]
@@ -96,6 +101,7 @@ def judge(facts: Facts, now_us: int, credential_days: int) -> tuple[NDArray[np.u
         "firmware-outdated": facts.is_outdated,
         "default-configuration": facts.is_default,
         "credential-old": own & is_issued & (now_us - facts.issued_us > credential_days * DAY_US),
+        "certificate-ends": (facts.ends_us != UNKNOWN) & (facts.ends_us - now_us <= ENDS_DAYS * DAY_US),
         "never-seen": own & ~seen,
         "shared-credential": facts.is_carried & ~own,
         "token-beside-certificate": facts.is_by_token_too,

@@ -20,7 +20,7 @@ def one(value: object, dtype: type) -> np.ndarray:
 
 WELL = Facts(
     has_credential=one(True, bool), is_by_token_too=one(False, bool), is_carried=one(False, bool),
-    issued_us=one(NOW_US - DAY_US, np.int64),
+    issued_us=one(NOW_US - DAY_US, np.int64), ends_us=one(UNKNOWN, np.int64),
     seen_us=one(NOW_US, np.int64), over_tls=one(True, bool), changed_us=one(UNKNOWN, np.int64), has_firmware=one(True, bool),
     is_outdated=one(False, bool), has_serial=one(True, bool), is_default=one(False, bool),
     criticality=one(Criticality.FACILITY, np.int8),
@@ -49,6 +49,8 @@ def test_of_a_device_that_is_well_nothing_is_found_even_if_a_life_depends_on_it(
         ({"issued_us": NOW_US - 366 * DAY_US}, ["credential-old"]),
         ({"issued_us": NOW_US - 364 * DAY_US}, []),
         ({"issued_us": UNKNOWN}, ["credential-age-unknown"]),
+        ({"ends_us": NOW_US + 29 * DAY_US}, ["certificate-ends"]),
+        ({"ends_us": NOW_US + 31 * DAY_US}, []),
         ({"seen_us": UNKNOWN, "over_tls": False}, ["never-seen"]),
         ({"seen_us": NOW_US - 31 * DAY_US}, ["silent"]),
         ({"has_credential": False, "is_carried": True, "seen_us": UNKNOWN, "issued_us": UNKNOWN}, ["shared-credential"]),
