@@ -26,7 +26,7 @@ import uvloop
 from numpy.typing import NDArray
 
 from benchmarks.measure import Bench
-from domain.ports import Sender
+from domain.ports import Sender, Shown
 from domain.thing_catalogue import thing_model
 from domain.thing_models import Lane
 from gateways.device_client import DeviceClient
@@ -43,7 +43,8 @@ _MONITOR = thing_model("monitor")
 class NumberedDevices:
     """The token of a device is its handle."""
 
-    async def identify(self, token: str) -> Sender:
+    async def sender_of(self, shown: Shown) -> Sender:
+        token = shown.tokens[0]
         return Sender(f"sz.h001/mon-{token}", int(token), "sz.h001", 0, _MONITOR)
 
     async def revoked(self, senders: Sequence[Sender]) -> list[Sender]:  # noqa: ARG002 (the port's signature)
