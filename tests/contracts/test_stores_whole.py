@@ -252,7 +252,9 @@ def test_every_write_is_logged_with_who_when_and_why(engine: Engine, write: Writ
 DEVICES_OWN: dict[str, Callable[[Engine, Cast, str, int], object]] = {
     "claim": lambda e, c, code, now_us: credentials.claim(e, code, c.request, c.signer, now_us, RULES),
     "claim of a token": lambda e, _, code, now_us: credentials.claim(e, code, None, None, now_us, RULES),
-    "renewal": lambda e, c, _, now_us: credentials.renew(e, c.free, (), c.request, c.signer, now_us, RULES),
+    "renewal": lambda e, c, _, now_us: credentials.renew(
+        e, c.free, (devices.get_device(e, c.free)["token_digest"],), c.request, c.signer, now_us, RULES
+    ),
 }
 
 
@@ -264,6 +266,7 @@ def test_what_a_device_gets_by_itself_is_logged_as_its_own_or_not_given(
     cast = Cast(engine)
     with writing(engine) as connection:
         code, _ = credentials.make_claim_code(connection, ADA, cast.free, RULES)
+        devices.replace_token(connection, ADA, cast.free)
     before = everything(engine), devices.get_device(engine, cast.free)
     with _no_log(engine), pytest.raises(RuntimeError, match="disk is full"):
         write(engine, cast, code, NOW_US + 1)
