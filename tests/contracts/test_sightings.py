@@ -177,11 +177,12 @@ def test_the_inventory_knows_tokens_and_certificates_and_the_age_of_what_a_devic
     assert known("mon-7") == (False, False, None, None)
     assert known("gw-1") == (False, True, NOW_US + 5 * day_us, NOW_US - 7 * day_us)
     assert known("pump-3") == (True, True, NOW_US + day_us, NOW_US)  # it never came: the younger
-    for number, (credential, issued_us) in enumerate(
-        (("certificate", NOW_US - 3 * day_us), ("token", NOW_US), ("certificate and token", NOW_US)), start=1
+    certificate, token = "sha256:certificate", "sm3:token"
+    for number, (shown, issued_us) in enumerate(
+        (((certificate,), NOW_US - 3 * day_us), ((token,), NOW_US), ((certificate, token), NOW_US)), start=1
     ):
-        keep_sightings(engine, [Sighting(pump.handle, "mqtt", "10.0.0.7", True, "pump", NOW_US + number, credential)])
-        assert known("pump-3")[3] == issued_us, credential
+        keep_sightings(engine, [Sighting(pump.handle, "mqtt", "10.0.0.7", True, "pump", NOW_US + number, shown)])
+        assert known("pump-3")[3] == issued_us, shown
     revoke(engine, ADA, pump.handle, "token")
-    keep_sightings(engine, [Sighting(pump.handle, "mqtt", "10.0.0.7", True, "pump", NOW_US + 9, "token")])
+    keep_sightings(engine, [Sighting(pump.handle, "mqtt", "10.0.0.7", True, "pump", NOW_US + 9, (token,))])
     assert known("pump-3")[3] == NOW_US - 3 * day_us  # what it came with is good no more
