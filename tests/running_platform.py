@@ -23,7 +23,7 @@ from cluster.connection import Connection, admin_token_file
 from domain.errors import Unavailable
 from domain.principals import Role
 
-START_DEADLINE_S = 90.0
+START_DEADLINE_S = 150.0
 STOP_DEADLINE_S = 60.0
 _PR_SET_PDEATHSIG = 1
 _prctl = ctypes.CDLL(None).prctl  # looked up here: nothing may be loaded between fork and exec
