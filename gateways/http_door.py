@@ -135,12 +135,10 @@ async def _taken(door: _Door, row: AnyFormat, request: Request, request_id: str)
         return problem_of(error)
     counters.readings += receipt.readings
     door.watch.stored(sender, DOOR, address, receipt)
-    peer = request.client.host if request.client else None
-    door.stamps.stored(
-        RequestStamp(
-            receipt.stream_sequence, sender.handle, request_id, row.path, size_bytes, received_us, door.clock.now_us(), peer
-        )
-    )
+    door.stamps.stored(RequestStamp(
+        receipt.stream_sequence, sender.handle, request_id, row.path, size_bytes, received_us, door.clock.now_us(),
+        address or None,
+    ))  # fmt: skip
     accepted = 1 if isinstance(row, EventFormat) else receipt.readings
     answer = {"accepted": accepted, "receipt": f"{receipt.shard}-{receipt.stream_sequence}"}
     return Response(msgspec.json.encode(answer), media_type="application/json")
