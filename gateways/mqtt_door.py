@@ -161,7 +161,9 @@ class MqttDoor:
         namesake = self._by_client_id.get(connection.client_id) if connection.client_id else None
         if older is None and len(self._by_handle) >= self._max_connections:
             return False
+        before = None
         if older is not None:
+            before = older.address, older.heard_s
             self._forget(older)
             older.end(TAKEN_OVER)
         if namesake is not None and namesake is not older and namesake.sender is not None:
@@ -176,7 +178,7 @@ class MqttDoor:
         self.counters.connections_accepted += 1
         if older is None:
             self._presence.tell(sender, "online")
-        self.watch.used(sender, DOOR, connection.address)
+        self.watch.used(sender, DOOR, connection.address, before)
         return True
 
     def _sighted(self, connection: MqttConnection, sender: Sender) -> None:

@@ -3,12 +3,12 @@
 Each is told as a `SecurityNotice` of the true sender: at most once a minute for a sender and kind, with how often it was.
 Attempts are an alarm from the third within ten minutes on; one may be a slip of whoever set the device up.
 
-An identity is *in conflict* when it is used from two addresses by turns: A, B, A, B within two minutes. A device that came
-back by another way is A, B; it does not come back by the first at the same time. HTTP requests count, and MQTT connections
-when they are made, and when they were heard between two requests. IPv6 addresses of one /64 are one, and addresses behind
-which there are many (`shares`) are none. While there is a conflict each CONNECT takes over the older connection as ever, but
-one from elsewhere than where the identity was at first waits `HOLD_S`, one an address and four in all: so a device at a bed
-is away for as long as it takes to connect again, and not for longer. Clauses 5.4a, 9.4.
+An identity is *in conflict* when it twice within two minutes comes back to an address where it was before: A, B, A, B. A
+device that came back by another way is A, B, and perhaps A once more. HTTP requests count, and MQTT connections when they
+are made, and when they were heard between two requests. IPv6 addresses of one /64 are one, and addresses behind which there
+are many (`shares`) are none. While there is a conflict each CONNECT takes over the older connection as ever, but one from
+elsewhere than where the identity was before all this waits `HOLD_S`, one an address and four in all: so a device at a bed is
+away for as long as it takes to connect again, and not for longer. Clauses 5.4a, 9.4.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ KIND_OF: Final = {
 }  # reason of a reject -> what it is told as
 HOLD_S: Final = 3.0
 WINDOW_S: Final = 120.0
-_TURNS: Final = 3  # changes of address, each to one that was there before
+_RETURNS: Final = 2
 _CONFLICT_S: Final = 600.0  # since the last turn
 _TELL_S: Final = 60.0
 _ATTEMPTS_S: Final = 600.0
@@ -55,12 +55,20 @@ class _Attempts:
 
 
 @dataclass(slots=True)
-class _Whereabouts:
-    """Of one identity. `turns`: where it came to, and when, the newest last; `home`: where it was at first."""
+class _Stay:
+    """At one address: since when, and when it was used there last."""
 
-    turns: deque[tuple[str, float]] = field(default_factory=lambda: deque(maxlen=8))
+    place: str
+    came_s: float
+    used_s: float
+
+
+@dataclass(slots=True)
+class _Whereabouts:
+    """Of one identity. `stays`: those of late, the newest last; `home`: where it was before there was a conflict."""
+
+    stays: deque[_Stay] = field(default_factory=lambda: deque(maxlen=8))
     home: str = ""
-    used_s: float = 0.0
     conflict_until_s: float = float("-inf")
     held: set[str] = field(default_factory=set)  # from where a CONNECT waits
 
@@ -109,7 +117,7 @@ class Watch:
         self, sender: Sender, kind: SecurityKind, door: str, address: str, detail: str, *, least: int = _MANY
     ) -> None:  # fmt: skip
         """Tell it, if it is time. `least`: of how many on somebody has to look; 0: nobody has to."""
-        now_s = asyncio.get_running_loop().time()
+        now_s = _now_s()
         seen = self._attempts.pop((sender.handle, kind), None)
         if seen is None or now_s - seen.since_s > _ATTEMPTS_S:
             seen = _Attempts(now_s)
@@ -125,20 +133,22 @@ class Watch:
         seen.untold, seen.told_s = 0, now_s
         self._post.notify(sender, notice)
 
-    def used(self, sender: Sender, door: str, address: str) -> None:
-        """The sender was just believed at this address."""
-        now_s = asyncio.get_running_loop().time()
+    def used(self, sender: Sender, door: str, address: str, before: tuple[str, float] | None = None) -> None:
+        """The sender was just believed at this address. `before`: where the connection was that it takes over, and when it was
+        heard there last.
+        """
+        now_s = _now_s()
         if not address or self._shares(address):
             return
         here = _network(address)
         known = self._whereabouts.pop(sender.handle, None) or _Whereabouts()
         _put(self._whereabouts, sender.handle, known)
-        elsewhere = self.connected(sender.handle) if known.turns and known.turns[-1][0] == here else None
-        if elsewhere is not None and elsewhere[1] > known.used_s and elsewhere[0] and not self._shares(elsewhere[0]):
-            _turn(known, _network(elsewhere[0]), elsewhere[1])  # it spoke there since it spoke here last
-        _turn(known, here, now_s)
+        elsewhere = before or self.connected(sender.handle)
+        if elsewhere is not None and elsewhere[0] and not self._shares(elsewhere[0]):
+            _stay(known, _network(elsewhere[0]), elsewhere[1])
+        _stay(known, here, now_s)
         if _is_by_turns(known, now_s):
-            places = list(dict.fromkeys(place for place, _ in known.turns))
+            places = list(dict.fromkeys(stay.place for stay in known.stays))
             known.conflict_until_s = now_s + _CONFLICT_S
             detail = f"used from {' and '.join(places[:4])} by turns: which of them is the device has to be looked at"
             self.noticed(sender, SecurityKind.IDENTITY_CONFLICT, door, address, detail, least=1)
@@ -147,7 +157,7 @@ class Watch:
     def held(self, sender: Sender, address: str) -> Iterator[float | None]:
         """How long a CONNECT from there is to wait; None: it is refused, because others wait."""
         known = self._whereabouts.get(sender.handle)
-        now_s = asyncio.get_running_loop().time()
+        now_s = _now_s()
         if known is None or now_s >= known.conflict_until_s or not address or _network(address) == known.home:
             yield 0.0
         elif (here := _network(address)) in known.held or len(known.held) >= _MOST_HELD:
@@ -160,21 +170,30 @@ class Watch:
                 known.held.discard(here)
 
 
-def _turn(known: _Whereabouts, place: str, now_s: float) -> None:
-    known.used_s = now_s
-    while known.turns and now_s - known.turns[0][1] > WINDOW_S and len(known.turns) > 1:
-        known.turns.popleft()
-    if not known.turns or known.turns[-1][0] != place:
-        if now_s >= known.conflict_until_s and len(known.turns) <= 1:
-            known.home = known.turns[0][0] if known.turns else place
-        known.turns.append((place, now_s))
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _stay(known: _Whereabouts, place: str, at_s: float) -> None:
+    """It was used there then. What is older than what is known of other places says nothing new."""
+    stays = known.stays
+    if stays and stays[-1].place == place:
+        stays[-1].used_s = max(stays[-1].used_s, at_s)
+    elif not stays or at_s > stays[-1].used_s:
+        stays.append(_Stay(place, at_s, at_s))
+    while at_s - stays[0].used_s > WINDOW_S:
+        stays.popleft()
+    if at_s >= known.conflict_until_s and all(stay.place != known.home for stay in stays):
+        known.home = stays[0].place  # where it was before is quiet since long
 
 
 def _is_by_turns(known: _Whereabouts, now_s: float) -> bool:
-    """Whether it came back, within the window, to where it had been before, often enough."""
-    late = [place for place, _ in known.turns][-_TURNS - 1 :]
-    began_s = known.turns[-_TURNS][1] if len(known.turns) > _TURNS else float("-inf")
-    return len(late) > _TURNS and len(set(late)) < len(late) and now_s - began_s <= WINDOW_S
+    """Whether it came back often enough, within the window, to where it had been before."""
+    places, returns = set[str](), 0
+    for stay in known.stays:
+        returns += stay.place in places and now_s - stay.came_s <= WINDOW_S
+        places.add(stay.place)
+    return returns >= _RETURNS
 
 
 @lru_cache(maxsize=4_096)

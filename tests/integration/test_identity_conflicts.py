@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import asynccontextmanager
 
 import httpx
@@ -86,6 +87,42 @@ async def test_in_a_conflict_who_was_there_first_comes_back_at_once_and_the_othe
     assert await one.next() == ConnAck(0)  # after its wait: MQTT's take-over holds
     assert await monitor.next() is None
     assert stage.door.counters.connections_refused["identity-conflict"] == 1
+
+
+@pytest.fixture
+def used(stage, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """The monitor was believed at an address, at a time; where the connection was that it took over, and when heard there."""
+    now = [0.0]
+    monkeypatch.setattr(watch, "_now_s", lambda: now[0])
+
+    def at(now_s: float, address: str, before: tuple[str, float] | None = None) -> None:
+        now[0] = now_s
+        stage.door.watch.used(MONITOR, "mqtt", address, before)
+
+    return at
+
+
+@pytest.mark.clause("9.4")
+async def test_a_monitor_that_was_there_for_an_hour_is_at_home_there_when_a_clone_comes(stage, used) -> None:
+    used(0.0, HOME)
+    used(3600.0, AWAY, (HOME, 3599.0))
+    used(3601.0, HOME, (AWAY, 3600.5))
+    used(3605.0, AWAY, (HOME, 3604.0))
+    await until(lambda: conflicts(stage))
+    with stage.door.watch.held(MONITOR, HOME) as wait_s:
+        assert wait_s == 0.0
+    with stage.door.watch.held(MONITOR, AWAY) as wait_s:
+        assert wait_s == watch.HOLD_S
+
+
+@pytest.mark.clause("5.4a")
+async def test_a_device_that_roams_is_no_conflict_and_at_home_where_it_stays(stage, used) -> None:
+    for now_s in (0.0, 100.0, 200.0, 300.0):
+        used(now_s, HOME if now_s == 0.0 else AWAY)
+    assert stage.door.watch._whereabouts[MONITOR.handle].home == AWAY
+    for now_s, address in ((301.0, "127.0.0.3"), (302.0, AWAY), (303.0, "127.0.0.4"), (304.0, "127.0.0.5")):
+        used(now_s, address)  # it came back once
+    assert conflicts(stage) == []
 
 
 @pytest.mark.clause("5.4a")
