@@ -140,6 +140,7 @@ class Listener:
         self._strangers = 0
         self._open = 0
         self._greetings: set[asyncio.Task[None]] = set()
+        self._unmade: dict[Guest, socket.socket] = {}  # let in, and no connection of the loop's yet
         self._socket: socket.socket | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self.refused: Counter[str] = Counter() if refused is None else refused
@@ -164,6 +165,10 @@ class Listener:
             self._drop_waiting(self._queue[0], "closing")
         for task in self._greetings:
             task.cancel()
+        for guest, sock in self._unmade.items():  # a task that is cancelled before its first step runs nothing
+            sock.close()
+            guest.left()
+        self._unmade.clear()
 
     async def wait_closed(self) -> None:
         """Nothing is left to wait for."""
@@ -242,6 +247,7 @@ class Listener:
         guest = Guest(self, at, sock, self._loop.time())
         at.strangers[guest] = None
         self._strangers += 1
+        self._unmade[guest] = sock
         task = self._loop.create_task(self._greet(guest, sock))
         self._greetings.add(task)
         task.add_done_callback(self._greetings.discard)
@@ -249,6 +255,7 @@ class Listener:
     async def _greet(self, guest: Guest, sock: socket.socket) -> None:
         """Until the protocol has its connection; with TLS, once hands are shaken."""
         deadline = None if self._tls is None else self._limits.handshake_timeout_s
+        del self._unmade[guest]
         try:
             await self._loop.connect_accepted_socket(
                 lambda: self._make(guest), sock, ssl=self._tls, ssl_handshake_timeout=deadline

@@ -119,3 +119,12 @@ async def test_what_waits_is_closed_with_the_listener() -> None:
                 async with asyncio.timeout(0.2):
                     ended += await asyncio.get_running_loop().sock_recv(peer, 1) == b""
         assert ended == 2
+
+
+async def test_who_is_let_in_while_the_listener_closes_is_not_left_hanging() -> None:
+    async with listening() as stage:
+        with socket.create_connection(("127.0.0.1", stage.port), timeout=1) as late:  # the loop does not turn meanwhile
+            stage.listener._accept()
+            stage.listener.close()
+            assert late.recv(1) == b""
+        assert stage.made == []
