@@ -9,55 +9,46 @@ import sys
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from cluster.backup_commands import backup
-from cluster.device_commands import devices
-from cluster.doctor import doctor
-from cluster.fleet_commands import fleet
-from cluster.hosts_commands import hosts
-from cluster.keys_commands import keys
-from cluster.life_commands import retention
-from cluster.log_commands import log
-from cluster.pki import ray_tls
-from cluster.ray_commands import ray_certificate
-from cluster.ray_environment import prepare_ray
-from cluster.scenario_commands import scenario
-from cluster.sql_commands import sql_accounts
-from cluster.token_commands import token_app
-from cluster.trace_commands import trace
-from cluster.user_commands import user
-from cluster.witness_commands import witness
+from cluster.lazy_commands import LazyCommands
 from domain.errors import VitalgridError
 from runtime.log import configure_logging, pass_over_what_is_no_fault
 from runtime.settings import Settings
 
+
+class _Commands(LazyCommands):
+    ELSEWHERE: ClassVar[dict[str, str]] = {
+        "doctor": "cluster.doctor:doctor",
+        "scenario": "cluster.scenario_commands:scenario",
+        "fleet": "cluster.fleet_commands:fleet",
+        "devices": "cluster.device_commands:devices",
+        "trace": "cluster.trace_commands:trace",
+        "hosts": "cluster.hosts_commands:hosts",
+        "user": "cluster.user_commands:user",
+        "token": "cluster.token_commands:token_app",
+        "log": "cluster.log_commands:log",
+        "witness": "cluster.witness_commands:witness",
+        "backup": "cluster.backup_commands:backup",
+        "retention": "cluster.life_commands:retention",
+        "keys": "cluster.keys_commands:keys",
+        "sql-accounts": "cluster.sql_commands:sql_accounts",
+        "ray-certificate": "cluster.ray_commands:ray_certificate",
+    }
+
+
 app = typer.Typer(
     name="vitalgrid",
+    cls=_Commands,
     help="Regional medical IoT platform (T/GDIOT 009-2024): readings in, alarms and answers out.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(scenario, name="scenario")
-app.add_typer(backup, name="backup")
-app.add_typer(fleet, name="fleet")
-app.add_typer(devices, name="devices")
-app.add_typer(hosts, name="hosts")
-app.add_typer(keys, name="keys")
-app.add_typer(log, name="log")
-app.add_typer(token_app, name="token")
-app.add_typer(user, name="user")
-app.command("doctor")(doctor)
-app.command("ray-certificate")(ray_certificate)
-app.command("trace")(trace)
-app.command("witness")(witness)
-app.command("sql-accounts")(sql_accounts)
-app.command("retention")(retention)
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where the platform keeps everything (default: var).")]
 _console = Console(stderr=True)
@@ -69,19 +60,10 @@ def _root() -> None:
 
 
 @app.command()
-def version() -> None:
-    """Print the version."""
-    try:
-        typer.echo(metadata.version("vitalgrid"))
-    except metadata.PackageNotFoundError:
-        typer.echo("vitalgrid, run from its sources")
-
-
-@app.command()
 def up(data_dir: DataDir = None) -> None:
     """Start the platform on this machine; stop it with Ctrl-C. Settings: vitalgrid.toml and VITALGRID_* variables."""
     settings = load_settings(data_dir)
-    prepare_ray(ray_tls(settings))
+    _prepare_ray(settings)
     from cluster.up import run_platform  # noqa: PLC0415 (imports Ray, which reads its environment then)
 
     asyncio.run(run_platform(settings, _console))
@@ -96,11 +78,27 @@ def demo(
 ) -> None:
     """Start the platform, play a scenario against it with a live view, show the verdicts, and stay up (`make run`)."""
     settings = load_settings(data_dir)
-    prepare_ray(ray_tls(settings))
+    _prepare_ray(settings)
     from cluster.up import run_demo  # noqa: PLC0415 (as above)
 
     code = asyncio.run(run_demo(settings, _console, scenario_name, assign or [], stay=stay))
     raise typer.Exit(code)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    try:
+        typer.echo(metadata.version("vitalgrid"))
+    except metadata.PackageNotFoundError:
+        typer.echo("vitalgrid, run from its sources")
+
+
+def _prepare_ray(settings: Settings) -> None:
+    from cluster.pki import ray_tls  # noqa: PLC0415 (what only these two need; so below)
+    from cluster.ray_environment import prepare_ray  # noqa: PLC0415
+
+    prepare_ray(ray_tls(settings))
 
 
 def load_settings(data_dir: Path | None) -> Settings:
