@@ -8,10 +8,12 @@ import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PACKAGES: Final = ("domain", "gateways", "runtime", "actors", "analytics", "sim", "scenarios", "api", "cluster")
+
+Node = TypeVar("Node", bound=ast.AST)
 
 
 @cache
@@ -43,10 +45,19 @@ def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), filename=str(path))
 
 
-def nodes(*packages: str) -> Iterator[tuple[str, ast.AST]]:
-    """(file:line, node) of every syntax node in the given packages."""
+@cache
+def _by_kind(path: Path) -> dict[type[ast.AST], list[Any]]:
+    """The syntax nodes of a file, walked once for all that ask."""
+    found: dict[type[ast.AST], list[Any]] = {}
+    for node in ast.walk(tree_of(path)):
+        found.setdefault(type(node), []).append(node)
+    return found
+
+
+def nodes(kind: type[Node], *packages: str) -> Iterator[tuple[str, Node]]:
+    """(file:line, node) of every syntax node of a kind in the given packages."""
     for path in modules(*packages):
-        for node in ast.walk(tree_of(path)):
+        for node in _by_kind(path).get(kind, ()):
             yield f"{name_of(path)}:{getattr(node, 'lineno', 0)}", node
 
 

@@ -40,11 +40,10 @@ def test_modules_stay_small_enough_to_read():
 
 
 def test_functions_stay_small_enough_to_read():
-    long = {}
-    for path in modules(*PACKAGES, "tests", "benchmarks", "docs"):
-        for node in ast.walk(tree_of(path)):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and _code_lines(node) > MAX_FUNCTION_LINES:
-                long[f"{name_of(path)}:{node.name}"] = _code_lines(node)
+    everywhere = (*PACKAGES, "tests", "benchmarks", "docs")
+    long = {f"{home(place)}:{node.name}": _code_lines(node)
+            for place, node in (*nodes(ast.FunctionDef, *everywhere), *nodes(ast.AsyncFunctionDef, *everywhere))
+            if _code_lines(node) > MAX_FUNCTION_LINES}  # fmt: skip
     assert set(long) <= set(SIZE_EXCEPTIONS), f"over {MAX_FUNCTION_LINES} lines: {long}"
 
 
@@ -54,31 +53,28 @@ def _code_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 def test_the_time_of_day_is_asked_of_the_injected_clock():
-    uses = [place for place, node in nodes(*PACKAGES) if isinstance(node, ast.Attribute) and CLOCKS.search(dotted(node))]
-    imported = [place for place, node in nodes(*PACKAGES)
-                if isinstance(node, ast.ImportFrom) and node.module == "time"
-                and {alias.name for alias in node.names} & {"time", "time_ns"}]  # fmt: skip
+    uses = [place for place, node in nodes(ast.Attribute, *PACKAGES) if CLOCKS.search(dotted(node))]
+    imported = [place for place, node in nodes(ast.ImportFrom, *PACKAGES)
+                if node.module == "time" and {alias.name for alias in node.names} & {"time", "time_ns"}]  # fmt: skip
     assert [place for place in uses + imported if home(place) not in CLOCK_HOMES] == []
 
 
 def test_chance_comes_from_named_seeded_streams():
-    uses = [place for place, node in nodes(*PACKAGES)
-            if isinstance(node, ast.Attribute) and CHANCE.match(dotted(node))
-            and not dotted(node).endswith((".Generator", ".SeedSequence"))]  # fmt: skip
-    imported = [place for place, node in nodes(*PACKAGES)
-                if isinstance(node, ast.ImportFrom) and node.module in ("random", "numpy.random")]  # fmt: skip
+    uses = [place for place, node in nodes(ast.Attribute, *PACKAGES)
+            if CHANCE.match(dotted(node)) and not dotted(node).endswith((".Generator", ".SeedSequence"))]  # fmt: skip
+    imported = [place for place, node in nodes(ast.ImportFrom, *PACKAGES) if node.module in ("random", "numpy.random")]
     assert [place for place in uses + imported if home(place) not in CHANCE_HOMES] == []
 
 
 def test_only_the_command_line_prints():
-    uses = [place for place, node in nodes(*PACKAGES) if isinstance(node, ast.Call) and dotted(node.func) == "print"]
+    uses = [place for place, node in nodes(ast.Call, *PACKAGES) if dotted(node.func) == "print"]
     assert [place for place in uses if not place.startswith("cluster/")] == []
 
 
 def test_only_the_composition_root_reads_the_environment():
-    uses = [place for place, node in nodes(*PACKAGES)
-            if (isinstance(node, ast.Attribute) and dotted(node) in ("os.environ", "os.getenv", "os.environb"))
-            or (isinstance(node, ast.Call) and dotted(node.func) in ("Settings", "Settings.load"))]  # fmt: skip
+    uses = [place for place, node in nodes(ast.Attribute, *PACKAGES)
+            if dotted(node) in ("os.environ", "os.getenv", "os.environb")]  # fmt: skip
+    uses += [place for place, node in nodes(ast.Call, *PACKAGES) if dotted(node.func) in ("Settings", "Settings.load")]
     assert [place for place in uses if not place.startswith("cluster/")] == []
 
 
@@ -109,9 +105,8 @@ def test_no_top_level_package_hides_the_standard_library():
 
 
 def test_ray_is_known_to_the_shell_and_the_composition_root_alone():
-    imports = [place for place, node in nodes(*PACKAGES)
-               if (isinstance(node, ast.Import) and any(a.name.split(".")[0] == "ray" for a in node.names))
-               or (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "ray")]  # fmt: skip
+    imports = [place for place, node in nodes(ast.Import, *PACKAGES) if any(a.name.split(".")[0] == "ray" for a in node.names)]
+    imports += [place for place, node in nodes(ast.ImportFrom, *PACKAGES) if (node.module or "").split(".")[0] == "ray"]
     assert [place for place in imports if not RAY_HOMES.match(home(place))] == []
 
 
@@ -131,11 +126,10 @@ def test_no_log_line_names_what_a_log_record_has_already() -> None:
     """`extra={"process": …}` raises KeyError where it is logged: in a keeper's loop that ends the keeper."""
     taken = set(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
     found = []
-    for path in modules(*PACKAGES):
-        for node in ast.walk(tree_of(path)):
-            if isinstance(node, ast.keyword) and node.arg == "extra" and isinstance(node.value, ast.Dict):
-                names = {key.value for key in node.value.keys if isinstance(key, ast.Constant)}
-                found += [f"{name_of(path)}:{node.value.lineno} {name}" for name in names & taken]
+    for place, node in nodes(ast.keyword, *PACKAGES):
+        if node.arg == "extra" and isinstance(node.value, ast.Dict):
+            names = {key.value for key in node.value.keys if isinstance(key, ast.Constant)}
+            found += [f"{place} {name}" for name in names & taken]
     assert found == []
 
 
