@@ -45,7 +45,8 @@ $(VENV)/.ready: $(VENV)/.made requirements.lock pyproject.toml
 	@export VIRTUAL_ENV="$(CURDIR)/$(VENV)"; \
 	$(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes requirements.lock; \
 	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
-	@$(BIN)/python -m compileall -q $(PACKAGES) # a process starts in half the time, also where Python may not write these itself
+	@$(BIN)/python -m compileall -q $(PACKAGES) # processes start in half the time, also where Python may not write these itself
+	@$(BIN)/python -c "import actors.host, runtime.lake, runtime.replay_loops" # their loops are compiled now, not by the first start
 	@touch $@
 
 .PHONY: run

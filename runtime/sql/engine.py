@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -67,6 +65,9 @@ def migrate(engine: Engine, revision: str = "head") -> None:
 
     What an earlier version kept in clear is sealed by the way: that needs an engine with a sealer.
     """
+    from alembic import command  # noqa: PLC0415 (one process of all migrates, and importing this takes a fifth of a second)
+    from alembic.config import Config  # noqa: PLC0415
+
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     with writing(engine) as connection:
