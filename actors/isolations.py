@@ -1,6 +1,6 @@
 """Devices that are cut off by order: what they say is refused, and their ward is told. Clauses 8.4d, 9.4.
 
-- Readings and events of an isolated device are refused whoever brings them, and so is what an isolated gateway brings:
+- Readings and events of an isolated device are refused whoever brings them, and so are those an isolated gateway brings:
   from the order's place in the stream on, so that a replay refuses the same. A shard that is known again from the
   directory knows of the order before its place: what the stream still has of before is refused there too, in the lake or not.
 - Each isolated device is one technical alarm until it is released, HIGH for one that watches or keeps alive a patient,
