@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 
 from api.app import create_app
 from api.tracing import messages_of_device
+from api.tracing.fates import Taken, fates_of, named_rows
 from domain import subjects
+from domain.frames import encode_frame
 from domain.instants import US_PER_S, to_rfc3339
 from domain.messages import Reject, encode
 from domain.metrics import metric_of
@@ -21,7 +24,9 @@ from domain.readings import ReadingBatch
 from runtime.bus import StreamState
 from runtime.clock import ManualClock
 from runtime.follower import StreamMessage
+from runtime.sql.engine import reading
 from runtime.sql.places import get_hospital
+from runtime.sql.tables import devices
 from tests.unit.api.conftest import client_of, make, services_of
 from tests.unit.api.small_platform import SmallPlatform
 
@@ -132,3 +137,25 @@ async def test_of_more_refusals_than_are_looked_at_the_newest_are_told_and_that_
     assert "more was refused" in told["unknown"][0]
     assert [one["reason"] for one in (await messages(client, until_s=4))["rejects"]] == ["reason-3", "reason-1"]
     assert (await messages(client, until_s=4))["unknown"] == []
+
+
+async def test_what_was_refused_and_sent_again_later_was_stored_by_the_later_message(
+    app: FastAPI, platform: WithRejects, shard: int
+) -> None:
+    behind, first_us, again_us = app.state.backend, START_US + 60 * US_PER_S, START_US + 90 * US_PER_S
+    with reading(behind.engine) as connection:
+        handle = connection.execute(select(devices.c.handle)).scalar_one()
+    two = ReadingBatch.of(handle=handle, metric=METRICS, time_us=first_us, value=70.0, source=handle)
+    refused, kept = two.take(np.array([True, False])), two.take(np.array([False, True]))
+    payload = encode_frame(refused, source=0, sequence=0, arrival_us=first_us)
+    platform.refuse(DEVICE, "isolated", 60, f"host-{shard}-70-isolated", payload)
+    platform.take(shard, kept, first_us + 3)  # in stream time, which was ahead of the door's clock
+    platform.take(shard, refused, again_us)
+    platform.commit()
+
+    async def fates(sequence: int, readings: ReadingBatch, arrival_us: int) -> list[str]:
+        message = Taken(frozenset({shard}), sequence, arrival_us, arrival_us, is_applied=True, hospitals=(HOSPITAL,))
+        return (await fates_of(behind, named_rows(readings), message, [shard])).rows["fate"].to_list()
+
+    assert await fates(70, two, first_us) == ["rejected: isolated", "stored"]
+    assert await fates(71, refused, again_us) == ["stored"]
