@@ -92,7 +92,7 @@ class Isolations:
         Each as of its order where stream time is not there yet: the directory tells of orders before any time is known.
         """
         events: list[AlarmEvent] = []
-        for (device, _), one in sorted(self._cut_off.items(), key=lambda item: item[0]):
+        for (device, _), one in self._in_order():
             at_us = max(now_us, one.since_us)
             patient = self._patient(device, at_us)
             if one.is_told and patient == one.patient:
@@ -108,7 +108,7 @@ class Isolations:
         return events
 
     def _release(self, number: int, now_us: int) -> list[AlarmEvent]:
-        over = [(key, one) for key, one in sorted(self._cut_off.items(), key=lambda item: item[0]) if key[1] == number]
+        over = [(key, one) for key, one in self._in_order() if key[1] == number]
         for key, _ in over:
             del self._cut_off[key]
         return [
@@ -116,6 +116,9 @@ class Isolations:
             for (device, _), one in over
             if one.onset_us != NEVER_US
         ]
+
+    def _in_order(self) -> list[tuple[tuple[int, int], _CutOff]]:
+        return sorted(self._cut_off.items(), key=lambda item: item[0])
 
     def _patient(self, device: int, now_us: int) -> int:
         row = self._associations.patient_of(device, now_us + _SOON_US)
