@@ -1,7 +1,8 @@
 """Devices that are cut off by order: what they say is refused, and their ward is told. Clauses 8.4d, 9.4.
 
-- Readings and events of an isolated device are refused whoever brings them, and so is what an isolated gateway brings:
-  from the order's place in the stream on, so that a replay refuses the same.
+- Readings and events of an isolated device are refused whoever brings them, and so are those an isolated gateway brings:
+  from the order's place in the stream on, so that a replay refuses the same. A shard that is known again from the
+  directory knows of the order before its place: what the stream still has of before is refused there too, in the lake or not.
 - Each isolated device is one technical alarm until it is released, HIGH for one that watches or keeps alive a patient,
   MEDIUM for any other that is on one, LOW for one that is on nobody as far as is known. When its patient leaves it the
   alarm ends; when somebody comes (a correction) another one starts. A gateway's patients are told for each device.
@@ -86,24 +87,28 @@ class Isolations:
         return events
 
     def settle(self, now_us: int) -> list[AlarmEvent]:
-        """Tell whose ward has not been told, and follow who is on these devices."""
+        """Tell whose ward has not been told, and follow who is on these devices.
+
+        Each as of its order where stream time is not there yet: the directory tells of orders before any time is known.
+        """
         events: list[AlarmEvent] = []
-        for (device, _), one in sorted(self._cut_off.items(), key=lambda item: item[0]):
-            patient = self._patient(device, now_us)
+        for (device, _), one in self._in_order():
+            at_us = max(now_us, one.since_us)
+            patient = self._patient(device, at_us)
             if one.is_told and patient == one.patient:
                 continue
             if one.onset_us != NEVER_US:
-                events.append(self._notice(device, one, Phase.END, now_us, "is isolated, and its patient is no longer on it"))
+                events.append(self._notice(device, one, Phase.END, at_us, "is isolated, and its patient is no longer on it"))
                 one.onset_us = NEVER_US
             if patient != NO_HANDLE or not (one.is_told or one.gateway):
-                one.onset_us = now_us if one.is_told else one.since_us
+                one.onset_us = at_us if one.is_told else one.since_us
             one.is_told, one.patient = True, patient
             if one.onset_us != NEVER_US:
-                events.append(self._notice(device, one, Phase.START, now_us))
+                events.append(self._notice(device, one, Phase.START, at_us))
         return events
 
     def _release(self, number: int, now_us: int) -> list[AlarmEvent]:
-        over = [(key, one) for key, one in sorted(self._cut_off.items(), key=lambda item: item[0]) if key[1] == number]
+        over = [(key, one) for key, one in self._in_order() if key[1] == number]
         for key, _ in over:
             del self._cut_off[key]
         return [
@@ -111,6 +116,9 @@ class Isolations:
             for (device, _), one in over
             if one.onset_us != NEVER_US
         ]
+
+    def _in_order(self) -> list[tuple[tuple[int, int], _CutOff]]:
+        return sorted(self._cut_off.items(), key=lambda item: item[0])
 
     def _patient(self, device: int, now_us: int) -> int:
         row = self._associations.patient_of(device, now_us + _SOON_US)

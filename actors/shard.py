@@ -41,7 +41,7 @@ from actors.unmonitored import Unmonitored
 from analytics.robust_z import RobustZ
 from domain.alarms import AlarmEvent
 from domain.errors import RejectedInput
-from domain.ids import Address
+from domain.ids import NO_HANDLE, Address
 from domain.messages import (
     Control,
     DeviceAssociated,
@@ -190,8 +190,8 @@ class ShardCell:
     def apply_control(self, message: Control, arrival_us: int) -> Effects:
         """Take a registration, association, preset, maintenance window, isolation, device event or security notice. Idempotent.
 
-        Raises RejectedInput for an event of a device that is not here (`unknown-device`) or is isolated (`isolated`), or that
-        its thing model does not say (`unknown-event`).
+        Raises RejectedInput for an event of a device that is not here (`unknown-device`), that is isolated or brought by
+        one that is (`isolated`), or that its thing model does not say (`unknown-event`).
         """
         self._time.reach(np.array([arrival_us], dtype=np.int64))
         if isinstance(message, HandOver):
@@ -332,10 +332,12 @@ class ShardCell:
         device = self._roster.device_row(message.handle)
         if device < 0:
             raise RejectedInput("unknown-device", f"an event of handle {message.handle}, which is not registered in this shard")
+        told_by_door = message.event in PRESENCE and message.brought_by == NO_HANDLE
+        for row in () if told_by_door else (device, self._roster.device_row(message.brought_by)):
+            if row >= 0 and self._roster.devices["is_isolated"][row]:
+                raise RejectedInput(ISOLATED, f"an event of handle {message.handle}: it, or what brought it, is isolated")
         if message.event in PRESENCE:
             return device
-        if self._roster.devices["is_isolated"][device]:
-            raise RejectedInput(ISOLATED, f"an event of handle {message.handle}, which is isolated")
         self._roster.model_of(device).check_event(message.event)
         return device
 

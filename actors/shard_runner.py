@@ -205,7 +205,7 @@ class ShardRunner:
         if error.reason == ISOLATED:
             event = decode_control(message.payload)
             assert isinstance(event, DeviceEvent)
-            named = self.cell.name_of(event.handle)
+            named = self.cell.name_of(event.brought_by) or self.cell.name_of(event.handle)
             assert named is not None
             return Refusal(
                 message.sequence, EVENTS.topic, error.reason, error.detail, encode_event(event), named[0], "/".join(named)

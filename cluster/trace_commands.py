@@ -43,7 +43,7 @@ def trace(  # noqa: PLR0913, PLR0917 (one option each)
         raise InvalidInput("a message is named by its receipt, or looked for by --device")
     if receipt is not None and (last or since or until):
         raise InvalidInput("--last, --from and --until are of a device's messages: leave the receipt out")
-    target = local_target(settings_of(data_dir), token)
+    target, unknown = local_target(settings_of(data_dir), token), list[str]()
     if receipt is None:
         named = {"device": device, "from": since, "until": until, "limit": 1 if last else 50}
         found = _get(target, "", {name: value for name, value in named.items() if value is not None})
@@ -51,9 +51,11 @@ def trace(  # noqa: PLR0913, PLR0917 (one option each)
             _tell(found, as_json, _show_messages)
             return
         if not found["messages"]:
-            raise NotFound(f"device {device} has no message in that time")
-        receipt, device = found["messages"][0]["trace"], None
-    _tell(_get(target, f"/{quote(receipt)}", {"device": device} if device else {}), as_json, _show_trace)
+            why = "".join(f"; not known: {text}" for text in found["unknown"])
+            raise NotFound(f"device {device} has no message in that time{why}")
+        receipt, device, unknown = found["messages"][0]["trace"], None, found["unknown"]
+    told = _get(target, f"/{quote(receipt)}", {"device": device} if device else {})
+    _tell(told | {"unknown": [*unknown, *told["unknown"]]}, as_json, _show_trace)
 
 
 def _get(target: Target, path: str, named: dict[str, Any]) -> Found:
@@ -84,6 +86,7 @@ def _show_messages(found: Found) -> None:
         _say(f"refused: {one['trace']} at {one['received']} by {one['door']}: {one['reason']}")
     if found["is_cut"]:
         _say("there are more: ask for less time")
+    _not_known(found)
 
 
 def _show_trace(found: Found) -> None:
@@ -105,6 +108,10 @@ def _show_trace(found: Found) -> None:
         _say(f"  could have been shown in {shown['answers']} answers and {shown['streams']} live streams (access log)")
         for one in shown["events"] or ():
             _say(f"    {one['at']} {one['who']} {one['route']}")
+    _not_known(found)
+
+
+def _not_known(found: Found) -> None:
     for text in found["unknown"]:
         _say(f"  not known: {text}")
 

@@ -126,5 +126,5 @@ def bit_of(code: str) -> int:
 
 
 def findings_of(bits: int) -> list[Finding]:
-    """The findings of one device, the heaviest first."""
+    """The findings of one device in the order of FINDINGS: the heaviest first, then what depends on the device."""
     return [finding for number, finding in enumerate(FINDINGS) if bits >> number & 1]

@@ -85,6 +85,7 @@ class DeviceEvent(msgspec.Struct, frozen=True, tag="device-event"):
     """Something a device said or that happened to it (`offline`, `online`, `lead_off`, …). Texts travel here.
 
     Which events a device says, and which of them are alarms, is said by its thing model. Of test and demo none is.
+    `brought_by`: the gateway that says it of a device behind it; 0 where a device speaks for itself, or a door tells.
     """
 
     hospital_id: str
@@ -93,6 +94,7 @@ class DeviceEvent(msgspec.Struct, frozen=True, tag="device-event"):
     at_us: int
     detail: str | None = None
     mode: Mode = Mode.REAL
+    brought_by: int = 0
 
 
 class SecurityKind(StrEnum):

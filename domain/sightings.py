@@ -47,7 +47,9 @@ class Sighting(msgspec.Struct, frozen=True):
 
 def client_words(text: str) -> str:
     """What a device calls itself, as it is kept: printable, no formula of a spreadsheet, and not for ever."""
-    shown = "".join(sign if sign.isprintable() else "?" for sign in text[:_CLIENT_CHARS])
+    shown = text[:_CLIENT_CHARS]
+    if not shown.isprintable():
+        shown = "".join(sign if sign.isprintable() else "?" for sign in shown)
     return f"'{shown[:-1]}" if shown[:1] in _FORMULA else shown
 
 

@@ -17,6 +17,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from domain.errors import RejectedInput
+from domain.ids import NO_HANDLE
 from domain.instants import to_rfc3339
 from domain.messages import DeviceEvent
 from domain.ports import Sender
@@ -49,7 +50,8 @@ def decode_event(payload: bytes, sender: Sender, arrival_us: int) -> DeviceEvent
         sender.model.check_event(said.event)
     at_us = arrival_us if said.at is None else parse_time(said.at, arrival_us)
     handle = said.handle or sender.handle
-    return DeviceEvent(sender.hospital_id, handle, said.event, at_us, said.detail, _MODES[said.mode])
+    brought_by = NO_HANDLE if handle == sender.handle else sender.handle
+    return DeviceEvent(sender.hospital_id, handle, said.event, at_us, said.detail, _MODES[said.mode], brought_by)
 
 
 def encode_event(event: DeviceEvent) -> bytes:

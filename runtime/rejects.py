@@ -68,11 +68,13 @@ class RejectLog:
     def __init__(self, bus: RejectStream) -> None:
         self._bus = bus
 
-    async def page(self, wanted: RejectFilter | None = None, *, before: int | None = None, limit: int = 50) -> RejectPage:
-        """At most `limit` rejects older than sequence `before`, newest first."""
+    async def page(
+        self, wanted: RejectFilter | None = None, *, since: int = 1, before: int | None = None, limit: int = 50
+    ) -> RejectPage:
+        """At most `limit` rejects from sequence `since` on that are older than `before`, newest first."""
         wanted = wanted or RejectFilter()
         state = await self._bus.stream_state(subjects.REJECTS_STREAM)
-        oldest = max(state.first_sequence, 1)
+        oldest = max(state.first_sequence, since, 1)
         at = min(state.last_sequence, before - 1 if before is not None else state.last_sequence)
         stop = max(oldest, at - SCANNED + 1)
         found: list[KeptReject] = []

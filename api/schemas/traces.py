@@ -145,4 +145,5 @@ class MessagesOut(BaseModel):
     messages: list[MessageOut] = Field(description="The newest first.")
     is_cut: bool = Field(description="There are more in that time: ask for less of it.")
     missing: list[MissingOut] = Field(description="Never arrived, or beyond your reach: gaps in the device's own numbers.")
-    rejects: list[RefusedOut]
+    rejects: list[RefusedOut] = Field(description="The newest first.")
+    unknown: list[str] = Field(description="What of that time is not told, and why.")

@@ -2,7 +2,8 @@
 
 A reading is known again by all that names it: handle, metric, instance, event time, source and source sequence. Values are
 never looked at. One row of the lake that came not before the message is the reading's; one that came earlier makes it a
-double. Clause 9.2a.
+double. Rows that came later than it are another message's where a host refused those readings of this one: they were sent
+again. Clause 9.2a.
 """
 
 from __future__ import annotations
@@ -108,10 +109,13 @@ async def fates_of(behind: Backend, readings: pl.DataFrame, message: Taken, shar
     met = numbered.join(stored, on=IDENTITY, how="left", maintain_order="left")
     here = met.filter(pl.col("arrival_us") >= message.arrival_us).sort("row", "arrival_us").unique("row", keep="first")
     before = met.filter(pl.col("arrival_us") < message.arrival_us).sort("row", "arrival_us").unique("row", keep="first")
-    lost = numbered.join(here, on="row", how="anti").join(before, on="row", how="anti")
+    in_doubt = numbered.join(here.filter(pl.col("arrival_us") == message.arrival_us), on="row", how="anti")
+    in_doubt = in_doubt.join(before, on="row", how="anti")
     rejects, refused = dict[int, str](), dict[int, str]()
-    if len(lost) and message.is_applied is not False:
-        rejects, refused = await _refused(behind, lost, message)
+    if len(in_doubt) and message.is_applied is not False:
+        rejects, refused = await _refused(behind, in_doubt, message)
+    here = here.filter(~pl.col("row").is_in(list(refused)))
+    lost = in_doubt.join(here, on="row", how="anti")
     otherwise = "waiting" if message.is_applied is False else "unknown"
     fates = [refused.get(row, otherwise) for row in lost["row"].to_list()]
     parts = [
@@ -121,15 +125,15 @@ async def fates_of(behind: Backend, readings: pl.DataFrame, message: Taken, shar
     return Fates(pl.concat(parts, how="diagonal_relaxed").sort("row").drop("row"), version, rejects, is_cut)
 
 
-async def _refused(behind: Backend, lost: pl.DataFrame, message: Taken) -> tuple[dict[int, str], dict[int, str]]:
+async def _refused(behind: Backend, rows: pl.DataFrame, message: Taken) -> tuple[dict[int, str], dict[int, str]]:
     """The refusals of these rows (`row`) by a host, and the fate of each that is in one. Of others in the message nothing."""
     found, refused = dict[int, str](), dict[int, str]()
     async for kept in refusals(behind, message):
         reject = _decode_reject(kept.payload)
         try:
-            mine = lost.join(named_rows(decode_frame(reject.payload).readings), on=IDENTITY, how="semi")
+            mine = rows.join(named_rows(decode_frame(reject.payload).readings), on=IDENTITY, how="semi")
         except (RejectedInput, IntegrityViolation):
-            mine = lost  # the whole message, as it came
+            mine = rows  # the whole message, as it came
         if not mine.is_empty():
             found[kept.sequence] = reject.reason
             refused |= dict.fromkeys(mine["row"].to_list(), f"rejected: {reject.reason}")

@@ -5,10 +5,9 @@ For whoever has no receipt: MQTT clients that did not ask for one, and gateways 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import msgspec
 import polars as pl
 from sqlalchemy import Engine
 
@@ -20,25 +19,26 @@ from domain import subjects
 from domain.errors import Forbidden
 from domain.instants import US_PER_S
 from domain.labels import LABELS
-from domain.messages import Reject
 from domain.permissions import Located, Reach
 from domain.readings import NO_SEQUENCE
 from domain.traces import OfArrival, OfReject
 from runtime.lake_schema import ReadingQuery
+from runtime.rejects import RejectFilter
 from runtime.sql.devices import find_device
 from runtime.sql.engine import reading
 from runtime.sql.hand_overs import shards_ever_of
 from runtime.sql.locating import place_of
 from runtime.sql.reading_reach import Judged, judge_each
 from runtime.sql.records import shard_of
-from runtime.stream_search import stored_between
+from runtime.stream_search import first_since
 
 MOST_ROWS: Final = 20_000
 MOST_MISSING: Final = 50
 _MOST_REJECTS: Final = 300
 _BACK_US: Final = tuple(minutes * 60 * US_PER_S for minutes in (2, 60, 24 * 60, 30 * 24 * 60))  # where no time is named
 _AHEAD_US: Final = 3_600 * US_PER_S  # a device's clock may be ahead
-_decode_reject: Final = msgspec.json.Decoder(Reject).decode
+_SILENT: Final = "what came in the last seconds: a host that has it does not answer"
+_MORE_REJECTS: Final = "what was refused of it earlier in that time: more was refused than is looked at, ask for less time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,16 @@ class _Device:
     judged: Judged
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Readings from `from_us` on. `is_incomplete`: a host did not say what it holds, and the newest lie there."""
+
+    frame: pl.DataFrame
+    from_us: int
+    is_cut: bool
+    is_incomplete: bool
+
+
 async def messages_of(
     asked: Tracing, device: str, from_us: int | None, until_us: int | None, limit: int
 ) -> MessagesOut:  # fmt: skip
@@ -56,16 +66,17 @@ async def messages_of(
     behind = asked.behind
     of = await behind.read(_device_of, behind.engine, asked.who.reach, device)
     until_us = until_us if until_us is not None else behind.services.clock.now_us() + _AHEAD_US
-    frame, is_cut, from_us = await _rows(asked, of, from_us, until_us)
-    rows = judged_by_clock(frame, of.judged)
+    found = await _rows(asked, of, from_us, until_us)
+    rows = judged_by_clock(found.frame, of.judged)
     if not rows.is_empty():
         await worn_meanwhile(asked, rows)
     grouped = _by_message(rows)
+    rejects, is_cut = await _rejects(asked, of, device, found.from_us, until_us)
     return MessagesOut(
         device=device, messages=[await _message(asked, row) for row in grouped.head(limit).iter_rows(named=True)],
-        is_cut=is_cut or len(grouped) > limit,
-        missing=[] if is_cut or asked.metrics else _missing(asked, rows.filter(pl.col("source") == of.handle)),
-        rejects=await _rejects(asked, of, device, from_us, until_us),
+        is_cut=found.is_cut or len(grouped) > limit,
+        missing=[] if found.is_cut or asked.metrics else _missing(asked, rows.filter(pl.col("source") == of.handle)),
+        rejects=rejects, unknown=[*([_SILENT] if found.is_incomplete else []), *([_MORE_REJECTS] if is_cut else [])],
     )  # fmt: skip
 
 
@@ -79,19 +90,36 @@ def _device_of(engine: Engine, reach: Reach, device: str) -> _Device:
     return _Device(row["handle"], row["hospital_id"], sorted(shards), judged)
 
 
-async def _rows(asked: Tracing, of: _Device, from_us: int | None, until_us: int) -> tuple[pl.DataFrame, bool, int]:
-    """What names the readings of that time, without their values; without a beginning, of the last time that has any."""
-    store, lanes = asked.behind.services.readings, asked.behind.lanes
-    metrics = sorted(asked.metrics) or None
+async def _rows(asked: Tracing, of: _Device, from_us: int | None, until_us: int) -> _Found:
+    """What names the newest readings of that time, without their values; without a beginning, of the last time that has any."""
     now_us = asked.behind.services.clock.now_us()
-    frame, is_cut, begin_us = pl.DataFrame(), False, until_us
-    for begin_us in [from_us] if from_us is not None else [min(until_us, now_us) - back_us for back_us in _BACK_US]:
-        query = ReadingQuery([of.handle], metrics, None, begin_us, max(until_us, begin_us), limit=MOST_ROWS)
-        found = await lanes.light(store.range(query, of.shards))
-        frame, is_cut = found.frame.drop("value", "raw_value", "raw_unit"), len(found.frame) == MOST_ROWS
-        if not frame.is_empty():
+    begins = [from_us] if from_us is not None else [min(until_us, now_us) - back_us for back_us in _BACK_US]
+    for begin_us in begins:
+        found = await _between(asked, of, begin_us, until_us)
+        if not found.frame.is_empty():
             break
-    return frame, is_cut, begin_us
+    return await _newest(asked, of, found, until_us) if found.is_cut else found
+
+
+async def _newest(asked: Tracing, of: _Device, found: _Found, until_us: int) -> _Found:
+    """Of more readings than are looked at those of the end of that time, which is halved until they are few enough."""
+    begin_us, least_us = found.from_us, until_us
+    newest, is_cut = found, True
+    while is_cut and least_us - begin_us > US_PER_S:
+        middle_us = (begin_us + least_us) // 2
+        later = await _between(asked, of, middle_us, least_us)
+        if later.frame.is_empty():
+            least_us = middle_us
+        else:
+            newest, begin_us, is_cut = later, middle_us, later.is_cut
+    return replace(newest, from_us=found.from_us, is_cut=True)
+
+
+async def _between(asked: Tracing, of: _Device, from_us: int, until_us: int) -> _Found:
+    query = ReadingQuery([of.handle], sorted(asked.metrics) or None, None, from_us, max(until_us, from_us), limit=MOST_ROWS)
+    found = await asked.behind.lanes.light(asked.behind.services.readings.range(query, of.shards))
+    frame = found.frame.drop("value", "raw_value", "raw_unit")
+    return _Found(frame, from_us, is_cut=len(frame) == MOST_ROWS, is_incomplete=bool(found.incomplete_shards))
 
 
 def _by_message(rows: pl.DataFrame) -> pl.DataFrame:
@@ -131,21 +159,30 @@ def _missing(asked: Tracing, own: pl.DataFrame) -> list[MissingOut]:
     ]  # fmt: skip
 
 
-async def _rejects(asked: Tracing, of: _Device, device: str, from_us: int, until_us: int) -> list[RefusedOut]:
-    """What doors refused of the device itself in that time; to whom rejects of its hospital are within reach."""
+async def _rejects(asked: Tracing, of: _Device, device: str, from_us: int, until_us: int) -> tuple[list[RefusedOut], bool]:
+    """What was refused of the device itself in that time, the newest first, to whom rejects of its hospital are within reach.
+
+    And whether there may be more.
+    """
     behind, zone = asked.behind, asked.zone
     place = await behind.read(place_of, behind.engine, of.hospital_id)
     if not asked.who.reach.holds(Located(place, LABELS["REJECTS"])):
-        return []
+        return [], False
     subject, bus = subjects.reject(of.hospital_id), behind.services.bus
-    found = []
-    async for kept in stored_between(bus, subjects.REJECTS_STREAM, subject, from_us, until_us, most=_MOST_REJECTS):
-        reject = _decode_reject(kept.payload)
-        if reject.principal == device:
-            found.append(
-                RefusedOut(
-                    trace=str(OfReject(kept.sequence)), received=zone.text(reject.received_us), door=reject.door,
-                    reason=reject.reason,
-                )
-            )  # fmt: skip
-    return found[::-1]
+    first, beyond = [
+        await first_since(bus, subjects.REJECTS_STREAM, subject, time_us) for time_us in (from_us, until_us + 1)
+    ]  # fmt: skip
+    if first is None:
+        return [], False
+    page = await behind.rejects.page(
+        RejectFilter(principal=device), since=first.sequence, before=None if beyond is None else beyond.sequence,
+        limit=_MOST_REJECTS,
+    )  # fmt: skip
+    found = [
+        RefusedOut(
+            trace=str(OfReject(kept.sequence)), received=zone.text(kept.reject.received_us), door=kept.reject.door,
+            reason=kept.reject.reason,
+        )
+        for kept in page.rejects
+    ]  # fmt: skip
+    return found, page.next_before is not None

@@ -182,14 +182,14 @@ async def _of_event(asked: Tracing, message: StreamMessage, key: OfReceipt) -> T
     taken(steps, taker, key.sequence, host, None)
     shards, hospital = frozenset({key.shard, taker}), (event.hospital_id,)
     rejects = await _rejected(asked, steps, Taken(shards, key.sequence, 0, message.stored_us, None, hospital))
-    name = await device_name(asked, event.handle)
+    sender = event.brought_by or event.handle
     said_us = (message.stored_us, message.stored_us + _EVENT_SLACK_US)
     found = await alarms_between(asked, [event.handle], min(event.at_us, said_us[0]) - _EVENT_SLACK_US, said_us[1])
     alarms = [one for one in found if one.rule.startswith("device.") and said_us[0] <= one.arrival_us <= said_us[1]]
     await worn_meanwhile(asked, inside.shown)
     return TraceOut(
         trace=str(key), receipt=str(key), kind="event", kept_in=["stream"], steps=steps.out(asked.zone),
-        senders=[SenderOut(sender=name, handle=event.handle)],
+        senders=[SenderOut(sender=await device_name(asked, sender), handle=sender)],
         alarms=[await traced_alarm(asked, one, None) for one in alarms], rejects=rejects, unknown=steps.unknown,
     )  # fmt: skip
 

@@ -63,8 +63,7 @@ def isolate(
     """
     _check_reason(author)
     with writing(engine) as connection:
-        device = one(connection, select(devices).where(devices.c.handle == handle), f"device with handle {handle}")
-        name = f"{device['hospital_id']}/{device['device_id']}"
+        device, name = _device(connection, handle)
         if device["status"] == "retired":
             raise Conflict(f"device {name} is retired: nothing of it is taken anyhow")
         if _in_force(connection, handle) is not None:
@@ -80,8 +79,9 @@ def isolate(
             "released_by": None, "release_reason": None,
         }  # fmt: skip
         row["id"] = _insert(connection, row, device, author)
-        carried = sorted({one.handle for one in attached} - {handle})
-        tell_hosts(connection, author, device["hospital_id"], message_of(row, device["hospital_id"], carried))
+        tell_hosts(
+            connection, author, device["hospital_id"], message_of(row, device["hospital_id"], _carried(attached, handle))
+        )
         detail = {name: row[name] for name in ("id", "patients", "confirmed_by", "credentials_revoked")}
         log_write(connection, author, "device.isolate", name, detail)
         return _of(device) | row | {"reason": author.reason}
@@ -100,8 +100,7 @@ def release(engine: Engine, author: Author, handle: int) -> Row:
     """Undo it. Raises NotFound, InvalidInput without a reason, Conflict when the device is not isolated."""
     _check_reason(author)
     with writing(engine) as connection:
-        device = one(connection, select(devices).where(devices.c.handle == handle), f"device with handle {handle}")
-        name = f"{device['hospital_id']}/{device['device_id']}"
+        device, name = _device(connection, handle)
         row = end_isolation(connection, author, device)
         if row is None:
             raise Conflict(f"device {name} is not isolated")
@@ -118,7 +117,7 @@ def end_isolation(connection: Connection, author: Author, device: Row) -> Row | 
     change = update(isolations).where(isolations.c.id == row["id"])
     connection.execute(change.values({name: row[name] for name in ("released_us", "released_by", "release_reason")}))
     tell_hosts(connection, author, device["hospital_id"], message_of(row, device["hospital_id"], []))
-    log_write(connection, author, "device.release", f"{device['hospital_id']}/{device['device_id']}", {"id": row["id"]})
+    log_write(connection, author, "device.release", _name_of(device), {"id": row["id"]})
     return row
 
 
@@ -131,9 +130,7 @@ def list_isolations(  # noqa: PLR0913 (one filter each)
     query = query.where(within(reach, DEVICES))
     if handle is not None:
         query = query.where(isolations.c.device_handle == handle)
-    for column, value in (("hospital_id", hospital_id), ("ward_id", ward_id)):
-        if value is not None:
-            query = query.where(devices.c[column] == value)
+    query = _of_place(query, hospital_id, ward_id)
     if in_force:
         query = query.where(isolations.c.released_us.is_(None))
     with reading(engine) as connection:
@@ -168,16 +165,18 @@ def blocked_addresses(engine: Engine, *, reach: Reach, hospital_id: str | None =
     shared = select(other.c.device_handle).where(other.c.address == sightings.c.address, ~is_isolated(other.c.device_handle))
     query = select(sightings.c.address).distinct().join(devices, devices.c.handle == sightings.c.device_handle)
     query = query.where(is_isolated(devices.c.handle), within(reach, DEVICES), ~shared.exists(), sightings.c.address != "")
-    for column, value in (("hospital_id", hospital_id), ("ward_id", ward_id)):
-        if value is not None:
-            query = query.where(devices.c[column] == value)
+    query = _of_place(query, hospital_id, ward_id)
     with reading(engine) as connection:
         return sorted(connection.execute(query).scalars())
 
 
 def carried_by(connection: Connection, handle: int, at_us: int) -> list[int]:
     """Devices behind a gateway that are on a patient, now or soon."""
-    return sorted({one.handle for one in _attached(connection, handle, at_us)} - {handle})
+    return _carried(_attached(connection, handle, at_us), handle)
+
+
+def _carried(attached: Sequence[Attached], handle: int) -> list[int]:
+    return sorted({one.handle for one in attached} - {handle})
 
 
 def message_of(row: Row, hospital_id: str, carried: list[int]) -> DeviceIsolated:
@@ -216,6 +215,13 @@ def _worn(which: ColumnElement[bool], now_us: int) -> Select[Any]:
     )  # fmt: skip
 
 
+def _of_place(query: Select[Any], hospital_id: str | None, ward_id: str | None) -> Select[Any]:
+    for column, value in (("hospital_id", hospital_id), ("ward_id", ward_id)):
+        if value is not None:
+            query = query.where(devices.c[column] == value)
+    return query
+
+
 def _check_known(name: str, attached: Sequence[Attached], known: Collection[str]) -> None:
     """Who is protected above others is counted, not named: whoever isolates need not be one who may know of them."""
     unknown = {one.patient_key: one.patient_level for one in attached if one.patient_key not in known}
@@ -226,6 +232,16 @@ def _check_known(name: str, attached: Sequence[Attached], known: Collection[str]
             f"device {name} is on {len(unknown)} patient{'s' if len(unknown) > 1 else ''} ({', '.join(some)}): tell the ward, "
             "then name the doctor or nurse of it who knows (confirmed_by); or take it off them first"
         )
+
+
+def _device(connection: Connection, handle: int) -> tuple[Row, str]:
+    """A device and its name. Raises NotFound."""
+    device = one(connection, select(devices).where(devices.c.handle == handle), f"device with handle {handle}")
+    return device, _name_of(device)
+
+
+def _name_of(device: Row) -> str:
+    return f"{device['hospital_id']}/{device['device_id']}"
 
 
 def _check_reason(author: Author) -> None:

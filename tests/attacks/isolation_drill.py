@@ -20,8 +20,9 @@ from typing import Any, Final
 
 import httpx
 
-from domain.errors import Unauthenticated, VitalgridError
+from domain.errors import Unauthenticated, Unavailable, VitalgridError
 from domain.frames import encode_frame
+from domain.instants import parse_rfc3339
 from domain.metrics import metric_of
 from domain.principals import Role
 from domain.readings import ReadingBatch
@@ -32,12 +33,14 @@ from tests.running_platform import RunningPlatform, start_platform
 HOSPITAL: Final = "sz.drill"
 SPOOFED: Final = f"{HOSPITAL}/mon-4"
 FLOODER: Final = f"{HOSPITAL}/mon-2"
+GATEWAY: Final = f"{HOSPITAL}/gw-1"
 HONEST: Final = (f"{HOSPITAL}/mon-1", f"{HOSPITAL}/mon-3")  # by itself, and behind the gateway beside the spoofed one
 NURSE: Final = "li.na"
 TRUE: Final = 71.0  # what the spoofed monitor says,
 FALSE: Final = 199.0  # … and what it says once somebody else speaks for it
 _EVERY_S: Final = 0.1
 _FLOOD_AT_ONCE: Final = 50
+_SENT_AGAIN: Final = 10  # of what was kept apart
 _HEART_RATE: Final = metric_of("heart_rate").id
 _DEADLINE_S: Final = 30.0
 _HANDS: Final = {  # whose part each request is, but for what this machine's operator does: nobody may do all of it
@@ -66,6 +69,12 @@ class Drill:
         return "\n".join([*times, *counts, "what the ward saw:", *(f"  {line}" for line in self.seen), *self.problems])
 
 
+def refused_of(acknowledged: set[int], stored: set[int]) -> tuple[set[int], set[int]]:
+    """Of a sender's numbers, in their order in the stream: those refused, and those that came through behind the first."""
+    refused = acknowledged - stored
+    return refused, {number for number in stored if refused and number > min(refused)}
+
+
 class Stand:
     """The devices of the drill, and the hands of those who act in it."""
 
@@ -84,7 +93,8 @@ class Stand:
         self.tokens: dict[str, str] = {}
         self.handles: dict[str, int] = {}
         self.spoof = TRUE
-        self.acknowledged: dict[str, set[int]] = {device: set() for device in HONEST}
+        self.acknowledged: dict[str, set[int]] = {device: set() for device in (*HONEST, SPOOFED)}
+        self.flooder: DeviceClient | None = None
         self._sequence = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._clients: list[DeviceClient] = []
@@ -100,8 +110,11 @@ class Stand:
         return answer.json()
 
     async def items(self, path: str, **params: Any) -> list[dict[str, Any]]:
+        """Raises Unavailable for any other answer: that nothing is there has to be said, not to fail."""
         answer = await self.http.get(path, params={"limit": 1000} | params)
-        return list(answer.json().get("items", [])) if answer.is_success else []
+        if not answer.is_success:
+            raise Unavailable(f"{path} answers {answer.status_code}: {answer.text}")
+        return list(answer.json()["items"])
 
     async def furnish(self) -> None:
         """A hospital with a patient on the monitor that will be spoofed, and a nurse of its ward."""
@@ -160,10 +173,12 @@ class Stand:
             )  # fmt: skip
             await client.publish_frame(encode_frame(batch, source=0, sequence=0, arrival_us=0))
             self.acknowledged[HONEST[1]].add(first)
+            self.acknowledged[SPOOFED].add(first + 1)
             await asyncio.sleep(_EVERY_S)
 
     async def _flood(self) -> None:
-        client, sequence = await self.connected("mon-2"), 0
+        client = self.flooder = await self.connected("mon-2")
+        sequence = 0
         with contextlib.suppress(VitalgridError):
             while True:
                 sent = []
@@ -176,12 +191,16 @@ class Stand:
     async def timed(self, what: str, began_s: float, look: Callable[[], Awaitable[Any]]) -> Any:
         """The first true answer of `look`, and how long after `began_s` it was there."""
         while True:
-            found = await look()
+            found, why = None, ""
+            try:
+                found = await look()
+            except Unavailable as error:
+                why = f" ({error})"
             if found:
                 self.drill.seconds[what] = time.monotonic() - began_s
                 return found
             if time.monotonic() - began_s > _DEADLINE_S:
-                self.drill.problems.append(f"{what}: not within {_DEADLINE_S:g} s")
+                self.drill.problems.append(f"{what}: not within {_DEADLINE_S:g} s{why}")
                 return None
             await asyncio.sleep(0.02)
 
@@ -196,26 +215,64 @@ class Stand:
     async def values(self, device: str, **more: Any) -> list[dict[str, Any]]:
         return await self.items("/readings", device=device, metric="heart_rate", descending=True, **more)
 
+    async def stored(self, device: str) -> set[int]:
+        """The numbers of its readings that are shown."""
+        return {row["sequence"] for row in await self.values(device, limit=10_000)}
+
     async def rejects(self) -> list[dict[str, Any]]:
-        """What is kept apart of the hospital, however many pages."""
+        """What is kept apart of the spoofed monitor, which its gateway brought, however many pages."""
         found, path = [], f"/rejects?limit=1000&reason=isolated&hospital={HOSPITAL}"
         while path:
             page = (await self.http.get(path)).json()
             found += page["items"]
             path = (page["next"] or "").removeprefix("/api/v1")
-        return found
+        return [one for one in found if one["principal"] == GATEWAY]
+
+    async def open_alarms(self, rule: str) -> list[dict[str, Any]]:
+        alarms = await self.items("/alarms", hospital=HOSPITAL)
+        return [one for one in alarms if one["rule"] == rule and one["state"] != "closed"]
 
     async def open_alarm(self, rule: str, device_id: str) -> list[dict[str, Any]]:
-        alarms = await self.items("/alarms", hospital=HOSPITAL)
-        return [one for one in alarms if one["rule"] == rule and one["device_id"] == device_id and one["state"] != "closed"]
+        return [one for one in await self.open_alarms(rule) if one["device_id"] == device_id]
+
+    async def is_monitored(self) -> bool:
+        return not await self.open_alarms("technical.patient-not-monitored")
 
 
 async def cut_off(stand: Stand) -> None:
     """The flooder, which is on nobody, then the spoofed monitor, whose patient the ward has to know of."""
+    flood_over_us = await stop_flood(stand)
     drill = stand.drill
+    stand.spoof = FALSE
+    await stand.timed("spoof: false values are on the screen", time.monotonic(), lambda: shows(stand, FALSE))
+    await stand.timed("spoof: the patient is monitored", time.monotonic(), stand.is_monitored)
+    refused = await stand.http.post(f"/devices/{SPOOFED}/isolation", json={})
+    drill.check(holds=refused.json().get("code") == "patient-attached", otherwise=f"not held back: {refused.text}")
+    began_s = time.monotonic()
+    await stand.post(f"/devices/{SPOOFED}/isolation", {"confirmed_by": NURSE})
+    drill.seconds["spoof: order answered"] = time.monotonic() - began_s
+    await stand.timed("spoof: the ward's alarm", began_s, lambda: stand.open_alarm("technical.device-isolated", "mon-4"))
+    await stand.timed("spoof: kept apart", began_s, stand.rejects)
+    await stand.timed(
+        "spoof: the patient is told to be not monitored", began_s,
+        lambda: stand.open_alarms("technical.patient-not-monitored"),
+    )  # fmt: skip
+    await stand.look()
+    apart, later = refused_of(set(stand.acknowledged[SPOOFED]), await stand.stored(SPOOFED))
+    drill.check(holds=bool(apart), otherwise="nothing of the isolated monitor was refused")
+    drill.check(
+        holds=not later, otherwise=f"{len(later)} readings of the isolated monitor came through behind the first refused"
+    )
+    newest = await stand.items("/readings", device=FLOODER, metric="spo2", descending=True, limit=1)
+    holds = parse_rfc3339(newest[0]["time"]) <= flood_over_us
+    drill.check(holds=holds, otherwise=f"readings of the flooder of {newest[0]['time']}, when its connection had ended")
+
+
+async def stop_flood(stand: Stand) -> int:
+    """Isolate the flooder; when its connection was seen to be ended."""
     began_s = time.monotonic()
     await stand.post(f"/devices/{FLOODER}/isolation", {})
-    drill.seconds["flood: order answered"] = time.monotonic() - began_s
+    stand.drill.seconds["flood: order answered"] = time.monotonic() - began_s
 
     async def is_refused() -> bool:
         try:
@@ -226,24 +283,12 @@ async def cut_off(stand: Stand) -> None:
             return False
         return False
 
+    async def is_ended() -> bool:
+        return stand.flooder is not None and not stand.flooder.is_connected
+
     await stand.timed("flood: its token opens nothing", began_s, is_refused)
-    stand.spoof = FALSE
-    await stand.timed("spoof: false values are on the screen", time.monotonic(), lambda: shows(stand, FALSE))
-    refused = await stand.http.post(f"/devices/{SPOOFED}/isolation", json={})
-    drill.check(holds=refused.json().get("code") == "patient-attached", otherwise=f"not held back: {refused.text}")
-    began_s = time.monotonic()
-    await stand.post(f"/devices/{SPOOFED}/isolation", {"confirmed_by": NURSE})
-    drill.seconds["spoof: order answered"] = time.monotonic() - began_s
-    last = max(row["time"] for row in await stand.values(SPOOFED, limit=1))
-    await stand.timed("spoof: the ward's alarm", began_s, lambda: stand.open_alarm("technical.device-isolated", "mon-4"))
-    await stand.timed("spoof: kept apart", began_s, stand.rejects)
-    await stand.timed(
-        "spoof: the patient is told to be not monitored", began_s,
-        lambda: _of_rule(stand, "technical.patient-not-monitored"),
-    )  # fmt: skip
-    await stand.look()
-    later = [row for row in await stand.values(SPOOFED, limit=1000) if row["time"] > last]
-    drill.check(holds=not later, otherwise=f"{len(later)} readings of the isolated monitor came through after the answer")
+    await stand.timed("flood: its connection is ended", began_s, is_ended)
+    return stand.clock.now_us()
 
 
 async def undo(stand: Stand) -> None:
@@ -257,16 +302,15 @@ async def undo(stand: Stand) -> None:
         holds=not await stand.open_alarm("technical.device-isolated", "mon-4"),
         otherwise="the alarm of the isolation did not end",
     )
-    kept = await stand.rejects()
+    stored = await stand.stored(SPOOFED)
+    apart = {number for number in stand.acknowledged[SPOOFED] - stored if number < max(stored, default=0)}
+    kept = await stand.timed("undo: all of it is kept apart", began_s, lambda: _as_many(stand, len(apart))) or []
     drill.kept_apart = len(kept)
-    before = len(await stand.values(SPOOFED, limit=1000))
-    for reject in kept[:3]:
+    for reject in kept[:_SENT_AGAIN]:
         await stand.post(f"/rejects/{reject['sequence']}/resubmit", {})
-    wanted = before + len(kept[:3])
     await stand.timed(
-        "undo: what was kept apart is stored", time.monotonic(),
-        lambda: _at_least(stand, wanted),
-    )  # fmt: skip
+        "undo: what was kept apart is stored", time.monotonic(), lambda: _are_back(stand, apart, len(kept[:_SENT_AGAIN]))
+    )
     began_s = time.monotonic()
     await stand.post(f"/devices/{FLOODER}/isolation/release")
     await stand.connected("mon-2")
@@ -274,25 +318,29 @@ async def undo(stand: Stand) -> None:
 
 
 async def shows(stand: Stand, value: float) -> bool:
-    return value in [row["value"] for row in await stand.values(SPOOFED, limit=3)]
+    """Whether its newest reading has this value."""
+    return [row["value"] for row in await stand.values(SPOOFED, limit=1)] == [value]
 
 
-async def _at_least(stand: Stand, wanted: int) -> bool:
-    return len(await stand.values(SPOOFED, limit=1000)) >= wanted
+async def _as_many(stand: Stand, wanted: int) -> list[dict[str, Any]]:
+    """What is kept apart once it is just so many."""
+    kept = await stand.rejects()
+    return kept if len(kept) == wanted else []
 
 
-async def _of_rule(stand: Stand, rule: str) -> list[dict[str, Any]]:
-    return [one for one in await stand.items("/alarms", hospital=HOSPITAL) if one["rule"] == rule]
+async def _are_back(stand: Stand, apart: set[int], wanted: int) -> bool:
+    """Whether just so many of these numbers are stored by now."""
+    return len(apart & await stand.stored(SPOOFED)) == wanted > 0
 
 
 async def honest_lost(stand: Stand) -> dict[str, int]:
     """Readings of honest devices that were acknowledged and are not there, once there was time to store them."""
-    lost = {device: len(sequences) for device, sequences in stand.acknowledged.items()}
+    lost = {device: len(stand.acknowledged[device]) for device in HONEST}
     until_s = time.monotonic() + _DEADLINE_S
     while any(lost.values()) and time.monotonic() < until_s:
-        for device, sequences in stand.acknowledged.items():
-            rows = await stand.values(device, limit=10_000)
-            lost[device] = len(sequences - {row["sequence"] for row in rows})
+        for device in HONEST:
+            sequences = set(stand.acknowledged[device])
+            lost[device] = len(sequences - await stand.stored(device)) if sequences else 1
         await asyncio.sleep(0.1)
     return lost
 

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import Engine, select
 
 from actors.shard import ShardCell
+from domain.alarms import AlarmEvent, Phase, Priority
 from domain.errors import Conflict, InvalidInput, NotFound, PatientAttached
 from domain.messages import DeviceIsolated
 from runtime.sql import isolations, patients
@@ -141,10 +142,38 @@ def test_the_directory_says_who_is_isolated_to_a_host_that_knows_nothing(engine:
     isolations.isolate(engine, later(1), hospital.gateway["handle"], confirmed_by="li.na", known=[key])
     isolations.isolate(engine, later(2), hospital.pump["handle"])
     isolations.release(engine, later(3), hospital.pump["handle"])
-    cell, said = ShardCell(0), []
+    first, again, said, known = ShardCell(0), ShardCell(0), [], []
+    for message in told(engine):
+        said += first.apply_control(message, later(4).now_us).alarms
     for message in shard_directory(engine, 0):
-        said += cell.apply_control(message, later(4).now_us).alarms
-    assert sorted((event.subject.device_id, event.rule) for event in said) == [
-        ("gw-1", "technical.device-isolated"), ("mon-7", "technical.gateway-isolated"),
+        known += again.apply_control(message, 0).alarms  # as `actors.restoration`: no time is known by then
+    assert [(event.subject.device_id, event.rule, event.phase, event.priority) for event in sorted(known, key=_device)] == [
+        ("gw-1", "technical.device-isolated", Phase.START, Priority.LOW),
+        ("mon-7", "technical.gateway-isolated", Phase.START, Priority.HIGH),
     ]  # fmt: skip
+    assert {event.alarm_id for event in known} == {event.alarm_id for event in said if event.subject.device_id != "pump-3"}
+    isolated = ("technical.device-isolated", "technical.gateway-isolated")
+    assert [event for event in again.tick(later(5).now_us).alarms if event.rule in isolated] == []
+    isolations.release(engine, later(6), hospital.gateway["handle"])
+    ended = again.apply_control(told(engine)[-1], later(6).now_us).alarms
+    assert {(event.alarm_id, event.phase) for event in ended} == {(event.alarm_id, Phase.END) for event in known}
     assert patients.list_associations(engine, reach=ALL, handle=hospital.monitor["handle"])
+
+
+def test_the_directory_tells_of_a_device_itself_as_its_ward_was_told(engine: Engine, hospital: SmallHospital) -> None:
+    put_on(engine, hospital, hospital.monitor["handle"])
+    key = hospital.patient["patient_key"]
+    isolations.isolate(engine, later(60), hospital.monitor["handle"], confirmed_by="li.na", known=[key])
+    first, again, said, known = ShardCell(0), ShardCell(0), [], []
+    for message in told(engine):
+        said += first.apply_control(message, later(61).now_us).alarms
+    for message in shard_directory(engine, 0):
+        known += again.apply_control(message, 0).alarms
+    assert [(event.alarm_id, event.priority, event.text) for event in known] == [
+        (event.alarm_id, event.priority, event.text) for event in said
+    ]  # fmt: skip
+    assert [event for event in again.tick(later(62).now_us).alarms if event.rule == "technical.device-isolated"] == []
+
+
+def _device(event: AlarmEvent) -> str:
+    return event.subject.device_id or ""

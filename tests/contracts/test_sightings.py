@@ -99,6 +99,31 @@ def test_doors_tell_news_at_once_and_the_same_once_an_hour_and_keep_what_was_not
     assert [(one.credential, one.credentials) for one in sightings.take(10)] == [("certificate", ("sha256:f",))]
 
 
+def test_two_programs_that_come_by_turns_as_one_device_are_told_once_an_hour_not_at_each_turn() -> None:
+    clock = ManualClock(NOW_US)
+    sightings, told = Sightings(clock), list[str]()
+    for _ in range(10):
+        for client in ("a", "b"):
+            sightings.note(MONITOR, "http", "::1", client, over_tls=True)
+            told += [one.client for one in sightings.take(10)]
+    assert told == ["a", "b"]
+    clock.advance(3_600)
+    for client in "ab":
+        sightings.note(MONITOR, "http", "::1", client, over_tls=True)
+    assert [one.client for one in sightings.take(10)] == ["b"]
+    sightings.note(MONITOR, "http", "::1", "a", over_tls=True)
+    assert [one.client for one in sightings.take(10)] == ["a"]
+
+
+def test_doors_keep_no_more_of_what_a_device_says_than_is_told_however_often_it_says_something_else() -> None:
+    sightings = Sightings(ManualClock(NOW_US))
+    for number in range(100):
+        sightings.note(MONITOR, "http", "::1", f"{number}" + "\x00" * 60_000, over_tls=True)
+        (one,) = sightings.take(10)
+        assert len(one.client) == 120
+    assert [len(client) for ways in sightings._told.values() for _, _, client, _ in ways] == [120] * 8
+
+
 def test_when_each_credential_was_used_last_is_kept_and_what_kind_it_showed(pump: Seen) -> None:
     def comes(at_s: int, *credentials: str) -> bool:
         one = Sighting(pump.handle, "mqtt", "10.0.0.7", True, "pump", NOW_US + at_s * 1_000_000, credentials)

@@ -70,6 +70,36 @@ def test_what_an_isolated_gateway_brings_is_refused_whosever_it_is() -> None:
     assert len(desk.read(readings(MONITOR, "heart_rate", [32], [70], source=MONITOR)).stored) == 1
 
 
+@pytest.mark.parametrize("event", ["lead_off", "online", "offline"])
+@pytest.mark.parametrize("cut_off", [MONITOR, GATEWAY])
+def test_an_event_that_an_isolated_gateway_brings_or_that_is_of_an_isolated_device_is_refused(event: str, cut_off: int) -> None:
+    desk = a_desk()
+    desk.tell(isolated(cut_off), at_s=30)
+    with pytest.raises(RejectedInput) as refused:
+        desk.tell(DeviceEvent(HOSPITAL, MONITOR, event, at(33), brought_by=GATEWAY), at_s=33)
+    assert refused.value.reason == "isolated"
+    desk.tell(isolated(cut_off, over=True), at_s=40)
+    desk.tell(DeviceEvent(HOSPITAL, MONITOR, event, at(33), brought_by=GATEWAY), at_s=41)
+
+
+def test_an_event_of_a_device_behind_an_isolated_gateway_is_heard_where_it_speaks_for_itself() -> None:
+    desk = a_desk()
+    desk.tell(isolated(GATEWAY), at_s=30)
+    (alarm,) = desk.tell(DeviceEvent(HOSPITAL, MONITOR, "lead_off", at(33)), at_s=33).alarms
+    assert "lead" in alarm.rule
+
+
+def test_an_event_that_an_isolated_gateway_brought_is_kept_so_that_the_gateway_could_say_it_again() -> None:
+    desk = a_desk()
+    desk.tell(isolated(GATEWAY), at_s=30)
+    runner = ShardRunner(0, 1, desk.cell, applied=0, committed=0)
+    said_us, event = at(32), DeviceEvent(HOSPITAL, MONITOR, "lead_off", at(32), brought_by=GATEWAY)
+    runner.receive(StreamMessage(control(0), 5, encode(event), said_us))
+    (kept,) = runner.turn(1_000).refusals
+    assert (kept.reason, kept.principal) == ("isolated", f"{HOSPITAL}/dev-9")
+    assert decode_event(kept.payload, Sender("g", GATEWAY, HOSPITAL, 0), at(99)) == event
+
+
 def test_the_ward_is_told_at_once_by_whom_and_who_knows_and_again_when_it_is_over() -> None:
     desk = a_desk()
     (start,) = desk.tell(isolated(MONITOR), at_s=30).alarms

@@ -34,6 +34,7 @@ CONTROLS = [
     LimitsPreset("sz.h1", 9, "heart_rate", None),
     MaintenanceSet("sz.h1", 1, 2, handle=3),
     DeviceEvent("sz.h1", 1, "offline", 5, "will"),
+    DeviceEvent("sz.h1", 1, "lead_off", 5, brought_by=9),
     DeviceIsolated("sz.h1", 1, 7, 5, "bo.li", "li.na", carried=[2, 3]),
     DeviceIsolated("sz.h1", 1, 7, 5, "bo.li", is_over=True),
 ]
@@ -71,8 +72,13 @@ def test_well_formed_json_that_is_no_message_is_refused_too(wrong):
 def test_tags_on_the_wire_are_the_ones_we_published():
     tags = [msgspec.json.decode(encode(message))["type"] for message in (*CONTROLS, *QUERIES)]
     assert tags == ["devices-registered", "patient-admitted", "device-associated", "limits-preset", "limits-preset",
-                    "maintenance-set", "device-event", "device-isolated", "device-isolated",
+                    "maintenance-set", "device-event", "device-event", "device-isolated", "device-isolated",
                     "tail", "latest", "freshness"]  # fmt: skip
+
+
+def test_an_event_of_before_it_was_said_who_brought_it_is_read_as_the_devices_own():
+    old = b'{"type":"device-event","hospital_id":"sz.h1","handle":1,"event":"lead_off","at_us":5,"detail":null,"mode":0}'
+    assert decode_control(old) == DeviceEvent("sz.h1", 1, "lead_off", 5)
 
 
 def test_a_fleet_manifest_survives_the_wire_and_needs_no_optional_part():

@@ -36,8 +36,10 @@ def test_a_time_may_be_unix_milliseconds():
 
 
 def test_a_gateway_speaks_for_its_devices_whatever_they_are():
-    assert decoded({"event": "occlusion", "handle": 12}, GATEWAY) == DeviceEvent("sz.h001", 12, "occlusion", NOW_US)
+    said = decoded({"event": "occlusion", "handle": 12}, GATEWAY)
+    assert said == DeviceEvent("sz.h001", 12, "occlusion", NOW_US, brought_by=GATEWAY.handle)
     assert decoded({"event": "offline", "handle": 12}, GATEWAY).handle == 12
+    assert decoded({"event": "occlusion"}, GATEWAY).brought_by == decoded({"event": "lead_off"}).brought_by == 0
 
 
 @pytest.mark.clause("8.1")
