@@ -7,13 +7,14 @@ import contextlib
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
 
-from domain.errors import Unavailable
+from domain.errors import Busy, TooManyAttempts, Unauthenticated, Unavailable
 from runtime.device_authority import DeviceAuthority
 from runtime.sql import devices
 from runtime.sql.credentials import credentials_of, revoke
@@ -109,6 +110,20 @@ async def test_guessed_codes_are_refused_and_guessing_is_slowed_down(
         assert (await doors.claim(newer, held))[0] == 429
         doors.clock.advance(10)
         assert (await doors.claim(newer, held))[0] == 200
+
+
+@pytest.mark.clause("9.4")
+async def test_guesses_made_at_once_from_all_over_a_network_are_no_more_than_one_after_another(
+    engine: Engine, hospital: SmallHospital, tmp_path: Path
+) -> None:
+    async with open_doors(engine, tmp_path) as doors:
+        wrong, good = "7K2M-9XQ4-HTRW-3CVA", doors.code_of(hospital.monitor["handle"])
+        guesses = [doors.enrolments.claim(wrong, b"", f"2001:db8::{number:x}") for number in range(1, 61)]
+        said = await asyncio.gather(*guesses, return_exceptions=True)
+        assert Counter(type(error) for error in said) == {Unauthenticated: 20, Busy: 40}
+        with pytest.raises(TooManyAttempts):
+            await doors.enrolments.claim(good, b"", "2001:db8::ffff")
+        assert (await doors.enrolments.claim(good, b"", "2001:db8:0:1::1")).token
 
 
 @pytest.mark.clause("8.2c")
