@@ -8,7 +8,7 @@ from ipaddress import IPv6Address, ip_address, ip_network
 
 @lru_cache(maxsize=4_096)
 def peer_of(address: str) -> str:
-    """Addresses of one IPv6 /64 are one, since whoever has one of them has all; an IPv4 address in IPv6 is that; else itself."""
+    """Who has one address of an IPv6 /64 has all: they are one peer. An IPv4 address in IPv6 is that; others are themselves."""
     try:
         found = ip_address(address.partition("%")[0])
     except ValueError:
