@@ -112,11 +112,11 @@ class SqlIdentities:
         if shown.certificate is None:
             return await self._by_tokens(shown.tokens)
         sender = await self._by_certificate(shown.certificate)
-        for token in shown.tokens:
+        for place, token in enumerate(shown.tokens, start=1):
             try:
                 beside = (await self._found(token))[0]
             except Unauthenticated:
-                if shown.is_named and token == shown.tokens[-1]:
+                if shown.is_named and place == len(shown.tokens):
                     continue
                 raise WrongCertificate(f"the token beside the certificate of {sender.name} is unknown") from None
             if beside.handle != sender.handle:

@@ -162,6 +162,7 @@ async def test_a_device_cannot_speak_for_another_by_certificate_token_or_handle(
         assert (await doors.mosquitto(held, "-u", hospital.pump_token))[0] != 0
         assert await doors.post(held, "-H", "Authorization: Bearer of-nobody") == (401, "wrong-certificate")
         assert (await doors.mosquitto(held, "-u", "mon-7", "-P", "of-nobody"))[0] != 0
+        assert (await doors.mosquitto(held, "-u", "of-nobody", "-P", "of-nobody"))[0] != 0  # a password is no name
         telemetry = ("-H", "Content-Type: application/json", "-d", '{"hr": 72}')
         assert (await doors.curl(f"/api/v1/{hospital.pump_token}/telemetry", *telemetry, held=held))[0] == 401
         assert doors.handles() == []
@@ -169,7 +170,7 @@ async def test_a_device_cannot_speak_for_another_by_certificate_token_or_handle(
         assert (await doors.mosquitto(held, "-u", "mon-7"))[0] == 0  # a name that is no token is a name
         assert (await doors.mosquitto(held, "-u", "mon-7", "-P", token))[0] == 0
         assert doors.handles() == [monitor] * 3
-        assert doors.mqtt.counters.connections_refused["wrong-certificate"] == 3
+        assert doors.mqtt.counters.connections_refused["wrong-certificate"] == 4
 
 
 @pytest.mark.clause("5.4a")
