@@ -9,6 +9,7 @@ was used with, it gives the same certificate: an answer may be lost.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -31,6 +32,7 @@ MOST_CERTIFICATES: Final = 8  # of one device that are good at once: more is a d
 TOKEN: Final = "token"  # noqa: S105 (the id of whatever token a device has)
 _CERTIFICATE: Final = "certificate-"
 _CODE: Final = "claim-code-"
+_ROW: Final = re.compile(f"({_CERTIFICATE}|{_CODE})([1-9][0-9]{{,16}})")
 _CHUNK: Final = 500
 _RENEWED_AT: Final = 2 / 3  # of its life; asked for earlier, with its own key, it is given again
 _UNKNOWN_CODE: Final = "the claim code is unknown, has ended or was replaced: ask for another one"
@@ -228,17 +230,16 @@ def revoke(engine: Engine, author: Author, handle: int, credential_id: str) -> N
     with writing(engine) as connection:
         query = select(devices).where(devices.c.handle == handle)
         device = one(connection, query, f"device with handle {handle}")
+        row = _ROW.fullmatch(credential_id)
+        done: Any = None
         if credential_id == TOKEN:
             done = update(devices).where(devices.c.handle == handle, devices.c.token_digest.is_not(None))
             done = done.values(token_digest=None, version=devices.c.version + 1)
-        else:
-            is_code = credential_id.startswith(_CODE)
-            table = claim_codes if is_code else device_certificates
-            number = credential_id.removeprefix(_CODE if is_code else _CERTIFICATE)
-            is_number = number.isascii() and number.isdecimal() and len(number) < 18
-            mine = table.c.handle == handle, table.c.id == (int(number) if is_number else 0), table.c.revoked_us.is_(None)
+        elif row is not None:
+            table = claim_codes if row[1] == _CODE else device_certificates
+            mine = table.c.handle == handle, table.c.id == int(row[2]), table.c.revoked_us.is_(None)
             done = update(table).where(*mine).values(revoked_us=author.now_us)
-        if connection.execute(done).rowcount == 0:
+        if done is None or connection.execute(done).rowcount == 0:
             raise NotFound(f"credential {credential_id[:40]!r} of device {_name(device)} is unknown, or was revoked already")
         log_write(connection, author, "device.revoke-credential", _name(device), {"credential": credential_id})
 
