@@ -331,6 +331,25 @@ async def test_while_a_group_is_on_its_way_a_kill_forgets_nothing_of_it(tmp_path
     await intake.close()
 
 
+@pytest.mark.clause("5.4a", "9.4")
+async def test_while_a_keyed_request_is_on_its_way_all_up_to_what_came_later_is_not_known_yet() -> None:
+    replays, bus = Replays(0.0), HeldBus()
+    intake = StreamIntake(bus, DictIdentities(), clock(), source=1, limits=IntakeLimits(gather_ms=1), replays=replays)
+    bus.may_answer[1].set()
+    claim = await intake.claim(MONITOR, message([1], NOW_US), "a key", b"its body")
+    keyed = asyncio.ensure_future(intake.submit_once(MONITOR, message([1], NOW_US), claim))
+    await until(lambda: len(bus.messages) == 2)
+    bus.may_answer[3].set()
+    await intake.submit(MONITOR, message([2], NOW_US + 1))
+    await until(lambda: replays.highest[7] == 2)
+    assert replays.position == 0
+    bus.may_answer[2].set()
+    bus.may_answer[4].set()  # the record of its receipt
+    await keyed
+    assert replays.position == 3
+    await intake.close()
+
+
 async def test_after_a_start_who_repeats_is_answered_even_if_it_is_not_known_for_sure(tmp_path: Path) -> None:
     door = Door()
     door.count(1, 100)
