@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Engine, literal, select, union_all
 
+from domain.bounded import keep_newest
 from domain.errors import CertificateRequired, Unauthenticated, Unavailable, WrongCertificate
 from domain.ports import Clock, Sender, Shown
 from domain.thing_catalogue import BY_MODEL_ID, thing_model
@@ -158,7 +159,7 @@ class SqlIdentities:
         row = await self._devices.get(token)
         if row is None:
             if forgotten == self._forgotten:
-                self._note_wrong(digest)
+                keep_newest(self._wrong, digest, time.monotonic(), _MOST_WRONG)
             raise Unauthenticated(_UNKNOWN_TOKEN)
         sender = _sender(row, row["token_digest"])
         if forgotten == self._forgotten:  # else the row may be older than the change
@@ -182,12 +183,6 @@ class SqlIdentities:
         if forgotten == self._forgotten:
             self._senders[fingerprint] = _Kept(time.monotonic(), sender, until_us=row["until_us"])
         return sender
-
-    def _note_wrong(self, digest: str) -> None:
-        self._wrong.pop(digest, None)
-        while len(self._wrong) >= _MOST_WRONG:
-            del self._wrong[next(iter(self._wrong))]
-        self._wrong[digest] = time.monotonic()
 
     async def revoked(self, senders: Sequence[Sender]) -> list[Sender]:
         """As `domain.ports.Identities.revoked`: the database is asked, whatever is remembered."""
