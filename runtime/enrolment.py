@@ -20,7 +20,7 @@ from domain.ports import Clock, Sender
 from runtime.buckets import Buckets
 from runtime.bus import Bus
 from runtime.device_authority import DeviceAuthority, read_request
-from runtime.sql.credentials import EnrolmentRules, Given, claim, renew
+from runtime.sql.credentials import EnrolmentRules, claim, renew
 
 _GUESSES: Final = 20  # of one peer, wrong or under way
 _GUESS_US: Final = 6_000_000  # until it may make another
@@ -60,7 +60,7 @@ class Enrolments:
         if given.token is not None:
             with contextlib.suppress(Exception):  # the bus is away: doors look again within seconds
                 await self._changed()
-        return _enrolled(given)
+        return given
 
     async def renew(self, sender: Sender, request: bytes) -> Enrolled:
         """As `domain.ports.Enrolment.renew`."""
@@ -83,16 +83,16 @@ class Enrolments:
             if not self._under_way[peer]:
                 del self._under_way[peer]
 
-    def _claim(self, code: str, request: bytes) -> Given:
+    def _claim(self, code: str, request: bytes) -> Enrolled:
         asked, signer = (read_request(request), self._authority.signer()) if request else (None, None)
         return claim(self._engine, code, asked, signer, self._clock.now_us(), self._rules)
 
     async def _renewed(self, asked: RenewalAsked) -> Enrolled:
-        def work() -> Given:
+        def work() -> Enrolled:
             signer, now_us = self._authority.signer(), self._clock.now_us()
             return renew(self._engine, asked.handle, asked.shown, read_request(asked.request), signer, now_us, self._rules)
 
-        return _enrolled(await asyncio.to_thread(work))
+        return await asyncio.to_thread(work)
 
 
 class BusEnrolment:
@@ -110,7 +110,3 @@ class BusEnrolment:
     async def _ask(self, asked: ClaimAsked | RenewalAsked) -> Enrolled:
         said = await self._bus.ask(subjects.ENROLMENT, msgspec.json.encode(asked), _ANSWER_S)
         return msgspec.json.decode(said, type=Enrolled)
-
-
-def _enrolled(given: Given) -> Enrolled:
-    return Enrolled(f"{given.hospital_id}/{given.device_id}", given.chain, given.token)

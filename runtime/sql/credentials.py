@@ -17,7 +17,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, func, insert, literal, select, update
 
 from domain.claim_codes import new_claim_code, parse_claim_code
-from domain.enrolment import is_certificate
+from domain.enrolment import Enrolled, is_certificate
 from domain.errors import Conflict, NotFound, Unauthenticated
 from runtime.device_authority import Issued, Request, Signer
 from runtime.sql.credential_tables import claim_codes, credential_uses, device_certificates
@@ -45,16 +45,6 @@ class EnrolmentRules:
     code_us: int
     certificate_us: int
     overlap_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """What a device was given: a certificate with the chain it needs, PEM, or a token."""
-
-    hospital_id: str
-    device_id: str
-    chain: str | None = None
-    token: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +80,9 @@ def make_claim_code(connection: Connection, author: Author, handle: int, rules: 
     return code, ends_us
 
 
-def claim(engine: Engine, code: str, asked: Request | None, signer: Signer | None, now_us: int, rules: EnrolmentRules) -> Given:
+def claim(
+    engine: Engine, code: str, asked: Request | None, signer: Signer | None, now_us: int, rules: EnrolmentRules
+) -> Enrolled:
     """What a device gets for its code: a certificate for the key that it asks with, or a token.
 
     Raises InvalidInput for what is no code, Unauthenticated for one that is not good, Conflict when it was used.
@@ -106,11 +98,11 @@ def claim(engine: Engine, code: str, asked: Request | None, signer: Signer | Non
             return _given_again(connection, device, row, asked, signer, now_us)
         used: dict[str, Any] = {"used_us": now_us}
         if asked is None or signer is None:
-            given = Given(device["hospital_id"], device["device_id"], token=replace_token(connection, author, row["handle"]))
+            given = Enrolled(_name(device), token=replace_token(connection, author, row["handle"]))
         else:
             issued = signer.issue(asked, device["hospital_id"], device["device_id"], now_us, rules.certificate_us)
             used["certificate_id"] = add_certificate(connection, author, device, issued)
-            given = Given(device["hospital_id"], device["device_id"], issued.pem + signer.chain)
+            given = Enrolled(_name(device), issued.pem + signer.chain)
         connection.execute(update(claim_codes).where(claim_codes.c.id == row["id"]).values(used))
         log_write(connection, author, "device.claim", _name(device))
         return given
@@ -125,14 +117,14 @@ def _good_code(connection: Connection, digest: str, now_us: int) -> Row:
 
 def _given_again(
     connection: Connection, device: Row, code: Row, asked: Request | None, signer: Signer | None, now_us: int
-) -> Given:
+) -> Enrolled:
     query = select(device_certificates).where(device_certificates.c.id == code["certificate_id"])
     made = connection.execute(query).mappings().one_or_none()
     if made is None or asked is None or signer is None or made["key_digest"] != asked.key_digest:
         raise Conflict("the claim code was used already, for another key: if that was not you, tell who gave it to you")
     if made["revoked_us"] is not None or made["until_us"] <= now_us:
         raise Conflict("the claim code was used already, and what it gave was revoked: ask for another one")
-    return Given(device["hospital_id"], device["device_id"], made["certificate"] + signer.chain)
+    return Enrolled(_name(device), made["certificate"] + signer.chain)
 
 
 # --- certificates ---
@@ -140,7 +132,7 @@ def _given_again(
 
 def renew(
     engine: Engine, handle: int, shown: Sequence[str], asked: Request, signer: Signer, now_us: int, rules: EnrolmentRules
-) -> Given:
+) -> Enrolled:
     """Another certificate for a device that has shown who it is. What it showed is good for `overlap_us` beside it.
 
     Asked again with the key of its newest certificate, well before that ends, it is given that one: an answer may be lost.
@@ -160,14 +152,14 @@ def renew(
         for row in connection.execute(_good(own, now_us)).mappings():
             is_due = now_us >= row["made_us"] + (row["ends_us"] - row["made_us"]) * _RENEWED_AT
             if row["until_us"] == row["ends_us"] and not is_due:
-                return Given(device["hospital_id"], device["device_id"], row["certificate"] + signer.chain)
+                return Enrolled(_name(device), row["certificate"] + signer.chain)
         issued = signer.issue(asked, device["hospital_id"], device["device_id"], now_us, rules.certificate_us)
         add_certificate(connection, author, device, issued)
         old = device_certificates.c.handle == handle, device_certificates.c.fingerprint.in_(list(shown))
         late = device_certificates.c.until_us > now_us + rules.overlap_us
         connection.execute(update(device_certificates).where(*old, late).values(until_us=now_us + rules.overlap_us))
         log_write(connection, author, "device.renew-certificate", _name(device), {"serial": issued.serial})
-        return Given(device["hospital_id"], device["device_id"], issued.pem + signer.chain)
+        return Enrolled(_name(device), issued.pem + signer.chain)
 
 
 def give_certificate(
