@@ -318,16 +318,17 @@ async def test_while_a_group_is_on_its_way_a_kill_forgets_nothing_of_it(tmp_path
     await until(lambda: len(bus.messages) == 3)
     bus.may_answer[3].set()
     await second
-    await until(lambda: replays.highest[7] == 3)
+    bus.may_answer[4].set()
+    await intake.submit(MONITOR, message([4], NOW_US + 3))  # so the second one's group is over
     assert replays.position == 1
     save(file, known_now(replays))  # and killed
     again = load(file, 0.0)
-    assert again.highest[7] == 3
-    assert (await catch_up(again, bus))[0] == 2
+    assert again.highest[7] == 4
+    assert (await catch_up(again, bus))[0] == 3
     assert not again._lie_in_gaps(np.array([7], np.uint32), np.array([2]))
     bus.may_answer[2].set()
     await first
-    await until(lambda: replays.position == 3)
+    await until(lambda: replays.position == 4)
     await intake.close()
 
 
@@ -339,14 +340,14 @@ async def test_while_a_keyed_request_is_on_its_way_all_up_to_what_came_later_is_
     claim = await intake.claim(MONITOR, message([1], NOW_US), "a key", b"its body")
     keyed = asyncio.ensure_future(intake.submit_once(MONITOR, message([1], NOW_US), claim))
     await until(lambda: len(bus.messages) == 2)
-    bus.may_answer[3].set()
-    await intake.submit(MONITOR, message([2], NOW_US + 1))
-    await until(lambda: replays.highest[7] == 2)
-    assert replays.position == 0
+    for number in (2, 3):
+        bus.may_answer[number + 1].set()
+        await intake.submit(MONITOR, message([number], NOW_US + number))  # with the next one the group before is over
+    assert (replays.highest[7], replays.position) == (3, 0)
     bus.may_answer[2].set()
-    bus.may_answer[4].set()  # the record of its receipt
+    bus.may_answer[5].set()  # the record of its receipt
     await keyed
-    assert replays.position == 3
+    await until(lambda: replays.position == 4)
     await intake.close()
 
 
