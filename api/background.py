@@ -12,7 +12,7 @@ import msgspec
 
 from api.hand_overs import lead_hand_overs
 from api.risk_watch import watch_risks
-from api.security_desk import SecurityDesk
+from api.security_desk import SecurityDesk, forget_old_events
 from api.services import Backend
 from api.webhook import Webhook
 from domain import subjects
@@ -116,6 +116,7 @@ def tasks_of(backend: Backend) -> dict[str, Callable[[], Awaitable[None]]]:
         "inventory": backend.inventory.warmed,
         "alarm-desk": AlarmDesk(backend).run,
         "security-desk": SecurityDesk(backend).run,
+        "old-security-events": lambda: forget_old_events(backend),
         "audio-pauses": lambda: expire_audio_pauses(backend),
         "sightings": Sightings(backend).run,
         "outbox-relay": backend.relay.run,

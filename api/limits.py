@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.auth import CALLER_KEY, OPEN_PATHS, is_live
 from api.errors import problem_response
 from api.turns import Turns
+from domain.bounded import keep_newest
 from domain.errors import TooManyRequests
 from domain.instants import US_PER_S
 from runtime.buckets import Buckets
@@ -109,7 +110,7 @@ class AddressLimit:
             if message["type"] == "http.response.start":
                 proven()
                 if CALLER_KEY in scope:
-                    self._remember(credential)
+                    keep_newest(self._good, credential, None, _MOST_GOOD)
                 elif message["status"] < 500:
                     wait_us = self._failures.take(address)
             if not wait_us:
@@ -132,11 +133,6 @@ class AddressLimit:
             if name in _CREDENTIALS:
                 digest.update(b"%d %b %b" % (len(value), name, value))
         return digest.digest()
-
-    def _remember(self, credential: bytes) -> None:
-        while len(self._good) >= _MOST_GOOD:
-            del self._good[next(iter(self._good))]
-        self._good[credential] = None
 
 
 class PrincipalLimit:

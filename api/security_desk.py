@@ -37,12 +37,8 @@ class SecurityDesk:
         position = await self._backend.lanes.sql(position_of, services.engine, POSITION)
         waiting: asyncio.Queue[StreamMessage] = asyncio.Queue()
         follower = await services.bus.follow(subjects.READINGS_STREAM, [subjects.ANY_CONTROL], position + 1, waiting.put_nowait)
-        forgot_s = float("-inf")
         try:
             while True:
-                if asyncio.get_running_loop().time() - forgot_s > _FORGET_EVERY_S:
-                    forgot_s = asyncio.get_running_loop().time()
-                    await self._forget()
                 batch = [await waiting.get()]
                 while len(batch) < _BATCH and not waiting.empty():
                     batch.append(waiting.get_nowait())
@@ -58,11 +54,14 @@ class SecurityDesk:
         finally:
             await follower.stop()
 
-    async def _forget(self) -> None:
-        before_us = self._backend.services.clock.now_us() - KEPT_US
-        gone = await self._backend.lanes.sql(forget_events, self._backend.engine, before_us, MOST)
+
+async def forget_old_events(backend: Backend) -> None:
+    """Once an hour, for ever, whether something is noticed or not. Raises what breaks it."""
+    while True:
+        gone = await backend.lanes.sql(forget_events, backend.engine, backend.services.clock.now_us() - KEPT_US, MOST)
         if gone:
             logger.info("old security events were deleted", extra={"events": gone})
+        await asyncio.sleep(_FORGET_EVERY_S)
 
 
 def _notices(batch: list[StreamMessage]) -> list[tuple[int, SecurityNotice]]:

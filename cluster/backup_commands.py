@@ -18,6 +18,7 @@ from cluster.backup_drill import Verdict, drill, report_file
 from cluster.backup_making import Wish, create
 from cluster.backup_restoring import Source, backup_at, keys_in, restore, verify
 from cluster.backup_sources import expected_bytes
+from cluster.command_options import DataDir
 from cluster.run_target import settings_of
 from cluster.run_view import wide_console
 from domain.errors import IntegrityViolation, VitalgridError
@@ -36,7 +37,6 @@ _console = wide_console()
 _MIB: Final = 2**20
 _NICENESS: Final = 10  # readings and alarms go first
 
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the platform (default: var).")]
 NewDataDir = Annotated[Path, typer.Option("--data-dir", help="Where the platform is to be: a folder that is not there yet.")]
 To = Annotated[Path, typer.Option("--to", help="Folder of backups, on another disk.")]
 At = Annotated[Path, typer.Option("--from", help="Folder of backups.")]

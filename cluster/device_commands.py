@@ -11,12 +11,11 @@ from urllib.parse import quote
 import typer
 from rich.table import Table
 
-from cluster.isolation_commands import isolate, isolated, release
+from cluster.command_options import DataDir, Token, target_of
+from cluster.isolation_commands import Device, isolate, isolated, path_of, release
 from cluster.rest_calls import ask, ask_list
-from cluster.run_target import local_target, settings_of
 from cluster.run_view import wide_console
 from domain.errors import InvalidInput
-from scenarios.target import Target
 
 devices = typer.Typer(name="devices", help="Devices: how they prove who they are, cut off, taken back.", no_args_is_help=True)
 devices.command("isolate")(isolate)
@@ -26,15 +25,11 @@ _console = wide_console()
 _REASON: Final = "vitalgrid devices"
 _AT_ONCE: Final = 500  # as many as the API takes
 
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the platform (default: var).")]
-Token = Annotated[str | None, typer.Option("--token", help="API token (default: this machine's own).")]
-Device = Annotated[str, typer.Argument(help="Such as sz.h012/mon-7.")]
-
 
 @devices.command("claim-code")
 def claim_code(device: Device, token: Token = None, data_dir: DataDir = None) -> None:
     """Make a claim code, with which the device gets its first credential. Prints it, this once."""
-    made = ask(_target(token, data_dir), "POST", f"/devices/{_path(device)}/claim-code", reason=_REASON)
+    made = ask(target_of(token, data_dir), "POST", f"{path_of(device)}/claim-code", reason=_REASON)
     _console.print(f"{made['claim_code']}  until {made['until']}", highlight=False)
 
 
@@ -51,7 +46,7 @@ def enrol(
             ids = [(row.get("device_id") or "").strip() for row in csv.DictReader(file)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InvalidInput(f"{devices_file} is no CSV that can be read: {error}") from None
-    target = _target(token, data_dir)
+    target = target_of(token, data_dir)
     out = csv.writer(sys.stdout)
     out.writerow(("device_id", "claim_code", "error"))
     for start in range(0, len(ids), _AT_ONCE):
@@ -64,7 +59,7 @@ def enrol(
 def credentials(device: Device, token: Token = None, data_dir: DataDir = None) -> None:
     """What a device has: who made it, when it ends."""
     table = Table("id", "state", "made", "by", "until", "last used")
-    for row in ask_list(_target(token, data_dir), f"/devices/{_path(device)}/credentials", reason=_REASON):
+    for row in ask_list(target_of(token, data_dir), f"{path_of(device)}/credentials", reason=_REASON):
         table.add_row(*(str(row[name] or "-") for name in ("id", "state", "made", "made_by", "until", "last_used")))
     _console.print(table)
 
@@ -77,18 +72,7 @@ def revoke(
     data_dir: DataDir = None,
 ) -> None:
     """End one credential; a connection that came with it is ended."""
-    path = f"/devices/{_path(device)}/credentials/{quote(credential, safe='')}"
-    answer: Any = ask(_target(token, data_dir), "DELETE", path, reason=_REASON)
+    path = f"{path_of(device)}/credentials/{quote(credential, safe='')}"
+    answer: Any = ask(target_of(token, data_dir), "DELETE", path, reason=_REASON)
     assert not answer
     _console.print(f"{credential} of {device} is revoked", highlight=False)
-
-
-def _path(device: str) -> str:
-    hospital_id, slash, device_id = device.partition("/")
-    if not slash:
-        raise InvalidInput(f"{device!r} is no device: expected such as sz.h012/mon-7")
-    return f"{quote(hospital_id, safe='')}/{quote(device_id, safe='')}"
-
-
-def _target(token: str | None, data_dir: Path | None) -> Target:
-    return local_target(settings_of(data_dir), token)

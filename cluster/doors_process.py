@@ -36,7 +36,7 @@ from runtime.intake_lanes import IntakeLimits
 from runtime.log import configure_logging
 from runtime.priority import share_finely
 from runtime.receipts import StreamReceipts
-from runtime.replay_keeping import catch_up, keep, known_now, load, save
+from runtime.replay_keeping import catch_up, keep, known_now, load, read_on, save
 from runtime.replays import Replays
 from runtime.settings import IntakeSettings, Settings
 from runtime.sql.engine import open_engine
@@ -65,11 +65,13 @@ async def main() -> None:
     admission = Admission(asyncio.get_running_loop().time)
     await bus.core_subscribe(subjects.HOSTS_PROGRESS, admission.hear)
     numbers_file = settings.data_dir / _NUMBERS
-    replays = await _numbers(bus, numbers_file)
+    replays, unread = await _numbers(bus, numbers_file)
     intake = StreamIntake(
         bus, identities, SystemClock(), source=_DOOR_SOURCE, limits=intake_limits(settings.intake), admission=admission,
         replays=replays,
     )  # fmt: skip
+    assert intake.gate is not None
+    reading_on = asyncio.create_task(read_on(replays, bus, unread, intake.gate), name="read senders' numbers")
     keeping = asyncio.create_task(keep(replays, numbers_file), name="keep senders' numbers")
     await bus.core_subscribe(subjects.STORAGE, lambda payload, _subject: intake.heed(of_stream(payload)))
     doors, clock = settings.doors, SystemClock()
@@ -105,17 +107,18 @@ async def main() -> None:
         await end(telling, seeing)
         await mqtt.close()
     await intake.close()
-    await end(places, keeping, isolated)
+    await end(places, reading_on, keeping, isolated)
     await bus.close()
     engine.dispose()
 
 
-async def _numbers(bus: Bus, file: Path) -> Replays:
-    """Which numbers of each sender are stored: as kept here, and what came into the stream since."""
+async def _numbers(bus: Bus, file: Path) -> tuple[Replays, range]:
+    """Which numbers of each sender are stored: as kept here, and what came into the stream since; what of it is unread yet."""
     replays = await asyncio.to_thread(load, file, asyncio.get_running_loop().time())
-    logger.info("senders' numbers are known", extra={"frames_since": await catch_up(replays, bus)})
+    frames, unread = await catch_up(replays, bus)
+    logger.info("senders' numbers are known", extra={"frames_since": frames, "unread": len(unread)})
     await asyncio.to_thread(_save_first, file, replays)
-    return replays
+    return replays, unread
 
 
 def _save_first(file: Path, replays: Replays) -> None:

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cluster.command_options import DataDir, Token
 from cluster.connection import Connection
 from cluster.run_target import settings_of, some_platform
 from cluster.run_view import RunView, wide_console
@@ -28,8 +29,6 @@ from scenarios.verdicts import ExitCode
 fleet = typer.Typer(name="fleet", help="Fleets recorded and played back through the real doors.", no_args_is_help=True)
 _console = wide_console()
 _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
-
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the platform (default: var).")]
 
 
 def parse_duration_s(text: str) -> float:
@@ -87,7 +86,7 @@ def replay(
     speed: Annotated[float, typer.Option(help="How many times as fast as it was recorded.")] = 1.0,
     times: Annotated[int, typer.Option(help="How many copies at once, each with identities of its own.")] = 1,
     limit: Annotated[int | None, typer.Option(help="Only the first so many patients.")] = None,
-    token: Annotated[str | None, typer.Option("--token", help="API token (default: this machine's own).")] = None,
+    token: Token = None,
     data_dir: DataDir = None,
 ) -> None:
     """Play a recording through the real doors, then check that what is stored is what was sent.

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 from rich.table import Table
 
+from cluster.command_options import DataDir, Token, target_of
 from cluster.rest_calls import ask
-from cluster.run_target import local_target, settings_of
 from cluster.run_view import wide_console
 from domain.errors import Unavailable
 from scenarios.target import Target
@@ -22,8 +21,6 @@ hosts = typer.Typer(
 _console = wide_console()
 _LOOK_S: Final = 0.3
 
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the platform (default: var).")]
-Token = Annotated[str | None, typer.Option("--token", help="API token (default: this machine's own).")]
 Wait = Annotated[float, typer.Option("--wait", help="Longest wait, in seconds, until it is carried out; 0: none.")]
 Name = Annotated[str, typer.Argument(help="The host, such as host-2.")]
 Hospital = Annotated[str, typer.Argument(help="The hospital, such as sz.h012.")]
@@ -32,32 +29,32 @@ Hospital = Annotated[str, typer.Argument(help="The hospital, such as sz.h012.")]
 @hosts.command("list")
 def list_hosts(token: Token = None, data_dir: DataDir = None) -> None:
     """Each host: its state, its shards, how many devices, what waits for it."""
-    _show(_order(_target(token, data_dir), "GET", ""))
+    _show(_order(target_of(token, data_dir), "GET", ""))
 
 
 @hosts.command("add")
 def add(wait: Wait = 120.0, token: Token = None, data_dir: DataDir = None) -> None:
     """Start one host more; shards move to it."""
-    _carry_out(_target(token, data_dir), ("POST", ""), _is_calm, wait)
+    _carry_out(target_of(token, data_dir), ("POST", ""), _is_calm, wait)
 
 
 @hosts.command("drain")
 def drain(name: Name, wait: Wait = 120.0, token: Token = None, data_dir: DataDir = None) -> None:
     """Let a host give all its shards to others; it stays, without any."""
-    _carry_out(_target(token, data_dir), ("POST", f"/{name}/drain"), lambda view: _is_empty(view, name), wait)
+    _carry_out(target_of(token, data_dir), ("POST", f"/{name}/drain"), lambda view: _is_empty(view, name), wait)
 
 
 @hosts.command("resume")
 def resume(name: Name, wait: Wait = 120.0, token: Token = None, data_dir: DataDir = None) -> None:
     """Give a drained host shards again."""
-    _carry_out(_target(token, data_dir), ("POST", f"/{name}/resume"), _is_calm, wait)
+    _carry_out(target_of(token, data_dir), ("POST", f"/{name}/resume"), _is_calm, wait)
 
 
 @hosts.command("remove")
 def remove(name: Name, wait: Wait = 120.0, token: Token = None, data_dir: DataDir = None) -> None:
     """Drain a host, then end it; one fewer is kept from then on."""
     gone: Callable[[dict[str, Any]], bool] = lambda view: all(host["name"] != name for host in view["hosts"])  # noqa: E731
-    _carry_out(_target(token, data_dir), ("DELETE", f"/{name}"), gone, wait)
+    _carry_out(target_of(token, data_dir), ("DELETE", f"/{name}"), gone, wait)
 
 
 @hosts.command("hand-over")
@@ -69,7 +66,7 @@ def hand_over(
     data_dir: DataDir = None,
 ) -> None:
     """Hand a hospital over to another shard, while it sends; returns when it is there."""
-    target, path, deadline_s = _target(token, data_dir), f"/hospitals/{hospital}/hand-over", time.monotonic() + wait
+    target, path, deadline_s = target_of(token, data_dir), f"/hospitals/{hospital}/hand-over", time.monotonic() + wait
     state = _ask(target, "POST", path, {"shard": shard})
     while state["state"] == "begun" and time.monotonic() < deadline_s:
         time.sleep(_LOOK_S)
@@ -81,13 +78,13 @@ def hand_over(
 @hosts.command("dedicate")
 def dedicate(hospital: Hospital, wait: Wait = 120.0, token: Token = None, data_dir: DataDir = None) -> None:
     """Give a hospital a shard and a host of its own, while it sends; one host more is kept for it."""
-    _place(_target(token, data_dir), hospital, "dedicated", wait)
+    _place(target_of(token, data_dir), hospital, "dedicated", wait)
 
 
 @hosts.command("share")
 def share(hospital: Hospital, wait: Wait = 120.0, token: Token = None, data_dir: DataDir = None) -> None:
     """Put a hospital that has a host of its own among the others again; its host is ended."""
-    _place(_target(token, data_dir), hospital, "shared", wait)
+    _place(target_of(token, data_dir), hospital, "shared", wait)
 
 
 def _place(target: Target, hospital: str, placement: str, wait_s: float) -> None:
@@ -131,10 +128,6 @@ def _is_calm(view: dict[str, Any]) -> bool:
 
 def _is_empty(view: dict[str, Any], name: str) -> bool:
     return not view["moving"] and all(not host["shards"] for host in view["hosts"] if host["name"] == name)
-
-
-def _target(token: str | None, data_dir: Path | None) -> Target:
-    return local_target(settings_of(data_dir), token)
 
 
 def _order(target: Target, method: str, path: str) -> dict[str, Any]:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Final
+from urllib.parse import quote
 
 import typer
 from rich.table import Table
 
 from api.device_names import split_device
-from cluster.rest_calls import ask
-from cluster.run_target import local_target, settings_of
+from cluster.command_options import DataDir, Token, target_of
+from cluster.rest_calls import ask, ask_pages
 from cluster.run_view import wide_console
-from scenarios.target import Target
 
 _console = wide_console()
+_REASON: Final = "vitalgrid devices"
 
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the platform (default: var).")]
-Token = Annotated[str | None, typer.Option("--token", help="API token (default: this machine's own).")]
 Device = Annotated[str, typer.Argument(help="The device, such as sz.h012/mon-7.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept.")]
 
@@ -34,14 +32,14 @@ def isolate(
 ) -> None:
     """Refuse a device's credentials, end its connections, and keep apart what still comes of it."""
     body = {"confirmed_by": confirmed_by, "revoke_credentials": revoke}
-    row = ask(_target(token, data_dir), "POST", _path(device), body, reason=reason)
+    row = ask(target_of(token, data_dir), "POST", f"{path_of(device)}/isolation", body, reason=reason)
     on = f"; patients on it: {row['patients']}, known to {row['confirmed_by']}" if row["patients"] else ""
     _console.print(f"{device}: isolated at {row['isolated']}{on}", highlight=False)
 
 
 def release(device: Device, reason: Reason, token: Token = None, data_dir: DataDir = None) -> None:
     """Undo an isolation."""
-    row = ask(_target(token, data_dir), "POST", f"{_path(device)}/release", reason=reason)
+    row = ask(target_of(token, data_dir), "POST", f"{path_of(device)}/isolation/release", reason=reason)
     more = ": it needs new credentials" if row["credentials_revoked"] else ""
     _console.print(f"{device}: released at {row['released']}{more}", highlight=False)
 
@@ -53,7 +51,8 @@ def isolated(
 ) -> None:
     """The devices that are cut off now."""
     table = Table("device", "ward", "bed", "since", "by", "patients", "who knows", "reason")
-    for row in _rows(_target(token, data_dir), hospital):
+    path = "/isolations?limit=1000" + (f"&hospital={quote(hospital)}" if hospital else "")
+    for row in ask_pages(target_of(token, data_dir), path, reason=_REASON):
         name = f"{row['hospital_id']}/{row['device_id']}"
         table.add_row(
             name, row["ward_id"], row["bed_id"], row["isolated"], row["isolated_by"], str(row["patients"]),
@@ -62,19 +61,6 @@ def isolated(
     _console.print(table)
 
 
-def _rows(target: Target, hospital: str | None) -> list[dict[str, Any]]:
-    path: str | None = "/isolations?limit=1000" + (f"&hospital={hospital}" if hospital else "")
-    rows: list[dict[str, Any]] = []
-    while path is not None:
-        page = ask(target, "GET", path, reason="vitalgrid devices")
-        rows += page["items"]
-        path = None if page["next"] is None else page["next"].removeprefix("/api/v1")
-    return rows
-
-
-def _path(device: str) -> str:
-    return "/devices/{}/{}/isolation".format(*split_device(device))
-
-
-def _target(token: str | None, data_dir: Path | None) -> Target:
-    return local_target(settings_of(data_dir), token)
+def path_of(device: str) -> str:
+    """Where the API has it. Raises InvalidInput for what names no device."""
+    return "/devices/{}/{}".format(*split_device(device))

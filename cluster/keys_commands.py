@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
+from cluster.command_options import DataDir
 from cluster.first_start import sealer_of
 from cluster.run_target import settings_of
 from cluster.run_view import wide_console
@@ -19,7 +19,6 @@ from runtime.soft_keys import SoftKeys
 keys = typer.Typer(name="keys", help="Keys of the platform on this machine: back them up, nothing else opens what is sealed.")
 _console = wide_console()
 
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the platform (default: var).")]
 Name = Annotated[str, typer.Argument(help="Which key: fields.")]
 
 

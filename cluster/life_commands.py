@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
+from cluster.command_options import DataDir
 from cluster.run_target import settings_of
 from cluster.run_view import wide_console
 from cluster.sealing import file_seal
@@ -20,7 +20,6 @@ from runtime.retention import Periods, dry_run
 from runtime.sql.engine import open_engine
 
 _console = wide_console()
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the platform (default: var).")]
 Dry = Annotated[bool, typer.Option("--dry-run", help="Count what the next round would delete, and delete nothing.")]
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Final
 import typer
 from rich.table import Table
 
+from cluster.command_options import DataDir
 from cluster.first_start import sealer_of
 from cluster.pki import authority_of
 from cluster.run_target import settings_of, token_of
@@ -32,7 +33,6 @@ _console = wide_console()
 _EVENT_CHARS: Final = 400
 
 
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the platform (default: var).")]
 Where = Annotated[str | None, typer.Argument(help="Folder of a log, or https://host:port/api/v1/log; none: this platform's.")]
 Vkeys = Annotated[list[str] | None, typer.Option("--vkey", help="Key to verify with; none: this platform's own.")]
 WitnessVkeys = Annotated[list[str] | None, typer.Option("--witness-vkey", help="Key of a witness who must have signed too.")]

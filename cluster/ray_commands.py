@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cluster.command_options import DataDir
 from cluster.pki import ray_authority_of, ray_node, ray_tls
 from cluster.run_target import settings_of
 from domain.errors import InvalidInput
@@ -16,7 +16,6 @@ from runtime.certificates import canonical
 from runtime.clock import SystemClock
 from runtime.security_profile import SecurityProfile
 
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the platform (default: var).")]
 Address = Annotated[str, typer.Argument(help="Under which the other nodes reach this one, such as 10.0.0.7.")]
 
 

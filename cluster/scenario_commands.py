@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from cluster.command_options import DataDir
 from cluster.run_target import remote_target, settings_of, some_platform
 from cluster.run_view import RunView, comparison_table, show_report, wide_console
 from domain.errors import InvalidInput, NotFound
@@ -30,7 +31,6 @@ scenario = typer.Typer(name="scenario", help="Stories played against the platfor
 _console = wide_console()
 
 Reports = Annotated[Path, typer.Option("--reports", help="Where runs leave their reports.")]
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the platform (default: var).")]
 Token = Annotated[str | None, typer.Option("--token", help="API token (default: VITALGRID_TOKEN, or this machine's own).")]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Final
 from urllib.parse import quote
 
@@ -10,8 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cluster.command_options import DataDir, Token, target_of
 from cluster.rest_calls import ask, ask_pages
-from cluster.run_target import local_target, settings_of
 from cluster.run_view import wide_console
 from domain.principals import Role
 from scenarios.target import Target
@@ -21,8 +20,6 @@ _console = wide_console()
 _aside = Console(stderr=True, highlight=False)
 _REASON: Final = "vitalgrid token"
 
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the platform (default: var).")]
-Token = Annotated[str | None, typer.Option("--token", help="API token (default: this machine's own).")]
 Name = Annotated[str, typer.Argument(help="Of the program, such as ward-display-3; for life, and never used again.")]
 At = Annotated[
     str | None, typer.Option("--at", help="Where: sz, sz:futian (a district), sz.h012, sz.h012/icu (default: the region).")
@@ -38,7 +35,7 @@ def add(
     data_dir: DataDir = None,
 ) -> None:
     """Make a token and print it, this once. Nothing else is on standard output, so that a shell can take it."""
-    made = _ask(_target(token, data_dir), "POST", "/tokens", {"name": name, "role": role.value, "place": at})
+    made = _ask(target_of(token, data_dir), "POST", "/tokens", {"name": name, "role": role.value, "place": at})
     _aside.print(f"token {made['name']}: {made['role']} at {made['place']}, shown this once")
     typer.echo(made["token"])
 
@@ -47,7 +44,7 @@ def add(
 def list_tokens(token: Token = None, data_dir: DataDir = None) -> None:
     """Each token: its role and place, when it was made, last used and revoked; never what it is."""
     table = Table("token", "role", "place", "made", "last used", "revoked")
-    for row in ask_pages(_target(token, data_dir), "/tokens?limit=1000", reason=_REASON):
+    for row in ask_pages(target_of(token, data_dir), "/tokens?limit=1000", reason=_REASON):
         used, revoked = row["last_used"] or "never", row["revoked"] or "-"
         table.add_row(row["name"], row["role"], row["place"], row["created"], used, revoked)
     _console.print(table)
@@ -56,13 +53,9 @@ def list_tokens(token: Token = None, data_dir: DataDir = None) -> None:
 @token_app.command("revoke")
 def revoke(name: Name, token: Token = None, data_dir: DataDir = None) -> None:
     """Let a token open nothing any more. Holds within seconds."""
-    _ask(_target(token, data_dir), "DELETE", f"/tokens/{quote(name, safe='')}")
+    _ask(target_of(token, data_dir), "DELETE", f"/tokens/{quote(name, safe='')}")
     _console.print(f"token {name}: revoked", highlight=False)
 
 
 def _ask(target: Target, method: str, path: str, body: Any = None) -> dict[str, Any]:
     return ask(target, method, path, body, reason=_REASON)
-
-
-def _target(token: str | None, data_dir: Path | None) -> Target:
-    return local_target(settings_of(data_dir), token)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Final
 from urllib.parse import quote, urlencode
 
@@ -10,8 +9,8 @@ import msgspec
 import typer
 from rich.table import Table
 
+from cluster.command_options import DataDir, Token, target_of
 from cluster.rest_calls import ask
-from cluster.run_target import local_target, settings_of
 from cluster.run_view import wide_console
 from domain.errors import InvalidInput, NotFound
 from scenarios.target import Target
@@ -22,7 +21,6 @@ _READINGS_SHOWN: Final = 40
 Found = dict[str, Any]
 
 
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the platform (default: var).")]
 Receipt = Annotated[str | None, typer.Argument(help="A receipt, or the `trace` of a reading or of a reject.")]
 OfDevice = Annotated[
     str | None, typer.Option("--device", help="`hospital/device`: list its messages; with a receipt, its readings in that one.")
@@ -30,7 +28,6 @@ OfDevice = Annotated[
 Since = Annotated[str | None, typer.Option("--from", help="With --device: only from this time on (RFC 3339).")]
 Until = Annotated[str | None, typer.Option("--until", help="With --device: only before this time.")]
 Last = Annotated[bool, typer.Option("--last", help="With --device: follow its newest message.")]
-Token = Annotated[str | None, typer.Option("--token", help="API token (default: this machine's own).")]
 AsJson = Annotated[bool, typer.Option("--json", help="As the API tells it.")]
 
 
@@ -43,7 +40,7 @@ def trace(  # noqa: PLR0913, PLR0917 (one option each)
         raise InvalidInput("a message is named by its receipt, or looked for by --device")
     if receipt is not None and (last or since or until):
         raise InvalidInput("--last, --from and --until are of a device's messages: leave the receipt out")
-    target, unknown = local_target(settings_of(data_dir), token), list[str]()
+    target, unknown = target_of(token, data_dir), list[str]()
     if receipt is None:
         named = {"device": device, "from": since, "until": until, "limit": 1 if last else 50}
         found = _get(target, "", {name: value for name, value in named.items() if value is not None})

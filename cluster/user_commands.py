@@ -10,8 +10,8 @@ from urllib.parse import quote
 import typer
 from rich.table import Table
 
+from cluster.command_options import DataDir, Token, target_of
 from cluster.rest_calls import ask, ask_list, ask_pages
-from cluster.run_target import local_target, settings_of
 from cluster.run_view import wide_console
 from domain.principals import Relation, Role
 from scenarios.target import Target
@@ -20,8 +20,6 @@ user = typer.Typer(name="user", help="Users of the running platform: who may sig
 _console = wide_console()
 _REASON: Final = "vitalgrid user"
 
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the platform (default: var).")]
-Token = Annotated[str | None, typer.Option("--token", help="API token (default: this machine's own).")]
 At = Annotated[
     str | None,
     typer.Option("--at", help="Where: sz, sz:futian (a district), sz.h012, sz.h012/icu. The whole region, if left out."),
@@ -33,7 +31,7 @@ Name = Annotated[str, typer.Argument(help="What the user signs in with, such as 
 def list_users(token: Token = None, data_dir: DataDir = None) -> None:
     """Each user: their state, their roles, whether they have a second factor, when they signed in last."""
     table = Table("user", "state", "roles", "second factor", "last sign-in")
-    for row in _items(_target(token, data_dir), "/users?limit=1000"):
+    for row in _items(target_of(token, data_dir), "/users?limit=1000"):
         roles, factor = " ".join(row["roles"]) or "none", "yes" if row["second_factor"] else "no"
         table.add_row(row["name"], _state(row), roles, factor, row["last_login"] or "never")
     _console.print(table)
@@ -49,19 +47,19 @@ def add(
 ) -> None:
     """Make a user. Prints the first password, this once: the user has to change it at the first sign-in."""
     grants = [] if role is None else [{"role": role.value, "place": at}]
-    _tell(_ask(_target(token, data_dir), "POST", "/users", {"name": name, "grants": grants}))
+    _tell(_ask(target_of(token, data_dir), "POST", "/users", {"name": name, "grants": grants}))
 
 
 @user.command("grants")
 def list_grants(name: Name, token: Token = None, data_dir: DataDir = None) -> None:
     """What a user was given, and what became of it."""
-    _show_grants(ask_list(_target(token, data_dir), f"/users/{name}/grants", reason=_REASON))
+    _show_grants(ask_list(target_of(token, data_dir), f"/users/{name}/grants", reason=_REASON))
 
 
 @user.command("permissions")
 def permissions(name: Name, token: Token = None, data_dir: DataDir = None) -> None:
     """What a user may do in effect: by each grant, which action, up to which level, for which purposes."""
-    shown = _ask(_target(token, data_dir), "GET", f"/users/{name}/permissions")
+    shown = _ask(target_of(token, data_dir), "GET", f"/users/{name}/permissions")
     table = Table("role", "place", "action", "level", "of own patients", "purposes")
     for given in shown["grants"]:
         for right in given["rights"]:
@@ -82,7 +80,7 @@ def grant(
 ) -> None:
     """Give a user a role at a place and everywhere in it. Holds at once."""
     body = {"role": role.value, "place": at, "relation": relation.value, "until": until}
-    _show_grants([_ask(_target(token, data_dir), "POST", f"/users/{name}/grants", body)])
+    _show_grants([_ask(target_of(token, data_dir), "POST", f"/users/{name}/grants", body)])
 
 
 @user.command("revoke")
@@ -93,7 +91,7 @@ def revoke(
     data_dir: DataDir = None,
 ) -> None:
     """Take back a grant. Holds at once."""
-    _ask(_target(token, data_dir), "DELETE", f"/users/{name}/grants/{number}")
+    _ask(target_of(token, data_dir), "DELETE", f"/users/{name}/grants/{number}")
     _console.print(f"user {name}: grant {number} has ended", highlight=False)
 
 
@@ -125,7 +123,7 @@ def enable(name: Name, token: Token = None, data_dir: DataDir = None) -> None:
 def list_sessions(token: Token = None, data_dir: DataDir = None) -> None:
     """Who is signed in: since when, from where, by which proofs."""
     table = Table("user", "since", "last seen", "ends", "address", "factors")
-    for row in _items(_target(token, data_dir), "/sessions?limit=1000"):
+    for row in _items(target_of(token, data_dir), "/sessions?limit=1000"):
         times = (row["since"], row["active"], row["ends"])
         table.add_row(row["user"], *times, row["address"], " ".join(row["factors"]))
     _console.print(table)
@@ -134,7 +132,7 @@ def list_sessions(token: Token = None, data_dir: DataDir = None) -> None:
 @user.command("sign-out")
 def sign_out(name: Name, token: Token = None, data_dir: DataDir = None) -> None:
     """End a user's session, with its live streams. They may sign in again: `disable` keeps them out."""
-    target = _target(token, data_dir)
+    target = target_of(token, data_dir)
     found = list(_items(target, f"/sessions?user={quote(name.strip().lower())}"))
     for row in found:
         _ask(target, "DELETE", f"/sessions/{row['id']}")
@@ -144,12 +142,12 @@ def sign_out(name: Name, token: Token = None, data_dir: DataDir = None) -> None:
 @user.command("reset-factor")
 def reset_factor(name: Name, token: Token = None, data_dir: DataDir = None) -> None:
     """Take away the second factor of a user who lost it, recovery codes too. Ends their session; be sure who asks."""
-    _ask(_target(token, data_dir), "POST", f"/users/{name}/second-factor/reset")
+    _ask(target_of(token, data_dir), "POST", f"/users/{name}/second-factor/reset")
     _console.print(f"user {name}: has no second factor now, and signs in with the password alone", highlight=False)
 
 
 def _order(name: str, verb: str, token: str | None, data_dir: Path | None) -> dict[str, Any]:
-    return _ask(_target(token, data_dir), "POST", f"/users/{name}/{verb}")
+    return _ask(target_of(token, data_dir), "POST", f"/users/{name}/{verb}")
 
 
 def _items(target: Target, path: str) -> Iterator[dict[str, Any]]:
@@ -158,10 +156,6 @@ def _items(target: Target, path: str) -> Iterator[dict[str, Any]]:
 
 def _ask(target: Target, method: str, path: str, body: Any = None) -> dict[str, Any]:
     return ask(target, method, path, body, reason=_REASON)
-
-
-def _target(token: str | None, data_dir: Path | None) -> Target:
-    return local_target(settings_of(data_dir), token)
 
 
 def _tell(made: dict[str, Any]) -> None:

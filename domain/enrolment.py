@@ -9,6 +9,8 @@ import msgspec
 
 from domain.errors import InvalidInput
 
+MAX_REQUEST_BYTES: Final = 16_384  # of a certification request
+
 
 class ClaimAsked(msgspec.Struct, frozen=True, tag="claim"):
     """A device that has a claim code and nothing else. `request`: PKCS #10; empty: it wants a token. `address`: its own."""

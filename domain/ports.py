@@ -124,7 +124,7 @@ class Enrolment(Protocol):
     async def claim(self, code: str, request: bytes, address: str) -> Enrolled:
         """What a claim code is good for: a certificate for the key of `request` (PKCS #10), or a token when it is empty.
 
-        Raises InvalidInput, Unauthenticated, Conflict (used already), TooManyAttempts (of `address`), Unavailable.
+        Raises InvalidInput, Unauthenticated, Conflict (used already), TooManyAttempts or Busy (of `address`), Unavailable.
         """
         ...
 

@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from domain.enrolment import Enrolled
+from domain.enrolment import MAX_REQUEST_BYTES, Enrolled
 from domain.errors import InvalidInput, Unauthenticated, VitalgridError
 from domain.ports import Enrolment, Identities
 from gateways.client_certificates import sender_of
@@ -29,7 +29,6 @@ from gateways.problems import problem_of
 
 logger = logging.getLogger(__name__)
 
-_MAX_REQUEST_BYTES: Final = 16_384
 _PEM_CHAIN: Final = "application/pem-certificate-chain"
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
@@ -72,8 +71,8 @@ async def _body(request: Request) -> bytes:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > _MAX_REQUEST_BYTES:
-            raise InvalidInput(f"the body is larger than the {_MAX_REQUEST_BYTES} bytes that are taken")
+        if len(body) > MAX_REQUEST_BYTES:
+            raise InvalidInput(f"the body is larger than the {MAX_REQUEST_BYTES} bytes that are taken")
     return bytes(body)
 
 

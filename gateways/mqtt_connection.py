@@ -253,7 +253,7 @@ class MqttConnection(asyncio.Protocol):
             self._door.spawn(self._identify(packet, shown))
 
     async def _identify(self, packet: Connect, shown: Shown) -> None:
-        sender, why = None, "wrong-token"
+        sender, why, asked_at = None, "wrong-token", self._door.changes
         try:
             sender = await self._door.identities.sender_of(shown)
         except Unauthenticated as error:
@@ -271,7 +271,7 @@ class MqttConnection(asyncio.Protocol):
         if not await self._had_its_turn(sender):
             return
         self.sender, self.client_id, self.will = sender, packet.client_id, packet.will
-        if not self._door.admit(self):
+        if not self._door.admit(self, asked_at):
             self.sender = None
             self._refuse(ConnectCode.SERVER_UNAVAILABLE, "too-many-connections")
             return

@@ -106,6 +106,7 @@ class MqttDoor:
         self._sweeper: asyncio.Task[None] | None = None
         self._checker: asyncio.Task[None] | None = None
         self._is_recheck_due = asyncio.Event()
+        self.changes = 0  # of credentials, that were told
 
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port, which is a free one for `port` 0."""
@@ -140,6 +141,7 @@ class MqttDoor:
 
     def recheck(self) -> None:
         """Look now whether those who are connected still may be: a credential was changed somewhere."""
+        self.changes += 1
         self._is_recheck_due.set()
 
     def connections_of(self, senders: Collection[int], at_us: int) -> list[ConnectionStamp]:
@@ -153,8 +155,11 @@ class MqttDoor:
         connection.connection_id = self._stamps.next_id()
         self._connections.add(connection)
 
-    def admit(self, connection: MqttConnection) -> bool:
-        """Make room for a connection that has said who it is; False when the door is full."""
+    def admit(self, connection: MqttConnection, asked_at: int) -> bool:
+        """Make room for a connection that has said who it is; False when the door is full.
+
+        `asked_at`: the `changes` there were when it was asked who it is. The look after a later one passed it over.
+        """
         sender = connection.sender
         assert sender is not None
         older = self._by_handle.get(sender.handle)
@@ -179,6 +184,8 @@ class MqttDoor:
         if older is None:
             self._presence.tell(sender, "online")
         self.watch.used(sender, DOOR, connection.address, before)
+        if asked_at != self.changes:
+            self._is_recheck_due.set()
         return True
 
     def _sighted(self, connection: MqttConnection, sender: Sender) -> None:

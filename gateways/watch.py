@@ -18,11 +18,11 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
-from ipaddress import IPv6Address, ip_address, ip_network
-from typing import Final, TypeVar
+from typing import Final
 
+from domain.bounded import keep_newest
 from domain.messages import SecurityKind, SecurityNotice
+from domain.peers import peer_of
 from domain.ports import Clock, Intake, Receipt, Sender
 from gateways.presence import Presence
 from gateways.sightings import Sightings
@@ -41,9 +41,6 @@ _ATTEMPTS_S: Final = 600.0
 _MANY: Final = 3
 _MOST_HELD: Final = 4
 _MOST: Final = 50_000  # senders that are remembered, those of late
-
-K = TypeVar("K")
-V = TypeVar("V")
 
 
 @dataclass(slots=True)
@@ -118,10 +115,10 @@ class Watch:
     ) -> None:  # fmt: skip
         """Tell it, if it is time. `least`: of how many on somebody has to look; 0: nobody has to."""
         now_s = _now_s()
-        seen = self._attempts.pop((sender.handle, kind), None)
+        seen = self._attempts.get((sender.handle, kind))
         if seen is None or now_s - seen.since_s > _ATTEMPTS_S:
             seen = _Attempts(now_s)
-        _put(self._attempts, (sender.handle, kind), seen)
+        keep_newest(self._attempts, (sender.handle, kind), seen, _MOST)
         seen.count += 1
         seen.untold += 1
         if seen.count != least and now_s - seen.told_s < _TELL_S:
@@ -140,12 +137,12 @@ class Watch:
         now_s = _now_s()
         if not address or self._shares(address):
             return
-        here = _network(address)
-        known = self._whereabouts.pop(sender.handle, None) or _Whereabouts()
-        _put(self._whereabouts, sender.handle, known)
+        here = peer_of(address)
+        known = self._whereabouts.get(sender.handle) or _Whereabouts()
+        keep_newest(self._whereabouts, sender.handle, known, _MOST)
         elsewhere = before or self.connected(sender.handle)
         if elsewhere is not None and elsewhere[0] and not self._shares(elsewhere[0]):
-            _stay(known, _network(elsewhere[0]), elsewhere[1])
+            _stay(known, peer_of(elsewhere[0]), elsewhere[1])
         _stay(known, here, now_s)
         if _is_by_turns(known, now_s):
             places = list(dict.fromkeys(stay.place for stay in known.stays))
@@ -158,9 +155,9 @@ class Watch:
         """How long a CONNECT from there is to wait; None: it is refused, because others wait."""
         known = self._whereabouts.get(sender.handle)
         now_s = _now_s()
-        if known is None or now_s >= known.conflict_until_s or not address or _network(address) == known.home:
+        if known is None or now_s >= known.conflict_until_s or not address or peer_of(address) == known.home:
             yield 0.0
-        elif (here := _network(address)) in known.held or len(known.held) >= _MOST_HELD:
+        elif (here := peer_of(address)) in known.held or len(known.held) >= _MOST_HELD:
             yield None
         else:
             known.held.add(here)
@@ -194,22 +191,3 @@ def _is_by_turns(known: _Whereabouts, now_s: float) -> bool:
         returns += stay.place in places and now_s - stay.came_s <= WINDOW_S
         places.add(stay.place)
     return returns >= _RETURNS
-
-
-@lru_cache(maxsize=4_096)
-def _network(address: str) -> str:
-    """As far as an address tells one peer from another."""
-    try:
-        found = ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if not isinstance(found, IPv6Address):
-        return str(found)
-    return str(found.ipv4_mapped or ip_network((found, 64), strict=False))
-
-
-def _put(memory: dict[K, V], key: K, value: V) -> None:
-    """As the newest; the oldest goes where there are too many."""
-    memory[key] = value
-    if len(memory) > _MOST:
-        del memory[next(iter(memory))]

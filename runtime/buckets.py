@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from domain.bounded import keep_newest
+
 MOST_KEYS: Final = 10_000
 
 
@@ -21,7 +23,8 @@ class Buckets:
         """Take `cost` and return 0; or, when there is not as much, take nothing and return the µs until there is."""
         if wait_us := self.wait_us(key, cost):
             return wait_us
-        self._put(key, max(self._now_us(), self._full_at_us.get(key, 0)) + cost * self._refill_us)
+        full_at_us = max(self._now_us(), self._full_at_us.get(key, 0)) + cost * self._refill_us
+        keep_newest(self._full_at_us, key, full_at_us, MOST_KEYS)
         return 0
 
     def wait_us(self, key: str, cost: int = 1) -> int:
@@ -29,9 +32,3 @@ class Buckets:
         now_us = self._now_us()
         full_at_us = max(now_us, self._full_at_us.get(key, 0)) + cost * self._refill_us
         return max(0, full_at_us - now_us - self._burst_us)
-
-    def _put(self, key: str, full_at_us: int) -> None:
-        self._full_at_us.pop(key, None)
-        while len(self._full_at_us) >= MOST_KEYS:
-            del self._full_at_us[next(iter(self._full_at_us))]
-        self._full_at_us[key] = full_at_us

@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 
 from sqlalchemy import Engine
 
+from domain.bounded import keep_newest
 from domain.errors import Unauthenticated, Unavailable
 from domain.ports import Clock
 from domain.principals import Caller, Factor, Grant, Kind, Must, Place, Principal, Role
@@ -68,7 +69,7 @@ class SqlCallers:
             forgotten = self._forgotten
             kept = await asyncio.to_thread(self._ask, token)
             if forgotten == self._forgotten:
-                self._remember(digest, kept)
+                keep_newest(self._kept, digest, kept, MOST_REMEMBERED)
         if kept.session is not None and is_activity:
             await self._note(digest, kept, kept.session)
         return kept.caller
@@ -134,12 +135,6 @@ class SqlCallers:
             await asyncio.to_thread(note_activity, self._engine, session.id, now_us=now_us)
         except Unavailable as error:  # a full disk locks nobody out; it is tried again once the session is asked for anew
             logger.warning("what a user did could not be noted: %s", error)
-
-    def _remember(self, digest: str, kept: _Kept) -> None:
-        self._kept.pop(digest, None)
-        while len(self._kept) >= MOST_REMEMBERED:
-            del self._kept[next(iter(self._kept))]
-        self._kept[digest] = kept
 
 
 def caller_of_session(session: LiveSession, second_factor: SecondFactorRule) -> Caller:

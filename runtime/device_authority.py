@@ -19,12 +19,11 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from domain.enrolment import fingerprint_of
+from domain.enrolment import MAX_REQUEST_BYTES, fingerprint_of
 from domain.errors import IntegrityViolation, InvalidInput, Unavailable
 from domain.instants import from_us, to_us
 from runtime.certificates import Authority, key_usage, pem_of_key, read_certificate, unsigned
 
-MAX_REQUEST_BYTES: Final = 16_384
 _PEM: Final = b"-----BEGIN"
 _RSA_BITS: Final = range(2048, 4097)
 _CURVES: Final = (ec.SECP256R1, ec.SECP384R1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
 import msgspec
@@ -13,14 +14,15 @@ from sqlalchemy import Engine
 from domain import subjects
 from domain.claim_codes import parse_claim_code
 from domain.enrolment import ClaimAsked, Enrolled, RenewalAsked, decode_asked
-from domain.errors import TooManyAttempts, Unauthenticated
+from domain.errors import Busy, TooManyAttempts, Unauthenticated
+from domain.peers import peer_of
 from domain.ports import Clock, Sender
 from runtime.buckets import Buckets
 from runtime.bus import Bus
 from runtime.device_authority import DeviceAuthority, read_request
-from runtime.sql.credentials import EnrolmentRules, Given, claim, renew
+from runtime.sql.credentials import EnrolmentRules, claim, renew
 
-_GUESSES: Final = 20  # of one address at once
+_GUESSES: Final = 20  # of one peer, wrong or under way
 _GUESS_US: Final = 6_000_000  # until it may make another
 _ANSWER_S: Final = 10.0
 
@@ -41,6 +43,7 @@ class Enrolments:
         self._rules = rules
         self._changed = changed
         self._guesses = Buckets(clock.now_us, _GUESSES, _GUESS_US)
+        self._under_way: Counter[str] = Counter()  # by peer: each may prove to be a wrong guess
 
     async def answer(self, payload: bytes, _subject: str) -> bytes:
         """Errors as of `claim` and `renew`."""
@@ -51,33 +54,45 @@ class Enrolments:
 
     async def claim(self, code: str, request: bytes, address: str) -> Enrolled:
         """As `domain.ports.Enrolment.claim`."""
-        if wait_us := self._guesses.wait_us(address):
-            raise TooManyAttempts(f"too many claim codes of your address were wrong: try again in {-(-wait_us // 10**6)} s")
-        parse_claim_code(code)  # who mistyped it has not guessed
-        try:
+        with self._guess(peer_of(address)):
+            parse_claim_code(code)  # who mistyped it has not guessed
             given = await asyncio.to_thread(self._claim, code, request)
-        except Unauthenticated:
-            self._guesses.take(address)
-            raise
         if given.token is not None:
             with contextlib.suppress(Exception):  # the bus is away: doors look again within seconds
                 await self._changed()
-        return _enrolled(given)
+        return given
 
     async def renew(self, sender: Sender, request: bytes) -> Enrolled:
         """As `domain.ports.Enrolment.renew`."""
         return await self._renewed(RenewalAsked(sender.handle, sender.credentials, request))
 
-    def _claim(self, code: str, request: bytes) -> Given:
+    @contextlib.contextmanager
+    def _guess(self, peer: str) -> Iterator[None]:
+        if wait_us := self._guesses.wait_us(peer):
+            raise TooManyAttempts(f"too many claim codes of your address were wrong: try again in {-(-wait_us // 10**6)} s")
+        if self._guesses.wait_us(peer, self._under_way[peer] + 1):
+            raise Busy("many claims of your address are under way: try again in a second")
+        self._under_way[peer] += 1
+        try:
+            yield
+        except Unauthenticated:
+            self._guesses.take(peer)
+            raise
+        finally:
+            self._under_way[peer] -= 1
+            if not self._under_way[peer]:
+                del self._under_way[peer]
+
+    def _claim(self, code: str, request: bytes) -> Enrolled:
         asked, signer = (read_request(request), self._authority.signer()) if request else (None, None)
         return claim(self._engine, code, asked, signer, self._clock.now_us(), self._rules)
 
     async def _renewed(self, asked: RenewalAsked) -> Enrolled:
-        def work() -> Given:
+        def work() -> Enrolled:
             signer, now_us = self._authority.signer(), self._clock.now_us()
             return renew(self._engine, asked.handle, asked.shown, read_request(asked.request), signer, now_us, self._rules)
 
-        return _enrolled(await asyncio.to_thread(work))
+        return await asyncio.to_thread(work)
 
 
 class BusEnrolment:
@@ -95,7 +110,3 @@ class BusEnrolment:
     async def _ask(self, asked: ClaimAsked | RenewalAsked) -> Enrolled:
         said = await self._bus.ask(subjects.ENROLMENT, msgspec.json.encode(asked), _ANSWER_S)
         return msgspec.json.decode(said, type=Enrolled)
-
-
-def _enrolled(given: Given) -> Enrolled:
-    return Enrolled(f"{given.hospital_id}/{given.device_id}", given.chain, given.token)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Engine, literal, select, union_all
 
+from domain.bounded import keep_newest
 from domain.errors import CertificateRequired, Unauthenticated, Unavailable, WrongCertificate
 from domain.ports import Clock, Sender, Shown
 from domain.thing_catalogue import BY_MODEL_ID, thing_model
@@ -21,7 +22,7 @@ from domain.thing_models import Lane
 from runtime.clock import SystemClock
 from runtime.gathered import Gathered
 from runtime.sql.credentials import holders_of, standing
-from runtime.sql.devices import RETIRED, devices_of_tokens
+from runtime.sql.devices import devices_of_tokens
 from runtime.sql.engine import reading
 from runtime.sql.hand_overs import places
 from runtime.sql.isolations import isolated_handles
@@ -35,7 +36,8 @@ _BULK_MODELS: Final = frozenset(model.id for model in BY_MODEL_ID.values() if mo
 _REMEMBER_S: Final = 30.0
 _REMEMBER_WRONG_S: Final = 5.0
 _MOST_WRONG: Final = 10_000
-_UNKNOWN: Final = "the token is unknown, or its device is retired or isolated"
+_UNKNOWN: Final = "the {} is unknown, or its device is retired or isolated"
+_UNKNOWN_TOKEN, _UNKNOWN_CERTIFICATE = _UNKNOWN.format("token"), _UNKNOWN.format("certificate")
 _PLACES_EVERY_S: Final = 10.0
 _ISOLATED_EVERY_S: Final = 2.0  # a message that tells of a change may be lost, and a device must be cut off all the same
 _REFRESH_EVERY_S: Final = 0.2  # looks for unknown handles are this far apart, however many senders ask
@@ -112,11 +114,11 @@ class SqlIdentities:
         if shown.certificate is None:
             return await self._by_tokens(shown.tokens)
         sender = await self._by_certificate(shown.certificate)
-        for token in shown.tokens:
+        for place, token in enumerate(shown.tokens, start=1):
             try:
                 beside = (await self._found(token))[0]
             except Unauthenticated:
-                if shown.is_named and token == shown.tokens[-1]:
+                if shown.is_named and place == len(shown.tokens):
                     continue
                 raise WrongCertificate(f"the token beside the certificate of {sender.name} is unknown") from None
             if beside.handle != sender.handle:
@@ -152,13 +154,13 @@ class SqlIdentities:
         if kept is not None and time.monotonic() - kept.at_s < _REMEMBER_S:
             return kept.sender, kept.needs_certificate
         if time.monotonic() - self._wrong.get(digest, float("-inf")) < _REMEMBER_WRONG_S:
-            raise Unauthenticated(_UNKNOWN)
+            raise Unauthenticated(_UNKNOWN_TOKEN)
         forgotten = self._forgotten
         row = await self._devices.get(token)
         if row is None:
             if forgotten == self._forgotten:
-                self._note_wrong(digest)
-            raise Unauthenticated(_UNKNOWN)
+                keep_newest(self._wrong, digest, time.monotonic(), _MOST_WRONG)
+            raise Unauthenticated(_UNKNOWN_TOKEN)
         sender = _sender(row, row["token_digest"])
         if forgotten == self._forgotten:  # else the row may be older than the change
             self._senders[digest] = _Kept(time.monotonic(), sender, needs_certificate=row["needs_certificate"])
@@ -173,24 +175,14 @@ class SqlIdentities:
         forgotten = self._forgotten
         row = await self._holders.get(fingerprint)
         if row is None:
-            raise WrongCertificate("the certificate is unknown here")
+            raise WrongCertificate(_UNKNOWN_CERTIFICATE)
         sender = _sender(row, fingerprint)
-        for is_over, why in (
-            (row["status"] == RETIRED, "its device is retired"),
-            (row["revoked_us"] is not None, "it was revoked"),
-            (row["until_us"] <= now_us, "it has ended, or another one took its place"),
-        ):
-            if is_over:
-                raise WrongCertificate(f"the certificate of {sender.name} is good no more: {why}")
+        if row["revoked_us"] is not None or row["until_us"] <= now_us:
+            why = "it was revoked" if row["revoked_us"] is not None else "it has ended, or another one took its place"
+            raise WrongCertificate(f"the certificate of {sender.name} is good no more: {why}")
         if forgotten == self._forgotten:
             self._senders[fingerprint] = _Kept(time.monotonic(), sender, until_us=row["until_us"])
         return sender
-
-    def _note_wrong(self, digest: str) -> None:
-        self._wrong.pop(digest, None)
-        while len(self._wrong) >= _MOST_WRONG:
-            del self._wrong[next(iter(self._wrong))]
-        self._wrong[digest] = time.monotonic()
 
     async def revoked(self, senders: Sequence[Sender]) -> list[Sender]:
         """As `domain.ports.Identities.revoked`: the database is asked, whatever is remembered."""

@@ -21,7 +21,6 @@ class IntakeEvents:
         self._identities = identities
         self._publish = publish
         self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()  # sender -> whose turn it is
-        self.count = 0
 
     async def submit(self, sender: Sender, event: DeviceEvent, message_id: str) -> Receipt:
         """Store what `sender` says of a device; its next event waits until this one is kept. Raises RejectedInput."""
@@ -31,7 +30,6 @@ class IntakeEvents:
 
     async def store(self, shard: int, event: DeviceEvent | SecurityNotice, message_id: str) -> Receipt:
         sequence = await self._publish(subjects.control(shard), encode(event), message_id)
-        self.count += 1
         return Receipt(shard, sequence, 0)
 
     async def shard_of(self, sender: Sender, event: DeviceEvent) -> int:

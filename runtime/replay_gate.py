@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Final
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from runtime.intake_lanes import IntakeCounters
 from runtime.replays import RECENT, Columns, Judged, Replays
 
 REPLAYED = "replayed"
+_OF_THE_START: Final = 0  # no ticket of what is being published
 
 
 class ReplayGate:
@@ -24,7 +26,7 @@ class ReplayGate:
         self._replays = replays
         self._counters = counters
         self._newest = replays.position  # what the stream acknowledged last
-        self._under_way: dict[int, int] = {}  # of what is being published: what was newest when it began
+        self._under_way: dict[int, int] = {}  # by ticket, of what is being published: what was newest when it began
         self._tickets = 0
 
     @contextmanager
@@ -37,7 +39,18 @@ class ReplayGate:
             yield
         finally:
             del self._under_way[ticket]
-            self._replays.position = min(self._under_way.values(), default=self._newest)
+            self._move()
+
+    def known_to(self, sequence: int, last: int) -> None:
+        """Of what the stream had at the start, up to `last`, all up to `sequence` is known by now."""
+        self._under_way[_OF_THE_START] = sequence
+        if sequence >= last:
+            del self._under_way[_OF_THE_START]
+            self._newest = max(self._newest, last)
+        self._move()
+
+    def _move(self) -> None:
+        self._replays.position = min(self._under_way.values(), default=self._newest)
 
     def admitted(self, group: list[Submission], now_s: float) -> tuple[list[Submission], list[Submission]]:
         """Which of a group are to be stored, and which not: those are answered."""

@@ -1,8 +1,9 @@
 """What is known of senders' numbers, over restarts and kill -9: a file now and then, and the stream for what came since.
 
-The file says up to where of the stream it knows all; at a start the frames behind that are read. So nothing waits for
-the file, and what the stream has acknowledged is known again whatever happened in between. A file that is damaged is put
-aside: then all numbers are new, and the cells alone know doubles.
+The file says up to where of the stream it knows all; at a start the frames behind that are read: for as long as doors may
+wait for it, the rest beside doors that are open. So nothing waits for the file, and what the stream has acknowledged is known
+again whatever happened in between. A file that is damaged is put aside: then all numbers are new, and the cells alone know
+doubles.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from domain import subjects
-from domain.errors import IntegrityViolation, RejectedInput
+from domain.errors import IntegrityViolation, RejectedInput, Unavailable
 from domain.frames import decode_frame
 from runtime.bus import StreamState
 from runtime.durable import write_secret
 from runtime.follower import StreamMessage
+from runtime.replay_gate import ReplayGate
 from runtime.replays import Columns, Replays
 
 logger = logging.getLogger(__name__)
@@ -32,6 +34,7 @@ _SHARE: Final = 50.0  # what was written in a second is not written again for so
 _AT_ONCE: Final = 64
 _NOWHERE: Final = -1  # nothing was ever saved
 _CATCH_UP_S: Final = 20.0
+_AGAIN_S: Final = 1.0  # when the bus was away
 _BY_SOURCE: Final = ("highest", "newest_us", "epoch_us", "before", "slot")
 _OF_GAPS: Final = ("low", "high", "gaps")
 
@@ -85,22 +88,47 @@ def save(file: Path, known: dict[str, NDArray[Any]]) -> None:
     write_secret(file, content.getvalue())
 
 
-async def catch_up(replays: Replays, stream: Stream) -> int:
-    """Take what the stream has behind what is known; returns how many frames. Raises Unavailable."""
+async def catch_up(replays: Replays, stream: Stream, within_s: float = _CATCH_UP_S) -> tuple[int, range]:
+    """Take what the stream has behind what is known, for about so long; how many frames, and what is left to `read_on`.
+
+    Raises Unavailable.
+    """
     state = await stream.stream_state(subjects.READINGS_STREAM)
     if replays.position == _NOWHERE:  # what came before is not looked for
         replays.position = state.last_sequence
-        return 0
-    frames, deadline_s = 0, asyncio.get_running_loop().time() + _CATCH_UP_S
-    for start in range(max(replays.position + 1, state.first_sequence), state.last_sequence + 1, _AT_ONCE):
-        if asyncio.get_running_loop().time() > deadline_s:  # nobody's readings may wait for it
-            logger.error("senders' numbers are known up to %d only: the stream is at %d", start, state.last_sequence)
+    left = range(max(replays.position + 1, state.first_sequence), state.last_sequence + 1)
+    frames, deadline_s = 0, asyncio.get_running_loop().time() + within_s
+    while left:
+        frames += await _read(replays, stream, left[:_AT_ONCE])
+        left = left[_AT_ONCE:]
+        if left and asyncio.get_running_loop().time() > deadline_s:  # nobody's readings may wait for it
+            logger.error("senders' numbers are known up to %d only, the stream is at %d", left.start - 1, state.last_sequence)
             break
-        numbers = range(start, min(start + _AT_ONCE, state.last_sequence + 1))
-        read = await asyncio.gather(*(stream.get_message(subjects.READINGS_STREAM, number) for number in numbers))
-        frames += sum(_note(replays, message) for message in read if message is not None)
-    replays.position = state.last_sequence
-    return frames
+    replays.position = left.start - 1 if left else state.last_sequence
+    return frames, left
+
+
+async def read_on(replays: Replays, stream: Stream, left: range, gate: ReplayGate) -> None:
+    """Take the rest of what the stream had at the start, while the doors of `gate` are open.
+
+    Until then what of it is captured and sent again is new to them; and who is killed goes on from where this was.
+    """
+    last = left.stop - 1
+    while left:
+        gate.known_to(left.start - 1, last)
+        try:
+            await _read(replays, stream, left[:_AT_ONCE])
+        except Unavailable:
+            await asyncio.sleep(_AGAIN_S)
+        else:
+            left = left[_AT_ONCE:]
+    gate.known_to(last, last)
+
+
+async def _read(replays: Replays, stream: Stream, numbers: range) -> int:
+    """Returns how many frames there were. Raises Unavailable, and then has taken none."""
+    read = await asyncio.gather(*(stream.get_message(subjects.READINGS_STREAM, number) for number in numbers))
+    return sum(_note(replays, message) for message in read if message is not None)
 
 
 def _note(replays: Replays, message: StreamMessage) -> bool:

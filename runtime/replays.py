@@ -25,11 +25,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from domain.bounded import keep_newest
 from domain.ports import Receipt
 from domain.readings import ROW, ReadingBatch
 from runtime.replay_loops import judge, note, remember
@@ -44,8 +45,6 @@ MOST_GAPS: Final = 64  # of a source; of more the oldest is forgotten, and what 
 _MOST_LINES: Final = 50_000  # of sources whose last messages are known
 _MOST_AGAIN: Final = 10_000
 _FIRST: Final = 1_024
-K = TypeVar("K")
-V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +143,7 @@ class Replays:
             return
         if receipt is not None:
             times = self._again.get(key, 0) + 1
-            _put(self._again, key, times)
+            keep_newest(self._again, key, times, _MOST_AGAIN)
             if times <= MOST_TIMES:
                 judged.repeated[number] = receipt
                 return
@@ -165,7 +164,7 @@ class Replays:
         number = int(columns.sequence[rows.start])
         since_us, first = self._repeats.get(line, (0, 0))
         if since_us <= self.newest_us[columns.source[rows.start]]:  # something new came meanwhile
-            _put(self._repeats, line, (arrival_us, number))
+            keep_newest(self._repeats, line, (arrival_us, number), _MOST_AGAIN)
             return False
         return number > first and arrival_us - since_us >= SILENCE_US and self._begins_again(columns, rows, arrival_us)
 
@@ -178,7 +177,7 @@ class Replays:
         line = int(judged.lines[number])
         if arrival_us - self._anew_us.get(line, -SILENCE_US) >= SILENCE_US:
             judged.anew.add(number)
-        _put(self._anew_us, line, arrival_us)
+        keep_newest(self._anew_us, line, arrival_us, _MOST_AGAIN)
 
     def _may_be_new(self, columns: Columns, rows: slice, arrival_us: int) -> bool:
         source, sequence, time_us = columns.source[rows], columns.sequence[rows], columns.time_us[rows]
@@ -254,13 +253,6 @@ class Replays:
             setattr(self, name, np.append(getattr(self, name), np.zeros(more, np.int64)))
         self.slot = np.append(self.slot, np.full(more, -1, np.int32))
         self._line = np.append(self._line, np.full(more, -1, np.int32))
-
-
-def _put(memory: dict[K, V], key: K, value: V) -> None:
-    """The oldest goes where there are too many."""
-    memory[key] = value
-    if len(memory) > _MOST_AGAIN:
-        del memory[next(iter(memory))]
 
 
 def _longer(table: NDArray[np.int64]) -> NDArray[np.int64]:

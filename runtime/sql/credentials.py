@@ -9,6 +9,7 @@ was used with, it gives the same certificate: an answer may be lost.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,7 +17,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, func, insert, literal, select, update
 
 from domain.claim_codes import new_claim_code, parse_claim_code
-from domain.enrolment import is_certificate
+from domain.enrolment import Enrolled, is_certificate
 from domain.errors import Conflict, NotFound, Unauthenticated
 from runtime.device_authority import Issued, Request, Signer
 from runtime.sql.credential_tables import claim_codes, credential_uses, device_certificates
@@ -31,6 +32,7 @@ MOST_CERTIFICATES: Final = 8  # of one device that are good at once: more is a d
 TOKEN: Final = "token"  # noqa: S105 (the id of whatever token a device has)
 _CERTIFICATE: Final = "certificate-"
 _CODE: Final = "claim-code-"
+_ROW: Final = re.compile(f"({_CERTIFICATE}|{_CODE})([1-9][0-9]{{,16}})")
 _CHUNK: Final = 500
 _RENEWED_AT: Final = 2 / 3  # of its life; asked for earlier, with its own key, it is given again
 _UNKNOWN_CODE: Final = "the claim code is unknown, has ended or was replaced: ask for another one"
@@ -43,16 +45,6 @@ class EnrolmentRules:
     code_us: int
     certificate_us: int
     overlap_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """What a device was given: a certificate with the chain it needs, PEM, or a token."""
-
-    hospital_id: str
-    device_id: str
-    chain: str | None = None
-    token: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +80,9 @@ def make_claim_code(connection: Connection, author: Author, handle: int, rules: 
     return code, ends_us
 
 
-def claim(engine: Engine, code: str, asked: Request | None, signer: Signer | None, now_us: int, rules: EnrolmentRules) -> Given:
+def claim(
+    engine: Engine, code: str, asked: Request | None, signer: Signer | None, now_us: int, rules: EnrolmentRules
+) -> Enrolled:
     """What a device gets for its code: a certificate for the key that it asks with, or a token.
 
     Raises InvalidInput for what is no code, Unauthenticated for one that is not good, Conflict when it was used.
@@ -104,11 +98,11 @@ def claim(engine: Engine, code: str, asked: Request | None, signer: Signer | Non
             return _given_again(connection, device, row, asked, signer, now_us)
         used: dict[str, Any] = {"used_us": now_us}
         if asked is None or signer is None:
-            given = Given(device["hospital_id"], device["device_id"], token=replace_token(connection, author, row["handle"]))
+            given = Enrolled(_name(device), token=replace_token(connection, author, row["handle"]))
         else:
             issued = signer.issue(asked, device["hospital_id"], device["device_id"], now_us, rules.certificate_us)
             used["certificate_id"] = add_certificate(connection, author, device, issued)
-            given = Given(device["hospital_id"], device["device_id"], issued.pem + signer.chain)
+            given = Enrolled(_name(device), issued.pem + signer.chain)
         connection.execute(update(claim_codes).where(claim_codes.c.id == row["id"]).values(used))
         log_write(connection, author, "device.claim", _name(device))
         return given
@@ -123,14 +117,14 @@ def _good_code(connection: Connection, digest: str, now_us: int) -> Row:
 
 def _given_again(
     connection: Connection, device: Row, code: Row, asked: Request | None, signer: Signer | None, now_us: int
-) -> Given:
+) -> Enrolled:
     query = select(device_certificates).where(device_certificates.c.id == code["certificate_id"])
     made = connection.execute(query).mappings().one_or_none()
     if made is None or asked is None or signer is None or made["key_digest"] != asked.key_digest:
         raise Conflict("the claim code was used already, for another key: if that was not you, tell who gave it to you")
     if made["revoked_us"] is not None or made["until_us"] <= now_us:
         raise Conflict("the claim code was used already, and what it gave was revoked: ask for another one")
-    return Given(device["hospital_id"], device["device_id"], made["certificate"] + signer.chain)
+    return Enrolled(_name(device), made["certificate"] + signer.chain)
 
 
 # --- certificates ---
@@ -138,7 +132,7 @@ def _given_again(
 
 def renew(
     engine: Engine, handle: int, shown: Sequence[str], asked: Request, signer: Signer, now_us: int, rules: EnrolmentRules
-) -> Given:
+) -> Enrolled:
     """Another certificate for a device that has shown who it is. What it showed is good for `overlap_us` beside it.
 
     Asked again with the key of its newest certificate, well before that ends, it is given that one: an answer may be lost.
@@ -158,14 +152,14 @@ def renew(
         for row in connection.execute(_good(own, now_us)).mappings():
             is_due = now_us >= row["made_us"] + (row["ends_us"] - row["made_us"]) * _RENEWED_AT
             if row["until_us"] == row["ends_us"] and not is_due:
-                return Given(device["hospital_id"], device["device_id"], row["certificate"] + signer.chain)
+                return Enrolled(_name(device), row["certificate"] + signer.chain)
         issued = signer.issue(asked, device["hospital_id"], device["device_id"], now_us, rules.certificate_us)
         add_certificate(connection, author, device, issued)
         old = device_certificates.c.handle == handle, device_certificates.c.fingerprint.in_(list(shown))
         late = device_certificates.c.until_us > now_us + rules.overlap_us
         connection.execute(update(device_certificates).where(*old, late).values(until_us=now_us + rules.overlap_us))
         log_write(connection, author, "device.renew-certificate", _name(device), {"serial": issued.serial})
-        return Given(device["hospital_id"], device["device_id"], issued.pem + signer.chain)
+        return Enrolled(_name(device), issued.pem + signer.chain)
 
 
 def give_certificate(
@@ -228,17 +222,16 @@ def revoke(engine: Engine, author: Author, handle: int, credential_id: str) -> N
     with writing(engine) as connection:
         query = select(devices).where(devices.c.handle == handle)
         device = one(connection, query, f"device with handle {handle}")
+        row = _ROW.fullmatch(credential_id)
+        done: Any = None
         if credential_id == TOKEN:
             done = update(devices).where(devices.c.handle == handle, devices.c.token_digest.is_not(None))
             done = done.values(token_digest=None, version=devices.c.version + 1)
-        else:
-            is_code = credential_id.startswith(_CODE)
-            table = claim_codes if is_code else device_certificates
-            number = credential_id.removeprefix(_CODE if is_code else _CERTIFICATE)
-            is_number = number.isascii() and number.isdecimal() and len(number) < 18
-            mine = table.c.handle == handle, table.c.id == (int(number) if is_number else 0), table.c.revoked_us.is_(None)
+        elif row is not None:
+            table = claim_codes if row[1] == _CODE else device_certificates
+            mine = table.c.handle == handle, table.c.id == int(row[2]), table.c.revoked_us.is_(None)
             done = update(table).where(*mine).values(revoked_us=author.now_us)
-        if connection.execute(done).rowcount == 0:
+        if done is None or connection.execute(done).rowcount == 0:
             raise NotFound(f"credential {credential_id[:40]!r} of device {_name(device)} is unknown, or was revoked already")
         log_write(connection, author, "device.revoke-credential", _name(device), {"credential": credential_id})
 

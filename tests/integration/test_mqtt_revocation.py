@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from gateways import mqtt_door
@@ -33,6 +35,38 @@ async def test_a_connection_ends_as_soon_as_its_credential_is_revoked_and_others
         again = await Raw.connect(stage.port)
         again.send(encode(Connect("again", username="token-of-monitor")))
         assert await again.next() == ConnAck(5)
+
+
+@pytest.mark.clause("9.3b")
+async def test_who_is_revoked_between_its_question_and_its_answer_does_not_stay(monkeypatch):
+    """Its row was read, then it is revoked, and all who are connected are looked at: it is not one of them yet."""
+    async with opened() as stage:
+        has_read, may_answer, looks = asyncio.Event(), asyncio.Event(), []
+        sender_of, revoked = stage.identities.sender_of, stage.identities.revoked
+
+        async def slow(shown):
+            sender = await sender_of(shown)
+            has_read.set()
+            await may_answer.wait()
+            return sender
+
+        async def counted(senders):
+            looks.append(senders)
+            return await revoked(senders)
+
+        monkeypatch.setattr(stage.identities, "sender_of", slow)
+        monkeypatch.setattr(stage.identities, "revoked", counted)
+        late = await Raw.connect(stage.port)
+        late.send(encode(Connect("late", username="token-of-monitor")))
+        await has_read.wait()
+        del stage.identities.tokens["token-of-monitor"]
+        stage.door.recheck()
+        await until(lambda: looks)
+        may_answer.set()
+        assert await late.next() == ConnAck(0)
+        assert await late.next() is None
+        assert looks == [[], [MONITOR]]
+        assert stage.door.counters.connections_ended["revoked"] == 1
 
 
 @pytest.mark.clause("9.3b")

@@ -92,6 +92,9 @@ async def test_many_devices_get_keys_and_certificates_in_a_zip(
     assert key.public_key() == certificate.public_key()
     (listed,) = (await client.get("devices/sz.h001/mon-3/credentials")).json()
     assert (listed["kind"], listed["state"]) == ("certificate", "good")
+    number = listed["id"].removeprefix("certificate-")
+    for other in (number, f"certificate-0{number}", f"claim-code-{number}", f"{listed['id']} "):
+        assert (await client.delete(f"devices/sz.h001/mon-3/credentials/{other}")).status_code == 404, other
     assert holders_of(engine, [listed["fingerprint"]])[listed["fingerprint"]]["device_id"] == "mon-3"
     assert (await client.delete(f"devices/sz.h001/mon-3/credentials/{listed['id']}")).status_code == 204
 

@@ -7,11 +7,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from sqlalchemy import Engine
 
+from api import security_desk
 from api.lanes import Lanes
-from api.security_desk import SecurityDesk
+from api.security_desk import KEPT_US, SecurityDesk, forget_old_events
 from domain import subjects
 from domain.messages import DeviceEvent, SecurityKind, SecurityNotice, encode
 from runtime.clock import ManualClock
@@ -19,6 +21,7 @@ from runtime.follower import StreamMessage
 from runtime.sql.alarm_projection import position_of
 from runtime.sql.devices import NewDevice, register_device
 from runtime.sql.security_events import POSITION, EventFilter, keep_notices, list_events
+from runtime.tasks import end
 from tests.sql_fixtures import ADA, ALL, HOSPITAL, NOW_US, add_hospital
 from tests.waiting import until
 
@@ -68,6 +71,23 @@ async def test_the_desk_keeps_what_doors_noticed_once_and_passes_over_the_rest(e
         await asyncio.gather(running, return_exceptions=True)
         assert len(list_events(engine, EventFilter(), reach=ALL, limit=10).rows) == 2
     assert bus.asked == [1, 9]
+
+
+@pytest.mark.clause("9.3h")
+async def test_old_events_go_when_their_time_has_come_though_nothing_is_noticed(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(security_desk, "_FORGET_EVERY_S", 0.01)
+    add_hospital(engine)
+    clock = ManualClock(NOW_US)
+    keep_notices(engine, [(4, NOTICE), (5, msgspec.structs.replace(NOTICE, at_us=NOW_US + 1))], 5)
+    backend: Any = SimpleNamespace(services=SimpleNamespace(clock=clock), lanes=Lanes(), engine=engine)
+    forgetting = asyncio.create_task(forget_old_events(backend))
+    kept = lambda: len(list_events(engine, EventFilter(), reach=ALL, limit=10).rows)  # noqa: E731
+    assert kept() == 2
+    clock.advance((KEPT_US + 1) / 1e6)
+    await until(lambda: kept() == 1)
+    await end(forgetting)
 
 
 @pytest.mark.clause("5.4a", "9.4")

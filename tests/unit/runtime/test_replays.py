@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,12 @@ from domain.ports import Receipt
 from domain.readings import ReadingBatch
 from runtime.bus import StreamState
 from runtime.follower import StreamMessage
-from runtime.replay_keeping import catch_up, known_now, load, save
+from runtime.intake import StreamIntake
+from runtime.intake_lanes import IntakeLimits
+from runtime.replay_keeping import catch_up, known_now, load, read_on, save
 from runtime.replays import DOUBT_S, MOST_GAPS, MOST_TIMES, RECENT, Columns, Replays
+from tests.doors import GATEWAY, MONITOR, DictIdentities, MemoryBus, clock
+from tests.waiting import until
 
 LONG = DOUBT_S + 1.0
 NOW_US = 10**12
@@ -219,11 +225,14 @@ class KeptStream:
     def __init__(self, door: Door, first: int = 1) -> None:
         self._frames = [encode_frame(one, source=1, sequence=1, arrival_us=NOW_US) for one in door.stream]
         self._first = first
+        self.may_read: asyncio.Semaphore | None = None  # so many
 
     async def stream_state(self, stream: str) -> StreamState:
         return StreamState(self._first, len(self._frames), len(self._frames), 0)
 
     async def get_message(self, stream: str, sequence: int) -> StreamMessage | None:
+        if self.may_read is not None:
+            await self.may_read.acquire()
         return StreamMessage(subjects.reading(3), sequence, self._frames[sequence - 1], NOW_US)
 
 
@@ -237,7 +246,7 @@ async def test_after_a_kill_all_that_was_stored_is_known_again(tmp_path: Path) -
     door.count(200, 400)
     assert door.send([150], 1_150) == NEW
     anew = load(file, 0.0)
-    assert await catch_up(anew, KeptStream(door)) == 212
+    assert await catch_up(anew, KeptStream(door)) == (212, range(303, 303))
     for name in ("highest", "newest_us", "epoch_us"):
         np.testing.assert_array_equal(getattr(anew, name), getattr(door.replays, name))
     again = Door(anew)
@@ -249,12 +258,97 @@ async def test_after_a_kill_all_that_was_stored_is_known_again(tmp_path: Path) -
 async def test_doors_that_are_killed_soon_after_their_first_start_forget_nothing(tmp_path: Path) -> None:
     door, file = Door(), tmp_path / "numbers.npz"
     first = load(file, 0.0)
-    assert await catch_up(first, KeptStream(door)) == 0  # nothing was ever said
+    assert (await catch_up(first, KeptStream(door)))[0] == 0  # nothing was ever said
     save(file, known_now(first))
     door.count(1, 300)
     again = load(file, 0.0)
-    assert await catch_up(again, KeptStream(door)) == 300
+    assert (await catch_up(again, KeptStream(door)))[0] == 300
     assert Door(again).send([5], 1_005) == REPLAYED
+
+
+@pytest.mark.clause("5.4a", "9.4")
+async def test_what_a_start_has_no_time_for_is_read_beside_open_doors_and_by_a_later_start(tmp_path: Path) -> None:
+    door, file = Door(), tmp_path / "numbers.npz"
+    save(file, known_now(door.replays))
+    door.count(1, 300)
+    replays, slow = load(file, 0.0), KeptStream(door)
+    assert await catch_up(replays, slow, within_s=-1.0) == (64, range(65, 301))
+    slow.may_read = asyncio.Semaphore(64)
+    bus = MemoryBus([StreamMessage("", number, b"", NOW_US) for number in range(1, 301)])
+    intake = StreamIntake(bus, DictIdentities(), clock(), source=1, replays=replays)
+    assert intake.gate is not None
+    reading = asyncio.create_task(read_on(replays, slow, range(65, 301), intake.gate))
+    await intake.submit(GATEWAY, message([1], 1_000, source=9))
+    await until(lambda: replays.position == 128)  # and not 301, which was acknowledged
+    assert replays.highest[[7, 9]].tolist() == [128, 1]
+    save(file, known_now(replays))  # and killed
+    again = load(file, 0.0)
+    assert await catch_up(again, KeptStream(door)) == (172, range(301, 301))
+    assert Door(again).send([250], 1_250) == REPLAYED
+    for _ in range(172):
+        slow.may_read.release()
+    await reading
+    assert (replays.position, replays.highest[7]) == (301, 300)
+    await intake.close()
+
+
+class HeldBus(MemoryBus):
+    """The stream has what is published at once; each is acknowledged when its turn is said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_answer: dict[int, asyncio.Event] = defaultdict(asyncio.Event)
+
+    async def publish(self, subject: str, payload: bytes, message_id: str) -> int:
+        sequence = await super().publish(subject, payload, message_id)
+        await self.may_answer[sequence].wait()
+        return sequence
+
+
+@pytest.mark.clause("5.4a", "9.4")
+async def test_while_a_group_is_on_its_way_a_kill_forgets_nothing_of_it(tmp_path: Path) -> None:
+    """The second of two groups is acknowledged first: all up to there is not known yet."""
+    replays, file, bus = Replays(0.0), tmp_path / "numbers.npz", HeldBus()
+    intake = StreamIntake(bus, DictIdentities(), clock(), source=1, limits=IntakeLimits(gather_ms=1), replays=replays)
+    bus.may_answer[1].set()
+    await intake.submit(MONITOR, message([1], NOW_US))
+    first = asyncio.ensure_future(intake.submit(MONITOR, message([2], NOW_US + 1)))
+    await until(lambda: len(bus.messages) == 2)
+    second = asyncio.ensure_future(intake.submit(MONITOR, message([3], NOW_US + 2)))
+    await until(lambda: len(bus.messages) == 3)
+    bus.may_answer[3].set()
+    await second
+    bus.may_answer[4].set()
+    await intake.submit(MONITOR, message([4], NOW_US + 3))  # so the second one's group is over
+    assert replays.position == 1
+    save(file, known_now(replays))  # and killed
+    again = load(file, 0.0)
+    assert again.highest[7] == 4
+    assert (await catch_up(again, bus))[0] == 3
+    assert not again._lie_in_gaps(np.array([7], np.uint32), np.array([2]))
+    bus.may_answer[2].set()
+    await first
+    await until(lambda: replays.position == 4)
+    await intake.close()
+
+
+@pytest.mark.clause("5.4a", "9.4")
+async def test_while_a_keyed_request_is_on_its_way_all_up_to_what_came_later_is_not_known_yet() -> None:
+    replays, bus = Replays(0.0), HeldBus()
+    intake = StreamIntake(bus, DictIdentities(), clock(), source=1, limits=IntakeLimits(gather_ms=1), replays=replays)
+    bus.may_answer[1].set()
+    claim = await intake.claim(MONITOR, message([1], NOW_US), "a key", b"its body")
+    keyed = asyncio.ensure_future(intake.submit_once(MONITOR, message([1], NOW_US), claim))
+    await until(lambda: len(bus.messages) == 2)
+    for number in (2, 3):
+        bus.may_answer[number + 1].set()
+        await intake.submit(MONITOR, message([number], NOW_US + number))  # with the next one the group before is over
+    assert (replays.highest[7], replays.position) == (3, 0)
+    bus.may_answer[2].set()
+    bus.may_answer[5].set()  # the record of its receipt
+    await keyed
+    await until(lambda: replays.position == 4)
+    await intake.close()
 
 
 async def test_after_a_start_who_repeats_is_answered_even_if_it_is_not_known_for_sure(tmp_path: Path) -> None:
