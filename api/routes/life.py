@@ -48,7 +48,7 @@ async def list_holds(who: HoldList, behind: Behind, paged: Paged, zone: In) -> P
     return paged.page([HoldOut.of(row, zone) for row in found.rows], found.after)
 
 
-@router.post("/holds", status_code=201, responses=problems(NotFound, InvalidInput))
+@router.post("/holds", status_code=201, responses=problems(NotFound, InvalidInput, Conflict))
 async def add_hold(who: HoldAdd, body: HoldIn, behind: Behind, zone: In) -> HoldOut:
     """Hold a patient, a device or a hospital: nothing of it is deleted or erased. Say why, in X-Reason."""
     permitted = who.at(await _to_hold(behind, body))

@@ -177,6 +177,23 @@ def test_a_hold_ends_by_itself_and_names_what_there_is(engine: Engine, key: str)
         holds.add_hold(engine, later(0, reason=None), Held.PATIENT, key, None)
 
 
+@pytest.mark.clause("9.3h")
+def test_a_hold_that_comes_too_late_is_refused_or_says_for_whom(engine: Engine, rig: Rig, key: str) -> None:
+    ask(engine, key)
+    begun = erasures.begin_next(engine, rig.clock.now_us())
+    assert begun is not None
+    with pytest.raises(Conflict, match="being erased"):
+        holds.add_hold(engine, later(90), Held.PATIENT, key, None)
+    for kind, target in ((Held.DEVICE, f"{HOSPITAL}/mon-7"), (Held.HOSPITAL, HOSPITAL)):
+        hold = holds.add_hold(engine, later(90), kind, target, None)
+        assert hold["too_late_for"] == [begun["id"]]
+        holds.lift_hold(engine, later(91), hold["id"])
+    assert rig.run()["state"] == State.ERASED
+    with pytest.raises(Conflict, match="were erased"):
+        holds.add_hold(engine, later(9_000), Held.PATIENT, key, None)
+    assert holds.add_hold(engine, later(9_000), Held.HOSPITAL, HOSPITAL, None)["too_late_for"] == []
+
+
 # --- the job ---
 
 
