@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 _HOUR_US: Final = 3600 * US_PER_S
 _MONTH_H: Final = 30 * 24  # of the streams of alarms and rejects
+UNCOUNTED: Final = "runs that ended before they were counted"  # in the certificate beside rows and files
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +77,17 @@ class ErasureJob:
         return erasure_steps.destroy_key(self.engine, row, self.clock.now_us(), kids)
 
     def _leave_lake(self, row: Row) -> Row:
-        return erasure_steps.note_done(self.engine, row, Step.LOG, lake=self._taken_from_lake(row))
+        return self._take_from_lake(row, Step.LOG)
 
-    def _taken_from_lake(self, row: Row) -> dict[str, int]:
-        """Take out what is there now; how many rows of how many files that makes in all."""
+    def _take_from_lake(self, row: Row, following: Step) -> Row:
+        """Take out what is there now, and count it. A run that ends before its mark leaves word that it is not counted."""
+        before = row["counts"].get("lake", {"rows": 0, "files": 0})
+        begun = {**before, UNCOUNTED: before.get(UNCOUNTED, 0) + 1}
+        row = erasure_steps.note_begun(self.engine, row, lake=begun)
         hospital_id, handle = erasure_steps.patient_handle(self.engine, row["patient_key"])
         taken = drop_handle(self.lake, hospital_id, handle)
-        before = row["counts"].get("lake", {"rows": 0, "files": 0})
-        return {"rows": before["rows"] + taken.rows, "files": before["files"] + taken.files}
+        counted = {**before, "rows": before["rows"] + taken.rows, "files": before["files"] + taken.files}
+        return erasure_steps.note_done(self.engine, row, following, lake=counted)
 
     def _empty_log(self, row: Row) -> Row | None:
         found = emptied_of(self.log_folder, row["patient_key"])
@@ -96,7 +100,7 @@ class ErasureJob:
         """And once more the lake: hosts may have written what they had in hand before they heard, or a restored stream had."""
         if not erasure_steps.settle(self.engine):
             return None
-        return erasure_steps.note_done(self.engine, row, Step.CERTIFY, lake=self._taken_from_lake(row))
+        return self._take_from_lake(row, Step.CERTIFY)
 
     def _certify(self, row: Row) -> Row:
         now_us = self.clock.now_us()

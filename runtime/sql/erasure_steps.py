@@ -57,6 +57,14 @@ def destroy_key(engine: Engine, row: Row, now_us: int, kids: Sequence[int]) -> R
         return _done(connection, row, Step.LAKE, keys=[f"{kid:016x}" for kid in kids] or row["counts"].get("keys", []))
 
 
+def note_begun(engine: Engine, row: Row, **counts: Any) -> Row:
+    """What a step that is done elsewhere leaves behind should it end before it is done."""
+    with writing(engine) as connection:
+        values = {"counts": {**row["counts"], **counts}}
+        change_erasure(connection, row, **values)
+        return row | values
+
+
 def note_done(engine: Engine, row: Row, following: Step, **counts: Any) -> Row:
     """A step that was done elsewhere is behind us."""
     with writing(engine) as connection:
