@@ -7,9 +7,10 @@ While a request is open the patient's records are withheld: kept, and within nob
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy import Connection, Engine, insert, or_, select, update
 
 from domain.erasures import OPEN, WAITING, State, Step
 from domain.errors import Conflict, IntegrityViolation, InvalidInput, NotFound
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 _STATES_WAITING: Final = [state.value for state in WAITING]
 _STATES_OPEN: Final = [state.value for state in OPEN]
+_CHUNK: Final = 500
 
 
 def request_erasure(engine: Engine, author: Author, patient_key: str, *, retention_us: int, grace_us: int) -> Row:
@@ -186,6 +188,17 @@ def _set_level(connection: Connection, patient: Row, level: int | None) -> None:
 
 def _patient(connection: Connection, patient_key: str) -> Row:
     return one(connection, select(patients).where(patients.c.patient_key == patient_key), f"patient {patient_key!r}")
+
+
+def erased_among(connection: Connection, patient_keys: Sequence[str]) -> set[str]:
+    """Those of these patients who were erased, or whose erasure cannot be taken back any more."""
+    running = select(erasures.c.patient_key).where(erasures.c.state == State.RUNNING.value)
+    is_gone = or_(patients.c.ref.is_(None), patients.c.patient_key.in_(running))
+    found: set[str] = set()
+    for start in range(0, len(patient_keys), _CHUNK):
+        some = patients.c.patient_key.in_(patient_keys[start : start + _CHUNK])
+        found |= set(connection.execute(select(patients.c.patient_key).where(some, is_gone)).scalars())
+    return found
 
 
 def newest_erasure(connection: Connection, patient_key: str) -> Row | None:

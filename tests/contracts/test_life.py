@@ -407,6 +407,23 @@ def test_what_hosts_write_late_of_a_person_leaves_the_lake_too(engine: Engine, r
 
 
 @pytest.mark.clause("9.3h")
+def test_alarms_that_the_stream_tells_late_or_again_come_back_without_the_person(engine: Engine, rig: Rig, key: str) -> None:
+    told_before = alarms.events_of(engine, "a1")
+    assert told_before[0].subject.patient_key == key
+    ask(engine, key)
+    row = erasures.begin_next(engine, rig.clock.now_us())
+    assert row is not None
+    erasure_steps.sever(engine, row, rig.clock.now_us())
+    again = [*told_before, msgspec.structs.replace(told_before[0], alarm_id="late", event_id="late")]
+    alarms.apply_alarm_events(engine, list(enumerate(again, start=100)))
+    rig.run()
+    alarms.apply_alarm_events(engine, [(200, msgspec.structs.replace(again[-1], event_id="later", event_us=NOW_US + 9))])
+    assert left_of(engine, key) == ["erasures", "outbox", "patients", "write_log"]
+    assert [event.value for event in alarms.events_of(engine, "late")] == [None, None]
+    assert alarms.get_alarm(engine, "late")["patient_key"] is None
+
+
+@pytest.mark.clause("9.3h")
 def test_one_whose_data_key_is_lost_holds_up_nobody_elses_erasure_by_rule(
     engine: Engine, hospital: SmallHospital, rig: Rig, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
