@@ -7,12 +7,12 @@ log has: a `Bundle` brings both together with the log's proof, so that who knows
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
+from domain.audit_reading import certificate_in
 from domain.errors import IntegrityViolation, InvalidInput
 from domain.instants import to_rfc3339
 from domain.log_entries import commitment, read_entry
@@ -89,7 +89,7 @@ def verify_bundle(raw: bytes, vkeys: Sequence[str], log_vkeys: Sequence[str]) ->
         note.verified_by(key for key in known if key.public.kind == kind)
     if not note.text.startswith(f"{HEAD}\n"):
         raise IntegrityViolation("this is signed, and no certificate of erasure")
-    if _digest_in(bundle.event) != digest_of(bundle.certificate):
+    if certificate_in(bundle.event) != digest_of(bundle.certificate):
         raise IntegrityViolation("the event of the access log is of another certificate")
     if read_entry(bundle.entry).commitment != commitment(bundle.salt, bundle.event):
         raise IntegrityViolation("the entry of the access log is of another event")
@@ -103,17 +103,6 @@ def verify_bundle(raw: bytes, vkeys: Sequence[str], log_vkeys: Sequence[str]) ->
 def own_vkeys(signer: NoteSigner) -> tuple[str, ...]:
     """Keys that certificates are verified with."""
     return tuple(key.vkey for key in signer.public_keys())
-
-
-def _digest_in(event: bytes) -> str | None:
-    """What the write `patient.erased` says of a certificate."""
-    try:
-        entities = json.loads(event).get("entity", ())
-        details = [detail for entity in entities for detail in entity.get("detail", ()) if detail.get("type") == "detail"]
-        found = [json.loads(detail["valueString"]).get("certificate") for detail in details]
-    except (ValueError, AttributeError, TypeError, KeyError):
-        return None
-    return next((digest for digest in found if isinstance(digest, str)), None)
 
 
 def _counted(counts: Mapping[str, Any]) -> str:

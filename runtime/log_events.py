@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 
-from domain.audit_reading import concerned, erased_by, is_certified, is_of_erasure
+from domain.audit_reading import certificate_in, concerned, erased_by, is_of_erasure
 from domain.errors import IntegrityViolation
 from domain.log_entries import WRITES, LogRecord, entry_of
 from runtime.small_database import in_our_words, opened, transaction
@@ -262,12 +262,15 @@ def emptied_of(folder: Path, patient_key: str) -> Emptied | None:
         return None if row is None else Emptied(row[0], connection.execute(kept, (PATIENT, patient_key)).fetchone()[0])
 
 
-def certified_by(folder: Path, patient_key: str) -> Event | None:
-    """The newest event that tells of a certificate of the patient's erasure. For a reader beside the audit process."""
+def certified_by(folder: Path, patient_key: str, digest: str) -> Event | None:
+    """The event that names the certificate of the patient's erasure with this SHA-256. For a reader beside the audit process.
+
+    None: the log does not have it yet, though it may have an earlier one, of before a restore.
+    """
     before: int | None = None
     while page := find_events(folder, Wanted(patient=patient_key), before=before, limit=_AT_ONCE):
         for event in page:
-            if event.event is not None and is_certified(event.event):
+            if event.event is not None and certificate_in(event.event) == digest:
                 return event
         before = page[-1].at
     return None

@@ -14,7 +14,7 @@ from domain.log_entries import read_record
 from domain.merkle import inclusion_proof
 from domain.signed_notes import Proof
 from runtime.clock import ManualClock
-from runtime.erasure_certificates import certificate_signer, own_vkeys, verify_bundle
+from runtime.erasure_certificates import certificate_signer, digest_of, own_vkeys, verify_bundle
 from runtime.erasure_job import ErasureJob
 from runtime.lake import Lake, lake_rows
 from runtime.log_events import Received, certified_by, taken_of_stream
@@ -68,12 +68,12 @@ class Rig:
 
     def bundle(self, key: str) -> bytes:
         self.log()
-        event = certified_by(self.folder / "audit", key)
+        certificate = erasures.get_erasure(self.engine, key, NOW_US)["certificate"]
+        event = certified_by(self.folder / "audit", key, digest_of(certificate))
         assert event is not None
         assert event.event is not None
         store = self.keeper._store
         proof = Proof(event.at, tuple(inclusion_proof(event.at, store.size, store.tree(store.size).node)), store.note() or b"")
-        certificate = erasures.get_erasure(self.engine, key, NOW_US)["certificate"]
         parts = {"event": event.event, "salt": event.salt, "entry": event.entry, "proof": proof.to_bytes().decode()}
         return msgspec.json.encode({"certificate": certificate, **parts})
 

@@ -17,11 +17,11 @@ from domain.labels import WITHHELD
 from domain.messages import DeviceAssociated, PatientAdmitted
 from domain.permissions import Level, everywhere
 from runtime.data_keys import DESTROYED, Owner, destroyed_in
-from runtime.erasure_certificates import certificate_signer, own_vkeys, verify_bundle
+from runtime.erasure_certificates import certificate_signer, digest_of, own_vkeys, verify_bundle
 from runtime.erasure_job import UNCOUNTED, ErasureJob
 from runtime.keys import KeyMissing, make_missing
 from runtime.lake import Advance, ReadingQuery
-from runtime.log_events import emptied_of, events_between
+from runtime.log_events import certified_by, emptied_of, events_between
 from runtime.log_keeper import LogKeeper
 from runtime.log_signing import LOG_KEYS
 from runtime.sealing import Place as Spot
@@ -32,6 +32,7 @@ from runtime.sql.engine import reading
 from runtime.sql.patients import NewPatient
 from runtime.sql.reading_reach import Judged, judge
 from runtime.sql.records import Row
+from runtime.sql.restored_erasures import redo_from_lake
 from tests.contracts.test_sealed import CANARY, NAME, REASON, REF, fill
 from tests.erasing import Rig, rows_of_one
 from tests.sql_fixtures import ADA, ALL, HOSPITAL, NOW_US, SQLITE, SmallHospital, later, make_sealer, told
@@ -376,6 +377,21 @@ def test_a_certificate_that_was_changed_or_belongs_to_another_does_not_verify(en
     other.make_keys()
     with pytest.raises(IntegrityViolation, match="nobody who is known"):
         verify_bundle(good, own_vkeys(other), [one.vkey for one in rig.log_signer.public_keys()])
+
+
+@pytest.mark.clause("9.3h")
+def test_a_certificate_is_shown_with_the_logs_word_of_it_and_never_with_that_of_an_earlier_one(
+    engine: Engine, rig: Rig, key: str
+) -> None:
+    ask(engine, key)
+    first = rig.run()["certificate"]
+    assert rig.verify(rig.bundle(key))
+    assert redo_from_lake(engine, 0) == 1
+    rig.clock.advance(seconds=9)
+    second = rig.run()["certificate"]
+    assert second != first
+    assert certified_by(rig.folder / "audit", key, digest_of(second)) is None  # the log has the first one alone
+    assert rig.verify(rig.bundle(key))
 
 
 @pytest.mark.clause("9.3h")
