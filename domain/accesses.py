@@ -185,7 +185,7 @@ def _agents(access: Access, site: str) -> list[dict[str, Any]]:
         "type": {"coding": [_coding(f"{_TERMINOLOGY}/v3-ParticipationType", "IRCP")]},
         "who": {
             "identifier": {"system": f"urn:vitalgrid:{access.principal.kind}", "value": access.principal.id},
-            "display": access.principal.name,
+            "display": access.principal.in_log,
         },
         "requestor": True,
     }

@@ -175,6 +175,16 @@ async def test_what_people_read_is_counted_from_the_log_and_shows_no_patient(
     assert PATIENT not in str(risks)
 
 
+async def test_patients_are_in_the_register_by_the_id_of_their_account(
+    client: httpx.AsyncClient, clock: ManualClock, tmp_path: Path
+) -> None:
+    keeper = LogKeeper.open(tmp_path / "audit", LogSigner(SoftKeys(tmp_path / "log-keys"), "test"), lambda: bytes(32))
+    patient = Principal(Kind.USER, "u-9", "ouyang.canary", is_patient=True)
+    keeper.take([accessed(number, clock.now_us(), status=403, principal=patient) for number in range(60)])
+    keeper.close()
+    assert {key for key in await found(client) if key.startswith("often-refused")} == {"often-refused|u-9"}
+
+
 async def test_a_log_that_cannot_be_read_closes_nothing(client: httpx.AsyncClient, clock: ManualClock, tmp_path: Path) -> None:
     await test_what_people_read_is_counted_from_the_log_and_shows_no_patient(client, clock, tmp_path, pytest.MonkeyPatch())
     for file in (tmp_path / "audit").glob("events.db*"):
