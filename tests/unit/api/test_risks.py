@@ -175,6 +175,15 @@ async def test_what_people_read_is_counted_from_the_log_and_shows_no_patient(
     assert PATIENT not in str(risks)
 
 
+async def test_accesses_that_are_too_many_to_count_close_nothing(
+    client: httpx.AsyncClient, clock: ManualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await test_what_people_read_is_counted_from_the_log_and_shows_no_patient(client, clock, tmp_path, monkeypatch)
+    monkeypatch.setattr(access_counts, "MOST_EVENTS", 300)  # the newest tell of devices
+    risks = await found(client)
+    assert (risks["many-wards|li.na"]["state"], risks["often-refused|li.na"]["state"]) == ("open", "open")
+
+
 async def test_patients_are_in_the_register_by_the_id_of_their_account(
     client: httpx.AsyncClient, clock: ManualClock, tmp_path: Path
 ) -> None:

@@ -72,6 +72,13 @@ def test_what_is_not_known_is_judged_by_no_rule():
     assert judged == set(RULES) - of_posture - of_accesses
 
 
+def test_of_a_part_of_the_window_what_is_found_is_so_and_nothing_is_over():
+    many = {"li": Accesses(asked=300, at_night=300, patients=600)}
+    found, judged = evaluate(replace(CALM, accesses=many, accesses_reached_us=NOW_US - DAY_US // 2))
+    assert [(one.key, one.evidence) for one in found] == [("many-patients|li", {"count": 600, "hours": 12})]
+    assert judged == {rule.id for rule in RULES.values() if not rule.counts_accesses}
+
+
 def test_no_backup_at_all_is_likelier_to_hurt_than_an_old_one():
     never, old = evaluate(replace(CALM, last_backup_us=None))[0], evaluate(replace(CALM, last_backup_us=LONG_AGO_US))[0]
     assert never[0].likelihood > old[0].likelihood
