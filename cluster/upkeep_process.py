@@ -17,6 +17,7 @@ from runtime.clock import SystemClock
 from runtime.erasure_certificates import certificate_signer
 from runtime.erasure_job import ErasureJob, keep_erasing
 from runtime.lake import Lake
+from runtime.lake_rewriting import SeenFiles
 from runtime.lake_upkeep import LakeUpkeep
 from runtime.log import configure_logging
 from runtime.priority import stay_behind
@@ -39,7 +40,7 @@ async def main() -> None:
         engine, lake, settings.audit_dir, sealer.data_keys, signer, clock, settings.bus.stream_retention_h
     )  # fmt: skip
     rules, periods = settings.retention, Periods.of(settings.retention, settings.lake)
-    by_holds = partial(expire_lake, engine)
+    by_holds = partial(expire_lake, engine, SeenFiles())
     tasks = [
         asyncio.create_task(LakeUpkeep(lake, settings.lake, clock, settings.storage.reserve_bytes, by_holds).run()),
         asyncio.create_task(keep_rules(engine, clock, periods, rules.round_every_s)),

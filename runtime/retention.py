@@ -21,7 +21,7 @@ from domain.instants import US_PER_S
 from domain.ports import Clock
 from domain.retention import RULES
 from runtime.lake import Lake
-from runtime.lake_rewriting import count_overdue, expire_but
+from runtime.lake_rewriting import SeenFiles, count_overdue, expire_but
 from runtime.lake_upkeep import expire, stats
 from runtime.settings import LakeSettings, RetentionSettings
 from runtime.sql.erasures import request_by_rule
@@ -111,13 +111,18 @@ def dry_run(engine: Engine, lake: Lake | None, now_us: int, periods: Periods) ->
     return found | {_LAKE: count_overdue(lake, days, now_us, kept_readings(engine, now_us))}
 
 
-def expire_lake(engine: Engine, lake: Lake, retention_days: int, now_us: int) -> int:
-    """Let whole days leave the lake, but for what a legal hold keeps. Raises Unavailable when nobody knows what is held."""
+def expire_lake(engine: Engine, seen: SeenFiles, lake: Lake, retention_days: int, now_us: int) -> int:
+    """Let whole days leave the lake, but for what a legal hold keeps. Raises Unavailable when nobody knows what is held.
+
+    `seen`: for all rounds of a process the same.
+    """
     try:
         kept = kept_readings(engine, now_us)
     except SQLAlchemyError as error:
         raise Unavailable(f"it is not known what is held, so nothing leaves the lake: {type(error).__name__}") from None
-    return expire(lake, retention_days, now_us) if kept.is_nothing else expire_but(lake, retention_days, now_us, kept)
+    if kept.is_nothing:
+        return expire(lake, retention_days, now_us)
+    return expire_but(lake, retention_days, now_us, kept, seen)
 
 
 async def keep_rules(engine: Engine, clock: Clock, periods: Periods, every_s: float) -> None:
