@@ -59,8 +59,8 @@ class SecurityDesk:
             await follower.stop()
 
     async def _forget(self) -> None:
-        before_us = self._backend.services.clock.now_us() - KEPT_US
-        gone = await self._backend.lanes.sql(forget_events, self._backend.engine, before_us, MOST)
+        now_us = self._backend.services.clock.now_us()
+        gone = await self._backend.lanes.sql(forget_events, self._backend.engine, now_us, KEPT_US, MOST)
         if gone:
             logger.info("old security events were deleted", extra={"events": gone})
 

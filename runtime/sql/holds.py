@@ -1,11 +1,14 @@
-"""Legal holds: a patient, a device or a hospital of which nothing is deleted while the hold stands. Clause 9.3h."""
+"""Legal holds: a patient, a device or a hospital of which nothing is deleted while the hold stands. Clause 9.3h.
+
+But copies on their way, which are elsewhere too: the outbox and the streams.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, and_, insert, or_, select, true, update
+from sqlalchemy import Connection, Engine, Select, and_, insert, or_, select, true, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from domain.erasures import Held, HeldReadings, State
@@ -108,6 +111,11 @@ def in_force(now_us: int) -> ColumnElement[bool]:
     """The condition that a hold stands."""
     is_open = or_(legal_holds.c.until_us.is_(None), legal_holds.c.until_us > now_us)
     return and_(legal_holds.c.lifted_us.is_(None), is_open)
+
+
+def held_hospitals(now_us: int) -> Select[tuple[str]]:
+    """Hospitals of which something is held, as a subquery."""
+    return select(legal_holds.c.hospital_id).where(in_force(now_us))
 
 
 def hospital_of(connection: Connection, kind: Held, target: str) -> str:
