@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from functools import partial
+from typing import Final
 
 from cluster.first_start import sealer_of
 from cluster.processes import tell_ready, until_ended
@@ -26,6 +27,8 @@ from runtime.settings import Settings
 from runtime.soft_keys import SoftKeys
 from runtime.sql.engine import open_engine
 
+_HOSTS_LAG_S: Final = 5.0  # behind the stream, while they keep up
+
 
 async def main() -> None:
     """Keep the lake until asked to end."""
@@ -37,7 +40,8 @@ async def main() -> None:
     engine = open_engine(settings.sql_url, sealer)
     signer = certificate_signer(SoftKeys(settings.keys_dir), settings.audit_origin)
     job = ErasureJob(
-        engine, lake, settings.audit_dir, sealer.data_keys, signer, clock, settings.bus.stream_retention_h
+        engine, lake, settings.audit_dir, sealer.data_keys, signer, clock, settings.bus.stream_retention_h,
+        2 * settings.hosts.flush_interval_s + _HOSTS_LAG_S,
     )  # fmt: skip
     rules, periods = settings.retention, Periods.of(settings.retention, settings.lake)
     by_holds = partial(expire_lake, engine, SeenFiles())

@@ -38,7 +38,10 @@ UNCOUNTED: Final = "runs that ended before they were counted"  # in the certific
 
 @dataclass(frozen=True, slots=True)
 class ErasureJob:
-    """See module. `stream_retention_h`: of the readings' stream."""
+    """See module. `stream_retention_h`: of the readings' stream.
+
+    `hosts_write_s`: within which hosts that keep up have written what they had in hand when they heard of it.
+    """
 
     engine: Engine
     lake: Lake
@@ -47,11 +50,12 @@ class ErasureJob:
     signer: NoteSigner
     clock: Clock
     stream_retention_h: float
+    hosts_write_s: float
 
     def once(self) -> Row | None:
         """Go on with the job that has begun, or begin the next one, as far as it goes now. The request as it stands then.
 
-        None: nothing is due. It waits for the access log to hear of an erasure, and for readers of the database.
+        None: nothing is due. It waits for the access log and for hosts to hear of an erasure, and for readers of the database.
         """
         row = begin_next(self.engine, self.clock.now_us())
         while row is not None and row["step"] is not None:
@@ -98,7 +102,8 @@ class ErasureJob:
 
     def _settle(self, row: Row) -> Row | None:
         """And once more the lake: hosts may have written what they had in hand before they heard, or a restored stream had."""
-        if not erasure_steps.settle(self.engine):
+        written_us = self.clock.now_us() - round(self.hosts_write_s * US_PER_S)
+        if not erasure_steps.have_hosts_heard(self.engine, row, written_us) or not erasure_steps.settle(self.engine):
             return None
         return self._take_from_lake(row, Step.CERTIFY)
 

@@ -23,11 +23,14 @@ from runtime.log_signing import LogSigner
 from runtime.sealing import Sealer
 from runtime.soft_keys import SoftKeys
 from runtime.sql import erasures
+from runtime.sql.outbox import mark_published, unpublished
 from runtime.sql.records import Row
 from runtime.sql.write_log import mark_told, untold_writes
 from runtime.write_relay import record_of
 from tests.lake_samples import sample_batch
 from tests.sql_fixtures import HOSPITAL, NOW_US
+
+HOSTS_WRITE_S = 15.0
 
 
 class Rig:
@@ -43,7 +46,9 @@ class Rig:
         self.signer = certificate_signer(self.keys, "vitalgrid/sz")
         self.log_signer = LogSigner(self.keys, "vitalgrid/sz")
         self.keeper = LogKeeper.open(folder / "audit", self.log_signer, lambda: b"s" * 32)
-        self.job = ErasureJob(engine, self.lake, folder / "audit", sealer.data_keys, self.signer, self.clock, 48.0)
+        self.job = ErasureJob(
+            engine, self.lake, folder / "audit", sealer.data_keys, self.signer, self.clock, 48.0, HOSTS_WRITE_S
+        )
         self.sequence = taken_of_stream(folder / "audit")
 
     def log(self) -> None:
@@ -56,6 +61,16 @@ class Rig:
         if rows:
             mark_told(self.engine, rows[-1]["id"])
 
+    def tell_hosts(self) -> None:
+        """What the outbox has is in the stream."""
+        mark_published(self.engine, [row["id"] for row in unpublished(self.engine, 10_000)], self.clock.now_us())
+
+    def pass_on(self) -> None:
+        """The log and hosts hear of what was done, and hosts write what they have in hand."""
+        self.log()
+        self.tell_hosts()
+        self.clock.advance(seconds=HOSTS_WRITE_S)
+
     def run(self) -> Row:
         """Until the request has ended."""
         for _ in range(20):
@@ -63,7 +78,7 @@ class Rig:
             assert row is not None
             if row["step"] is None:
                 return row
-            self.log()
+            self.pass_on()
         raise AssertionError(f"the job stays at {row['step']}")
 
     def bundle(self, key: str) -> bytes:

@@ -9,7 +9,8 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, delete, func, select, update
+from sqlalchemy import Connection, Engine, delete, func, or_, select, update
+from sqlalchemy.sql.elements import ColumnElement
 
 from domain.erasures import State, Step
 from domain.labels import WITHHELD
@@ -71,8 +72,19 @@ def note_done(engine: Engine, row: Row, following: Step, **counts: Any) -> Row:
         return _done(connection, row, following, **counts)
 
 
+def have_hosts_heard(engine: Engine, row: Row, before_us: int) -> bool:
+    """Whether what step SEVER told hosts of the person was in their stream before then."""
+    with reading(engine) as connection:
+        is_late = or_(outbox.c.published_us.is_(None), outbox.c.published_us > before_us)
+        late = select(outbox.c.id).where(is_late, _names(connection, row["patient_key"])).limit(1)
+        return connection.execute(late).first() is None
+
+
 def settle(engine: Engine) -> bool:
-    """Step SETTLE: what was overwritten leaves the database's files; False while others read it: try again."""
+    """Step SETTLE: what was overwritten leaves the database's files; False while others read it: try again.
+
+    On PostgreSQL rows that a transaction under way may still see go with a later vacuum of its own.
+    """
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         if engine.dialect.name == "sqlite":
             is_busy, *_ = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
@@ -119,11 +131,15 @@ def _forget_exports(connection: Connection, patient: Row) -> int:
 
 def _forget_told(connection: Connection, key: str) -> int:
     """Delete what was told to hosts of the patient, and is in their stream."""
-    is_sqlite = connection.dialect.name == "sqlite"
-    names = (func.instr if is_sqlite else func.strpos)(
-        outbox.c.payload if is_sqlite else func.encode(outbox.c.payload, "escape"), key.encode() if is_sqlite else key
-    )
-    return connection.execute(delete(outbox).where(outbox.c.published_us.is_not(None), names > 0)).rowcount
+    told = delete(outbox).where(outbox.c.published_us.is_not(None), _names(connection, key))
+    return connection.execute(told).rowcount
+
+
+def _names(connection: Connection, key: str) -> ColumnElement[bool]:
+    """The condition that a message to hosts is about the patient."""
+    if connection.dialect.name == "sqlite":
+        return func.instr(outbox.c.payload, key.encode()) > 0
+    return func.strpos(func.encode(outbox.c.payload, "escape"), key) > 0
 
 
 def _done(connection: Connection, row: Row, following: Step, **counts: Any) -> Row:

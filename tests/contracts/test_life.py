@@ -34,7 +34,7 @@ from runtime.sql.reading_reach import Judged, judge
 from runtime.sql.records import Row
 from runtime.sql.restored_erasures import redo_from_lake
 from tests.contracts.test_sealed import CANARY, NAME, REASON, REF, fill
-from tests.erasing import Rig, rows_of_one
+from tests.erasing import HOSTS_WRITE_S, Rig, rows_of_one
 from tests.sql_fixtures import ADA, ALL, HOSPITAL, NOW_US, SQLITE, SmallHospital, later, make_sealer, told
 
 DAY_US = 86_400_000_000
@@ -299,12 +299,12 @@ def test_a_job_that_is_killed_at_any_step_goes_on_and_ends_once(
     monkeypatch.setattr(erasure_steps, "change_erasure", change)
     if is_marked:
         monkeypatch.setattr(ErasureJob, "_steps", lambda _: {**steps, step: die_behind})
-    for _ in range(3):  # until it gets there: it waits for the log
+    for _ in range(3):  # until it gets there: it waits for the log and for hosts
         try:
             rig.job.once()
         except Killed:
             break
-        rig.log()
+        rig.pass_on()
     rig.log()
     assert killed == [step]
     row = erasures.get_erasure(engine, key, NOW_US)
@@ -420,6 +420,26 @@ def test_what_hosts_write_late_of_a_person_leaves_the_lake_too(engine: Engine, r
     rig.lake.commit(rows_of_one(handle), {1: Advance(2, 3, 1)})
     assert rig.run()["counts"]["lake"]["rows"] == 120
     assert handle not in rig.lake.read(ReadingQuery())["handle"].to_list()
+
+
+@pytest.mark.clause("9.3h")
+def test_hosts_are_waited_for_until_they_heard_and_wrote_what_they_had_in_hand(engine: Engine, rig: Rig, key: str) -> None:
+    handle = plant(engine, rig, key)
+    ask(engine, key)
+    rig.job.once()
+    rig.log()
+    steps = []
+    for hear in (lambda: None, rig.tell_hosts):  # neither while they have not heard, nor while they may be writing
+        hear()
+        row = rig.job.once()
+        assert row is not None
+        steps.append(row["step"])
+    assert steps == [Step.SETTLE, Step.SETTLE]
+    rig.lake.commit(rows_of_one(handle), {1: Advance(2, 3, 1)})
+    rig.clock.advance(seconds=HOSTS_WRITE_S)
+    row = rig.job.once()
+    assert row is not None
+    assert (row["state"], row["counts"]["lake"]["rows"]) == (State.ERASED, 120)
 
 
 @pytest.mark.clause("9.3h")
