@@ -13,7 +13,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, insert, or_, select, update
 
 from domain.erasures import OPEN, WAITING, State, Step
-from domain.errors import Conflict, IntegrityViolation, InvalidInput, NotFound
+from domain.errors import Conflict, IntegrityViolation, InvalidInput, NotFound, VitalgridError
 from domain.labels import WITHHELD
 from runtime.keys import KeyGone, KeyMissing
 from runtime.sealing import Place, patient_owner
@@ -113,7 +113,8 @@ def begin_next(engine: Engine, now_us: int) -> Row | None:
         for row in [dict(row) for row in connection.execute(due.order_by(erasures.c.id)).mappings()]:
             patient = _patient(connection, row["patient_key"])
             if holds_of_patient(connection, patient, now_us):
-                change_erasure(connection, row, state=State.RESTRICTED.value)
+                if row["state"] != State.RESTRICTED:
+                    change_erasure(connection, row, state=State.RESTRICTED.value)
                 continue
             begun = {"state": State.RUNNING.value, "step": Step.SEVER.value, "begun_us": now_us}
             change_erasure(connection, row, **begun)
@@ -129,30 +130,35 @@ def has_certificates(engine: Engine) -> bool:
 
 
 def request_by_rule(engine: Engine, now_us: int, *, retention_us: int, most: int = 100, is_dry: bool = False) -> int:
-    """Ask for the erasure of persons whose record has been kept as long as the law wants; of how many.
+    """Ask for the erasure of persons whose record has been kept as long as the law wants, of `most` at once; of how many.
 
-    `is_dry`: of how many it would be asked, however many that are.
+    One who came back meanwhile, or whose data key is damaged, holds up nobody else, however many they are. `is_dry`: of how
+    many it would be asked, however many that are.
     """
     with reading(engine) as connection:
         asked = select(erasures.c.patient_key).where(erasures.c.state.in_(_STATES_OPEN))
         over = select(patients.c.patient_key).where(
             patients.c.discharged_us <= now_us - retention_us, patients.c.ref.is_not(None), patients.c.patient_key.not_in(asked)
         )
-        if is_dry:
-            return len(connection.execute(over).all())
-        keys = connection.execute(over.order_by(patients.c.discharged_us).limit(most)).scalars().all()
+        keys = connection.execute(over.order_by(patients.c.discharged_us, patients.c.patient_key)).scalars().all()
+    if is_dry:
+        return len(keys)
     author = Author("vitalgrid", "kept as long as the law wants", now_us)
-    return sum(_is_asked(engine, author, key, retention_us) for key in keys)
-
-
-def _is_asked(engine: Engine, author: Author, key: str, retention_us: int) -> bool:
-    """Ask; one who came back meanwhile, or whose data key is damaged, holds up nobody else."""
-    try:
-        request_erasure(engine, author, key, retention_us=retention_us, grace_us=0)
-    except (Conflict, KeyGone, KeyMissing, IntegrityViolation) as error:
-        logger.error("the erasure of patient %s is not asked for: %s", key, error)
-        return False
-    return True
+    failed: dict[str, VitalgridError] = {}
+    count = 0
+    for key in keys:
+        try:
+            request_erasure(engine, author, key, retention_us=retention_us, grace_us=0)
+        except (Conflict, KeyGone, KeyMissing, IntegrityViolation) as error:
+            failed[key] = error
+        else:
+            count += 1
+            if count == most:
+                break
+    if failed:
+        key, first = next(iter(failed.items()))
+        logger.error("the erasure of %s patients is not asked for; of %s: %s", len(failed), key, first)
+    return count
 
 
 def change_erasure(connection: Connection, row: Row, **values: Any) -> None:
