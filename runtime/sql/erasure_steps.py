@@ -23,6 +23,7 @@ from runtime.sql.records import Row, log_write
 from runtime.sql.tables import alarm_events, alarms, exports, limit_presets, outbox, patients
 
 _CHUNK: Final = 500
+_ERASED: Final = "erased"  # in the place of a patient's key
 
 
 def sever(engine: Engine, row: Row, now_us: int) -> Row:
@@ -118,14 +119,21 @@ def _wipe(connection: Connection) -> None:
 
 
 def _forget_exports(connection: Connection, patient: Row) -> int:
-    """Delete what names the patient among what was exported: the files themselves have left the platform."""
-    mine = [
-        row.id
-        for row in connection.execute(select(exports.c.id, exports.c.handles, exports.c.query)).yield_per(_CHUNK)
-        if patient["handle"] in (row.handles or ()) or patient["patient_key"] in json.dumps(row.query)
-    ]
-    for start in range(0, len(mine), _CHUNK):
-        connection.execute(delete(exports).where(exports.c.id.in_(mine[start : start + _CHUNK])))
+    """Take the patient out of what is noted of exports; of how many. The files themselves have left the platform.
+
+    An export of nothing but theirs is forgotten; of others it stays noted that, and by whom.
+    """
+    key, handle = patient["patient_key"], patient["handle"]
+    found = connection.execute(select(exports.c.id, exports.c.handles, exports.c.query)).yield_per(_CHUNK)
+    mine = [row for row in found if handle in (row.handles or ()) or key in json.dumps(row.query)]
+    for row in mine:
+        others = [other for other in row.handles or () if other != handle]
+        this = exports.c.id == row.id
+        if others:
+            query = json.loads(json.dumps(row.query).replace(key, _ERASED))
+            connection.execute(update(exports).where(this).values(handles=others, query=query))
+        else:
+            connection.execute(delete(exports).where(this))
     return len(mine)
 
 

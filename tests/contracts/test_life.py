@@ -206,13 +206,13 @@ def rig(engine: Engine, sealer: Sealer, tmp_path: Path) -> Iterator[Rig]:
 
 
 def plant(engine: Engine, rig: Rig, key: str) -> int:
-    """Readings of the patient's own in the lake, an export, a preset, and events of the log; returns the handle."""
+    """Readings of the patient's own in the lake, two exports, a preset, and events of the log; returns the handle."""
     handle = int(patients.get_patient(engine, key)["handle"])
     rig.lake.commit(rows_of_one(handle + 1), {1: Advance(0, 1, 1)})
     rig.lake.commit(rows_of_one(handle), {1: Advance(1, 2, 1)})
-    access.record_export(
-        engine, ADA, lake_version=1, handles=[handle], from_us=None, until_us=None, query={"url": f"/readings?patient={key}"}
-    )
+    for handles in ([handle], [handle, handle + 1]):
+        query = {"url": f"/readings?patient={key}"}
+        access.record_export(engine, ADA, lake_version=1, handles=handles, from_us=None, until_us=None, query=query)
     rig.log()
     return handle
 
@@ -260,9 +260,12 @@ def test_a_person_is_erased_everywhere_and_a_certificate_proves_it(
     assert f"associations {row['counts']['sql']['associations']}," in text
     assert row["counts"]["sql"] == {
         "accounts": 0, "alarm_events": 1, "alarms": 1, "associations": row["counts"]["sql"]["associations"], "care_teams": 0,
-        "exports": 1, "limit_presets": 0, "outbox": 0,
+        "exports": 2, "limit_presets": 0, "outbox": 0,
     }  # fmt: skip
     assert "rows 60" in text
+    with reading(engine) as connection:
+        left = connection.execute(select(tables.exports.c.who, tables.exports.c.handles, tables.exports.c.query)).all()
+    assert [tuple(row) for row in left] == [("ada", [handle + 1], {"url": "/readings?patient=erased"})]
     assert CANARY not in text
 
 
