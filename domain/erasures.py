@@ -25,6 +25,9 @@ WAITING: Final = (State.REQUESTED, State.RESTRICTED)
 OPEN: Final = (*WAITING, State.RUNNING)
 
 
+AGAIN: Final = "again"  # in the counts of a job of who was erased before, and is there again from an older copy
+
+
 class Step(StrEnum):
     """Of a job, in order. Each may be done again from its beginning, however often it was ended in the middle."""
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from domain.audit_reading import certificate_in
+from domain.erasures import AGAIN
 from domain.errors import IntegrityViolation, InvalidInput
 from domain.instants import to_rfc3339
 from domain.log_entries import commitment, read_entry
@@ -22,6 +23,8 @@ from runtime.log_verifier import DoesNotHold, verify_proof
 from runtime.note_signing import KeyVerifier, NoteSigner
 
 CERTIFICATE_KEYS: Final[Mapping[str, bytes]] = {"certificate-ed25519": ED25519, "certificate-sm2": SM2}
+_KEPT: Final = "kept as the law wants"
+_KEPT_BEFORE: Final = f"{_KEPT}: until before the erasure that this one repeats, of what an older copy brought back"
 HEAD: Final = "vitalgrid certificate of erasure, version 1"
 _BACKUPS: Final = (
     "names, references, notes and reasons are sealed with the destroyed key in every copy of the database; the key is in no "
@@ -52,7 +55,7 @@ def certificate_text(row: Mapping[str, Any], ended_us: int, until_us: Mapping[st
         HEAD,
         f"patient: {row['patient_key']}",
         f"erasure: {row['id']}, asked for by {_line(row['who'])} at {to_rfc3339(row['requested_us'])}",
-        f"kept as the law wants until: {to_rfc3339(row['retained_until_us'])}",
+        _KEPT_BEFORE if counts.get(AGAIN) else f"{_KEPT} until: {to_rfc3339(row['retained_until_us'])}",
         f"erased: {to_rfc3339(ended_us)}",
         f"keys destroyed: {', '.join(counts.get('keys', ())) or 'none, there was none'}",
         f"business database: {_counted(counts.get('sql', {}))}",
