@@ -10,7 +10,8 @@ from zoneinfo import ZoneInfo
 
 from api.services import Backend
 from domain.errors import VitalgridError
-from domain.risks import DAY_US, Facts, Posture, evaluate
+from domain.instants import DAY_US
+from domain.risks import Facts, Posture, evaluate
 from runtime.access_counts import Counted, count_accesses
 from runtime.sql import risk_facts, risks
 from runtime.sql.records import by_platform

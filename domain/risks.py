@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from domain.instants import US_PER_S
+from domain.instants import DAY_US, US_PER_S
 from domain.labels import LABELS
 from domain.permissions import Level
 from domain.principals import ADMINISTRATORS, Role
 
-DAY_US: Final = 86_400 * US_PER_S
 _UNDIVIDED: Final = frozenset({Role.ADMINISTRATOR})
 
 DORMANT_DAYS: Final = 90

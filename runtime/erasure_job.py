@@ -6,7 +6,6 @@ looks (upkeep); two at once do no harm, for each step finds nothing where anothe
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ from typing import Final
 from sqlalchemy import Engine
 
 from domain.erasures import Step
-from domain.instants import US_PER_S
+from domain.instants import DAY_US, US_PER_S
 from domain.ports import Clock
+from domain.retention import STREAM_DAYS
 from runtime.data_keys import DataKeys
 from runtime.erasure_certificates import certificate_text, digest_of
 from runtime.lake import FILE_RETENTION_H, Lake
@@ -28,11 +28,11 @@ from runtime.sealing import patient_owner
 from runtime.sql import erasure_steps
 from runtime.sql.erasures import begin_next, has_certificates
 from runtime.sql.records import Row
+from runtime.tasks import again_and_again
 
 logger = logging.getLogger(__name__)
 
 _HOUR_US: Final = 3600 * US_PER_S
-_MONTH_H: Final = 30 * 24  # of the streams of alarms and rejects
 UNCOUNTED: Final = "runs that ended before they were counted"  # in the certificate beside rows and files
 
 
@@ -119,7 +119,7 @@ class ErasureJob:
         return {
             "older versions of the lake": now_us + FILE_RETENTION_H * _HOUR_US,
             "stream of readings": now_us + round(self.stream_retention_h * _HOUR_US),
-            "streams of alarms and rejects": now_us + _MONTH_H * _HOUR_US,
+            "streams of alarms and rejects": now_us + STREAM_DAYS * DAY_US,
             "stream of the access log, its last 1,000 records": None,
             "snapshots of hosts": None,
         }
@@ -127,14 +127,9 @@ class ErasureJob:
 
 async def keep_erasing(job: ErasureJob, every_s: float) -> None:
     """For ever. What fails is logged and tried again."""
-    failure: type[Exception] | None = None
-    while True:
-        try:
-            while (row := await asyncio.to_thread(job.once)) is not None and row["step"] is None:
-                logger.info("a person was erased, and it is certified", extra={"erasure": row["id"]})
-            failure = None
-        except Exception as error:
-            if type(error) is not failure:  # said once, however often it is tried
-                logger.exception("erasure does not go on; it is tried again")
-            failure = type(error)
-        await asyncio.sleep(every_s)
+
+    def all_due() -> None:
+        while (row := job.once()) is not None and row["step"] is None:
+            logger.info("a person was erased, and it is certified", extra={"erasure": row["id"]})
+
+    await again_and_again(all_due, every_s, "erasure does not go on; it is tried again")

@@ -6,7 +6,6 @@ whose record has been kept as long as the law wants.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from domain.errors import Unavailable
-from domain.instants import US_PER_S
+from domain.instants import DAY_US, US_PER_S
 from domain.ports import Clock
 from domain.retention import RULES
 from runtime.lake import Lake
@@ -27,7 +26,8 @@ from runtime.settings import LakeSettings, RetentionSettings
 from runtime.sql.erasures import request_by_rule
 from runtime.sql.holds import kept_readings
 from runtime.sql.records import by_platform
-from runtime.sql.retention import DAY_US, delete_expired, expired, held_of, next_to_expire
+from runtime.sql.retention import delete_expired, expired, held_of, next_to_expire
+from runtime.tasks import again_and_again
 
 logger = logging.getLogger(__name__)
 
@@ -127,13 +127,8 @@ def expire_lake(engine: Engine, seen: SeenFiles, lake: Lake, retention_days: int
 
 async def keep_rules(engine: Engine, clock: Clock, periods: Periods, every_s: float) -> None:
     """For ever. What fails is logged and tried again."""
-    failure: type[Exception] | None = None
-    while True:
-        try:
-            await asyncio.to_thread(run_rules, engine, clock.now_us(), periods)
-            failure = None
-        except Exception as error:
-            if type(error) is not failure:
-                logger.exception("what is past its time is not deleted; it is tried again")
-            failure = type(error)
-        await asyncio.sleep(every_s)
+
+    def run() -> None:
+        run_rules(engine, clock.now_us(), periods)
+
+    await again_and_again(run, every_s, "what is past its time is not deleted; it is tried again")

@@ -9,13 +9,13 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, Table, delete, exists, func, select
 from sqlalchemy.sql.elements import ColumnElement
 
+from domain.instants import DAY_US
 from runtime.sql.engine import reading, writing
 from runtime.sql.holds import held_hospitals, in_force
 from runtime.sql.life_tables import legal_holds
 from runtime.sql.records import Author, Row, log_write
 from runtime.sql.tables import exports, hand_overs, maintenance_windows, metadata, outbox, patients, reject_actions
 
-DAY_US: Final = 86_400_000_000
 _AT_ONCE: Final = 5_000  # rows of one transaction, so that other writers do not wait for long
 
 

@@ -14,10 +14,11 @@ from sqlalchemy import Engine, insert
 from api.app import create_app
 from api.risk_watch import look_for_risks
 from domain.accesses import Access, Interaction, audit_event
+from domain.instants import DAY_US
 from domain.log_entries import LogRecord
 from domain.permissions import Action, View
 from domain.principals import Kind, Principal
-from domain.risks import DAY_US, Posture
+from domain.risks import Posture
 from runtime import access_counts
 from runtime.clock import ManualClock
 from runtime.log_events import Received

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from domain.instants import DAY_US
 from domain.labels import LABELS
 from domain.principals import Role
-from domain.risks import DAY_US, RULES, Accesses, Account, Devices, Facts, Overdue, Posture, Token, evaluate
+from domain.risks import RULES, Accesses, Account, Devices, Facts, Overdue, Posture, Token, evaluate
 
 NOW_US = 2_000_000_000_000_000
 SAFE = Posture(speaks_plain=False, seals_files=True, keys_lie_beside=False, outside_witnesses=1)
