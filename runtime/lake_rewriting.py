@@ -34,14 +34,16 @@ class Taken(NamedTuple):
 
 
 def drop_handle(lake: Lake, hospital_id: str, handle: int) -> Taken:
-    """Take out all rows of one handle. A second time it finds nothing. Raises Unavailable when other upkeep is faster."""
+    """Take out the rows of one handle. A second time it finds nothing. Raises Unavailable when other upkeep is faster."""
     theirs = (pl.col("hospital").cast(pl.String) == hospital_id) & (pl.col("handle") == handle)
     rows = files = 0
     for _ in range(_ATTEMPTS):  # again, where other upkeep merged files meanwhile
-        dropped = [_drop(lake, path, theirs) for path in _may_hold(lake.state(), hospital_id, handle)["path"]]
-        if not any(dropped):
+        state = lake.state()
+        dropped = [_drop(lake, path, theirs) for path in _may_hold(state, hospital_id, handle)["path"]]
+        ours = sum(map(bool, dropped))
+        rows, files = rows + sum(dropped), files + ours
+        if lake.state().upkeep == state.upkeep + ours:
             return Taken(rows, files)
-        rows, files = rows + sum(dropped), files + sum(map(bool, dropped))
     raise Unavailable(f"other upkeep of the lake was faster, {_ATTEMPTS} times")
 
 

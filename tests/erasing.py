@@ -27,10 +27,17 @@ from runtime.sql.outbox import mark_published, unpublished
 from runtime.sql.records import Row
 from runtime.sql.write_log import mark_told, untold_writes
 from runtime.write_relay import record_of
+from tests.contracts.test_sealed import CANARY
 from tests.lake_samples import sample_batch
-from tests.sql_fixtures import HOSPITAL, NOW_US
+from tests.sql_fixtures import HOSPITAL, NOW_US, later
 
 HOSTS_WRITE_S = 15.0
+LEFT_US = NOW_US + 60_000_000  # the discharge
+WHY = f"as {CANARY} asked"
+
+
+def ask(engine: Engine, key: str, seconds: float = 70, *, retention_us: int = 0, grace_us: int = 0) -> Row:
+    return erasures.request_erasure(engine, later(seconds, reason=WHY), key, retention_us=retention_us, grace_us=grace_us)
 
 
 class Rig:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import msgspec
 import pytest
 from sqlalchemy import Connection, Engine, select
 
-from domain.erasures import Held, State, Step
+from domain.erasures import State, Step
 from domain.errors import Conflict, IntegrityViolation, InvalidInput, NotFound
 from domain.labels import WITHHELD
 from domain.messages import DeviceAssociated, PatientAdmitted
@@ -24,35 +23,20 @@ from runtime.lake import Advance, ReadingQuery
 from runtime.log_events import certified_by, emptied_of, events_between
 from runtime.log_keeper import LogKeeper
 from runtime.log_signing import LOG_KEYS
-from runtime.sealing import Place as Spot
-from runtime.sealing import Sealer, patient_owner
+from runtime.sealing import Sealer
 from runtime.soft_keys import SoftKeys
-from runtime.sql import access, alarms, erasure_steps, erasures, holds, locating, patients, tables
+from runtime.sql import access, alarms, erasure_steps, erasures, locating, patients, tables
 from runtime.sql.engine import reading
 from runtime.sql.patients import NewPatient
 from runtime.sql.reading_reach import Judged, judge
 from runtime.sql.records import Row
 from runtime.sql.restored_erasures import redo_from_lake
-from tests.contracts.test_sealed import CANARY, NAME, REASON, REF, fill
-from tests.erasing import HOSTS_WRITE_S, Rig, rows_of_one
-from tests.sql_fixtures import ADA, ALL, HOSPITAL, NOW_US, SQLITE, SmallHospital, later, make_sealer, told
+from tests.contracts.test_sealed import CANARY, NAME, REF
+from tests.erasing import HOSTS_WRITE_S, LEFT_US, Rig, ask, rows_of_one
+from tests.sql_fixtures import ADA, ALL, HOSPITAL, NOW_US, SQLITE, SmallHospital, later, told
 
 DAY_US = 86_400_000_000
-LEFT_US = NOW_US + 60_000_000  # the discharge
 YEARS_US = 30 * 365 * DAY_US
-WHY = f"as {CANARY} asked"
-
-
-@pytest.fixture
-def key(engine: Engine, hospital: SmallHospital) -> str:
-    """A patient of whom there is text everywhere, and who has left."""
-    made = fill(engine, hospital)
-    patients.discharge_patient(engine, later(60), made, LEFT_US, version=None)
-    return made
-
-
-def ask(engine: Engine, key: str, seconds: float = 70, *, retention_us: int = 0, grace_us: int = 0) -> Row:
-    return erasures.request_erasure(engine, later(seconds, reason=WHY), key, retention_us=retention_us, grace_us=grace_us)
 
 
 def seen(engine: Engine) -> set[str]:
@@ -138,71 +122,7 @@ def test_who_comes_back_is_served_again_and_the_request_is_over(engine: Engine, 
     assert erasures.begin_next(engine, LEFT_US + 2 * YEARS_US) is None
 
 
-# --- legal holds ---
-
-
-@pytest.mark.clause("9.3h")
-@pytest.mark.parametrize("kind", list(Held))
-def test_nobody_of_what_is_held_is_erased_until_it_is_lifted(
-    engine: Engine, hospital: SmallHospital, key: str, kind: Held
-) -> None:
-    target = {Held.PATIENT: key, Held.DEVICE: f"{HOSPITAL}/mon-7", Held.HOSPITAL: HOSPITAL}[kind]
-    hold = holds.add_hold(engine, later(65, reason=REASON), kind, target, None)
-    kept = holds.kept_readings(engine, NOW_US)
-    expected = {
-        Held.PATIENT: {patients.get_patient(engine, key)["handle"], hospital.monitor["handle"]},
-        Held.DEVICE: {hospital.monitor["handle"]}, Held.HOSPITAL: set[int](),
-    }  # fmt: skip
-    assert (kept.handles, kept.hospitals) == (expected[kind], {HOSPITAL} if kind is Held.HOSPITAL else set())
-    row = ask(engine, key)
-    assert (row["state"], [one["id"] for one in row["holds"]]) == (State.RESTRICTED, [hold["id"]])
-    assert erasures.begin_next(engine, NOW_US + DAY_US) is None
-    assert holds.list_holds(engine, reach=ALL, limit=9).rows[0]["reason"] == REASON
-    assert holds.lift_hold(engine, later(90), hold["id"])["lifted_by"] == "ada"
-    assert holds.kept_readings(engine, NOW_US).is_nothing
-    assert erasures.begin_next(engine, NOW_US + DAY_US) is not None
-
-
-@pytest.mark.clause("9.3h")
-def test_a_hold_ends_by_itself_and_names_what_there_is(engine: Engine, key: str) -> None:
-    holds.add_hold(engine, later(65), Held.PATIENT, key, NOW_US + DAY_US)
-    ask(engine, key)
-    assert erasures.begin_next(engine, NOW_US + DAY_US - 1) is None
-    assert erasures.begin_next(engine, NOW_US + DAY_US) is not None
-    for kind, target in ((Held.PATIENT, "f" * 32), (Held.DEVICE, f"{HOSPITAL}/none"), (Held.HOSPITAL, "sz.none")):
-        with pytest.raises(NotFound):
-            holds.add_hold(engine, ADA, kind, target, None)
-    with pytest.raises(InvalidInput, match="future"):
-        holds.add_hold(engine, ADA, Held.PATIENT, key, NOW_US)
-    with pytest.raises(InvalidInput, match="reason"):
-        holds.add_hold(engine, later(0, reason=None), Held.PATIENT, key, None)
-
-
-@pytest.mark.clause("9.3h")
-def test_a_hold_that_comes_too_late_is_refused_or_says_for_whom(engine: Engine, rig: Rig, key: str) -> None:
-    ask(engine, key)
-    begun = erasures.begin_next(engine, rig.clock.now_us())
-    assert begun is not None
-    with pytest.raises(Conflict, match="being erased"):
-        holds.add_hold(engine, later(90), Held.PATIENT, key, None)
-    for kind, target in ((Held.DEVICE, f"{HOSPITAL}/mon-7"), (Held.HOSPITAL, HOSPITAL)):
-        hold = holds.add_hold(engine, later(90), kind, target, None)
-        assert hold["too_late_for"] == [begun["id"]]
-        holds.lift_hold(engine, later(91), hold["id"])
-    assert rig.run()["state"] == State.ERASED
-    with pytest.raises(Conflict, match="were erased"):
-        holds.add_hold(engine, later(9_000), Held.PATIENT, key, None)
-    assert holds.add_hold(engine, later(9_000), Held.HOSPITAL, HOSPITAL, None)["too_late_for"] == []
-
-
 # --- the job ---
-
-
-@pytest.fixture
-def rig(engine: Engine, sealer: Sealer, tmp_path: Path) -> Iterator[Rig]:
-    made = Rig(engine, sealer, tmp_path)
-    yield made
-    made.keeper.close()
 
 
 def plant(engine: Engine, rig: Rig, key: str) -> int:
@@ -264,8 +184,8 @@ def test_a_person_is_erased_everywhere_and_a_certificate_proves_it(
     }  # fmt: skip
     assert "rows 60" in text
     with reading(engine) as connection:
-        left = connection.execute(select(tables.exports.c.who, tables.exports.c.handles, tables.exports.c.query)).all()
-    assert [tuple(row) for row in left] == [("ada", [handle + 1], {"url": "/readings?patient=erased"})]
+        left = connection.execute(select(tables.exports.c.handles, tables.exports.c.query)).all()
+    assert ([handle + 1], {"url": "/readings?patient=erased"}) in [tuple(row) for row in left]
     assert CANARY not in text
 
 
@@ -488,24 +408,3 @@ def test_a_person_whose_time_is_over_is_erased_by_rule(engine: Engine, rig: Rig,
     assert erasures.request_by_rule(engine, LEFT_US + YEARS_US, retention_us=YEARS_US) == 0
     rig.clock.advance(seconds=YEARS_US / 1e6)
     assert rig.run()["who"] == "vitalgrid"
-
-
-@pytest.mark.clause("9.3h")
-def test_a_restored_folder_of_keys_is_told_by_the_list_to_destroy_them_again(tmp_path: Path) -> None:
-    sealer = make_sealer(tmp_path)
-    owner = patient_owner(HOSPITAL, "a" * 32)
-    text = sealer.seal_many([(owner, Spot("t", "c", "r"), NAME)], are_new=True)[0]
-    sealer.data_keys.close()
-    older = (tmp_path / "data_keys.db").read_bytes()
-    sealer.data_keys.destroy([owner.name])
-    sealer.data_keys.close()
-    for path in tmp_path.glob("data_keys.db*"):
-        path.unlink()
-    (tmp_path / "data_keys.db").write_bytes(older)
-    assert sealer.open(Spot("t", "c", "r"), text) == NAME
-    with (tmp_path / DESTROYED).open("ab") as file:
-        file.write(b"patient/torn")  # a crash in the middle of a line
-    assert sealer.data_keys.destroy_listed() == 1
-    assert sealer.data_keys.destroy_listed() == 0
-    assert sealer.data_keys.is_destroyed(owner.name)
-    sealer.data_keys.close()
