@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs
 
 from sqlalchemy import Engine
@@ -29,6 +29,10 @@ from runtime.access_journal import NewAccess
 from runtime.sealing import WRITES, patient_owner
 from runtime.sql.engine import reading
 from runtime.sql.sealed import place_of_write, shut_text
+from runtime.sql.users import called_in_log
+
+if TYPE_CHECKING:  # else in a circle
+    from api.services import Backend
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +52,7 @@ EMERGENCY: Final = frozenset(
 )  # fmt: skip
 _ALARMS: Final = "/alarms"
 _PREFIX: Final = "/api/v1"
+_OF_USER: Final = "/users/{name}"
 MOST_PATIENTS: Final = 500  # in one event
 _CREATED: Final = 201
 _BAD_REQUEST: Final = 400
@@ -168,7 +173,8 @@ async def _note(scope: Scope, message: Message) -> None:
     if asked is None or (asked.action in UNPROTECTED and status < _BAD_REQUEST):
         return
     backend = scope["app"].state.backend
-    access = _access(scope, asked, status, backend.services.region_id, backend.services.clock.now_us())
+    values = await _in_log(scope, backend)
+    access = _access(scope, asked, status, values, backend.services.region_id, backend.services.clock.now_us())
     if asked.reason is not None:
         access = replace(access, reason=await backend.read(_sealed, backend.engine, access, asked.place, asked.reason))
     noted = [NewAccess(one.id, one.at_us, audit_event(one, backend.services.region_id)) for one in _parts(access)]
@@ -183,11 +189,23 @@ async def _note(scope: Scope, message: Message) -> None:
         message["headers"] = [*message["headers"], (b"x-audit", b"spooled")]
 
 
-def _access(scope: Scope, asked: Asked, status: int, region_id: str, now_us: int) -> Access:
+async def _in_log(scope: Scope, backend: Backend) -> dict[str, Any]:
+    """What stands in the path, with the id of a patient's account in the place of its name."""
+    values = dict(scope.get("path_params", {}))
+    if getattr(scope.get("route"), "path", "").removeprefix(_PREFIX).startswith(_OF_USER):
+        try:
+            values["name"] = await backend.read(called_in_log, backend.engine, values["name"])
+        except Unavailable:
+            values["name"] = LEFT_OUT
+    return values
+
+
+def _access(
+    scope: Scope, asked: Asked, status: int, values: Mapping[str, Any], region_id: str, now_us: int
+) -> Access:  # fmt: skip
     caller: Caller = scope[CALLER_KEY]
     client, is_found = scope.get("client"), status < _BAD_REQUEST
     template: str | None = getattr(scope.get("route"), "path", None)
-    values = scope.get("path_params", {})
     return Access(
         id=_new_id(),
         at_us=now_us,
@@ -214,7 +232,7 @@ def _sealed(engine: Engine, access: Access, place: Place | None, reason: str) ->
     owner = WRITES
     if len(access.patients) == 1 and place is not None and place.hospital_id is not None:
         owner = patient_owner(place.hospital_id, access.patients[0])
-    row = {"at_us": access.at_us, "who": access.principal.name, "action": access.action, "target": access.target}
+    row = {"at_us": access.at_us, "who": access.principal.in_log, "action": access.action, "target": access.target}
     try:
         with reading(engine) as connection:
             return shut_text(connection, owner, place_of_write(row, REASON), reason)

@@ -10,8 +10,9 @@ from zoneinfo import ZoneInfo
 
 from api.services import Backend
 from domain.errors import VitalgridError
-from domain.risks import DAY_US, Accesses, Facts, Posture, evaluate
-from runtime.access_counts import count_accesses
+from domain.instants import DAY_US
+from domain.risks import Facts, Posture, evaluate
+from runtime.access_counts import Counted, count_accesses
 from runtime.sql import risk_facts, risks
 from runtime.sql.records import by_platform
 
@@ -37,15 +38,17 @@ async def look_for_risks(backend: Backend) -> int:
     now_us = services.clock.now_us()
     since_us = now_us - _WINDOW_DAYS * DAY_US
     known = await backend.read(risk_facts.known, backend.engine, now_us=now_us, since_us=since_us, days=services.periods.days)
+    counted = await _accesses(backend, since_us)
     facts = Facts(
         now_us, services.posture or Posture(), known.accounts, known.tokens, known.exports, known.last_backup_us,
-        await _accesses(backend, since_us), _WINDOW_DAYS, known.devices, known.overdue, known.notices,
+        counted and counted.accesses, _WINDOW_DAYS, known.devices, known.overdue, known.notices,
+        counted and counted.reached_us,
     )  # fmt: skip
     found, judged = evaluate(facts)
     return await backend.write(risks.bring_in, backend.engine, by_platform("rules", now_us), found, judged)
 
 
-async def _accesses(backend: Backend, since_us: int) -> dict[str, Accesses] | None:
+async def _accesses(backend: Backend, since_us: int) -> Counted | None:
     """None while the log cannot be read: then nothing is said about it, and nothing closed."""
     try:
         return await backend.lanes.codec(count_accesses, backend.services.log.folder, since_us, _local)

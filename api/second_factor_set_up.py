@@ -113,4 +113,4 @@ class SecondFactorSetUp:
         return row
 
     def _author(self, caller: Caller) -> Author:
-        return Author(caller.principal.name, None, self._clock.now_us())
+        return Author(caller.principal.in_log, None, self._clock.now_us())

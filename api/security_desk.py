@@ -58,7 +58,7 @@ class SecurityDesk:
 async def forget_old_events(backend: Backend) -> None:
     """Once an hour, for ever, whether something is noticed or not. Raises what breaks it."""
     while True:
-        gone = await backend.lanes.sql(forget_events, backend.engine, backend.services.clock.now_us() - KEPT_US, MOST)
+        gone = await backend.lanes.sql(forget_events, backend.engine, backend.services.clock.now_us(), KEPT_US, MOST)
         if gone:
             logger.info("old security events were deleted", extra={"events": gone})
         await asyncio.sleep(_FORGET_EVERY_S)

@@ -191,7 +191,7 @@ class Backend:
 
     def author(self, who: Asking) -> Author:
         """Who writes, why and when, for the write log."""
-        return Author(who.caller.principal.name, who.reason, self.services.clock.now_us())
+        return Author(who.caller.principal.in_log, who.reason, self.services.clock.now_us())
 
     async def user_changed(self, user_id: str) -> None:
         """See `user_changed` of this module."""

@@ -146,7 +146,7 @@ class SignIn:
         ):  # counted too when the new password is refused: to estimate it costs work
             user = await self.present(caller, present)
             stored = await self._stored(user, new)
-            author = Author(user["name"], None, self._clock.now_us())
+            author = Author(caller.principal.in_log, None, self._clock.now_us())
             await self._lanes.sql(
                 users.set_password, self._engine, author, user["name"], stored, must_change=False, instead_of=user["password"]
             )

@@ -28,7 +28,7 @@ from api.schemas.readings import DeviceFreshness, Freshness
 from api.selection import ReadingFilter, Selection, freshness_within, search, select_by, select_sums
 from api.shown_readings import of_one_patient, shown_latest, shown_readings, without_doubtful
 from domain.errors import InvalidInput
-from domain.instants import NEVER_US, US_PER_S
+from domain.instants import DAY_US, NEVER_US, US_PER_S
 from domain.messages import FreshnessQuery, LatestQuery
 from domain.permissions import Action
 from domain.quality import SKEWED_US
@@ -37,7 +37,6 @@ from runtime.lake_queries import CHANNEL, merged, summarise
 from runtime.reading_store import Readings
 
 MAX_BUCKETS: Final = 100_000
-DAY_US: Final = 86_400 * US_PER_S
 _LATEST: Final = (
     "hospital", "device_id", "patient_key", "handle", "metric", "instance", "time_us", "value", "unit", "validity", "mode",
     "origin", "marks", "quality", "state", "arrival_us",

@@ -20,7 +20,7 @@ import msgspec
 import polars as pl
 
 from cluster import backup_sources as sources
-from cluster.backup_making import DATA_KEYS, Wish, create
+from cluster.backup_making import DATA_KEYS, Wish, create, keep
 from cluster.backup_restoring import CHANGED, Source, Told, differing, restore
 from cluster.run_target import some_platform
 from cluster.sealing import file_seal
@@ -70,16 +70,19 @@ async def drill(
     settings: Settings, wish: Wish, clock: Clock, told: Told = lambda _what, _bytes: None, *,
     start: bool = False, scratch_database: str | None = None,
 ) -> Verdict:  # fmt: skip
-    """Make a backup, restore it, compare. The backup is kept, what was restored is not. Raises as `create` and `restore`."""
+    """Make a backup, restore it, compare. The backup is kept, what was restored is not. Raises as `create` and `restore`.
+
+    Older backups than are to be kept are deleted once the new one holds.
+    """
     inside = _beside(settings, scratch_database, start=start)
     with _temporary(wish.to) as folder:
-        if wish.keys_to is None:
-            wish = Wish(wish.to, folder / "keys", wish.keep, keys_stay=False)
+        keys_to = wish.keys_to or folder / "keys"
         began_s = time.monotonic()
-        manifest = await create(settings, wish, clock, told)
+        all_stay = Wish(wish.to, keys_to, keys_stay=wish.keys_to is not None)
+        manifest = await create(settings, all_stay, clock, told)
         backed_s = time.monotonic()
         inside = inside.model_copy(update={"data_dir": folder / "restored"})
-        source = Source(wish.to.resolve() / manifest.name, wish.keys_to)
+        source = Source(wish.to.resolve() / manifest.name, keys_to)
         known = signer_of(SoftKeys(settings.keys_dir), settings.region_id).public_keys()
         await restore(inside, source, known, told)
         restored_s = time.monotonic()
@@ -95,7 +98,14 @@ async def drill(
         restore_s=restored_s - backed_s, started_s=started_s,
     )  # fmt: skip
     report_file(wish.to, verdict).write_bytes(msgspec.json.format(msgspec.json.encode(verdict)))
+    keep_after(settings, wish, verdict)
     return verdict
+
+
+def keep_after(settings: Settings, wish: Wish, verdict: Verdict) -> None:
+    """Delete what is not to be kept, unless the drill failed: then an older backup may be the one that holds."""
+    if verdict.holds and wish.keep:
+        keep(settings, wish)
 
 
 def report_file(to: Path, verdict: Verdict) -> Path:

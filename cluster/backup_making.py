@@ -88,11 +88,30 @@ async def create(settings: Settings, wish: Wish, clock: Clock, told: Told = lamb
             kept = stack.enter_context(BackupFolder(wish.keys_to.resolve()).held())
             await asyncio.to_thread(making.keys, kept, manifest)
         folder.finish(unlisted, manifest, signer)
-        gone = folder.keep(wish.keep)
-        if kept is not None:
-            kept.remove(gone)
+        _keep(folder, kept, wish.keep, signer)
     await asyncio.to_thread(_say_made, settings, clock, manifest.name)
     return manifest
+
+
+def keep(settings: Settings, wish: Wish) -> None:
+    """Delete the oldest backups beyond those that are wished for, and their keys. Raises Conflict, KeyMissing."""
+    signer = signer_of(SoftKeys(settings.keys_dir.resolve()), settings.region_id)
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(BackupFolder(wish.to.resolve()).held())
+        kept = None if wish.keys_to is None else stack.enter_context(BackupFolder(wish.keys_to.resolve()).held())
+        _keep(folder, kept, wish.keep, signer)
+
+
+def _keep(folder: BackupFolder, kept: BackupFolder | None, most: int, signer: NoteSigner) -> None:
+    """Keys go by what backups there are, so those go too that one left which was killed, deleted by hand or made without."""
+    gone = folder.keep(most)
+    if kept is None:
+        if gone:
+            logger.warning("backups were deleted; copies of their keys, if any, go with the next one that names their folder")
+        return
+    there = {*folder.names()}
+    of_this = [one.name for one in kept.manifests(signer.public_keys()) if one.backups == str(folder.path)]
+    kept.remove(name for name in of_this if name not in there)
 
 
 def _say_made(settings: Settings, clock: Clock, name: str) -> None:
@@ -237,6 +256,7 @@ class _Making:
         manifest = Manifest(
             kind=KEYS, name=data.name, region_id=data.region_id, shards=data.shards, software=data.software,
             began_us=data.began_us, ended_us=self._clock.now_us(), files=list(copier.files.values()),
+            backups=str(self._folder.path),
         )  # fmt: skip
         kept.finish(unlisted, manifest, self._signer)
 

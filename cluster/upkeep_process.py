@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from functools import partial
+from typing import Final
 
 from cluster.first_start import sealer_of
 from cluster.processes import tell_ready, until_ended
@@ -17,6 +18,7 @@ from runtime.clock import SystemClock
 from runtime.erasure_certificates import certificate_signer
 from runtime.erasure_job import ErasureJob, keep_erasing
 from runtime.lake import Lake
+from runtime.lake_rewriting import SeenFiles
 from runtime.lake_upkeep import LakeUpkeep
 from runtime.log import configure_logging
 from runtime.priority import stay_behind
@@ -24,6 +26,8 @@ from runtime.retention import Periods, expire_lake, keep_rules
 from runtime.settings import Settings
 from runtime.soft_keys import SoftKeys
 from runtime.sql.engine import open_engine
+
+_HOSTS_LAG_S: Final = 5.0  # behind the stream, while they keep up
 
 
 async def main() -> None:
@@ -36,10 +40,11 @@ async def main() -> None:
     engine = open_engine(settings.sql_url, sealer)
     signer = certificate_signer(SoftKeys(settings.keys_dir), settings.audit_origin)
     job = ErasureJob(
-        engine, lake, settings.audit_dir, sealer.data_keys, signer, clock, settings.bus.stream_retention_h
+        engine, lake, settings.audit_dir, sealer.data_keys, signer, clock, settings.bus.stream_retention_h,
+        2 * settings.lake.flush_interval_s + _HOSTS_LAG_S,
     )  # fmt: skip
     rules, periods = settings.retention, Periods.of(settings.retention, settings.lake)
-    by_holds = partial(expire_lake, engine)
+    by_holds = partial(expire_lake, engine, SeenFiles())
     tasks = [
         asyncio.create_task(LakeUpkeep(lake, settings.lake, clock, settings.storage.reserve_bytes, by_holds).run()),
         asyncio.create_task(keep_rules(engine, clock, periods, rules.round_every_s)),

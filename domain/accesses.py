@@ -27,6 +27,7 @@ _ROLES_OF_ENTITIES: Final = f"{_TERMINOLOGY}/object-role"
 _KINDS_OF_ENTITIES: Final = f"{_TERMINOLOGY}/audit-entity-type"
 RECORD, QUERY = "4", "24"  # of object-role: a domain resource, a query
 REASON: Final = "reason"
+DETAIL: Final = "detail"  # of a write: what it says beyond its target, in JSON
 OURS: Final = "urn:vitalgrid:"
 PATIENT: Final = "Patient/"
 PATIENT_KEY: Final = re.compile(r"(?<![0-9a-z])[0-9a-f]{32}(?![0-9a-z])")
@@ -151,7 +152,7 @@ def write_event(row: Mapping[str, Any], site: str) -> bytes:
     kind, sub = next((kinds for begin, kinds in _KINDS_OF_WRITES.items() if action.startswith(begin)), _OTHER_WRITE)
     done = next((letter for letter, ends in _ACTIONS if action.endswith(ends)), "U")
     subtypes = [_coding(f"{OURS}write", action)] + ([] if sub is None else [_coding(_DICOM, sub)])
-    details = [(REASON, row["reason"]), ("detail", None if row["detail"] is None else _encode(row["detail"]).decode())]
+    details = [(REASON, row["reason"]), (DETAIL, None if row["detail"] is None else _encode(row["detail"]).decode())]
     written = {
         "what": {"identifier": {"value": target}},
         "type": _coding(_KINDS_OF_ENTITIES, "2"),
@@ -184,7 +185,7 @@ def _agents(access: Access, site: str) -> list[dict[str, Any]]:
         "type": {"coding": [_coding(f"{_TERMINOLOGY}/v3-ParticipationType", "IRCP")]},
         "who": {
             "identifier": {"system": f"urn:vitalgrid:{access.principal.kind}", "value": access.principal.id},
-            "display": access.principal.name,
+            "display": access.principal.in_log,
         },
         "requestor": True,
     }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
-from domain.accesses import OURS, PATIENT, PATIENT_KEY, QUERY, REASON, RECORD, Outcome
+from domain.accesses import DETAIL, OURS, PATIENT, PATIENT_KEY, QUERY, REASON, RECORD, Outcome
 from domain.errors import InvalidInput
 from domain.instants import parse_rfc3339
 
@@ -66,7 +67,12 @@ class _Read(msgspec.Struct):
     reason: str | None = None
 
 
+class _Certified(msgspec.Struct):
+    certificate: str
+
+
 _decode: Final = msgspec.json.Decoder(_Read).decode
+_decode_certified: Final = msgspec.json.Decoder(_Certified).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +172,16 @@ def is_of_erasure(event: bytes) -> bool:
     return found is not None and found.action.startswith(_OF_ERASURE)
 
 
-def is_certified(event: bytes) -> bool:
-    """Whether a write tells that an erasure is certified."""
+def certificate_in(event: bytes) -> str | None:
+    """The SHA-256 of the certificate that a write names: of one that tells that an erasure is certified."""
     found = said(event)
-    return found is not None and found.action == CERTIFIED
+    if found is None or found.action != CERTIFIED:
+        return None
+    texts = [detail.valueString for entity in _decode(event).entity for detail in entity.detail if detail.type == DETAIL]
+    for text in texts:
+        with contextlib.suppress(msgspec.MsgspecError):
+            return _decode_certified(text).certificate
+    return None
 
 
 @dataclass(frozen=True, slots=True)

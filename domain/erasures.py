@@ -23,6 +23,7 @@ class State(StrEnum):
 
 WAITING: Final = (State.REQUESTED, State.RESTRICTED)
 OPEN: Final = (*WAITING, State.RUNNING)
+AGAIN: Final = "again"  # in the counts of a job of who was erased before, and is there again from an older copy
 
 
 class Step(StrEnum):

@@ -13,11 +13,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from domain.instants import US_PER_S
+from domain.instants import DAY_US
 from domain.thing_models import Criticality
 
 MOST: Final = 100
-DAY_US: Final = 86_400 * US_PER_S
 SILENT_DAYS: Final = 30  # after which a credential that nobody uses is a door that nobody watches
 ENDS_DAYS: Final = 30  # so long before the end of a certificate somebody has to look
 CHANGED_DAYS: Final = 30  # for so long a changed fingerprint is news

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from domain.errors import InvalidInput
 
 US_PER_S = 1_000_000
+DAY_US = 86_400 * US_PER_S
 NEVER_US = -(2**63)  # "has not happened" in an int64 time column
 
 

@@ -19,11 +19,20 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who acts. `id` is for life and never used again; `name` is what people call it. Neither is patient data."""
+    """Who acts. `id` is for life and never used again; `name` is what people call it, and no patient data but of a patient.
+
+    `is_patient`: a patient's own account, whose name may tell who they are.
+    """
 
     kind: Kind
     id: str
-    name: str  # as it stands in the write log
+    name: str
+    is_patient: bool = False
+
+    @property
+    def in_log(self) -> str:
+        """What logs call it: a patient by the id, because what is in clear there stays for ever."""
+        return self.id if self.is_patient else self.name
 
 
 @dataclass(frozen=True, slots=True)

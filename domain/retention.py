@@ -52,6 +52,7 @@ _EQUIPMENT: Final = "equipment records five years beyond the end of service (Reg
 _ACCOUNTS: Final = "names of who did what have to stay understandable as long as the log"
 INPATIENT_DAYS: Final = round(30 * DAYS_OF_YEARS)
 LOG_DAYS: Final = 183
+STREAM_DAYS: Final = 30  # of alarms and of rejects
 
 RULES: Final[Mapping[str, Rule]] = {
     "patients": Rule(End.ERASED, _MEDICAL, "retention.inpatient_days", INPATIENT_DAYS),
@@ -91,8 +92,8 @@ RULES: Final[Mapping[str, Rule]] = {
     ),
     "legal_holds": Rule(End.KEPT, "why something was not deleted has to be told", keeps="while the platform stands"),
     "READINGS": Rule(End.DROPPED, _MINIMAL, keeps="`bus.stream_retention_h`"),
-    "ALARMS": Rule(End.DROPPED, _MINIMAL, keeps="30 days"),
-    "REJECTS": Rule(End.DROPPED, _MINIMAL, keeps="30 days"),
+    "ALARMS": Rule(End.DROPPED, _MINIMAL, keeps=f"{STREAM_DAYS} days"),
+    "REJECTS": Rule(End.DROPPED, _MINIMAL, keeps=f"{STREAM_DAYS} days"),
     "AUDIT": Rule(End.DROPPED, _LOGS, keeps="until the access log has it, and the last 1,000 records"),
     "readings": Rule(End.DELETED, _MINIMAL, "lake.retention_days"),
     # files beside them

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from domain.instants import US_PER_S
+from domain.instants import DAY_US, US_PER_S
 from domain.labels import LABELS
 from domain.permissions import Level
 from domain.principals import ADMINISTRATORS, Role
 
-DAY_US: Final = 86_400 * US_PER_S
 _UNDIVIDED: Final = frozenset({Role.ADMINISTRATOR})
 
 DORMANT_DAYS: Final = 90
@@ -109,7 +108,11 @@ class Overdue:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All that rules look at. `accesses` None: the access log could not be read, and no rule judges by it."""
+    """All that rules look at. `accesses` None: the access log could not be read, and no rule judges by it.
+
+    `accesses_reached_us`: since when they were counted, where those of the whole window were too many. What is found is so;
+    what is not found may be there all the same, so nothing is closed by it.
+    """
 
     now_us: int
     posture: Posture = Posture()
@@ -122,6 +125,14 @@ class Facts:
     devices: Devices = Devices()
     overdue: Overdue = Overdue()
     notices: Mapping[str, int] = field(default_factory=dict)  # security events of devices by kind, within the window
+    accesses_reached_us: int | None = None
+
+    @property
+    def counted_in(self) -> Mapping[str, int]:
+        """For the evidence: the time within which accesses were counted."""
+        if self.accesses_reached_us is None:
+            return {"days": self.window_days}
+        return {"hours": (self.now_us - self.accesses_reached_us) // (3600 * US_PER_S)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +164,7 @@ class Rule:
     kind: str
     owner: Role
     find: Find
+    counts_accesses: bool = False
 
     @property
     def level(self) -> Level:
@@ -160,14 +172,15 @@ class Rule:
 
 
 def evaluate(facts: Facts) -> tuple[list[Found], frozenset[str]]:
-    """What all rules find, and which of them could judge at all."""
+    """What all rules find, and which of them could judge at all: what those do not find is not so any more."""
     found: list[Found] = []
     judged = set()
     for rule in RULES.values():
         findings = rule.find(facts)
         if findings is not None:
-            judged.add(rule.id)
             found += findings
+            if not rule.counts_accesses or facts.accesses_reached_us is None:
+                judged.add(rule.id)
     return found, frozenset(judged)
 
 
@@ -283,11 +296,17 @@ def _by_access(
         if facts.accesses is None:
             return None
         return (
-            Found(rule, _more(count(asked), most), severity, {"count": count(asked), "days": facts.window_days}, who)
+            Found(rule, _more(count(asked), most), severity, {"count": count(asked), **facts.counted_in}, who)
             for who, asked in sorted(facts.accesses.items()) if count(asked) >= most
         )  # fmt: skip
 
     return find
+
+
+def _at_night(facts: Facts) -> Iterator[Found] | None:
+    """Of a part of the window, which may be a night, nothing can be said."""
+    by_night = _by_access("at-night", 3, MANY_AT_NIGHT, _mostly_at_night)
+    return by_night(facts) if facts.accesses_reached_us is None else None
 
 
 def _mostly_at_night(accesses: Accesses) -> int:
@@ -347,16 +366,17 @@ RULES: Final = _rules([
     Rule("bulk-export", "Readings leave the platform in bulk, beyond its permissions and its log",
          "Ask for what; narrow what was given", "readings", Role.PRIVACY_OFFICER, _exports),
     Rule("names-in-bulk", "Somebody sees many patients by name", "Ask why; have names asked for with a reason only",
-         "patients", Role.PRIVACY_OFFICER, _by_access("names-in-bulk", 4, MANY_UNMASKED, lambda one: one.unmasked)),
+         "patients", Role.PRIVACY_OFFICER,
+         _by_access("names-in-bulk", 4, MANY_UNMASKED, lambda one: one.unmasked), counts_accesses=True),
     Rule("many-wards", "Somebody reads records of many wards: more than one place of work",
          "Narrow the grant to the wards of work", "patients", Role.PRIVACY_OFFICER,
-         _by_access("many-wards", 3, MANY_WARDS, lambda one: one.wards)),
+         _by_access("many-wards", 3, MANY_WARDS, lambda one: one.wards), counts_accesses=True),
     Rule("many-patients", "Somebody reads records of very many patients", "Ask why; narrow what was given", "patients",
-         Role.PRIVACY_OFFICER, _by_access("many-patients", 4, MANY_PATIENTS, lambda one: one.patients)),
+         Role.PRIVACY_OFFICER, _by_access("many-patients", 4, MANY_PATIENTS, lambda one: one.patients), counts_accesses=True),
     Rule("at-night", "Somebody reads mostly at night: perhaps outside their shift, perhaps not they",
          "Ask whether it was they; end the session, change the password", "patients", Role.SECURITY_ADMINISTRATOR,
-         _by_access("at-night", 3, MANY_AT_NIGHT, _mostly_at_night)),
+         _at_night, counts_accesses=True),
     Rule("often-refused", "Somebody is refused again and again: a search for what is open",
          "Ask why; end the session; lock the user", "patients", Role.SECURITY_ADMINISTRATOR,
-         _by_access("often-refused", 3, MANY_REFUSED, lambda one: one.refused)),
+         _by_access("often-refused", 3, MANY_REFUSED, lambda one: one.refused), counts_accesses=True),
 ])  # fmt: skip

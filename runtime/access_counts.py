@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from domain.accesses import Outcome
 from domain.audit_reading import Asked, asked
@@ -40,13 +40,21 @@ class _Counting:
     patients: set[str] = field(default_factory=set)
 
 
-def count_accesses(folder: Path, since_us: int, local: Callable[[datetime], datetime]) -> dict[str, Accesses]:
+class Counted(NamedTuple):
+    """`reached_us`: when the oldest event was that was counted, if there were too many; None: all were."""
+
+    accesses: dict[str, Accesses]
+    reached_us: int | None
+
+
+def count_accesses(folder: Path, since_us: int, local: Callable[[datetime], datetime]) -> Counted:
     """By the name of each user, since then; at most the newest MOST_EVENTS events. `local`: a time where they work.
 
     Raises Unavailable, IntegrityViolation.
     """
     counting: defaultdict[str, _Counting] = defaultdict(_Counting)
     before: int | None = None
+    reached_us: int | None = None  # when events were too many
     for _ in range(MOST_EVENTS // _AT_ONCE):
         events = find_events(folder, Wanted(), before=before, limit=_AT_ONCE)  # by their order: a time would be sorted for
         for event in events:
@@ -56,7 +64,9 @@ def count_accesses(folder: Path, since_us: int, local: Callable[[datetime], date
         if len(events) < _AT_ONCE or read_entry(events[-1].entry).at_us < since_us - _LATE_US:
             break
         before = events[-1].at
-    return {who: _settled(counted) for who, counted in counting.items()}
+    else:
+        reached_us = read_entry(events[-1].entry).at_us
+    return Counted({who: _settled(counted) for who, counted in counting.items()}, reached_us)
 
 
 def _counts(one: Asked) -> bool:

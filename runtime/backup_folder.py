@@ -138,7 +138,6 @@ class Copier:
     ) -> None:  # fmt: skip
         self.folder = folder
         self.files: dict[str, FileFacts] = {}
-        self.linked_bytes = 0
         self.told = told
         self._earlier_folder = earlier[0] if earlier else None
         self._earlier: Mapping[str, FileFacts] = {facts.path: facts for facts in earlier[1].files} if earlier else {}
@@ -189,7 +188,6 @@ class Copier:
         except OSError:  # deleted by hand, or a file system without links
             return False
         self.files[path] = earlier
-        self.linked_bytes += earlier.bytes
         self.told(earlier.bytes)
         return True
 

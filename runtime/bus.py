@@ -25,6 +25,7 @@ from nats.js.errors import APIError, BadRequestError, NotFoundError
 
 from domain import errors, subjects
 from domain.errors import Unavailable, VitalgridError
+from domain.retention import STREAM_DAYS
 from runtime.batches import NewMessage, NotAcknowledged, batches_of, publish_batch
 from runtime.bus_access import BusKey
 from runtime.follower import Follower, StreamMessage
@@ -326,7 +327,7 @@ class Bus:
         their oldest; readings and records refuse new ones. Records stay until the log has them, however long that takes,
         and none is ever deleted alone.
         """
-        month_s = 30 * 86_400.0
+        month_s = STREAM_DAYS * 86_400.0
         side_bytes = max(max_stream_bytes // 10, 2**20)
         for name, wanted, max_age_s, max_bytes in (
             (subjects.READINGS_STREAM, subjects.READINGS_SUBJECTS, retention_s, max_stream_bytes),

@@ -140,8 +140,8 @@ class SqlCallers:
 def caller_of_session(session: LiveSession, second_factor: SecondFactorRule) -> Caller:
     """The user of a session, as they call."""
     return Caller(
-        Principal(Kind.USER, session.user_id, session.user_name), session.grants, session.id, _must(session, second_factor),
-        session.factors, session.patient_key, session.treats,
+        Principal(Kind.USER, session.user_id, session.user_name, is_patient=session.patient_key is not None), session.grants,
+        session.id, _must(session, second_factor), session.factors, session.patient_key, session.treats,
     )  # fmt: skip
 
 

@@ -7,12 +7,13 @@ log has: a `Bundle` brings both together with the log's proof, so that who knows
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
+from domain.audit_reading import certificate_in
+from domain.erasures import AGAIN
 from domain.errors import IntegrityViolation, InvalidInput
 from domain.instants import to_rfc3339
 from domain.log_entries import commitment, read_entry
@@ -22,6 +23,8 @@ from runtime.log_verifier import DoesNotHold, verify_proof
 from runtime.note_signing import KeyVerifier, NoteSigner
 
 CERTIFICATE_KEYS: Final[Mapping[str, bytes]] = {"certificate-ed25519": ED25519, "certificate-sm2": SM2}
+_KEPT: Final = "kept as the law wants"
+_KEPT_BEFORE: Final = f"{_KEPT}: until before the erasure that this one repeats, of what an older copy brought back"
 HEAD: Final = "vitalgrid certificate of erasure, version 1"
 _BACKUPS: Final = (
     "names, references, notes and reasons are sealed with the destroyed key in every copy of the database; the key is in no "
@@ -52,7 +55,7 @@ def certificate_text(row: Mapping[str, Any], ended_us: int, until_us: Mapping[st
         HEAD,
         f"patient: {row['patient_key']}",
         f"erasure: {row['id']}, asked for by {_line(row['who'])} at {to_rfc3339(row['requested_us'])}",
-        f"kept as the law wants until: {to_rfc3339(row['retained_until_us'])}",
+        _KEPT_BEFORE if counts.get(AGAIN) else f"{_KEPT} until: {to_rfc3339(row['retained_until_us'])}",
         f"erased: {to_rfc3339(ended_us)}",
         f"keys destroyed: {', '.join(counts.get('keys', ())) or 'none, there was none'}",
         f"business database: {_counted(counts.get('sql', {}))}",
@@ -89,7 +92,7 @@ def verify_bundle(raw: bytes, vkeys: Sequence[str], log_vkeys: Sequence[str]) ->
         note.verified_by(key for key in known if key.public.kind == kind)
     if not note.text.startswith(f"{HEAD}\n"):
         raise IntegrityViolation("this is signed, and no certificate of erasure")
-    if _digest_in(bundle.event) != digest_of(bundle.certificate):
+    if certificate_in(bundle.event) != digest_of(bundle.certificate):
         raise IntegrityViolation("the event of the access log is of another certificate")
     if read_entry(bundle.entry).commitment != commitment(bundle.salt, bundle.event):
         raise IntegrityViolation("the entry of the access log is of another event")
@@ -103,17 +106,6 @@ def verify_bundle(raw: bytes, vkeys: Sequence[str], log_vkeys: Sequence[str]) ->
 def own_vkeys(signer: NoteSigner) -> tuple[str, ...]:
     """Keys that certificates are verified with."""
     return tuple(key.vkey for key in signer.public_keys())
-
-
-def _digest_in(event: bytes) -> str | None:
-    """What the write `patient.erased` says of a certificate."""
-    try:
-        entities = json.loads(event).get("entity", ())
-        details = [detail for entity in entities for detail in entity.get("detail", ()) if detail.get("type") == "detail"]
-        found = [json.loads(detail["valueString"]).get("certificate") for detail in details]
-    except (ValueError, AttributeError, TypeError, KeyError):
-        return None
-    return next((digest for digest in found if isinstance(digest, str)), None)
 
 
 def _counted(counts: Mapping[str, Any]) -> str:

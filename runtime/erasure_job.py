@@ -6,7 +6,6 @@ looks (upkeep); two at once do no harm, for each step finds nothing where anothe
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ from typing import Final
 from sqlalchemy import Engine
 
 from domain.erasures import Step
-from domain.instants import US_PER_S
+from domain.instants import DAY_US, US_PER_S
 from domain.ports import Clock
+from domain.retention import STREAM_DAYS
 from runtime.data_keys import DataKeys
 from runtime.erasure_certificates import certificate_text, digest_of
 from runtime.lake import FILE_RETENTION_H, Lake
@@ -28,16 +28,20 @@ from runtime.sealing import patient_owner
 from runtime.sql import erasure_steps
 from runtime.sql.erasures import begin_next, has_certificates
 from runtime.sql.records import Row
+from runtime.tasks import again_and_again
 
 logger = logging.getLogger(__name__)
 
 _HOUR_US: Final = 3600 * US_PER_S
-_MONTH_H: Final = 30 * 24  # of the streams of alarms and rejects
+UNCOUNTED: Final = "runs that ended before they were counted"  # in the certificate beside rows and files
 
 
 @dataclass(frozen=True, slots=True)
 class ErasureJob:
-    """See module. `stream_retention_h`: of the readings' stream."""
+    """See module. `stream_retention_h`: of the readings' stream.
+
+    `hosts_write_s`: within which hosts that keep up have written what they had in hand when they heard of it.
+    """
 
     engine: Engine
     lake: Lake
@@ -46,11 +50,12 @@ class ErasureJob:
     signer: NoteSigner
     clock: Clock
     stream_retention_h: float
+    hosts_write_s: float
 
     def once(self) -> Row | None:
         """Go on with the job that has begun, or begin the next one, as far as it goes now. The request as it stands then.
 
-        None: nothing is due. It waits for the access log to hear of an erasure, and for readers of the database.
+        None: nothing is due. It waits for the access log and for hosts to hear of an erasure, and for readers of the database.
         """
         row = begin_next(self.engine, self.clock.now_us())
         while row is not None and row["step"] is not None:
@@ -76,14 +81,17 @@ class ErasureJob:
         return erasure_steps.destroy_key(self.engine, row, self.clock.now_us(), kids)
 
     def _leave_lake(self, row: Row) -> Row:
-        return erasure_steps.note_done(self.engine, row, Step.LOG, lake=self._taken_from_lake(row))
+        return self._take_from_lake(row, Step.LOG)
 
-    def _taken_from_lake(self, row: Row) -> dict[str, int]:
-        """Take out what is there now; how many rows of how many files that makes in all."""
+    def _take_from_lake(self, row: Row, following: Step) -> Row:
+        """Take out what is there now, and count it. A run that ends before its mark leaves word that it is not counted."""
+        before = row["counts"].get("lake", {"rows": 0, "files": 0})
+        begun = {**before, UNCOUNTED: before.get(UNCOUNTED, 0) + 1}
+        row = erasure_steps.note_begun(self.engine, row, lake=begun)
         hospital_id, handle = erasure_steps.patient_handle(self.engine, row["patient_key"])
         taken = drop_handle(self.lake, hospital_id, handle)
-        before = row["counts"].get("lake", {"rows": 0, "files": 0})
-        return {"rows": before["rows"] + taken.rows, "files": before["files"] + taken.files}
+        counted = {**before, "rows": before["rows"] + taken.rows, "files": before["files"] + taken.files}
+        return erasure_steps.note_done(self.engine, row, following, lake=counted)
 
     def _empty_log(self, row: Row) -> Row | None:
         found = emptied_of(self.log_folder, row["patient_key"])
@@ -94,9 +102,10 @@ class ErasureJob:
 
     def _settle(self, row: Row) -> Row | None:
         """And once more the lake: hosts may have written what they had in hand before they heard, or a restored stream had."""
-        if not erasure_steps.settle(self.engine):
+        written_us = self.clock.now_us() - round(self.hosts_write_s * US_PER_S)
+        if not erasure_steps.have_hosts_heard(self.engine, row, written_us) or not erasure_steps.settle(self.engine):
             return None
-        return erasure_steps.note_done(self.engine, row, Step.CERTIFY, lake=self._taken_from_lake(row))
+        return self._take_from_lake(row, Step.CERTIFY)
 
     def _certify(self, row: Row) -> Row:
         now_us = self.clock.now_us()
@@ -110,7 +119,7 @@ class ErasureJob:
         return {
             "older versions of the lake": now_us + FILE_RETENTION_H * _HOUR_US,
             "stream of readings": now_us + round(self.stream_retention_h * _HOUR_US),
-            "streams of alarms and rejects": now_us + _MONTH_H * _HOUR_US,
+            "streams of alarms and rejects": now_us + STREAM_DAYS * DAY_US,
             "stream of the access log, its last 1,000 records": None,
             "snapshots of hosts": None,
         }
@@ -118,14 +127,9 @@ class ErasureJob:
 
 async def keep_erasing(job: ErasureJob, every_s: float) -> None:
     """For ever. What fails is logged and tried again."""
-    failure: type[Exception] | None = None
-    while True:
-        try:
-            while (row := await asyncio.to_thread(job.once)) is not None and row["step"] is None:
-                logger.info("a person was erased, and it is certified", extra={"erasure": row["id"]})
-            failure = None
-        except Exception as error:
-            if type(error) is not failure:  # said once, however often it is tried
-                logger.exception("erasure does not go on; it is tried again")
-            failure = type(error)
-        await asyncio.sleep(every_s)
+
+    def all_due() -> None:
+        while (row := job.once()) is not None and row["step"] is None:
+            logger.info("a person was erased, and it is certified", extra={"erasure": row["id"]})
+
+    await again_and_again(all_due, every_s, "erasure does not go on; it is tried again")

@@ -14,6 +14,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from domain.errors import IntegrityViolation
+from domain.instants import DAY_US
 from runtime.keys import KeyGone
 from runtime.lake_files import STORED
 from runtime.lake_folder import LakeFolder
@@ -25,7 +26,6 @@ _ENDS: Final = ("min", "max")
 _BOUNDS: Final = pl.Schema({f"{end}.{name}": STORED[name] for end in _ENDS for name in PRUNING_COLUMNS})
 _KNOWN: Final = ("path", "size_bytes", "rows", "day")
 _EPOCH: Final = date(1970, 1, 1)
-_DAY_US: Final = 86_400_000_000
 _FORGOTTEN: Final = 10_000  # files that are no more, before they are forgotten
 
 
@@ -78,9 +78,9 @@ def _stated(metadata: pq.FileMetaData) -> tuple[Any, ...]:
 
 
 def _anything(day: date) -> tuple[Any, ...]:
-    first_us = (day - _EPOCH).days * _DAY_US
+    first_us = (day - _EPOCH).days * DAY_US
     least: dict[str, Any] = dict.fromkeys(PRUNING_COLUMNS, 0)
     greatest: dict[str, Any] = dict.fromkeys(PRUNING_COLUMNS, 2**31 - 1)
     least |= {"hospital": "", "time_us": first_us}
-    greatest |= {"hospital": "\U0010ffff", "handle": 2**32 - 1, "time_us": first_us + _DAY_US - 1}
+    greatest |= {"hospital": "\U0010ffff", "handle": 2**32 - 1, "time_us": first_us + DAY_US - 1}
     return (*least.values(), *greatest.values())

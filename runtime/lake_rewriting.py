@@ -8,6 +8,7 @@ until a vacuum deletes their files. Clause 9.3h.
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, NamedTuple
 
@@ -33,21 +34,39 @@ class Taken(NamedTuple):
 
 
 def drop_handle(lake: Lake, hospital_id: str, handle: int) -> Taken:
-    """Take out all rows of one handle. A second time it finds nothing. Raises Unavailable when other upkeep is faster."""
+    """Take out the rows of one handle. A second time it finds nothing. Raises Unavailable when other upkeep is faster."""
     theirs = (pl.col("hospital").cast(pl.String) == hospital_id) & (pl.col("handle") == handle)
     rows = files = 0
     for _ in range(_ATTEMPTS):  # again, where other upkeep merged files meanwhile
-        paths = [path for path in _may_hold(lake.state(), hospital_id, handle)["path"] if _count(lake, path, theirs)]
-        if not paths:
+        state = lake.state()
+        dropped = [_drop(lake, path, theirs) for path in _may_hold(state, hospital_id, handle)["path"]]
+        ours = sum(map(bool, dropped))
+        rows, files = rows + sum(dropped), files + ours
+        if lake.state().upkeep == state.upkeep + ours:
             return Taken(rows, files)
-        dropped = [_drop(lake, path, theirs) for path in paths]
-        rows, files = rows + sum(dropped), files + sum(map(bool, dropped))
     raise Unavailable(f"other upkeep of the lake was faster, {_ATTEMPTS} times")
 
 
-def expire_but(lake: Lake, retention_days: int, now_us: int, kept: HeldReadings) -> int:
-    """As `lake_upkeep.expire`, but for what is kept; returns how many rows left."""
-    rows = sum(_drop(lake, path, _but(kept)) for path in _overdue(lake, retention_days, now_us))
+@dataclass(slots=True)
+class SeenFiles:
+    """Files that are over and have nothing but what is kept: read once, and again when other things are kept."""
+
+    kept: HeldReadings | None = None
+    paths: set[str] = field(default_factory=set)
+
+    def unseen(self, paths: list[str], kept: HeldReadings) -> list[str]:
+        """Those of these files that have to be looked at."""
+        self.paths = self.paths.intersection(paths) if kept == self.kept else set()
+        self.kept = kept
+        return [path for path in paths if path not in self.paths]
+
+
+def expire_but(lake: Lake, retention_days: int, now_us: int, kept: HeldReadings, seen: SeenFiles) -> int:
+    """As `lake_upkeep.expire`, but for what is kept; returns how many rows left. `seen`: of the rounds before."""
+    rows = 0
+    for path in seen.unseen(_overdue(lake, retention_days, now_us), kept):
+        rows += _drop(lake, path, _but(kept))
+        seen.paths.add(path)
     if rows:
         logger.info("days past their retention left the lake, but for what is held", extra={"rows": rows})
     return rows
@@ -69,7 +88,7 @@ def _but(kept: HeldReadings) -> pl.Expr:
 
 
 def _drop(lake: Lake, path: str, which: pl.Expr) -> int:
-    """Take rows out of one file; how many there were. None, when other upkeep has taken the file out meanwhile."""
+    """Take rows out of one file; how many there were: none either when other upkeep has taken the file out meanwhile."""
     for _ in range(_ATTEMPTS):
         state = lake.state()
         file = state.files.filter(pl.col("path") == path)

@@ -11,9 +11,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from domain.compiled import Int64s, OutInt32s, OutInt64s, UInt16s, UInt32s, compiled
+from domain.instants import DAY_US
 from runtime.lake_schema import FILE_SCHEMA, ROWS, to_rows
 
-_DAY_US: Final = 86_400_000_000
 _KEY_BITS: Final = 63
 
 
@@ -25,19 +25,19 @@ def to_stored(rows: pa.Table) -> pl.DataFrame:
     first_day, last_day = _days(columns["time_us"])
     order = _order_of_one_day(columns, hospital) if first_day == last_day else None
     if order is None:
-        keys = (columns["time_us"], columns["metric"], columns["handle"], hospital, columns["time_us"] // _DAY_US)
+        keys = (columns["time_us"], columns["metric"], columns["handle"], hospital, columns["time_us"] // DAY_US)
         order = np.lexsort(keys)
     stored = {
         "hospital": pl.Series(hospital.take(order)).cat.to(pl.Enum(hospitals)),
         **{field.name: _stored(columns[field.name], order, field) for field in FILE_SCHEMA if field.name in columns},
     }
-    day = pl.lit(first_day) if first_day == last_day else pl.col("time_us") // _DAY_US
+    day = pl.lit(first_day) if first_day == last_day else pl.col("time_us") // DAY_US
     return pl.DataFrame(stored).with_columns(day=day.cast(pl.Int32).cast(pl.Date))
 
 
 def _days(time_us: NDArray[np.int64]) -> tuple[int, int]:
     """The first and the last day that has a row."""
-    return (int(time_us.min()) // _DAY_US, int(time_us.max()) // _DAY_US) if len(time_us) else (0, 0)
+    return (int(time_us.min()) // DAY_US, int(time_us.max()) // DAY_US) if len(time_us) else (0, 0)
 
 
 def _ranked(hospital: pa.ChunkedArray) -> tuple[list[str], NDArray[np.uint32]]:

@@ -15,12 +15,10 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 import polars as pl
-import pyarrow as pa
 from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError
 from deltalake.transaction import RemoveAction
 
-from domain.errors import IntegrityViolation, VitalgridError
+from domain.errors import IntegrityViolation
 from domain.messages import StorageLevel
 from domain.ports import Clock
 from runtime.clock import SystemClock
@@ -31,6 +29,7 @@ from runtime.lake_rollups import RollupMaker, roll_up_file, sweep
 from runtime.lake_schema import FILE_ORDER
 from runtime.settings import LakeSettings
 from runtime.storage import Place, look_at
+from runtime.tasks import again_and_again
 
 logger = logging.getLogger(__name__)
 
@@ -161,21 +160,13 @@ class LakeUpkeep:
         self._settings = settings
         self._clock = clock
         self._reserve_bytes = reserve_bytes  # merging takes room before it gives any back: commits need it more
-        self._failure: type[Exception] | None = None
         self._vacuum_due_us = 0
 
     async def run(self) -> None:
         """Until cancelled. What fails is logged and tried again the next time."""
-        while True:
-            await asyncio.sleep(self._settings.compaction_interval_s)
-            try:
-                await asyncio.to_thread(self.once)
-            except (VitalgridError, DeltaError, pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
-                if type(error) is not self._failure:  # said once, however often it is tried
-                    logger.exception("upkeep of the lake failed; its readers and writers go on without it")
-                self._failure = type(error)
-            else:
-                self._failure = None
+        every_s = self._settings.compaction_interval_s
+        await asyncio.sleep(every_s)
+        await again_and_again(self.once, every_s, "upkeep of the lake failed; its readers and writers go on without it")
 
     def once(self) -> None:
         """One round, in the calling thread."""

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 
-from domain.audit_reading import concerned, erased_by, is_certified, is_of_erasure
+from domain.audit_reading import certificate_in, concerned, erased_by, is_of_erasure
 from domain.errors import IntegrityViolation
 from domain.log_entries import WRITES, LogRecord, entry_of
 from runtime.small_database import in_our_words, opened, transaction
@@ -47,6 +47,7 @@ PRAGMA secure_delete=ON;
 PATIENT: Final = "patient"
 PRINCIPAL: Final = "principal"
 _AT_ONCE: Final = 1000  # old events that are indexed
+_PATIENCE_MS: Final = 5000  # for those who read while what was emptied is to leave the log beside the file
 _INSERT: Final = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"
 
 
@@ -81,6 +82,7 @@ class LogEvents:
         events = cls(folder, opened(folder / FILE, _SCHEMA + _SCHEMA_OF_ERASED, _what(folder)), make_salt)
         try:
             events._index_old()
+            events._clear_log(patience_ms=0)
         except BaseException:
             events.close()
             raise
@@ -101,9 +103,23 @@ class LogEvents:
             for sequence, record in received:
                 index += self._add(index, sequence, record)
                 emptied += self._empty(index, record)
-        if emptied:  # out of the log beside the file too; while others read it, with the next one
-            self._rows("PRAGMA wal_checkpoint(TRUNCATE)")
+            if emptied:
+                self._connection.execute("PRAGMA user_version=1")
+        self._clear_log(patience_ms=_PATIENCE_MS if emptied else 0)
         return index - before
+
+    def _clear_log(self, *, patience_ms: int) -> None:
+        """Let what was emptied leave the log beside the file too: now, or while others read it, with one of the next records.
+
+        `user_version` is 1 from the emptying until then, whenever this process ends.
+        """
+        if not self._rows("PRAGMA user_version")[0][0]:
+            return
+        self._rows(f"PRAGMA busy_timeout={patience_ms}")
+        is_busy = self._rows("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]
+        self._rows(f"PRAGMA busy_timeout={_PATIENCE_MS}")
+        if not is_busy:
+            self._rows("PRAGMA user_version=0")
 
     def _empty(self, index: int, record: LogRecord) -> int:
         """Take away what events before `index` say of patients that `record` says are erased, or erased before; of how many.
@@ -251,23 +267,31 @@ class Emptied(NamedTuple):
 
 
 def emptied_of(folder: Path, patient_key: str) -> Emptied | None:
-    """None: the log has not heard yet that the patient was erased. For a reader beside the audit process."""
+    """None: the log has not heard yet that the patient was erased, or its file still has what was emptied.
+
+    For a reader beside the audit process.
+    """
     if not (folder / FILE).exists():
         return None
     with in_our_words(_what(folder)), contextlib.closing(_read_only(folder)) as connection:
         if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'erased'").fetchone() is None:
+            return None
+        if connection.execute("PRAGMA user_version").fetchone()[0]:
             return None
         row = connection.execute("SELECT emptied FROM erased WHERE name = ?", (patient_key,)).fetchone()
         kept = "SELECT count(*) FROM concerned JOIN events USING (idx) WHERE kind = ? AND name = ? AND event IS NOT NULL"
         return None if row is None else Emptied(row[0], connection.execute(kept, (PATIENT, patient_key)).fetchone()[0])
 
 
-def certified_by(folder: Path, patient_key: str) -> Event | None:
-    """The newest event that tells of a certificate of the patient's erasure. For a reader beside the audit process."""
+def certified_by(folder: Path, patient_key: str, digest: str) -> Event | None:
+    """The event that names the certificate of the patient's erasure with this SHA-256. For a reader beside the audit process.
+
+    None: the log does not have it yet, though it may have an earlier one, of before a restore.
+    """
     before: int | None = None
     while page := find_events(folder, Wanted(patient=patient_key), before=before, limit=_AT_ONCE):
         for event in page:
-            if event.event is not None and is_certified(event.event):
+            if event.event is not None and certificate_in(event.event) == digest:
                 return event
         before = page[-1].at
     return None

@@ -6,7 +6,6 @@ whose record has been kept as long as the law wants.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,17 +16,18 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from domain.errors import Unavailable
-from domain.instants import US_PER_S
+from domain.instants import DAY_US, US_PER_S
 from domain.ports import Clock
 from domain.retention import RULES
 from runtime.lake import Lake
-from runtime.lake_rewriting import count_overdue, expire_but
+from runtime.lake_rewriting import SeenFiles, count_overdue, expire_but
 from runtime.lake_upkeep import expire, stats
 from runtime.settings import LakeSettings, RetentionSettings
 from runtime.sql.erasures import request_by_rule
 from runtime.sql.holds import kept_readings
 from runtime.sql.records import by_platform
-from runtime.sql.retention import DAY_US, delete_expired, expired, held_of, next_to_expire
+from runtime.sql.retention import delete_expired, expired, held_of, next_to_expire
+from runtime.tasks import again_and_again
 
 logger = logging.getLogger(__name__)
 
@@ -111,24 +111,24 @@ def dry_run(engine: Engine, lake: Lake | None, now_us: int, periods: Periods) ->
     return found | {_LAKE: count_overdue(lake, days, now_us, kept_readings(engine, now_us))}
 
 
-def expire_lake(engine: Engine, lake: Lake, retention_days: int, now_us: int) -> int:
-    """Let whole days leave the lake, but for what a legal hold keeps. Raises Unavailable when nobody knows what is held."""
+def expire_lake(engine: Engine, seen: SeenFiles, lake: Lake, retention_days: int, now_us: int) -> int:
+    """Let whole days leave the lake, but for what a legal hold keeps. Raises Unavailable when nobody knows what is held.
+
+    `seen`: for all rounds of a process the same.
+    """
     try:
         kept = kept_readings(engine, now_us)
     except SQLAlchemyError as error:
         raise Unavailable(f"it is not known what is held, so nothing leaves the lake: {type(error).__name__}") from None
-    return expire(lake, retention_days, now_us) if kept.is_nothing else expire_but(lake, retention_days, now_us, kept)
+    if kept.is_nothing:
+        return expire(lake, retention_days, now_us)
+    return expire_but(lake, retention_days, now_us, kept, seen)
 
 
 async def keep_rules(engine: Engine, clock: Clock, periods: Periods, every_s: float) -> None:
     """For ever. What fails is logged and tried again."""
-    failure: type[Exception] | None = None
-    while True:
-        try:
-            await asyncio.to_thread(run_rules, engine, clock.now_us(), periods)
-            failure = None
-        except Exception as error:
-            if type(error) is not failure:
-                logger.exception("what is past its time is not deleted; it is tried again")
-            failure = type(error)
-        await asyncio.sleep(every_s)
+
+    def run() -> None:
+        run_rules(engine, clock.now_us(), periods)
+
+    await again_and_again(run, every_s, "what is past its time is not deleted; it is tried again")

@@ -1,11 +1,29 @@
-"""Ending tasks for certain."""
+"""Tasks that go on whatever fails, and ending tasks for certain."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Callable
 from typing import Any, Final
 
+logger = logging.getLogger(__name__)
+
 _CANCEL_AGAIN_S: Final = 0.2
+
+
+async def again_and_again(work: Callable[[], object], every_s: float, failed: str) -> None:
+    """Do it in a thread, for ever. What fails is logged as `failed`, one kind of failure once in a row, and tried again."""
+    failure: type[Exception] | None = None
+    while True:
+        try:
+            await asyncio.to_thread(work)
+            failure = None
+        except Exception as error:
+            if type(error) is not failure:
+                logger.exception("%s", failed)
+            failure = type(error)
+        await asyncio.sleep(every_s)
 
 
 async def end(*tasks: asyncio.Task[Any] | None) -> None:

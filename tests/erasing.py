@@ -14,7 +14,7 @@ from domain.log_entries import read_record
 from domain.merkle import inclusion_proof
 from domain.signed_notes import Proof
 from runtime.clock import ManualClock
-from runtime.erasure_certificates import certificate_signer, own_vkeys, verify_bundle
+from runtime.erasure_certificates import certificate_signer, digest_of, own_vkeys, verify_bundle
 from runtime.erasure_job import ErasureJob
 from runtime.lake import Lake, lake_rows
 from runtime.log_events import Received, certified_by, taken_of_stream
@@ -23,11 +23,21 @@ from runtime.log_signing import LogSigner
 from runtime.sealing import Sealer
 from runtime.soft_keys import SoftKeys
 from runtime.sql import erasures
+from runtime.sql.outbox import mark_published, unpublished
 from runtime.sql.records import Row
 from runtime.sql.write_log import mark_told, untold_writes
 from runtime.write_relay import record_of
+from tests.contracts.test_sealed import CANARY
 from tests.lake_samples import sample_batch
-from tests.sql_fixtures import HOSPITAL, NOW_US
+from tests.sql_fixtures import HOSPITAL, NOW_US, later
+
+HOSTS_WRITE_S = 15.0
+LEFT_US = NOW_US + 60_000_000  # the discharge
+WHY = f"as {CANARY} asked"
+
+
+def ask(engine: Engine, key: str, seconds: float = 70, *, retention_us: int = 0, grace_us: int = 0) -> Row:
+    return erasures.request_erasure(engine, later(seconds, reason=WHY), key, retention_us=retention_us, grace_us=grace_us)
 
 
 class Rig:
@@ -43,7 +53,9 @@ class Rig:
         self.signer = certificate_signer(self.keys, "vitalgrid/sz")
         self.log_signer = LogSigner(self.keys, "vitalgrid/sz")
         self.keeper = LogKeeper.open(folder / "audit", self.log_signer, lambda: b"s" * 32)
-        self.job = ErasureJob(engine, self.lake, folder / "audit", sealer.data_keys, self.signer, self.clock, 48.0)
+        self.job = ErasureJob(
+            engine, self.lake, folder / "audit", sealer.data_keys, self.signer, self.clock, 48.0, HOSTS_WRITE_S
+        )
         self.sequence = taken_of_stream(folder / "audit")
 
     def log(self) -> None:
@@ -56,6 +68,16 @@ class Rig:
         if rows:
             mark_told(self.engine, rows[-1]["id"])
 
+    def tell_hosts(self) -> None:
+        """What the outbox has is in the stream."""
+        mark_published(self.engine, [row["id"] for row in unpublished(self.engine, 10_000)], self.clock.now_us())
+
+    def pass_on(self) -> None:
+        """The log and hosts hear of what was done, and hosts write what they have in hand."""
+        self.log()
+        self.tell_hosts()
+        self.clock.advance(seconds=HOSTS_WRITE_S)
+
     def run(self) -> Row:
         """Until the request has ended."""
         for _ in range(20):
@@ -63,17 +85,17 @@ class Rig:
             assert row is not None
             if row["step"] is None:
                 return row
-            self.log()
+            self.pass_on()
         raise AssertionError(f"the job stays at {row['step']}")
 
     def bundle(self, key: str) -> bytes:
         self.log()
-        event = certified_by(self.folder / "audit", key)
+        certificate = erasures.get_erasure(self.engine, key, NOW_US)["certificate"]
+        event = certified_by(self.folder / "audit", key, digest_of(certificate))
         assert event is not None
         assert event.event is not None
         store = self.keeper._store
         proof = Proof(event.at, tuple(inclusion_proof(event.at, store.size, store.tree(store.size).node)), store.note() or b"")
-        certificate = erasures.get_erasure(self.engine, key, NOW_US)["certificate"]
         parts = {"event": event.event, "salt": event.salt, "entry": event.entry, "proof": proof.to_bytes().decode()}
         return msgspec.json.encode({"certificate": certificate, **parts})
 

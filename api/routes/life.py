@@ -20,6 +20,7 @@ from api.times import In, maybe_instant
 from domain.erasures import Held
 from domain.errors import Conflict, InvalidInput, NotFound, Unavailable
 from domain.permissions import Action
+from runtime.erasure_certificates import digest_of
 from runtime.log_events import certified_by
 from runtime.retention import overview
 from runtime.sql import erasures, holds, patients
@@ -48,7 +49,7 @@ async def list_holds(who: HoldList, behind: Behind, paged: Paged, zone: In) -> P
     return paged.page([HoldOut.of(row, zone) for row in found.rows], found.after)
 
 
-@router.post("/holds", status_code=201, responses=problems(NotFound, InvalidInput))
+@router.post("/holds", status_code=201, responses=problems(NotFound, InvalidInput, Conflict))
 async def add_hold(who: HoldAdd, body: HoldIn, behind: Behind, zone: In) -> HoldOut:
     """Hold a patient, a device or a hospital: nothing of it is deleted or erased. Say why, in X-Reason."""
     permitted = who.at(await _to_hold(behind, body))
@@ -108,7 +109,8 @@ async def show_certificate(_who: PatientErase, patient_key: str, behind: Behind)
     row = await behind.read(erasures.get_erasure, behind.engine, patient_key, behind.services.clock.now_us())
     if row["certificate"] is None:
         raise NotFound(f"erasure {row['id']} of patient {patient_key!r} is {row['state']}: nothing is certified")
-    event = await behind.lanes.codec(certified_by, behind.services.log.folder, patient_key)
+    digest = digest_of(row["certificate"])
+    event = await behind.lanes.codec(certified_by, behind.services.log.folder, patient_key, digest)
     if event is None or event.event is None or event.salt is None:
         raise Unavailable("the access log does not have the certificate yet: ask again in some seconds")
     proof = await behind.lanes.codec(entry_proof_of, behind.services.log, event.at)

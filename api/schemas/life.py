@@ -49,6 +49,9 @@ class HoldOut(BaseModel):
     until: str | None
     lifted: str | None
     lifted_by: str | None
+    too_late_for: list[int] = Field(
+        description="When it is added: erasures of the hospital's patients that run already, which it does not stop."
+    )
 
     @classmethod
     def of(cls, row: dict[str, Any], zone: Zone) -> Self:
@@ -58,7 +61,7 @@ class HoldOut(BaseModel):
             "until": zone.maybe(row["until_us"]),
             "lifted": zone.maybe(row["lifted_us"]),
         }
-        return cls(**shown, **times, reason=shown_text(row["reason"]))
+        return cls(**shown, **times, reason=shown_text(row["reason"]), too_late_for=row.get("too_late_for", []))
 
 
 class HoldsErasure(BaseModel):

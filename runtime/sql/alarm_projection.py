@@ -14,8 +14,9 @@ from sqlalchemy import Connection, Engine, bindparam, insert, select, update
 
 from domain.alarms import AlarmEvent, AlarmInput, AlarmState, Phase, next_state
 from runtime.sql.engine import reading, writing
+from runtime.sql.erasures import erased_among
 from runtime.sql.records import Row
-from runtime.sql.sealed_alarms import shut_alarms, shut_events
+from runtime.sql.sealed_alarms import of_nobody, shut_alarms, shut_events
 from runtime.sql.tables import alarm_events, alarms, positions
 
 POSITION: Final = "alarm-desk"
@@ -40,6 +41,7 @@ def apply_alarm_events(engine: Engine, events: Sequence[tuple[int, AlarmEvent]])
         fresh = {event.event_id: (sequence, event) for sequence, event in reversed(events) if event.event_id not in known}
         in_order = sorted(fresh.values(), key=lambda pair: pair[0])
         if in_order:
+            in_order = _without_the_erased(connection, in_order)
             connection.execute(insert(alarm_events), _kept(connection, in_order))
             _project(connection, in_order)
         move_position(connection, POSITION, max(sequence for sequence, _ in events))
@@ -66,6 +68,15 @@ def save_position(engine: Engine, name: str, sequence: int) -> None:
     """As `move_position`, in a transaction of its own."""
     with writing(engine) as connection:
         move_position(connection, name, sequence)
+
+
+def _without_the_erased(connection: Connection, events: Sequence[tuple[int, AlarmEvent]]) -> list[tuple[int, AlarmEvent]]:
+    """Of who is being erased or was the stream may still tell, or tell again: that there was an alarm, and of nobody."""
+    keys = {event.subject.patient_key for _, event in events} - {None}
+    erased = erased_among(connection, sorted(key for key in keys if key is not None))
+    return [
+        (sequence, of_nobody(event) if event.subject.patient_key in erased else event) for sequence, event in events
+    ]  # fmt: skip
 
 
 def _project(connection: Connection, events: Sequence[tuple[int, AlarmEvent]]) -> None:

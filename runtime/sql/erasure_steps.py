@@ -9,7 +9,8 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, delete, func, select, update
+from sqlalchemy import Connection, Engine, delete, func, or_, select, update
+from sqlalchemy.sql.elements import ColumnElement
 
 from domain.erasures import State, Step
 from domain.labels import WITHHELD
@@ -22,6 +23,7 @@ from runtime.sql.records import Row, log_write
 from runtime.sql.tables import alarm_events, alarms, exports, limit_presets, outbox, patients
 
 _CHUNK: Final = 500
+_ERASED: Final = "erased"  # in the place of a patient's key
 
 
 def sever(engine: Engine, row: Row, now_us: int) -> Row:
@@ -57,14 +59,33 @@ def destroy_key(engine: Engine, row: Row, now_us: int, kids: Sequence[int]) -> R
         return _done(connection, row, Step.LAKE, keys=[f"{kid:016x}" for kid in kids] or row["counts"].get("keys", []))
 
 
+def note_begun(engine: Engine, row: Row, **counts: Any) -> Row:
+    """What a step that is done elsewhere leaves behind should it end before it is done."""
+    with writing(engine) as connection:
+        values = {"counts": {**row["counts"], **counts}}
+        change_erasure(connection, row, **values)
+        return row | values
+
+
 def note_done(engine: Engine, row: Row, following: Step, **counts: Any) -> Row:
     """A step that was done elsewhere is behind us."""
     with writing(engine) as connection:
         return _done(connection, row, following, **counts)
 
 
+def have_hosts_heard(engine: Engine, row: Row, before_us: int) -> bool:
+    """Whether what step SEVER told hosts of the person was in their stream before then."""
+    with reading(engine) as connection:
+        is_late = or_(outbox.c.published_us.is_(None), outbox.c.published_us > before_us)
+        late = select(outbox.c.id).where(is_late, _names(connection, row["patient_key"])).limit(1)
+        return connection.execute(late).first() is None
+
+
 def settle(engine: Engine) -> bool:
-    """Step SETTLE: what was overwritten leaves the database's files; False while others read it: try again."""
+    """Step SETTLE: what was overwritten leaves the database's files; False while others read it: try again.
+
+    On PostgreSQL rows that a transaction under way may still see go with a later vacuum of its own.
+    """
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         if engine.dialect.name == "sqlite":
             is_busy, *_ = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
@@ -98,24 +119,35 @@ def _wipe(connection: Connection) -> None:
 
 
 def _forget_exports(connection: Connection, patient: Row) -> int:
-    """Delete what names the patient among what was exported: the files themselves have left the platform."""
-    mine = [
-        row.id
-        for row in connection.execute(select(exports.c.id, exports.c.handles, exports.c.query)).yield_per(_CHUNK)
-        if patient["handle"] in (row.handles or ()) or patient["patient_key"] in json.dumps(row.query)
-    ]
-    for start in range(0, len(mine), _CHUNK):
-        connection.execute(delete(exports).where(exports.c.id.in_(mine[start : start + _CHUNK])))
+    """Take the patient out of what is noted of exports; of how many. The files themselves have left the platform.
+
+    An export of nothing but theirs is forgotten; of others it stays noted that, and by whom.
+    """
+    key, handle = patient["patient_key"], patient["handle"]
+    found = connection.execute(select(exports.c.id, exports.c.handles, exports.c.query)).yield_per(_CHUNK)
+    mine = [row for row in found if handle in (row.handles or ()) or key in json.dumps(row.query)]
+    for row in mine:
+        others = [other for other in row.handles or () if other != handle]
+        this = exports.c.id == row.id
+        if others:
+            query = json.loads(json.dumps(row.query).replace(key, _ERASED))
+            connection.execute(update(exports).where(this).values(handles=others, query=query))
+        else:
+            connection.execute(delete(exports).where(this))
     return len(mine)
 
 
 def _forget_told(connection: Connection, key: str) -> int:
     """Delete what was told to hosts of the patient, and is in their stream."""
-    is_sqlite = connection.dialect.name == "sqlite"
-    names = (func.instr if is_sqlite else func.strpos)(
-        outbox.c.payload if is_sqlite else func.encode(outbox.c.payload, "escape"), key.encode() if is_sqlite else key
-    )
-    return connection.execute(delete(outbox).where(outbox.c.published_us.is_not(None), names > 0)).rowcount
+    told = delete(outbox).where(outbox.c.published_us.is_not(None), _names(connection, key))
+    return connection.execute(told).rowcount
+
+
+def _names(connection: Connection, key: str) -> ColumnElement[bool]:
+    """The condition that a message to hosts is about the patient."""
+    if connection.dialect.name == "sqlite":
+        return func.instr(outbox.c.payload, key.encode()) > 0
+    return func.strpos(func.encode(outbox.c.payload, "escape"), key) > 0
 
 
 def _done(connection: Connection, row: Row, following: Step, **counts: Any) -> Row:

@@ -7,12 +7,13 @@ While a request is open the patient's records are withheld: kept, and within nob
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy import Connection, Engine, insert, or_, select, update
 
 from domain.erasures import OPEN, WAITING, State, Step
-from domain.errors import Conflict, IntegrityViolation, InvalidInput, NotFound
+from domain.errors import Conflict, IntegrityViolation, InvalidInput, NotFound, VitalgridError
 from domain.labels import WITHHELD
 from runtime.keys import KeyGone, KeyMissing
 from runtime.sealing import Place, patient_owner
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 _STATES_WAITING: Final = [state.value for state in WAITING]
 _STATES_OPEN: Final = [state.value for state in OPEN]
+_CHUNK: Final = 500
 
 
 def request_erasure(engine: Engine, author: Author, patient_key: str, *, retention_us: int, grace_us: int) -> Row:
@@ -111,7 +113,8 @@ def begin_next(engine: Engine, now_us: int) -> Row | None:
         for row in [dict(row) for row in connection.execute(due.order_by(erasures.c.id)).mappings()]:
             patient = _patient(connection, row["patient_key"])
             if holds_of_patient(connection, patient, now_us):
-                change_erasure(connection, row, state=State.RESTRICTED.value)
+                if row["state"] != State.RESTRICTED:
+                    change_erasure(connection, row, state=State.RESTRICTED.value)
                 continue
             begun = {"state": State.RUNNING.value, "step": Step.SEVER.value, "begun_us": now_us}
             change_erasure(connection, row, **begun)
@@ -127,30 +130,35 @@ def has_certificates(engine: Engine) -> bool:
 
 
 def request_by_rule(engine: Engine, now_us: int, *, retention_us: int, most: int = 100, is_dry: bool = False) -> int:
-    """Ask for the erasure of persons whose record has been kept as long as the law wants; of how many.
+    """Ask for the erasure of persons whose record has been kept as long as the law wants, of `most` at once; of how many.
 
-    `is_dry`: of how many it would be asked, however many that are.
+    One who came back meanwhile, or whose data key is damaged, holds up nobody else, however many they are. `is_dry`: of how
+    many it would be asked, however many that are.
     """
     with reading(engine) as connection:
         asked = select(erasures.c.patient_key).where(erasures.c.state.in_(_STATES_OPEN))
         over = select(patients.c.patient_key).where(
             patients.c.discharged_us <= now_us - retention_us, patients.c.ref.is_not(None), patients.c.patient_key.not_in(asked)
         )
-        if is_dry:
-            return len(connection.execute(over).all())
-        keys = connection.execute(over.order_by(patients.c.discharged_us).limit(most)).scalars().all()
+        keys = connection.execute(over.order_by(patients.c.discharged_us, patients.c.patient_key)).scalars().all()
+    if is_dry:
+        return len(keys)
     author = Author("vitalgrid", "kept as long as the law wants", now_us)
-    return sum(_is_asked(engine, author, key, retention_us) for key in keys)
-
-
-def _is_asked(engine: Engine, author: Author, key: str, retention_us: int) -> bool:
-    """Ask; one who came back meanwhile, or whose data key is damaged, holds up nobody else."""
-    try:
-        request_erasure(engine, author, key, retention_us=retention_us, grace_us=0)
-    except (Conflict, KeyGone, KeyMissing, IntegrityViolation) as error:
-        logger.error("the erasure of patient %s is not asked for: %s", key, error)
-        return False
-    return True
+    failed: dict[str, VitalgridError] = {}
+    count = 0
+    for key in keys:
+        try:
+            request_erasure(engine, author, key, retention_us=retention_us, grace_us=0)
+        except (Conflict, KeyGone, KeyMissing, IntegrityViolation) as error:
+            failed[key] = error
+        else:
+            count += 1
+            if count == most:
+                break
+    if failed:
+        key, first = next(iter(failed.items()))
+        logger.error("the erasure of %s patients is not asked for; of %s: %s", len(failed), key, first)
+    return count
 
 
 def change_erasure(connection: Connection, row: Row, **values: Any) -> None:
@@ -186,6 +194,17 @@ def _set_level(connection: Connection, patient: Row, level: int | None) -> None:
 
 def _patient(connection: Connection, patient_key: str) -> Row:
     return one(connection, select(patients).where(patients.c.patient_key == patient_key), f"patient {patient_key!r}")
+
+
+def erased_among(connection: Connection, patient_keys: Sequence[str]) -> set[str]:
+    """Those of these patients who were erased, or whose erasure cannot be taken back any more."""
+    running = select(erasures.c.patient_key).where(erasures.c.state == State.RUNNING.value)
+    is_gone = or_(patients.c.ref.is_(None), patients.c.patient_key.in_(running))
+    found: set[str] = set()
+    for start in range(0, len(patient_keys), _CHUNK):
+        some = patients.c.patient_key.in_(patient_keys[start : start + _CHUNK])
+        found |= set(connection.execute(select(patients.c.patient_key).where(some, is_gone)).scalars())
+    return found
 
 
 def newest_erasure(connection: Connection, patient_key: str) -> Row | None:

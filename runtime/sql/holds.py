@@ -1,19 +1,22 @@
-"""Legal holds: a patient, a device or a hospital of which nothing is deleted while the hold stands. Clause 9.3h."""
+"""Legal holds: a patient, a device or a hospital of which nothing is deleted while the hold stands. Clause 9.3h.
+
+But copies on their way, which are elsewhere too: the outbox and the streams.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, and_, insert, or_, select, true, update
+from sqlalchemy import Connection, Engine, Select, and_, insert, or_, select, true, update
 from sqlalchemy.sql.elements import ColumnElement
 
-from domain.erasures import Held, HeldReadings
-from domain.errors import InvalidInput, NotFound
+from domain.erasures import Held, HeldReadings, State
+from domain.errors import Conflict, InvalidInput, NotFound
 from domain.permissions import Reach
 from runtime.sealing import Place, hospital_owner
 from runtime.sql.engine import reading, writing
-from runtime.sql.life_tables import legal_holds
+from runtime.sql.life_tables import erasures, legal_holds
 from runtime.sql.records import Author, Page, Row, check_text, log_write, one, page
 from runtime.sql.sealed import open_texts, shut_text
 from runtime.sql.tables import associations, devices, hospitals, patients
@@ -26,7 +29,9 @@ _CHUNK: Final = 500
 def add_hold(engine: Engine, author: Author, kind: Held, target: str, until_us: int | None) -> Row:
     """Hold a patient (their key), a device (`hospital/device`) or a hospital, until then or until it is lifted.
 
-    Raises NotFound, InvalidInput without a reason or for a time that is over.
+    With `too_late_for`: erasures of the hospital's patients that run already, which a hold on a device or hospital does not
+    stop. Raises NotFound, InvalidInput without a reason or for a time that is over, Conflict for a patient who is being
+    erased or was.
     """
     if author.reason is None:
         raise InvalidInput("a legal hold needs a reason (X-Reason)")
@@ -35,6 +40,7 @@ def add_hold(engine: Engine, author: Author, kind: Held, target: str, until_us: 
         raise InvalidInput("a hold ends in the future, or when it is lifted")
     with writing(engine) as connection:
         hospital_id = hospital_of(connection, kind, target)
+        too_late_for = _running(connection, kind, target, hospital_id)
         row = {
             "kind": kind.value, "target": target, "hospital_id": hospital_id, "who": author.who, "from_us": author.now_us,
             "until_us": until_us, "lifted_us": None, "lifted_by": None,
@@ -42,8 +48,9 @@ def add_hold(engine: Engine, author: Author, kind: Held, target: str, until_us: 
         shut = shut_text(connection, hospital_owner(hospital_id, "holds"), _place(row), author.reason)
         key = connection.execute(insert(legal_holds).values({**row, "reason": shut})).inserted_primary_key
         assert key is not None
-        log_write(connection, author, "hold.add", f"{kind.value} {target}", {"hold": key[0], "until_us": until_us})
-        return {"id": int(key[0]), **row, "reason": author.reason}
+        detail = {"hold": key[0], "until_us": until_us, "too_late_for": too_late_for}
+        log_write(connection, author, "hold.add", f"{kind.value} {target}", detail)
+        return {"id": int(key[0]), **row, "reason": author.reason, "too_late_for": too_late_for}
 
 
 def lift_hold(engine: Engine, author: Author, hold_id: int) -> Row:
@@ -106,6 +113,11 @@ def in_force(now_us: int) -> ColumnElement[bool]:
     return and_(legal_holds.c.lifted_us.is_(None), is_open)
 
 
+def held_hospitals(now_us: int) -> Select[tuple[str]]:
+    """Hospitals of which something is held, as a subquery."""
+    return select(legal_holds.c.hospital_id).where(in_force(now_us))
+
+
 def hospital_of(connection: Connection, kind: Held, target: str) -> str:
     """The hospital of what is to be held. Raises NotFound."""
     if kind is Held.PATIENT:
@@ -119,6 +131,21 @@ def hospital_of(connection: Connection, kind: Held, target: str) -> str:
     if found is None:
         raise NotFound(f"{kind.value} {target!r} is unknown")
     return str(found)
+
+
+def _running(connection: Connection, kind: Held, target: str, hospital_id: str) -> list[int]:
+    """Erasures that go on whatever is held now. Of a device all of its hospital's: who wore it is what goes first."""
+    running = select(erasures.c.id).join(patients, patients.c.patient_key == erasures.c.patient_key)
+    running = running.where(erasures.c.state == State.RUNNING.value)
+    if kind is not Held.PATIENT:
+        of_hospital = running.where(patients.c.hospital_id == hospital_id).order_by(erasures.c.id)
+        return [int(number) for number in connection.execute(of_hospital).scalars()]
+    if connection.execute(running.where(patients.c.patient_key == target)).first() is not None:
+        raise Conflict(f"patient {target!r} is being erased: nothing can be held of them any more")
+    gone = select(patients.c.patient_key).where(patients.c.patient_key == target, patients.c.ref.is_(None))
+    if connection.execute(gone).first() is not None:
+        raise Conflict(f"the data of patient {target!r} were erased: there is nothing to hold")
+    return []
 
 
 def _handles_of_patients(connection: Connection, keys: Collection[str]) -> frozenset[int]:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, insert, inspect, or_, select, update
 
-from domain.erasures import OPEN, State, Step
+from domain.erasures import AGAIN, OPEN, State, Step
 from domain.labels import WITHHELD
 from runtime.sealing import PATIENT_OWNER
 from runtime.sql.engine import reading, writing
@@ -63,7 +63,9 @@ def _begin_again(engine: Engine, author: Author, key: str) -> bool:
         patient, row = get_patient_row(connection, key), newest_erasure(connection, key)
         if row is not None and row["state"] == State.RUNNING:
             return False
-        begun = {"state": State.RUNNING.value, "step": Step.SEVER.value, "begun_us": author.now_us}
+        begun = {
+            "state": State.RUNNING.value, "step": Step.SEVER.value, "begun_us": author.now_us, "counts": {AGAIN: True},
+        }  # fmt: skip
         if row is not None and row["state"] in OPEN:
             change_erasure(connection, row, **begun)
             row |= begun

@@ -6,17 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, Table, delete, func, select
+from sqlalchemy import Connection, Engine, Table, delete, exists, func, select
 from sqlalchemy.sql.elements import ColumnElement
 
-from domain.erasures import Held
+from domain.instants import DAY_US
 from runtime.sql.engine import reading, writing
-from runtime.sql.holds import in_force
+from runtime.sql.holds import held_hospitals, in_force
 from runtime.sql.life_tables import legal_holds
 from runtime.sql.records import Author, Row, log_write
 from runtime.sql.tables import exports, hand_overs, maintenance_windows, metadata, outbox, patients, reject_actions
 
-DAY_US: Final = 86_400_000_000
 _AT_ONCE: Final = 5_000  # rows of one transaction, so that other writers do not wait for long
 
 
@@ -48,7 +47,8 @@ _OLDEST: Final = (
 def delete_expired(engine: Engine, author: Author, days: Mapping[str, float]) -> dict[str, int]:
     """Delete what is past its time, a table after the other; how many rows of each. A run that deletes is in the write log.
 
-    `days`: by setting. While a hold stands on a hospital or a device, its maintenance windows stay.
+    `days`: by setting. While a hold stands, on whatever it is, maintenance windows of its hospital stay, and all that is noted
+    of exports and rejects. The outbox has copies on their way, which no hold keeps.
     """
     return {name: count for name, what in EXPIRING.items() if (count := _delete(engine, author, name, what, days))}
 
@@ -99,12 +99,9 @@ def _is_over(what: Expiring, now_us: int, days: Mapping[str, float]) -> ColumnEl
     is_over: ColumnElement[bool] = what.time < now_us - round(days[what.setting] * DAY_US)
     if what.table is outbox:  # by this row it is known that a hand-over was told
         return is_over & outbox.c.id.not_in(select(hand_overs.c.outbox_id).where(hand_overs.c.settled_us.is_(None)))
-    if what.table is not maintenance_windows:
-        return is_over
-    held = select(legal_holds.c.hospital_id).where(
-        in_force(now_us), legal_holds.c.kind.in_([Held.HOSPITAL.value, Held.DEVICE.value])
-    )
-    return is_over & maintenance_windows.c.hospital_id.not_in(held)
+    if what.table is maintenance_windows:
+        return is_over & maintenance_windows.c.hospital_id.not_in(held_hospitals(now_us))
+    return is_over & ~exists(select(legal_holds.c.id).where(in_force(now_us)))  # an export may be of several hospitals
 
 
 def _held(connection: Connection, table: Table) -> Row:

@@ -9,7 +9,8 @@ from sqlalchemy import Connection, Engine, FromClause, func, or_, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from domain.erasures import State
-from domain.risks import DAY_US, LONG_ISOLATED_DAYS, OVERDUE_DAYS, Account, Devices, Overdue, Token
+from domain.instants import DAY_US
+from domain.risks import LONG_ISOLATED_DAYS, OVERDUE_DAYS, Account, Devices, Overdue, Token
 from runtime.sql.credential_tables import device_certificates
 from runtime.sql.devices import RETIRED
 from runtime.sql.engine import reading

@@ -6,7 +6,8 @@
 | alarm_events | content | text, value, limit and the values of inputs, in the place of the text | event id |
 
 Under the patient's data key, or the hospital's where no patient is known: erasure makes them unreadable, in every copy of
-the database. Rule, priority, metric, place and times stay in clear: lists filter by them, and an alarm is told without keys.
+the database. Of who was erased nothing is sealed for anybody else: what comes late says `ERASED`. Rule, priority, metric,
+place and times stay in clear: lists filter by them, and an alarm is told without keys.
 What is older than sealing stays as it was: the database refuses changes of what was notified.
 
 An alarm is never held up by a key. Where none is at hand it is kept without its values, and says so; who looks at the live
@@ -85,6 +86,12 @@ def open_events(connection: Connection, contents: Sequence[bytes]) -> list[Alarm
     return [event if said is None else _with_values(event, said) for event, said in zip(events, texts, strict=True)]
 
 
+def of_nobody(event: AlarmEvent) -> AlarmEvent:
+    """A notification without the patient and what it said of them."""
+    subject = msgspec.structs.replace(event.subject, patient_key=None)
+    return msgspec.structs.replace(_without_values(event, ERASED), subject=subject)
+
+
 def _shut(connection: Connection, chosen: Sequence[_Sealed]) -> list[str | None]:
     """Each as it is written; None where this installation does not seal, and what is said stays in clear."""
     sealer: Sealer | None = connection.get_execution_options().get(SEALER)
@@ -101,11 +108,13 @@ def _shut(connection: Connection, chosen: Sequence[_Sealed]) -> list[str | None]
 
 
 def _shut_one(sealer: Sealer, place: Place, owners: Sequence[Owner], text: str) -> str:
-    """Under the first of the owners who has a key."""
+    """Under the first of the owners who has a key. Where that was destroyed it is said to nobody any more."""
     for owner in owners:
         try:
             return sealer.seal(owner, place, text)
-        except (KeyGone, IntegrityViolation, Unavailable) as error:
+        except KeyGone:
+            return ERASED
+        except (IntegrityViolation, Unavailable) as error:
             logger.warning("what an alarm says is not sealed for %s: %s", owner.name, error)
     return WITHHELD
 
@@ -137,7 +146,7 @@ def _with_values(event: AlarmEvent, said: _Said) -> AlarmEvent:
 
 
 def _owners(hospital_id: str, patient_key: str | None) -> tuple[Owner, ...]:
-    """Whose key is to seal it, the hospital's where the patient's was destroyed or is away."""
+    """Whose key is to seal it, the hospital's where the patient's is away."""
     of_hospital = hospital_owner(hospital_id, "alarms")
     return (of_hospital,) if patient_key is None else (patient_owner(hospital_id, patient_key), of_hospital)
 

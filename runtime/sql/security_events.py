@@ -16,6 +16,7 @@ from domain.messages import SecurityNotice
 from domain.permissions import Reach
 from runtime.sql.alarm_projection import move_position
 from runtime.sql.engine import reading, writing
+from runtime.sql.holds import held_hospitals
 from runtime.sql.records import Page, page
 from runtime.sql.security_tables import DETAIL_CHARS, security_events
 from runtime.sql.tables import devices
@@ -74,13 +75,17 @@ def list_events(engine: Engine, wanted: EventFilter, *, reach: Reach, limit: int
         return page(connection, query, keys, limit=limit, after=after, descending=True)
 
 
-def forget_events(engine: Engine, before_us: int, most: int) -> int:
-    """Delete events older than `before_us`, and the oldest beyond `most`; returns how many went."""
+def forget_events(engine: Engine, now_us: int, kept_us: int, most: int) -> int:
+    """Delete events older than `kept_us`, and the oldest beyond `most`; returns how many went.
+
+    Those of hospitals of which something is held stay.
+    """
+    may_go = security_events.c.hospital_id.not_in(held_hospitals(now_us))
     with writing(engine) as connection:
-        gone = connection.execute(delete(security_events).where(security_events.c.at_us < before_us)).rowcount
+        gone = connection.execute(delete(security_events).where(security_events.c.at_us < now_us - kept_us, may_go)).rowcount
         too_many = connection.execute(select(func.count()).select_from(security_events)).scalar_one() - most
         if too_many > 0:
-            oldest = select(security_events.c.id).order_by(security_events.c.id).limit(too_many)
+            oldest = select(security_events.c.id).where(may_go).order_by(security_events.c.id).limit(too_many)
             gone += connection.execute(delete(security_events).where(security_events.c.id.in_(oldest))).rowcount
     return int(gone)
 

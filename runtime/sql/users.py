@@ -86,6 +86,12 @@ def get_user(engine: Engine, name: str, *, now_us: int) -> Row:
         return _with_roles(connection, [_shown(connection, name)], now_us)[0]
 
 
+def called_in_log(engine: Engine, name: str) -> str:
+    """What logs call who has this name, also where nobody has it."""
+    with reading(engine) as connection:
+        return user_in_log(connection, name)
+
+
 def list_users(
     engine: Engine, *, reach: Reach, region_id: str, now_us: int, limit: int, after: tuple[Any, ...] | None = None
 ) -> Page:
@@ -102,7 +108,8 @@ def as_caller(engine: Engine, name: str, *, now_us: int) -> Caller:
         columns = (users.c.id, users.c.name, users.c.patient_key)
         row = one(connection, select(*columns).where(users.c.name == name), f"user {name!r}")
         return Caller(
-            Principal(Kind.USER, row["id"], row["name"]), grants_of(connection, row["id"], now_us=now_us),
+            Principal(Kind.USER, row["id"], row["name"], is_patient=row["patient_key"] is not None),
+            grants_of(connection, row["id"], now_us=now_us),
             factors=frozenset({Factor.PASSWORD}), patient_key=row["patient_key"],
             treats=treated_by(connection, row["id"], now_us=now_us),
         )  # fmt: skip

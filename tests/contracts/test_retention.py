@@ -59,9 +59,17 @@ def test_each_row_goes_when_its_time_is_over_and_the_run_is_written(engine: Engi
 
 
 @pytest.mark.usefixtures("filled")
-def test_windows_of_a_held_hospital_stay(engine: Engine) -> None:
-    holds.add_hold(engine, later(0), Held.HOSPITAL, HOSPITAL, None)
-    assert run_rules(engine, NOW_US + 150 * DAY_US, PERIODS)["maintenance_windows"] == 1
+@pytest.mark.parametrize("kind", list(Held))
+def test_while_something_is_held_nothing_of_its_hospital_goes_but_copies_on_their_way(
+    engine: Engine, hospital: SmallHospital, kind: Held
+) -> None:
+    held = {Held.PATIENT: hospital.patient["patient_key"], Held.DEVICE: f"{HOSPITAL}/mon-7", Held.HOSPITAL: HOSPITAL}[kind]
+    hold = holds.add_hold(engine, later(0), kind, held, None)
+    assert run_rules(engine, NOW_US + 400 * DAY_US, PERIODS) == {"maintenance_windows": 1, "outbox": 2}  # of another hospital
+    holds.lift_hold(engine, later(0), hold["id"])
+    assert run_rules(engine, NOW_US + 400 * DAY_US, PERIODS) == {
+        "exports": 2, "reject_actions": 2, "maintenance_windows": 1,
+    }  # fmt: skip
 
 
 @pytest.mark.usefixtures("filled")

@@ -6,7 +6,8 @@ import pytest
 from sqlalchemy import Engine, insert, update
 
 from domain.erasures import State, Step
-from domain.risks import DAY_US, Devices, Overdue
+from domain.instants import DAY_US
+from domain.risks import Devices, Overdue
 from runtime.retention import Periods
 from runtime.settings import LakeSettings, RetentionSettings
 from runtime.sql import isolations, patients

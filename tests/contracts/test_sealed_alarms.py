@@ -112,7 +112,20 @@ def test_an_erased_patients_alarms_say_nothing_any_more(sealing: Engine, hospita
     assert (event.text, event.value, [one.value for one in event.inputs]) == (ERASED, None, [None, None])
     assert alarms.get_alarm(sealing, "a2")["value"] == VALUE  # of no patient
     alarms.apply_alarm_events(sealing, [(3, said("a3", key))])  # under way while the key was destroyed
-    assert alarms.get_alarm(sealing, "a3")["value"] == VALUE
+    late = alarms.get_alarm(sealing, "a3")
+    assert (late["text"], late["value"], late["limit_value"], late["patient_key"]) == (ERASED, None, None, None)
+    assert [(one.text, one.value) for one in alarms.events_of(sealing, "a3")] == [(ERASED, None)]
+    assert values_in(stored(sealing)) == []
+
+
+@pytest.mark.clause("9.3h")
+def test_a_destroyed_key_has_no_other_in_its_place(sealing: Engine, hospital: SmallHospital) -> None:
+    """As in a restored database that does not know of the erasure yet."""
+    key = admit(sealing)
+    sealing.get_execution_options()["sealer"].data_keys.destroy([f"patient/{key}"])
+    alarms.apply_alarm_events(sealing, [(1, said("a1", key)), (2, said("a2", None))])
+    assert [alarms.get_alarm(sealing, one)["text"] for one in ("a1", "a2")] == [ERASED, said("a2", None).text]
+    assert alarms.events_of(sealing, "a1")[0].text == ERASED
     assert values_in(stored(sealing)) == []
 
 

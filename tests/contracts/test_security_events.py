@@ -5,14 +5,16 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import Engine
 
+from domain.erasures import Held
 from domain.messages import SecurityKind, SecurityNotice
 from domain.permissions import Level, Reach
 from domain.principals import Place
+from runtime.sql import holds
 from runtime.sql.alarm_projection import position_of
 from runtime.sql.devices import NewDevice, register_device
 from runtime.sql.engine import writing
 from runtime.sql.security_events import POSITION, EventFilter, forget_events, keep_notices, list_events, note_event
-from tests.sql_fixtures import ADA, ALL, HOSPITAL, NOW_US, add_hospital
+from tests.sql_fixtures import ADA, ALL, HOSPITAL, NOW_US, add_hospital, later
 
 ANY = EventFilter()
 
@@ -70,6 +72,10 @@ def test_only_events_of_ones_own_place_are_seen(engine: Engine) -> None:
 
 def test_old_ones_go_and_the_oldest_where_there_are_too_many(engine: Engine) -> None:
     keep_notices(engine, [(number, notice(number)) for number in range(1, 8)], 7)
-    assert forget_events(engine, NOW_US + 3, 10) == 2
-    assert forget_events(engine, 0, 3) == 2
+    add_hospital(engine, HOSPITAL)
+    hold = holds.add_hold(engine, later(0), Held.HOSPITAL, HOSPITAL, None)
+    assert forget_events(engine, NOW_US + 3, 0, 3) == 0
+    holds.lift_hold(engine, later(0), hold["id"])
+    assert forget_events(engine, NOW_US + 3, 0, 10) == 2
+    assert forget_events(engine, NOW_US, NOW_US, 3) == 2
     assert found(engine) == [7, 6, 5]

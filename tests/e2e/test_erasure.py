@@ -21,7 +21,7 @@ NAME, REF, WHY, NOTE = "Canary王小芳", "MRN-canary-77", "canary asked by lett
 TEMPERATURE: Final = 38.123456789
 SETTINGS: Final = {
     "HOSTS__COUNT": "1", "SHARDS": "1", "RETENTION__INPATIENT_DAYS": "0", "RETENTION__ERASURE_GRACE_S": "0",
-    "RETENTION__LOOK_EVERY_S": "0.3",
+    "RETENTION__LOOK_EVERY_S": "0.3", "LAKE__FLUSH_INTERVAL_S": "1",
 }  # fmt: skip
 
 

@@ -17,8 +17,8 @@ import pytest
 from sqlalchemy import select, update
 
 from cluster import backup_sources
-from cluster.backup_drill import drill
-from cluster.backup_making import Wish, create
+from cluster.backup_drill import Verdict, drill, keep_after
+from cluster.backup_making import Wish, create, keep
 from cluster.backup_restoring import Source, keys_in, restore, verify
 from cluster.backup_sources import server_on
 from cluster.first_start import prepare_database, sealer_of
@@ -251,7 +251,9 @@ async def test_who_was_erased_is_erased_again_from_a_restored_older_backup_with_
     with contextlib.closing(rig.keeper):
         assert rig.run()["state"] == "erased"
         assert rig.job.once() is None
-        assert f"patient: {patient['patient_key']}\n" in rig.verify(rig.bundle(patient["patient_key"]))
+        certified = rig.verify(rig.bundle(patient["patient_key"]))
+        assert f"patient: {patient['patient_key']}\n" in certified
+        assert "kept as the law wants: until before the erasure that this one repeats" in certified
     assert own_rows(again, patient["handle"]) == 0
     assert len(again.lake().read(ReadingQuery())) == ROWS
     assert f"patient: {patient['patient_key']}\n" in verify_bundle(bundle, *vkeys)
@@ -294,9 +296,19 @@ async def test_what_never_changes_is_linked_and_not_copied_again(installation, w
     verify(source(wish, third), keys_in(source(wish, third)))
 
 
-async def test_so_many_are_kept_and_their_keys_with_them(installation, wish):
+async def test_so_many_are_kept_and_keys_of_those_alone(installation, wish, tmp_path):
     names = [(await made(installation, replace(wish, keep=2))).name for _ in range(4)]
     assert BackupFolder(wish.to).names() == BackupFolder(wish.keys_to).names() == names[2:]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (wish.to / names[2]).rename(elsewhere / names[2])  # by hand
+    keep(installation.settings, replace(wish, to=elsewhere))
+    assert BackupFolder(wish.keys_to).names() == names[2:]  # keys of backups in another folder are not its own
+    verdict = Verdict(backup=names[3], holds=False, checks=[], backup_bytes=0, backup_s=0, loss_s=0, restore_s=0)
+    keep_after(installation.settings, replace(wish, keep=1), verdict)
+    assert BackupFolder(wish.keys_to).names() == names[2:]
+    keep_after(installation.settings, replace(wish, keep=1), msgspec.structs.replace(verdict, holds=True))
+    assert BackupFolder(wish.to).names() == BackupFolder(wish.keys_to).names() == names[3:]
 
 
 async def test_keys_beside_what_they_seal_and_backups_inside_the_platform_are_refused(installation, tmp_path):

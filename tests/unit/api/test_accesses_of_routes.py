@@ -29,6 +29,7 @@ from runtime.sql.engine import reading
 from runtime.sql.patients import NewPatient, admit_patient
 from runtime.sql.places import create_hospital, create_ward
 from runtime.sql.sealed import reason_shown, sealer_of
+from runtime.sql.users import as_caller, create_user
 from tests.callers import ADMINISTRATOR, NOBODY, TOKEN, TOKEN_OF_NOBODY, KnownCallers
 from tests.sql_fixtures import ADA
 from tests.unit.api.conftest import NoBus, client_of, services_of
@@ -127,6 +128,19 @@ async def test_the_patient_whose_record_was_read_is_named_by_key_and_never_by_na
         assert NAME.split()[1].encode() not in access.event
         event: dict[str, Any] = msgspec.json.decode(access.event)
         assert {"reference": f"Patient/{asked.patient_key}"} in [entity.get("what") for entity in event["entity"]]
+
+
+@pytest.mark.clause("9.3a", "9.3e")
+async def test_a_patients_own_account_is_noted_by_its_id_whoever_asks(asked: Asked, engine: Engine) -> None:
+    create_user(engine, ADA, "ouyang.canary", "x", patient_key=asked.patient_key)
+    patient = asked.callers["a-token-of-a-patient"] = as_caller(engine, "ouyang.canary", now_us=ADA.now_us)
+    for method, path, token in (
+        ("GET", "/api/v1/patients/{patient_key}", "a-token-of-a-patient"), ("GET", "/api/v1/users/ouyang.canary", TOKEN),
+        ("POST", "/api/v1/users/ouyang.canary/unlock", TOKEN), ("GET", "/api/v1/users/ouyang.canary", TOKEN_OF_NOBODY),
+    ):  # fmt: skip
+        _, (access,) = await asked.ask(method, path, token)
+        assert b"ouyang" not in access.event
+        assert (patient.principal.id.encode() in access.event) == (token != TOKEN_OF_NOBODY)
 
 
 @pytest.mark.clause("9.3e")

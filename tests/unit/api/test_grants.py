@@ -162,3 +162,7 @@ async def test_patients_have_an_account_that_reaches_themselves(house: House, wa
     assert await get(house, token, f"/api/v1/patients/{wards[1].patient_key}") == (404, "not-found")
     assert await get(house, token, f"/api/v1/alarms?patient={own}") == (200, "")
     assert await get(house, token, "/api/v1/alarms?hospital=sz.h001") == (200, "")  # with their own in it
+    async with house.client(token) as client:
+        body = {"present": PASSWORD, "new": "another long way to say 7"}
+        assert (await client.post("/api/v1/me/password", json=body)).status_code == 200
+    assert "wang.fang" not in str(access.list_writes(house.engine, limit=99).rows)

@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 
 from api.inventory import is_within, newest_firmware, version_of
 from api.paging import encode_cursor
-from domain.exposure import DAY_US
+from domain.instants import DAY_US
 from domain.labels import label_of
 from domain.permissions import Level, Located, Reach
 from domain.principals import Place

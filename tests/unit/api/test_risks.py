@@ -14,10 +14,11 @@ from sqlalchemy import Engine, insert
 from api.app import create_app
 from api.risk_watch import look_for_risks
 from domain.accesses import Access, Interaction, audit_event
+from domain.instants import DAY_US
 from domain.log_entries import LogRecord
 from domain.permissions import Action, View
 from domain.principals import Kind, Principal
-from domain.risks import DAY_US, Posture
+from domain.risks import Posture
 from runtime import access_counts
 from runtime.clock import ManualClock
 from runtime.log_events import Received
@@ -173,6 +174,25 @@ async def test_what_people_read_is_counted_from_the_log_and_shows_no_patient(
     assert risks["many-wards|li.na"]["evidence"]["count"] == 6
     assert risks["often-refused|li.na"]["evidence"]["count"] == 60
     assert PATIENT not in str(risks)
+
+
+async def test_accesses_that_are_too_many_to_count_close_nothing(
+    client: httpx.AsyncClient, clock: ManualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await test_what_people_read_is_counted_from_the_log_and_shows_no_patient(client, clock, tmp_path, monkeypatch)
+    monkeypatch.setattr(access_counts, "MOST_EVENTS", 300)  # the newest tell of devices
+    risks = await found(client)
+    assert (risks["many-wards|li.na"]["state"], risks["often-refused|li.na"]["state"]) == ("open", "open")
+
+
+async def test_patients_are_in_the_register_by_the_id_of_their_account(
+    client: httpx.AsyncClient, clock: ManualClock, tmp_path: Path
+) -> None:
+    keeper = LogKeeper.open(tmp_path / "audit", LogSigner(SoftKeys(tmp_path / "log-keys"), "test"), lambda: bytes(32))
+    patient = Principal(Kind.USER, "u-9", "ouyang.canary", is_patient=True)
+    keeper.take([accessed(number, clock.now_us(), status=403, principal=patient) for number in range(60)])
+    keeper.close()
+    assert {key for key in await found(client) if key.startswith("often-refused")} == {"often-refused|u-9"}
 
 
 async def test_a_log_that_cannot_be_read_closes_nothing(client: httpx.AsyncClient, clock: ManualClock, tmp_path: Path) -> None:

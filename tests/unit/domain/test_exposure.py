@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from domain.exposure import BY_CODE, DAY_US, FINDINGS, MOST, UNKNOWN, Facts, bit_of, findings_of, judge
+from domain.exposure import BY_CODE, FINDINGS, MOST, UNKNOWN, Facts, bit_of, findings_of, judge
+from domain.instants import DAY_US
 from domain.thing_models import Criticality
 
 pytestmark = pytest.mark.clause("8.4a")

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from domain.instants import DAY_US
 from domain.labels import LABELS
 from domain.principals import Role
-from domain.risks import DAY_US, RULES, Accesses, Account, Devices, Facts, Overdue, Posture, Token, evaluate
+from domain.risks import RULES, Accesses, Account, Devices, Facts, Overdue, Posture, Token, evaluate
 
 NOW_US = 2_000_000_000_000_000
 SAFE = Posture(speaks_plain=False, seals_files=True, keys_lie_beside=False, outside_witnesses=1)
@@ -70,6 +71,13 @@ def test_what_is_not_known_is_judged_by_no_rule():
     of_posture = {"plain-links", "files-in-clear", "keys-beside-data", "log-unwitnessed"}
     of_accesses = {"names-in-bulk", "many-wards", "many-patients", "at-night", "often-refused"}
     assert judged == set(RULES) - of_posture - of_accesses
+
+
+def test_of_a_part_of_the_window_what_is_found_is_so_and_nothing_is_over():
+    many = {"li": Accesses(asked=300, at_night=300, patients=600)}
+    found, judged = evaluate(replace(CALM, accesses=many, accesses_reached_us=NOW_US - DAY_US // 2))
+    assert [(one.key, one.evidence) for one in found] == [("many-patients|li", {"count": 600, "hours": 12})]
+    assert judged == {rule.id for rule in RULES.values() if not rule.counts_accesses}
 
 
 def test_no_backup_at_all_is_likelier_to_hurt_than_an_old_one():

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from domain.errors import IntegrityViolation, Unavailable
-from runtime.data_keys import WRAPPED_BY, DataKeys, Owner
+from runtime.data_keys import DESTROYED, WRAPPED_BY, DataKeys, Owner
 from runtime.keys import KeyGone, KeyMissing, KeyProvider, make_missing
-from runtime.sealing import SEALING_KEYS
+from runtime.sealing import SEALING_KEYS, Place, patient_owner
 from runtime.soft_keys import SoftKeys
+from tests.sql_fixtures import make_sealer
 from tests.waiting import until
 
 WANG, LI = Owner("patient/wang", "hospital/h1/patients"), Owner("patient/li", "hospital/h1/patients")
@@ -216,3 +217,24 @@ def test_what_a_destroyed_version_of_fields_wraps_is_destroyed(tmp_path: Path, k
     keys.rotate(WRAPPED_BY)
     keys.destroy(WRAPPED_BY, 1)
     assert opened(tmp_path, keys).of_kids(key.kid for key in made.values()) == dict.fromkeys(key.kid for key in made.values())
+
+
+@pytest.mark.clause("9.3h")
+def test_a_restored_folder_of_keys_is_told_by_the_list_to_destroy_them_again(tmp_path: Path) -> None:
+    sealer = make_sealer(tmp_path)
+    owner = patient_owner("sz.h001", "a" * 32)
+    text = sealer.seal_many([(owner, Place("t", "c", "r"), "Ouyang Canary")], are_new=True)[0]
+    sealer.data_keys.close()
+    older = (tmp_path / "data_keys.db").read_bytes()
+    sealer.data_keys.destroy([owner.name])
+    sealer.data_keys.close()
+    for path in tmp_path.glob("data_keys.db*"):
+        path.unlink()
+    (tmp_path / "data_keys.db").write_bytes(older)
+    assert sealer.open(Place("t", "c", "r"), text) == "Ouyang Canary"
+    with (tmp_path / DESTROYED).open("ab") as file:
+        file.write(b"patient/torn")  # a crash in the middle of a line
+    assert sealer.data_keys.destroy_listed() == 1
+    assert sealer.data_keys.destroy_listed() == 0
+    assert sealer.data_keys.is_destroyed(owner.name)
+    sealer.data_keys.close()

@@ -10,7 +10,7 @@ import pytest
 from domain.erasures import HeldReadings
 from runtime import lake_rewriting
 from runtime.lake import Advance, Lake, ReadingQuery
-from runtime.lake_rewriting import Taken, count_overdue, drop_handle, expire_but
+from runtime.lake_rewriting import SeenFiles, Taken, count_overdue, drop_handle, expire_but
 from runtime.lake_upkeep import compact, roll_up, vacuum
 from tests.lake_samples import DAY_US, START_US, as_set, sample_rows, sample_seal
 
@@ -85,10 +85,31 @@ def test_days_that_are_over_leave_but_for_what_is_held(lake: Lake, kept: HeldRea
     before = lake.read(ALL)
     held = before.filter(pl.col("hospital").cast(pl.String).is_in(kept.hospitals) | pl.col("handle").is_in(kept.handles))
     assert 0 < len(held) < len(before)
-    assert expire_but(lake, 30, LATER_US, kept) == 0
+    assert expire_but(lake, 30, LATER_US, kept, SeenFiles()) == 0
     assert count_overdue(lake, 3, LATER_US, kept) == len(before) - len(held)
-    assert expire_but(lake, 3, LATER_US, kept) == len(before) - len(held)
+    assert expire_but(lake, 3, LATER_US, kept, SeenFiles()) == len(before) - len(held)
     assert as_set(lake.read(ALL)) == as_set(held)
     version = lake.positions().version
-    assert expire_but(lake, 3, LATER_US, kept) == 0
+    assert expire_but(lake, 3, LATER_US, kept, SeenFiles()) == 0
     assert lake.positions().version == version
+
+
+def test_a_file_with_nothing_but_what_is_held_is_read_once_until_something_else_is_held(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+    count = lake_rewriting._count
+
+    def counted(lake: Lake, path: str, which: pl.Expr) -> int:
+        reads.append(path)
+        return count(lake, path, which)
+
+    monkeypatch.setattr(lake_rewriting, "_count", counted)
+    held, fewer, seen = HeldReadings(handles=frozenset({142, 250})), HeldReadings(handles=frozenset({142})), SeenFiles()
+    assert expire_but(lake, 3, LATER_US, held, seen) > 0
+    expire_but(lake, 3, LATER_US, held, seen)  # what was written without the others
+    reads.clear()
+    assert expire_but(lake, 3, LATER_US, held, seen) == 0
+    assert reads == []
+    assert expire_but(lake, 3, LATER_US, fewer, seen) > 0
+    assert reads

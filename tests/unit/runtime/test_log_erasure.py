@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 
 from domain.accesses import write_event
 from domain.log_entries import WRITES, LogRecord
+from runtime import log_events
 from runtime.log_events import FILE, Emptied, LogEvents, Received, Wanted, emptied_of, events_between, find_events
 
 pytestmark = pytest.mark.clause("9.3h")
@@ -70,6 +73,26 @@ def test_nothing_of_it_stays_in_the_file_nor_in_the_log_beside_it(events: LogEve
     content = b"".join(path.read_bytes() for path in tmp_path.glob(f"{FILE}*"))
     assert b"canary 2" in content
     assert b"canary 1" not in content
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_while_others_read_it_stays_beside_the_file_and_the_log_does_not_say_that_it_is_gone(
+    events: LogEvents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_restarted: bool
+) -> None:
+    monkeypatch.setattr(log_events, "_PATIENCE_MS", 0)
+    events.add([wrote(1, "patient.update", ONE, BEFORE_US)])
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM events").fetchone()
+        events.add([wrote(2, "patient.erase", ONE, ERASED_US)])
+        assert emptied_of(tmp_path, ONE) is None
+    if is_restarted:
+        events.close()
+        events = LogEvents.open(tmp_path, lambda: b"s" * 32)
+    else:
+        events.add([wrote(3, "patient.update", OTHER, AFTER_US)])
+    assert emptied_of(tmp_path, ONE) == Emptied(1, 1)
+    assert b"canary 1" not in b"".join(path.read_bytes() for path in tmp_path.glob(f"{FILE}*"))
 
 
 def test_a_crash_while_it_is_emptied_leaves_neither_the_order_nor_half_of_its_work(events: LogEvents, tmp_path: Path) -> None:
