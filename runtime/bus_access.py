@@ -1,7 +1,8 @@
 """How a process proves to the bus who it is, and what nats-server then lets it do (`domain.bus_rights`).
 
 In security profile `dev` all share one token, new at each start. Otherwise each process has a certificate of the
-platform's own authority, which the server maps to a user by its name; a token opens nothing then.
+platform's own authority, which the server maps to a user by its name; a token opens nothing then. Streams and users are
+those of an account of the platform's own: what is not declared as crossing its border is unheard of outside.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from domain.bus_rights import mailroom, rights_of
 from runtime.certificates import Wanted
 from runtime.tls import CertificateFiles, TakenUp, Trust
 
+ACCOUNT: Final = "VITALGRID"
+WHOEVER: Final = "platform"  # who comes with the token: within accounts the server knows users and passwords alone
 _INBOX: Final = "_INBOX"
 
 
@@ -57,7 +60,7 @@ class TokenAccess:
     token: str
 
     def config(self) -> str:
-        return f'authorization {{ token: "{self.token}" }}'
+        return _accounts([{"user": WHOEVER, "password": self.token}])
 
 
 class CertificateAccess:
@@ -75,12 +78,17 @@ class CertificateAccess:
         return is_new
 
     def config(self) -> str:
-        users = ",\n".join(json.dumps(_user_config(process)) for process in sorted(self._processes))
         return (
             f'tls {{ cert_file: "{self._server}", key_file: "{self._server}", ca_file: "{self._authority}"\n'
             'verify_and_map: true, handshake_first: true, min_version: "1.2", timeout: 5 }\n'
-            f"authorization {{ users: [\n{users}\n] }}"
+            + _accounts([_user_config(process) for process in sorted(self._processes)])
         )
+
+
+def _accounts(users: list[dict[str, Any]]) -> str:
+    """The server reads JSON too."""
+    accounts = {ACCOUNT: {"jetstream": "enabled", "users": users}}
+    return f"accounts {json.dumps(accounts, indent=1)}\n"
 
 
 def _user_config(process: str) -> dict[str, Any]:
