@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from cluster.backup_commands import backup
+from cluster.bus_commands import bus
 from cluster.device_commands import devices
 from cluster.doctor import doctor
 from cluster.fleet_commands import fleet
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 app.add_typer(scenario, name="scenario")
 app.add_typer(backup, name="backup")
+app.add_typer(bus, name="bus")
 app.add_typer(fleet, name="fleet")
 app.add_typer(devices, name="devices")
 app.add_typer(hosts, name="hosts")

@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 MAX_PAYLOAD_BYTES: Final = 8 * 2**20
 _START_DEADLINE_S: Final = 15.0
+_RELOAD_DEADLINE_S: Final = 5.0
+_RELOADED: Final = b"Reloaded server configuration"
 _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (recognised)
 
 _CONFIG: Final = """
@@ -162,6 +164,30 @@ class NatsServer:
         self._write_config()
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGHUP)
+
+    async def reload_wholly(self) -> None:
+        """As `reload`, of accounts too; returns once the server has looked. Raises Unavailable when it does not.
+
+        It looks twice: nats-server 2.15 gives an account that is new in its configuration the services that it imports
+        only when it reads them another time.
+        """
+        log = self.directory / "nats-server.log"
+        for _ in range(2):
+            if not self.is_running():
+                return  # whoever starts it has it read everything
+            before = log.stat().st_size
+            self.reload()
+            await self._until_said(log, before)
+
+    async def _until_said(self, log: Path, before: int) -> None:
+        deadline = time.monotonic() + _RELOAD_DEADLINE_S
+        while time.monotonic() < deadline and self.is_running():
+            with log.open("rb") as said:
+                said.seek(before)
+                if _RELOADED in said.read():
+                    return
+            await asyncio.sleep(0.01)
+        raise Unavailable(f"nats-server does not take up its configuration: {log} says why")
 
     def _write_config(self) -> Path:
         runtime_dir = self.directory / "run"

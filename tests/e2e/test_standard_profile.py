@@ -137,6 +137,63 @@ def test_a_device_enrols_with_openssl_and_curl_and_speaks_mqtt_by_its_certificat
     wait_until(shown, 30)
 
 
+@pytest.mark.clause("5.4a")
+@pytest.mark.clause("9.4")
+def test_a_hospitals_program_hears_its_alarms_on_the_bus_until_it_is_revoked(
+    platform: RunningPlatform, monitor_token: str, tmp_path: Path
+) -> None:
+    """As docs/howto/hear-alarms-on-the-bus.md has it, with its program."""
+    made = vitalgrid(platform, "token", "add", "his-1", "--role", "station", "--at", HOSPITAL)
+    assert made.exit_code == 0, made.output
+    (tmp_path / "his.token").write_text(made.stdout)
+    key, request, certificate = (str(tmp_path / f"his.{kind}") for kind in ("key", "csr", "pem"))
+    openssl(
+        "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/",
+        "-keyout", key, "-out", request,
+    )  # fmt: skip
+    certified = vitalgrid(platform, "bus", "certify", "his-1", "--request", request)
+    assert certified.exit_code == 0, certified.output
+    Path(certificate).write_text(certified.stdout)
+    with platform.http(Role.SECURITY_ADMINISTRATOR) as http:
+        (row,) = http.get("/tokens/his-1/bus-certificates").json()
+    howto = (Path(__file__).parents[2] / "docs/howto/hear-alarms-on-the-bus.md").read_text()
+    program = howto.partition("```python\n")[2].partition("```")[0]
+    for written, meant in (
+        ("tls://10.1.2.3:4222", platform.connection.nats_url), ("_INBOX.17", row["inbox"]),
+        ("hospital.sz.h012.17.alarms", row["hears"]), ("hospital.sz.h012.17.ask", row["asks"]),
+    ):  # fmt: skip
+        assert written in program
+        program = program.replace(written, meant)
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c", program], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline().startswith("hello ")
+        publish(platform, monitor_token, {"nibp_sys": 60, "nibp_dia": 30}, ca_of(platform))
+        for line in running.stdout:
+            if line.startswith("alarm ") and "nibp" in line:
+                break
+        assert running.poll() is None
+        revoked = vitalgrid(platform, "bus", "revoke", "his-1", str(row["id"]))
+        assert revoked.exit_code == 0, revoked.output
+        address = ("127.0.0.1", declared(platform)["bus"])
+        wait_until(lambda: address not in connections_of(running.pid), 10)
+        running.terminate()
+    assert "revoked" in vitalgrid(platform, "bus", "list", "his-1").output
+    with platform.http(Role.AUDIT_ADMINISTRATOR) as http:
+
+        def noted() -> bool:
+            events = http.get("/audit/events", params={"principal": "his-1"}).json()["items"]
+            return any("live/alarms" in json.dumps(event) for event in events)
+
+        wait_until(noted, 20)
+
+
+def connections_of(pid: int) -> set[tuple[str, int]]:
+    return {(one.raddr.ip, one.raddr.port) for one in psutil.Process(pid).net_connections("tcp") if one.raddr and
+            one.status == psutil.CONN_ESTABLISHED}  # fmt: skip
+
+
 @pytest.mark.clause("7.2a")
 def test_the_first_user_does_nothing_before_there_is_a_second_factor(platform: RunningPlatform) -> None:
     given, new = first_password_file(platform.data_dir).read_text(), "kettle otter nine violins"

@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.clause("9.3d"), pytest.mark.c
 TOKEN = "a-token-for-tests"
 SAID = {subjects.READINGS_STREAM: "reading.0", subjects.REJECTS_STREAM: "reject.sz.h001"}
 MESSAGES = 40
-LARGE = b"x" * 400_000  # so that streams have several blocks, each with a key of its own
+LARGE = b"x" * 60_000  # so that streams have several blocks, each with a key of its own
 
 
 def settings_of(folder: Path, *, sealed: bool) -> Settings:
@@ -75,7 +75,9 @@ async def fill(settings: Settings) -> None:
     async with as_before(settings) as client:
         jetstream = client.jetstream()
         for stream, subject in SAID.items():
-            await jetstream.add_stream(api.StreamConfig(name=stream, subjects=[subject], allow_direct=True))
+            await jetstream.add_stream(
+                api.StreamConfig(name=stream, subjects=[subject], allow_direct=True, max_bytes=4 * 2**20)
+            )
             for number in range(MESSAGES):
                 await jetstream.publish(subject, b"%d " % number + LARGE, headers={"Nats-Msg-Id": f"{stream}-{number}"})
 
@@ -186,7 +188,7 @@ async def test_killed_at_any_step_it_is_complete_after_the_next_start(tmp_path: 
         assert digest(store) == digest(settings.data_dir / "nats" / "jetstream")
         if is_whole:
             break
-        if steps % 5 == 0:  # a server is asked now and then: what is on disk is compared each time
+        if steps % 10 == 0:  # a server is asked now and then: what is on disk is compared each time
             async with running(settings_of(copy, sealed=sealed)) as bus:
                 assert await held(bus, subjects.READINGS_STREAM) == list(range(MESSAGES))
         shutil.rmtree(copy)
