@@ -31,6 +31,7 @@ from domain.principals import Role
 from runtime.bus_access import BusCertificate
 from runtime.certificates import Authority
 from runtime.tls import Trust
+from tests.bus_program import connections_of, program_of_the_howto, request_of
 from tests.openssl import openssl
 from tests.running_platform import RunningPlatform, start_platform, wait_until
 
@@ -146,24 +147,13 @@ def test_a_hospitals_program_hears_its_alarms_on_the_bus_until_it_is_revoked(
     made = vitalgrid(platform, "token", "add", "his-1", "--role", "station", "--at", HOSPITAL)
     assert made.exit_code == 0, made.output
     (tmp_path / "his.token").write_text(made.stdout)
-    key, request, certificate = (str(tmp_path / f"his.{kind}") for kind in ("key", "csr", "pem"))
-    openssl(
-        "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/",
-        "-keyout", key, "-out", request,
-    )  # fmt: skip
+    request = request_of(tmp_path)
     certified = vitalgrid(platform, "bus", "certify", "his-1", "--request", request)
     assert certified.exit_code == 0, certified.output
-    Path(certificate).write_text(certified.stdout)
+    (tmp_path / "his.pem").write_text(certified.stdout)
     with platform.http(Role.SECURITY_ADMINISTRATOR) as http:
         (row,) = http.get("/tokens/his-1/bus-certificates").json()
-    howto = (Path(__file__).parents[2] / "docs/howto/hear-alarms-on-the-bus.md").read_text()
-    program = howto.partition("```python\n")[2].partition("```")[0]
-    for written, meant in (
-        ("tls://10.1.2.3:4222", platform.connection.nats_url), ("_INBOX.17", row["inbox"]),
-        ("hospital.sz.h012.17.alarms", row["hears"]), ("hospital.sz.h012.17.ask", row["asks"]),
-    ):  # fmt: skip
-        assert written in program
-        program = program.replace(written, meant)
+    program = program_of_the_howto(platform.connection.nats_url, row)
     with subprocess.Popen(
         [sys.executable, "-u", "-c", program], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:
@@ -187,11 +177,6 @@ def test_a_hospitals_program_hears_its_alarms_on_the_bus_until_it_is_revoked(
             return any("live/alarms" in json.dumps(event) for event in events)
 
         wait_until(noted, 20)
-
-
-def connections_of(pid: int) -> set[tuple[str, int]]:
-    return {(one.raddr.ip, one.raddr.port) for one in psutil.Process(pid).net_connections("tcp") if one.raddr and
-            one.status == psutil.CONN_ESTABLISHED}  # fmt: skip
 
 
 @pytest.mark.clause("7.2a")

@@ -23,7 +23,7 @@ from domain.errors import InvalidInput
 from domain.hospital_systems import ASKED, AlarmsAsked, HospitalSystem, asked_by, decode_asked
 from runtime import bus_access
 from runtime.bus import Bus
-from runtime.bus_access import BusCertificate, CertificateAccess, name_of_system, wanted_by_process
+from runtime.bus_access import BusCertificate, CertificateAccess, TokenAccess, name_of_system, wanted_by_process
 from runtime.certificates import Authority, Wanted, pem_of_key, read_certificate
 from runtime.clock import SystemClock
 from runtime.device_authority import Signer, read_request
@@ -291,3 +291,16 @@ def test_what_cannot_be_read_is_told_without_a_token_of_it() -> None:
 def test_subjects_of_hospitals_are_in_no_stream() -> None:
     stored = (*subjects.READINGS_SUBJECTS, *subjects.ALARMS_SUBJECTS, *subjects.REJECTS_SUBJECTS, *subjects.AUDIT_SUBJECTS)
     assert not any(subject.startswith(("hospital", "*", ">")) for subject in stored)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.2"])
+async def test_a_server_that_others_reach_is_found_from_here(tmp_path: Path, host: str) -> None:
+    server = NatsServer(tmp_path / "nats", access=TokenAccess("t0ken"), host=host)
+    url = await server.start()
+    try:
+        assert url.rpartition(":")[0] == f"nats://{'127.0.0.1' if host == '0.0.0.0' else host}"
+        bus = await Bus.connect(url, "t0ken", "test")
+        assert await bus.is_answering(2)
+        await bus.close()
+    finally:
+        await server.stop()
