@@ -16,7 +16,16 @@ from starlette.types import ASGIApp, Message
 
 from api.live.subscription import sse
 from api.services import Backend
-from domain.errors import Conflict, Forbidden, NotFound, TooManyAttempts, Unauthenticated, Unavailable, VitalgridError
+from domain.errors import (
+    Conflict,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    TooManyAttempts,
+    Unauthenticated,
+    Unavailable,
+    VitalgridError,
+)
 from domain.hospital_systems import ASKED, LEASE_S, AlarmsAsked, AlarmsGranted, asked_by, decode_asked, heard_by
 from runtime.bus import Bus
 from runtime.sql.bus_certificates import check_shown
@@ -28,7 +37,9 @@ _PATH: Final = "/api/v1/live/alarms"
 _END: Final = sse("end", b"{}")
 _BEGIN_S: Final = 10.0
 _LOOK_S: Final = 1.0
-_REFUSALS: Final[dict[int, type[VitalgridError]]] = {401: Unauthenticated, 403: Forbidden, 404: NotFound, 429: TooManyAttempts}
+_REFUSALS: Final[dict[int, type[VitalgridError]]] = {
+    401: Unauthenticated, 403: Forbidden, 404: NotFound, 422: InvalidInput, 429: TooManyAttempts
+}  # fmt: skip
 
 
 class _Stream:

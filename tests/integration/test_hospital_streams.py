@@ -236,7 +236,7 @@ async def test_who_is_withheld_is_withheld_here_too(district: District) -> None:
 
 async def test_the_certificate_alone_opens_nothing_and_neither_does_another_token(district: District) -> None:
     program = await district.program("his-1", OWN)
-    another = district.token("his-2", Role.STATION, OTHER)
+    another, own = district.token("his-2", Role.STATION, OTHER), program.token
     for token in ("", "rubbish", another):
         program.token = token
         code, said = await program.ask()
@@ -244,6 +244,9 @@ async def test_the_certificate_alone_opens_nothing_and_neither_does_another_toke
         assert not token or token not in said
     code, _ = await program.ask(after="x")
     assert code == "invalid-input"
+    program.token = own
+    code, said = await program.ask(after=-5)
+    assert (code, "Last-Event-ID" in said) == ("invalid-input", True), said
     integration = await district.program("planner", OWN, Role.CAPACITY_PLANNER)
     code, said = await integration.ask()
     assert (code, "may not alarm.read" in said) == ("forbidden", True), said
