@@ -6,7 +6,7 @@ Layers from the outside in: request log, limits, authentication, access audit, b
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
 from fastapi import FastAPI
@@ -23,6 +23,7 @@ from api.browsers import cookie_name
 from api.errors import InternalError, ValidationFailed, problems
 from api.idempotency import IdempotencyKeys
 from api.limits import AddressLimit, PrincipalLimit, RequestLimits
+from api.live.hospital_streams import HospitalStreams
 from api.request_log import RequestLog
 from api.routing import OPERATION, ROUTERS, TOKENS
 from api.services import Backend, Services
@@ -68,8 +69,10 @@ def create_app(services: Services, *, background: bool = True, limits: RequestLi
         await backend.doors.listen(services.bus)
         await backend.log_state.listen(services.bus)
         try:
-            tasks = {"access-trail": backend.trail.run}
-            async with running(backend, tasks | (tasks_of(backend) if background else {})):
+            tasks: dict[str, Callable[[], Awaitable[None]]] = {"access-trail": backend.trail.run}
+            if background:
+                tasks |= tasks_of(backend) | {"hospital-streams": HospitalStreams(app, backend).run}
+            async with running(backend, tasks):
                 yield
         finally:
             await backend.close()

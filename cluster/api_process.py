@@ -164,7 +164,8 @@ def _posture(settings: Settings) -> Posture:
     """What rules of the register of risks are told of how the platform is set up."""
     served = [served_with(settings, name) for name in (API, DOORS)]
     return Posture(
-        speaks_plain=None in served, is_on_loopback=all(is_loopback(host) for host in (settings.api.host, settings.doors.host)),
+        speaks_plain=None in served,
+        is_on_loopback=all(is_loopback(host) for host in (settings.api.host, settings.doors.host, settings.bus.host)),
         seals_files=settings.seals_files,
         keys_lie_beside=_device_of(settings.keys_dir) == _device_of(settings.data_dir),
         outside_witnesses=len(settings.audit.witnesses),

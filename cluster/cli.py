@@ -31,6 +31,7 @@ class _Commands(LazyCommands):
         "hosts": "cluster.hosts_commands:hosts",
         "user": "cluster.user_commands:user",
         "token": "cluster.token_commands:token_app",
+        "bus": "cluster.bus_commands:bus",
         "log": "cluster.log_commands:log",
         "witness": "cluster.witness_commands:witness",
         "backup": "cluster.backup_commands:backup",

@@ -96,7 +96,7 @@ def wanted_by(settings: Settings, processes: Iterable[str] = ()) -> list[Wanted]
     listeners = [name for name in (API, DOORS) if not is_given(settings, name)]
     return [
         *(Wanted(name, _names(settings, name), is_server=True) for name in listeners),
-        Wanted(BUS, _HERE, is_server=True),
+        Wanted(BUS, _names(settings, BUS), is_server=True),
         *map(wanted_by_process, processes),
     ]
 
@@ -128,7 +128,7 @@ def ray_tls(settings: Settings, name: str = NODE) -> dict[str, str]:
 
 
 def _names(settings: Settings, name: str) -> frozenset[str]:
-    host = _listener(settings, name).host
+    host = settings.bus.host if name == BUS else _listener(settings, name).host
     hosts = _machine() if host in _WILDCARDS else [host]
     return _HERE | frozenset(map(canonical, (*hosts, *settings.security.names)))
 

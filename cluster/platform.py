@@ -21,6 +21,7 @@ from actors.shell import HostConfig
 from cluster.connection import Connection, forget_connection
 from cluster.dedications import Dedications
 from cluster.first_start import FirstCredentials, prepare_accounts, prepare_database, sealer_of
+from cluster.hospital_access import HospitalAccess
 from cluster.host_orders import HostOrders
 from cluster.pki import API, DOORS, CertificateKeeper, authority_of, in_url, reachable, trust_in
 from cluster.processes import ChildProcess
@@ -80,7 +81,7 @@ class Platform:
         self._certificates = CertificateKeeper(settings, SystemClock())
         self._bus_access = self._certificates.bus_access()
         self._nats = NatsServer(
-            self._data_dir / "nats", access=self._bus_access, port=settings.bus.port,
+            self._data_dir / "nats", access=self._bus_access, host=settings.bus.host, port=settings.bus.port,
             max_file_store_bytes=2 * settings.bus.max_stream_bytes + 2**30,
         )  # fmt: skip
         self._stream_seal = StreamSeal(settings)
@@ -94,6 +95,7 @@ class Platform:
         self._tasks: list[asyncio.Task[None]] = []
         self.connection: Connection | None = None
         self.first = FirstCredentials()
+        self._hospitals: HospitalAccess | None = None
 
     async def start(self) -> Connection:
         """Start everything; returns once readings are taken and questions answered.
@@ -129,6 +131,7 @@ class Platform:
         sealer = sealer_of(settings)
         self._engine = open_engine(settings.sql_url, sealer)
         await asyncio.to_thread(self._open_stores, self._engine, sealer)
+        self._hospitals = await self._open_to_hospitals(self._bus, self._engine)
         await self._bus.answer(subjects.DIRECTORIES, ShardDirectory(self._engine).answer)  # hosts may ask as they start
         seal = file_seal(settings)
         lake = await asyncio.to_thread(Lake, settings.lake_dir.resolve(), seal)
@@ -164,6 +167,24 @@ class Platform:
             asyncio.create_task(self._keep_remembering(), name="remember pids"),
             asyncio.create_task(StorageKeeper(self._bus, self._storage, self._nats.stop).run(), name="watch storage"),
         ]
+        if self._hospitals is not None:
+            self._tasks.append(asyncio.create_task(self._hospitals.run(), name="let hospitals in"))
+
+    async def _open_to_hospitals(self, bus: Bus, engine: Engine) -> HospitalAccess | None:
+        """Let their programs come to the bus; None where nobody comes by certificate."""
+        if isinstance(self._bus_access, TokenAccess):
+            return None
+        settings = self.settings
+        hospitals = HospitalAccess(
+            engine,
+            self._bus_access,
+            authority_of(settings),
+            SystemClock(),
+            settings.bus.certificate_days,
+            self._nats.reload_wholly,
+        )
+        await bus.answer(subjects.BUS_ACCESS, hospitals.answer)
+        return hospitals
 
     async def _check_storage(self) -> None:
         """Raises StorageFull, with every place that cannot be written, before anything is begun that would break halfway."""

@@ -135,7 +135,7 @@ _KINDS_OF_WRITES: Final[Mapping[str, tuple[str, str | None]]] = {
     "user.lock": ("110113", "110135"),  # security alert: object security attributes changed
     "user.": ("110113", "110137"),  # security alert: user security attributes changed
     "grant.": ("110113", "110137"),
-    "token.": ("110113", "110137"),
+    **dict.fromkeys(("token.", "bus-certificate."), ("110113", "110137")),
     "export.": ("110106", None),
     "patient.": ("110110", None),  # patient record
 }

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from domain import subjects
+from domain import hospital_systems, subjects
 from domain.subjects import ALARMS_STREAM, AUDIT_STREAM, READINGS_STREAM, REJECTS_STREAM
 
 SUPERVISOR: Final = "supervisor"
@@ -29,6 +29,7 @@ _STREAMS: Final = (READINGS_STREAM, ALARMS_STREAM, REJECTS_STREAM, AUDIT_STREAM)
 _BUSINESS: Final = (READINGS_STREAM, ALARMS_STREAM, REJECTS_STREAM)
 _ANY_SHARD: Final = "shard.*"
 _ANY_ACTOR: Final = "actor.>"
+_ANSWERS_ABROAD: Final = "_R_.>"  # nats-server's own, for each question that came from another account
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,9 @@ _TAKEN_IN: Final = (*subjects.READINGS_SUBJECTS, *subjects.REJECTS_SUBJECTS, sub
 BUS_RIGHTS: Final[Mapping[str, BusRights]] = {
     SUPERVISOR: BusRights(
         says=(subjects.LOST, subjects.STORAGE, subjects.SHARDS_HELD, subjects.NOBODY, subjects.STREAM_SILENT),
-        hears=(subjects.DIRECTORIES, subjects.HOST_ORDERS, subjects.HOST_HEARTBEATS, subjects.STREAM_SILENT),
+        hears=(
+            subjects.DIRECTORIES, subjects.HOST_ORDERS, subjects.HOST_HEARTBEATS, subjects.STREAM_SILENT, subjects.BUS_ACCESS,
+        ),
         answers=(HOSTS, API),
         reads=_STREAMS, keeps=_STREAMS, empties=_STREAMS,
     ),
@@ -61,8 +64,10 @@ BUS_RIGHTS: Final[Mapping[str, BusRights]] = {
         says=(
             *_TAKEN_IN, *subjects.AUDIT_SUBJECTS, subjects.DIRECTORY_CHANGED, subjects.SESSIONS_CHANGED, subjects.HOST_ORDERS,
             subjects.LARGE_QUESTIONS, subjects.DOOR_STAMPS, _ANY_SHARD, _ANY_ACTOR,
+            subjects.BUS_ACCESS, hospital_systems.HEARD, _ANSWERS_ABROAD,
         ),
         hears=(
+            hospital_systems.ASKED,
             subjects.DIRECTORY_CHANGED, subjects.SESSIONS_CHANGED, subjects.STORAGE, subjects.HOST_HEARTBEATS,
             subjects.SHARDS_HELD, subjects.DOORS_COUNTED, subjects.LOG_STATE, subjects.SIGHTINGS, subjects.ENROLMENT,
         ),

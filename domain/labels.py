@@ -46,6 +46,7 @@ LABELS: Final[Mapping[str, Level]] = {
     "grants": Level.RESTRICTED,
     "tokens": Level.RESTRICTED,
     "service_access": Level.RESTRICTED,
+    "bus_certificates": Level.RESTRICTED,
     "erasures": Level.IDENTIFYING,
     "legal_holds": Level.IDENTIFYING,
     "risks": Level.RESTRICTED,

@@ -82,6 +82,7 @@ INVENTORY: Final[Mapping[str, Personal]] = {
     "tokens": Personal(
         "staff", "name of a program and of who made it, role, last use", "letting in whom it is for", _STAFF, Action.TOKEN_READ
     ),
+    "bus_certificates": Personal("staff", "who had a program's certificate made", _LOGGED, _DUTY, Action.TOKEN_READ),
     "write_log": Personal(
         "patients, staff", "every change: who, what, why (sealed), patients by opaque key", _LOGGED, _DUTY,
         Action.AUDIT_READ,

@@ -81,7 +81,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "reject_actions": Rule(End.DELETED, _LOGS, "retention.export_days", LOG_DAYS),
     "outbox": Rule(End.DELETED, _MINIMAL, "retention.outbox_days"),
     **dict.fromkeys(
-        ("users", "password_history", "second_factors", "recovery_codes", "grants", "tokens"),
+        ("users", "password_history", "second_factors", "recovery_codes", "grants", "tokens", "bus_certificates"),
         Rule(End.KEPT, _ACCOUNTS, keeps="while the platform stands: staff and programs"),
     ),
     **dict.fromkeys(

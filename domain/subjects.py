@@ -126,6 +126,7 @@ LARGE_QUESTIONS: Final = "readings.large"  # request: see `runtime.large_questio
 NOBODY: Final = "nobody.listens"  # request: the server itself answers that nobody does
 
 
+BUS_ACCESS: Final = "bus.access"  # request: look again at who of the hospitals' programs is let in; answered once it holds
 ENROLMENT: Final = "enrolment.ask"  # request: see `domain.enrolment`
 
 

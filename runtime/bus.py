@@ -27,7 +27,7 @@ from domain import errors, subjects
 from domain.errors import Unavailable, VitalgridError
 from domain.retention import STREAM_DAYS
 from runtime.batches import NewMessage, NotAcknowledged, batches_of, publish_batch
-from runtime.bus_access import BusKey
+from runtime.bus_access import WHOEVER, BusKey
 from runtime.follower import Follower, StreamMessage
 from runtime.tls import TakenUp
 
@@ -261,6 +261,8 @@ class Bus:
         """
 
         async def receive(message: Msg) -> None:
+            if not message.reply:  # who wants no answer has asked nothing
+                return
             task = asyncio.create_task(self._reply(message, handler))
             self._answers.add(task)
             task.add_done_callback(self._answers.discard)
@@ -372,7 +374,7 @@ def _ipc_bytes(table: pa.Table) -> bytes:
 def _proof(key: BusKey, transitions: _Transitions) -> dict[str, Any]:
     """What nats-py wants to be told to prove who we are."""
     if isinstance(key, str):
-        return {"token": key}
+        return {"user": WHOEVER, "password": key}
     transitions.tls = key.taken_up()
     return {"tls": transitions.tls.context, "tls_handshake_first": True, "inbox_prefix": key.inbox}
 

@@ -1,13 +1,14 @@
 """How a process proves to the bus who it is, and what nats-server then lets it do (`domain.bus_rights`).
 
 In security profile `dev` all share one token, new at each start. Otherwise each process has a certificate of the
-platform's own authority, which the server maps to a user by its name; a token opens nothing then.
+platform's own authority, which the server maps to a user by its name; a token opens nothing then. Streams and users are
+those of an account of the platform's own: what is not declared as crossing its border is unheard of outside.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,10 +16,15 @@ from typing import Any, Final
 import msgspec
 
 from domain.bus_rights import mailroom, rights_of
+from domain.hospital_systems import HospitalSystem
 from runtime.certificates import Wanted
 from runtime.tls import CertificateFiles, TakenUp, Trust
 
+ACCOUNT: Final = "VITALGRID"
+WHOEVER: Final = "platform"  # who comes with the token: within accounts the server knows users and passwords alone
 _INBOX: Final = "_INBOX"
+_NAME_CHARS: Final = 40  # of a part of a host name there may be 63
+_LIMITS: Final = {"max_connections": 8, "max_subscriptions": 64, "max_payload": 4_096}  # of a hospital
 
 
 class BusCertificate(msgspec.Struct, frozen=True):
@@ -46,6 +52,11 @@ def wanted_by_process(process: str) -> Wanted:
     return Wanted(f"bus-{process}", frozenset({_user(process)}), is_server=False)
 
 
+def name_of_system(key_digest: str) -> str:
+    """In the certificate of a hospital's program, and the server's name for it: of the key, never of anything given."""
+    return f"{key_digest[:_NAME_CHARS]}.hospitals.vitalgrid"
+
+
 def _user(process: str) -> str:
     return f"{process}.vitalgrid"
 
@@ -57,7 +68,7 @@ class TokenAccess:
     token: str
 
     def config(self) -> str:
-        return f'authorization {{ token: "{self.token}" }}'
+        return _accounts([{"user": WHOEVER, "password": self.token}])
 
 
 class CertificateAccess:
@@ -67,6 +78,13 @@ class CertificateAccess:
         self._server = server
         self._authority = authority
         self._processes = set(processes)
+        self._systems: frozenset[HospitalSystem] = frozenset()
+
+    def admit(self, systems: frozenset[HospitalSystem]) -> bool:
+        """These programs of hospitals are let in, and no other, from the next look on; whether that is a change."""
+        is_new = systems != self._systems
+        self._systems = systems
+        return is_new
 
     def let_in(self, process: str) -> bool:
         """Let one more process in, from the server's next look at its configuration on; whether it was not before."""
@@ -75,12 +93,53 @@ class CertificateAccess:
         return is_new
 
     def config(self) -> str:
-        users = ",\n".join(json.dumps(_user_config(process)) for process in sorted(self._processes))
         return (
             f'tls {{ cert_file: "{self._server}", key_file: "{self._server}", ca_file: "{self._authority}"\n'
             'verify_and_map: true, handshake_first: true, min_version: "1.2", timeout: 5 }\n'
-            f"authorization {{ users: [\n{users}\n] }}"
+            + _accounts([_user_config(process) for process in sorted(self._processes)], self._systems)
         )
+
+
+def _accounts(users: list[dict[str, Any]], systems: Collection[HospitalSystem] = ()) -> str:
+    """The platform's own account and one of each hospital that has a program here. The server reads JSON too."""
+    hospitals = sorted({system.hospital_id for system in systems})
+    own: dict[str, Any] = {"jetstream": "enabled", "users": users}
+    if hospitals:
+        own["exports"] = [export for hospital_id in hospitals for export in _exports(hospital_id)]
+    accounts = {ACCOUNT: own}
+    for hospital_id in hospitals:
+        accounts[_account(hospital_id)] = {
+            "users": [_system_config(system) for system in sorted(systems) if system.hospital_id == hospital_id],
+            "imports": [
+                {"service": {"account": ACCOUNT, "subject": _of_any_system(hospital_id, "ask")}},
+                {"stream": {"account": ACCOUNT, "subject": _of_any_system(hospital_id, "alarms")}},
+            ],
+            "limits": _LIMITS,
+        }  # fmt: skip
+    return f"accounts {json.dumps(accounts, indent=1)}\n"
+
+
+def _account(hospital_id: str) -> str:
+    """Of one region all hospitals' ids begin alike, so two never have one account."""
+    return f"HOSPITAL_{hospital_id.replace('.', '_')}"
+
+
+def _exports(hospital_id: str) -> list[dict[str, Any]]:
+    to = [_account(hospital_id)]
+    return [
+        {"service": _of_any_system(hospital_id, "ask"), "accounts": to},
+        {"stream": _of_any_system(hospital_id, "alarms"), "accounts": to},
+    ]
+
+
+def _of_any_system(hospital_id: str, what: str) -> str:
+    return f"hospital.{hospital_id}.*.{what}"
+
+
+def _system_config(system: HospitalSystem) -> dict[str, Any]:
+    hears = [system.hears, f"{system.inbox}.>"]
+    permissions = {"publish": {"allow": [system.asks]}, "subscribe": {"allow": hears}}
+    return {"user": name_of_system(system.key_digest), "permissions": permissions}
 
 
 def _user_config(process: str) -> dict[str, Any]:

@@ -104,12 +104,14 @@ class Signer:
         self._key = key
         self.chain = own.public_bytes(Encoding.PEM).decode()
 
-    def issue(self, asked: Request, hospital_id: str, device_id: str, now_us: int, life_us: int) -> Issued:
-        """A certificate of a device, for no longer than the authority itself lives."""
+    def issue(
+        self, asked: Request, hospital_id: str, device_id: str, now_us: int, life_us: int, *, host_name: str | None = None
+    ) -> Issued:
+        """A certificate of a device, for no longer than the authority itself lives; `host_name`: for which it holds."""
         now, wanted = from_us(now_us), from_us(now_us + life_us)
         ends = min(wanted, self._own.not_valid_after_utc).replace(microsecond=0)
         if ends <= now:
-            raise IntegrityViolation("the authority of devices has ended: docs/runbook.md says how to make another")
+            raise IntegrityViolation("the authority has ended: docs/runbook.md says how to make another")
         subject = x509.Name([
             x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, hospital_id[:64]),
             x509.NameAttribute(NameOID.COMMON_NAME, device_id),
@@ -118,6 +120,8 @@ class Signer:
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(key_usage(signs_certificates=False), critical=True)
         builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+        if host_name is not None:
+            builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(host_name)]), critical=False)
         made = builder.sign(self._key, SHA256())
         der, pem = made.public_bytes(Encoding.DER), made.public_bytes(Encoding.PEM).decode()
         return Issued(pem, fingerprint_of(der), f"{made.serial_number:x}", asked.key_digest, to_us(ends))

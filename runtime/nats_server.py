@@ -1,4 +1,4 @@
-"""The embedded nats-server: a child process of ours on loopback, with JetStream fsyncing every message.
+"""The embedded nats-server: a child process of ours, on loopback unless told otherwise; JetStream fsyncs every message.
 
 `sync_interval: always` is what "acknowledged means kept" stands on: with the default of two minutes a power cut
 loses acknowledged messages. The acknowledgement format is pinned to the first one, which nats-py knows.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import shutil
 import signal
@@ -21,15 +22,21 @@ from pathlib import Path
 from typing import Final
 
 from domain.errors import Unavailable
-from runtime.bus_access import CertificateAccess, TokenAccess
+from runtime.bus_access import ACCOUNT, CertificateAccess, TokenAccess
 from runtime.durable import write_secret
+from runtime.stream_store import hand_over
+
+logger = logging.getLogger(__name__)
 
 MAX_PAYLOAD_BYTES: Final = 8 * 2**20
 _START_DEADLINE_S: Final = 15.0
+_RELOAD_DEADLINE_S: Final = 5.0
+_RELOADED: Final = b"Reloaded server configuration"
+_WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (recognised)
 
 _CONFIG: Final = """
 server_name: "vitalgrid"
-listen: "127.0.0.1:{port}"
+listen: "{host}:{port}"
 ports_file_dir: "{runtime_dir}"
 pid_file: "{runtime_dir}/nats-server.pid"
 max_payload: {max_payload}
@@ -62,8 +69,21 @@ class StoreKey:
         return f", cipher: aes, key: ${_KEY_VARIABLE}{before}"
 
     def environment(self) -> dict[str, str]:
-        """What the configuration refers to. The server reads values as it does configuration: a letter makes them text."""
-        return {_KEY_VARIABLE: f"k{self.secret}", _FORMER_VARIABLE: f"k{self.former or ''}"}
+        """What the configuration refers to."""
+        return {_KEY_VARIABLE: _as_text(self.secret), _FORMER_VARIABLE: _as_text(self.former or "")}
+
+    def as_the_server_has_them(self) -> list[str]:
+        """The secrets that its store may be under."""
+        return [_as_text(secret) for secret in (self.secret, self.former) if secret is not None]
+
+
+def _as_text(secret: str) -> str:
+    """The server reads values of its environment as it does configuration: a letter makes them text."""
+    return f"k{secret}"
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def find_nats_server() -> Path:
@@ -82,16 +102,22 @@ class NatsServer:
     """One nats-server process. Start it, hand out `url`, stop it; `store_dir` outlives it."""
 
     def __init__(
-        self, directory: Path, *, access: TokenAccess | CertificateAccess, port: int = 0, max_file_store_bytes: int = 40 * 2**30
+        self, directory: Path, *, access: TokenAccess | CertificateAccess, port: int = 0,
+        max_file_store_bytes: int = 40 * 2**30, host: str = "127.0.0.1",
     ) -> None:  # fmt: skip
         self.directory = directory
         self.access = access
+        self._host = host
         self._port = port or -1
         self._max_file_store_bytes = max_file_store_bytes
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
         self._store_key: StoreKey | None = None
         self._environment: dict[str, str] | None = None  # of its process; None: ours
+
+    @property
+    def _store_dir(self) -> Path:
+        return (self.directory / "jetstream").resolve()
 
     @property
     def pid(self) -> int | None:
@@ -106,10 +132,15 @@ class NatsServer:
         self._environment = {**environment, **key.environment()}
 
     async def start(self) -> str:
-        """Start and return the client URL once connections are accepted. Raises Unavailable with the server's own words."""
+        """Start and return the client URL once connections are accepted.
+
+        Raises Unavailable with the server's own words; Conflict or IntegrityViolation when streams that an older version
+        left cannot become the platform's account's.
+        """
         runtime_dir = self.directory / "run"
         runtime_dir.mkdir(parents=True, exist_ok=True)
         await asyncio.to_thread(self._end_orphan, runtime_dir)
+        await asyncio.to_thread(self._take_over_streams)
         for stale in runtime_dir.glob("*.ports"):
             stale.unlink()
         config = self._write_config()
@@ -123,17 +154,47 @@ class NatsServer:
         self._port = int(self.url.rpartition(":")[2])  # a restart keeps its address, so clients find it again
         return self.url
 
+    def _take_over_streams(self) -> None:
+        secrets = [] if self._store_key is None else self._store_key.as_the_server_has_them()
+        if hand_over(self._store_dir, ACCOUNT, secrets):
+            logger.warning("the streams are an account's of their own now", extra={"account": ACCOUNT})
+
     def reload(self) -> None:
         """Have a running server look again at who is let in and at its certificate; connections stay."""
         self._write_config()
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGHUP)
 
+    async def reload_wholly(self) -> None:
+        """As `reload`, of accounts too; returns once the server has looked. Raises Unavailable when it does not.
+
+        It looks twice: nats-server 2.15 gives an account that is new in its configuration the services that it imports
+        only when it reads them another time.
+        """
+        log = self.directory / "nats-server.log"
+        for _ in range(2):
+            if not self.is_running():
+                return  # whoever starts it has it read everything
+            before = log.stat().st_size
+            self.reload()
+            await self._until_said(log, before)
+
+    async def _until_said(self, log: Path, before: int) -> None:
+        deadline = time.monotonic() + _RELOAD_DEADLINE_S
+        while time.monotonic() < deadline and self.is_running():
+            with log.open("rb") as said:
+                said.seek(before)
+                if _RELOADED in said.read():
+                    return
+            await asyncio.sleep(0.01)
+        raise Unavailable(f"nats-server does not take up its configuration: {log} says why")
+
     def _write_config(self) -> Path:
         runtime_dir = self.directory / "run"
         path = runtime_dir / "nats-server.conf"
         config = _CONFIG.format(
-            port=self._port, runtime_dir=runtime_dir.resolve(), store_dir=(self.directory / "jetstream").resolve(),
+            host=_in_url(self._host), port=self._port,
+            runtime_dir=runtime_dir.resolve(), store_dir=self._store_dir,
             sealed=self._store_key.config() if self._store_key is not None else "",
             access=self.access.config(), max_payload=MAX_PAYLOAD_BYTES, max_file_store=self._max_file_store_bytes,
         )  # fmt: skip
@@ -162,10 +223,15 @@ class NatsServer:
             if self._process.poll() is not None:
                 break
             with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
-                return str(json.loads(ports_file.read_text())["nats"][0])
+                return self._reached_at(str(json.loads(ports_file.read_text())["nats"][0]))
             await asyncio.sleep(0.02)
         last_words = (self.directory / "nats-server.log").read_text(errors="replace")[-400:]
         raise Unavailable(f"nats-server did not start within {_START_DEADLINE_S:.0f} s; its last words: {last_words}")
+
+    def _reached_at(self, url: str) -> str:
+        """Where processes of this machine find it, of a URL that may name an address of another network, or none."""
+        scheme, port = url.partition("://")[0], url.rpartition(":")[2]
+        return f"{scheme}://{_in_url(_WILDCARDS.get(self._host, self._host))}:{port}"
 
     async def stop(self, grace_s: float = 10.0) -> None:
         """End the process, with a signal it can tidy up on, then by force after `grace_s`."""

@@ -74,7 +74,13 @@ def too_lax_accounts(
 
 
 def contradictions(
-    profile: SecurityProfile, *, api_host: str, doors_host: str, password_iterations: int, seal_files: bool | None = None
+    profile: SecurityProfile,
+    *,
+    api_host: str,
+    doors_host: str,
+    password_iterations: int,
+    seal_files: bool | None = None,
+    bus_host: str = "127.0.0.1",
 ) -> list[str]:
     """Each setting that is laxer than the profile allows, as a sentence that says what was expected."""
     if profile is not SecurityProfile.DEV:
@@ -88,7 +94,7 @@ def contradictions(
     return [
         f"{key} is {host}: expected a loopback address such as 127.0.0.1 in security profile dev; "
         f"other machines are for security profile {SecurityProfile.STANDARD}"
-        for key, host in (("api.host", api_host), ("doors.host", doors_host)) if not is_loopback(host)
+        for key, host in (("api.host", api_host), ("doors.host", doors_host), ("bus.host", bus_host)) if not is_loopback(host)
     ]  # fmt: skip
 
 

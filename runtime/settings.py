@@ -107,7 +107,13 @@ class IntakeSettings(BaseModel):
 
 class BusSettings(BaseModel):
     model_config = _FROZEN
-    port: Port = Field(0, description="Port of the embedded nats-server on loopback; 0 takes a free one.")
+    host: HostName = Field(
+        "127.0.0.1", description="Address the embedded nats-server listens on; hospitals' programs come there."
+    )
+    port: Port = Field(0, description="Port of the embedded nats-server; 0 takes a free one.")
+    certificate_days: float = Field(
+        365.0, gt=0, le=3650, description="How long a certificate of a hospital's program on the bus is good."
+    )
     max_stream_bytes: int = Field(20 * 2**30, ge=2**20, description="Largest size of the readings stream.")
     stream_retention_h: float = Field(48.0, ge=1, description="How long the readings stream keeps what the lake has.")
     duplicate_window_s: float = Field(7200.0, ge=120, description="How long the stream remembers message ids.")
@@ -314,7 +320,7 @@ class Settings(BaseSettings):
     def _keeps_its_security_profile(self) -> Self:
         """All that is laxer than the profile, at once."""
         found = contradictions(
-            self.security.profile, api_host=self.api.host, doors_host=self.doors.host,
+            self.security.profile, api_host=self.api.host, doors_host=self.doors.host, bus_host=self.bus.host,
             password_iterations=self.security.password_iterations, seal_files=self.security.seal_files,
         )  # fmt: skip
         found += too_lax_accounts(self.security.profile, self.security.second_factor, self.security.password_scheme)

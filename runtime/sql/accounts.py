@@ -22,7 +22,7 @@ _READ: Final = ("SELECT",)
 _NOT_ALL: Final[Mapping[str, tuple[str, ...]]] = {
     **dict.fromkeys(("write_log", "alarm_events", "exports", "handles", "reject_actions", "risk_events"), _APPEND),
     "password_history": (*_APPEND, "DELETE"),  # the oldest go
-    **dict.fromkeys(("erasures", "legal_holds"), (*_APPEND, "UPDATE")),  # what was asked for and held stays told
+    **dict.fromkeys(("erasures", "legal_holds", "bus_certificates"), (*_APPEND, "UPDATE")),  # what there was stays told
 }
 
 

@@ -23,6 +23,7 @@ from sqlalchemy import (
 )  # fmt: skip
 
 from runtime.sql import (
+    bus_tables,  # noqa: F401 (as below)
     credential_tables,  # noqa: F401 (as below)
     identity_tables,  # noqa: F401 (its tables are of the same schema)
     isolation_tables,  # noqa: F401 (as above)

@@ -31,6 +31,7 @@ from domain.principals import Role
 from runtime.bus_access import BusCertificate
 from runtime.certificates import Authority
 from runtime.tls import Trust
+from tests.bus_program import connections_of, program_of_the_howto, request_of
 from tests.openssl import openssl
 from tests.running_platform import RunningPlatform, start_platform, wait_until
 
@@ -135,6 +136,47 @@ def test_a_device_enrols_with_openssl_and_curl_and_speaks_mqtt_by_its_certificat
         return used if values and ("certificate", True) in used else []
 
     wait_until(shown, 30)
+
+
+@pytest.mark.clause("5.4a")
+@pytest.mark.clause("9.4")
+def test_a_hospitals_program_hears_its_alarms_on_the_bus_until_it_is_revoked(
+    platform: RunningPlatform, monitor_token: str, tmp_path: Path
+) -> None:
+    """As docs/howto/hear-alarms-on-the-bus.md has it, with its program."""
+    made = vitalgrid(platform, "token", "add", "his-1", "--role", "station", "--at", HOSPITAL)
+    assert made.exit_code == 0, made.output
+    (tmp_path / "his.token").write_text(made.stdout)
+    request = request_of(tmp_path)
+    certified = vitalgrid(platform, "bus", "certify", "his-1", "--request", request)
+    assert certified.exit_code == 0, certified.output
+    (tmp_path / "his.pem").write_text(certified.stdout)
+    with platform.http(Role.SECURITY_ADMINISTRATOR) as http:
+        (row,) = http.get("/tokens/his-1/bus-certificates").json()
+    program = program_of_the_howto(platform.connection.nats_url, row)
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c", program], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline().startswith("hello ")
+        publish(platform, monitor_token, {"nibp_sys": 60, "nibp_dia": 30}, ca_of(platform))
+        for line in running.stdout:
+            if line.startswith("alarm ") and "nibp" in line:
+                break
+        assert running.poll() is None
+        revoked = vitalgrid(platform, "bus", "revoke", "his-1", str(row["id"]))
+        assert revoked.exit_code == 0, revoked.output
+        address = ("127.0.0.1", declared(platform)["bus"])
+        wait_until(lambda: address not in connections_of(running.pid), 10)
+        running.terminate()
+    assert "revoked" in vitalgrid(platform, "bus", "list", "his-1").output
+    with platform.http(Role.AUDIT_ADMINISTRATOR) as http:
+
+        def noted() -> bool:
+            events = http.get("/audit/events", params={"principal": "his-1"}).json()["items"]
+            return any("live/alarms" in json.dumps(event) for event in events)
+
+        wait_until(noted, 20)
 
 
 @pytest.mark.clause("7.2a")

@@ -34,7 +34,8 @@ SPOKEN = (
     "shard.3", "log.state", "sessions.changed", "directory.shard.3", "hosts.order",
     "heartbeat.host.host-1", "heartbeat.host.host-2", "progress.host.host-1",
     "progress.host.host-2", "host.host-1.metrics", "directory.changed", "shards.held", "storage.state", "doors.counted",
-    "doors.sightings", "stream.silent", "readings.large", "doors.stamps", "enrolment.ask", "nobody.listens",
+    "doors.sightings", "stream.silent", "bus.access", "hospital.sz.h001.7.ask",
+    "hospital.sz.h001.7.alarms", "_R_.x", "readings.large", "doors.stamps", "enrolment.ask", "nobody.listens",
     "_INBOX.api.x.y", "_INBOX.doors.x", "_INBOX.supervisor.x",
     "_INBOX.queries.x", "_INBOX.observer.x", "_INBOX.host.host-1.x", "_INBOX.host.host-2.x", "elsewhere",
     *(f"$JS.API.STREAM.{order}.{stream}" for order in ("CREATE", "UPDATE", "DELETE", "PURGE", "INFO") for stream in STREAMS),
@@ -48,7 +49,7 @@ LISTENED_TO = (
     "actor.>", "actor.*.sz.h1.>", "shard.3", "shard.*",
     "directory.shard.*", "hosts.order", "heartbeat.host.*", "progress.host.*", "host.*.metrics", "host.host-1.metrics",
     "host.host-2.metrics", "directory.changed", "shards.held", "storage.state", "doors.counted", "doors.sightings",
-    "stream.silent", "enrolment.ask",
+    "stream.silent", "enrolment.ask", "bus.access", "hospital.*.*.*.ask", "hospital.*.*.*.alarms", "hospital.>", "_R_.>",
     "readings.large", "doors.stamps", "_INBOX.>", "_INBOX.api.>", "_INBOX.doors.>", "_INBOX.supervisor.>", "_INBOX.queries.>",
     "_INBOX.observer.>", "_INBOX.host.*.x", "_INBOX.host.host-1.>", "_INBOX.host.host-2.>", "$JS.API.>",
     "$JS.EVENT.>", "$SYS.>",
@@ -67,7 +68,7 @@ MAY_SAY = {
     } | _ALL_READ | _READS["AUDIT"],
     API: _TAKEN_IN | _ALL_READ | _FOLLOWS["READINGS"] | _FOLLOWS["ALARMS"]
     | {"actor.device.sz.h1.m1", "shard.3", "hosts.order", "directory.changed", "readings.large", "doors.stamps", "audit.writes"}
-    | {"sessions.changed", "_INBOX.doors.x"},
+    | {"sessions.changed", "_INBOX.doors.x", "bus.access", "hospital.sz.h001.7.alarms", "_R_.x"},
     AUDIT: _READS["AUDIT"] | _FOLLOWS["AUDIT"] | {"log.state", "stream.silent", "$JS.API.STREAM.PURGE.AUDIT"},
     DOORS: _TAKEN_IN | _READS["READINGS"] | {"shard.3", "doors.counted", "doors.sightings", "enrolment.ask", "_INBOX.api.x.y"},
     QUERIES: {"shard.3", "_INBOX.api.x.y"} | _READS["READINGS"],
@@ -80,7 +81,14 @@ MAY_SAY = {
     },
 }  # fmt: skip
 MAY_HEAR = {
-    SUPERVISOR: {"directory.shard.*", "hosts.order", "heartbeat.host.*", "stream.silent", "_INBOX.supervisor.>"},
+    SUPERVISOR: {
+        "directory.shard.*",
+        "hosts.order",
+        "heartbeat.host.*",
+        "stream.silent",
+        "bus.access",
+        "_INBOX.supervisor.>",
+    },
     API: {
         "directory.changed",
         "storage.state",
@@ -91,6 +99,7 @@ MAY_HEAR = {
         "log.state",
         "sessions.changed",
         "enrolment.ask",
+        "hospital.*.*.*.ask",
         "_INBOX.api.>",
     },
     AUDIT: {"_INBOX.audit.>"},

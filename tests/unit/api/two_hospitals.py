@@ -84,7 +84,7 @@ class Ward:
             "device_id": self.device_id, "patient_key": self.patient_key, "alarm_id": self.alarm_id, "metric": "spo2",
             "association_id": self.association_id, "window_id": self.window_id, "grant_id": self.grant_id, "code": "spo2",
             "session_id": self.session_id, "receipt": self.receipt, "hold_id": self.hold_id, "risk_id": 1,
-            "credential_id": "token",
+            "credential_id": "token", "certificate_id": 1,
             "model_id": "monitor", "index": 0, "path": "entries/000.p/1", "run_id": "none",
         }  # fmt: skip
         name = self.token if "/tokens/" in template else self.user

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from cluster.cli import app
 from cluster.connection import Connection
-from cluster.pki import API, DOORS, CertificateKeeper, in_url, ray_tls, reachable, served_with, trust_in, wanted_by
+from cluster.pki import API, BUS, DOORS, CertificateKeeper, in_url, ray_tls, reachable, served_with, trust_in, wanted_by
 from cluster.ray_environment import check_ray_tls, prepare_ray
 from cluster.run_target import remote_target
 from domain.bus_rights import OBSERVER
@@ -73,6 +73,16 @@ def test_one_that_is_served_everywhere_holds_for_this_machines_name(tmp_path):
     api = next(one for one in wanted_by(settings(tmp_path, api={"host": "0.0.0.0"})) if one.name == API)
     assert {socket.gethostname().lower(), "127.0.0.1"} <= api.holds_for
     assert "0.0.0.0" not in api.holds_for
+
+
+def test_the_bus_holds_for_where_hospitals_programs_come_to(tmp_path):
+    def names(**bus):
+        return next(one.holds_for for one in wanted_by(settings(tmp_path, bus=bus)) if one.name == BUS)
+
+    here = {"localhost", "127.0.0.1", "::1"}
+    assert names() == here
+    assert names(host="10.1.2.3") == {*here, "10.1.2.3"}
+    assert {socket.gethostname().lower(), *here} <= names(host="0.0.0.0")
 
 
 @pytest.mark.parametrize(("host", "url"), [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("10.1.1.1", "10.1.1.1")])

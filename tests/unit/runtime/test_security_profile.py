@@ -14,7 +14,7 @@ from runtime.security_profile import (
     is_loopback,
     too_lax_accounts,
 )
-from runtime.settings import ApiSettings, DoorSettings, SecuritySettings, Settings
+from runtime.settings import ApiSettings, BusSettings, DoorSettings, SecuritySettings, Settings
 
 TLS = {"tls_cert_file": "door.pem", "tls_key_file": "door.key"}
 
@@ -57,6 +57,15 @@ def test_what_is_laxer_is_refused_and_each_of_it_named(profile, given, named):
     (problem,) = refused.value.errors()
     assert [part for part in named if part not in problem["msg"]] == []
     assert problem["msg"].count(";") >= len(named) - 1
+
+
+def test_the_bus_answers_other_machines_by_tls_alone():
+    with pytest.raises(ValidationError, match=r"bus\.host is 10\.1\.2\.3"):
+        Settings(bus=BusSettings(host="10.1.2.3"), security={"profile": "dev"})
+    assert Settings(bus=BusSettings(host="10.1.2.3")).bus.host == "10.1.2.3"
+    assert Settings().bus.host == "127.0.0.1"
+    with pytest.raises(ValidationError):
+        BusSettings(host='127.0.0.1"')
 
 
 def test_each_profile_answers_for_the_settings_it_is_asked_about():

@@ -1,0 +1,174 @@
+"""Live alarms for programs of hospitals, over the bus: `GET /live/alarms`, asked by a message and answered by messages.
+
+A program asks through the application itself, with its token: who it is, what it may see, that it is noted in the access
+log, and that the stream ends with the token, are the same as over HTTP. Each event is one message on a subject that this
+program alone may hear; the bus tells nobody that it is not there, so it says again from time to time that it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Final
+
+import msgspec
+from starlette.types import ASGIApp, Message
+
+from api.live.subscription import sse
+from api.services import Backend
+from domain.errors import (
+    Conflict,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    TooManyAttempts,
+    Unauthenticated,
+    Unavailable,
+    VitalgridError,
+)
+from domain.hospital_systems import ASKED, LEASE_S, AlarmsAsked, AlarmsGranted, asked_by, decode_asked, heard_by
+from runtime.bus import Bus
+from runtime.sql.bus_certificates import check_shown
+from runtime.tasks import end
+
+logger = logging.getLogger(__name__)
+
+_PATH: Final = "/api/v1/live/alarms"
+_END: Final = sse("end", b"{}")
+_BEGIN_S: Final = 10.0
+_LOOK_S: Final = 1.0
+_REFUSALS: Final[dict[int, type[VitalgridError]]] = {
+    401: Unauthenticated, 403: Forbidden, 404: NotFound, 422: InvalidInput, 429: TooManyAttempts
+}  # fmt: skip
+
+
+class _Stream:
+    """One request to the application that goes on: the ASGI server's side of it."""
+
+    def __init__(self, bus: Bus, subject: str, until_s: float) -> None:
+        self._bus = bus
+        self._subject = subject
+        self.until_s = until_s
+        self.status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.refusal = bytearray()
+        self._is_asked = False
+        self._gone = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+
+    def leave(self) -> None:
+        """For the application the client is gone."""
+        self._gone.set()
+
+    async def say_end(self) -> None:
+        """Tell who hears it that nothing more comes, if anything did."""
+        if self.status.done() and self.status.result() < 400:
+            await self._bus.core_publish(self._subject, _END)
+
+    async def receive(self) -> Message:
+        if not self._is_asked:
+            self._is_asked = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status.set_result(int(message["status"]))
+            return
+        body = message.get("body", b"")
+        if self.status.result() >= 400:
+            self.refusal += body
+            return
+        for event in body.split(b"\n\n"):
+            if event:
+                await self._bus.core_publish(self._subject, event + b"\n\n")
+
+
+class HospitalStreams:
+    """Answers programs of hospitals for as long as `run` is awaited. One stream a certificate."""
+
+    def __init__(self, app: ASGIApp, backend: Backend) -> None:
+        self._app = app
+        self._backend = backend
+        self._streams: dict[int, _Stream] = {}
+        self._asking: set[int] = set()
+
+    async def run(self) -> None:
+        """Answer for ever."""
+        unsubscribe = await self._backend.services.bus.answer(ASKED, self.answer)
+        try:
+            while True:
+                await asyncio.sleep(_LOOK_S)
+                now_s = asyncio.get_running_loop().time()
+                for stream in [one for one in self._streams.values() if one.until_s <= now_s]:
+                    stream.leave()
+        finally:
+            await unsubscribe()
+            await end(*(stream.task for stream in self._streams.values() if stream.task is not None))
+
+    async def answer(self, payload: bytes, subject: str) -> bytes:
+        """Begin a stream, or go on with it. Raises as the route answers; Conflict when there is none to go on with."""
+        hospital_id, number = asked_by(subject)
+        if number in self._asking:
+            raise TooManyAttempts("a question of yours is being answered: wait for that")
+        self._asking.add(number)
+        try:
+            asked = decode_asked(payload)
+            now_us = self._backend.services.clock.now_us()
+            await self._backend.read(check_shown, self._backend.engine, number, hospital_id, asked.token, now_us=now_us)
+            await self._begin_or_go_on(hospital_id, number, asked)
+        finally:
+            self._asking.discard(number)
+        return msgspec.json.encode(AlarmsGranted(LEASE_S))
+
+    async def _begin_or_go_on(self, hospital_id: str, number: int, asked: AlarmsAsked) -> None:
+        before, until_s = self._streams.get(number), asyncio.get_running_loop().time() + LEASE_S
+        if asked.goes_on:
+            if before is None:
+                raise Conflict(
+                    "no alarms are being sent to you: ask for them anew, with the last that you have seen as 'after'"
+                )
+            before.until_s = until_s
+            return
+        if before is not None and before.task is not None:
+            await end(before.task)
+        stream = _Stream(self._backend.services.bus, heard_by(hospital_id, number), until_s)
+        stream.task = asyncio.create_task(self._served(number, stream, _scope(number, asked)), name="alarms for a hospital")
+        self._streams[number] = stream
+        either: set[asyncio.Future[Any]] = {stream.task, stream.status}
+        await asyncio.wait(either, timeout=_BEGIN_S, return_when=asyncio.FIRST_COMPLETED)
+        if not stream.status.done():
+            await end(stream.task)
+            raise Unavailable("alarms cannot be sent now: ask again")
+        if (status := stream.status.result()) >= 400:
+            await asyncio.wait({stream.task})
+            raise _REFUSALS.get(status, Unavailable)(_detail(bytes(stream.refusal)))
+
+    async def _served(self, number: int, stream: _Stream, scope: dict[str, Any]) -> None:
+        try:
+            await self._app(scope, stream.receive, stream.send)
+        except Exception:  # as a server does: the trace is in the log, and the client is told that it is over
+            logger.exception("a live stream over the bus broke", extra={"certificate": number})
+        finally:
+            if self._streams.get(number) is stream:
+                del self._streams[number]
+        await stream.say_end()
+
+
+def _scope(number: int, asked: AlarmsAsked) -> dict[str, Any]:
+    """The request as a server would tell it to the application. Its address, for limits and the log, is the certificate."""
+    headers = [(b"host", b"bus"), (b"authorization", f"Bearer {asked.token}".encode())]
+    if asked.after is not None:
+        headers.append((b"last-event-id", b"%d" % asked.after))
+    return {
+        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "GET",
+        "scheme": "https", "path": _PATH, "raw_path": _PATH.encode(), "query_string": b"", "root_path": "",
+        "headers": headers, "client": (f"bus certificate {number}", 0), "server": ("bus", 0),
+    }  # fmt: skip
+
+
+def _detail(problem: bytes) -> str:
+    try:
+        return str(msgspec.json.decode(problem)["detail"])
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return "the platform refused, and did not say why"

@@ -1,0 +1,80 @@
+"""Lets programs of hospitals come to the bus, as the business database says it, and signs certificates that they are to have.
+
+The key of the platform's authority is read here alone: the API, which is asked for a certificate, cannot make one, and so
+none that bears the name of a process of the platform.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from sqlalchemy import Engine
+
+from domain.instants import US_PER_S
+from domain.ports import Clock
+from runtime.bus_access import CertificateAccess, name_of_system
+from runtime.certificates import Authority, read_certificate
+from runtime.device_authority import Signer, read_request
+from runtime.sql.bus_certificates import Signed, let_in, sign_missing
+
+logger = logging.getLogger(__name__)
+
+_LOOK_S: Final = 2.0
+_DAY_US: Final = 86_400 * US_PER_S
+
+
+class HospitalAccess:
+    """`answer` is a handler for `Bus.answer`; `run` beside it. `reload` has the server look at who is let in.
+
+    While the database is away who was let in stays so.
+    """
+
+    def __init__(
+        self, engine: Engine, access: CertificateAccess, authority: Authority, clock: Clock, life_days: float,
+        reload: Callable[[], Awaitable[None]],
+    ) -> None:  # fmt: skip
+        self._engine = engine
+        self._access = access
+        self._authority = authority
+        self._clock = clock
+        self._life_us = round(life_days * _DAY_US)
+        self._reload = reload
+        self._looking = asyncio.Lock()
+
+    async def look(self) -> None:
+        """Sign what was asked for, and let in whoever is to be now. Raises what the database or the authority raises."""
+        async with self._looking:
+            now_us = self._clock.now_us()
+            try:
+                await asyncio.to_thread(sign_missing, self._engine, self._sign, now_us=now_us)
+            finally:  # a certificate that cannot be made keeps nobody in who is to go
+                if self._access.admit(await asyncio.to_thread(let_in, self._engine, now_us=now_us)):
+                    await self._reload()
+
+    async def answer(self, _payload: bytes, _subject: str) -> bytes:
+        """Look now. Raises as `look` does."""
+        await self.look()
+        return b""
+
+    async def run(self) -> None:
+        """Look for ever: certificates end, and tokens are revoked. That it fails is said once, until it works again."""
+        said = ""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            try:
+                await self.look()
+            except Exception as error:  # noqa: BLE001 (a database that is away or busy in any way: it is asked again)
+                if said != (said := str(error)):
+                    logger.error("who of the hospitals may come to the bus cannot be brought up to date: %s", error)
+            else:
+                said = ""
+
+    def _sign(self, hospital_id: str, request: str) -> Signed:
+        asked = read_request(request.encode())
+        signer = Signer(read_certificate(self._authority.file), self._authority.key())
+        name = name_of_system(asked.key_digest)
+        made = signer.issue(asked, hospital_id, name, self._clock.now_us(), self._life_us, host_name=name)
+        return Signed(made.pem + signer.chain, made.fingerprint, made.ends_us)

@@ -1,0 +1,131 @@
+"""Certificates of hospitals' programs for the bus: asked for by the API, signed by `vitalgrid up`. Clauses 5.4a, 9.4.
+
+A certificate belongs to a token: who has both may hear what the token's role may, and a token that is revoked ends it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, Engine, insert, select, update
+
+from domain.errors import Conflict, InvalidInput, NotFound, Unauthenticated, VitalgridError
+from domain.hospital_systems import HospitalSystem
+from domain.principals import Place
+from runtime.sql.bus_tables import bus_certificates
+from runtime.sql.engine import reading, writing
+from runtime.sql.records import Author, Row, log_write
+from runtime.sql.tables import tokens
+from runtime.tokens import digests_of
+
+_MOST: Final = 4  # in force of one program: the one in use, its successor, and a spare of each
+_SHOWN: Final = ("id", "hospital_id", "certificate", "fingerprint", "made_by", "made_us", "ends_us", "revoked_us")
+
+
+class Signed(NamedTuple):
+    """A certificate with its chain, PEM."""
+
+    pem: str
+    fingerprint: str
+    ends_us: int
+
+
+def ask_certificate(engine: Engine, author: Author, name: str, request_pem: str, key_digest: str) -> int:
+    """Note that token `name` is to have a certificate for the key of a request, which was checked; its number.
+
+    Raises NotFound for a token that is not in force, InvalidInput for one of more than one hospital, Conflict when it has
+    as many as may be, or the key has a certificate already: each key has one, ever.
+    """
+    with writing(engine) as connection:
+        place = Place.parse(_token_place(connection, name))
+        if place.hospital_id is None:
+            raise InvalidInput(f"token {name!r} is of {place}: on the bus a program is of one hospital, or a ward of one")
+        mine = (bus_certificates.c.token_name == name) & _good(author.now_us)
+        if len(connection.execute(select(bus_certificates.c.id).where(mine)).all()) >= _MOST:
+            raise Conflict(f"token {name!r} has {_MOST} certificates in force: revoke one first")
+        same = select(bus_certificates.c.id).where(bus_certificates.c.key_digest == key_digest)
+        if connection.execute(same).first() is not None:
+            raise Conflict("the key of the request has, or had, a certificate for the bus: make a new one")
+        values = {
+            "key_digest": key_digest, "token_name": name, "hospital_id": place.hospital_id, "request": request_pem,
+            "made_by": author.who,
+            "made_us": author.now_us,
+        }  # fmt: skip
+        key = connection.execute(insert(bus_certificates).values(values)).inserted_primary_key
+        assert key is not None
+        log_write(connection, author, "bus-certificate.create", name, {"id": int(key[0]), "hospital": place.hospital_id})
+        return int(key[0])
+
+
+def revoke_certificate(engine: Engine, author: Author, name: str, number: int) -> None:
+    """It opens nothing any more. Raises NotFound, also when it was revoked before."""
+    with writing(engine) as connection:
+        mine = (bus_certificates.c.id == number) & (bus_certificates.c.token_name == name)
+        in_force = update(bus_certificates).where(mine, bus_certificates.c.revoked_us.is_(None))
+        if not connection.execute(in_force.values(revoked_us=author.now_us)).rowcount:
+            raise NotFound(f"token {name!r} has no certificate {number} in force")
+        log_write(connection, author, "bus-certificate.revoke", name, {"id": number})
+
+
+def certificates_of(engine: Engine, name: str) -> list[Row]:
+    """All that a token ever had, the newest first."""
+    query = select(*(bus_certificates.c[column] for column in _SHOWN)).where(bus_certificates.c.token_name == name)
+    with reading(engine) as connection:
+        return [dict(row) for row in connection.execute(query.order_by(bus_certificates.c.id.desc())).mappings()]
+
+
+def check_shown(engine: Engine, number: int, hospital_id: str, token: str, *, now_us: int) -> None:
+    """Whether who came by certificate `number` shows the token that it belongs to. Raises Unauthenticated."""
+    mine = (bus_certificates.c.id == number) & (bus_certificates.c.hospital_id == hospital_id)
+    shown = tokens.c.digest.in_(digests_of(token)) & tokens.c.revoked_us.is_(None)
+    query = select(bus_certificates.c.id).join(tokens).where(mine, shown, _good(now_us))
+    with reading(engine) as connection:
+        if connection.execute(query).first() is None:
+            raise Unauthenticated("the token is unknown or revoked, or not the one that this certificate belongs to")
+
+
+def sign_missing(engine: Engine, sign: Callable[[str, str], Signed], *, now_us: int) -> None:
+    """Give each certificate that was asked for what `sign` makes of its hospital and request.
+
+    Raises what `sign` raised first, once all the others have theirs.
+    """
+    missing = select(bus_certificates).where(bus_certificates.c.certificate.is_(None), _good(now_us))
+    with reading(engine) as connection:
+        asked = connection.execute(missing).mappings().all()
+    failed: VitalgridError | None = None
+    for row in asked:
+        try:
+            made = sign(row["hospital_id"], row["request"])
+        except VitalgridError as error:
+            failed = failed or error
+            continue
+        values = {"certificate": made.pem, "fingerprint": made.fingerprint, "ends_us": made.ends_us}
+        with writing(engine) as connection:
+            connection.execute(update(bus_certificates).where(bus_certificates.c.id == row["id"]).values(values))
+    if failed is not None:
+        raise failed
+
+
+def let_in(engine: Engine, *, now_us: int) -> frozenset[HospitalSystem]:
+    """Who of the hospitals may come to the bus now."""
+    columns = (bus_certificates.c[name] for name in ("hospital_id", "id", "key_digest"))
+    query = select(*columns).join(tokens)
+    query = query.where(bus_certificates.c.certificate.is_not(None), tokens.c.revoked_us.is_(None), _good(now_us))
+    with reading(engine) as connection:
+        return frozenset(HospitalSystem(*row) for row in connection.execute(query))
+
+
+def _good(now_us: int) -> ColumnElement[bool]:
+    ends = bus_certificates.c.ends_us
+    return bus_certificates.c.revoked_us.is_(None) & (ends.is_(None) | (ends > now_us))
+
+
+def _token_place(connection: Connection, name: str) -> str:
+    query = select(tokens.c.place).where(tokens.c.name == name, tokens.c.revoked_us.is_(None))
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        raise NotFound(f"no token in force is named {name!r}")
+    if row.place is None:
+        raise InvalidInput(f"token {name!r} is of the whole region: on the bus a program is of one hospital, or a ward of one")
+    return str(row.place)

@@ -1,0 +1,321 @@
+"""A hospital's program on the bus, from its certificate to its alarms: real server, database and application."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import nats
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from sqlalchemy import Engine
+
+from api.app import PREFIX, create_app
+from api.live import hospital_streams
+from api.live.hospital_streams import HospitalStreams
+from cluster.hospital_access import HospitalAccess
+from domain import subjects
+from domain.alarms import AlarmEvent, AlarmSubject, AlertType, Phase, Priority
+from domain.bus_rights import API, BUS_RIGHTS, SUPERVISOR
+from domain.fleet_manifest import Tier
+from domain.principals import Place, Role
+from runtime.access_journal import IN_MEMORY, AccessJournal, NewAccess
+from runtime.bus import Bus
+from runtime.bus_access import BusCertificate, CertificateAccess, wanted_by_process
+from runtime.callers import SqlCallers
+from runtime.certificates import Authority, Wanted, pem_of_key, read_certificate
+from runtime.clock import SystemClock
+from runtime.nats_server import NatsServer
+from runtime.sql import access, patients, places
+from runtime.sql.engine import writing
+from runtime.sql.patients import NewPatient
+from runtime.sql.records import Author
+from runtime.sql.sessions import SessionRules
+from runtime.sql.tables import patients as patient_table
+from runtime.tasks import end
+from runtime.tls import CertificateFiles, TakenUp, Trust
+from tests.sql_fixtures import ADA, HOUR_US, SHARDS
+from tests.unit.api.conftest import client_of, services_of
+from tests.waiting import until
+
+pytestmark = [pytest.mark.integration, pytest.mark.clause("9.4"), pytest.mark.clause("9.3e")]
+
+OWN, OTHER = "sz.h001", "sz.h002"
+HOST = "host-1"
+AUTHOR = Author("ada", None, 1_700_000_000_000_000)
+
+
+class Remembering(AccessJournal):
+    """What was noted leaves the journal for the access log: this one remembers it."""
+
+    seen: list[bytes]
+
+    def add(self, accesses: Sequence[NewAccess]) -> None:
+        super().add(accesses)
+        self.seen += [access.event for access in accesses]
+
+
+@dataclass
+class Program:
+    """A hospital's program, and what it heard."""
+
+    client: Client
+    made: dict[str, Any]
+    token: str
+    heard: list[tuple[str, int | None, dict[str, Any]]] = field(default_factory=list)  # event, id, data
+
+    async def listen(self) -> None:
+        async def take(message: Msg) -> None:
+            lines = dict(line.partition(": ")[::2] for line in message.data.decode().splitlines() if line)
+            self.heard.append((lines["event"], int(lines["id"]) if "id" in lines else None, json.loads(lines["data"])))
+
+        await self.client.subscribe(self.made["hears"], cb=take)
+
+    async def ask(self, **more: Any) -> tuple[str | None, str]:
+        """The code of the error, if any, and what was answered."""
+        question = json.dumps({"token": self.token} | more).encode()
+        answer = await self.client.request(self.made["asks"], question, timeout=10)
+        return (answer.headers or {}).get("Vitalgrid-Error"), answer.data.decode()
+
+    def alarms(self) -> list[str]:
+        return [data["event"]["event_id"] for event, _, data in self.heard if event == "alarm"]
+
+
+@dataclass
+class District:
+    """A platform's bus, database and API."""
+
+    server: NatsServer
+    authority: Authority
+    folder: Path
+    engine: Engine
+    http: httpx.AsyncClient
+    host: Bus
+    api: Bus
+    journal: Remembering
+    hospitals: HospitalAccess
+    stopped: list[Client] = field(default_factory=list)
+
+    def token(self, name: str, role: Role, place: str) -> str:
+        return access.create_token(self.engine, AUTHOR, name, role, Place.parse(place))
+
+    async def certify(self, name: str) -> tuple[Path, dict[str, Any]]:
+        """Key and certificate of the program that token `name` is of, in one file."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, SHA256())
+        body = {"request": request.public_bytes(Encoding.PEM).decode()}
+        answer = await self.http.post(f"/tokens/{name}/bus-certificates", json=body)
+        assert answer.status_code == 201, answer.text
+        made, file = answer.json(), self.folder / f"{answer.json()['id']}.pem"
+        file.write_bytes(pem_of_key(key) + made["certificate"].encode())
+        return file, made
+
+    async def connect(self, file: Path, made: dict[str, Any]) -> Client:
+        context = TakenUp(Trust(str(self.authority.file)).context(), CertificateFiles(str(file), str(file))).context
+        async with asyncio.timeout(10):
+            while True:
+                with contextlib.suppress(nats.errors.Error, TimeoutError, OSError):
+                    client = await nats.connect(
+                        self.server.url, tls=context, tls_handshake_first=True, allow_reconnect=False, connect_timeout=2,
+                        inbox_prefix=made["inbox"],
+                    )  # fmt: skip
+                    break
+        self.stopped.append(client)
+        return client
+
+    async def program(self, name: str, place: str, role: Role = Role.STATION) -> Program:
+        token = self.token(name, role, place)
+        file, made = await self.certify(name)
+        program = Program(await self.connect(file, made), made, token)
+        await program.listen()
+        return program
+
+    async def notify(self, number: int, hospital_id: str = OWN, ward_id: str | None = None, patient: str | None = None) -> int:
+        event = AlarmEvent(
+            f"e{number}", f"a{number}", Phase.START, AlertType.PHYSIOLOGICAL, Priority.HIGH, "limit.very-low", 1,
+            AlarmSubject(hospital_id, ward_id, handle=number, patient_key=patient), AUTHOR.now_us, AUTHOR.now_us,
+            AUTHOR.now_us, "SpO2 is low",
+        )  # fmt: skip
+        return await self.host.publish(subjects.alarm(hospital_id), msgspec.json.encode(event), event.event_id)
+
+    def noted(self) -> list[dict[str, Any]]:
+        """Accesses to live alarms."""
+        events = [json.loads(event) for event in self.journal.seen]
+        return [event for event in events if any("live/alarms" in str(entity) for entity in event["entity"])]
+
+
+@pytest.fixture
+async def district(tmp_path: Path, engine: Engine) -> AsyncIterator[District]:
+    clock, authority, now = SystemClock(), Authority(tmp_path / "pki"), datetime.now(UTC)
+    authority.make_missing("sz", now)
+    authority.keep(Wanted("bus", frozenset({"127.0.0.1"}), is_server=True), now)
+    bus_access = CertificateAccess(authority.file_of("bus"), authority.file, (*BUS_RIGHTS, HOST))
+    server = NatsServer(tmp_path / "nats", access=bus_access)
+    await server.start()
+
+    async def connected(process: str) -> Bus:
+        authority.keep(wanted_by_process(process), now)
+        file = str(authority.file_of(wanted_by_process(process).name))
+        return await Bus.connect(server.url, BusCertificate(process, file, str(authority.file)), process)
+
+    supervisor, api, host = [await connected(process) for process in (SUPERVISOR, API, HOST)]
+    await supervisor.ensure_streams(max_stream_bytes=2**30, retention_s=86_400, duplicate_window_s=600)
+    for hospital_id in (OWN, OTHER):
+        places.create_hospital(
+            engine, AUTHOR, hospital_id=hospital_id, name=hospital_id, tier=Tier.PRIMARY, bed_count=9, shards=SHARDS
+        )
+        places.create_ward(engine, AUTHOR, hospital_id, "icu", "icu")
+    hospitals = HospitalAccess(engine, bus_access, authority, clock, 30, server.reload_wholly)
+    await supervisor.answer(subjects.BUS_ACCESS, hospitals.answer)
+    journal = Remembering.open(IN_MEMORY)
+    journal.seen = []
+    callers = SqlCallers(engine, "sz", clock, SessionRules(HOUR_US, HOUR_US))
+    app = create_app(services_of(engine=engine, bus=api, clock=clock, callers=callers, accesses=journal), background=False)
+    admin = access.create_token(engine, AUTHOR, "admin", Role.ADMINISTRATOR)
+    async with app.router.lifespan_context(app), client_of(app, admin) as http:
+        http.base_url = httpx.URL(f"http://test{PREFIX}/")
+        streams = asyncio.create_task(HospitalStreams(app, app.state.backend).run())
+        made = District(server, authority, tmp_path, engine, http, host, api, journal, hospitals)
+        await api.flush()
+        yield made
+        await end(streams)
+    for client in made.stopped:
+        await client.close()
+    for bus in (supervisor, api, host):
+        await bus.close()
+    await server.stop()
+
+
+async def test_a_program_hears_what_its_role_may_see_and_it_is_noted_first(district: District) -> None:
+    whole, ward, other = [
+        await district.program(*one) for one in (("his-1", OWN), ("icu-1", f"{OWN}/icu"), ("his-2", OTHER))
+    ]  # fmt: skip
+    before = await district.notify(1)
+    assert await whole.ask(after=before - 1) == (None, '{"lease_s":30.0}')
+    assert await ward.ask() == await other.ask() == (None, '{"lease_s":30.0}')
+    noted = district.noted()
+    assert {event["agent"][2]["who"]["display"] for event in noted} == {"his-1", "icu-1", "his-2"}
+    assert {event["agent"][0]["who"]["display"] for event in noted} == {
+        f"bus certificate {program.made['id']}" for program in (whole, ward, other)
+    }
+    await district.notify(2)
+    await district.notify(3, ward_id="icu")
+    await district.notify(4, OTHER)
+    await until(lambda: (whole.alarms(), ward.alarms(), other.alarms()) == (["e1", "e2", "e3"], ["e3"], ["e4"]), 10)
+    assert [number for event, number, _ in whole.heard if event == "alarm"] == [1, 2, 3]
+    assert whole.heard[0][0] == "hello"
+    await until(lambda: any(event == "heartbeat" for event, _, _ in whole.heard), 5)
+    await asyncio.gather(*(program.ask(goes_on=True) for program in (whole, ward, other)))
+    assert len(district.noted()) == 3
+
+
+async def test_who_is_withheld_is_withheld_here_too(district: District) -> None:
+
+    key = patients.admit_patient(district.engine, ADA, OWN, NewPatient("MRN-1", "王小明", ward_id="icu"))["patient_key"]
+    with writing(district.engine) as connection:
+        connection.execute(patient_table.update().where(patient_table.c.patient_key == key).values(level=9))
+    program = await district.program("his-1", OWN)
+    assert (await program.ask())[0] is None
+    await district.notify(1, ward_id="icu", patient=key)
+    await district.notify(2, ward_id="icu")
+    await until(lambda: program.alarms() == ["e2"], 10)
+
+
+async def test_the_certificate_alone_opens_nothing_and_neither_does_another_token(district: District) -> None:
+    program = await district.program("his-1", OWN)
+    another, own = district.token("his-2", Role.STATION, OTHER), program.token
+    for token in ("", "rubbish", another):
+        program.token = token
+        code, said = await program.ask()
+        assert code == "unauthenticated", said
+        assert not token or token not in said
+    code, _ = await program.ask(after="x")
+    assert code == "invalid-input"
+    program.token = own
+    code, said = await program.ask(after=-5)
+    assert (code, "Last-Event-ID" in said) == ("invalid-input", True), said
+    integration = await district.program("planner", OWN, Role.CAPACITY_PLANNER)
+    code, said = await integration.ask()
+    assert (code, "may not alarm.read" in said) == ("forbidden", True), said
+    assert program.heard == integration.heard == []
+
+
+async def test_who_says_no_more_that_they_hear_is_sent_no_more(district: District, monkeypatch) -> None:
+    monkeypatch.setattr(hospital_streams, "LEASE_S", 0.5)
+    program = await district.program("his-1", OWN)
+    assert (await program.ask(goes_on=True))[0] == "conflict"
+    await program.ask()
+    await until(lambda: program.heard and program.heard[-1][0] == "end", 10)
+    await district.notify(1)
+    assert (await program.ask(goes_on=True))[0] == "conflict"
+    await program.ask(after=0)
+    await until(lambda: program.alarms() == ["e1"], 10)
+
+
+@pytest.mark.parametrize("what", ["certificate", "token"])
+async def test_revoked_it_hears_nothing_more_and_is_cut_off(district: District, what: str) -> None:
+    program, other = await district.program("his-1", OWN), await district.program("his-2", OWN)
+    await program.ask()
+    await other.ask()
+    path = "/tokens/his-1" if what == "token" else f"/tokens/his-1/bus-certificates/{program.made['id']}"
+    assert (await district.http.delete(path)).status_code == 204
+    await district.hospitals.look()  # as `run` does every two seconds
+    await until(lambda: not program.client.is_connected, 5)
+    await district.notify(1)
+    await until(lambda: other.alarms() == ["e1"], 10)
+    assert (other.client.is_connected, program.alarms()) == (True, [])
+    if what == "certificate":
+        assert (await district.http.delete(path)).status_code == 404
+        listed = (await district.http.get("/tokens/his-1/bus-certificates")).json()
+        assert [row["state"] for row in listed] == ["revoked"]
+
+
+async def test_what_is_no_request_or_no_program_of_a_hospital_gets_none(district: District) -> None:
+    district.token("region-1", Role.HEALTH_COMMISSION, "sz")
+    district.token("his-1", Role.STATION, OWN)
+    key = ec.generate_private_key(ec.SECP256R1())
+    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, SHA256())
+    body = {"request": request.public_bytes(Encoding.PEM).decode()}
+
+    async def status(name: str, body: Any) -> int:
+        return (await district.http.post(f"/tokens/{name}/bus-certificates", json=body)).status_code
+
+    assert await status("region-1", body) == 422
+    assert await status("nobody", body) == 404
+    assert await status("his-1", {"request": "rubbish"}) == 422
+    assert await status("his-1", body) == 201
+    assert await status("his-1", body) == 409  # a key has one certificate, ever
+    for _ in range(3):
+        await district.certify("his-1")
+    assert (await district.http.post("/tokens/his-1/bus-certificates", json=_another())).status_code == 409
+    made = read_certificate(_written(district.folder, (await _listed(district, "his-1"))[-1]["certificate"]))
+    names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(x509.DNSName)
+    assert [name.endswith(".hospitals.vitalgrid") for name in names] == [True]
+
+
+def _another() -> dict[str, str]:
+    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    signed = request.sign(ec.generate_private_key(ec.SECP256R1()), SHA256())
+    return {"request": signed.public_bytes(Encoding.PEM).decode()}
+
+
+def _written(folder: Path, pem: str) -> Path:
+    (folder / "written.pem").write_text(pem)
+    return folder / "written.pem"
+
+
+async def _listed(district: District, name: str) -> list[dict[str, Any]]:
+    return list((await district.http.get(f"/tokens/{name}/bus-certificates")).json())
