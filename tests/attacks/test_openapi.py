@@ -29,5 +29,5 @@ def open_platform(tmp_path: Path) -> Iterator[RunningPlatform]:
 
 def test_no_request_that_fits_the_description_or_nearly_meets_an_error_of_ours(open_platform: RunningPlatform) -> None:
     code, said = fuzz(open_platform, examples=EXAMPLES, seconds=SECONDS)
-    assert code == 0, said[-6_000:]
+    assert code == 0, said.partition(" FAILURES ")[2][:6_000] or said[-6_000:]
     assert "Traceback" not in open_platform.log("api.log"), open_platform.log("api.log")[-3_000:]

@@ -42,7 +42,8 @@ HARMLESS: Final = {
     "how open to attack a device is, and that it is cut off": """
         findings points remedy fingerprint_parts fingerprint_parts_before changes matched is_isolated isolated patients
         credentials_revoked""",
-    "how long things are kept, and that they are gone": "keeps days least_days why holds done certificate entry proof vkeys",
+    "how long things are kept, and that they are gone": """
+        keeps days least_days why holds done certificate entry proof vkeys too_late_for""",
     "the catalogue": """
         accepted_units calibration_interval_days code codes criticality events fields group instances keys kind loinc mdc
         modality name_en name_zh no_measurement patient_bound period_s plausible_high plausible_low precision services
@@ -57,6 +58,7 @@ HARMLESS: Final = {
         live_unavailable next ok path place ready refused region reports row rows says silent_s status storage target title
         topic total type""",
     "what a device proves with who it is": "has_certificate certificate_until",
+    "where a program meets the bus": "asks hears inbox",
     "what a device sent, for those who repair devices": "payload_base64 payload_bytes payload_text",
     "what was asked for in an export; parts of names are taken out where it is recorded": "query",
     "of the access log: actions, opaque keys, sealed reasons": "commitment event event_bytes index salt what",
