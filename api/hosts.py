@@ -21,7 +21,7 @@ _decoder: Final = msgspec.json.Decoder(HostHeartbeat)
 
 @dataclass(frozen=True, slots=True)
 class HighWater:
-    """Up to which stream time all shards with devices have been worked through; None while one is not held."""
+    """Up to which stream time all shards with devices have been worked through; None while that is not known of one."""
 
     time_us: int | None
     silent_shards: tuple[int, ...]
@@ -72,4 +72,5 @@ class Hosts:
         held = self.held()
         silent = tuple(sorted(self._ever_busy - set(held)))
         times = [shard.high_water_us for shard in held.values() if shard.devices]
-        return HighWater(None if silent or not times else min(times), silent)
+        is_known = times and not silent and min(times) > 0  # 0: it took the shard just now, and has heard nothing yet
+        return HighWater(min(times) if is_known else None, silent)

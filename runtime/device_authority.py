@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from domain.enrolment import MAX_REQUEST_BYTES, fingerprint_of
-from domain.errors import IntegrityViolation, InvalidInput, Unavailable
+from domain.errors import Conflict, IntegrityViolation, InvalidInput
 from domain.instants import from_us, to_us
 from runtime.certificates import Authority, key_usage, pem_of_key, read_certificate, unsigned
 
@@ -89,10 +89,10 @@ class DeviceAuthority:
         self._authority = authority
 
     def signer(self) -> Signer:
-        """Raises Unavailable where there is none, KeyMissing or IntegrityViolation where it is spoilt."""
+        """Raises Conflict where there is none, KeyMissing or IntegrityViolation where it is spoilt."""
         file = self._authority.file
         if not file.exists():
-            raise Unavailable("no certificates are made here: the doors speak no TLS, and devices have tokens (docs/howto)")
+            raise Conflict("no certificates are made here: the doors speak no TLS, and devices have tokens (docs/howto)")
         return Signer(read_certificate(file), self._authority.key())
 
 

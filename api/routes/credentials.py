@@ -18,7 +18,7 @@ from api.routes.devices import Named
 from api.schemas.credentials import IDS_BODY, ZIP_ANSWER, ClaimCodeOut, CredentialOut, EnrolledRow, EnrolmentReport
 from api.services import Backend, Behind
 from api.times import In
-from domain.errors import Conflict, InvalidInput, NotFound, Unavailable
+from domain.errors import Conflict, InvalidInput, NotFound
 from domain.permissions import Action
 from runtime.sql import bulk_enrolment, credentials
 from runtime.sql.engine import writing
@@ -51,7 +51,7 @@ async def give_claim_codes(
     "/certificates",
     openapi_extra=IDS_BODY,
     response_class=Response,
-    responses=ZIP_ANSWER | problems(NotFound, InvalidInput, Unavailable),
+    responses=ZIP_ANSWER | problems(NotFound, InvalidInput, Conflict),
 )
 async def give_certificates(who: OfMany, request: Request, behind: Behind, hospital: Hospital) -> Response:
     """A key and a certificate for each device of a list (CSV or JSON, at most 500), in a ZIP.

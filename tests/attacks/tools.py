@@ -67,13 +67,14 @@ async def scan(platform: RunningPlatform, port: int) -> list[str]:
 def fuzz(platform: RunningPlatform, *, examples: int, seconds: float, seed: int = 1) -> tuple[int, str]:
     """schemathesis over the OpenAPI description, as an administrator: its exit code, and what it says.
 
-    Not asked: live streams, which do not end; scenarios, which would be played; passwords and tokens, it would lock itself out.
+    Not asked: live streams, which do not end; scenarios, which would be played; passwords and tokens, it would lock itself out;
+    `/ready`, whose 503 is an answer.
     """
     command = [
         sys.executable, "-m", "schemathesis.cli", "run", f"{platform.connection.api_url}/openapi.json",
         "--checks", "not_a_server_error", "--phases", "fuzzing", "--max-examples", str(examples), "--workers", "2",
         "--max-time", str(seconds), "--seed", str(seed), "--request-timeout", "20", "--no-color", "--no-shrink",
-        "--generation-database", "none", "--exclude-path-regex", "/live/|/scenarios|^/oauth|/me/password|/tokens",
+        "--generation-database", "none", "--exclude-path-regex", "/live/|/scenarios|^/oauth|/me/password|/tokens|/ready$",
         "-H", f"Authorization: Bearer {platform.token}", "-H", "X-Reason: schemathesis",
     ]  # fmt: skip
     if platform.connection.api_trust is not None:

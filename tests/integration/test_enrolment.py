@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from domain.errors import Busy, TooManyAttempts, Unauthenticated, Unavailable
+from domain.errors import Busy, Conflict, TooManyAttempts, Unauthenticated
 from runtime.device_authority import DeviceAuthority
 from runtime.sql import devices
 from runtime.sql.credentials import credentials_of, revoke
@@ -317,12 +317,12 @@ async def test_where_there_is_no_authority_of_devices_tokens_are_given(
     engine: Engine, hospital: SmallHospital, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def none_here(_: DeviceAuthority) -> None:
-        raise Unavailable("no certificates are made here")
+        raise Conflict("no certificates are made here")
 
     monkeypatch.setattr(DeviceAuthority, "signer", none_here)
     async with open_doors(engine, tmp_path) as doors:
         code = doors.code_of(hospital.monitor["handle"])
-        assert (await doors.claim(code, Held.make(tmp_path, "monitor")))[0] == 503
+        assert (await doors.claim(code, Held.make(tmp_path, "monitor")))[0] == 409
         assert (await doors.claim(code, None))[0] == 200
 
 

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from sqlalchemy import Engine
 
 from api.app import create_app
+from api.hosts import HighWater
 from domain import subjects
 from domain.alarms import INTENDED_USE
 from domain.errors import Unavailable
@@ -181,6 +182,14 @@ async def test_a_host_that_fell_silent_holds_nothing(app: FastAPI, client: httpx
     clock.advance(6)
     assert "shards" in await failing(client)
     assert app.state.backend.hosts.high_water().silent_shards == (0, 1, 2, 3)
+
+
+async def test_a_shard_that_was_taken_just_now_is_not_behind(
+    app: FastAPI, client: httpx.AsyncClient, clock: ManualClock
+) -> None:
+    beat(app, clock, age_s=clock.now_us() / 1e6)  # it has heard of no time yet
+    assert (await client.get("ready")).status_code == 200
+    assert app.state.backend.hosts.high_water() == HighWater(None, ())
 
 
 async def test_prometheus_is_shown_hosts_shards_and_requests(
