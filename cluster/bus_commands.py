@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Final
-from urllib.parse import quote
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from cluster.rest_calls import ask, ask_list
+from cluster.rest_calls import ask, ask_list, in_path
 from cluster.run_target import local_target, settings_of
 from cluster.run_view import wide_console
 from domain.errors import InvalidInput
@@ -69,7 +68,7 @@ def revoke(
 
 
 def _path(name: str) -> str:
-    return f"/tokens/{quote(name, safe='')}/bus-certificates"
+    return f"/tokens/{in_path(name)}/bus-certificates"
 
 
 def _target(token: str | None, data_dir: Path | None) -> Target:

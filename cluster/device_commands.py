@@ -13,7 +13,7 @@ from rich.table import Table
 
 from cluster.command_options import DataDir, Token, target_of
 from cluster.isolation_commands import Device, isolate, isolated, path_of, release
-from cluster.rest_calls import ask, ask_list
+from cluster.rest_calls import ask, ask_list, in_path
 from cluster.run_view import wide_console
 from domain.errors import InvalidInput
 
@@ -72,7 +72,7 @@ def revoke(
     data_dir: DataDir = None,
 ) -> None:
     """End one credential; a connection that came with it is ended."""
-    path = f"{path_of(device)}/credentials/{quote(credential, safe='')}"
+    path = f"{path_of(device)}/credentials/{in_path(credential)}"
     answer: Any = ask(target_of(token, data_dir), "DELETE", path, reason=_REASON)
     assert not answer
     _console.print(f"{credential} of {device} is revoked", highlight=False)

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from cluster.command_options import DataDir, Token, target_of
-from cluster.rest_calls import ask
+from cluster.rest_calls import ask, in_path
 from cluster.run_view import wide_console
 from domain.errors import Unavailable
 from scenarios.target import Target
@@ -41,20 +41,20 @@ def add(wait: Wait = 120.0, token: Token = None, data_dir: DataDir = None) -> No
 @hosts.command("drain")
 def drain(name: Name, wait: Wait = 120.0, token: Token = None, data_dir: DataDir = None) -> None:
     """Let a host give all its shards to others; it stays, without any."""
-    _carry_out(target_of(token, data_dir), ("POST", f"/{name}/drain"), lambda view: _is_empty(view, name), wait)
+    _carry_out(target_of(token, data_dir), ("POST", f"/{in_path(name)}/drain"), lambda view: _is_empty(view, name), wait)
 
 
 @hosts.command("resume")
 def resume(name: Name, wait: Wait = 120.0, token: Token = None, data_dir: DataDir = None) -> None:
     """Give a drained host shards again."""
-    _carry_out(target_of(token, data_dir), ("POST", f"/{name}/resume"), _is_calm, wait)
+    _carry_out(target_of(token, data_dir), ("POST", f"/{in_path(name)}/resume"), _is_calm, wait)
 
 
 @hosts.command("remove")
 def remove(name: Name, wait: Wait = 120.0, token: Token = None, data_dir: DataDir = None) -> None:
     """Drain a host, then end it; one fewer is kept from then on."""
     gone: Callable[[dict[str, Any]], bool] = lambda view: all(host["name"] != name for host in view["hosts"])  # noqa: E731
-    _carry_out(target_of(token, data_dir), ("DELETE", f"/{name}"), gone, wait)
+    _carry_out(target_of(token, data_dir), ("DELETE", f"/{in_path(name)}"), gone, wait)
 
 
 @hosts.command("hand-over")
@@ -66,7 +66,7 @@ def hand_over(
     data_dir: DataDir = None,
 ) -> None:
     """Hand a hospital over to another shard, while it sends; returns when it is there."""
-    target, path, deadline_s = target_of(token, data_dir), f"/hospitals/{hospital}/hand-over", time.monotonic() + wait
+    target, path, deadline_s = target_of(token, data_dir), f"/hospitals/{in_path(hospital)}/hand-over", time.monotonic() + wait
     state = _ask(target, "POST", path, {"shard": shard})
     while state["state"] == "begun" and time.monotonic() < deadline_s:
         time.sleep(_LOOK_S)
@@ -89,7 +89,7 @@ def share(hospital: Hospital, wait: Wait = 120.0, token: Token = None, data_dir:
 
 def _place(target: Target, hospital: str, placement: str, wait_s: float) -> None:
     """Order a placement and wait until it is so. Raises Unavailable when that takes longer than `wait_s`."""
-    path, deadline_s = f"/hospitals/{hospital}/placement", time.monotonic() + wait_s
+    path, deadline_s = f"/hospitals/{in_path(hospital)}/placement", time.monotonic() + wait_s
     state = _ask(target, "PUT", path, {"placement": placement})
     while wait_s and not _is_placed(state):
         if time.monotonic() > deadline_s:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any, Final
+from urllib.parse import quote
 
 import httpx
 
@@ -45,7 +46,14 @@ def ask_pages(target: Target, path: str, *, reason: str) -> Iterator[dict[str, A
         following = page["next"] and page["next"].removeprefix("/api/v1")
 
 
+def in_path(name: str) -> str:
+    """A name as it stands in a path: whatever it holds, it is one segment."""
+    return quote(name, safe="")
+
+
 def _answer(target: Target, method: str, path: str, body: Any, reason: str) -> Any:
+    if not target.token.isascii():
+        raise InvalidInput("the token has letters that no token has: expected one as it was shown when it was made")
     headers = {"Authorization": f"Bearer {target.token}", "X-Reason": reason}
     try:
         answer = httpx.request(

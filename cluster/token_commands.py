@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Final
-from urllib.parse import quote
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from cluster.command_options import DataDir, Token, target_of
-from cluster.rest_calls import ask, ask_pages
+from cluster.rest_calls import ask, ask_pages, in_path
 from cluster.run_view import wide_console
 from domain.principals import Role
 from scenarios.target import Target
@@ -53,7 +52,7 @@ def list_tokens(token: Token = None, data_dir: DataDir = None) -> None:
 @token_app.command("revoke")
 def revoke(name: Name, token: Token = None, data_dir: DataDir = None) -> None:
     """Let a token open nothing any more. Holds within seconds."""
-    _ask(target_of(token, data_dir), "DELETE", f"/tokens/{quote(name, safe='')}")
+    _ask(target_of(token, data_dir), "DELETE", f"/tokens/{in_path(name)}")
     _console.print(f"token {name}: revoked", highlight=False)
 
 

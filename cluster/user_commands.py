@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from cluster.command_options import DataDir, Token, target_of
-from cluster.rest_calls import ask, ask_list, ask_pages
+from cluster.rest_calls import ask, ask_list, ask_pages, in_path
 from cluster.run_view import wide_console
 from domain.principals import Relation, Role
 from scenarios.target import Target
@@ -53,13 +53,13 @@ def add(
 @user.command("grants")
 def list_grants(name: Name, token: Token = None, data_dir: DataDir = None) -> None:
     """What a user was given, and what became of it."""
-    _show_grants(ask_list(target_of(token, data_dir), f"/users/{name}/grants", reason=_REASON))
+    _show_grants(ask_list(target_of(token, data_dir), f"{_path_of(name)}/grants", reason=_REASON))
 
 
 @user.command("permissions")
 def permissions(name: Name, token: Token = None, data_dir: DataDir = None) -> None:
     """What a user may do in effect: by each grant, which action, up to which level, for which purposes."""
-    shown = _ask(target_of(token, data_dir), "GET", f"/users/{name}/permissions")
+    shown = _ask(target_of(token, data_dir), "GET", f"{_path_of(name)}/permissions")
     table = Table("role", "place", "action", "level", "of own patients", "purposes")
     for given in shown["grants"]:
         for right in given["rights"]:
@@ -80,7 +80,7 @@ def grant(
 ) -> None:
     """Give a user a role at a place and everywhere in it. Holds at once."""
     body = {"role": role.value, "place": at, "relation": relation.value, "until": until}
-    _show_grants([_ask(target_of(token, data_dir), "POST", f"/users/{name}/grants", body)])
+    _show_grants([_ask(target_of(token, data_dir), "POST", f"{_path_of(name)}/grants", body)])
 
 
 @user.command("revoke")
@@ -91,7 +91,7 @@ def revoke(
     data_dir: DataDir = None,
 ) -> None:
     """Take back a grant. Holds at once."""
-    _ask(target_of(token, data_dir), "DELETE", f"/users/{name}/grants/{number}")
+    _ask(target_of(token, data_dir), "DELETE", f"{_path_of(name)}/grants/{number}")
     _console.print(f"user {name}: grant {number} has ended", highlight=False)
 
 
@@ -142,12 +142,12 @@ def sign_out(name: Name, token: Token = None, data_dir: DataDir = None) -> None:
 @user.command("reset-factor")
 def reset_factor(name: Name, token: Token = None, data_dir: DataDir = None) -> None:
     """Take away the second factor of a user who lost it, recovery codes too. Ends their session; be sure who asks."""
-    _ask(target_of(token, data_dir), "POST", f"/users/{name}/second-factor/reset")
+    _ask(target_of(token, data_dir), "POST", f"{_path_of(name)}/second-factor/reset")
     _console.print(f"user {name}: has no second factor now, and signs in with the password alone", highlight=False)
 
 
 def _order(name: str, verb: str, token: str | None, data_dir: Path | None) -> dict[str, Any]:
-    return _ask(target_of(token, data_dir), "POST", f"/users/{name}/{verb}")
+    return _ask(target_of(token, data_dir), "POST", f"{_path_of(name)}/{verb}")
 
 
 def _items(target: Target, path: str) -> Iterator[dict[str, Any]]:
@@ -166,6 +166,10 @@ def _tell(made: dict[str, Any]) -> None:
 
 def _show(row: dict[str, Any]) -> None:
     _console.print(f"user {row['name']}: {_state(row)}", highlight=False)
+
+
+def _path_of(name: str) -> str:
+    return f"/users/{in_path(name)}"
 
 
 def _show_grants(rows: list[dict[str, Any]]) -> None:

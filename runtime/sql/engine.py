@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InternalError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from domain.errors import Conflict, InvalidInput, StorageFull, Unavailable
@@ -30,6 +30,7 @@ _WAL_RETRY_S: Final = 0.01
 _WRITER_LOCK: Final = 7_251_839_402  # PostgreSQL advisory lock: whoever holds it writes
 _LATER: Final = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN")
 _NO_ROOM: Final = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "53100")  # 53100: PostgreSQL's disk is full
+_READ_ONLY: Final = "25006"  # PostgreSQL is a standby, or was told to write nothing
 _SAME_OR_GONE: Final = (
     "23505", "23503", "SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY", "SQLITE_CONSTRAINT_FOREIGNKEY",
 )  # fmt: skip
@@ -133,8 +134,10 @@ def _in_our_words() -> Iterator[None]:
         raise InvalidInput("a value is too long or too large to be stored") from None
     except PoolTimeout:
         raise Unavailable("the business database has no connection free: try again") from None
-    except OperationalError as error:
+    except (OperationalError, InternalError) as error:
         code = _code(error)
+        if isinstance(error, InternalError) and code != _READ_ONLY:
+            raise
         if code.startswith(_NO_ROOM):
             raise StorageFull(
                 f"the business database cannot write to its disk ({code}): try again when there is room"

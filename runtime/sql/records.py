@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import msgspec
 from sqlalchemy import Connection, Engine, Select, Table, and_, insert, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -100,11 +100,13 @@ def check_level(kind: str, level: int | None) -> None:
 
 
 def check_json(value: object, what: str) -> None:
-    """Raise InvalidInput for what JSON in UTF-8 cannot hold, such as half a surrogate pair; never quotes it."""
+    """Raise InvalidInput for what JSON in UTF-8 cannot hold, such as NaN or half a surrogate pair; never quotes it."""
     try:
-        msgspec.json.encode(value)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"{what} cannot be kept as JSON ({type(error).__name__}): expected text in UTF-8") from None
+        raise InvalidInput(
+            f"{what} cannot be kept as JSON ({type(error).__name__}): expected text in UTF-8 and finite numbers"
+        ) from None
 
 
 def check_fields(what: str, values: Mapping[str, Any], allowed: Collection[str]) -> None:

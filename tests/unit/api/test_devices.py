@@ -62,9 +62,13 @@ async def test_a_wrong_device_is_refused(client: httpx.AsyncClient, hospital: st
 
 
 @pytest.mark.clause("9.3e")
-async def test_attributes_that_no_text_can_hold_are_refused(client: httpx.AsyncClient, hospital: str) -> None:
-    """Half a surrogate pair: JSON can spell it, UTF-8 cannot, and the access log could never be told of the write."""
-    half, headers = r'{"attributes": {"a": ["\ud800"]}}', {"Content-Type": "application/json", "If-Match": '"1"'}
+@pytest.mark.parametrize("value", [r'"\ud800"', "NaN", "-Infinity", "1e999"])
+async def test_attributes_that_no_text_can_hold_are_refused(client: httpx.AsyncClient, hospital: str, value: str) -> None:
+    """Half a surrogate pair: JSON can spell it, UTF-8 cannot, and the access log could never be told of the write.
+
+    A number that is none: Python's JSON spells it, and no other reads it.
+    """
+    half, headers = f'{{"attributes": {{"a": [{value}]}}}}', {"Content-Type": "application/json", "If-Match": '"1"'}
     posted = await client.post("devices", content=json.dumps(MONITOR)[:-1] + "," + half[1:], headers=headers)
     await make(client, "devices", MONITOR)
     patched = await client.patch("devices/sz.h001/mon-7", content=half, headers=headers)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cluster.connection import admin_token_file
-from cluster.rest_calls import ask
+from cluster.rest_calls import ask, in_path
 from domain.errors import InvalidInput
 from scenarios.target import Target
 
@@ -51,3 +51,13 @@ def test_whoever_comes_with_this_machines_token_and_may_not_is_told_what_to_come
     with pytest.raises(InvalidInput, match=r"^may not") as refused:
         ask(target, "GET", path, reason="a test")
     assert ("--token" in str(refused.value)) is is_told
+
+
+def test_a_name_is_one_segment_of_a_path_whatever_it_holds() -> None:
+    assert in_path("li.na") == "li.na"
+    assert in_path("../x y/é?") == "..%2Fx%20y%2F%C3%A9%3F"
+
+
+def test_a_token_that_can_be_none_is_not_sent(api_url: str) -> None:
+    with pytest.raises(InvalidInput, match="letters that no token has"):
+        ask(Target(api_url, "pässword", "127.0.0.1", 1883, "sz"), "GET", "/forbidden", reason="a test")

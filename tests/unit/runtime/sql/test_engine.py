@@ -19,7 +19,7 @@ from runtime.sealing import Sealer
 from runtime.sql import access, devices, tables
 from runtime.sql.engine import migrate, open_engine, reading, writing
 from runtime.sql.records import log_write
-from tests.sql_fixtures import ADA, NOW_US, NewDatabase, add_hospital, count
+from tests.sql_fixtures import ADA, NOW_US, SQLITE, NewDatabase, add_hospital, count
 
 HOSPITAL_ROW = {"id": "sz.h1", "name": "n", "tier": "primary", "beds": 1, "shard": 0, "created_us": 1}
 
@@ -182,6 +182,19 @@ def test_a_database_that_is_away_is_unavailable(tmp_path: Path) -> None:
     nobody = open_engine("postgresql://u@127.0.0.1:1/x")
     with pytest.raises(Unavailable), writing(nobody):
         pass
+
+
+def test_a_database_that_writes_nothing_for_now_is_unavailable(new_database: NewDatabase) -> None:
+    url = sqlalchemy.make_url(new_database())
+    if url.get_backend_name() == SQLITE:
+        pytest.skip("of SQLite it is the file that cannot be written")
+    engine = open_engine(str(url.render_as_string(hide_password=False)))
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f'ALTER DATABASE "{url.database}" SET default_transaction_read_only = on')
+    engine.dispose()
+    with pytest.raises(Unavailable, match="25006"), writing(engine) as connection:
+        connection.exec_driver_sql("CREATE TABLE t (a int)")
+    engine.dispose()
 
 
 def test_a_pool_whose_connections_are_all_in_use_is_unavailable() -> None:
