@@ -15,7 +15,18 @@ from api.schemas.traces import SenderOut, TraceOut
 from api.tracing.fates import NAMED, Taken, fates_of, named_rows, refusals
 from api.tracing.following import alarms_between, followed, traced_alarm, worn_meanwhile
 from api.tracing.question import Tracing, Within, device_name, judged_by_clock, shards_of, unknown, within
-from api.tracing.steps import Steps, committed, doors_say, host_and_commit, host_says, received, stored, taken, taker_of
+from api.tracing.steps import (
+    Steps,
+    commit_by,
+    committed,
+    doors_say,
+    host_and_commit,
+    host_says,
+    received,
+    stored,
+    taken,
+    taker_of,
+)
 from domain import subjects
 from domain.errors import IntegrityViolation, NotFound, RejectedInput
 from domain.frames import Frame, decode_frame
@@ -101,10 +112,12 @@ async def of_frame(asked: Tracing, message: StreamMessage, trace: str) -> TraceO
     tails = sorted({shard, taker, *await shards_of(asked.behind, hospitals)})
     fates = await fates_of(asked.behind, inside.listed.select(*NAMED), about, tails)
     rows = judged_by_clock(fates.rows, inside.judged)
+    stored_here = rows.filter(pl.col("fate") == "stored")["where"]
+    if commit is None and "lake" in stored_here:  # it came between the two looks
+        commit = await commit_by(asked.behind, taker, message)
     steps = Steps()
     received(steps, frame.header, message, doors)
     taken(steps, taker, message.sequence, host, commit)
-    stored_here = rows.filter(pl.col("fate") == "stored")["where"]
     committed(steps, taker, host, commit, is_in_lake="lake" in stored_here, is_in_tail="tail" in stored_here)
     out = TraceOut(
         trace=trace, receipt=str(key), kind="readings", kept_in=["stream", *sorted(set(stored_here))], steps=[],

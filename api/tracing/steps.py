@@ -194,8 +194,10 @@ def _hand_overs_of(engine: Engine, hospital_id: str) -> list[dict[str, Any]]:
 
 async def host_and_commit(behind: Backend, shard: int, message: StreamMessage) -> tuple[HostAnswer | None, Commit | None]:
     """What the host of a shard and the lake's log say of a message."""
+    return await asyncio.gather(host_says(behind, shard, message.sequence), commit_by(behind, shard, message))
+
+
+async def commit_by(behind: Backend, shard: int, message: StreamMessage) -> Commit | None:
+    """The commit by which the lake got a message, as far as its log says."""
     log = behind.services.lake.path
-    return await asyncio.gather(
-        host_says(behind, shard, message.sequence),
-        behind.lanes.codec(commit_of, log, message.stored_us, shard=shard, sequence=message.sequence),
-    )
+    return await behind.lanes.codec(commit_of, log, message.stored_us, shard=shard, sequence=message.sequence)
