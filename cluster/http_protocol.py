@@ -200,7 +200,7 @@ class LimitedHttp(HttpToolsProtocol):
             if message["type"] == "http.response.start":
                 if self._limits.is_known(scope, message["status"]):
                     self._guest.known()
-                elif message["status"] == HTTPStatus.UNAUTHORIZED:
+                elif message["status"] >= HTTPStatus.BAD_REQUEST:  # a login that found no room too
                     await asyncio.sleep(self._guest.failed())  # who tries many is answered late
             await send(message)
 

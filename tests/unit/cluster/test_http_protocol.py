@@ -42,7 +42,7 @@ async def large(request: Request) -> Response:
 
 
 async def refused(request: Request) -> Response:
-    return Response(status_code=401)
+    return Response(status_code=int(request.query_params["with"]))
 
 
 async def fields(request: Request) -> Response:
@@ -143,7 +143,7 @@ async def drip(writer: asyncio.StreamWriter, byte: bytes, has_ended: Callable[[]
         (REQUEST, b"\n", "slow-header"),  # between requests, which uvicorn alone takes for activity
         (POST % 100, b"", "slow-body"),
         (POST % 100_000, b"x", "slow-body"),
-        (b"POST /refused HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n", b"x", "slow-body"),
+        (b"POST /refused?with=401 HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n", b"x", "slow-body"),
     ],
 )
 async def test_a_peer_that_takes_for_ever_is_ended(begun: bytes, byte: bytes, why: str) -> None:
@@ -310,14 +310,15 @@ async def test_connections_beyond_the_most_of_an_address_are_closed_and_those_th
             writer.transport.abort()
 
 
-async def test_who_is_refused_again_and_again_waits_longer_and_longer() -> None:
+@pytest.mark.parametrize("status", [400, 401, 503])
+async def test_who_is_refused_again_and_again_waits_longer_and_longer(status: int) -> None:
     async with served() as stage:
         loop = asyncio.get_running_loop()
         taken_s = []
         for _ in range(26):
             began_s = loop.time()
-            answer = await stage.answer(b"GET /refused HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-            assert answer.startswith(b"HTTP/1.1 401")
+            answer = await stage.answer(b"GET /refused?with=%d HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n" % status)
+            assert answer.startswith(b"HTTP/1.1 %d" % status)
             taken_s.append(loop.time() - began_s)
     assert min(taken_s[:20]) < 0.05
     assert min(taken_s[-2:]) > 0.15
