@@ -189,22 +189,26 @@ class LimitedHttp(HttpToolsProtocol):
     # ---- what is answered
 
     async def _observed(self, scope: Any, receive: Any, send: Any) -> None:
-        """The application; of a stranger, what it is answered shows whether it is one any more."""
+        """The application; of a stranger, what it is answered shows whether it is one any more.
+
+        Who is refused many times is answered late: a stranger whatever the refusal is, a login that found no room too;
+        a caller who is known where it asked for too much.
+        """
         send = _in_pieces(send)
         scope[BELIEVED_KEY] = self._guest.known
-        if self._guest.is_known:
-            await self._application(scope, self._received(receive), send)
-            return
 
         async def judged(message: Any) -> None:
             if message["type"] == "http.response.start":
                 if self._limits.is_known(scope, message["status"]):
                     self._guest.known()
-                elif message["status"] >= HTTPStatus.BAD_REQUEST:  # a login that found no room too
-                    await asyncio.sleep(self._guest.failed())  # who tries many is answered late
+                if message["status"] == HTTPStatus.TOO_MANY_REQUESTS or self._is_strangers(message["status"]):
+                    await asyncio.sleep(self._guest.failed())
             await send(message)
 
         await self._application(scope, self._received(receive), judged)
+
+    def _is_strangers(self, status: int) -> bool:
+        return status >= HTTPStatus.BAD_REQUEST and not self._guest.is_known
 
     def _received(self, receive: Any) -> Any:
         """`receive`, that lets the peer have its time for the body anew once it was kept waiting."""

@@ -324,6 +324,24 @@ async def test_who_is_refused_again_and_again_waits_longer_and_longer(status: in
     assert min(taken_s[-2:]) > 0.15
 
 
+async def test_a_caller_who_is_known_waits_where_it_asks_too_much_and_for_nothing_else() -> None:
+    async with served() as stage:
+        loop = asyncio.get_running_loop()
+        reader, writer = await stage.peer()
+        writer.write(REQUEST)
+        assert b"200" in await reader.readuntil(b"\r\n")
+        taken_s = {404: list[float](), 429: list[float]()}
+        for status, each in ((404, 30), (429, 26)):
+            for _ in range(each):
+                began_s = loop.time()
+                writer.write(b"GET /refused?with=%d HTTP/1.1\r\nhost: x\r\n\r\n" % status)
+                await reader.readuntil(b"HTTP/1.1 %d" % status)
+                taken_s[status].append(loop.time() - began_s)
+        writer.close()
+    assert min(taken_s[404][-5:]) < 0.1
+    assert min(taken_s[429][-2:]) > 0.15
+
+
 async def test_a_client_certificate_is_shown_to_the_application_only_when_there_is_one() -> None:
     async with served() as stage, httpx.AsyncClient(timeout=10) as client:
         assert (await client.get(f"http://127.0.0.1:{stage.port}/extensions")).json() is None
