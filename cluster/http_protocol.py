@@ -205,7 +205,10 @@ class LimitedHttp(HttpToolsProtocol):
                     await asyncio.sleep(self._guest.failed())
             await send(message)
 
-        await self._application(scope, self._received(receive), judged)
+        try:
+            await self._application(scope, self._received(receive), judged)
+        finally:
+            scope.clear()  # the frameworks above keep ways back to us in it: each would be a cycle, with its buffers
 
     def _is_strangers(self, status: int) -> bool:
         return status >= HTTPStatus.BAD_REQUEST and not self._guest.is_known
