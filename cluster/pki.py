@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 API: Final = "api"
 DOORS: Final = "doors"
 BUS: Final = "bus"
+_RAY_CIPHER: Final = "ECDHE-ECDSA-AES256-GCM-SHA384"  # of TLS 1.2: with one alone nobody chooses a weaker one
 NODE: Final = "node"  # of Ray: this machine
 _HERE: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (recognised, not listened on)
@@ -124,6 +125,7 @@ def ray_tls(settings: Settings, name: str = NODE) -> dict[str, str]:
     own = str(authority.file_of(name))
     return {
         "RAY_USE_TLS": "1", "RAY_TLS_SERVER_CERT": own, "RAY_TLS_SERVER_KEY": own, "RAY_TLS_CA_CERT": str(authority.file),
+        "GRPC_SSL_CIPHER_SUITES": _RAY_CIPHER,
     }  # fmt: skip
 
 
@@ -201,6 +203,8 @@ class CertificateKeeper:
             try:
                 if made := await asyncio.to_thread(self.look):
                     logger.info("certificates were renewed", extra={"certificates": ", ".join(made)})
+                    if "ray" in made:
+                        logger.warning("Ray takes up its new certificate when the platform starts: start it anew this quarter")
                     renewed()
             except (VitalgridError, OSError) as error:  # a full disk, a key taken away: what is there serves on until it ends
                 logger.error("certificates cannot be renewed: %s", error)

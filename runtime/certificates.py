@@ -28,6 +28,7 @@ from runtime.keys import KeyMissing
 
 _AUTHORITY_LIFE: Final = timedelta(days=3650)
 _LIFE: Final = timedelta(days=90)
+_LONG_LIFE: Final = timedelta(days=397)  # what browsers and scanners bear
 _BACKDATED: Final = timedelta(hours=1)  # for those whose clock is behind
 _RENEWED_AT: Final = 2 / 3
 _PURPOSES: Final = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)
@@ -37,8 +38,8 @@ _PURPOSES: Final = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_
 class Wanted:
     """A certificate: for whom, and the host names and addresses it is to hold for. A server's serves no client.
 
-    `is_peer`: of one who is both to others of its kind. `lasts`: as long as its authority, for whoever takes it up once and
-    serves with it to the end.
+    `is_peer`: of one who is both to others of its kind. `lasts`: for more than a year, for whoever takes it up once and
+    serves with it to its end.
     """
 
     name: str
@@ -90,7 +91,7 @@ class Authority:
             return False
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, wanted.name)])
-        ends = own.not_valid_after_utc if wanted.lasts else min(now + _LIFE, own.not_valid_after_utc)
+        ends = min(now + (_LONG_LIFE if wanted.lasts else _LIFE), own.not_valid_after_utc)
         if ends <= now:
             raise IntegrityViolation(f"the authority of {self.file} has ended: docs/runbook.md says how to make another")
         signing = self.key()

@@ -52,11 +52,12 @@ def tls_ports(platform: RunningPlatform) -> dict[str, int]:
 
 
 async def scan(platform: RunningPlatform, port: int) -> list[str]:
-    """What testssl.sh finds at a port."""
+    """What testssl.sh finds at a port; the platform's authority is trusted, and that of Ray's processes."""
+    authorities = [str(platform.data_dir / "pki" / name) for name in ("ca.pem", "ray/ca.pem")]
     with tempfile.TemporaryDirectory(prefix="vitalgrid-testssl-") as folder:
         report = Path(folder) / "report.json"
         process = await asyncio.create_subprocess_exec(
-            "testssl", "--quiet", "--warnings", "off", "--color", "0", "--add-ca", str(platform.data_dir / "pki" / "ca.pem"),
+            "testssl", "--quiet", "--warnings", "off", "--color", "0", "--add-ca", ",".join(authorities),
             "--jsonfile", str(report), f"127.0.0.1:{port}",
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
