@@ -43,6 +43,7 @@ class HospitalAccess:
         self._life_us = round(life_days * _DAY_US)
         self._reload = reload
         self._looking = asyncio.Lock()
+        self._is_due = False  # the server has not looked since that changed
 
     async def look(self) -> None:
         """Sign what was asked for, and let in whoever is to be now. Raises what the database or the authority raises."""
@@ -51,8 +52,11 @@ class HospitalAccess:
             try:
                 await asyncio.to_thread(sign_missing, self._engine, self._sign, now_us=now_us)
             finally:  # a certificate that cannot be made keeps nobody in who is to go
-                if self._access.admit(await asyncio.to_thread(let_in, self._engine, now_us=now_us)):
+                is_new = self._access.admit(await asyncio.to_thread(let_in, self._engine, now_us=now_us))
+                self._is_due = self._is_due or is_new
+                if self._is_due:
                     await self._reload()
+                    self._is_due = False
 
     async def answer(self, _payload: bytes, _subject: str) -> bytes:
         """Look now. Raises as `look` does."""

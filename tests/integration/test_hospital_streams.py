@@ -30,6 +30,7 @@ from cluster.hospital_access import HospitalAccess
 from domain import subjects
 from domain.alarms import AlarmEvent, AlarmSubject, AlertType, Phase, Priority
 from domain.bus_rights import API, BUS_RIGHTS, SUPERVISOR
+from domain.errors import Unavailable
 from domain.fleet_manifest import Tier
 from domain.principals import Place, Role
 from runtime.access_journal import IN_MEMORY, AccessJournal, NewAccess
@@ -281,6 +282,20 @@ async def test_revoked_it_hears_nothing_more_and_is_cut_off(district: District, 
         assert (await district.http.delete(path)).status_code == 404
         listed = (await district.http.get("/tokens/his-1/bus-certificates")).json()
         assert [row["state"] for row in listed] == ["revoked"]
+
+
+async def test_who_revokes_is_told_when_the_bus_does_not_take_it_up(district: District, monkeypatch) -> None:
+    async def fails() -> None:
+        raise Unavailable("nats-server does not take up its configuration")
+
+    program = await district.program("his-1", OWN)
+    with monkeypatch.context() as patched:
+        patched.setattr(district.hospitals, "_reload", fails)
+        answer = await district.http.delete(f"/tokens/his-1/bus-certificates/{program.made['id']}")
+    assert (answer.status_code, "the bus may let it in" in answer.json()["detail"]) == (202, True), answer.text
+    assert program.client.is_connected
+    await district.hospitals.look()  # as `run` does every two seconds
+    await until(lambda: not program.client.is_connected, 5)
 
 
 async def test_what_is_no_request_or_no_program_of_a_hospital_gets_none(district: District) -> None:
