@@ -114,6 +114,8 @@ class NatsServer:
         self.url = ""
         self._store_key: StoreKey | None = None
         self._environment: dict[str, str] | None = None  # of its process; None: ours
+        # one start or look at a time: what the server says of one is not another's, and a signal before it knows it ends it
+        self._reading = asyncio.Lock()
 
     @property
     def _store_dir(self) -> Path:
@@ -137,6 +139,10 @@ class NatsServer:
         Raises Unavailable with the server's own words; Conflict or IntegrityViolation when streams that an older version
         left cannot become the platform's account's.
         """
+        async with self._reading:
+            return await self._start()
+
+    async def _start(self) -> str:
         runtime_dir = self.directory / "run"
         runtime_dir.mkdir(parents=True, exist_ok=True)
         await asyncio.to_thread(self._end_orphan, runtime_dir)
@@ -159,25 +165,31 @@ class NatsServer:
         if hand_over(self._store_dir, ACCOUNT, secrets):
             logger.warning("the streams are an account's of their own now", extra={"account": ACCOUNT})
 
-    def reload(self) -> None:
-        """Have a running server look again at who is let in and at its certificate; connections stay."""
-        self._write_config()
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGHUP)
+    async def reload(self) -> None:
+        """Have a running server look again at who is let in and at its certificate; connections stay.
+
+        Returns once it has looked. Raises Unavailable when it does not.
+        """
+        await self._look(1)
 
     async def reload_wholly(self) -> None:
-        """As `reload`, of accounts too; returns once the server has looked. Raises Unavailable when it does not.
+        """As `reload`, of accounts too.
 
         It looks twice: nats-server 2.15 gives an account that is new in its configuration the services that it imports
         only when it reads them another time.
         """
+        await self._look(2)
+
+    async def _look(self, times: int) -> None:
         log = self.directory / "nats-server.log"
-        for _ in range(2):
-            if not self.is_running():
-                return  # whoever starts it has it read everything
-            before = log.stat().st_size
-            self.reload()
-            await self._until_said(log, before)
+        async with self._reading:
+            for _ in range(times):
+                if self._process is None or not self.is_running():
+                    return  # whoever starts it has it read everything
+                before = log.stat().st_size
+                self._write_config()
+                self._process.send_signal(signal.SIGHUP)
+                await self._until_said(log, before)
 
     async def _until_said(self, log: Path, before: int) -> None:
         deadline = time.monotonic() + _RELOAD_DEADLINE_S
