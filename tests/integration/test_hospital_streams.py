@@ -266,6 +266,22 @@ async def test_who_says_no_more_that_they_hear_is_sent_no_more(district: Distric
     await until(lambda: program.alarms() == ["e1"], 10)
 
 
+async def test_while_the_database_is_away_who_hears_alarms_goes_on_and_nobody_else_begins(
+    district: District, monkeypatch
+) -> None:
+    def away(*_: Any, **__: Any) -> None:
+        raise Unavailable("the business database does not answer")
+
+    program = await district.program("his-1", OWN)
+    assert (await program.ask(goes_on=True))[0] == "conflict"
+    await program.ask()
+    monkeypatch.setattr(hospital_streams, "check_shown", away)
+    assert await program.ask(goes_on=True) == (None, '{"lease_s":30.0}')
+    assert (await program.ask())[0] == "unavailable"
+    program.token = district.token("his-2", Role.STATION, OWN)
+    assert (await program.ask(goes_on=True))[0] == "unavailable"
+
+
 @pytest.mark.parametrize("what", ["certificate", "token"])
 async def test_revoked_it_hears_nothing_more_and_is_cut_off(district: District, what: str) -> None:
     program, other = await district.program("his-1", OWN), await district.program("his-2", OWN)
