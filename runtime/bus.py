@@ -306,9 +306,9 @@ class Bus:
             headers = {_END_HEADER: "1"} if is_last else None
             await self._client.publish(message.reply, data[start : start + _CHUNK_BYTES], headers=headers)
 
-    async def core_publish(self, subject: str, payload: bytes) -> None:
+    async def core_publish(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
         """Tell whoever listens now; kept nowhere."""
-        await self._client.publish(subject, payload)
+        await self._client.publish(subject, payload, headers=headers)
 
     async def core_subscribe(self, subject: str, callback: Callable[[bytes, str], None]) -> None:
         """Call back for each message told on `subject` from now on."""

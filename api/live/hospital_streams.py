@@ -2,7 +2,8 @@
 
 A program asks through the application itself, with its token: who it is, what it may see, that it is noted in the access
 log, and that the stream ends with the token, are the same as over HTTP. Each event is one message on a subject that this
-program alone may hear; the bus tells nobody that it is not there, so it says again from time to time that it is.
+program alone may hear, and has a number; the bus tells nobody that it is not there or has lost something, so the program says
+again from time to time that it is, and up to which number it has heard them all.
 """
 
 from __future__ import annotations
@@ -27,7 +28,16 @@ from domain.errors import (
     Unavailable,
     VitalgridError,
 )
-from domain.hospital_systems import ASKED, LEASE_S, AlarmsAsked, AlarmsGranted, asked_by, decode_asked, heard_by
+from domain.hospital_systems import (
+    ASKED,
+    LEASE_S,
+    NUMBER_HEADER,
+    AlarmsAsked,
+    AlarmsGranted,
+    asked_by,
+    decode_asked,
+    heard_by,
+)
 from runtime.bus import Bus
 from runtime.sql.bus_certificates import check_shown
 from runtime.tasks import end
@@ -52,11 +62,25 @@ class _Stream:
         self._subject = subject
         self.until_s = until_s
         self.token_digest = token_digest  # of the token that it was asked for with
+        self._sent = 0
+        self._sent_before = 0  # when it was answered last: all of that has come before this answer
         self.status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.refusal = bytearray()
         self._is_asked = False
         self._gone = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
+
+    def has_been_heard(self, up_to: int) -> bool:
+        """Whether nothing is lost that had to be there when this question was asked."""
+        return self._sent_before <= up_to <= self._sent
+
+    def is_answered(self, until_s: float) -> None:
+        """It is sent alarms until then, unless it asks again."""
+        self.until_s, self._sent_before = until_s, self._sent
+
+    async def _say(self, event: bytes) -> None:
+        self._sent += 1
+        await self._bus.core_publish(self._subject, event, {NUMBER_HEADER: str(self._sent)})
 
     def leave(self) -> None:
         """For the application the client is gone."""
@@ -65,7 +89,7 @@ class _Stream:
     async def say_end(self) -> None:
         """Tell who hears it that nothing more comes, if anything did."""
         if self.status.done() and self.status.result() < 400:
-            await self._bus.core_publish(self._subject, _END)
+            await self._say(_END)
 
     async def receive(self) -> Message:
         if not self._is_asked:
@@ -84,7 +108,7 @@ class _Stream:
             return
         for event in body.split(b"\n\n"):
             if event:
-                await self._bus.core_publish(self._subject, event + b"\n\n")
+                await self._say(event + b"\n\n")
 
 
 class HospitalStreams:
@@ -129,18 +153,17 @@ class HospitalStreams:
         try:
             await self._backend.read(check_shown, self._backend.engine, number, hospital_id, asked.token, now_us=now_us)
         except Unavailable:
-            stream = self._streams.get(number) if asked.goes_on else None
+            stream = None if asked.goes_on is None else self._streams.get(number)
             if stream is None or not compare_digest(stream.token_digest, token_digest(asked.token)):
                 raise
 
     async def _begin_or_go_on(self, hospital_id: str, number: int, asked: AlarmsAsked) -> None:
         before, until_s = self._streams.get(number), asyncio.get_running_loop().time() + LEASE_S
-        if asked.goes_on:
-            if before is None:
-                raise Conflict(
-                    "no alarms are being sent to you: ask for them anew, with the last that you have seen as 'after'"
-                )
-            before.until_s = until_s
+        if asked.goes_on is not None:
+            if before is None or not before.has_been_heard(asked.goes_on):
+                what = "no alarms are being sent to you" if before is None else "a message to you was lost"
+                raise Conflict(f"{what}: ask for alarms anew, with the last that you have seen as 'after'")
+            before.is_answered(until_s)
             return
         if before is not None and before.task is not None:
             await end(before.task)

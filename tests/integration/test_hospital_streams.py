@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,6 +23,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from sqlalchemy import Engine
 
 from api.app import PREFIX, create_app
@@ -48,6 +51,7 @@ from runtime.sql.sessions import SessionRules
 from runtime.sql.tables import patients as patient_table
 from runtime.tasks import end
 from runtime.tls import CertificateFiles, TakenUp, Trust
+from tests.bus_program import program_of_the_howto
 from tests.sql_fixtures import ADA, HOUR_US, SHARDS
 from tests.unit.api.conftest import client_of, services_of
 from tests.waiting import until
@@ -77,19 +81,25 @@ class Program:
     made: dict[str, Any]
     token: str
     heard: list[tuple[str, int | None, dict[str, Any]]] = field(default_factory=list)  # event, id, data
+    numbers: list[int] = field(default_factory=list)
+    hearing: Subscription | None = None
 
     async def listen(self) -> None:
         async def take(message: Msg) -> None:
             lines = dict(line.partition(": ")[::2] for line in message.data.decode().splitlines() if line)
+            self.numbers.append(int((message.headers or {})["Vitalgrid-Number"]))
             self.heard.append((lines["event"], int(lines["id"]) if "id" in lines else None, json.loads(lines["data"])))
 
-        await self.client.subscribe(self.made["hears"], cb=take)
+        self.hearing = await self.client.subscribe(self.made["hears"], cb=take)
 
     async def ask(self, **more: Any) -> tuple[str | None, str]:
         """The code of the error, if any, and what was answered."""
         question = json.dumps({"token": self.token} | more).encode()
         answer = await self.client.request(self.made["asks"], question, timeout=10)
         return (answer.headers or {}).get("Vitalgrid-Error"), answer.data.decode()
+
+    async def go_on(self) -> tuple[str | None, str]:
+        return await self.ask(goes_on=self.numbers[-1] if self.numbers else 0)
 
     def alarms(self) -> list[str]:
         return [data["event"]["event_id"] for event, _, data in self.heard if event == "alarm"]
@@ -219,7 +229,9 @@ async def test_a_program_hears_what_its_role_may_see_and_it_is_noted_first(distr
     assert [number for event, number, _ in whole.heard if event == "alarm"] == [1, 2, 3]
     assert whole.heard[0][0] == "hello"
     await until(lambda: any(event == "heartbeat" for event, _, _ in whole.heard), 5)
-    await asyncio.gather(*(program.ask(goes_on=True) for program in (whole, ward, other)))
+    answers = await asyncio.gather(*(program.go_on() for program in (whole, ward, other)))
+    assert {code for code, _ in answers} == {None}
+    assert whole.numbers == list(range(1, len(whole.numbers) + 1))
     assert len(district.noted()) == 3
 
 
@@ -257,11 +269,11 @@ async def test_the_certificate_alone_opens_nothing_and_neither_does_another_toke
 async def test_who_says_no_more_that_they_hear_is_sent_no_more(district: District, monkeypatch) -> None:
     monkeypatch.setattr(hospital_streams, "LEASE_S", 0.5)
     program = await district.program("his-1", OWN)
-    assert (await program.ask(goes_on=True))[0] == "conflict"
+    assert (await program.go_on())[0] == "conflict"
     await program.ask()
     await until(lambda: program.heard and program.heard[-1][0] == "end", 10)
     await district.notify(1)
-    assert (await program.ask(goes_on=True))[0] == "conflict"
+    assert (await program.go_on())[0] == "conflict"
     await program.ask(after=0)
     await until(lambda: program.alarms() == ["e1"], 10)
 
@@ -273,13 +285,64 @@ async def test_while_the_database_is_away_who_hears_alarms_goes_on_and_nobody_el
         raise Unavailable("the business database does not answer")
 
     program = await district.program("his-1", OWN)
-    assert (await program.ask(goes_on=True))[0] == "conflict"
+    assert (await program.go_on())[0] == "conflict"
     await program.ask()
     monkeypatch.setattr(hospital_streams, "check_shown", away)
-    assert await program.ask(goes_on=True) == (None, '{"lease_s":30.0}')
+    assert await program.go_on() == (None, '{"lease_s":30.0}')
     assert (await program.ask())[0] == "unavailable"
     program.token = district.token("his-2", Role.STATION, OWN)
-    assert (await program.ask(goes_on=True))[0] == "unavailable"
+    assert (await program.go_on())[0] == "unavailable"
+
+
+async def test_what_was_lost_on_the_way_is_found_and_comes_when_it_is_asked_for_anew(district: District) -> None:
+    program = await district.program("his-1", OWN)
+    await program.ask(after=0)
+    await until(lambda: program.heard, 10)
+    assert (await program.ask(goes_on=1_000))[0] == "conflict"  # that many were never sent
+    assert program.hearing is not None
+    await program.hearing.unsubscribe()  # as a connection that breaks and comes back: what is said meanwhile is said to nobody
+    await program.client.flush()
+    before = program.numbers[-1]
+    assert await program.ask(goes_on=before) == (None, '{"lease_s":30.0}')  # it may be on its way
+    await district.notify(1)
+    await program.listen()
+    await until(lambda: program.numbers[-1] > before + 1, 10)
+    await program.ask(goes_on=before)
+    code, said = await program.ask(goes_on=before)
+    assert (code, "lost" in said) == ("conflict", True), said
+    await program.ask(after=0)
+    await until(lambda: program.alarms() == ["e1"], 10)
+
+
+async def test_the_program_of_the_howto_misses_nothing_when_its_connection_breaks(district: District) -> None:
+    (district.folder / "his.token").write_text(district.token("his-1", Role.STATION, OWN))
+    file, made = await district.certify("his-1")
+    for name in ("his.pem", "his.key"):
+        (district.folder / name).write_bytes(file.read_bytes())
+    running = await asyncio.create_subprocess_exec(
+        sys.executable, "-u", "-c", program_of_the_howto(district.server.url, made), cwd=district.folder, stdout=PIPE
+    )
+    assert running.stdout is not None
+
+    async def until_said(*words: str) -> None:
+        line = ""
+        async with asyncio.timeout(20):
+            while not all(word in line for word in words):
+                assert not line.startswith("alarm ")  # each comes once
+                line = (await running.stdout.readline()).decode()
+
+    try:
+        await until_said("hello ")
+        await district.notify(1)
+        await until_said("alarm ", '"e1"')
+        district.server.kill()
+        await district.server.start()
+        await until(lambda: district.host.is_connected and district.api.is_connected, 10)
+        await district.notify(2)  # the program comes back two seconds later
+        await until_said("alarm ", '"e2"')
+    finally:
+        running.kill()
+        await running.wait()
 
 
 @pytest.mark.parametrize("what", ["certificate", "token"])
