@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from hmac import compare_digest
 from typing import Any, Final
 
@@ -38,6 +39,8 @@ from domain.hospital_systems import (
     decode_asked,
     heard_by,
 )
+from domain.instants import US_PER_S
+from runtime.buckets import Buckets
 from runtime.bus import Bus
 from runtime.sql.bus_certificates import check_shown
 from runtime.tasks import end
@@ -49,6 +52,8 @@ _PATH: Final = "/api/v1/live/alarms"
 _END: Final = sse("end", b"{}")
 _BEGIN_S: Final = 10.0
 _LOOK_S: Final = 1.0
+_SAY_S: Final = 60.0  # how often it is logged that a program asks too often
+_BURST: Final = 20  # questions of a certificate, and one a second: more are not answered
 _REFUSALS: Final[dict[int, type[VitalgridError]]] = {
     401: Unauthenticated, 403: Forbidden, 404: NotFound, 422: InvalidInput, 429: TooManyAttempts
 }  # fmt: skip
@@ -119,19 +124,37 @@ class HospitalStreams:
         self._backend = backend
         self._streams: dict[int, _Stream] = {}
         self._asking: set[int] = set()
+        self._bus = backend.services.hospitals_bus or backend.services.bus
+        self._questions = Buckets(backend.services.clock.now_us, _BURST, US_PER_S)
+        self._unanswered: Counter[str] = Counter()
 
     async def run(self) -> None:
         """Answer for ever."""
-        unsubscribe = await self._backend.services.bus.answer(ASKED, self.answer)
+        unsubscribe = await self._bus.answer(ASKED, self.answer, self._admits)
+        said_s = 0.0
         try:
             while True:
                 await asyncio.sleep(_LOOK_S)
                 now_s = asyncio.get_running_loop().time()
+                if self._unanswered and now_s >= said_s + _SAY_S:
+                    said_s = now_s
+                    self._say_unanswered()
                 for stream in [one for one in self._streams.values() if one.until_s <= now_s]:
                     stream.leave()
         finally:
             await unsubscribe()
             await end(*(stream.task for stream in self._streams.values() if stream.task is not None))
+
+    def _admits(self, subject: str) -> bool:
+        if not self._questions.take(subject):
+            return True
+        self._unanswered[subject] += 1
+        return False
+
+    def _say_unanswered(self) -> None:
+        for subject, count in self._unanswered.items():
+            logger.warning("a program asks too often: not all is answered", extra={"subject": subject, "unanswered": count})
+        self._unanswered.clear()
 
     async def answer(self, payload: bytes, subject: str) -> bytes:
         """Begin a stream, or go on with it. Raises as the route answers; Conflict when there is none to go on with."""
@@ -167,7 +190,7 @@ class HospitalStreams:
             return
         if before is not None and before.task is not None:
             await end(before.task)
-        stream = _Stream(self._backend.services.bus, heard_by(hospital_id, number), until_s, token_digest(asked.token))
+        stream = _Stream(self._bus, heard_by(hospital_id, number), until_s, token_digest(asked.token))
         stream.task = asyncio.create_task(self._served(number, stream, _scope(number, asked)), name="alarms for a hospital")
         self._streams[number] = stream
         either: set[asyncio.Future[Any]] = {stream.task, stream.status}

@@ -182,7 +182,7 @@ async def district(tmp_path: Path, engine: Engine) -> AsyncIterator[District]:
         file = str(authority.file_of(wanted_by_process(process).name))
         return await Bus.connect(server.url, BusCertificate(process, file, str(authority.file)), process)
 
-    supervisor, api, host = [await connected(process) for process in (SUPERVISOR, API, HOST)]
+    supervisor, api, of_hospitals, host = [await connected(process) for process in (SUPERVISOR, API, API, HOST)]
     await supervisor.ensure_streams(max_stream_bytes=2**30, retention_s=86_400, duplicate_window_s=600)
     for hospital_id in (OWN, OTHER):
         places.create_hospital(
@@ -194,18 +194,19 @@ async def district(tmp_path: Path, engine: Engine) -> AsyncIterator[District]:
     journal = Remembering.open(IN_MEMORY)
     journal.seen = []
     callers = SqlCallers(engine, "sz", clock, SessionRules(HOUR_US, HOUR_US))
-    app = create_app(services_of(engine=engine, bus=api, clock=clock, callers=callers, accesses=journal), background=False)
+    parts = {"engine": engine, "bus": api, "hospitals_bus": of_hospitals, "clock": clock, "callers": callers}
+    app = create_app(services_of(**parts, accesses=journal), background=False)
     admin = access.create_token(engine, AUTHOR, "admin", Role.ADMINISTRATOR)
     async with app.router.lifespan_context(app), client_of(app, admin) as http:
         http.base_url = httpx.URL(f"http://test{PREFIX}/")
         streams = asyncio.create_task(HospitalStreams(app, app.state.backend).run())
         made = District(server, authority, tmp_path, engine, http, host, api, journal, hospitals)
-        await api.flush()
+        await of_hospitals.flush()
         yield made
         await end(streams)
     for client in made.stopped:
         await client.close()
-    for bus in (supervisor, api, host):
+    for bus in (supervisor, api, of_hospitals, host):
         await bus.close()
     await server.stop()
 
@@ -292,6 +293,28 @@ async def test_while_the_database_is_away_who_hears_alarms_goes_on_and_nobody_el
     assert (await program.ask())[0] == "unavailable"
     program.token = district.token("his-2", Role.STATION, OWN)
     assert (await program.go_on())[0] == "unavailable"
+
+
+async def test_who_floods_with_questions_is_answered_few_of_them_and_others_all(
+    district: District, monkeypatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(hospital_streams, "_SAY_S", 0.0)
+    flooding, other = await district.program("his-1", OWN), await district.program("his-2", OTHER)
+    answers: list[str] = []
+
+    async def take(message: Msg) -> None:
+        answers.append(message.data.decode())
+
+    inbox = f"{flooding.made['inbox']}.x"
+    await flooding.client.subscribe(inbox, cb=take)
+    for _ in range(3_000):
+        await flooding.client.publish(flooding.made["asks"], b"{}", reply=inbox)
+    await flooding.client.flush()
+    assert (await other.ask())[0] is None
+    await until(lambda: any(getattr(record, "unanswered", 0) > 2_900 for record in caplog.records), 10)
+    assert 0 < len(answers) < 40
+    await district.notify(1, OTHER)
+    await until(lambda: other.alarms() == ["e1"], 10)
 
 
 async def test_what_was_lost_on_the_way_is_found_and_comes_when_it_is_asked_for_anew(district: District) -> None:
