@@ -175,6 +175,11 @@ class HospitalStreams:
         now_us = self._backend.services.clock.now_us()
         try:
             await self._backend.read(check_shown, self._backend.engine, number, hospital_id, asked.token, now_us=now_us)
+        except Unauthenticated:
+            logger.warning(
+                "a program showed another token than its own", extra={"certificate": number, "hospital": hospital_id}
+            )
+            raise
         except Unavailable:
             stream = None if asked.goes_on is None else self._streams.get(number)
             if stream is None or not compare_digest(stream.token_digest, token_digest(asked.token)):

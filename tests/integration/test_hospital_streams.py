@@ -248,7 +248,9 @@ async def test_who_is_withheld_is_withheld_here_too(district: District) -> None:
     await until(lambda: program.alarms() == ["e2"], 10)
 
 
-async def test_the_certificate_alone_opens_nothing_and_neither_does_another_token(district: District) -> None:
+async def test_the_certificate_alone_opens_nothing_and_neither_does_another_token(
+    district: District, caplog: pytest.LogCaptureFixture
+) -> None:
     program = await district.program("his-1", OWN)
     another, own = district.token("his-2", Role.STATION, OTHER), program.token
     for token in ("", "rubbish", another):
@@ -256,6 +258,9 @@ async def test_the_certificate_alone_opens_nothing_and_neither_does_another_toke
         code, said = await program.ask()
         assert code == "unauthenticated", said
         assert not token or token not in said
+    shown = [record for record in caplog.records if "another token" in record.message]
+    assert [(record.certificate, record.hospital) for record in shown] == [(program.made["id"], OWN)] * 3
+    assert not any(another in str(vars(record)) for record in caplog.records)
     code, _ = await program.ask(after="x")
     assert code == "invalid-input"
     program.token = own
