@@ -82,11 +82,15 @@ class Program:
     token: str
     heard: list[tuple[str, int | None, dict[str, Any]]] = field(default_factory=list)  # event, id, data
     numbers: list[int] = field(default_factory=list)
+    unnumbered: list[bytes] = field(default_factory=list)
     hearing: Subscription | None = None
 
     async def listen(self) -> None:
         async def take(message: Msg) -> None:
             lines = dict(line.partition(": ")[::2] for line in message.data.decode().splitlines() if line)
+            if "Vitalgrid-Number" not in (message.headers or {}):
+                self.unnumbered.append(message.data)
+                return
             self.numbers.append(int((message.headers or {})["Vitalgrid-Number"]))
             self.heard.append((lines["event"], int(lines["id"]) if "id" in lines else None, json.loads(lines["data"])))
 
@@ -298,6 +302,21 @@ async def test_while_the_database_is_away_who_hears_alarms_goes_on_and_nobody_el
     assert (await program.ask())[0] == "unavailable"
     program.token = district.token("his-2", Role.STATION, OWN)
     assert (await program.go_on())[0] == "unavailable"
+
+
+async def test_an_answer_that_another_program_has_sent_here_is_no_message_of_a_stream(district: District) -> None:
+    program, sly = await district.program("his-1", OWN), await district.program("his-2", OWN)
+    await program.ask()
+    question = json.dumps({"token": sly.token}).encode()
+    await sly.client.publish(sly.made["asks"], question, reply=program.made["hears"])
+    await until(lambda: program.unnumbered, 10)
+    assert program.unnumbered == [b'{"lease_s":30.0}']
+    await until(lambda: len(program.numbers) > 1, 5)
+    assert (await program.go_on())[0] is None
+    foreign = await district.program("his-3", OTHER)
+    await foreign.client.publish(foreign.made["asks"], b"rubbish", reply=program.made["hears"])
+    assert (await foreign.ask())[0] is None
+    assert len(program.unnumbered) == 1
 
 
 async def test_who_floods_with_questions_is_answered_few_of_them_and_others_all(
