@@ -52,6 +52,7 @@ _PATH: Final = "/api/v1/live/alarms"
 _END: Final = sse("end", b"{}")
 _BEGIN_S: Final = 10.0
 _LOOK_S: Final = 1.0
+_BYTES_A_S = 2**20  # of a stream: what a program does not read waits in nats-server's memory, for ten seconds
 _SAY_S: Final = 60.0  # how often it is logged that a program asks too often
 _BURST: Final = 20  # questions of a certificate, and one a second: more are not answered
 _REFUSALS: Final[dict[int, type[VitalgridError]]] = {
@@ -114,6 +115,7 @@ class _Stream:
         for event in body.split(b"\n\n"):
             if event:
                 await self._say(event + b"\n\n")
+                await asyncio.sleep(len(event) / _BYTES_A_S)
 
 
 class HospitalStreams:

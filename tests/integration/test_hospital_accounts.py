@@ -271,8 +271,15 @@ async def test_what_a_hospital_may_take_of_the_server_is_bounded(region: Region)
     with pytest.raises((NatsError, TimeoutError, OSError)):
         await region.program(2)
     await region.program(3)  # another hospital's are its own
+    for client in clients[:2]:
+        for _ in range(8):
+            await client.subscribe(region.systems[1].hears)
+    await clients[0].flush()
+    assert region.said[1] == []  # each connection has its own
+    await clients[0].subscribe(region.systems[1].hears)
+    await until(lambda: clients[0].is_closed, 5)  # the library gives up when the server refuses
     with pytest.raises(NatsError):
-        await clients[0].request(region.systems[1].asks, b"x" * 5_000, timeout=1)
+        await clients[1].request(region.systems[1].asks, b"x" * 5_000, timeout=1)
 
 
 async def test_who_does_what_they_may_not_fills_no_disk_and_is_put_out_all_the_same(region: Region, monkeypatch) -> None:

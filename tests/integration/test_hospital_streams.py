@@ -319,6 +319,18 @@ async def test_an_answer_that_another_program_has_sent_here_is_no_message_of_a_s
     assert len(program.unnumbered) == 1
 
 
+async def test_what_is_caught_up_with_comes_at_a_pace_and_alarms_behind_it(district: District, monkeypatch) -> None:
+    monkeypatch.setattr(hospital_streams, "_BYTES_A_S", 20_000)
+    for number in range(20):
+        await district.notify(number)
+    program, loop = await district.program("his-1", OWN), asyncio.get_running_loop()
+    began_s = loop.time()
+    await program.ask(after=0)
+    await district.notify(20)
+    await until(lambda: program.alarms() == [f"e{number}" for number in range(21)], 20)
+    assert loop.time() - began_s > 0.5
+
+
 async def test_who_floods_with_questions_is_answered_few_of_them_and_others_all(
     district: District, monkeypatch, caplog: pytest.LogCaptureFixture
 ) -> None:
