@@ -1,6 +1,6 @@
 """Lets programs of hospitals come to the bus, as the business database says it, and signs certificates that they are to have.
 
-The key of the platform's authority is read here alone: the API, which is asked for a certificate, cannot make one, and so
+The key of the platform's authority is read here: the code of the API, which is asked for a certificate, signs none, and so
 none that bears the name of a process of the platform.
 """
 

@@ -145,7 +145,10 @@ class HospitalStreams:
                     stream.leave()
         finally:
             await unsubscribe()
-            await end(*(stream.task for stream in self._streams.values() if stream.task is not None))
+            streams = list(self._streams.values())
+            await end(*(stream.task for stream in streams if stream.task is not None))
+            for stream in streams:
+                await stream.say_end()
 
     def _admits(self, subject: str) -> bool:
         if not self._questions.take(subject):

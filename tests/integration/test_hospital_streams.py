@@ -122,6 +122,7 @@ class District:
     api: Bus
     journal: Remembering
     hospitals: HospitalAccess
+    streams: asyncio.Task[None]
     stopped: list[Client] = field(default_factory=list)
 
     def token(self, name: str, role: Role, place: str) -> str:
@@ -204,7 +205,7 @@ async def district(tmp_path: Path, engine: Engine) -> AsyncIterator[District]:
     async with app.router.lifespan_context(app), client_of(app, admin) as http:
         http.base_url = httpx.URL(f"http://test{PREFIX}/")
         streams = asyncio.create_task(HospitalStreams(app, app.state.backend).run())
-        made = District(server, authority, tmp_path, engine, http, host, api, journal, hospitals)
+        made = District(server, authority, tmp_path, engine, http, host, api, journal, hospitals, streams)
         await of_hospitals.flush()
         yield made
         await end(streams)
@@ -351,6 +352,15 @@ async def test_who_floods_with_questions_is_answered_few_of_them_and_others_all(
     assert 0 < len(answers) < 40
     await district.notify(1, OTHER)
     await until(lambda: other.alarms() == ["e1"], 10)
+
+
+async def test_an_api_that_stops_says_so_to_who_hears_alarms(district: District) -> None:
+    program = await district.program("his-1", OWN)
+    await program.ask()
+    await until(lambda: program.heard, 10)
+    await end(district.streams)
+    await until(lambda: program.heard[-1][0] == "end", 5)
+    assert program.numbers == list(range(1, len(program.numbers) + 1))
 
 
 async def test_what_was_lost_on_the_way_is_found_and_comes_when_it_is_asked_for_anew(district: District) -> None:
