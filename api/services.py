@@ -91,6 +91,7 @@ class ScenarioLauncher(Protocol):
 class Services:
     """Ports and values, all of one region. What has a default may be left out.
 
+    `hospitals_bus`: a connection for programs of hospitals alone, that what they send holds up nothing else.
     `over_tls`: browsers reach the API by TLS only. `first_password_file` is deleted once that password was changed.
     `credential_days`: after which a device's credential is old.
     `posture`: how the platform is set up, for the register of risks.
@@ -116,6 +117,7 @@ class Services:
     enrolment_rules: EnrolmentRules
     periods: Periods = Periods.of(RetentionSettings(), LakeSettings())  # noqa: RUF009 (frozen)
     certificate_vkeys: Callable[[], tuple[str, ...]] = tuple  # of certificates of erasure
+    hospitals_bus: Bus | None = None
     over_tls: bool = False
     credential_days: int = 365
     first_password_file: Path | None = None

@@ -73,7 +73,7 @@ async def main() -> None:
     settings = Settings()
     configure_logging(settings.log_level, settings.log_format)
     connection = Connection.load(settings.data_dir)
-    bus = await Bus.connect(connection.nats_url, connection.bus_key(bus_rights.API), "api")
+    bus, of_hospitals = [await _connected(connection, name) for name in ("api", "hospitals")]
     engine = open_engine(settings.sql_url_of(settings.api), sealer_of(settings))
     lake = await asyncio.to_thread(Lake, settings.lake_dir, file_seal(settings))
     clock = SystemClock()
@@ -88,7 +88,7 @@ async def main() -> None:
     tls, keys = listener_tls(settings, API), SoftKeys(settings.keys_dir)
     accesses = await asyncio.to_thread(AccessJournal.open_or_anew, settings.data_dir / _ACCESSES, clock.now_us())
     services = Services(
-        engine=engine, bus=bus, lake=lake, readings=ReadingStore(lake, bus, range(settings.shards)),
+        engine=engine, bus=bus, hospitals_bus=of_hospitals, lake=lake, readings=ReadingStore(lake, bus, range(settings.shards)),
         large_readings=LargeReadings(bus), intake=intake, clock=clock, callers=callers,
         authoriser=CedarAuthoriser.of_package(clock),
         region_id=settings.region_id, shards=settings.shards, log=LogReader(settings.audit_dir),
@@ -117,17 +117,21 @@ async def main() -> None:
         tell_ready(port=port)
         logger.info("API open", extra={"port": port})
         ahead = asyncio.create_task(services.readings.look_ahead(), name="look ahead")
-        describing = asyncio.create_task(
-            asyncio.to_thread(app.openapi), name="describe"
-        )  # takes a second, of whoever asked first
+        # takes a second, of whoever asked first
+        describing = asyncio.create_task(asyncio.to_thread(app.openapi), name="describe")
         names = asyncio.create_task(_warm_names(engine), name="names")
         await until_ended()
     await intake.close()
     close_names(engine)
     await end(places, ahead, describing, names)
+    await of_hospitals.close()
     await bus.close()
     accesses.close()
     engine.dispose()
+
+
+async def _connected(connection: Connection, name: str) -> Bus:
+    return await Bus.connect(connection.nats_url, connection.bus_key(bus_rights.API), name)
 
 
 async def _warm_names(engine: Engine) -> None:

@@ -63,8 +63,8 @@ def revoke(
     data_dir: DataDir = None,
 ) -> None:
     """Let a certificate open nothing any more, and end its connections. Holds within seconds."""
-    ask(_target(token, data_dir), "DELETE", f"{_path(name)}/{certificate}", reason=_REASON)
-    _console.print(f"certificate {certificate} of {name}: revoked", highlight=False)
+    said = ask(_target(token, data_dir), "DELETE", f"{_path(name)}/{certificate}", reason=_REASON)
+    _console.print(f"certificate {certificate} of {name}: {said.get('detail', 'revoked')}", highlight=False)
 
 
 def _path(name: str) -> str:

@@ -1,6 +1,6 @@
 """Lets programs of hospitals come to the bus, as the business database says it, and signs certificates that they are to have.
 
-The key of the platform's authority is read here alone: the API, which is asked for a certificate, cannot make one, and so
+The key of the platform's authority is read here: the code of the API, which is asked for a certificate, signs none, and so
 none that bears the name of a process of the platform.
 """
 
@@ -13,6 +13,7 @@ from typing import Final
 
 from sqlalchemy import Engine
 
+from domain.errors import IntegrityViolation
 from domain.instants import US_PER_S
 from domain.ports import Clock
 from runtime.bus_access import CertificateAccess, name_of_system
@@ -43,6 +44,8 @@ class HospitalAccess:
         self._life_us = round(life_days * _DAY_US)
         self._reload = reload
         self._looking = asyncio.Lock()
+        self._unsound: frozenset[int] = frozenset()
+        self._is_due = False  # the server has not looked since that changed
 
     async def look(self) -> None:
         """Sign what was asked for, and let in whoever is to be now. Raises what the database or the authority raises."""
@@ -51,8 +54,14 @@ class HospitalAccess:
             try:
                 await asyncio.to_thread(sign_missing, self._engine, self._sign, now_us=now_us)
             finally:  # a certificate that cannot be made keeps nobody in who is to go
-                if self._access.admit(await asyncio.to_thread(let_in, self._engine, now_us=now_us)):
+                systems, unsound = await asyncio.to_thread(let_in, self._engine, now_us=now_us)
+                for number in sorted(unsound - self._unsound):
+                    logger.error("a certificate's row is none that we wrote: it lets nobody in", extra={"certificate": number})
+                self._unsound = unsound
+                self._is_due = self._access.admit(systems) or self._is_due
+                if self._is_due:
                     await self._reload()
+                    self._is_due = False
 
     async def answer(self, _payload: bytes, _subject: str) -> bytes:
         """Look now. Raises as `look` does."""
@@ -72,8 +81,10 @@ class HospitalAccess:
             else:
                 said = ""
 
-    def _sign(self, hospital_id: str, request: str) -> Signed:
+    def _sign(self, hospital_id: str, key_digest: str, request: str) -> Signed:
         asked = read_request(request.encode())
+        if asked.key_digest != key_digest:  # whoever changed one of them gets nothing signed
+            raise IntegrityViolation("a certificate's request is not of the key that it was noted for: it is not signed")
         signer = Signer(read_certificate(self._authority.file), self._authority.key())
         name = name_of_system(asked.key_digest)
         made = signer.issue(asked, hospital_id, name, self._clock.now_us(), self._life_us, host_name=name)

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import secrets
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Final
 
 import psutil
@@ -196,8 +196,9 @@ class CertificateKeeper:
             made += ["devices"] if of_devices.make_missing(f"{self._settings.region_id} devices", now) else []
         return made
 
-    async def run(self, renewed: Callable[[], None]) -> None:
+    async def run(self, renewed: Callable[[], Awaitable[None]]) -> None:
         """Look every minute: the clock may be set, and the machine get another address."""
+        is_due = False
         while True:
             await asyncio.sleep(_KEEP_S)
             try:
@@ -205,6 +206,9 @@ class CertificateKeeper:
                     logger.info("certificates were renewed", extra={"certificates": ", ".join(made)})
                     if "ray" in made:
                         logger.warning("Ray takes up its new certificate when the platform starts: start it anew this quarter")
-                    renewed()
+                    is_due = True
+                if is_due:
+                    await renewed()
+                    is_due = False
             except (VitalgridError, OSError) as error:  # a full disk, a key taken away: what is there serves on until it ends
                 logger.error("certificates cannot be renewed: %s", error)

@@ -25,7 +25,7 @@ from cluster.hospital_access import HospitalAccess
 from cluster.host_orders import HostOrders
 from cluster.pki import API, DOORS, CertificateKeeper, authority_of, in_url, reachable, trust_in
 from cluster.processes import ChildProcess
-from cluster.ray_hosts import RayLauncher, start_ray, stop_ray
+from cluster.ray_hosts import RayHost, RayLauncher, start_ray, stop_ray
 from cluster.sealing import StreamSeal, file_seal, keep_off_disk, make_keys
 from cluster.storage_keeping import StorageKeeper, places_of
 from cluster.stream_beginnings import lead_on_streams, stream_beginnings, taken_of_streams
@@ -149,7 +149,7 @@ class Platform:
         await asyncio.to_thread(start_ray, settings.hosts.ray_address)
         self.supervisor = Supervisor(
             bus=self._bus, lake=lake, shards=settings.shards, host_count=settings.hosts.count,
-            heartbeat_timeout_s=settings.hosts.heartbeat_timeout_s, launch=self._launcher.launch,
+            heartbeat_timeout_s=settings.hosts.heartbeat_timeout_s, launch=self._launch,
             dedicated=dedicated,
         )  # fmt: skip
         await self.supervisor.start()
@@ -238,13 +238,17 @@ class Platform:
                 self._say(f"{name} may everything, as of old: docs/howto/users.md says how to take that away")
 
     def _bus_key(self, process: str) -> BusKey:
-        """How a process is to prove to the bus who it is; it is let in from now on."""
+        """How a process is to prove to the bus who it is."""
         if isinstance(self._bus_access, TokenAccess):
             return self._bus_access.token
-        key = self._certificates.let_in(process)
-        if self._bus_access.let_in(process):
-            self._nats.reload()
-        return key
+        return self._certificates.let_in(process)
+
+    async def _launch(self, name: str) -> RayHost:
+        """The bus lets a host in before it comes."""
+        if not isinstance(self._bus_access, TokenAccess) and self._bus_access.let_in(name):
+            with contextlib.suppress(Unavailable):  # that it does not say so: whether it lets the host in the host will see
+                await self._nats.reload()
+        return await self._launcher.launch(name)
 
     def _host_config(self, name: str) -> HostConfig:
         settings = self.settings

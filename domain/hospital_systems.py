@@ -14,6 +14,7 @@ from domain.errors import InvalidInput
 
 ASKED: Final = "hospital.*.*.*.ask"  # request (`AlarmsAsked`), of any program of any hospital
 HEARD: Final = "hospital.*.*.*.alarms"
+NUMBER_HEADER: Final = "Vitalgrid-Number"  # of a message among those of one stream, from 1: the bus tells nobody what is lost
 LEASE_S: Final = 30.0  # alarms are sent for so long unless it is said again that somebody hears them
 _PARTS: Final = 5
 
@@ -53,11 +54,14 @@ def asked_by(subject: str) -> tuple[str, int]:
 
 
 class AlarmsAsked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`token`: the program's own. `after`: the last event that it has seen. `goes_on`: it hears them already, and wants to."""
+    """`token`: the program's own. `after`: the last event that it has seen.
+
+    `goes_on`: it hears them already and wants to; the number of the last message up to which it has heard every one.
+    """
 
     token: str
     after: int | None = None
-    goes_on: bool = False
+    goes_on: int | None = None
 
 
 class AlarmsGranted(msgspec.Struct, frozen=True):

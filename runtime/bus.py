@@ -253,15 +253,19 @@ class Bus:
             if not self._client.is_closed:
                 await subscription.unsubscribe()
 
-    async def answer(self, subject: str, handler: Handler) -> Callable[[], Awaitable[None]]:
+    async def answer(
+        self, subject: str, handler: Handler, admits: Callable[[str], bool] = lambda _: True
+    ) -> Callable[[], Awaitable[None]]:
         """Answer questions on `subject` until the returned callable is awaited.
+
+        What `admits` refuses by its exact subject is not answered at all: whoever floods costs no more than to look.
 
         `handler` gets the payload and the exact subject; what it raises of `domain.errors` reaches the asker. Any
         other exception is logged and told as unavailable.
         """
 
         async def receive(message: Msg) -> None:
-            if not message.reply:  # who wants no answer has asked nothing
+            if not message.reply or not admits(message.subject):  # who wants no answer has asked nothing
                 return
             task = asyncio.create_task(self._reply(message, handler))
             self._answers.add(task)
@@ -306,9 +310,9 @@ class Bus:
             headers = {_END_HEADER: "1"} if is_last else None
             await self._client.publish(message.reply, data[start : start + _CHUNK_BYTES], headers=headers)
 
-    async def core_publish(self, subject: str, payload: bytes) -> None:
+    async def core_publish(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
         """Tell whoever listens now; kept nowhere."""
-        await self._client.publish(subject, payload)
+        await self._client.publish(subject, payload, headers=headers)
 
     async def core_subscribe(self, subject: str, callback: Callable[[bytes, str], None]) -> None:
         """Call back for each message told on `subject` from now on."""

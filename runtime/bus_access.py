@@ -24,7 +24,7 @@ ACCOUNT: Final = "VITALGRID"
 WHOEVER: Final = "platform"  # who comes with the token: within accounts the server knows users and passwords alone
 _INBOX: Final = "_INBOX"
 _NAME_CHARS: Final = 40  # of a part of a host name there may be 63
-_LIMITS: Final = {"max_connections": 8, "max_subscriptions": 64, "max_payload": 4_096}  # of a hospital
+_LIMITS: Final = {"max_connections": 8, "max_subscriptions": 8, "max_payload": 4_096}  # of a hospital; 8 of each connection
 
 
 class BusCertificate(msgspec.Struct, frozen=True):

@@ -19,7 +19,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from domain.errors import Unavailable
 from runtime.bus_access import ACCOUNT, CertificateAccess, TokenAccess
@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 MAX_PAYLOAD_BYTES: Final = 8 * 2**20
 _START_DEADLINE_S: Final = 15.0
 _RELOAD_DEADLINE_S: Final = 5.0
+_LOG_BYTES = 16 * 2**20  # of a file, and files kept: whoever does what they may not has a line for each time
+_LOG_FILES: Final = 3
 _RELOADED: Final = b"Reloaded server configuration"
 _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (recognised)
 
@@ -39,6 +41,9 @@ server_name: "vitalgrid"
 listen: "{host}:{port}"
 ports_file_dir: "{runtime_dir}"
 pid_file: "{runtime_dir}/nats-server.pid"
+log_file: "{log}"
+logfile_size_limit: {log_bytes}
+logfile_max_num: {log_files}
 max_payload: {max_payload}
 max_pending: 256MB
 write_deadline: "10s"
@@ -114,10 +119,16 @@ class NatsServer:
         self.url = ""
         self._store_key: StoreKey | None = None
         self._environment: dict[str, str] | None = None  # of its process; None: ours
+        # one start or look at a time: what the server says of one is not another's, and a signal before it knows it ends it
+        self._reading = asyncio.Lock()
 
     @property
     def _store_dir(self) -> Path:
         return (self.directory / "jetstream").resolve()
+
+    @property
+    def _log(self) -> Path:
+        return self.directory / "nats-server.log"
 
     @property
     def pid(self) -> int | None:
@@ -137,6 +148,10 @@ class NatsServer:
         Raises Unavailable with the server's own words; Conflict or IntegrityViolation when streams that an older version
         left cannot become the platform's account's.
         """
+        async with self._reading:
+            return await self._start()
+
+    async def _start(self) -> str:
         runtime_dir = self.directory / "run"
         runtime_dir.mkdir(parents=True, exist_ok=True)
         await asyncio.to_thread(self._end_orphan, runtime_dir)
@@ -144,8 +159,7 @@ class NatsServer:
         for stale in runtime_dir.glob("*.ports"):
             stale.unlink()
         config = self._write_config()
-        log = (self.directory / "nats-server.log").open("ab")
-        with log:
+        with self._log.open("ab") as log:  # before it has read where its log is, and should it break
             self._process = subprocess.Popen(  # noqa: S603, ASYNC220 (our own binary; it only forks here)
                 [find_nats_server(), "-c", config], stdout=log, stderr=log, start_new_session=True,
                 env=self._environment,
@@ -159,42 +173,48 @@ class NatsServer:
         if hand_over(self._store_dir, ACCOUNT, secrets):
             logger.warning("the streams are an account's of their own now", extra={"account": ACCOUNT})
 
-    def reload(self) -> None:
-        """Have a running server look again at who is let in and at its certificate; connections stay."""
-        self._write_config()
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGHUP)
+    async def reload(self) -> None:
+        """Have a running server look again at who is let in and at its certificate; connections stay.
+
+        Returns once it has looked. Raises Unavailable when it does not.
+        """
+        await self._look(1)
 
     async def reload_wholly(self) -> None:
-        """As `reload`, of accounts too; returns once the server has looked. Raises Unavailable when it does not.
+        """As `reload`, of accounts too.
 
         It looks twice: nats-server 2.15 gives an account that is new in its configuration the services that it imports
         only when it reads them another time.
         """
-        log = self.directory / "nats-server.log"
-        for _ in range(2):
-            if not self.is_running():
-                return  # whoever starts it has it read everything
-            before = log.stat().st_size
-            self.reload()
-            await self._until_said(log, before)
+        await self._look(2)
 
-    async def _until_said(self, log: Path, before: int) -> None:
+    async def _look(self, times: int) -> None:
+        async with self._reading:
+            for _ in range(times):
+                if self._process is None or not self.is_running():
+                    return  # whoever starts it has it read everything
+                with _Growing(self._log) as log:
+                    self._write_config()
+                    self._process.send_signal(signal.SIGHUP)
+                    await self._until_said(log)
+
+    async def _until_said(self, log: _Growing) -> None:
         deadline = time.monotonic() + _RELOAD_DEADLINE_S
+        said = b""
         while time.monotonic() < deadline and self.is_running():
-            with log.open("rb") as said:
-                said.seek(before)
-                if _RELOADED in said.read():
-                    return
+            said = said[-len(_RELOADED) :] + log.more()
+            if _RELOADED in said:
+                return
             await asyncio.sleep(0.01)
-        raise Unavailable(f"nats-server does not take up its configuration: {log} says why")
+        raise Unavailable(f"nats-server does not take up its configuration: {self._log} says why")
 
     def _write_config(self) -> Path:
         runtime_dir = self.directory / "run"
         path = runtime_dir / "nats-server.conf"
         config = _CONFIG.format(
             host=_in_url(self._host), port=self._port,
-            runtime_dir=runtime_dir.resolve(), store_dir=self._store_dir,
+            runtime_dir=runtime_dir.resolve(), store_dir=self._store_dir, log=self._log.resolve(),
+            log_bytes=_LOG_BYTES, log_files=_LOG_FILES,
             sealed=self._store_key.config() if self._store_key is not None else "",
             access=self.access.config(), max_payload=MAX_PAYLOAD_BYTES, max_file_store=self._max_file_store_bytes,
         )  # fmt: skip
@@ -225,7 +245,7 @@ class NatsServer:
             with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
                 return self._reached_at(str(json.loads(ports_file.read_text())["nats"][0]))
             await asyncio.sleep(0.02)
-        last_words = (self.directory / "nats-server.log").read_text(errors="replace")[-400:]
+        last_words = self._log.read_text(errors="replace")[-400:]
         raise Unavailable(f"nats-server did not start within {_START_DEADLINE_S:.0f} s; its last words: {last_words}")
 
     def _reached_at(self, url: str) -> str:
@@ -250,3 +270,29 @@ class NatsServer:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+
+
+class _Growing:
+    """What is written to a log from now on, also when its writer puts it aside and begins another one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("rb")
+        self._file.seek(0, os.SEEK_END)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def more(self) -> bytes:
+        said = self._file.read()
+        with contextlib.suppress(FileNotFoundError):  # just put aside
+            if self._path.stat().st_ino != os.fstat(self._file.fileno()).st_ino:
+                following = self._path.open("rb")
+                with self._file as old:
+                    said += old.read()
+                self._file = following
+                said += following.read()
+        return said

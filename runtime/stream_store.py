@@ -94,8 +94,9 @@ def _lasting(account: Path) -> Iterator[Path]:
 
 def _sealed_anew(account: Path, heir: str, secrets: Sequence[str]) -> dict[Path, bytes]:
     """What each key file of a store is to hold so that it opens for `heir`. Raises IntegrityViolation."""
+    streams = account / _STREAMS
     return {
-        path: _as_heirs(path, _place(path.relative_to(account / _STREAMS)), heir, secrets)
+        path: _as_heirs(streams, path.relative_to(streams), heir, secrets)
         for path in _lasting(account) if path.match(_KEY_FILE)
     }  # fmt: skip
 
@@ -110,8 +111,8 @@ def _place(path: Path) -> bytes:
     return f"{stream}:{path.stem}".encode()
 
 
-def _as_heirs(path: Path, place: bytes, heir: str, secrets: Sequence[str]) -> bytes:
-    content = path.read_bytes()
+def _as_heirs(streams: Path, path: Path, heir: str, secrets: Sequence[str]) -> bytes:
+    content, place = (streams / path).read_bytes(), _place(path)
     for secret in secrets:
         try:
             seed = _sealing(secret, NAMELESS, place).decrypt(content[:_NONCE_BYTES], content[_NONCE_BYTES:], None)
@@ -119,7 +120,9 @@ def _as_heirs(path: Path, place: bytes, heir: str, secrets: Sequence[str]) -> by
             continue
         # its nonce stays: in a block it is where the block's stream of key bytes begins
         return content[:_NONCE_BYTES] + _sealing(secret, heir, place).encrypt(content[:_NONCE_BYTES], seed, None)
-    raise IntegrityViolation(f"{path} is damaged, or under another key: restore it, or move {path.parents[1]} aside")
+    raise IntegrityViolation(
+        f"{streams / path} is damaged, or under another key: restore it, or move {streams / path.parts[0]} aside"
+    )
 
 
 def _sealing(secret: str, account: str, place: bytes) -> AESGCM:

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
 from api.asking import Asking
 from api.errors import problems
 from api.locators import of_token
 from api.permissions import may
-from api.schemas.bus_certificates import BusCertificateIn, BusCertificateOut
+from api.schemas.bus_certificates import BusCertificateIn, BusCertificateOut, RevokedSoon
 from api.services import Backend, Behind
 from api.times import In
 from domain import subjects
-from domain.errors import Conflict, InvalidInput, NotFound, Unavailable
+from domain.errors import Conflict, InvalidInput, NotFound, Unavailable, VitalgridError
 from domain.permissions import Action
 from runtime.device_authority import read_request
 from runtime.sql import bus_certificates
@@ -52,14 +52,16 @@ async def list_certificates(_who: Read, name: str, behind: Behind, zone: In) -> 
     return [BusCertificateOut.of(row, zone, behind.services.clock.now_us()) for row in rows]
 
 
-@router.delete("/{certificate_id}", status_code=204, responses=problems(NotFound))
-async def revoke_certificate(who: Manage, name: str, certificate_id: int, behind: Behind) -> None:
-    """End a certificate for good. A connection that came with it is ended within seconds."""
+@router.delete("/{certificate_id}", status_code=204, responses={202: {"model": RevokedSoon}, **problems(NotFound)})
+async def revoke_certificate(who: Manage, name: str, certificate_id: int, behind: Behind) -> Response:
+    """End a certificate for good. A connection that came with it is ended within seconds; 202 when the bus did not say so."""
     await behind.write(bus_certificates.revoke_certificate, behind.engine, behind.author(who), name, certificate_id)
     try:
         await _looked(behind)
-    except Unavailable:  # it is looked at by itself within seconds of the database's being there
-        return
+    except VitalgridError as error:  # it is tried again by itself every two seconds
+        said = RevokedSoon(detail=f"it is revoked, but the bus may let it in until it looks again: {error}")
+        return Response(said.model_dump_json(), 202, media_type="application/json")
+    return Response(status_code=204)
 
 
 async def _looked(behind: Backend) -> None:

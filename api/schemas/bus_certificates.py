@@ -42,6 +42,10 @@ class BusCertificateOut(BaseModel):
         )  # fmt: skip
 
 
+class RevokedSoon(BaseModel):
+    detail: str = Field(description="Why the bus may still let it in. It is told again every two seconds.")
+
+
 def _state(row: dict[str, Any], now_us: int) -> Literal["good", "asked", "ended", "revoked"]:
     if row["revoked_us"] is not None:
         return "revoked"

@@ -5,6 +5,7 @@ A certificate belongs to a token: who has both may hear what the token's role ma
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -12,6 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, insert, select, update
 
 from domain.errors import Conflict, InvalidInput, NotFound, Unauthenticated, VitalgridError
 from domain.hospital_systems import HospitalSystem
+from domain.ids import parse_hospital_id
 from domain.principals import Place
 from runtime.sql.bus_tables import bus_certificates
 from runtime.sql.engine import reading, writing
@@ -19,6 +21,7 @@ from runtime.sql.records import Author, Row, log_write
 from runtime.sql.tables import tokens
 from runtime.tokens import digests_of
 
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _MOST: Final = 4  # in force of one program: the one in use, its successor, and a spare of each
 _SHOWN: Final = ("id", "hospital_id", "certificate", "fingerprint", "made_by", "made_us", "ends_us", "revoked_us")
 
@@ -85,8 +88,8 @@ def check_shown(engine: Engine, number: int, hospital_id: str, token: str, *, no
             raise Unauthenticated("the token is unknown or revoked, or not the one that this certificate belongs to")
 
 
-def sign_missing(engine: Engine, sign: Callable[[str, str], Signed], *, now_us: int) -> None:
-    """Give each certificate that was asked for what `sign` makes of its hospital and request.
+def sign_missing(engine: Engine, sign: Callable[[str, str, str], Signed], *, now_us: int) -> None:
+    """Give each certificate that was asked for what `sign` makes of its hospital, the digest of its key, and the request.
 
     Raises what `sign` raised first, once all the others have theirs.
     """
@@ -96,7 +99,7 @@ def sign_missing(engine: Engine, sign: Callable[[str, str], Signed], *, now_us: 
     failed: VitalgridError | None = None
     for row in asked:
         try:
-            made = sign(row["hospital_id"], row["request"])
+            made = sign(row["hospital_id"], row["key_digest"], row["request"])
         except VitalgridError as error:
             failed = failed or error
             continue
@@ -107,13 +110,31 @@ def sign_missing(engine: Engine, sign: Callable[[str, str], Signed], *, now_us: 
         raise failed
 
 
-def let_in(engine: Engine, *, now_us: int) -> frozenset[HospitalSystem]:
-    """Who of the hospitals may come to the bus now."""
+class LetIn(NamedTuple):
+    """`unsound`: numbers of certificates whose rows no write of ours can have made."""
+
+    systems: frozenset[HospitalSystem]
+    unsound: frozenset[int]
+
+
+def let_in(engine: Engine, *, now_us: int) -> LetIn:
+    """Who of the hospitals may come to the bus now. What is said goes into the server's configuration: unsound rows do not."""
     columns = (bus_certificates.c[name] for name in ("hospital_id", "id", "key_digest"))
-    query = select(*columns).join(tokens)
+    query = select(*columns, tokens.c.place).join(tokens)
     query = query.where(bus_certificates.c.certificate.is_not(None), tokens.c.revoked_us.is_(None), _good(now_us))
     with reading(engine) as connection:
-        return frozenset(HospitalSystem(*row) for row in connection.execute(query))
+        rows = connection.execute(query).all()
+    systems = [HospitalSystem(*row[:3]) for row in rows if _is_sound(row.hospital_id, row.key_digest, row.place)]
+    numbers = {system.number for system in systems}
+    return LetIn(frozenset(systems), frozenset(row.id for row in rows if row.id not in numbers))
+
+
+def _is_sound(hospital_id: str, key_digest: str, place: str | None) -> bool:
+    try:
+        is_text = _DIGEST.fullmatch(key_digest) is not None
+        return is_text and place is not None and Place.parse(place).hospital_id == parse_hospital_id(hospital_id)
+    except (InvalidInput, TypeError):  # SQLite keeps what is no text too
+        return False
 
 
 def _good(now_us: int) -> ColumnElement[bool]:

@@ -307,13 +307,32 @@ async def test_a_host_is_let_in_while_readings_flow_and_nothing_is_lost(guarded)
             await doors.publish("reading.0", b"%d" % sent, f"m{sent}")
             sent += 1
         assert guarded.access.let_in(f"host-{number}")
-        guarded.server.reload()
+        await guarded.server.reload()
         late = await guarded.bus(f"host-{number}")
         await late.core_publish(f"heartbeat.host.host-{number}", b"alive")
     await until(lambda: len(got) == sent, 10)
     assert got == [b"%d" % number for number in range(sent)]
     assert supervisor.is_connected
     await follower.stop()
+
+
+async def test_who_was_let_in_is_known_once_a_reload_has_returned_whoever_reloads_beside_it(guarded):
+    async def come(number: int) -> None:
+        await asyncio.sleep(number / 1000)  # while the server reads for those before
+        assert guarded.access.let_in(f"host-{number}")
+        await guarded.server.reload()
+        await guarded.bus(f"host-{number}")
+
+    await asyncio.gather(*map(come, range(2, 14)))
+
+
+async def test_a_reload_while_the_server_starts_does_not_end_it(guarded):
+    await guarded.server.stop()
+    starting = asyncio.create_task(guarded.server.start())
+    await until(guarded.server.is_running, 5)
+    await guarded.server.reload()
+    assert await starting == guarded.server.url
+    assert guarded.server.is_running()
 
 
 @pytest.mark.clause("9.1a")
@@ -327,7 +346,7 @@ async def test_certificates_are_renewed_without_a_restart(guarded):
         guarded.key(SUPERVISOR, now)
     renewed = read_certificate(guarded.authority.file_of("bus")).serial_number
     assert renewed != before
-    guarded.server.reload()
+    await guarded.server.reload()
 
     async def served() -> int:
         host, _, port = guarded.server.url.removeprefix("tls://").partition(":")

@@ -21,13 +21,14 @@ from domain import subjects
 from domain.bus_rights import API, BUS_RIGHTS, SUPERVISOR
 from domain.errors import InvalidInput
 from domain.hospital_systems import ASKED, AlarmsAsked, HospitalSystem, asked_by, decode_asked
-from runtime import bus_access
+from runtime import bus_access, nats_server
 from runtime.bus import Bus
 from runtime.bus_access import BusCertificate, CertificateAccess, TokenAccess, name_of_system, wanted_by_process
 from runtime.certificates import Authority, Wanted, pem_of_key, read_certificate
 from runtime.clock import SystemClock
 from runtime.device_authority import Signer, read_request
 from runtime.nats_server import NatsServer
+from runtime.tasks import end
 from runtime.tls import CertificateFiles, TakenUp, Trust
 from tests.integration.test_bus_rights import LIMITS, LISTENED_TO, SPOKEN
 from tests.waiting import until
@@ -270,8 +271,35 @@ async def test_what_a_hospital_may_take_of_the_server_is_bounded(region: Region)
     with pytest.raises((NatsError, TimeoutError, OSError)):
         await region.program(2)
     await region.program(3)  # another hospital's are its own
+    for client in clients[:2]:
+        for _ in range(8):
+            await client.subscribe(region.systems[1].hears)
+    await clients[0].flush()
+    assert region.said[1] == []  # each connection has its own
+    await clients[0].subscribe(region.systems[1].hears)
+    await until(lambda: clients[0].is_closed, 5)  # the library gives up when the server refuses
     with pytest.raises(NatsError):
-        await clients[0].request(region.systems[1].asks, b"x" * 5_000, timeout=1)
+        await clients[1].request(region.systems[1].asks, b"x" * 5_000, timeout=1)
+
+
+async def test_who_does_what_they_may_not_fills_no_disk_and_is_put_out_all_the_same(region: Region, monkeypatch) -> None:
+    await region.server.stop()
+    monkeypatch.setattr(nats_server, "_LOG_BYTES", 50_000)
+    await region.server.start()
+    client, folder = await region.program(1), region.server.directory
+
+    async def flood() -> None:
+        while True:
+            for _ in range(200):
+                await client.publish("alarm.sz.h001", b"{}")
+            await asyncio.sleep(0)
+
+    flooding = asyncio.create_task(flood())
+    await until(lambda: len(list(folder.glob("nats-server.log.*"))) >= 2, 20)
+    await region.admit(2, 3)
+    await until(lambda: not client.is_connected, 5)
+    await end(flooding)
+    assert sum(path.stat().st_size for path in folder.glob("nats-server.log*")) < 4 * 50_000
 
 
 @pytest.mark.parametrize("subject", ["hospital.sz.h001.1", "hospital.sz.h001.x.ask", "hospital.sz.h001.1.2.ask"])

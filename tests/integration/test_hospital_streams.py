@@ -3,200 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
-import msgspec
-import nats
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from sqlalchemy import Engine
 
-from api.app import PREFIX, create_app
 from api.live import hospital_streams
-from api.live.hospital_streams import HospitalStreams
-from cluster.hospital_access import HospitalAccess
-from domain import subjects
-from domain.alarms import AlarmEvent, AlarmSubject, AlertType, Phase, Priority
-from domain.bus_rights import API, BUS_RIGHTS, SUPERVISOR
-from domain.fleet_manifest import Tier
-from domain.principals import Place, Role
-from runtime.access_journal import IN_MEMORY, AccessJournal, NewAccess
-from runtime.bus import Bus
-from runtime.bus_access import BusCertificate, CertificateAccess, wanted_by_process
-from runtime.callers import SqlCallers
-from runtime.certificates import Authority, Wanted, pem_of_key, read_certificate
-from runtime.clock import SystemClock
-from runtime.nats_server import NatsServer
-from runtime.sql import access, patients, places
+from domain.errors import Unavailable
+from domain.principals import Role
+from runtime.certificates import read_certificate
+from runtime.sql import patients
 from runtime.sql.engine import writing
 from runtime.sql.patients import NewPatient
-from runtime.sql.records import Author
-from runtime.sql.sessions import SessionRules
 from runtime.sql.tables import patients as patient_table
 from runtime.tasks import end
-from runtime.tls import CertificateFiles, TakenUp, Trust
-from tests.sql_fixtures import ADA, HOUR_US, SHARDS
-from tests.unit.api.conftest import client_of, services_of
+from tests.bus_program import program_of_the_howto
+from tests.hospital_district import OTHER, OWN, District, running_district
+from tests.sql_fixtures import ADA
 from tests.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.clause("9.4"), pytest.mark.clause("9.3e")]
 
-OWN, OTHER = "sz.h001", "sz.h002"
-HOST = "host-1"
-AUTHOR = Author("ada", None, 1_700_000_000_000_000)
-
-
-class Remembering(AccessJournal):
-    """What was noted leaves the journal for the access log: this one remembers it."""
-
-    seen: list[bytes]
-
-    def add(self, accesses: Sequence[NewAccess]) -> None:
-        super().add(accesses)
-        self.seen += [access.event for access in accesses]
-
-
-@dataclass
-class Program:
-    """A hospital's program, and what it heard."""
-
-    client: Client
-    made: dict[str, Any]
-    token: str
-    heard: list[tuple[str, int | None, dict[str, Any]]] = field(default_factory=list)  # event, id, data
-
-    async def listen(self) -> None:
-        async def take(message: Msg) -> None:
-            lines = dict(line.partition(": ")[::2] for line in message.data.decode().splitlines() if line)
-            self.heard.append((lines["event"], int(lines["id"]) if "id" in lines else None, json.loads(lines["data"])))
-
-        await self.client.subscribe(self.made["hears"], cb=take)
-
-    async def ask(self, **more: Any) -> tuple[str | None, str]:
-        """The code of the error, if any, and what was answered."""
-        question = json.dumps({"token": self.token} | more).encode()
-        answer = await self.client.request(self.made["asks"], question, timeout=10)
-        return (answer.headers or {}).get("Vitalgrid-Error"), answer.data.decode()
-
-    def alarms(self) -> list[str]:
-        return [data["event"]["event_id"] for event, _, data in self.heard if event == "alarm"]
-
-
-@dataclass
-class District:
-    """A platform's bus, database and API."""
-
-    server: NatsServer
-    authority: Authority
-    folder: Path
-    engine: Engine
-    http: httpx.AsyncClient
-    host: Bus
-    api: Bus
-    journal: Remembering
-    hospitals: HospitalAccess
-    stopped: list[Client] = field(default_factory=list)
-
-    def token(self, name: str, role: Role, place: str) -> str:
-        return access.create_token(self.engine, AUTHOR, name, role, Place.parse(place))
-
-    async def certify(self, name: str) -> tuple[Path, dict[str, Any]]:
-        """Key and certificate of the program that token `name` is of, in one file."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, SHA256())
-        body = {"request": request.public_bytes(Encoding.PEM).decode()}
-        answer = await self.http.post(f"/tokens/{name}/bus-certificates", json=body)
-        assert answer.status_code == 201, answer.text
-        made, file = answer.json(), self.folder / f"{answer.json()['id']}.pem"
-        file.write_bytes(pem_of_key(key) + made["certificate"].encode())
-        return file, made
-
-    async def connect(self, file: Path, made: dict[str, Any]) -> Client:
-        context = TakenUp(Trust(str(self.authority.file)).context(), CertificateFiles(str(file), str(file))).context
-        async with asyncio.timeout(10):
-            while True:
-                with contextlib.suppress(nats.errors.Error, TimeoutError, OSError):
-                    client = await nats.connect(
-                        self.server.url, tls=context, tls_handshake_first=True, allow_reconnect=False, connect_timeout=2,
-                        inbox_prefix=made["inbox"],
-                    )  # fmt: skip
-                    break
-        self.stopped.append(client)
-        return client
-
-    async def program(self, name: str, place: str, role: Role = Role.STATION) -> Program:
-        token = self.token(name, role, place)
-        file, made = await self.certify(name)
-        program = Program(await self.connect(file, made), made, token)
-        await program.listen()
-        return program
-
-    async def notify(self, number: int, hospital_id: str = OWN, ward_id: str | None = None, patient: str | None = None) -> int:
-        event = AlarmEvent(
-            f"e{number}", f"a{number}", Phase.START, AlertType.PHYSIOLOGICAL, Priority.HIGH, "limit.very-low", 1,
-            AlarmSubject(hospital_id, ward_id, handle=number, patient_key=patient), AUTHOR.now_us, AUTHOR.now_us,
-            AUTHOR.now_us, "SpO2 is low",
-        )  # fmt: skip
-        return await self.host.publish(subjects.alarm(hospital_id), msgspec.json.encode(event), event.event_id)
-
-    def noted(self) -> list[dict[str, Any]]:
-        """Accesses to live alarms."""
-        events = [json.loads(event) for event in self.journal.seen]
-        return [event for event in events if any("live/alarms" in str(entity) for entity in event["entity"])]
-
 
 @pytest.fixture
 async def district(tmp_path: Path, engine: Engine) -> AsyncIterator[District]:
-    clock, authority, now = SystemClock(), Authority(tmp_path / "pki"), datetime.now(UTC)
-    authority.make_missing("sz", now)
-    authority.keep(Wanted("bus", frozenset({"127.0.0.1"}), is_server=True), now)
-    bus_access = CertificateAccess(authority.file_of("bus"), authority.file, (*BUS_RIGHTS, HOST))
-    server = NatsServer(tmp_path / "nats", access=bus_access)
-    await server.start()
-
-    async def connected(process: str) -> Bus:
-        authority.keep(wanted_by_process(process), now)
-        file = str(authority.file_of(wanted_by_process(process).name))
-        return await Bus.connect(server.url, BusCertificate(process, file, str(authority.file)), process)
-
-    supervisor, api, host = [await connected(process) for process in (SUPERVISOR, API, HOST)]
-    await supervisor.ensure_streams(max_stream_bytes=2**30, retention_s=86_400, duplicate_window_s=600)
-    for hospital_id in (OWN, OTHER):
-        places.create_hospital(
-            engine, AUTHOR, hospital_id=hospital_id, name=hospital_id, tier=Tier.PRIMARY, bed_count=9, shards=SHARDS
-        )
-        places.create_ward(engine, AUTHOR, hospital_id, "icu", "icu")
-    hospitals = HospitalAccess(engine, bus_access, authority, clock, 30, server.reload_wholly)
-    await supervisor.answer(subjects.BUS_ACCESS, hospitals.answer)
-    journal = Remembering.open(IN_MEMORY)
-    journal.seen = []
-    callers = SqlCallers(engine, "sz", clock, SessionRules(HOUR_US, HOUR_US))
-    app = create_app(services_of(engine=engine, bus=api, clock=clock, callers=callers, accesses=journal), background=False)
-    admin = access.create_token(engine, AUTHOR, "admin", Role.ADMINISTRATOR)
-    async with app.router.lifespan_context(app), client_of(app, admin) as http:
-        http.base_url = httpx.URL(f"http://test{PREFIX}/")
-        streams = asyncio.create_task(HospitalStreams(app, app.state.backend).run())
-        made = District(server, authority, tmp_path, engine, http, host, api, journal, hospitals)
-        await api.flush()
+    async with running_district(tmp_path, engine) as made:
         yield made
-        await end(streams)
-    for client in made.stopped:
-        await client.close()
-    for bus in (supervisor, api, host):
-        await bus.close()
-    await server.stop()
 
 
 async def test_a_program_hears_what_its_role_may_see_and_it_is_noted_first(district: District) -> None:
@@ -218,7 +60,9 @@ async def test_a_program_hears_what_its_role_may_see_and_it_is_noted_first(distr
     assert [number for event, number, _ in whole.heard if event == "alarm"] == [1, 2, 3]
     assert whole.heard[0][0] == "hello"
     await until(lambda: any(event == "heartbeat" for event, _, _ in whole.heard), 5)
-    await asyncio.gather(*(program.ask(goes_on=True) for program in (whole, ward, other)))
+    answers = await asyncio.gather(*(program.go_on() for program in (whole, ward, other)))
+    assert {code for code, _ in answers} == {None}
+    assert whole.numbers == list(range(1, len(whole.numbers) + 1))
     assert len(district.noted()) == 3
 
 
@@ -234,7 +78,9 @@ async def test_who_is_withheld_is_withheld_here_too(district: District) -> None:
     await until(lambda: program.alarms() == ["e2"], 10)
 
 
-async def test_the_certificate_alone_opens_nothing_and_neither_does_another_token(district: District) -> None:
+async def test_the_certificate_alone_opens_nothing_and_neither_does_another_token(
+    district: District, caplog: pytest.LogCaptureFixture
+) -> None:
     program = await district.program("his-1", OWN)
     another, own = district.token("his-2", Role.STATION, OTHER), program.token
     for token in ("", "rubbish", another):
@@ -242,6 +88,9 @@ async def test_the_certificate_alone_opens_nothing_and_neither_does_another_toke
         code, said = await program.ask()
         assert code == "unauthenticated", said
         assert not token or token not in said
+    shown = [record for record in caplog.records if "another token" in record.message]
+    assert [(record.certificate, record.hospital) for record in shown] == [(program.made["id"], OWN)] * 3
+    assert not any(another in str(vars(record)) for record in caplog.records)
     code, _ = await program.ask(after="x")
     assert code == "invalid-input"
     program.token = own
@@ -256,13 +105,138 @@ async def test_the_certificate_alone_opens_nothing_and_neither_does_another_toke
 async def test_who_says_no_more_that_they_hear_is_sent_no_more(district: District, monkeypatch) -> None:
     monkeypatch.setattr(hospital_streams, "LEASE_S", 0.5)
     program = await district.program("his-1", OWN)
-    assert (await program.ask(goes_on=True))[0] == "conflict"
+    assert (await program.go_on())[0] == "conflict"
     await program.ask()
     await until(lambda: program.heard and program.heard[-1][0] == "end", 10)
     await district.notify(1)
-    assert (await program.ask(goes_on=True))[0] == "conflict"
+    assert (await program.go_on())[0] == "conflict"
     await program.ask(after=0)
     await until(lambda: program.alarms() == ["e1"], 10)
+
+
+async def test_while_the_database_is_away_who_hears_alarms_goes_on_and_nobody_else_begins(
+    district: District, monkeypatch
+) -> None:
+    def away(*_: Any, **__: Any) -> None:
+        raise Unavailable("the business database does not answer")
+
+    program = await district.program("his-1", OWN)
+    assert (await program.go_on())[0] == "conflict"
+    await program.ask()
+    monkeypatch.setattr(hospital_streams, "check_shown", away)
+    assert await program.go_on() == (None, '{"lease_s":30.0}')
+    assert (await program.ask())[0] == "unavailable"
+    program.token = district.token("his-2", Role.STATION, OWN)
+    assert (await program.go_on())[0] == "unavailable"
+
+
+async def test_an_answer_that_another_program_has_sent_here_is_no_message_of_a_stream(district: District) -> None:
+    program, sly = await district.program("his-1", OWN), await district.program("his-2", OWN)
+    await program.ask()
+    question = json.dumps({"token": sly.token}).encode()
+    await sly.client.publish(sly.made["asks"], question, reply=program.made["hears"])
+    await until(lambda: program.unnumbered, 10)
+    assert program.unnumbered == [b'{"lease_s":30.0}']
+    await until(lambda: len(program.numbers) > 1, 5)
+    assert (await program.go_on())[0] is None
+    foreign = await district.program("his-3", OTHER)
+    await foreign.client.publish(foreign.made["asks"], b"rubbish", reply=program.made["hears"])
+    assert (await foreign.ask())[0] is None
+    assert len(program.unnumbered) == 1
+
+
+async def test_what_is_caught_up_with_comes_at_a_pace_and_alarms_behind_it(district: District, monkeypatch) -> None:
+    monkeypatch.setattr(hospital_streams, "_BYTES_A_S", 20_000)
+    for number in range(20):
+        await district.notify(number)
+    program, loop = await district.program("his-1", OWN), asyncio.get_running_loop()
+    began_s = loop.time()
+    await program.ask(after=0)
+    await district.notify(20)
+    await until(lambda: program.alarms() == [f"e{number}" for number in range(21)], 20)
+    assert loop.time() - began_s > 0.5
+
+
+async def test_who_floods_with_questions_is_answered_few_of_them_and_others_all(
+    district: District, monkeypatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(hospital_streams, "_SAY_S", 0.0)
+    flooding, other = await district.program("his-1", OWN), await district.program("his-2", OTHER)
+    answers: list[str] = []
+
+    async def take(message: Msg) -> None:
+        answers.append(message.data.decode())
+
+    inbox = f"{flooding.made['inbox']}.x"
+    await flooding.client.subscribe(inbox, cb=take)
+    for _ in range(3_000):
+        await flooding.client.publish(flooding.made["asks"], b"{}", reply=inbox)
+    await flooding.client.flush()
+    assert (await other.ask())[0] is None
+    await until(lambda: any(getattr(record, "unanswered", 0) > 2_900 for record in caplog.records), 10)
+    assert 0 < len(answers) < 40
+    await district.notify(1, OTHER)
+    await until(lambda: other.alarms() == ["e1"], 10)
+
+
+async def test_an_api_that_stops_says_so_to_who_hears_alarms(district: District) -> None:
+    program = await district.program("his-1", OWN)
+    await program.ask()
+    await until(lambda: program.heard, 10)
+    await end(district.streams)
+    await until(lambda: program.heard[-1][0] == "end", 5)
+    assert program.numbers == list(range(1, len(program.numbers) + 1))
+
+
+async def test_what_was_lost_on_the_way_is_found_and_comes_when_it_is_asked_for_anew(district: District) -> None:
+    program = await district.program("his-1", OWN)
+    await program.ask(after=0)
+    await until(lambda: program.heard, 10)
+    assert (await program.ask(goes_on=1_000))[0] == "conflict"  # that many were never sent
+    assert program.hearing is not None
+    await program.hearing.unsubscribe()  # as a connection that breaks and comes back: what is said meanwhile is said to nobody
+    await program.client.flush()
+    before = program.numbers[-1]
+    assert await program.ask(goes_on=before) == (None, '{"lease_s":30.0}')  # it may be on its way
+    await district.notify(1)
+    await program.listen()
+    await until(lambda: program.numbers[-1] > before + 1, 10)
+    await program.ask(goes_on=before)
+    code, said = await program.ask(goes_on=before)
+    assert (code, "lost" in said) == ("conflict", True), said
+    await program.ask(after=0)
+    await until(lambda: program.alarms() == ["e1"], 10)
+
+
+async def test_the_program_of_the_howto_misses_nothing_when_its_connection_breaks(district: District) -> None:
+    (district.folder / "his.token").write_text(district.token("his-1", Role.STATION, OWN))
+    file, made = await district.certify("his-1")
+    for name in ("his.pem", "his.key"):
+        (district.folder / name).write_bytes(file.read_bytes())
+    running = await asyncio.create_subprocess_exec(
+        sys.executable, "-u", "-c", program_of_the_howto(district.server.url, made), cwd=district.folder, stdout=PIPE
+    )
+    assert running.stdout is not None
+
+    async def until_said(*words: str) -> None:
+        line = ""
+        async with asyncio.timeout(20):
+            while not all(word in line for word in words):
+                assert not line.startswith("alarm ")  # each comes once
+                line = (await running.stdout.readline()).decode()
+
+    try:
+        await until_said("hello ")
+        await district.notify(1)
+        await until_said("alarm ", '"e1"')
+        district.server.kill()
+        await district.server.start()
+        await until(lambda: district.host.is_connected and district.api.is_connected, 10)
+        await district.notify(2)  # the program comes back two seconds later
+        await until_said("alarm ", '"e2"')
+    finally:
+        running.kill()
+        await running.wait()
 
 
 @pytest.mark.parametrize("what", ["certificate", "token"])
@@ -281,6 +255,20 @@ async def test_revoked_it_hears_nothing_more_and_is_cut_off(district: District, 
         assert (await district.http.delete(path)).status_code == 404
         listed = (await district.http.get("/tokens/his-1/bus-certificates")).json()
         assert [row["state"] for row in listed] == ["revoked"]
+
+
+async def test_who_revokes_is_told_when_the_bus_does_not_take_it_up(district: District, monkeypatch) -> None:
+    async def fails() -> None:
+        raise Unavailable("nats-server does not take up its configuration")
+
+    program = await district.program("his-1", OWN)
+    with monkeypatch.context() as patched:
+        patched.setattr(district.hospitals, "_reload", fails)
+        answer = await district.http.delete(f"/tokens/his-1/bus-certificates/{program.made['id']}")
+    assert (answer.status_code, "the bus may let it in" in answer.json()["detail"]) == (202, True), answer.text
+    assert program.client.is_connected
+    await district.hospitals.look()  # as `run` does every two seconds
+    await until(lambda: not program.client.is_connected, 5)
 
 
 async def test_what_is_no_request_or_no_program_of_a_hospital_gets_none(district: District) -> None:

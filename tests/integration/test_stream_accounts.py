@@ -80,6 +80,7 @@ async def fill(settings: Settings) -> None:
             )
             for number in range(MESSAGES):
                 await jetstream.publish(subject, b"%d " % number + LARGE, headers={"Nats-Msg-Id": f"{stream}-{number}"})
+            await jetstream.add_consumer(stream, durable_name="of-before")
 
 
 @asynccontextmanager
@@ -217,12 +218,19 @@ async def test_streams_of_an_older_version_that_ran_since_are_not_mixed_in(tmp_p
     assert accounts(settings) == [NAMELESS, ACCOUNT]
 
 
-async def test_a_damaged_key_is_named_and_nothing_is_changed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("which", ["meta.key", "msgs/*.key", "obs/*/meta.key"], ids=["stream", "block", "consumer"])
+async def test_a_damaged_key_is_named_and_nothing_is_changed(tmp_path: Path, which: str) -> None:
     settings = settings_of(tmp_path, sealed=True)
     await fill(settings)
-    path = next((tmp_path / "nats").rglob("REJECTS/msgs/*.key"))
-    path.write_bytes(b"\0" * len(path.read_bytes()))
-    with pytest.raises(IntegrityViolation, match=path.name):
+    streams = tmp_path / "nats" / "jetstream" / "jetstream" / NAMELESS / "streams"
+    path = next((streams / "REJECTS").glob(which))
+    path.write_bytes(b"")  # as a power cut may leave it
+    with pytest.raises(IntegrityViolation) as caught:
         async with running(settings):
             pass
+    assert str(path) in str(caught.value)
+    assert str(caught.value).endswith(f"move {streams / 'REJECTS'} aside")
     assert accounts(settings) == [NAMELESS]
+    (streams / "REJECTS").rename(tmp_path / "aside")
+    async with running(settings) as bus:
+        assert await held(bus, subjects.READINGS_STREAM) == list(range(MESSAGES))
