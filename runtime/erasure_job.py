@@ -15,6 +15,7 @@ from typing import Final
 from sqlalchemy import Engine
 
 from domain.erasures import Step
+from domain.errors import Unavailable
 from domain.instants import DAY_US, US_PER_S
 from domain.ports import Clock
 from domain.retention import STREAM_DAYS
@@ -84,13 +85,18 @@ class ErasureJob:
         return self._take_from_lake(row, Step.LOG)
 
     def _take_from_lake(self, row: Row, following: Step) -> Row:
-        """Take out what is there now, and count it. A run that ends before its mark leaves word that it is not counted."""
+        """Take out what is there now, and count it. A run that is killed before its mark leaves word that it is not counted."""
         before = row["counts"].get("lake", {"rows": 0, "files": 0})
         begun = {**before, UNCOUNTED: before.get(UNCOUNTED, 0) + 1}
         row = erasure_steps.note_begun(self.engine, row, lake=begun)
         hospital_id, handle = erasure_steps.patient_handle(self.engine, row["patient_key"])
-        taken = drop_handle(self.lake, hospital_id, handle)
-        counted = {**before, "rows": before["rows"] + taken.rows, "files": before["files"] + taken.files}
+        counted = before
+        try:
+            for rows in drop_handle(self.lake, hospital_id, handle):
+                counted = {**counted, "rows": counted["rows"] + rows, "files": counted["files"] + 1}
+        except Unavailable:  # it is tried again; what left by now is counted
+            erasure_steps.note_begun(self.engine, row, lake=counted)
+            raise
         return erasure_steps.note_done(self.engine, row, following, lake=counted)
 
     def _empty_log(self, row: Row) -> Row | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,17 @@ import pytest
 from sqlalchemy import Connection, Engine, select
 
 from domain.erasures import State, Step
-from domain.errors import Conflict, IntegrityViolation, InvalidInput, NotFound
+from domain.errors import Conflict, IntegrityViolation, InvalidInput, NotFound, Unavailable
 from domain.labels import WITHHELD
 from domain.messages import DeviceAssociated, PatientAdmitted
 from domain.permissions import Level, everywhere
+from runtime import erasure_job
 from runtime.data_keys import DESTROYED, Owner, destroyed_in
 from runtime.erasure_certificates import certificate_signer, digest_of, own_vkeys, verify_bundle
 from runtime.erasure_job import UNCOUNTED, ErasureJob
 from runtime.keys import KeyMissing, make_missing
 from runtime.lake import Advance, ReadingQuery
+from runtime.lake_rewriting import drop_handle
 from runtime.log_events import certified_by, emptied_of, events_between
 from runtime.log_keeper import LogKeeper
 from runtime.log_signing import LOG_KEYS
@@ -343,6 +346,26 @@ def test_what_hosts_write_late_of_a_person_leaves_the_lake_too(engine: Engine, r
     rig.lake.commit(rows_of_one(handle), {1: Advance(2, 3, 1)})
     assert rig.run()["counts"]["lake"]["rows"] == 120
     assert handle not in rig.lake.read(ReadingQuery())["handle"].to_list()
+
+
+@pytest.mark.clause("9.3h")
+def test_a_run_that_the_lake_does_not_let_through_is_counted_and_goes_on(
+    engine: Engine, rig: Rig, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = plant(engine, rig, key)
+    rig.lake.commit(rows_of_one(handle), {1: Advance(2, 3, 1)})
+    ask(engine, key)
+
+    def fails_behind_the_first(*arguments: Any) -> Iterator[int]:
+        yield next(drop_handle(*arguments))
+        raise Unavailable("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(erasure_job, "drop_handle", fails_behind_the_first)
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                rig.job.once()
+    assert rig.run()["counts"]["lake"] == {"rows": 120, "files": 2}
 
 
 @pytest.mark.clause("9.3h")
