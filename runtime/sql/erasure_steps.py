@@ -6,6 +6,7 @@ What is done elsewhere is marked behind it (`note_done`): doing it again does no
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from runtime.sql.tables import alarm_events, alarms, exports, limit_presets, out
 
 _CHUNK: Final = 500
 _ERASED: Final = "erased"  # in the place of a patient's key
+_PATIENT_KEY: Final = re.compile(r"\b[0-9a-f]{32}\b")
 
 
 def sever(engine: Engine, row: Row, now_us: int) -> Row:
@@ -128,10 +130,10 @@ def _forget_exports(connection: Connection, patient: Row) -> int:
     mine = [row for row in found if handle in (row.handles or ()) or key in json.dumps(row.query)]
     for row in mine:
         others = [other for other in row.handles or () if other != handle]
-        this = exports.c.id == row.id
-        if others:
-            query = json.loads(json.dumps(row.query).replace(key, _ERASED))
-            connection.execute(update(exports).where(this).values(handles=others, query=query))
+        this, query = exports.c.id == row.id, json.dumps(row.query).replace(key, _ERASED)
+        if others or _PATIENT_KEY.search(query):
+            of_others = {"handles": row.handles and others, "query": json.loads(query)}
+            connection.execute(update(exports).where(this).values(of_others))
         else:
             connection.execute(delete(exports).where(this))
     return len(mine)

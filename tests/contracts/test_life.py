@@ -192,6 +192,27 @@ def test_a_person_is_erased_everywhere_and_a_certificate_proves_it(
     assert CANARY not in text
 
 
+@pytest.mark.clause("9.3h")
+@pytest.mark.parametrize("handles", [None, []])
+def test_what_is_noted_of_an_export_goes_if_it_names_nobody_else(
+    engine: Engine, rig: Rig, key: str, handles: list[int] | None
+) -> None:
+    other = "f" * 32
+    urls = [f"/r?patient={key}", f"/r?patient={other}&patient={key}", f"/r?patient={other}"]
+    noted = [
+        access.record_export(
+            engine, ADA, lake_version=1, handles=handles, from_us=None, until_us=None, query={"url": url, "rows": 0}
+        )
+        for url in urls
+    ]  # fmt: skip
+    ask(engine, key)
+    rig.run()
+    left = {row["id"]: (row["handles"], row["query"]["url"]) for row in access.list_exports(engine, limit=9).rows}
+    assert {number: left.get(number) for number in noted} == {
+        noted[0]: None, noted[1]: (handles, f"/r?patient={other}&patient=erased"), noted[2]: (handles, urls[2]),
+    }  # fmt: skip
+
+
 class Killed(BaseException):
     pass
 
