@@ -18,11 +18,15 @@ from domain.labels import WITHHELD
 from runtime.sql.associations import forget_spans
 from runtime.sql.engine import reading, writing
 from runtime.sql.erasures import change_erasure, of_job
-from runtime.sql.identity_tables import care_teams, users
+from runtime.sql.identity_tables import care_teams, sessions, users
 from runtime.sql.patients import erase_patient, get_patient_row, tell_patient
 from runtime.sql.records import Row, log_write
-from runtime.sql.tables import alarm_events, alarms, exports, limit_presets, outbox, patients
+from runtime.sql.tables import alarm_events, alarms, associations, exports, limit_presets, outbox, patients
 
+# what steps change or delete rows of a person in
+OVERWRITTEN: Final = (
+    patients, associations, alarms, alarm_events, limit_presets, care_teams, exports, outbox, users, sessions,
+)  # fmt: skip
 _CHUNK: Final = 500
 _ERASED: Final = "erased"  # in the place of a patient's key
 _PATIENT_KEY: Final = re.compile(r"\b[0-9a-f]{32}\b")
@@ -92,8 +96,8 @@ def settle(engine: Engine) -> bool:
         if engine.dialect.name == "sqlite":
             is_busy, *_ = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
             return not is_busy
-        for table in ("patients", "associations", "alarms", "alarm_events", "limit_presets", "care_teams", "exports", "outbox"):
-            connection.exec_driver_sql(f"VACUUM {table}")
+        for table in OVERWRITTEN:
+            connection.exec_driver_sql(f"VACUUM {table.name}")
         return True
 
 

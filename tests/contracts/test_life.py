@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Delete, Engine, Update, event, select
 
 from domain.erasures import State, Step
 from domain.errors import Conflict, IntegrityViolation, InvalidInput, NotFound, Unavailable
@@ -28,12 +28,13 @@ from runtime.log_keeper import LogKeeper
 from runtime.log_signing import LOG_KEYS
 from runtime.sealing import Sealer
 from runtime.soft_keys import SoftKeys
-from runtime.sql import access, alarms, erasure_steps, erasures, locating, patients, tables
+from runtime.sql import access, alarms, erasure_steps, erasures, locating, patients, sessions, tables, users
 from runtime.sql.engine import reading
 from runtime.sql.patients import NewPatient
 from runtime.sql.reading_reach import Judged, judge
 from runtime.sql.records import Row
 from runtime.sql.restored_erasures import redo_from_lake
+from runtime.sql.sessions import SessionRules
 from tests.contracts.test_sealed import CANARY, NAME, REF
 from tests.erasing import HOSTS_WRITE_S, LEFT_US, Rig, ask, rows_of_one
 from tests.sql_fixtures import ADA, ALL, HOSPITAL, NOW_US, SQLITE, SmallHospital, later, told
@@ -355,6 +356,29 @@ def test_nothing_of_an_erased_person_is_in_the_databases_file(engine: Engine, ri
     assert reasons
     for text in (*reasons, CANARY):
         assert text.encode() not in content
+
+
+@pytest.mark.clause("9.3h")
+def test_every_table_that_an_erasure_overwrites_is_settled(engine: Engine, rig: Rig, key: str) -> None:
+    plant(engine, rig, key)
+    user = users.create_user(engine, ADA, "her.own.name", "stored", patient_key=key)
+    sessions.begin_session(
+        engine, user["id"], checked="stored", address="::1", now_us=NOW_US, rules=SessionRules(DAY_US, DAY_US)
+    )
+    changed: set[str] = set()
+
+    def note(_connection: Connection, statement: object, *_: object) -> None:
+        if isinstance(statement, Update | Delete):
+            changed.add(statement.table.name)  # type: ignore[attr-defined]
+
+    ask(engine, key)
+    event.listen(engine, "before_execute", note)
+    row = rig.job.once()
+    event.remove(engine, "before_execute", note)
+    assert row is not None
+    assert row["step"] == Step.LOG
+    assert {"users", "sessions"} < changed
+    assert changed - {"erasures"} <= {table.name for table in erasure_steps.OVERWRITTEN}
 
 
 @pytest.mark.clause("9.3h")
