@@ -39,7 +39,7 @@ UNCOUNTED: Final = "runs that ended before they were counted"  # in the certific
 
 @dataclass(frozen=True, slots=True)
 class ErasureJob:
-    """See module. `stream_retention_h`: of the readings' stream.
+    """See module. `stream_retention_h`: of the readings' stream; `lake_retention_days`: of the lake.
 
     `hosts_write_s`: within which hosts that keep up have written what they had in hand when they heard of it.
     """
@@ -52,11 +52,12 @@ class ErasureJob:
     clock: Clock
     stream_retention_h: float
     hosts_write_s: float
+    lake_retention_days: int
 
     def once(self) -> Row | None:
         """Go on with the job that has begun, or begin the next one, as far as it goes now. The request as it stands then.
 
-        None: nothing is due. It waits for the access log and for hosts to hear of an erasure, and for readers of the database.
+        None: nothing is due. It waits for the access log, for hosts to be told of an erasure, and for readers of the database.
         """
         row = begin_next(self.engine, self.clock.now_us())
         while row is not None and row["step"] is not None:
@@ -107,9 +108,12 @@ class ErasureJob:
         return erasure_steps.note_done(self.engine, row, Step.SETTLE, log=log)
 
     def _settle(self, row: Row) -> Row | None:
-        """And once more the lake: hosts may have written what they had in hand before they heard, or a restored stream had."""
+        """And once more the lake: hosts may have written what they had in hand before they heard, or a restored stream had.
+
+        What one that is far behind writes after that, the certificate says, ages out.
+        """
         written_us = self.clock.now_us() - round(self.hosts_write_s * US_PER_S)
-        if not erasure_steps.have_hosts_heard(self.engine, row, written_us) or not erasure_steps.settle(self.engine):
+        if not erasure_steps.was_told(self.engine, row, written_us) or not erasure_steps.settle(self.engine):
             return None
         return self._take_from_lake(row, Step.CERTIFY)
 
@@ -124,6 +128,7 @@ class ErasureJob:
         """Where opaque keys and numbers, which lead to nobody any more, still lie."""
         return {
             "older versions of the lake": now_us + FILE_RETENTION_H * _HOUR_US,
+            "lake, what hosts that were behind write there after this": now_us + (self.lake_retention_days + 1) * DAY_US,
             "stream of readings": now_us + round(self.stream_retention_h * _HOUR_US),
             "streams of alarms and rejects": now_us + STREAM_DAYS * DAY_US,
             "stream of the access log, its last 1,000 records": None,

@@ -32,6 +32,7 @@ from tests.lake_samples import sample_batch
 from tests.sql_fixtures import HOSPITAL, NOW_US, later
 
 HOSTS_WRITE_S = 15.0
+LAKE_DAYS = 30
 LEFT_US = NOW_US + 60_000_000  # the discharge
 WHY = f"as {CANARY} asked"
 
@@ -54,7 +55,7 @@ class Rig:
         self.log_signer = LogSigner(self.keys, "vitalgrid/sz")
         self.keeper = LogKeeper.open(folder / "audit", self.log_signer, lambda: b"s" * 32)
         self.job = ErasureJob(
-            engine, self.lake, folder / "audit", sealer.data_keys, self.signer, self.clock, 48.0, HOSTS_WRITE_S
+            engine, self.lake, folder / "audit", sealer.data_keys, self.signer, self.clock, 48.0, HOSTS_WRITE_S, LAKE_DAYS
         )
         self.sequence = taken_of_stream(folder / "audit")
 

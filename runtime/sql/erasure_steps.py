@@ -79,8 +79,8 @@ def note_done(engine: Engine, row: Row, following: Step, **counts: Any) -> Row:
         return _done(connection, row, following, **counts)
 
 
-def have_hosts_heard(engine: Engine, row: Row, before_us: int) -> bool:
-    """Whether what step SEVER told hosts of the person was in their stream before then."""
+def was_told(engine: Engine, row: Row, before_us: int) -> bool:
+    """Whether what step SEVER told hosts of the person was in their stream before then. No host is asked for it."""
     with reading(engine) as connection:
         is_late = or_(outbox.c.published_us.is_(None), outbox.c.published_us > before_us)
         late = select(outbox.c.id).where(is_late, _names(connection, row["patient_key"])).limit(1)

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Delete, Engine, Update, event, select
 
 from domain.erasures import State, Step
 from domain.errors import Conflict, IntegrityViolation, InvalidInput, NotFound, Unavailable
+from domain.instants import to_rfc3339
 from domain.labels import WITHHELD
 from domain.messages import DeviceAssociated, PatientAdmitted
 from domain.permissions import Level, everywhere
@@ -23,6 +24,7 @@ from runtime.erasure_job import UNCOUNTED, ErasureJob
 from runtime.keys import KeyMissing, make_missing
 from runtime.lake import Advance, ReadingQuery
 from runtime.lake_rewriting import drop_handle
+from runtime.lake_upkeep import expire
 from runtime.log_events import certified_by, emptied_of, events_between
 from runtime.log_keeper import LogKeeper
 from runtime.log_signing import LOG_KEYS
@@ -36,7 +38,7 @@ from runtime.sql.records import Row
 from runtime.sql.restored_erasures import redo_from_lake
 from runtime.sql.sessions import SessionRules
 from tests.contracts.test_sealed import CANARY, NAME, REF
-from tests.erasing import HOSTS_WRITE_S, LEFT_US, Rig, ask, rows_of_one
+from tests.erasing import HOSTS_WRITE_S, LAKE_DAYS, LEFT_US, Rig, ask, rows_of_one
 from tests.sql_fixtures import ADA, ALL, HOSPITAL, NOW_US, SQLITE, SmallHospital, later, told
 
 DAY_US = 86_400_000_000
@@ -431,6 +433,18 @@ def test_hosts_are_waited_for_until_they_heard_and_wrote_what_they_had_in_hand(e
     row = rig.job.once()
     assert row is not None
     assert (row["state"], row["counts"]["lake"]["rows"]) == (State.ERASED, 120)
+
+
+@pytest.mark.clause("9.3h")
+def test_what_a_host_writes_behind_the_certificate_is_gone_when_that_says(engine: Engine, rig: Rig, key: str) -> None:
+    handle = plant(engine, rig, key)
+    ask(engine, key)
+    gone_us = int(rig.run()["ended_us"]) + (LAKE_DAYS + 1) * DAY_US
+    said = f"ages out: lake, what hosts that were behind write there after this, until {to_rfc3339(gone_us)}\n"
+    assert said in rig.verify(rig.bundle(key))
+    rig.lake.commit(rows_of_one(handle), {1: Advance(2, 3, 1)})
+    assert expire(rig.lake, LAKE_DAYS, gone_us) == 120
+    assert rig.lake.read(ReadingQuery()).is_empty()
 
 
 @pytest.mark.clause("9.3h")
