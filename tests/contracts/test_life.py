@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +11,15 @@ import pytest
 from sqlalchemy import Connection, Delete, Engine, Update, event, select
 
 from domain.erasures import State, Step
-from domain.errors import Conflict, IntegrityViolation, InvalidInput, NotFound, Unavailable
-from domain.instants import to_rfc3339
+from domain.errors import Conflict, IntegrityViolation, InvalidInput, NotFound
 from domain.labels import WITHHELD
 from domain.messages import DeviceAssociated, PatientAdmitted
 from domain.permissions import Level, everywhere
-from runtime import erasure_job
 from runtime.data_keys import DESTROYED, Owner, destroyed_in
 from runtime.erasure_certificates import certificate_signer, digest_of, own_vkeys, verify_bundle
 from runtime.erasure_job import UNCOUNTED, ErasureJob
 from runtime.keys import KeyMissing, make_missing
-from runtime.lake import Advance, ReadingQuery
-from runtime.lake_rewriting import drop_handle
-from runtime.lake_upkeep import expire
+from runtime.lake import ReadingQuery
 from runtime.log_events import certified_by, emptied_of, events_between
 from runtime.log_keeper import LogKeeper
 from runtime.log_signing import LOG_KEYS
@@ -38,7 +33,7 @@ from runtime.sql.records import Row
 from runtime.sql.restored_erasures import redo_from_lake
 from runtime.sql.sessions import SessionRules
 from tests.contracts.test_sealed import CANARY, NAME, REF
-from tests.erasing import HOSTS_WRITE_S, LAKE_DAYS, LEFT_US, Rig, ask, rows_of_one
+from tests.erasing import LEFT_US, Rig, ask, plant
 from tests.sql_fixtures import ADA, ALL, HOSPITAL, NOW_US, SQLITE, SmallHospital, later, told
 
 DAY_US = 86_400_000_000
@@ -129,18 +124,6 @@ def test_who_comes_back_is_served_again_and_the_request_is_over(engine: Engine, 
 
 
 # --- the job ---
-
-
-def plant(engine: Engine, rig: Rig, key: str) -> int:
-    """Readings of the patient's own in the lake, two exports, a preset, and events of the log; returns the handle."""
-    handle = int(patients.get_patient(engine, key)["handle"])
-    rig.lake.commit(rows_of_one(handle + 1), {1: Advance(0, 1, 1)})
-    rig.lake.commit(rows_of_one(handle), {1: Advance(1, 2, 1)})
-    for handles in ([handle], [handle, handle + 1]):
-        query = {"url": f"/readings?patient={key}"}
-        access.record_export(engine, ADA, lake_version=1, handles=handles, from_us=None, until_us=None, query=query)
-    rig.log()
-    return handle
 
 
 def left_of(engine: Engine, key: str) -> list[str]:
@@ -381,70 +364,6 @@ def test_every_table_that_an_erasure_overwrites_is_settled(engine: Engine, rig: 
     assert row["step"] == Step.LOG
     assert {"users", "sessions"} < changed
     assert changed - {"erasures"} <= {table.name for table in erasure_steps.OVERWRITTEN}
-
-
-@pytest.mark.clause("9.3h")
-def test_what_hosts_write_late_of_a_person_leaves_the_lake_too(engine: Engine, rig: Rig, key: str) -> None:
-    handle = plant(engine, rig, key)
-    ask(engine, key)
-    row = rig.job.once()
-    assert row is not None
-    assert row["step"] == Step.LOG
-    rig.lake.commit(rows_of_one(handle), {1: Advance(2, 3, 1)})
-    assert rig.run()["counts"]["lake"]["rows"] == 120
-    assert handle not in rig.lake.read(ReadingQuery())["handle"].to_list()
-
-
-@pytest.mark.clause("9.3h")
-def test_a_run_that_the_lake_does_not_let_through_is_counted_and_goes_on(
-    engine: Engine, rig: Rig, key: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    handle = plant(engine, rig, key)
-    rig.lake.commit(rows_of_one(handle), {1: Advance(2, 3, 1)})
-    ask(engine, key)
-
-    def fails_behind_the_first(*arguments: Any) -> Iterator[int]:
-        yield next(drop_handle(*arguments))
-        raise Unavailable("the disk is full")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(erasure_job, "drop_handle", fails_behind_the_first)
-        for _ in range(2):
-            with pytest.raises(Unavailable):
-                rig.job.once()
-    assert rig.run()["counts"]["lake"] == {"rows": 120, "files": 2}
-
-
-@pytest.mark.clause("9.3h")
-def test_hosts_are_waited_for_until_they_heard_and_wrote_what_they_had_in_hand(engine: Engine, rig: Rig, key: str) -> None:
-    handle = plant(engine, rig, key)
-    ask(engine, key)
-    rig.job.once()
-    rig.log()
-    steps = []
-    for hear in (lambda: None, rig.tell_hosts):  # neither while they have not heard, nor while they may be writing
-        hear()
-        row = rig.job.once()
-        assert row is not None
-        steps.append(row["step"])
-    assert steps == [Step.SETTLE, Step.SETTLE]
-    rig.lake.commit(rows_of_one(handle), {1: Advance(2, 3, 1)})
-    rig.clock.advance(seconds=HOSTS_WRITE_S)
-    row = rig.job.once()
-    assert row is not None
-    assert (row["state"], row["counts"]["lake"]["rows"]) == (State.ERASED, 120)
-
-
-@pytest.mark.clause("9.3h")
-def test_what_a_host_writes_behind_the_certificate_is_gone_when_that_says(engine: Engine, rig: Rig, key: str) -> None:
-    handle = plant(engine, rig, key)
-    ask(engine, key)
-    gone_us = int(rig.run()["ended_us"]) + (LAKE_DAYS + 1) * DAY_US
-    said = f"ages out: lake, what hosts that were behind write there after this, until {to_rfc3339(gone_us)}\n"
-    assert said in rig.verify(rig.bundle(key))
-    rig.lake.commit(rows_of_one(handle), {1: Advance(2, 3, 1)})
-    assert expire(rig.lake, LAKE_DAYS, gone_us) == 120
-    assert rig.lake.read(ReadingQuery()).is_empty()
 
 
 @pytest.mark.clause("9.3h")
