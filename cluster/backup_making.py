@@ -265,10 +265,10 @@ class _Making:
         kept.finish(unlisted, manifest, self._signer)
 
     def _new_name(self, now_us: int) -> str:
-        """By the second; of two within one the second gets a number."""
+        """By the second; of two within one the second gets a number, and none a number that is free because it was deleted."""
         base = from_us(now_us).strftime("%Y%m%dT%H%M%SZ")
-        there = self._folder.names()
-        return next(name for n in range(1, len(there) + 3) if (name := base if n == 1 else f"{base}-{n}") not in there)
+        same = [name.removeprefix(base) for name in self._folder.names() if name.startswith(base)]
+        return f"{base}-{max(int(number[1:] or 1) for number in same) + 1}" if same else base
 
 
 def subjects_of_business() -> tuple[str, ...]:

@@ -298,7 +298,8 @@ async def test_what_never_changes_is_linked_and_not_copied_again(installation, w
 
 
 async def test_so_many_are_kept_and_keys_of_those_alone(installation, wish, tmp_path):
-    names = [(await made(installation, replace(wish, keep=2))).name for _ in range(4)]
+    clock = ManualClock(SystemClock().now_us())  # all within one second
+    names = [(await create(installation.settings, replace(wish, keep=2), clock)).name for _ in range(4)]
     assert BackupFolder(wish.to).names() == BackupFolder(wish.keys_to).names() == names[2:]
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
