@@ -103,15 +103,19 @@ def keep(settings: Settings, wish: Wish) -> None:
 
 
 def _keep(folder: BackupFolder, kept: BackupFolder | None, most: int, signer: NoteSigner) -> None:
-    """Keys go by what backups there are, so those go too that one left which was killed, deleted by hand or made without."""
+    """A copy of keys goes once so many newer backups of the same folder are there, whatever became of its own one.
+
+    Another disk at the same place, or none, is another folder and costs no keys.
+    """
     gone = folder.keep(most)
     if kept is None:
         if gone:
             logger.warning("backups were deleted; copies of their keys, if any, go with the next one that names their folder")
         return
-    there = {*folder.names()}
-    of_this = [one.name for one in kept.manifests(signer.public_keys()) if one.backups == str(folder.path)]
-    kept.remove(name for name in of_this if name not in there)
+    there = folder.names()
+    if most and len(there) >= most:
+        of_this = [one.name for one in kept.manifests(signer.public_keys()) if one.backups == folder.id]
+        kept.remove(name for name in of_this if name < there[0])
 
 
 def _say_made(settings: Settings, clock: Clock, name: str) -> None:
@@ -256,15 +260,15 @@ class _Making:
         manifest = Manifest(
             kind=KEYS, name=data.name, region_id=data.region_id, shards=data.shards, software=data.software,
             began_us=data.began_us, ended_us=self._clock.now_us(), files=list(copier.files.values()),
-            backups=str(self._folder.path),
+            backups=self._folder.id,
         )  # fmt: skip
         kept.finish(unlisted, manifest, self._signer)
 
     def _new_name(self, now_us: int) -> str:
-        """By the second; of two within one the second gets a number."""
+        """By the second; of two within one the second gets a number, and none a number that is free because it was deleted."""
         base = from_us(now_us).strftime("%Y%m%dT%H%M%SZ")
-        there = self._folder.names()
-        return next(name for n in range(1, len(there) + 3) if (name := base if n == 1 else f"{base}-{n}") not in there)
+        same = [name.removeprefix(base) for name in self._folder.names() if name.startswith(base)]
+        return f"{base}-{max(int(number[1:] or 1) for number in same) + 1}" if same else base
 
 
 def subjects_of_business() -> tuple[str, ...]:

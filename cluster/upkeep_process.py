@@ -41,7 +41,7 @@ async def main() -> None:
     signer = certificate_signer(SoftKeys(settings.keys_dir), settings.audit_origin)
     job = ErasureJob(
         engine, lake, settings.audit_dir, sealer.data_keys, signer, clock, settings.bus.stream_retention_h,
-        2 * settings.lake.flush_interval_s + _HOSTS_LAG_S,
+        2 * settings.lake.flush_interval_s + _HOSTS_LAG_S, settings.lake.retention_days,
     )  # fmt: skip
     rules, periods = settings.retention, Periods.of(settings.retention, settings.lake)
     by_holds = partial(expire_lake, engine, SeenFiles())

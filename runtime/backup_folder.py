@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -30,12 +31,13 @@ from runtime.backup_manifest import (
     note_text,
     verified_manifest,
 )
-from runtime.durable import fsync
+from runtime.durable import fsync, write_secret
 from runtime.note_signing import NoteSigner
 
 logger = logging.getLogger(__name__)
 
 _PART: Final = ".part"
+_ID: Final = ".id"
 _CHUNK_BYTES: Final = 2**20
 
 
@@ -44,6 +46,14 @@ class BackupFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    @property
+    def id(self) -> str:
+        """This folder, wherever it is mounted, and no other that is mounted in its place. While held."""
+        path = self.path / _ID
+        if not path.exists():
+            write_secret(path, secrets.token_bytes(16))
+        return path.read_bytes().hex()
 
     def names(self) -> list[str]:
         """Of the whole backups, the oldest first."""

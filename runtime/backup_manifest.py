@@ -91,7 +91,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     database: str = ""  # sqlite, or postgresql
     is_sealed: bool = False
     has_keys: bool = False
-    backups: str = ""  # of keys: the folder with the backup that they open
+    backups: str = ""  # of keys: the id of the folder with the backup that they open
     acknowledged: int = 0
     outbox_cut_us: int = 0
     data_keys: int = 0

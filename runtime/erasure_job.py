@@ -15,6 +15,7 @@ from typing import Final
 from sqlalchemy import Engine
 
 from domain.erasures import Step
+from domain.errors import Unavailable
 from domain.instants import DAY_US, US_PER_S
 from domain.ports import Clock
 from domain.retention import STREAM_DAYS
@@ -38,7 +39,7 @@ UNCOUNTED: Final = "runs that ended before they were counted"  # in the certific
 
 @dataclass(frozen=True, slots=True)
 class ErasureJob:
-    """See module. `stream_retention_h`: of the readings' stream.
+    """See module. `stream_retention_h`: of the readings' stream; `lake_retention_days`: of the lake.
 
     `hosts_write_s`: within which hosts that keep up have written what they had in hand when they heard of it.
     """
@@ -51,11 +52,12 @@ class ErasureJob:
     clock: Clock
     stream_retention_h: float
     hosts_write_s: float
+    lake_retention_days: int
 
     def once(self) -> Row | None:
         """Go on with the job that has begun, or begin the next one, as far as it goes now. The request as it stands then.
 
-        None: nothing is due. It waits for the access log and for hosts to hear of an erasure, and for readers of the database.
+        None: nothing is due. It waits for the access log, for hosts to be told of an erasure, and for readers of the database.
         """
         row = begin_next(self.engine, self.clock.now_us())
         while row is not None and row["step"] is not None:
@@ -84,13 +86,18 @@ class ErasureJob:
         return self._take_from_lake(row, Step.LOG)
 
     def _take_from_lake(self, row: Row, following: Step) -> Row:
-        """Take out what is there now, and count it. A run that ends before its mark leaves word that it is not counted."""
+        """Take out what is there now, and count it. A run that is killed before its mark leaves word that it is not counted."""
         before = row["counts"].get("lake", {"rows": 0, "files": 0})
         begun = {**before, UNCOUNTED: before.get(UNCOUNTED, 0) + 1}
         row = erasure_steps.note_begun(self.engine, row, lake=begun)
         hospital_id, handle = erasure_steps.patient_handle(self.engine, row["patient_key"])
-        taken = drop_handle(self.lake, hospital_id, handle)
-        counted = {**before, "rows": before["rows"] + taken.rows, "files": before["files"] + taken.files}
+        counted = before
+        try:
+            for rows in drop_handle(self.lake, hospital_id, handle):
+                counted = {**counted, "rows": counted["rows"] + rows, "files": counted["files"] + 1}
+        except Unavailable:  # it is tried again; what left by now is counted
+            erasure_steps.note_begun(self.engine, row, lake=counted)
+            raise
         return erasure_steps.note_done(self.engine, row, following, lake=counted)
 
     def _empty_log(self, row: Row) -> Row | None:
@@ -101,9 +108,12 @@ class ErasureJob:
         return erasure_steps.note_done(self.engine, row, Step.SETTLE, log=log)
 
     def _settle(self, row: Row) -> Row | None:
-        """And once more the lake: hosts may have written what they had in hand before they heard, or a restored stream had."""
+        """And once more the lake: hosts may have written what they had in hand before they heard, or a restored stream had.
+
+        What one that is far behind writes after that, the certificate says, ages out.
+        """
         written_us = self.clock.now_us() - round(self.hosts_write_s * US_PER_S)
-        if not erasure_steps.have_hosts_heard(self.engine, row, written_us) or not erasure_steps.settle(self.engine):
+        if not erasure_steps.was_told(self.engine, row, written_us) or not erasure_steps.settle(self.engine):
             return None
         return self._take_from_lake(row, Step.CERTIFY)
 
@@ -118,6 +128,7 @@ class ErasureJob:
         """Where opaque keys and numbers, which lead to nobody any more, still lie."""
         return {
             "older versions of the lake": now_us + FILE_RETENTION_H * _HOUR_US,
+            "lake, what hosts that were behind write there after this": now_us + (self.lake_retention_days + 1) * DAY_US,
             "stream of readings": now_us + round(self.stream_retention_h * _HOUR_US),
             "streams of alarms and rejects": now_us + STREAM_DAYS * DAY_US,
             "stream of the access log, its last 1,000 records": None,

@@ -8,9 +8,10 @@ until a vacuum deletes their files. Clause 9.3h.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Final, NamedTuple
+from typing import Final
 
 import polars as pl
 
@@ -26,25 +27,16 @@ logger = logging.getLogger(__name__)
 _ATTEMPTS: Final = 20  # others' upkeep commits once in half a minute
 
 
-class Taken(NamedTuple):
-    """What left the newest version."""
+def drop_handle(lake: Lake, hospital_id: str, handle: int) -> Iterator[int]:
+    """Take out the rows of one handle: how many left, a file after the other. A second time it finds nothing.
 
-    rows: int
-    files: int
-
-
-def drop_handle(lake: Lake, hospital_id: str, handle: int) -> Taken:
-    """Take out the rows of one handle. A second time it finds nothing. Raises Unavailable when other upkeep is faster."""
+    Raises Unavailable when other upkeep is faster, or the disk is full.
+    """
     theirs = (pl.col("hospital").cast(pl.String) == hospital_id) & (pl.col("handle") == handle)
-    rows = files = 0
-    for _ in range(_ATTEMPTS):  # again, where other upkeep merged files meanwhile
-        state = lake.state()
-        dropped = [_drop(lake, path, theirs) for path in _may_hold(state, hospital_id, handle)["path"]]
-        ours = sum(map(bool, dropped))
-        rows, files = rows + sum(dropped), files + ours
-        if lake.state().upkeep == state.upkeep + ours:
-            return Taken(rows, files)
-    raise Unavailable(f"other upkeep of the lake was faster, {_ATTEMPTS} times")
+    seen: set[str] = set()  # no file ever changes, so those alone are looked at that came since, by merges and by hosts
+    while fresh := [path for path in _may_hold(lake.state(), hospital_id, handle)["path"] if path not in seen]:
+        yield from filter(None, (_drop(lake, path, theirs) for path in fresh))
+        seen.update(fresh)
 
 
 @dataclass(slots=True)
@@ -89,19 +81,25 @@ def _but(kept: HeldReadings) -> pl.Expr:
 
 def _drop(lake: Lake, path: str, which: pl.Expr) -> int:
     """Take rows out of one file; how many there were: none either when other upkeep has taken the file out meanwhile."""
+    file = _file(lake.state(), path)
+    count = 0 if file.is_empty() else _count(lake, path, which)
+    if not count:
+        return 0
+    new = [] if count == file["rows"][0] else [_written_without(lake, file, which)]
+    adds = [one.add_action(data_change=True) for one in new]
     for _ in range(_ATTEMPTS):
         state = lake.state()
-        file = state.files.filter(pl.col("path") == path)
-        count = 0 if file.is_empty() else _count(lake, path, which)
-        if not count:
+        if _file(state, path).is_empty():
+            discard(lake.folder, new)
             return 0
-        new = None if count == file["rows"][0] else _written_without(lake, file, which)
-        adds = [] if new is None else [new.add_action(data_change=True)]
         if lake.commit_upkeep(state, [*adds, *removes(file, data_change=True)]):
             return count
-        if new is not None:
-            discard(lake.folder, [new])
+    discard(lake.folder, new)
     raise Unavailable(f"other upkeep of the lake was faster, {_ATTEMPTS} times")
+
+
+def _file(state: LakeState, path: str) -> pl.DataFrame:
+    return state.files.filter(pl.col("path") == path)
 
 
 def _written_without(lake: Lake, file: pl.DataFrame, which: pl.Expr) -> DataFile:

@@ -16,22 +16,23 @@ from domain.signed_notes import Proof
 from runtime.clock import ManualClock
 from runtime.erasure_certificates import certificate_signer, digest_of, own_vkeys, verify_bundle
 from runtime.erasure_job import ErasureJob
-from runtime.lake import Lake, lake_rows
+from runtime.lake import Advance, Lake, lake_rows
 from runtime.log_events import Received, certified_by, taken_of_stream
 from runtime.log_keeper import LogKeeper
 from runtime.log_signing import LogSigner
 from runtime.sealing import Sealer
 from runtime.soft_keys import SoftKeys
-from runtime.sql import erasures
+from runtime.sql import access, erasures, patients
 from runtime.sql.outbox import mark_published, unpublished
 from runtime.sql.records import Row
 from runtime.sql.write_log import mark_told, untold_writes
 from runtime.write_relay import record_of
 from tests.contracts.test_sealed import CANARY
 from tests.lake_samples import sample_batch
-from tests.sql_fixtures import HOSPITAL, NOW_US, later
+from tests.sql_fixtures import ADA, HOSPITAL, NOW_US, later
 
 HOSTS_WRITE_S = 15.0
+LAKE_DAYS = 30
 LEFT_US = NOW_US + 60_000_000  # the discharge
 WHY = f"as {CANARY} asked"
 
@@ -54,7 +55,7 @@ class Rig:
         self.log_signer = LogSigner(self.keys, "vitalgrid/sz")
         self.keeper = LogKeeper.open(folder / "audit", self.log_signer, lambda: b"s" * 32)
         self.job = ErasureJob(
-            engine, self.lake, folder / "audit", sealer.data_keys, self.signer, self.clock, 48.0, HOSTS_WRITE_S
+            engine, self.lake, folder / "audit", sealer.data_keys, self.signer, self.clock, 48.0, HOSTS_WRITE_S, LAKE_DAYS
         )
         self.sequence = taken_of_stream(folder / "audit")
 
@@ -102,6 +103,18 @@ class Rig:
     def verify(self, bundle: bytes) -> str:
         log_vkeys = [key.vkey for key in self.log_signer.public_keys()]
         return verify_bundle(bundle, own_vkeys(self.signer), log_vkeys)
+
+
+def plant(engine: Engine, rig: Rig, key: str) -> int:
+    """Readings of the patient's own in the lake, two exports, a preset, and events of the log; returns the handle."""
+    handle = int(patients.get_patient(engine, key)["handle"])
+    rig.lake.commit(rows_of_one(handle + 1), {1: Advance(0, 1, 1)})
+    rig.lake.commit(rows_of_one(handle), {1: Advance(1, 2, 1)})
+    for handles in ([handle], [handle, handle + 1]):
+        query = {"url": f"/readings?patient={key}"}
+        access.record_export(engine, ADA, lake_version=1, handles=handles, from_us=None, until_us=None, query=query)
+    rig.log()
+    return handle
 
 
 def rows_of_one(handle: int) -> pa.Table:

@@ -6,6 +6,7 @@ What is done elsewhere is marked behind it (`note_done`): doing it again does no
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -17,13 +18,18 @@ from domain.labels import WITHHELD
 from runtime.sql.associations import forget_spans
 from runtime.sql.engine import reading, writing
 from runtime.sql.erasures import change_erasure, of_job
-from runtime.sql.identity_tables import care_teams, users
+from runtime.sql.identity_tables import care_teams, sessions, users
 from runtime.sql.patients import erase_patient, get_patient_row, tell_patient
 from runtime.sql.records import Row, log_write
-from runtime.sql.tables import alarm_events, alarms, exports, limit_presets, outbox, patients
+from runtime.sql.tables import alarm_events, alarms, associations, exports, limit_presets, outbox, patients
 
+# what steps change or delete rows of a person in
+OVERWRITTEN: Final = (
+    patients, associations, alarms, alarm_events, limit_presets, care_teams, exports, outbox, users, sessions,
+)  # fmt: skip
 _CHUNK: Final = 500
 _ERASED: Final = "erased"  # in the place of a patient's key
+_PATIENT_KEY: Final = re.compile(r"\b[0-9a-f]{32}\b")
 
 
 def sever(engine: Engine, row: Row, now_us: int) -> Row:
@@ -73,8 +79,8 @@ def note_done(engine: Engine, row: Row, following: Step, **counts: Any) -> Row:
         return _done(connection, row, following, **counts)
 
 
-def have_hosts_heard(engine: Engine, row: Row, before_us: int) -> bool:
-    """Whether what step SEVER told hosts of the person was in their stream before then."""
+def was_told(engine: Engine, row: Row, before_us: int) -> bool:
+    """Whether what step SEVER told hosts of the person was in their stream before then. No host is asked for it."""
     with reading(engine) as connection:
         is_late = or_(outbox.c.published_us.is_(None), outbox.c.published_us > before_us)
         late = select(outbox.c.id).where(is_late, _names(connection, row["patient_key"])).limit(1)
@@ -90,8 +96,8 @@ def settle(engine: Engine) -> bool:
         if engine.dialect.name == "sqlite":
             is_busy, *_ = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
             return not is_busy
-        for table in ("patients", "associations", "alarms", "alarm_events", "limit_presets", "care_teams", "exports", "outbox"):
-            connection.exec_driver_sql(f"VACUUM {table}")
+        for table in OVERWRITTEN:
+            connection.exec_driver_sql(f"VACUUM {table.name}")
         return True
 
 
@@ -128,10 +134,10 @@ def _forget_exports(connection: Connection, patient: Row) -> int:
     mine = [row for row in found if handle in (row.handles or ()) or key in json.dumps(row.query)]
     for row in mine:
         others = [other for other in row.handles or () if other != handle]
-        this = exports.c.id == row.id
-        if others:
-            query = json.loads(json.dumps(row.query).replace(key, _ERASED))
-            connection.execute(update(exports).where(this).values(handles=others, query=query))
+        this, query = exports.c.id == row.id, json.dumps(row.query).replace(key, _ERASED)
+        if others or _PATIENT_KEY.search(query):
+            of_others = {"handles": row.handles and others, "query": json.loads(query)}
+            connection.execute(update(exports).where(this).values(of_others))
         else:
             connection.execute(delete(exports).where(this))
     return len(mine)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, Table, delete, exists, func, select
+from sqlalchemy import JSON, BigInteger, Connection, Engine, Table, Text, cast, delete, exists, func, or_, select, union_all
 from sqlalchemy.sql.elements import ColumnElement
 
 from domain.instants import DAY_US
@@ -14,7 +14,7 @@ from runtime.sql.engine import reading, writing
 from runtime.sql.holds import held_hospitals, in_force
 from runtime.sql.life_tables import legal_holds
 from runtime.sql.records import Author, Row, log_write
-from runtime.sql.tables import exports, hand_overs, maintenance_windows, metadata, outbox, patients, reject_actions
+from runtime.sql.tables import devices, exports, hand_overs, maintenance_windows, metadata, outbox, patients, reject_actions
 
 _AT_ONCE: Final = 5_000  # rows of one transaction, so that other writers do not wait for long
 
@@ -47,8 +47,9 @@ _OLDEST: Final = (
 def delete_expired(engine: Engine, author: Author, days: Mapping[str, float]) -> dict[str, int]:
     """Delete what is past its time, a table after the other; how many rows of each. A run that deletes is in the write log.
 
-    `days`: by setting. While a hold stands, on whatever it is, maintenance windows of its hospital stay, and all that is noted
-    of exports and rejects. The outbox has copies on their way, which no hold keeps.
+    `days`: by setting. While a hold stands, on whatever it is, maintenance windows of its hospital stay, what is noted of
+    exports of its readings or of nobody knows whose, and all that is noted of rejects. No hold keeps copies on their way
+    (outbox).
     """
     return {name: count for name, what in EXPIRING.items() if (count := _delete(engine, author, name, what, days))}
 
@@ -57,7 +58,7 @@ def expired(engine: Engine, now_us: int, days: Mapping[str, float]) -> dict[str,
     """How many rows `delete_expired` would delete of each table."""
     with reading(engine) as connection:
         counts = {
-            name: select(func.count()).select_from(what.table).where(_is_over(what, now_us, days))
+            name: select(func.count()).select_from(what.table).where(_is_over(connection, what, now_us, days))
             for name, what in EXPIRING.items()
         }
         return {name: int(connection.execute(query).scalar_one()) for name, query in counts.items()}
@@ -85,7 +86,7 @@ def _delete(engine: Engine, author: Author, name: str, what: Expiring, days: Map
     total = 0
     while True:
         with writing(engine) as connection:
-            some = select(what.key).where(_is_over(what, author.now_us, days)).limit(_AT_ONCE)
+            some = select(what.key).where(_is_over(connection, what, author.now_us, days)).limit(_AT_ONCE)
             keys = connection.execute(some).scalars().all()
             if keys:
                 connection.execute(delete(what.table).where(what.key.in_(keys)))
@@ -95,13 +96,25 @@ def _delete(engine: Engine, author: Author, name: str, what: Expiring, days: Map
             return total
 
 
-def _is_over(what: Expiring, now_us: int, days: Mapping[str, float]) -> ColumnElement[bool]:
+def _is_over(connection: Connection, what: Expiring, now_us: int, days: Mapping[str, float]) -> ColumnElement[bool]:
     is_over: ColumnElement[bool] = what.time < now_us - round(days[what.setting] * DAY_US)
     if what.table is outbox:  # by this row it is known that a hand-over was told
         return is_over & outbox.c.id.not_in(select(hand_overs.c.outbox_id).where(hand_overs.c.settled_us.is_(None)))
     if what.table is maintenance_windows:
         return is_over & maintenance_windows.c.hospital_id.not_in(held_hospitals(now_us))
-    return is_over & ~exists(select(legal_holds.c.id).where(in_force(now_us)))  # an export may be of several hospitals
+    is_held = exists(select(legal_holds.c.id).where(in_force(now_us)))  # of whom a reject was no row says
+    return is_over & ~(is_held & _may_be_of_held(connection, now_us) if what.table is exports else is_held)
+
+
+def _may_be_of_held(connection: Connection, now_us: int) -> ColumnElement[bool]:
+    """The condition that readings of a hospital of which something is held were exported, or nobody knows whose."""
+    held = held_hospitals(now_us)
+    theirs = union_all(*(select(one.c.handle).where(one.c.hospital_id.in_(held)) for one in (devices, patients)))
+    noted = func.nullif(cast(exports.c.handles, Text), "null")
+    is_sqlite = connection.dialect.name == "sqlite"
+    each = func.json_each(noted) if is_sqlite else func.json_array_elements_text(cast(noted, JSON))
+    handle = each.table_valued("value").c.value
+    return or_(func.coalesce(noted, "[]") == "[]", exists(select(handle).where(cast(handle, BigInteger).in_(theirs))))
 
 
 def _held(connection: Connection, table: Table) -> Row:

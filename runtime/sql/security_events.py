@@ -5,6 +5,7 @@ Notices come by the readings' stream, at least once; each is kept once, under it
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,6 +22,8 @@ from runtime.sql.records import Page, page
 from runtime.sql.security_tables import DETAIL_CHARS, security_events
 from runtime.sql.tables import devices
 from runtime.sql.within import Kind, all_at, within
+
+logger = logging.getLogger(__name__)
 
 POSITION: Final = "security-desk"
 _CHUNK: Final = 500
@@ -78,12 +81,15 @@ def list_events(engine: Engine, wanted: EventFilter, *, reach: Reach, limit: int
 def forget_events(engine: Engine, now_us: int, kept_us: int, most: int) -> int:
     """Delete events older than `kept_us`, and the oldest beyond `most`; returns how many went.
 
-    Those of hospitals of which something is held stay.
+    Those of hospitals of which something is held stay, and do not count: a flood there costs nobody else's events.
     """
     may_go = security_events.c.hospital_id.not_in(held_hospitals(now_us))
     with writing(engine) as connection:
         gone = connection.execute(delete(security_events).where(security_events.c.at_us < now_us - kept_us, may_go)).rowcount
-        too_many = connection.execute(select(func.count()).select_from(security_events)).scalar_one() - most
+        too_many = connection.execute(select(func.count()).where(may_go)).scalar_one() - most
+        held = connection.execute(select(func.count()).where(~may_go)).scalar_one()
+        if held > most:
+            logger.warning("%d security events stay for legal holds, more than the %d of all others", held, most)
         if too_many > 0:
             oldest = select(security_events.c.id).where(may_go).order_by(security_events.c.id).limit(too_many)
             gone += connection.execute(delete(security_events).where(security_events.c.id.in_(oldest))).rowcount

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Delete, Engine, Update, event, select
 
 from domain.erasures import State, Step
 from domain.errors import Conflict, IntegrityViolation, InvalidInput, NotFound
@@ -19,20 +19,21 @@ from runtime.data_keys import DESTROYED, Owner, destroyed_in
 from runtime.erasure_certificates import certificate_signer, digest_of, own_vkeys, verify_bundle
 from runtime.erasure_job import UNCOUNTED, ErasureJob
 from runtime.keys import KeyMissing, make_missing
-from runtime.lake import Advance, ReadingQuery
+from runtime.lake import ReadingQuery
 from runtime.log_events import certified_by, emptied_of, events_between
 from runtime.log_keeper import LogKeeper
 from runtime.log_signing import LOG_KEYS
 from runtime.sealing import Sealer
 from runtime.soft_keys import SoftKeys
-from runtime.sql import access, alarms, erasure_steps, erasures, locating, patients, tables
+from runtime.sql import access, alarms, erasure_steps, erasures, locating, patients, sessions, tables, users
 from runtime.sql.engine import reading
 from runtime.sql.patients import NewPatient
 from runtime.sql.reading_reach import Judged, judge
 from runtime.sql.records import Row
 from runtime.sql.restored_erasures import redo_from_lake
+from runtime.sql.sessions import SessionRules
 from tests.contracts.test_sealed import CANARY, NAME, REF
-from tests.erasing import HOSTS_WRITE_S, LEFT_US, Rig, ask, rows_of_one
+from tests.erasing import LEFT_US, Rig, ask, plant
 from tests.sql_fixtures import ADA, ALL, HOSPITAL, NOW_US, SQLITE, SmallHospital, later, told
 
 DAY_US = 86_400_000_000
@@ -125,18 +126,6 @@ def test_who_comes_back_is_served_again_and_the_request_is_over(engine: Engine, 
 # --- the job ---
 
 
-def plant(engine: Engine, rig: Rig, key: str) -> int:
-    """Readings of the patient's own in the lake, two exports, a preset, and events of the log; returns the handle."""
-    handle = int(patients.get_patient(engine, key)["handle"])
-    rig.lake.commit(rows_of_one(handle + 1), {1: Advance(0, 1, 1)})
-    rig.lake.commit(rows_of_one(handle), {1: Advance(1, 2, 1)})
-    for handles in ([handle], [handle, handle + 1]):
-        query = {"url": f"/readings?patient={key}"}
-        access.record_export(engine, ADA, lake_version=1, handles=handles, from_us=None, until_us=None, query=query)
-    rig.log()
-    return handle
-
-
 def left_of(engine: Engine, key: str) -> list[str]:
     """Tables in which the patient's key still stands, but for those whose rows tell of the erasure."""
     found = []
@@ -187,6 +176,27 @@ def test_a_person_is_erased_everywhere_and_a_certificate_proves_it(
         left = connection.execute(select(tables.exports.c.handles, tables.exports.c.query)).all()
     assert ([handle + 1], {"url": "/readings?patient=erased"}) in [tuple(row) for row in left]
     assert CANARY not in text
+
+
+@pytest.mark.clause("9.3h")
+@pytest.mark.parametrize("handles", [None, []])
+def test_what_is_noted_of_an_export_goes_if_it_names_nobody_else(
+    engine: Engine, rig: Rig, key: str, handles: list[int] | None
+) -> None:
+    other = "f" * 32
+    urls = [f"/r?patient={key}", f"/r?patient={other}&patient={key}", f"/r?patient={other}"]
+    noted = [
+        access.record_export(
+            engine, ADA, lake_version=1, handles=handles, from_us=None, until_us=None, query={"url": url, "rows": 0}
+        )
+        for url in urls
+    ]  # fmt: skip
+    ask(engine, key)
+    rig.run()
+    left = {row["id"]: (row["handles"], row["query"]["url"]) for row in access.list_exports(engine, limit=9).rows}
+    assert {number: left.get(number) for number in noted} == {
+        noted[0]: None, noted[1]: (handles, f"/r?patient={other}&patient=erased"), noted[2]: (handles, urls[2]),
+    }  # fmt: skip
 
 
 class Killed(BaseException):
@@ -334,35 +344,26 @@ def test_nothing_of_an_erased_person_is_in_the_databases_file(engine: Engine, ri
 
 
 @pytest.mark.clause("9.3h")
-def test_what_hosts_write_late_of_a_person_leaves_the_lake_too(engine: Engine, rig: Rig, key: str) -> None:
-    handle = plant(engine, rig, key)
+def test_every_table_that_an_erasure_overwrites_is_settled(engine: Engine, rig: Rig, key: str) -> None:
+    plant(engine, rig, key)
+    user = users.create_user(engine, ADA, "her.own.name", "stored", patient_key=key)
+    sessions.begin_session(
+        engine, user["id"], checked="stored", address="::1", now_us=NOW_US, rules=SessionRules(DAY_US, DAY_US)
+    )
+    changed: set[str] = set()
+
+    def note(_connection: Connection, statement: object, *_: object) -> None:
+        if isinstance(statement, Update | Delete):
+            changed.add(statement.table.name)  # type: ignore[attr-defined]
+
     ask(engine, key)
+    event.listen(engine, "before_execute", note)
     row = rig.job.once()
+    event.remove(engine, "before_execute", note)
     assert row is not None
     assert row["step"] == Step.LOG
-    rig.lake.commit(rows_of_one(handle), {1: Advance(2, 3, 1)})
-    assert rig.run()["counts"]["lake"]["rows"] == 120
-    assert handle not in rig.lake.read(ReadingQuery())["handle"].to_list()
-
-
-@pytest.mark.clause("9.3h")
-def test_hosts_are_waited_for_until_they_heard_and_wrote_what_they_had_in_hand(engine: Engine, rig: Rig, key: str) -> None:
-    handle = plant(engine, rig, key)
-    ask(engine, key)
-    rig.job.once()
-    rig.log()
-    steps = []
-    for hear in (lambda: None, rig.tell_hosts):  # neither while they have not heard, nor while they may be writing
-        hear()
-        row = rig.job.once()
-        assert row is not None
-        steps.append(row["step"])
-    assert steps == [Step.SETTLE, Step.SETTLE]
-    rig.lake.commit(rows_of_one(handle), {1: Advance(2, 3, 1)})
-    rig.clock.advance(seconds=HOSTS_WRITE_S)
-    row = rig.job.once()
-    assert row is not None
-    assert (row["state"], row["counts"]["lake"]["rows"]) == (State.ERASED, 120)
+    assert {"users", "sessions"} < changed
+    assert changed - {"erasures"} <= {table.name for table in erasure_steps.OVERWRITTEN}
 
 
 @pytest.mark.clause("9.3h")

@@ -9,9 +9,10 @@ from domain.erasures import Held
 from runtime.retention import Periods, dry_run, run_rules
 from runtime.settings import LakeSettings, RetentionSettings
 from runtime.sql import access, holds, places, presets, tables
+from runtime.sql.devices import NewDevice, register_device
 from runtime.sql.engine import writing
 from runtime.sql.retention import held_of, next_to_expire
-from tests.sql_fixtures import HOSPITAL, HOUR_US, NOW_US, SmallHospital, add_hospital, count, later
+from tests.sql_fixtures import ADA, HOSPITAL, HOUR_US, NOW_US, SmallHospital, add_hospital, count, later
 
 pytestmark = pytest.mark.clause("9.3h")
 DAY_US = 86_400_000_000
@@ -70,6 +71,24 @@ def test_while_something_is_held_nothing_of_its_hospital_goes_but_copies_on_thei
     assert run_rules(engine, NOW_US + 400 * DAY_US, PERIODS) == {
         "exports": 2, "reject_actions": 2, "maintenance_windows": 1,
     }  # fmt: skip
+
+
+def test_what_is_noted_of_exports_stays_where_readings_of_a_held_hospital_may_be_in_them(
+    engine: Engine, hospital: SmallHospital
+) -> None:
+    add_hospital(engine, OTHER)
+    mine, mine_too = hospital.monitor["handle"], hospital.patient["handle"]
+    other = int(register_device(engine, ADA, OTHER, NewDevice("mon-7", "monitor"))[0]["handle"])
+    query = {"url": "/r", "rows": 1}
+    for handles in (None, [], [mine], [other, mine_too], [other]):
+        access.record_export(engine, ADA, lake_version=1, handles=handles, from_us=None, until_us=None, query=query)
+    hold = holds.add_hold(engine, later(0), Held.DEVICE, f"{HOSPITAL}/mon-7", None)
+    assert dry_run(engine, None, NOW_US + 400 * DAY_US, PERIODS)["exports"] == 1
+    assert run_rules(engine, NOW_US + 400 * DAY_US, PERIODS) == {"exports": 1}
+    left = [row["handles"] for row in access.list_exports(engine, limit=9).rows]
+    assert left == [[other, mine_too], [mine], [], None]
+    holds.lift_hold(engine, later(0), hold["id"])
+    assert run_rules(engine, NOW_US + 400 * DAY_US, PERIODS) == {"exports": 4}
 
 
 @pytest.mark.usefixtures("filled")

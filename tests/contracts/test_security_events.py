@@ -79,3 +79,16 @@ def test_old_ones_go_and_the_oldest_where_there_are_too_many(engine: Engine) -> 
     assert forget_events(engine, NOW_US + 3, 0, 10) == 2
     assert forget_events(engine, NOW_US, NOW_US, 3) == 2
     assert found(engine) == [7, 6, 5]
+
+
+@pytest.mark.clause("9.3h")
+def test_a_flood_from_a_held_hospital_costs_nobody_elses_events(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    add_hospital(engine, HOSPITAL)
+    holds.add_hold(engine, later(0), Held.HOSPITAL, HOSPITAL, None)
+    others = [(number, notice(number, hospital="sz.h002")) for number in range(1, 5)]
+    keep_notices(engine, [*others, *((number, notice(number)) for number in range(5, 9))], 8)
+    assert forget_events(engine, NOW_US, NOW_US, 4) == 0
+    assert caplog.messages == []
+    assert forget_events(engine, NOW_US, NOW_US, 3) == 1
+    assert found(engine) == [8, 7, 6, 5, 4, 3, 2]
+    assert caplog.messages == ["4 security events stay for legal holds, more than the 3 of all others"]

@@ -24,11 +24,12 @@ from cluster.backup_sources import server_on
 from cluster.first_start import prepare_database, sealer_of
 from domain import subjects
 from domain.errors import Conflict, IntegrityViolation, InvalidInput, NotFound, StorageFull
+from domain.instants import US_PER_S
 from domain.labels import WITHHELD
 from runtime import backup_folder
 from runtime.backup_folder import BackupFolder, Copier
 from runtime.backup_manifest import read_manifest, signer_of
-from runtime.clock import SystemClock
+from runtime.clock import ManualClock, SystemClock
 from runtime.data_keys import DESTROYED, destroyed_in
 from runtime.erasure_certificates import CERTIFICATE_KEYS, own_vkeys, verify_bundle
 from runtime.keys import KeyMissing, make_missing
@@ -297,18 +298,33 @@ async def test_what_never_changes_is_linked_and_not_copied_again(installation, w
 
 
 async def test_so_many_are_kept_and_keys_of_those_alone(installation, wish, tmp_path):
-    names = [(await made(installation, replace(wish, keep=2))).name for _ in range(4)]
+    clock = ManualClock(SystemClock().now_us())  # all within one second
+    names = [(await create(installation.settings, replace(wish, keep=2), clock)).name for _ in range(4)]
     assert BackupFolder(wish.to).names() == BackupFolder(wish.keys_to).names() == names[2:]
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (wish.to / names[2]).rename(elsewhere / names[2])  # by hand
     keep(installation.settings, replace(wish, to=elsewhere))
     assert BackupFolder(wish.keys_to).names() == names[2:]  # keys of backups in another folder are not its own
+    keep(installation.settings, replace(wish, keep=0))
+    assert BackupFolder(wish.keys_to).names() == names[2:]  # who deletes nothing deletes no keys
     verdict = Verdict(backup=names[3], holds=False, checks=[], backup_bytes=0, backup_s=0, loss_s=0, restore_s=0)
     keep_after(installation.settings, replace(wish, keep=1), verdict)
     assert BackupFolder(wish.keys_to).names() == names[2:]
     keep_after(installation.settings, replace(wish, keep=1), msgspec.structs.replace(verdict, holds=True))
     assert BackupFolder(wish.to).names() == BackupFolder(wish.keys_to).names() == names[3:]
+
+
+async def test_a_disk_that_is_not_there_or_another_in_its_place_costs_no_keys(installation, wish, tmp_path):
+    one = replace(wish, keep=1)
+    first = (await made(installation, one)).name
+    wish.to.rename(tmp_path / "unmounted")
+    second = (await create(installation.settings, one, ManualClock(SystemClock().now_us() + US_PER_S))).name
+    assert BackupFolder(wish.keys_to).names() == [first, second]
+    wish.to.rename(tmp_path / "other")
+    (tmp_path / "unmounted").rename(wish.to)
+    keep(installation.settings, one)
+    assert BackupFolder(wish.keys_to).names() == [first, second]
 
 
 async def test_keys_beside_what_they_seal_and_backups_inside_the_platform_are_refused(installation, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from domain.erasures import HeldReadings
 from runtime import lake_rewriting
 from runtime.lake import Advance, Lake, ReadingQuery
-from runtime.lake_rewriting import SeenFiles, Taken, count_overdue, drop_handle, expire_but
+from runtime.lake_rewriting import SeenFiles, count_overdue, drop_handle, expire_but
 from runtime.lake_upkeep import compact, roll_up, vacuum
 from tests.lake_samples import DAY_US, START_US, as_set, sample_rows, sample_seal
 
@@ -36,11 +36,10 @@ def test_all_rows_of_a_handle_leave_and_no_others(lake: Lake) -> None:
     before = lake.read(ALL)
     mine = before.filter(pl.col("handle") == 142)
     assert len(mine) > 0
-    assert drop_handle(lake, "sz.h000", 142) == Taken(0, 0)  # of another hospital
-    taken = drop_handle(lake, "sz.h001", 142)
-    assert taken.rows == len(mine)
+    assert list(drop_handle(lake, "sz.h000", 142)) == []  # of another hospital
+    assert sum(drop_handle(lake, "sz.h001", 142)) == len(mine)
     assert lake.read(ALL).equals(before.filter(pl.col("handle") != 142))
-    assert drop_handle(lake, "sz.h001", 142) == Taken(0, 0)
+    assert list(drop_handle(lake, "sz.h001", 142)) == []
     assert lake.positions().positions == {0: 6}
     compact(lake, LATER_US)
     assert as_set(lake.read(ALL)) == as_set(before.filter(pl.col("handle") != 142))
@@ -49,7 +48,7 @@ def test_all_rows_of_a_handle_leave_and_no_others(lake: Lake) -> None:
 def test_no_file_has_them_once_old_versions_are_gone(lake: Lake) -> None:
     compact(lake, LATER_US)
     roll_up(lake, least_rows=1)
-    drop_handle(lake, "sz.h001", 142)
+    list(drop_handle(lake, "sz.h001", 142))
     vacuum(lake, 0)
     for path in lake.path.rglob("*.parquet"):
         frame = pl.read_parquet(path, hive_partitioning=False)
@@ -68,7 +67,26 @@ def test_a_merge_meanwhile_neither_brings_them_back_nor_loses_others(lake: Lake,
         return file
 
     monkeypatch.setattr(lake_rewriting, "_written_without", merged_meanwhile)
-    drop_handle(lake, "sz.h001", 142)
+    list(drop_handle(lake, "sz.h001", 142))
+    assert as_set(lake.read(ALL)) == as_set(before.filter(pl.col("handle") != 142))
+
+
+def test_a_lake_that_other_upkeep_never_leaves_alone_is_looked_through_to_its_end(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = lake.read(ALL)
+    count, reads = lake_rewriting._count, list[str]()
+
+    def counted_meanwhile(lake: Lake, path: str, which: pl.Expr) -> int:
+        reads.append(path)
+        found = count(lake, path, which)
+        assert lake.commit_upkeep(lake.state(), [])
+        return found
+
+    monkeypatch.setattr(lake_rewriting, "_count", counted_meanwhile)
+    taken = list(drop_handle(lake, "sz.h001", 142))
+    assert sum(taken) == before.filter(pl.col("handle") == 142).height
+    assert 6 <= len(reads) == len({*reads}) <= 6 + len(taken)  # each file once, and what was written in its place
     assert as_set(lake.read(ALL)) == as_set(before.filter(pl.col("handle") != 142))
 
 
@@ -76,7 +94,7 @@ def test_a_sealed_lake_says_nothing_of_its_files_and_is_rewritten_too(tmp_path: 
     lake = Lake(tmp_path / "sealed", sample_seal(tmp_path / "keys"))
     fill(lake)
     before = lake.read(ALL)
-    assert drop_handle(lake, "sz.h001", 142).rows == before.filter(pl.col("handle") == 142).height
+    assert sum(drop_handle(lake, "sz.h001", 142)) == before.filter(pl.col("handle") == 142).height
     assert as_set(lake.read(ALL)) == as_set(before.filter(pl.col("handle") != 142))
 
 
