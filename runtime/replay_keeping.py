@@ -117,7 +117,7 @@ async def read_on(replays: Replays, stream: Stream, left: range, gate: ReplayGat
     while left:
         gate.known_to(left.start - 1, last)
         try:
-            await _read(replays, stream, left[:_AT_ONCE])
+            await _read(replays, stream, left[:_AT_ONCE], is_past=True)
         except Unavailable:
             await asyncio.sleep(_AGAIN_S)
         else:
@@ -125,13 +125,13 @@ async def read_on(replays: Replays, stream: Stream, left: range, gate: ReplayGat
     gate.known_to(last, last)
 
 
-async def _read(replays: Replays, stream: Stream, numbers: range) -> int:
+async def _read(replays: Replays, stream: Stream, numbers: range, *, is_past: bool = False) -> int:
     """Returns how many frames there were. Raises Unavailable, and then has taken none."""
     read = await asyncio.gather(*(stream.get_message(subjects.READINGS_STREAM, number) for number in numbers))
-    return sum(_note(replays, message) for message in read if message is not None)
+    return sum(_note(replays, message, is_past=is_past) for message in read if message is not None)
 
 
-def _note(replays: Replays, message: StreamMessage) -> bool:
+def _note(replays: Replays, message: StreamMessage, *, is_past: bool) -> bool:
     if not message.subject.startswith(f"{subjects.READING}."):
         return False
     try:
@@ -139,7 +139,7 @@ def _note(replays: Replays, message: StreamMessage) -> bool:
     except (RejectedInput, IntegrityViolation):
         return False  # its shard refuses it
     if len(frame.readings):
-        replays.stored(Columns.of(frame.readings), frame.header.arrival_us)
+        replays.stored(Columns.of(frame.readings), frame.header.arrival_us, is_past=is_past)
     return True
 
 
