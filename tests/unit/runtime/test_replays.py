@@ -15,6 +15,7 @@ from domain import subjects
 from domain.frames import encode_frame
 from domain.ports import Receipt
 from domain.readings import ReadingBatch
+from runtime import replay_keeping
 from runtime.bus import StreamState
 from runtime.follower import StreamMessage
 from runtime.intake import StreamIntake
@@ -227,6 +228,7 @@ class KeptStream:
         self._frames = [encode_frame(one, source=1, sequence=1, arrival_us=at_us) for one, at_us in door.stream]
         self._first = first
         self.may_read: asyncio.Semaphore | None = None  # so many
+        self.fails: dict[int, int] = defaultdict(int)  # by sequence: how often
 
     async def stream_state(self, stream: str) -> StreamState:
         return StreamState(self._first, len(self._frames), len(self._frames), 0)
@@ -234,6 +236,9 @@ class KeptStream:
     async def get_message(self, stream: str, sequence: int) -> StreamMessage | None:
         if self.may_read is not None:
             await self.may_read.acquire()
+        if self.fails[sequence]:
+            self.fails[sequence] -= 1
+            raise RuntimeError("a defect")
         return StreamMessage(subjects.reading(3), sequence, self._frames[sequence - 1], NOW_US)
 
 
@@ -332,6 +337,21 @@ async def test_a_captured_number_that_was_not_read_yet_silences_the_device_for_s
     assert [door.say(number, 1_799.5) for number in (25, 1_300, 3_007, 3_010)] == [REPLAYED] * 4
     assert door.say(3_011, 1_799.5) == NEW  # any number that was never used may be stated, and so the device is silenced
     assert [door.say(number, 300 + number) for number in range(1_500, 1_508)] == [REPLAYED] * 5 + [NEW] * 3
+
+
+@pytest.mark.clause("5.4a")
+async def test_what_of_the_rest_cannot_be_read_is_tried_again_then_passed_over_and_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(replay_keeping, "_AGAIN_S", 0.0)
+    door, replays = Door(), Replays(0.0)
+    door.count(1, 300)
+    stream = KeptStream(door)
+    stream.fails |= {70: 2, 140: 1_000}
+    await read_on(replays, stream, range(1, 301), gate_of(replays))
+    assert replays.position == 300  # all that comes is kept from here on
+    assert [replays._lie_in_gaps(np.array([7], np.uint32), np.array([n])) for n in (70, 140, 200)] == [False, True, False]
+    assert "64 messages are passed over" in caplog.text
 
 
 class HeldBus(MemoryBus):
