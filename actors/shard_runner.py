@@ -86,7 +86,7 @@ class ShardRunner:
         self.cell = cell
         self.applied = applied
         self.committed = committed
-        self.high_water_us = 0
+        self.high_water_us = cell.clock_us  # of its state, until it goes on: a shard that is stuck is seen to be behind
         self.inbox: deque[StreamMessage] = deque()
         self.inbox_bytes = 0
         self.segment: list[pa.Table] = []

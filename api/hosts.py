@@ -21,7 +21,10 @@ _decoder: Final = msgspec.json.Decoder(HostHeartbeat)
 
 @dataclass(frozen=True, slots=True)
 class HighWater:
-    """Up to which stream time all shards with devices have been worked through; None while that is not known of one."""
+    """Up to which stream time all shards with devices have been worked through; None while that is not known of one.
+
+    `silent_shards`: those that nobody holds, and those that were taken some seconds ago and have not come to any time yet.
+    """
 
     time_us: int | None
     silent_shards: tuple[int, ...]
@@ -35,6 +38,7 @@ class Hosts:
         self._shards = shards
         self._newest: dict[str, HostHeartbeat] = {}
         self._ever_busy: set[int] = set()
+        self._timeless_since_us: dict[int, int] = {}  # by shard
 
     async def listen(self, bus: Bus) -> None:
         await bus.core_subscribe(subjects.HOST_HEARTBEATS, self.receive)
@@ -47,6 +51,11 @@ class Hosts:
             return
         self._newest[beat.host] = beat
         self._ever_busy.update(held.shard for held in beat.shards if held.devices)
+        for held in self.held().values():
+            if held.devices and not held.high_water_us:
+                self._timeless_since_us.setdefault(held.shard, self._clock.now_us())
+            else:
+                self._timeless_since_us.pop(held.shard, None)
 
     def alive(self) -> list[HostHeartbeat]:
         """Hosts heard of lately."""
@@ -69,8 +78,9 @@ class Hosts:
 
     def high_water(self) -> HighWater:
         """See HighWater. Shards that never had a device do not count."""
-        held = self.held()
-        silent = tuple(sorted(self._ever_busy - set(held)))
+        held, now_us = self.held(), self._clock.now_us()
+        stuck = {shard for shard, since_us in self._timeless_since_us.items() if now_us - since_us >= FRESH_US}
+        silent = tuple(sorted((self._ever_busy - set(held)) | stuck))
         times = [shard.high_water_us for shard in held.values() if shard.devices]
-        is_known = times and not silent and min(times) > 0  # 0: it took the shard just now, and has heard nothing yet
+        is_known = times and not silent and min(times) > 0  # 0: it has no state, and has come to nothing yet
         return HighWater(min(times) if is_known else None, silent)

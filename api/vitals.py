@@ -79,7 +79,9 @@ async def _lake(backend: Backend) -> tuple[bool, str]:
 async def _shards(backend: Backend) -> tuple[bool, str]:
     missing = backend.hosts.missing()
     hosts = len(backend.hosts.alive())
-    return not missing, f"{hosts} hosts; shards held by nobody: {missing or 'none'}"
+    stuck = sorted(set(backend.hosts.high_water().silent_shards) - set(missing))
+    at_a_standstill = f"; held, and at no time yet: {stuck}" if stuck else ""
+    return not missing and not stuck, f"{hosts} hosts; shards held by nobody: {missing or 'none'}{at_a_standstill}"
 
 
 async def _lag(backend: Backend) -> tuple[bool, str]:

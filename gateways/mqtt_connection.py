@@ -46,7 +46,7 @@ from gateways.mqtt_packets import (
     UnsupportedLevel,
     Will,
 )
-from gateways.mqtt_parts import DoorOfConnections, Owed, receipt_of
+from gateways.mqtt_parts import DoorOfConnections, Owed, receipt_of, still_good
 from gateways.mqtt_reader import PacketReader
 
 logger = logging.getLogger(__name__)
@@ -268,10 +268,11 @@ class MqttConnection(asyncio.Protocol):
             await asyncio.sleep(self._guest.failed())  # who tries many is answered late
             self._refuse(ConnectCode.NOT_AUTHORISED, why)
             return
-        if not await self._had_its_turn(sender):
+        good_at = await self._its_turn(sender, asked_at)
+        if good_at is None:
             return
         self.sender, self.client_id, self.will = sender, packet.client_id, packet.will
-        if not self._door.admit(self, asked_at):
+        if not self._door.admit(self, good_at):
             self.sender = None
             self._refuse(ConnectCode.SERVER_UNAVAILABLE, "too-many-connections")
             return
@@ -282,16 +283,17 @@ class MqttConnection(asyncio.Protocol):
         self._state = _State.OPEN
         self._pump()
 
-    async def _had_its_turn(self, sender: Sender) -> bool:
-        """Wait, if its identity is in conflict; whether the connection is still to be admitted."""
+    async def _its_turn(self, sender: Sender, asked_at: int) -> int | None:
+        """Wait, if its identity is in conflict. None: it is not admitted; else as of which of the door's `changes`."""
         with self._door.watch.held(sender, self.address) as wait_s:
+            good_at = None if wait_s is None else asked_at
             if wait_s is None:
                 self._refuse(ConnectCode.SERVER_UNAVAILABLE, "identity-conflict")
-                return False
-            if wait_s:
+            elif wait_s:
                 await asyncio.sleep(wait_s)
-                self._door.recheck()  # it may have been revoked meanwhile: who is not admitted yet was not looked at
-        return self._state is _State.IDENTIFYING
+                if (good_at := await still_good(self._door, sender, asked_at)) is None:
+                    self._refuse(ConnectCode.NOT_AUTHORISED, REVOKED)
+        return good_at if self._state is _State.IDENTIFYING else None
 
     def _refuse(self, code: ConnectCode, why: str) -> None:
         """Answer CONNECT with a refusal, and count it. No payload came, so there is no reject to keep."""

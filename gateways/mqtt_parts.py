@@ -1,4 +1,4 @@
-"""What a connection of the MQTT door stands on: its door, what it owes, and how a receipt is told."""
+"""What a connection of the MQTT door stands on: its door, what it owes, how a receipt is told, whether who waited is good."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from domain.ports import Clock, Identities, PackedIntake, Receipt
+from domain.errors import Unavailable
+from domain.ports import Clock, Identities, PackedIntake, Receipt, Sender
 from gateways.counters import DoorCounters
 from gateways.watch import Watch
 
@@ -33,8 +34,16 @@ class DoorOfConnections(Protocol):
     def opened(self, connection: MqttConnection) -> None: ...
     def admit(self, connection: MqttConnection, asked_at: int) -> bool: ...
     def ended(self, connection: MqttConnection) -> None: ...
-    def recheck(self) -> None: ...
     def spawn(self, work: Coroutine[Any, Any, None]) -> None: ...
+
+
+async def still_good(door: DoorOfConnections, sender: Sender, asked_at: int) -> int | None:
+    """As of which of the door's `changes` what a sender came with is good; None: it was revoked. Known before: `asked_at`."""
+    changes = door.changes
+    try:
+        return None if await door.identities.revoked([sender]) else changes
+    except Unavailable:
+        return asked_at  # nothing is known against it
 
 
 class Owed:

@@ -35,6 +35,7 @@ _AT_ONCE: Final = 64
 _NOWHERE: Final = -1  # nothing was ever saved
 _CATCH_UP_S: Final = 20.0
 _AGAIN_S: Final = 1.0  # when the bus was away
+_MOST_TRIES: Final = 3
 _BY_SOURCE: Final = ("highest", "newest_us", "epoch_us", "before", "slot")
 _OF_GAPS: Final = ("low", "high", "gaps")
 
@@ -111,27 +112,39 @@ async def catch_up(replays: Replays, stream: Stream, within_s: float = _CATCH_UP
 async def read_on(replays: Replays, stream: Stream, left: range, gate: ReplayGate) -> None:
     """Take the rest of what the stream had at the start, while the doors of `gate` are open.
 
-    Until then what of it is captured and sent again is new to them; and who is killed goes on from where this was.
+    Until then what of it is captured and sent again is new to them; and who is killed goes on from where this was. What cannot
+    be read is passed over: else all that comes later would have to be read again at every start.
     """
-    last = left.stop - 1
+    last, tries = left.stop - 1, 0
     while left:
         gate.known_to(left.start - 1, last)
         try:
-            await _read(replays, stream, left[:_AT_ONCE])
+            await _read(replays, stream, left[:_AT_ONCE], is_past=True)
         except Unavailable:
             await asyncio.sleep(_AGAIN_S)
-        else:
-            left = left[_AT_ONCE:]
+            continue
+        except Exception:  # whatever it was: nobody would see that this has ended
+            logger.exception("senders' numbers behind %d cannot be read from the stream", left.start - 1)
+            tries += 1
+            if tries < _MOST_TRIES:
+                await asyncio.sleep(_AGAIN_S)
+                continue
+            logger.error("senders' numbers of %d messages are passed over: replays of them are new", len(left[:_AT_ONCE]))
+        left, tries = left[_AT_ONCE:], 0
     gate.known_to(last, last)
 
 
-async def _read(replays: Replays, stream: Stream, numbers: range) -> int:
-    """Returns how many frames there were. Raises Unavailable, and then has taken none."""
+async def _read(replays: Replays, stream: Stream, numbers: range, *, is_past: bool = False) -> int:
+    """Returns how many frames there were. Raises Unavailable, and then has taken none; told again it changes nothing."""
     read = await asyncio.gather(*(stream.get_message(subjects.READINGS_STREAM, number) for number in numbers))
-    return sum(_note(replays, message) for message in read if message is not None)
+    frames = 0
+    for message in read:
+        frames += message is not None and _note(replays, message, is_past=is_past)
+        await asyncio.sleep(0)  # doors may be open
+    return frames
 
 
-def _note(replays: Replays, message: StreamMessage) -> bool:
+def _note(replays: Replays, message: StreamMessage, *, is_past: bool) -> bool:
     if not message.subject.startswith(f"{subjects.READING}."):
         return False
     try:
@@ -139,7 +152,7 @@ def _note(replays: Replays, message: StreamMessage) -> bool:
     except (RejectedInput, IntegrityViolation):
         return False  # its shard refuses it
     if len(frame.readings):
-        replays.stored(Columns.of(frame.readings), frame.header.arrival_us)
+        replays.stored(Columns.of(frame.readings), frame.header.arrival_us, is_past=is_past)
     return True
 
 

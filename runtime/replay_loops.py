@@ -63,6 +63,19 @@ def _gap_of(number: int, place: int, low: OutInt64s2D, high: OutInt64s2D, gaps: 
 
 
 @compiled
+def goes_on(
+    number: int, of: int, beginning: int, highest: OutInt64s, before: OutInt64s, slot: OutInt32s, low: OutInt64s2D,
+    high: OutInt64s2D, gaps: OutInt32s,
+) -> bool:  # fmt: skip
+    """Whether a number follows where a source was before a jump beyond all that it had counted when it began again."""
+    place = slot[of]
+    if place < 0 or not number <= before[of] < highest[of]:
+        return False
+    gap = _gap_of(number, place, low, high, gaps)
+    return gap >= 0 and number - low[place, gap] < beginning
+
+
+@compiled
 def _add_gap(start: int, end: int, place: int, low: OutInt64s2D, high: OutInt64s2D, gaps: OutInt32s) -> int:
     """Behind all others; where there are too many, the oldest goes. Returns how many there are."""
     most = low.shape[1]
@@ -98,26 +111,33 @@ def _fill(number: int, gap: int, place: int, low: OutInt64s2D, high: OutInt64s2D
 @compiled
 def note(
     source: UInt32s, sequence: Int64s, time_us: Int64s, first: int, arrival_us: int, beginning: int, silence_us: int,
-    live_us: int, highest: OutInt64s, newest_us: OutInt64s, epoch_us: OutInt64s, before: OutInt64s, slot: OutInt32s,
-    used: OutInt64s, low: OutInt64s2D, high: OutInt64s2D, gaps: OutInt32s,
+    live_us: int, is_past: bool, highest: OutInt64s, newest_us: OutInt64s, epoch_us: OutInt64s, before: OutInt64s,
+    slot: OutInt32s, used: OutInt64s, low: OutInt64s2D, high: OutInt64s2D, gaps: OutInt32s,
 ) -> int:  # fmt: skip
     """Readings are in the stream. Returns how far it came: to the end, or to where a source needs a place for gaps.
 
     What has about the time of its arrival may have been given it: its source counts anew only from the beginning on, and
     either after a silence or far behind. Else the second of two that were on their way at once would open what was before.
+    `is_past`: they were in the stream before others that are known already. What of it a source that began again meanwhile
+    had counted before is no jump ahead.
     """
     for i in range(first, len(source)):
         number, of = sequence[i], source[i]
         at_us, top, place = min(time_us[i], arrival_us), highest[of], slot[of]
         inside = _gap_of(number, place, low, high, gaps) if place >= 0 and number <= top else -1
         is_live = arrival_us - at_us < live_us
-        begins = not is_live or (number <= beginning and (at_us - newest_us[of] >= silence_us or top > 2 * beginning))
-        if 0 < number < top and inside < 0 and at_us > newest_us[of] and begins:  # it counts anew
+        is_silent = at_us - newest_us[of] >= silence_us
+        is_first = number <= beginning and (is_silent or top > 2 * beginning)
+        begins = 0 < number < top and inside < 0 and at_us > newest_us[of] and (is_first or not is_live)
+        resumes = is_live and is_silent and goes_on(number, of, beginning, highest, before, slot, low, high, gaps)
+        if begins or resumes:  # it counts anew
             epoch_us[of], before[of] = newest_us[of], max(before[of], top)
             top = number - 1 if is_live else 0
             if place >= 0:
                 gaps[place] = 0
-        if number > top and at_us > epoch_us[of]:
+        if is_past and top < before[of] and number > top and arrival_us < newest_us[of]:
+            before[of] = max(before[of], number)
+        elif number > top and at_us > epoch_us[of]:
             if number > top + 1:
                 if place < 0 and used[0] >= low.shape[0]:
                     return i
@@ -128,8 +148,7 @@ def note(
             highest[of] = number
         elif inside >= 0:
             _fill(number, inside, place, low, high, gaps)
-        if number > 0:
-            newest_us[of] = max(newest_us[of], at_us)
+        newest_us[of] = max(newest_us[of], at_us if number > 0 else 0)
     return len(source)
 
 

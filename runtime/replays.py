@@ -12,7 +12,8 @@ message none of whose numbers is new is
 - of a sender that began again and knows neither time nor `boot`: its numbers are among the first `BEGINNING`, they bear no
   time, and nothing new of its source was stored for `SILENCE_US`. It is taken, and told as a security event: a monitor that
   was switched off and on is watched again at once. Of what it numbers without times up to where it was
-  before, all that it skips stays old once it is past that, and what is `BEGINNING` ahead is old until then.
+  before, all that it skips stays old once it is past that, and what is `BEGINNING` ahead is old until then; but in a silence
+  as before it goes on where it was when it got past it, if that was a jump: somebody else's, or it would speak from there.
 - else *replayed*: refused.
 
 A message with an unnumbered reading is judged by nobody here: the cell knows doubles of the last readings. Judging is a
@@ -33,7 +34,7 @@ from numpy.typing import NDArray
 from domain.bounded import keep_newest
 from domain.ports import Receipt
 from domain.readings import ROW, ReadingBatch
-from runtime.replay_loops import judge, note, remember
+from runtime.replay_loops import goes_on, judge, note, remember
 
 RECENT: Final = 128
 MOST_TIMES: Final = 8
@@ -171,7 +172,12 @@ class Replays:
     def _begins_again(self, columns: Columns, rows: slice, arrival_us: int) -> bool:
         source, sequence, time_us = columns.source[rows], columns.sequence[rows], columns.time_us[rows]
         is_silent = arrival_us - self.newest_us[source] >= SILENCE_US
-        return bool(((time_us == arrival_us) & (sequence <= BEGINNING) & is_silent).all())
+        may_begin = (time_us == arrival_us) & is_silent
+        return bool(may_begin.all()) and all(
+            number <= BEGINNING
+            or goes_on(number, of, BEGINNING, self.highest, self.before, self.slot, self.low, self.high, self.gaps)
+            for of, number in zip(source.tolist(), sequence.tolist(), strict=True)
+        )
 
     def _note_anew(self, judged: Judged, number: int, arrival_us: int) -> None:
         line = int(judged.lines[number])
@@ -215,14 +221,18 @@ class Replays:
 
     # ---- once it is stored
 
-    def stored(self, columns: Columns, arrival_us: int) -> None:
-        """These readings are in the stream, where they came at `arrival_us`. Told again it changes nothing."""
+    def stored(self, columns: Columns, arrival_us: int, *, is_past: bool = False) -> None:
+        """These readings are in the stream, where they came at `arrival_us`. Told again it changes nothing.
+
+        `is_past`: others were stored and told of meanwhile.
+        """
         self.reach(columns.source)
         at = 0
         while True:
             at = note(
                 columns.source, columns.sequence, columns.time_us, at, arrival_us, BEGINNING, SILENCE_US, _LIVE_US,
-                self.highest, self.newest_us, self.epoch_us, self.before, self.slot, self.used, self.low, self.high, self.gaps,
+                is_past, self.highest, self.newest_us, self.epoch_us, self.before, self.slot, self.used, self.low, self.high,
+                self.gaps,
             )  # fmt: skip
             if at == len(columns):
                 return

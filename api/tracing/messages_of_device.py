@@ -51,12 +51,12 @@ class _Device:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """Readings from `from_us` on. `is_incomplete`: a host did not say what it holds, and the newest lie there."""
+    """Readings from `from_us` on. `of`: without the shards whose host did not say what it holds, where the newest lie."""
 
     frame: pl.DataFrame
     from_us: int
     is_cut: bool
-    is_incomplete: bool
+    of: _Device
 
 
 async def messages_of(
@@ -66,7 +66,7 @@ async def messages_of(
     behind = asked.behind
     of = await behind.read(_device_of, behind.engine, asked.who.reach, device)
     until_us = until_us if until_us is not None else behind.services.clock.now_us() + _AHEAD_US
-    found = await _rows(asked, of, from_us, until_us)
+    found = await _rows(asked, of, from_us, until_us, limit)
     rows = judged_by_clock(found.frame, of.judged)
     if not rows.is_empty():
         await worn_meanwhile(asked, rows)
@@ -76,7 +76,7 @@ async def messages_of(
         device=device, messages=[await _message(asked, row) for row in grouped.head(limit).iter_rows(named=True)],
         is_cut=found.is_cut or len(grouped) > limit,
         missing=[] if found.is_cut or asked.metrics else _missing(asked, rows.filter(pl.col("source") == of.handle)),
-        rejects=rejects, unknown=[*([_SILENT] if found.is_incomplete else []), *([_MORE_REJECTS] if is_cut else [])],
+        rejects=rejects, unknown=[*([_SILENT] if found.of.shards != of.shards else []), *([_MORE_REJECTS] if is_cut else [])],
     )  # fmt: skip
 
 
@@ -90,36 +90,43 @@ def _device_of(engine: Engine, reach: Reach, device: str) -> _Device:
     return _Device(row["handle"], row["hospital_id"], sorted(shards), judged)
 
 
-async def _rows(asked: Tracing, of: _Device, from_us: int | None, until_us: int) -> _Found:
+async def _rows(asked: Tracing, of: _Device, from_us: int | None, until_us: int, limit: int) -> _Found:
     """What names the newest readings of that time, without their values; without a beginning, of the last time that has any."""
     now_us = asked.behind.services.clock.now_us()
     begins = [from_us] if from_us is not None else [min(until_us, now_us) - back_us for back_us in _BACK_US]
     for begin_us in begins:
-        found = await _between(asked, of, begin_us, until_us)
+        found = await _between(asked, of, begin_us, until_us, MOST_ROWS)
+        of = found.of
         if not found.frame.is_empty():
             break
-    return await _newest(asked, of, found, until_us) if found.is_cut else found
+    return await _newest(asked, found, until_us, limit) if found.is_cut else found
 
 
-async def _newest(asked: Tracing, of: _Device, found: _Found, until_us: int) -> _Found:
-    """Of more readings than are looked at those of the end of that time, which is halved until they are few enough."""
-    begin_us, least_us = found.from_us, until_us
-    newest, is_cut = found, True
-    while is_cut and least_us - begin_us > US_PER_S:
-        middle_us = (begin_us + least_us) // 2
-        later = await _between(asked, of, middle_us, least_us)
-        if later.frame.is_empty():
-            least_us = middle_us
+async def _newest(asked: Tracing, found: _Found, until_us: int, limit: int) -> _Found:
+    """Of more readings than are looked at the newest, until they are of more messages than are asked for.
+
+    Time is halved. A later half that is little enough is taken, and then the end of the earlier one; else it is halved again.
+    """
+    of, begin_us, end_us = found.of, found.from_us, until_us
+    taken = found.frame.clear()
+    while end_us > begin_us and len(taken) < MOST_ROWS and len(_by_message(taken)) <= limit:
+        middle_us = (begin_us + end_us) // 2 if end_us - begin_us > US_PER_S else begin_us
+        later = await _between(asked, of, middle_us, end_us, MOST_ROWS - len(taken))
+        of = later.of
+        if later.is_cut and middle_us > begin_us:
+            begin_us = middle_us
         else:
-            newest, begin_us, is_cut = later, middle_us, later.is_cut
-    return replace(newest, from_us=found.from_us, is_cut=True)
+            taken, end_us = pl.concat([later.frame, taken]), middle_us
+    return _Found(taken, found.from_us, is_cut=True, of=of)
 
 
-async def _between(asked: Tracing, of: _Device, from_us: int, until_us: int) -> _Found:
-    query = ReadingQuery([of.handle], sorted(asked.metrics) or None, None, from_us, max(until_us, from_us), limit=MOST_ROWS)
+async def _between(asked: Tracing, of: _Device, from_us: int, until_us: int, most: int) -> _Found:
+    """Whose host did not answer is not asked again: each time would cost its deadline."""
+    query = ReadingQuery([of.handle], sorted(asked.metrics) or None, None, from_us, max(until_us, from_us), limit=most)
     found = await asked.behind.lanes.light(asked.behind.services.readings.range(query, of.shards))
     frame = found.frame.drop("value", "raw_value", "raw_unit")
-    return _Found(frame, from_us, is_cut=len(frame) == MOST_ROWS, is_incomplete=bool(found.incomplete_shards))
+    shards = [shard for shard in of.shards if shard not in found.incomplete_shards]
+    return _Found(frame, from_us, is_cut=len(frame) == most, of=replace(of, shards=shards))
 
 
 def _by_message(rows: pl.DataFrame) -> pl.DataFrame:

@@ -149,15 +149,39 @@ async def test_real_clients_of_one_token_at_two_addresses_are_noticed(stage) -> 
 
 
 @pytest.mark.clause("9.3b")
-async def test_who_is_revoked_while_it_waits_in_a_conflict_does_not_stay(stage) -> None:
+async def test_who_is_revoked_while_it_waits_in_a_conflict_is_not_let_in(stage) -> None:
     for address in (HOME, AWAY, HOME, AWAY):
         await connect(stage, address)
     clone = await reach(stage, AWAY)
     await until(lambda: stage.door.watch._whereabouts[MONITOR.handle].held)
     del stage.identities.tokens["token-of-monitor"]
-    assert await clone.next() == ConnAck(0)
+    assert await clone.next() == ConnAck(5)
     assert await clone.next() is None
-    assert stage.door.counters.connections_ended["revoked"] == 1
+    assert stage.door.counters.connections_refused["revoked"] == 1
+
+
+@pytest.mark.clause("5.4a", "9.3b")
+async def test_after_its_wait_in_a_conflict_it_alone_is_looked_at_again(stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not everybody who is connected. While nobody can say, it is let in as all are."""
+    looks, revoked = [], stage.identities.revoked
+
+    async def counted(senders):
+        looks.append(senders)
+        return await revoked(senders)
+
+    monkeypatch.setattr(stage.identities, "revoked", counted)
+    cuff = await connect(stage, HOME, "token-of-cuff")
+    for address in (HOME, AWAY, HOME, AWAY):
+        await connect(stage, address)
+    await connect(stage, AWAY)
+    assert (looks, stage.door.changes) == ([[MONITOR]], 0)
+    held = await reach(stage, AWAY)
+    await until(lambda: stage.door.watch._whereabouts[MONITOR.handle].held)
+    stage.identities.is_down = True
+    assert await held.next() == ConnAck(0)
+    cuff.send(encode(Simple(PacketKind.PINGREQ)))
+    assert await cuff.next() == Simple(PacketKind.PINGRESP)
+    assert looks == [[MONITOR]] * 2
 
 
 @asynccontextmanager

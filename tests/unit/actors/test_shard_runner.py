@@ -67,6 +67,14 @@ def test_a_tick_between_frames_is_seen_at_its_place() -> None:
     assert held.high_water_us == T0_US + 4_000_000
 
 
+def test_a_shard_that_was_restored_has_come_as_far_as_its_state() -> None:
+    before = runner()
+    take(before, registered(), frame(2, 70))
+    cell = ShardCell(SHARD)
+    cell.restore(before.cell.snapshot())
+    assert ShardRunner(SHARD, 2, cell, applied=2, committed=2).held().high_water_us == T0_US + 2_000_000
+
+
 def test_a_turn_is_bounded_and_the_rest_waits() -> None:
     held = runner()
     take(held, registered(), *(frame(n, 70) for n in range(2, 10)), most_readings=3)

@@ -192,6 +192,27 @@ async def test_a_shard_that_was_taken_just_now_is_not_behind(
     assert app.state.backend.hosts.high_water() == HighWater(None, ())
 
 
+@pytest.mark.clause("9.3e")
+async def test_a_shard_that_comes_to_no_time_for_seconds_is_silent(
+    client: httpx.AsyncClient, app: FastAPI, clock: ManualClock
+) -> None:
+    hosts = app.state.backend.hosts
+    beat(app, clock, age_s=clock.now_us() / 1e6)
+    clock.advance(3)
+    beat(app, clock, age_s=clock.now_us() / 1e6)
+    assert hosts.high_water().silent_shards == ()
+    for _ in range(2):
+        clock.advance(3)
+        beat(app, clock, range(1, 4), age_s=clock.now_us() / 1e6)  # nobody holds the first one for a moment
+    assert hosts.high_water() == HighWater(None, (0, 1, 2, 3))
+    beat(app, clock, age_s=clock.now_us() / 1e6)
+    assert await failing(client) == {"shards"}
+    assert "at no time yet: [0, 1, 2, 3]" in (await client.get("ready")).text
+    beat(app, clock)
+    assert (await client.get("ready")).status_code == 200
+    assert hosts.high_water().silent_shards == ()
+
+
 async def test_prometheus_is_shown_hosts_shards_and_requests(
     app: FastAPI, client: httpx.AsyncClient, clock: ManualClock
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pyarrow as pa
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import Engine, select
@@ -43,6 +44,11 @@ class WithRejects(SmallPlatform):
     def __init__(self, directory: Path, engine: Engine) -> None:
         super().__init__(directory, engine)
         self.kept: list[StreamMessage] = []
+        self.asked: list[str] = []
+
+    async def ask_table(self, subject: str, payload: bytes, timeout_s: float = 2.0) -> pa.Table:
+        self.asked.append(subject)
+        return await super().ask_table(subject, payload, timeout_s)
 
     def refuse(self, principal: str, reason: str, at_s: int, reject_id: str = "", payload: bytes = b"") -> None:
         at_us, number = START_US + at_s * US_PER_S, len(self.kept) + 1
@@ -123,6 +129,34 @@ async def test_that_a_host_does_not_answer_is_said(client: httpx.AsyncClient, pl
     told = await messages(client)
     assert second(told["messages"][0]) == MESSAGES // 2
     assert "does not answer" in told["unknown"][0]
+
+
+async def test_a_host_that_does_not_answer_is_asked_once_however_often_time_is_halved(
+    client: httpx.AsyncClient, platform: WithRejects, shard: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(messages_of_device, "MOST_ROWS", 9)
+    platform.silent.add(shard)
+    platform.asked.clear()
+    told = await messages(client, limit=1)
+    assert second(told["messages"][0]) == MESSAGES // 2  # the newest in the lake
+    assert "does not answer" in told["unknown"][0]
+    assert platform.asked.count(subjects.shard(shard)) == 1
+
+
+async def test_a_burst_before_one_late_message_is_told_too(
+    app: FastAPI, client: httpx.AsyncClient, platform: WithRejects, shard: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with reading(app.state.backend.engine) as connection:
+        handle = connection.execute(select(devices.c.handle)).scalar_one()
+    late_us = START_US + 86_400 * US_PER_S
+    late = ReadingBatch.of(handle=handle, metric=METRICS[:1], time_us=late_us, value=70.0, source=handle)
+    platform.take(shard, late, late_us)
+    monkeypatch.setattr(messages_of_device, "MOST_ROWS", 20)
+    told = await messages(client, until_s=30 * 86_400, limit=5)
+    assert [second(message) for message in told["messages"]] == [86_400, 29, 28, 27, 26]
+    assert told["is_cut"]
+    whole = await messages(client, until_s=30 * 86_400, limit=50)  # no more readings than are looked at
+    assert [second(message) for message in whole["messages"]] == [86_400, *range(29, 19, -1)]
 
 
 @pytest.mark.usefixtures("shard")

@@ -15,10 +15,12 @@ from domain import subjects
 from domain.frames import encode_frame
 from domain.ports import Receipt
 from domain.readings import ReadingBatch
+from runtime import replay_keeping
 from runtime.bus import StreamState
 from runtime.follower import StreamMessage
 from runtime.intake import StreamIntake
-from runtime.intake_lanes import IntakeLimits
+from runtime.intake_lanes import IntakeCounters, IntakeLimits
+from runtime.replay_gate import ReplayGate
 from runtime.replay_keeping import catch_up, known_now, load, read_on, save
 from runtime.replays import DOUBT_S, MOST_GAPS, MOST_TIMES, RECENT, Columns, Replays
 from tests.doors import GATEWAY, MONITOR, DictIdentities, MemoryBus, clock
@@ -38,7 +40,7 @@ class Door:
 
     def __init__(self, replays: Replays | None = None) -> None:
         self.replays = replays or Replays(0.0)
-        self.stream: list[ReadingBatch] = []
+        self.stream: list[tuple[ReadingBatch, int]] = []
 
     def send(self, numbers: list[int], at_us: int | list[int], *, arrives_us: int = NOW_US, now_s: float = LONG, **more) -> str:
         readings = message(numbers, at_us, **more)
@@ -49,7 +51,7 @@ class Door:
         if judged.repeated:
             assert judged.repeated[0].readings == len(numbers)
             return REPEATED
-        self.stream.append(readings)
+        self.stream.append((readings, arrives_us))
         self.replays.stored(columns, arrives_us)
         at = Receipt(3, len(self.stream), len(numbers))
         self.replays.remember(judged.lines.tolist(), judged.digests.tolist(), at, [len(numbers)])
@@ -223,9 +225,10 @@ class KeptStream:
     """A stream of the frames that a door stored."""
 
     def __init__(self, door: Door, first: int = 1) -> None:
-        self._frames = [encode_frame(one, source=1, sequence=1, arrival_us=NOW_US) for one in door.stream]
+        self._frames = [encode_frame(one, source=1, sequence=1, arrival_us=at_us) for one, at_us in door.stream]
         self._first = first
         self.may_read: asyncio.Semaphore | None = None  # so many
+        self.fails: dict[int, int] = defaultdict(int)  # by sequence: how often
 
     async def stream_state(self, stream: str) -> StreamState:
         return StreamState(self._first, len(self._frames), len(self._frames), 0)
@@ -233,6 +236,9 @@ class KeptStream:
     async def get_message(self, stream: str, sequence: int) -> StreamMessage | None:
         if self.may_read is not None:
             await self.may_read.acquire()
+        if self.fails[sequence]:
+            self.fails[sequence] -= 1
+            raise RuntimeError("a defect")
         return StreamMessage(subjects.reading(3), sequence, self._frames[sequence - 1], NOW_US)
 
 
@@ -290,6 +296,62 @@ async def test_what_a_start_has_no_time_for_is_read_beside_open_doors_and_by_a_l
     await reading
     assert (replays.position, replays.highest[7]) == (301, 300)
     await intake.close()
+
+
+async def opened_before_a_restart_was_read(file: Path) -> tuple[Timeless, KeptStream, range]:
+    """Doors that know of a monitor's first 3,000 messages. Then it said ten more, and was switched off and on."""
+    door = Timeless()
+    door.send(list(range(1, 3_001)), 100 * S, arrives_us=100 * S)
+    door.replays.position = 1
+    save(file, known_now(door.replays))
+    assert {door.say(number, number - 2_900) for number in range(3_001, 3_011)} == {NEW}
+    assert {door.say(number, 200 + number) for number in range(1, 21)} == {NEW}
+    return Timeless(load(file, 0.0)), KeptStream(door), range(2, 32)
+
+
+def gate_of(replays: Replays) -> ReplayGate:
+    return ReplayGate(replays, IntakeCounters())
+
+
+@pytest.mark.clause("5.4a")
+async def test_who_began_again_in_what_is_read_beside_open_doors_is_heard_throughout(tmp_path: Path) -> None:
+    door, stream, left = await opened_before_a_restart_was_read(tmp_path / "numbers.npz")
+    assert {door.say(number, 300 + number) for number in (21, 22)} == {NEW}
+    await read_on(door.replays, stream, left, gate_of(door.replays))
+    assert {door.say(number, 300 + number) for number in range(23, 1_200)} == {NEW}
+    assert [door.say(number, 1_500) for number in (15, 3_005, 3_010)] == [REPLAYED] * 3
+
+
+@pytest.mark.clause("5.4a", "9.4")
+@pytest.mark.parametrize("is_read_first", [True, False])
+async def test_a_captured_number_that_was_not_read_yet_silences_the_device_for_seconds_only(
+    tmp_path: Path, is_read_first: bool
+) -> None:
+    door, stream, left = await opened_before_a_restart_was_read(tmp_path / "numbers.npz")
+    assert [door.say(21, 321), door.say(3_005, 321.5)] == [NEW] * 2
+    if is_read_first:
+        await read_on(door.replays, stream, left, gate_of(door.replays))
+    assert [door.say(number, 300 + number) for number in range(22, 32)] == [REPLAYED] * 5 + [NEW] * 5
+    await read_on(door.replays, stream, left, gate_of(door.replays))
+    assert {door.say(number, 300 + number) for number in range(32, 1_500)} == {NEW}
+    assert [door.say(number, 1_799.5) for number in (25, 1_300, 3_007, 3_010)] == [REPLAYED] * 4
+    assert door.say(3_011, 1_799.5) == NEW  # any number that was never used may be stated, and so the device is silenced
+    assert [door.say(number, 300 + number) for number in range(1_500, 1_508)] == [REPLAYED] * 5 + [NEW] * 3
+
+
+@pytest.mark.clause("5.4a")
+async def test_what_of_the_rest_cannot_be_read_is_tried_again_then_passed_over_and_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(replay_keeping, "_AGAIN_S", 0.0)
+    door, replays = Door(), Replays(0.0)
+    door.count(1, 300)
+    stream = KeptStream(door)
+    stream.fails |= {70: 2, 140: 1_000}
+    await read_on(replays, stream, range(1, 301), gate_of(replays))
+    assert replays.position == 300  # all that comes is kept from here on
+    assert [replays._lie_in_gaps(np.array([7], np.uint32), np.array([n])) for n in (70, 140, 200)] == [False, True, False]
+    assert "64 messages are passed over" in caplog.text
 
 
 class HeldBus(MemoryBus):
