@@ -202,7 +202,7 @@ class LimitedHttp(HttpToolsProtocol):
                 if self._limits.is_known(scope, message["status"]):
                     self._guest.known()
                 if message["status"] == HTTPStatus.TOO_MANY_REQUESTS or self._is_strangers(message["status"]):
-                    await asyncio.sleep(self._guest.failed())
+                    await self._guest.delay()
             await send(message)
 
         try:

@@ -34,6 +34,7 @@ _FREE_FAILURES: Final = 20
 _DELAY_S: Final = 0.05  # for each failure beyond
 _MOST_DELAY_S: Final = 3.0
 _FORGIVEN_A_S: Final = 1.0
+_MOST_DELAYED: Final = 64  # of an address at once: they hold places that others of it wait for
 _MOST_ADDRESSES: Final = 10_000  # that are remembered for what failed
 
 
@@ -57,6 +58,7 @@ class _Address:
     open: int = 0
     failures: float = 0.0
     failed_s: float = 0.0
+    delayed: int = 0
     strangers: dict[Guest, None] = field(default_factory=dict)  # the oldest first
     waiting: deque[tuple[socket.socket, float]] = field(default_factory=deque)
 
@@ -89,6 +91,17 @@ class Guest:
     def failed(self) -> float:
         """What it said of itself is wrong: returns the seconds after which to say so."""
         return self._listener._failed(self._at)  # noqa: SLF001
+
+    async def delay(self) -> None:
+        """What it is about to be told is a refusal: wait as long as its address has made that take."""
+        delay_s = self.failed()
+        if delay_s == 0.0 or self._at.delayed >= _MOST_DELAYED:
+            return
+        self._at.delayed += 1
+        try:
+            await asyncio.sleep(delay_s)
+        finally:
+            self._at.delayed -= 1
 
     def left(self) -> None:
         """The connection is lost."""

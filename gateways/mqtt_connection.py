@@ -265,7 +265,7 @@ class MqttConnection(asyncio.Protocol):
         if self._state is not _State.IDENTIFYING:
             return
         if sender is None:
-            await asyncio.sleep(self._guest.failed())  # who tries many is answered late
+            await self._guest.delay()  # who tries many is answered late
             self._refuse(ConnectCode.NOT_AUTHORISED, why)
             return
         good_at = await self._its_turn(sender, asked_at)

@@ -128,3 +128,19 @@ async def test_who_is_let_in_while_the_listener_closes_is_not_left_hanging() -> 
             stage.listener.close()
             assert late.recv(1) == b""
         assert stage.made == []
+
+
+async def test_few_refusals_of_an_address_are_held_at_once() -> None:
+    """Each holds a place that others of its address wait for."""
+    async with listening() as stage:
+        await stage.peer("127.0.0.2")
+        await until(lambda: len(stage.made) == 1)
+        (guest,) = stage.listener._addresses["127.0.0.2"].strangers
+        for _ in range(40):
+            guest.failed()
+        told = [asyncio.create_task(guest.delay()) for _ in range(70)]
+        await until(lambda: sum(one.done() for one in told) == 6)
+        for one in told:
+            one.cancel()
+        await asyncio.gather(*told, return_exceptions=True)
+        assert stage.listener._addresses["127.0.0.2"].delayed == 0
