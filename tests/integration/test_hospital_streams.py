@@ -173,7 +173,7 @@ async def test_who_floods_with_questions_is_answered_few_of_them_and_others_all(
         await flooding.client.publish(flooding.made["asks"], b"{}", reply=inbox)
     await flooding.client.flush()
     assert (await other.ask())[0] is None
-    await until(lambda: any(getattr(record, "unanswered", 0) > 2_900 for record in caplog.records), 10)
+    await until(lambda: sum(getattr(record, "unanswered", 0) for record in caplog.records) > 2_900, 20)
     assert 0 < len(answers) < 40
     await district.notify(1, OTHER)
     await until(lambda: other.alarms() == ["e1"], 10)
