@@ -22,10 +22,11 @@ from api.access_audit import ACCESS_KEY, Asked, asked_of, begin_again
 from api.auth import CALLER_KEY
 from api.errors import problem_response
 from domain.errors import Conflict, Forbidden, InvalidInput, VitalgridError
+from domain.instants import DAY_US
 from domain.ports import Clock
 from runtime.policy_requests import Standing
 
-KEPT_US: Final = 86_400_000_000
+KEPT_US: Final = DAY_US
 MAX_KEYS: Final = 10_000
 MAX_KEPT_BYTES: Final = 1 * 2**20
 MAX_KEY_CHARS: Final = 200

@@ -28,6 +28,7 @@ from api.services import Behind
 from api.shown_readings import shown_readings
 from api.times import In
 from domain.errors import InvalidInput
+from domain.instants import DAY_US
 from domain.permissions import Action
 from domain.units import spelling_of
 from runtime.lake import ReadingCursor, ReadingQuery
@@ -41,7 +42,7 @@ MAX_JSON_ROWS: Final = 10_000
 MAX_EXPORT_ROWS: Final = 1_000_000
 MAX_NAMED: Final = 5_000  # devices of an answer, up to which the access log names who wore them
 _LIGHT_HANDLES: Final = 500
-_LIGHT_SPAN_US: Final = 2 * 86_400_000_000
+_LIGHT_SPAN_US: Final = 2 * DAY_US
 _LIGHT_ROWS: Final = 10_000
 _SHOWN: Final = (
     "hospital", "device_id", "patient_key", "handle", "metric", "instance", "time_us", "value", "unit", "validity", "mode",

@@ -9,7 +9,7 @@ from typing import Final
 from api.services import Backend
 from domain import subjects
 from domain.errors import RejectedInput
-from domain.instants import US_PER_S
+from domain.instants import DAY_US
 from domain.messages import SecurityNotice, decode_control
 from runtime.follower import StreamMessage
 from runtime.sql.alarm_projection import position_of
@@ -17,7 +17,7 @@ from runtime.sql.security_events import POSITION, forget_events, keep_notices
 
 logger = logging.getLogger(__name__)
 
-KEPT_US: Final = 400 * 86_400 * US_PER_S  # half a year is the least that the law asks of network logs
+KEPT_US: Final = 400 * DAY_US  # half a year is the least that the law asks of network logs
 MOST: Final = 1_000_000
 _BATCH: Final = 500
 _QUEUE: Final = 5_000

@@ -9,19 +9,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cluster.command_options import DataDir, Token, target_of
 from cluster.rest_calls import ask, ask_list, in_path
-from cluster.run_target import local_target, settings_of
 from cluster.run_view import wide_console
 from domain.errors import InvalidInput
-from scenarios.target import Target
 
 bus = typer.Typer(name="bus", help="Programs of hospitals on the bus, where they hear alarms.", no_args_is_help=True)
 _console = wide_console()
 _aside = Console(stderr=True, highlight=False)
 _REASON: Final = "vitalgrid bus"
 
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the platform (default: var).")]
-Token = Annotated[str | None, typer.Option("--token", help="API token (default: this machine's own).")]
 Name = Annotated[str, typer.Argument(help="Of the program's token (vitalgrid token add), at a hospital or a ward.")]
 
 
@@ -37,7 +34,7 @@ def certify(
         asked = request.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{request} cannot be read as a certification request in PEM: {error}") from None
-    made = ask(_target(token, data_dir), "POST", _path(name), {"request": asked}, reason=_REASON)
+    made = ask(target_of(token, data_dir), "POST", _path(name), {"request": asked}, reason=_REASON)
     _aside.print(f"certificate {made['id']} of {name}, {made['hospital_id']}: until {made['until']}")
     _aside.print(f"asks on {made['asks']}, hears on {made['hears']}, is answered on {made['inbox']}.>")
     typer.echo(made["certificate"])
@@ -47,7 +44,7 @@ def certify(
 def list_certificates(name: Name, token: Token = None, data_dir: DataDir = None) -> None:
     """Every certificate that a program ever had."""
     table = Table("id", "hospital", "state", "made", "by", "until", "revoked", "fingerprint")
-    for row in ask_list(_target(token, data_dir), _path(name), reason=_REASON):
+    for row in ask_list(target_of(token, data_dir), _path(name), reason=_REASON):
         table.add_row(
             str(row["id"]), row["hospital_id"], row["state"], row["made"], row["made_by"], row["until"] or "-",
             row["revoked"] or "-", row["fingerprint"] or "-",
@@ -63,13 +60,9 @@ def revoke(
     data_dir: DataDir = None,
 ) -> None:
     """Let a certificate open nothing any more, and end its connections. Holds within seconds."""
-    said = ask(_target(token, data_dir), "DELETE", f"{_path(name)}/{certificate}", reason=_REASON)
+    said = ask(target_of(token, data_dir), "DELETE", f"{_path(name)}/{certificate}", reason=_REASON)
     _console.print(f"certificate {certificate} of {name}: {said.get('detail', 'revoked')}", highlight=False)
 
 
 def _path(name: str) -> str:
     return f"/tokens/{in_path(name)}/bus-certificates"
-
-
-def _target(token: str | None, data_dir: Path | None) -> Target:
-    return local_target(settings_of(data_dir), token)

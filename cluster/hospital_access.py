@@ -14,7 +14,7 @@ from typing import Final
 from sqlalchemy import Engine
 
 from domain.errors import IntegrityViolation
-from domain.instants import US_PER_S
+from domain.instants import DAY_US
 from domain.ports import Clock
 from runtime.bus_access import CertificateAccess, name_of_system
 from runtime.certificates import Authority, read_certificate
@@ -24,7 +24,6 @@ from runtime.sql.bus_certificates import Signed, let_in, sign_missing
 logger = logging.getLogger(__name__)
 
 _LOOK_S: Final = 2.0
-_DAY_US: Final = 86_400 * US_PER_S
 
 
 class HospitalAccess:
@@ -41,7 +40,7 @@ class HospitalAccess:
         self._access = access
         self._authority = authority
         self._clock = clock
-        self._life_us = round(life_days * _DAY_US)
+        self._life_us = round(life_days * DAY_US)
         self._reload = reload
         self._looking = asyncio.Lock()
         self._unsound: frozenset[int] = frozenset()

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from domain.ages import AgeBand
 from domain.errors import RejectedInput
-from domain.instants import US_PER_S, from_us
+from domain.instants import DAY_US, US_PER_S, from_us
 from domain.metrics import BY_ID, MAX_ID, PLAUSIBLE_HIGH, PLAUSIBLE_LOW
 from domain.ports import Sender
 from domain.quality import (
@@ -45,7 +45,7 @@ from domain.units import CANONICAL, UNITS
 from gateways.model_rules import ANY_INSTANCE, rules_of
 
 EARLIEST_US: Final = 946_684_800 * US_PER_S  # 2000-01-01
-FURTHEST_AHEAD_US: Final = 86_400 * US_PER_S
+FURTHEST_AHEAD_US: Final = DAY_US
 _LOW: Final = PLAUSIBLE_LOW[:, AgeBand.ADULT]
 _HIGH: Final = PLAUSIBLE_HIGH[:, AgeBand.ADULT]
 _LAST_VALIDITY: Final = int(max(Validity))

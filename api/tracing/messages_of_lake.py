@@ -19,7 +19,7 @@ from api.tracing.steps import Steps, committed
 from domain import subjects
 from domain.errors import IntegrityViolation, RejectedInput
 from domain.frames import decode_frame, decode_header
-from domain.instants import US_PER_S
+from domain.instants import DAY_US, US_PER_S
 from domain.traces import OfArrival
 from runtime.follower import StreamMessage
 from runtime.lake_places import commit_of
@@ -27,7 +27,7 @@ from runtime.lake_schema import ReadingQuery
 from runtime.stream_search import stored_between
 
 _MAX_HANDLE: Final = 2**32 - 1
-_NEAR_US: Final = (0, 300 * US_PER_S, 86_400 * US_PER_S)  # the latest readings bear times that rules corrected
+_NEAR_US: Final = (0, 300 * US_PER_S, DAY_US)  # the latest readings bear times that rules corrected
 _STORED_WITHIN_US: Final = 30 * US_PER_S
 _STREAM_AHEAD_US: Final = 2 * US_PER_S  # of the clock of a door: stream time never goes back
 _MOST: Final = (64, 512)  # messages that are looked at: behind the arrival, then before it

@@ -17,6 +17,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 
 from domain.errors import FirstPasswordExpired, SessionEnded, Unauthenticated, Unavailable
+from domain.instants import DAY_US
 from domain.principals import Factor, Grant
 from runtime.sql.engine import reading, writing
 from runtime.sql.grants import grants_of, next_change_us, treated_by
@@ -28,7 +29,7 @@ from runtime.tokens import Prefix, new_token, token_digest
 
 logger = logging.getLogger(__name__)
 
-_TOLD_FOR_US: Final = 86_400_000_000
+_TOLD_FOR_US: Final = DAY_US
 NOT_LET_IN: Final = "no user with this name and password may sign in now"  # whatever it is: strangers learn nothing
 
 
@@ -77,7 +78,7 @@ class SessionRules:
     idle_us: int
     lifetime_us: int
     password_us: int | None = None
-    given_us: int = 7 * 86_400_000_000
+    given_us: int = 7 * DAY_US
 
     @property
     def note_us(self) -> int:

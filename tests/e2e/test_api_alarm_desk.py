@@ -73,13 +73,6 @@ async def app(bus: Bus, engine: Engine, clock: ManualClock) -> AsyncIterator[Fas
         yield made
 
 
-@pytest.fixture
-async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(app) as connected:
-        connected.base_url = httpx.URL("http://test/api/v1/")
-        yield connected
-
-
 async def applied(engine: Engine, sequence: int) -> None:
     await until(lambda: position_of(engine) >= sequence)
 

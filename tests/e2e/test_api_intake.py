@@ -55,13 +55,6 @@ async def app(bus: Bus, engine: Engine) -> AsyncIterator[FastAPI]:
 
 
 @pytest.fixture
-async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(app) as connected:
-        connected.base_url = httpx.URL("http://test/api/v1/")
-        yield connected
-
-
-@pytest.fixture
 async def handle(client: httpx.AsyncClient) -> int:
     await make(client, "hospitals", {"id": "sz.h001", "name": "A", "tier": "tertiary", "beds": 10})
     body = {"hospital_id": "sz.h001", "device_id": "mon-7", "model": "monitor", "ward_id": "icu"}

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import psutil
@@ -13,46 +10,15 @@ import pytest
 
 from cluster.sealing import STREAMS, StreamSeal, file_seal, make_keys
 from domain import subjects
-from domain.bus_rights import SUPERVISOR
 from runtime.bus import Bus
-from runtime.bus_access import TokenAccess
 from runtime.keys import KeyGone, KeyMissing
-from runtime.nats_server import NatsServer, StoreKey
 from runtime.settings import Settings
 from runtime.soft_keys import SoftKeys
+from tests.sealed_bus import running_bus, settings_of
 
-TOKEN = "a-token-for-tests"
 PLANTED = b"planted-in-a-reject"
 
 pytestmark = [pytest.mark.integration, pytest.mark.clause("7.2c")]
-
-
-def settings_of(folder: Path, *, sealed: bool = True) -> Settings:
-    return Settings(data_dir=folder, security={"seal_files": sealed})
-
-
-@asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[tuple[NatsServer, Bus, StoreKey | None]]:
-    """The bus as the platform starts it. Whoever wants more than a clean stop kills it inside."""
-    make_keys(settings)
-    seal = StreamSeal(settings)
-    server = NatsServer(settings.data_dir / "nats", access=TokenAccess(TOKEN))
-    if (key := seal.prepare()) is not None:
-        server.seal_store(key, os.environ)
-    await server.start()
-    try:
-        seal.remember()
-        bus = await connected(server)
-        yield server, bus, key
-        await bus.close()
-    finally:
-        await server.stop()
-
-
-async def connected(server: NatsServer) -> Bus:
-    bus = await Bus.connect(server.url, TOKEN, SUPERVISOR)
-    await bus.ensure_streams(max_stream_bytes=2**30, retention_s=86_400, duplicate_window_s=600)
-    return bus
 
 
 async def plant(bus: Bus, *numbers: int) -> None:
@@ -72,18 +38,18 @@ def readable(folder: Path) -> list[str]:
 
 @pytest.mark.clause("9.3")
 async def test_streams_in_clear_are_sealed_at_a_start_and_survive_kills_and_new_keys(tmp_path: Path) -> None:
-    async with running(settings_of(tmp_path, sealed=False)) as (_, bus, key):
+    async with running_bus(settings_of(tmp_path, sealed=False)) as (_, bus, key):
         assert key is None
         await plant(bus, 1, 2)
     assert readable(tmp_path)
-    async with running(settings_of(tmp_path)) as (server, bus, key):
+    async with running_bus(settings_of(tmp_path)) as (server, bus, key):
         assert await held(bus) == [1, 2]
         await plant(bus, 3)
         await bus.close()
         server.kill()
     assert readable(tmp_path) == []
     SoftKeys(tmp_path / "keys").rotate(STREAMS)
-    async with running(settings_of(tmp_path)) as (server, bus, key):
+    async with running_bus(settings_of(tmp_path)) as (server, bus, key):
         assert key is not None
         assert key.former is not None
         await plant(bus, 4)
@@ -91,7 +57,7 @@ async def test_streams_in_clear_are_sealed_at_a_start_and_survive_kills_and_new_
         await server.start()  # again with both keys, as the platform does
         assert await held(bus) == [1, 2, 3, 4]
     SoftKeys(tmp_path / "keys").destroy(STREAMS, 1)
-    async with running(settings_of(tmp_path, sealed=False)) as (_, bus, key):  # it cannot go back
+    async with running_bus(settings_of(tmp_path, sealed=False)) as (_, bus, key):  # it cannot go back
         assert key is not None
         assert key.former is None
         assert await held(bus) == [1, 2, 3, 4]
@@ -100,13 +66,13 @@ async def test_streams_in_clear_are_sealed_at_a_start_and_survive_kills_and_new_
 
 @pytest.fixture
 async def sealed(tmp_path: Path) -> Settings:
-    async with running(settings_of(tmp_path)) as (_, bus, _):
+    async with running_bus(settings_of(tmp_path)) as (_, bus, _):
         await plant(bus, 1)
     return settings_of(tmp_path)
 
 
 async def test_the_key_is_in_no_file_and_on_no_command_line(sealed: Settings) -> None:
-    async with running(sealed) as (server, _, key):
+    async with running_bus(sealed) as (server, _, key):
         assert key is not None
         assert key.secret not in repr(key)
         secret = key.secret.encode()
@@ -129,7 +95,7 @@ async def test_sealed_streams_are_not_begun_anew_under_no_key_or_another(sealed:
         StreamSeal(sealed).prepare()
     shutil.rmtree(keys)
     shutil.move(keys.with_name("saved"), keys)
-    async with running(sealed) as (_, bus, _):
+    async with running_bus(sealed) as (_, bus, _):
         assert await held(bus) == [1]
     (sealed.data_dir / "nats" / "sealed.json").unlink()
     with pytest.raises(KeyMissing, match=r"sealed\.json, which says how, is missing"):

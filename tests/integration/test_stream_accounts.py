@@ -16,27 +16,22 @@ from nats.js import api
 
 from cluster.sealing import STREAMS, StreamSeal, make_keys
 from domain import subjects
-from domain.bus_rights import SUPERVISOR
 from domain.errors import Conflict, IntegrityViolation
 from runtime import stream_store
 from runtime.bus import Bus
-from runtime.bus_access import ACCOUNT, TokenAccess
-from runtime.nats_server import NatsServer, StoreKey, find_nats_server
+from runtime.bus_access import ACCOUNT
+from runtime.nats_server import StoreKey, find_nats_server
 from runtime.settings import Settings
 from runtime.soft_keys import SoftKeys
 from runtime.stream_store import NAMELESS, hand_over
+from tests.sealed_bus import TOKEN, running_bus, settings_of
 from tests.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.clause("9.3d"), pytest.mark.clause("9.4")]
 
-TOKEN = "a-token-for-tests"
 SAID = {subjects.READINGS_STREAM: "reading.0", subjects.REJECTS_STREAM: "reject.sz.h001"}
 MESSAGES = 40
 LARGE = b"x" * 60_000  # so that streams have several blocks, each with a key of its own
-
-
-def settings_of(folder: Path, *, sealed: bool) -> Settings:
-    return Settings(data_dir=folder, security={"seal_files": sealed})
 
 
 @asynccontextmanager
@@ -83,23 +78,6 @@ async def fill(settings: Settings) -> None:
             await jetstream.add_consumer(stream, durable_name="of-before")
 
 
-@asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Bus]:
-    seal = StreamSeal(settings)
-    server = NatsServer(settings.data_dir / "nats", access=TokenAccess(TOKEN))
-    if (key := seal.prepare()) is not None:
-        server.seal_store(key, os.environ)
-    await server.start()
-    try:
-        seal.remember()
-        bus = await Bus.connect(server.url, TOKEN, SUPERVISOR)
-        await bus.ensure_streams(max_stream_bytes=2**30, retention_s=86_400, duplicate_window_s=600)
-        yield bus
-        await bus.close()
-    finally:
-        await server.stop()
-
-
 async def held(bus: Bus, stream: str) -> list[int]:
     """Numbers of the messages of a stream, in the order of their sequences."""
     state = await bus.stream_state(stream)
@@ -117,7 +95,7 @@ async def test_what_was_acknowledged_before_is_read_and_goes_on(tmp_path: Path, 
     await fill(settings)
     assert accounts(settings) == [NAMELESS]
     for _ in range(2):
-        async with running(settings) as bus:
+        async with running_bus(settings) as (_, bus, _):
             for stream, subject in SAID.items():
                 assert (await held(bus, stream))[:MESSAGES] == list(range(MESSAGES))
                 assert await bus.publish(subject, b"40 again", f"{stream}-40") == MESSAGES + 1
@@ -131,15 +109,15 @@ async def test_a_store_whose_key_is_being_replaced_or_that_is_to_be_sealed_now(t
     settings = settings_of(tmp_path, sealed=True)
     await fill(settings_of(tmp_path, sealed=False))
     make_keys(settings)
-    async with running(settings) as bus:
+    async with running_bus(settings) as (_, bus, _):
         assert await held(bus, subjects.READINGS_STREAM) == list(range(MESSAGES))
     rotated = settings_of(tmp_path / "rotated", sealed=True)
     await fill(rotated)
     SoftKeys(rotated.keys_dir).rotate(STREAMS)
-    async with running(rotated) as bus:
+    async with running_bus(rotated) as (_, bus, _):
         assert await held(bus, subjects.READINGS_STREAM) == list(range(MESSAGES))
     SoftKeys(rotated.keys_dir).destroy(STREAMS, 1)
-    async with running(rotated) as bus:
+    async with running_bus(rotated) as (_, bus, _):
         assert await held(bus, subjects.REJECTS_STREAM) == list(range(MESSAGES))
 
 
@@ -190,7 +168,7 @@ async def test_killed_at_any_step_it_is_complete_after_the_next_start(tmp_path: 
         if is_whole:
             break
         if steps % 10 == 0:  # a server is asked now and then: what is on disk is compared each time
-            async with running(settings_of(copy, sealed=sealed)) as bus:
+            async with running_bus(settings_of(copy, sealed=sealed)) as (_, bus, _):
                 assert await held(bus, subjects.READINGS_STREAM) == list(range(MESSAGES))
         shutil.rmtree(copy)
         steps += 1
@@ -209,11 +187,11 @@ def digest(store: Path) -> dict[str, bytes]:
 async def test_streams_of_an_older_version_that_ran_since_are_not_mixed_in(tmp_path: Path) -> None:
     settings = settings_of(tmp_path, sealed=False)
     await fill(settings)
-    async with running(settings):
+    async with running_bus(settings):
         pass
     await fill(settings)
     with pytest.raises(Conflict, match="an older version has run here since"):
-        async with running(settings):
+        async with running_bus(settings):
             pass
     assert accounts(settings) == [NAMELESS, ACCOUNT]
 
@@ -226,11 +204,11 @@ async def test_a_damaged_key_is_named_and_nothing_is_changed(tmp_path: Path, whi
     path = next((streams / "REJECTS").glob(which))
     path.write_bytes(b"")  # as a power cut may leave it
     with pytest.raises(IntegrityViolation) as caught:
-        async with running(settings):
+        async with running_bus(settings):
             pass
     assert str(path) in str(caught.value)
     assert str(caught.value).endswith(f"move {streams / 'REJECTS'} aside")
     assert accounts(settings) == [NAMELESS]
     (streams / "REJECTS").rename(tmp_path / "aside")
-    async with running(settings) as bus:
+    async with running_bus(settings) as (_, bus, _):
         assert await held(bus, subjects.READINGS_STREAM) == list(range(MESSAGES))

@@ -23,7 +23,7 @@ from runtime.clock import ManualClock
 from runtime.intake_lanes import IntakeCounters
 from runtime.large_questions import LargeReadings
 from scenarios.launch import ScenarioRuns
-from tests.unit.api.conftest import client_of, services_of
+from tests.unit.api.conftest import services_of
 from tests.unit.api.small_platform import SmallPlatform
 
 
@@ -59,13 +59,6 @@ async def app(platform: Bus, engine: Engine, clock: ManualClock, tmp_path: Path)
     made = create_app(services, background=False)
     async with made.router.lifespan_context(made):
         yield made
-
-
-@pytest.fixture
-async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(app) as connected:
-        connected.base_url = httpx.URL("http://test/api/v1/")
-        yield connected
 
 
 def beat(app: FastAPI, clock: ManualClock, shards: range = range(4), lag: int = 0, age_s: float = 0.5) -> None:

@@ -54,13 +54,6 @@ async def app(platform: SmallPlatform, engine: Engine, clock: ManualClock) -> As
         yield made
 
 
-@pytest.fixture
-async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(app) as connected:
-        connected.base_url = httpx.URL("http://test/api/v1/")
-        yield connected
-
-
 async def device(client: httpx.AsyncClient, name: str = "mon-7", hospital: str = "sz.h001", ward: str = "icu") -> int:
     if (await client.get(f"hospitals/{hospital}")).status_code == 404:
         await make(client, "hospitals", {"id": hospital, "name": hospital, "tier": "tertiary", "beds": 10})

@@ -28,7 +28,7 @@ from runtime.follower import StreamMessage
 from runtime.sql.engine import reading
 from runtime.sql.places import get_hospital
 from runtime.sql.tables import devices
-from tests.unit.api.conftest import client_of, make, services_of
+from tests.unit.api.conftest import make, services_of
 from tests.unit.api.small_platform import SmallPlatform
 
 pytestmark = pytest.mark.clause("9.2a")
@@ -77,13 +77,6 @@ async def app(platform: WithRejects, engine: Engine, clock: ManualClock) -> Asyn
     )
     async with made.router.lifespan_context(made):
         yield made
-
-
-@pytest.fixture
-async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(app) as connected:
-        connected.base_url = httpx.URL("http://test/api/v1/")
-        yield connected
 
 
 @pytest.fixture
