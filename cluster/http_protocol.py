@@ -208,7 +208,9 @@ class LimitedHttp(HttpToolsProtocol):
         try:
             await self._application(scope, self._received(receive), judged)
         finally:
+            method = scope["method"]
             scope.clear()  # the frameworks above keep ways back to us in it: each would be a cycle, with its buffers
+            scope["method"] = method  # of it an answer that was never begun is made
 
     def _is_strangers(self, status: int) -> bool:
         return status >= HTTPStatus.BAD_REQUEST and not self._guest.is_known

@@ -77,7 +77,10 @@ async def serving_at(
     finally:
         await end(keeping)
         server.should_exit = True
-        await task
+        try:
+            await task
+        finally:
+            listening.close()  # the listener's to close, if it ever had it
 
 
 class _Server(uvicorn.Server):

@@ -302,7 +302,8 @@ class Listener:
 
     def _failed(self, at: _Address) -> float:
         now_s = self._loop.time()
-        at.failures = max(0.0, at.failures - (now_s - at.failed_s) * _FORGIVEN_A_S) + 1.0
+        forgiven = max(0.0, at.failures - (now_s - at.failed_s) * _FORGIVEN_A_S)
+        at.failures = min(forgiven + 1.0, _FREE_FAILURES + _MOST_DELAY_S / _DELAY_S)  # more would be remembered for hours
         at.failed_s = now_s
         if self._limits.shares(at.name):
             return 0.0

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import httpx
 import pytest
@@ -21,8 +22,8 @@ from starlette.routing import Route
 import cluster.serving
 from api.auth import BELIEVED_KEY
 from cluster.http_protocol import HttpLimits, LimitedHttp
-from cluster.serving import serving
-from gateways.listener import ListenerLimits
+from cluster.serving import serving, serving_at
+from gateways.listener import ListenerLimits, bound
 from tests.waiting import until
 
 pytestmark = pytest.mark.clause("9.1b")
@@ -375,3 +376,30 @@ async def test_nothing_is_left_of_a_lost_connection_before_python_looks_for_cycl
                 await until(lambda: not ours)
     finally:
         gc.enable()
+
+
+async def test_an_application_that_breaks_or_says_nothing_is_answered_for_and_the_connection_ends() -> None:
+    async def bare(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            for _ in range(2):
+                await send({"type": f"{(await receive())['type']}.complete"})
+        elif scope["path"] == "/breaks":
+            raise RuntimeError("bare")
+
+    async with serving(bare, "127.0.0.1", 0, http=SHORT) as port:
+        stage = Stage(port, SHORT)
+        for path in (b"/breaks", b"/silent"):
+            answer = await stage.answer(b"GET " + path + b" HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert answer.startswith(b"HTTP/1.1 500")
+            assert answer.endswith(b"Internal Server Error")
+
+
+async def test_a_socket_is_closed_where_the_application_does_not_start() -> None:
+    async def broken(_scope: Any, _receive: Any, _send: Any) -> None:
+        raise RuntimeError("no")
+
+    listening = bound("127.0.0.1", 0)
+    with pytest.raises(OSError, match="did not start"):
+        async with serving_at(listening, broken):
+            pass
+    assert listening.fileno() == -1

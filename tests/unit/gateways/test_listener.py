@@ -144,3 +144,13 @@ async def test_few_refusals_of_an_address_are_held_at_once() -> None:
             one.cancel()
         await asyncio.gather(*told, return_exceptions=True)
         assert stage.listener._addresses["127.0.0.2"].delayed == 0
+
+
+async def test_what_failed_is_forgiven_in_minutes_however_much_it_was() -> None:
+    async with listening() as stage:
+        await stage.peer("127.0.0.2")
+        await until(lambda: len(stage.made) == 1)
+        (guest,) = stage.listener._addresses["127.0.0.2"].strangers
+        for _ in range(10_000):
+            guest.failed()
+        assert stage.listener._addresses["127.0.0.2"].failures <= 80
