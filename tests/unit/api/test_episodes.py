@@ -15,9 +15,9 @@ from sqlalchemy import Engine
 from runtime.sql.places import get_hospital
 from tests.unit.api.conftest import client_of, make
 from tests.unit.api.small_platform import SmallPlatform
-from tests.unit.api.test_readings import START_US, app, at, beats, client, device, platform
+from tests.unit.api.test_readings import START_US, app, at, beats, device, platform
 
-__all__ = ["app", "client", "platform"]  # fixtures
+__all__ = ["app", "platform"]  # fixtures
 
 
 @pytest.fixture
