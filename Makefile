@@ -89,7 +89,7 @@ faults: setup ## break a real platform under load, RUNS times from SEED on (ONLY
 	@nice -n 5 $(BIN)/python -m tests.faults --runs $(or $(RUNS),10) --seed $(or $(SEED),1) $(if $(ONLY),--only "$(ONLY)") $(ARGS)
 
 .PHONY: attacks
-attacks: setup attack-tools ## flood a real platform beside an honest client, whose queries may take a second (p99); scan its TLS (20 minutes; ARGS=--scan: that alone)
+attacks: setup attack-tools ## flood a real platform beside an honest client, whose queries may take a second (p99); scan its TLS, and write docs/attacks.md (25 minutes; ARGS=--scan: that alone)
 	@$(BIN)/python -m tests.attacks $(if $(ONLY),--only "$(ONLY)") $(ARGS)
 
 .PHONY: attack-tools

@@ -10,15 +10,19 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Coroutine
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from tests.attacks.attack_run import AttackBench
 from tests.attacks.floods import FLOODS
+from tests.attacks.report import Played, page
 from tests.attacks.tools import SLOW, scan, slow_command, tls_ports
 from tests.running_platform import RunningPlatform, start_platform
 
 P99_S: Final = 1.0  # issue: an honest client's simple query
+PROFILES: Final = ("dev", "standard")
+PAGE: Final = Path("docs/attacks.md")
 
 
 def say(text: str) -> None:
@@ -26,12 +30,13 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-async def play(platform: RunningPlatform, only: list[str] | None, seconds: float, *, shares_address: bool) -> bool:
+async def play(platform: RunningPlatform, only: list[str] | None, run: Played, *, shares_address: bool) -> bool:
     """Whether every invariant held. `only` some floods, and no program of others."""
+    seconds, outcomes = run.seconds, run.outcomes
     names = only or list(FLOODS)
     bench = AttackBench(platform, connections=500, busy=64, shares_address=shares_address)
     await bench.start(len(names) + len(SLOW) + 1)
-    outcomes = [await bench.quiet(seconds)]
+    outcomes.append(await bench.quiet(seconds))
     say(str(outcomes[0]))
     for name in names:
         outcomes.append(await bench.under([name], seconds))
@@ -43,27 +48,28 @@ async def play(platform: RunningPlatform, only: list[str] | None, seconds: float
     await bench.honest.close()
     problems = [f"{outcome.name}: {problem}" for outcome in outcomes for problem in outcome.problems(P99_S)]
     if platform.connection.api_trust is not None and shutil.which("testssl") and not only:
-        problems += await scan_all(platform)
+        problems += await scan_all(platform, run)
     for problem in problems:
         say(f"    {problem}")
     lost = await bench.honest.lost()
-    say(f"{len(bench.honest.acknowledged)} readings acknowledged meanwhile, {len(lost)} lost")
+    run.acknowledged, run.lost = len(bench.honest.acknowledged), len(lost)
+    say(f"{run.acknowledged} readings acknowledged meanwhile, {run.lost} lost")
     return not lost and not problems
 
 
-async def scan_all(platform: RunningPlatform) -> list[str]:
+async def scan_all(platform: RunningPlatform, run: Played) -> list[str]:
     """What testssl.sh finds at any port of the whole platform that speaks TLS."""
     problems = []
     for name, port in tls_ports(platform).items():
-        found = await scan(platform, port)
+        found = run.scanned[name] = await scan(platform, port)
         say(f"    testssl.sh at {name}: {len(found)} findings")
         problems += [f"testssl.sh, {name}: {finding}" for finding in found]
     return problems
 
 
-async def only_scan(platform: RunningPlatform) -> bool:
+async def only_scan(platform: RunningPlatform, run: Played) -> bool:
     """Whether testssl.sh has nothing to say against any port."""
-    problems = await scan_all(platform)
+    problems = await scan_all(platform, run)
     for problem in problems:
         say(f"    {problem}")
     return not problems
@@ -77,21 +83,25 @@ def main() -> int:
     parser.add_argument("--shared-address", action="store_true", help="attackers come from the address of honest clients")
     parser.add_argument("--scan", action="store_true", help="testssl.sh at every TLS port alone, in profile standard")
     given = parser.parse_args()
-    held = True
+    held, runs = True, []
 
-    def played(platform: RunningPlatform) -> Coroutine[Any, Any, bool]:
+    def played(platform: RunningPlatform, run: Played) -> Coroutine[Any, Any, bool]:
         if given.scan:
-            return only_scan(platform)
-        return play(platform, given.only, given.seconds, shares_address=given.shared_address)
+            return only_scan(platform, run)
+        return play(platform, given.only, run, shares_address=given.shared_address)
 
-    for profile in given.profile or (("standard",) if given.scan else ("dev", "standard")):
+    for profile in given.profile or (("standard",) if given.scan else PROFILES):
         say(f"security profile {profile}, {given.seconds:g} s each")
+        runs.append(Played(profile, given.seconds))
         with tempfile.TemporaryDirectory(prefix="vitalgrid-attacks-") as folder:
             platform = start_platform(Path(folder) / "var", SECURITY__PROFILE=profile)
             try:
-                held &= asyncio.run(played(platform))
+                held &= asyncio.run(played(platform, runs[-1]))
             finally:
                 platform.stop()
+    if not (given.scan or given.only or given.profile or given.shared_address):
+        PAGE.write_text(page(runs, datetime.now(UTC).date(), P99_S))
+        say(f"wrote {PAGE}")
     return 0 if held else 1
 
 
