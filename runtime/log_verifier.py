@@ -335,8 +335,8 @@ class Source:
         self._url = where.rstrip("/") if urllib.parse.urlsplit(where).scheme in ("http", "https") else None
         self.folder = None if self._url else Path(where)
         self._token = token
-        self._tls = ssl.create_default_context()
-        if ca is not None:
+        self._tls = ssl.create_default_context() if self._url else None
+        if self._tls is not None and ca is not None:
             self._tls.load_verify_locations(ca)
 
     def get(self, path: str) -> bytes | None:
