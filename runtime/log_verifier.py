@@ -332,10 +332,14 @@ class Source:
     """
 
     def __init__(self, where: str, token: str | None = None, ca: str | None = None) -> None:
-        self._url = where.rstrip("/") if urllib.parse.urlsplit(where).scheme in ("http", "https") else None
+        parts = urllib.parse.urlsplit(where)
+        self._url = where.rstrip("/") if parts.scheme in ("http", "https") else None
+        if token and parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "::1", "localhost"):
+            raise DoesNotHold(f"the token would cross a network in clear to {parts.hostname}: expected https://")
         self.folder = None if self._url else Path(where)
         self._token = token
         self._tls = ssl.create_default_context()
+        self._tls.minimum_version = ssl.TLSVersion.TLSv1_2
         if ca is not None:
             self._tls.load_verify_locations(ca)
 
