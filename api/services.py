@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, ParamSpec, Protocol, Self, TypeVar
@@ -49,6 +49,7 @@ from runtime.second_factors import SecondFactors
 from runtime.settings import LakeSettings, RetentionSettings
 from runtime.sql.credentials import EnrolmentRules
 from runtime.sql.records import Author
+from runtime.tls import Trust
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -57,10 +58,13 @@ _TELL_S: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class WebhookTarget:
-    """Where alarm events are POSTed. `secret` is the Standard Webhooks key: `whsec_` + base64, or any text."""
+    """Where alarm events are POSTed. `secret` is the Standard Webhooks key: `whsec_` + base64, or any text. `trust`: by what
+    a receiver with https is known.
+    """
 
     url: str
     secret: str
+    trust: Trust = field(default_factory=Trust)
 
 
 class ScenarioLauncher(Protocol):

@@ -77,6 +77,7 @@ class Webhook:
         self._backend = backend
         self._target = target
         self._key = signing_key(target.secret)
+        self._tls = target.trust.context()
         self._first_retry_s = first_retry_s
 
     async def run(self) -> None:
@@ -91,7 +92,9 @@ class Webhook:
             subjects.ALARMS_STREAM, list(subjects.ALARMS_SUBJECTS), position + 1, waiting.put_nowait
         )
         try:
-            async with httpx.AsyncClient(timeout=_TIMEOUT_S, trust_env=False, follow_redirects=False) as client:
+            async with httpx.AsyncClient(
+                timeout=_TIMEOUT_S, trust_env=False, follow_redirects=False, verify=self._tls
+            ) as client:
                 while True:
                     message = await waiting.get()
                     (follower.pause if waiting.qsize() > _QUEUE else follower.resume)()
@@ -127,7 +130,8 @@ class Webhook:
             status = (await client.post(self._target.url, content=body, headers=headers)).status_code
         except httpx.HTTPError as error:
             count.labels("unreachable").inc()
-            logger.warning("the webhook does not answer: %s", type(error).__name__, extra={"event_id": event_id})
+            why = f"{type(error).__name__} {error}".rstrip()  # a certificate that is not believed is said there
+            logger.warning("the webhook does not answer: %s", why, extra={"event_id": event_id})
             return False
         if 200 <= status < 300:
             count.labels("delivered").inc()

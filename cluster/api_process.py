@@ -27,6 +27,7 @@ from cluster.serving import serving
 from domain import bus_rights, subjects
 from domain.errors import VitalgridError
 from domain.instants import US_PER_S
+from domain.loopback import is_loopback
 from domain.risks import Posture
 from runtime.access_journal import AccessJournal
 from runtime.authorisation import CedarAuthoriser
@@ -47,7 +48,6 @@ from runtime.priority import share_finely
 from runtime.reading_store import ReadingStore
 from runtime.retention import Periods
 from runtime.second_factors import SecondFactors
-from runtime.security_profile import is_loopback
 from runtime.settings import SecuritySettings, Settings, WebhookSettings
 from runtime.soft_keys import SoftKeys
 from runtime.sql.credentials import EnrolmentRules
@@ -57,6 +57,7 @@ from runtime.sql.patients import close_names, warm_names
 from runtime.sql.sessions import SessionRules
 from runtime.storage import of_stream
 from runtime.tasks import end
+from runtime.tls import Trust
 from scenarios.launch import ScenarioRuns
 
 logger = logging.getLogger(__name__)
@@ -183,7 +184,8 @@ def _device_of(folder: Path) -> int | None:
 def _webhook(settings: WebhookSettings) -> WebhookTarget | None:
     if settings.url is None or settings.secret is None:
         return None
-    return WebhookTarget(settings.url, settings.secret.get_secret_value())
+    trust = Trust(str(settings.ca_file) if settings.ca_file else "")
+    return WebhookTarget(settings.url, settings.secret.get_secret_value(), trust)
 
 
 if __name__ == "__main__":

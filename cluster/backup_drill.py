@@ -33,6 +33,7 @@ from runtime.lake import Lake
 from runtime.log_signing import LogSigner
 from runtime.log_verifier import DoesNotHold, verify_log
 from runtime.log_verifier import Source as LogSource
+from runtime.outgoing_links import plain_links
 from runtime.settings import Settings
 from runtime.soft_keys import SoftKeys
 from runtime.sql.copying import facts_of_tables
@@ -120,6 +121,8 @@ def _beside(settings: Settings, scratch_database: str | None, *, start: bool) ->
     if sources.kind_of(settings) == sources.POSTGRESQL:
         if scratch_database is None:
             raise InvalidInput("the business database is PostgreSQL: give an empty one with --scratch-database")
+        if problems := plain_links(settings.security.profile, {}, {"--scratch-database": scratch_database}):
+            raise InvalidInput("; ".join(problems))
         return settings.model_copy(update={"database_url": type(settings.database_url)(scratch_database)})  # type: ignore[misc]
     return settings.model_copy(update={"database_url": None})
 

@@ -19,6 +19,7 @@ from cluster.connection import Connection, admin_token_file
 from cluster.rest_calls import ask
 from domain import bus_rights
 from domain.errors import InvalidInput, Unauthenticated, Unavailable, VitalgridError
+from domain.loopback import is_loopback
 from domain.principals import Role
 from runtime.settings import Settings
 from runtime.tls import Trust
@@ -59,7 +60,7 @@ def remote_target(api_url: str, token: str | None, mqtt: str | None, region_id: 
     """A platform elsewhere: its ledger, hosts and processes are out of reach, so those figures are not measured.
 
     Its certificates are verified with the authority in `ca`, or those of this machine. The door speaks TLS as the API
-    does, unless `mqtt` says otherwise.
+    does, unless `mqtt` says otherwise. Plain is met on loopback alone: a token crosses no network in clear.
     """
     token = token or os.environ.get("VITALGRID_TOKEN")
     if not token:
@@ -73,6 +74,9 @@ def remote_target(api_url: str, token: str | None, mqtt: str | None, region_id: 
         raise InvalidInput(f"--mqtt {mqtt!r} is no address: expected host:port, mqtt://host:port or mqtts://host:port")
     trust = Trust(str(ca.resolve()) if ca is not None else "")
     doors_speak_tls = (scheme or _SCHEMES[parts.scheme]) == "mqtts"
+    plain = {"--against": (parts.scheme == "http", parts.hostname), "--mqtt": (not doors_speak_tls, host.strip("[]"))}
+    if beyond := [f"{option} goes to {to}" for option, (is_plain, to) in plain.items() if is_plain and not is_loopback(to)]:
+        raise InvalidInput(f"{' and '.join(beyond)} in clear, with a token: expected https:// and mqtts:// beyond this machine")
     return Target(
         api_url.rstrip("/"), token, host.strip("[]"), int(port), region_id,
         api_trust=trust if parts.scheme == "https" else None, doors_trust=trust if doors_speak_tls else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
@@ -15,6 +15,7 @@ from cluster.run_view import wide_console
 from cluster.serving import serving
 from cluster.witness_serving import WitnessApp
 from domain.errors import InvalidInput
+from domain.loopback import is_loopback
 from domain.signed_notes import COSIGNATURE, PublicKey
 from runtime.clock import SystemClock
 from runtime.log import configure_logging
@@ -22,7 +23,6 @@ from runtime.soft_keys import SoftKeys
 from runtime.tls import CertificateFiles, TakenUp
 from runtime.witness import Witness, keys_from
 
-_HERE: Final = ("127.0.0.1", "::1", "localhost")
 _console = wide_console()
 
 Name = Annotated[str, typer.Option("--name", help="Name of this witness, for life; such as `sz.h001/witness`.")]
@@ -51,7 +51,7 @@ def witness(
         raise InvalidInput(f"--listen {listen!r} is no place: expected host:port")
     if (tls_cert_file is None) != (tls_key_file is None):
         raise InvalidInput("--tls-cert-file and --tls-key-file belong together: one of them is missing")
-    if tls_cert_file is None and host not in _HERE:
+    if tls_cert_file is None and not is_loopback(host):
         raise InvalidInput("a witness that other machines reach speaks TLS: give --tls-cert-file and --tls-key-file")
     tls = TakenUp.server(CertificateFiles(str(tls_cert_file), str(tls_key_file))) if tls_cert_file else None
     configure_logging("INFO", "text")

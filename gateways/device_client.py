@@ -26,6 +26,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from domain.errors import Unauthenticated, Unavailable
+from domain.loopback import is_loopback
 from gateways.formats import BY_NAME, ERRORS_TOPIC
 from gateways.mqtt import encode, encode_publish
 from gateways.mqtt_packets import (
@@ -344,6 +345,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("expected --token, or --cert with --key and --ca")
     if given.cert is not None and (given.ca is None or given.key is None):
         parser.error("--cert takes --key and --ca")
+    if given.ca is None and not is_loopback(given.host):
+        parser.error(f"{given.host} is another machine: expected --ca, a token crosses no network in clear")
     refusals: list[dict[str, str]] = []
     try:
         tls = ssl.create_default_context(cafile=given.ca) if given.ca else None

@@ -24,6 +24,11 @@ ACCOUNT: Final = "VITALGRID"
 WHOEVER: Final = "platform"  # who comes with the token: within accounts the server knows users and passwords alone
 _INBOX: Final = "_INBOX"
 _NAME_CHARS: Final = 40  # of a part of a host name there may be 63
+# as `runtime.tls` has them, of TLS 1.2; by itself the server takes CBC too. Those of 1.3 are not its to choose
+_CIPHERS: Final = [
+    f"TLS_ECDHE_{key}_WITH_{cipher}" for key in ("ECDSA", "RSA")
+    for cipher in ("AES_256_GCM_SHA384", "AES_128_GCM_SHA256", "CHACHA20_POLY1305_SHA256")
+]  # fmt: skip
 _LIMITS: Final = {"max_connections": 8, "max_subscriptions": 8, "max_payload": 4_096}  # of a hospital; 8 of each connection
 
 
@@ -95,6 +100,7 @@ class CertificateAccess:
     def config(self) -> str:
         return (
             f'tls {{ cert_file: "{self._server}", key_file: "{self._server}", ca_file: "{self._authority}"\n'
+            f"cipher_suites: {json.dumps(_CIPHERS)}\n"
             'verify_and_map: true, handshake_first: true, min_version: "1.2", timeout: 5 }\n'
             + _accounts([_user_config(process) for process in sorted(self._processes)], self._systems)
         )

@@ -325,6 +325,14 @@ def check_inclusion(leaf: bytes, index: int, size: int, path: list[bytes], root:
 # ---- Where the log is
 
 
+def _verifying(ca: str | None) -> ssl.SSLContext:
+    tls = ssl.create_default_context()
+    tls.minimum_version = ssl.TLSVersion.TLSv1_2
+    if ca is not None:
+        tls.load_verify_locations(ca)
+    return tls
+
+
 class Source:
     """A folder, or the address of a log's REST interface (such as https://127.0.0.1:8080/api/v1/log).
 
@@ -332,12 +340,13 @@ class Source:
     """
 
     def __init__(self, where: str, token: str | None = None, ca: str | None = None) -> None:
-        self._url = where.rstrip("/") if urllib.parse.urlsplit(where).scheme in ("http", "https") else None
+        parts = urllib.parse.urlsplit(where)
+        self._url = where.rstrip("/") if parts.scheme in ("http", "https") else None
+        if token and parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "::1", "localhost"):
+            raise DoesNotHold(f"the token would cross a network in clear to {parts.hostname}: expected https://")
         self.folder = None if self._url else Path(where)
         self._token = token
-        self._tls = ssl.create_default_context() if self._url else None
-        if self._tls is not None and ca is not None:
-            self._tls.load_verify_locations(ca)
+        self._tls = _verifying(ca) if self._url else None
 
     def get(self, path: str) -> bytes | None:
         """What lies at `path`; None when nothing does."""

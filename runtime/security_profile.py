@@ -1,10 +1,11 @@
 """Security profiles: what an installation may do in clear. A setting may be stricter than its profile, never laxer.
 
 `standard`, unless something else is said: every port speaks TLS, with certificates that are given or else the platform's
-own (`cluster.pki`), and API and doors may answer other machines. Stored passwords are as slow to try as is asked today,
+own (`cluster.pki`), and so does what the platform opens itself (`runtime.outgoing_links`); API and doors may answer other
+machines. Stored passwords are as slow to try as is asked today,
 administrators have a second factor, and nobody may everything: the first user gives rights, this machine's token orders.
 
-`dev`: for tests and trials on one machine. API and doors answer on loopback only, and may speak without TLS there. The first
+`dev`: for tests and trials on one machine. API and doors answer on loopback only; links within it may do without TLS. The first
 user and this machine's token are administrators, who may everything.
 
 `cn`: as `standard`, with data at rest sealed under national cryptography: files of the lake, snapshots and what alarms say with
@@ -15,11 +16,11 @@ Called *security* profile, because a profile alone is a topology here (`docs/cla
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Collection
 from enum import StrEnum
 from typing import Final
 
+from domain.loopback import is_loopback
 from domain.principals import ADMINISTRATORS, Role
 
 LEAST_ITERATIONS: Final = 600_000  # as OWASP's password storage cheat sheet asks of PBKDF2 with a hash of 256 bits
@@ -96,11 +97,3 @@ def contradictions(
         f"other machines are for security profile {SecurityProfile.STANDARD}"
         for key, host in (("api.host", api_host), ("doors.host", doors_host), ("bus.host", bus_host)) if not is_loopback(host)
     ]  # fmt: skip
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`. A name counts as elsewhere, whatever it resolves to now."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from domain.errors import InvalidInput
 from domain.retention import INPATIENT_DAYS, too_short
 from domain.signed_notes import COSIGNATURE, PublicKey
+from runtime.outgoing_links import plain_links
 from runtime.security_profile import (
     PasswordScheme,
     SecondFactorRule,
@@ -172,7 +173,7 @@ class StorageSettings(BaseModel):
 
 class WitnessSettings(BaseModel):
     model_config = _FROZEN
-    url: str = Field(pattern=r"^https?://[^\s?#]+$", description="Where the witness is asked (C2SP tlog-witness).")
+    url: str = Field(pattern=r"^https?://[^\s?#]+$", description="Where the witness is asked (C2SP tlog-witness), by https.")
     vkey: str = Field(description="Its key, as it says itself at its start.")
     ca_file: Path | None = Field(None, description="PEM authority of its certificate; none: whom this machine trusts.")
 
@@ -206,7 +207,11 @@ class AuditSettings(BaseModel):
 
 class WebhookSettings(BaseModel):
     model_config = _FROZEN
-    url: str | None = Field(None, description="Where each alarm event is POSTed; none: no webhook.")
+    url: str | None = Field(
+        None,
+        description="Where each alarm event is POSTed, by https (in `dev` plain on this machine); none: no webhook.",
+    )
+    ca_file: Path | None = Field(None, description="PEM authority of its certificate; none: whom this machine trusts.")
     secret: SecretStr | None = Field(None, description="Key of the webhook's HMAC-SHA256 signature (Standard Webhooks).")
 
 
@@ -287,7 +292,11 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path("var"), description="Where everything the platform keeps lies.")
     shards: int = Field(16, ge=1, le=1024, description="Shards of the region. Fixed for life: choose before the first start.")
     database_url: SecretStr | None = Field(
-        None, description="SQLAlchemy URL of the business database; default SQLite in `data_dir`."
+        None,
+        description=(
+            "SQLAlchemy URL of the business database; default SQLite in `data_dir`. PostgreSQL over TCP takes"
+            " `sslmode=verify-full` (in `dev` elsewhere than on this machine); a Unix socket (`?host=/run/postgresql`) does not."
+        ),
     )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least severe log level written.")
     log_format: str = Field("text", pattern="^(text|json)$", description="Log lines for people or for machines.")
@@ -324,6 +333,7 @@ class Settings(BaseSettings):
             password_iterations=self.security.password_iterations, seal_files=self.security.seal_files,
         )  # fmt: skip
         found += too_lax_accounts(self.security.profile, self.security.second_factor, self.security.password_scheme)
+        found += plain_links(self.security.profile, self._addresses(), self._databases())
         found += self._too_short()
         for key, given in (("api", self.api), ("doors", self.doors)):
             if (given.tls_cert_file is None) != (given.tls_key_file is None):
@@ -331,6 +341,18 @@ class Settings(BaseSettings):
         if found:
             raise ValueError("; ".join(found))
         return self
+
+    def _addresses(self) -> dict[str, str]:
+        """Whom the platform asks over HTTP, by setting."""
+        asked = {f"audit.witnesses[{at}].url": witness.url for at, witness in enumerate(self.audit.witnesses)}
+        return asked if self.webhook.url is None else {"webhook.url": self.webhook.url} | asked
+
+    def _databases(self) -> dict[str, str]:
+        given = {
+            "database_url": self.database_url, "api.database_url": self.api.database_url,
+            "doors.database_url": self.doors.database_url,
+        }  # fmt: skip
+        return {setting: url.get_secret_value() for setting, url in given.items() if url is not None}
 
     def _too_short(self) -> list[str]:
         """Records that would go sooner than the law allows, unless the profile is for trying things."""

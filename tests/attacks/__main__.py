@@ -1,5 +1,6 @@
 """`python -m tests.attacks`: every flood, one after the other, against a platform of its own; exit code 1 when one of them
-keeps honest clients waiting for more than a second, costs a reading, or is not cut.
+keeps honest clients waiting for more than a second, costs a reading or an alarm, or makes a process grow by 400 MiB, and
+when testssl.sh holds something against a port or could not scan it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from tests.attacks.report import Played, page
 from tests.attacks.tools import SLOW, scan, slow_command, tls_ports
 from tests.running_platform import RunningPlatform, start_platform
 
+TOOLS: Final = ("slowhttptest", "testssl")
 P99_S: Final = 1.0  # issue: an honest client's simple query
 PROFILES: Final = ("dev", "standard")
 PAGE: Final = Path("docs/attacks.md")
@@ -47,6 +49,8 @@ async def play(platform: RunningPlatform, only: list[str] | None, run: Played, *
         say(str(outcomes[-1]))
     await bench.honest.close()
     problems = [f"{outcome.name}: {problem}" for outcome in outcomes for problem in outcome.problems(P99_S)]
+    if not only:
+        problems += [f"{tool} is not installed: make attack-tools" for tool in TOOLS if shutil.which(tool) is None]
     if platform.connection.api_trust is not None and shutil.which("testssl") and not only:
         problems += await scan_all(platform, run)
     for problem in problems:
@@ -61,7 +65,7 @@ async def scan_all(platform: RunningPlatform, run: Played) -> list[str]:
     """What testssl.sh finds at any port of the whole platform that speaks TLS."""
     problems = []
     for name, port in tls_ports(platform).items():
-        found = run.scanned[name] = await scan(platform, port)
+        found = run.scanned[name] = await scan(platform, name, port)
         say(f"    testssl.sh at {name}: {len(found)} findings")
         problems += [f"testssl.sh, {name}: {finding}" for finding in found]
     return problems

@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -24,10 +25,12 @@ from domain import subjects
 from domain.alarms import INTENDED_USE, AlarmEvent, AlarmSubject, AlertType, KnownInput, Phase, Priority
 from domain.instants import from_us
 from runtime.bus import Bus
+from runtime.certificates import Authority, Wanted
 from runtime.clock import ManualClock
 from runtime.sealing import Sealer, patient_owner
 from runtime.sql.alarms import position_of
 from runtime.sql.engine import migrate, open_engine
+from runtime.tls import CertificateFiles, TakenUp, Trust
 from tests.unit.api.conftest import client_of, services_of
 from tests.waiting import until
 
@@ -242,6 +245,32 @@ async def test_the_webhook_goes_on_behind_what_was_taken(
             await notify(bus, alarm(number))
             await until(lambda: position_of(engine, "webhook") == 1 + number)  # noqa: B023
     assert told.attempts == ["e1-start", "e2-start"]
+
+
+@pytest.mark.clause("9.1a")
+async def test_the_webhook_tells_no_alarm_to_a_receiver_that_another_authority_vouches_for(
+    bus: Bus, engine: Engine, clock: ManualClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    now, told = datetime.now(UTC), Receiver()
+    ours, foreign = Authority(tmp_path / "ours"), Authority(tmp_path / "foreign")
+    for authority in (ours, foreign):
+        authority.make_missing("sz", now)
+    ours.keep(Wanted("his", frozenset({"127.0.0.1"}), is_server=True), now)
+    file = str(ours.file_of("his"))
+    async with serving(told, "127.0.0.1", 0, tls=TakenUp.server(CertificateFiles(file, file))) as port:
+        for authority, taken in ((foreign, []), (ours, ["e1-start"])):
+            trust = Trust(str(authority.file))
+            target = WebhookTarget(f"https://127.0.0.1:{port}/alarms", SECRET, trust)
+            made = create_app(services_of(bus=bus, engine=engine, clock=clock, webhook=target))
+            async with made.router.lifespan_context(made):
+                if not taken:
+                    await notify(bus, alarm(0))  # before its first start: not delivered
+                    await until(lambda: position_of(engine, "webhook") == 1)
+                    await notify(bus, alarm(1))
+                    await until(lambda: "CERTIFICATE_VERIFY_FAILED" in caplog.text)
+                else:
+                    await until(lambda: position_of(engine, "webhook") == 2)
+            assert told.attempts == taken
 
 
 async def test_a_broken_task_is_started_again_and_counted(

@@ -15,7 +15,7 @@ from domain.frames import decode_frame, encode_frame
 from domain.metrics import metric_of
 from domain.quality import Validity
 from domain.readings import ReadingBatch
-from gateways.device_client import DeviceClient
+from gateways.device_client import DeviceClient, main
 from gateways.mqtt_door import MqttDoor
 from runtime.clock import SystemClock
 from runtime.intake import StreamIntake
@@ -194,3 +194,10 @@ async def test_door_and_client_on_uvloop(tmp_path, is_tls):
             return stage.bus.readings().value.tolist()
 
     assert await asyncio.to_thread(uvloop.run, exchange()) == list(range(101))
+
+
+@pytest.mark.clause("9.1a")
+def test_its_command_shows_a_token_to_another_machine_by_tls_alone(capsys):
+    with pytest.raises(SystemExit):
+        main(["--host", "door.example", "--token", "s3cret", "--reading", "heart_rate=72"])
+    assert "door.example is another machine: expected --ca" in capsys.readouterr().err

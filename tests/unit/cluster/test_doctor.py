@@ -134,9 +134,8 @@ def test_a_clock_from_before_this_software_is_a_problem(settings, monkeypatch):
 
 
 def test_an_unreachable_database_is_a_problem_that_shows_no_password(settings):
-    dead = settings.model_copy(
-        update={"database_url": Settings(database_url="postgresql+psycopg://u:s3cret@127.0.0.1:1/x").database_url}
-    )
+    url = "postgresql+psycopg://u:s3cret@127.0.0.1:1/x?sslmode=verify-full"
+    dead = settings.model_copy(update={"database_url": Settings(database_url=url).database_url})
     finding = only(doctor.database(dead))
     assert finding.level is Level.PROBLEM
     assert "s3cret" not in finding.says

@@ -91,17 +91,27 @@ def test_a_listener_is_reached_from_here(host, url):
 
 
 @pytest.mark.parametrize(("api_url", "mqtt", "port", "api_is_tls", "doors_are_tls"), [
-    ("http://h:8080", None, 1883, False, False),
+    ("http://127.0.0.1:8080", None, 1883, False, False),
     ("https://h:8080/", None, 1883, True, True),
     ("https://h:8080", "d:1884", 1884, True, True),
-    ("https://h:8080", "mqtt://d:1884", 1884, True, False),
-    ("http://h:8080", "mqtts://d:8883", 8883, False, True),
+    ("https://h:8080", "mqtt://localhost:1884", 1884, True, False),
+    ("http://[::1]:8080", "mqtts://d:8883", 8883, False, True),
 ])  # fmt: skip
 def test_a_platform_elsewhere_is_met_as_its_addresses_say(tmp_path, api_url, mqtt, port, api_is_tls, doors_are_tls):
     target = remote_target(api_url, "token", mqtt, "sz", tmp_path / "ca.pem")
     trust = Trust(str(tmp_path / "ca.pem"))
     assert (target.api_trust, target.doors_trust) == (trust if api_is_tls else None, trust if doors_are_tls else None)
     assert (target.mqtt_port, target.api_url) == (port, api_url.rstrip("/"))
+
+
+@pytest.mark.parametrize(("api_url", "mqtt", "named"), [
+    ("http://h:8080", "mqtts://d:8883", "--against goes to h in clear"),
+    ("https://h:8080", "mqtt://d:1884", "--mqtt goes to d in clear"),
+    ("http://h:8080", None, "--against goes to h and --mqtt goes to h in clear"),
+])  # fmt: skip
+def test_no_token_crosses_a_network_in_clear(api_url, mqtt, named):
+    with pytest.raises(InvalidInput, match=named):
+        remote_target(api_url, "token", mqtt, "sz")
 
 
 @pytest.mark.parametrize("mqtt", ["http://d:1", "mqtts://d", "mqtts://:8883", "d"])

@@ -21,4 +21,5 @@ def test_settings_that_contradict_their_profile_end_the_command_and_show_no_pass
     assert done.returncode == 2
     assert "api.host is 0.0.0.0" in done.stderr
     assert "doors.tls_key_file" in done.stderr
+    assert "database_url is PostgreSQL at db with sslmode=none" in done.stderr
     assert "s3cret" not in done.stdout + done.stderr

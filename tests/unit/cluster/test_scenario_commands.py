@@ -100,8 +100,8 @@ def test_another_platform_needs_an_address_and_a_token(monkeypatch):
         remote_target("http://a:1", None, None, "sz")
     with pytest.raises(InvalidInput, match="https://host:port"):
         remote_target("nowhere", "t", None, "sz")
-    target = remote_target("http://a:8080/", "t", None, "sz")
-    assert (target.api_url, target.mqtt_host, target.mqtt_port, target.lake_dir) == ("http://a:8080", "a", 1883, None)
+    target = remote_target("https://a:8080/", "t", None, "sz")
+    assert (target.api_url, target.mqtt_host, target.mqtt_port, target.lake_dir) == ("https://a:8080", "a", 1883, None)
     assert "'t'" not in repr(target)
 
 

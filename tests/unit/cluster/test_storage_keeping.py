@@ -54,5 +54,5 @@ def test_the_places_are_those_that_the_settings_name(tmp_path: Path):
     assert own["database"] == tmp_path
     elsewhere = Settings(data_dir=tmp_path, database_url=f"sqlite:///{tmp_path}/db/v.db")
     assert {p.name: p.path for p in places_of(elsewhere)}["database"] == tmp_path / "db"
-    server = Settings(data_dir=tmp_path, database_url="postgresql://u@db/v")
+    server = Settings(data_dir=tmp_path, database_url="postgresql://u@db/v?sslmode=verify-full")
     assert "database" not in {place.name for place in places_of(server)}

@@ -159,6 +159,13 @@ def test_an_event_that_was_taken_away_leaves_a_log_that_holds(copy, log):
     assert verify_log(Source(str(copy)), log[1]).events == SIZE - 1
 
 
+def test_a_token_is_shown_to_an_address_in_clear_on_this_machine_alone():
+    with pytest.raises(DoesNotHold, match=r"log\.example: expected https://"):
+        Source("http://log.example/api/v1/log", "token")
+    for where, token in (("http://127.0.0.1:8080/log", "t"), ("https://log.example", "t"), ("http://log.example", None)):
+        assert Source(where, token).folder is None
+
+
 def test_a_missing_file_is_named(copy, log):
     for file in needed(copy):
         content = file.read_bytes()

@@ -11,7 +11,6 @@ from runtime.security_profile import (
     SecondFactorRule,
     SecurityProfile,
     contradictions,
-    is_loopback,
     too_lax_accounts,
 )
 from runtime.settings import ApiSettings, BusSettings, DoorSettings, SecuritySettings, Settings
@@ -102,14 +101,6 @@ def test_profile_cn_allows_neither_files_in_clear_nor_passwords_that_are_quick_t
 def test_a_name_that_no_certificate_can_hold_for_is_refused(name):
     with pytest.raises(ValidationError, match="names"):
         Settings(security={"profile": "standard", "names": [name]})
-
-
-@pytest.mark.parametrize(("host", "is_it"), [
-    ("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False),
-    ("10.0.0.1", False), ("localhost.example", False), ("", False),
-])  # fmt: skip
-def test_loopback_is_told_from_the_rest(host, is_it):
-    assert is_loopback(host) is is_it
 
 
 @pytest.mark.clause("7.2a")
