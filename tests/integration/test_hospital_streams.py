@@ -16,12 +16,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from nats.aio.msg import Msg
+from nats.errors import OutboundBufferLimitError
 from sqlalchemy import Engine
 
 from api.live import hospital_streams
+from domain.enrolment import MAX_REQUEST_BYTES
 from domain.errors import Unavailable
 from domain.principals import Role
+from runtime.bus import Bus
 from runtime.certificates import read_certificate
+from runtime.keys import KeyMissing
 from runtime.sql import patients
 from runtime.sql.engine import writing
 from runtime.sql.patients import NewPatient
@@ -188,6 +192,30 @@ async def test_an_api_that_stops_says_so_to_who_hears_alarms(district: District)
     assert program.numbers == list(range(1, len(program.numbers) + 1))
 
 
+async def test_a_bus_that_does_not_take_it_keeps_no_stream_from_its_end_and_is_said_once_of_each(
+    district: District, monkeypatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    programs = [await district.program(*one) for one in (("his-1", OWN), ("his-2", OTHER))]
+    for program in programs:
+        await program.ask()
+        await until(lambda program=program: program.heard, 10)
+    failing = set[str]()
+    takes = Bus.core_publish
+
+    async def fails(self: Bus, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
+        if payload == hospital_streams._END and subject == programs[0].made["hears"]:
+            failing.add(subject)
+            raise OutboundBufferLimitError
+        await takes(self, subject, payload, headers)
+
+    monkeypatch.setattr(Bus, "core_publish", fails)
+    await end(district.streams)
+    assert failing == {programs[0].made["hears"]}
+    await until(lambda: programs[1].heard[-1][0] == "end", 10)
+    said = [record for record in caplog.records if "alarms end" in record.message]
+    assert [record.subject for record in said] == [programs[0].made["hears"]]
+
+
 async def test_what_was_lost_on_the_way_is_found_and_comes_when_it_is_asked_for_anew(district: District) -> None:
     program = await district.program("his-1", OWN)
     await program.ask(after=0)
@@ -285,14 +313,36 @@ async def test_what_is_no_request_or_no_program_of_a_hospital_gets_none(district
     assert await status("region-1", body) == 422
     assert await status("nobody", body) == 404
     assert await status("his-1", {"request": "rubbish"}) == 422
-    assert await status("his-1", body) == 201
-    assert await status("his-1", body) == 409  # a key has one certificate, ever
+    made, again = [(await district.http.post("/tokens/his-1/bus-certificates", json=body)).json() for _ in range(2)]
+    assert made == again
+    district.token("his-2", Role.STATION, OWN)
+    assert await status("his-2", body) == 409  # a key has one certificate, ever
+    for large in ("x" * (MAX_REQUEST_BYTES + 1), "é" * MAX_REQUEST_BYTES):
+        answer = await district.http.post("/tokens/his-1/bus-certificates", json={"request": large})
+        assert (answer.status_code, str(MAX_REQUEST_BYTES) in answer.text) == (422, True)
     for _ in range(3):
         await district.certify("his-1")
     assert (await district.http.post("/tokens/his-1/bus-certificates", json=_another())).status_code == 409
     made = read_certificate(_written(district.folder, (await _listed(district, "his-1"))[-1]["certificate"]))
     names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(x509.DNSName)
     assert [name.endswith(".hospitals.vitalgrid") for name in names] == [True]
+    assert (await district.http.get("/tokens/nobody/bus-certificates")).status_code == 404
+
+
+async def test_who_gets_no_certificate_now_is_told_and_gets_it_by_asking_again(district: District, monkeypatch) -> None:
+    def fails(*_: Any) -> None:
+        raise KeyMissing("the authority's key is missing")
+
+    district.token("his-1", Role.STATION, OWN)
+    body = _another()
+    with monkeypatch.context() as patched:
+        patched.setattr(district.hospitals, "_sign", fails)
+        answer = await district.http.post("/tokens/his-1/bus-certificates", json=body)
+    assert (answer.status_code, "ask again" in answer.json()["detail"]) == (503, True), answer.text
+    (asked,) = await _listed(district, "his-1")
+    assert asked["state"] == "asked"
+    made = (await district.http.post("/tokens/his-1/bus-certificates", json=body)).json()
+    assert (made["id"], made["state"]) == (asked["id"], "good")
 
 
 def _another() -> dict[str, str]:
