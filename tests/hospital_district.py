@@ -96,7 +96,15 @@ class Program:
         return await self.ask(goes_on=self.numbers[-1] if self.numbers else 0)
 
     def alarms(self) -> list[str]:
-        return [data["event"]["event_id"] for event, _, data in self.heard if event == "alarm"]
+        return _alarms(self.heard)
+
+    def alarms_of_this_stream(self) -> list[str]:
+        """Since it was last answered anew, when messages count from 1."""
+        return _alarms(self.heard[-(self.numbers[::-1].index(1) + 1) :])
+
+
+def _alarms(heard: Sequence[tuple[str, int | None, dict[str, Any]]]) -> list[str]:
+    return [data["event"]["event_id"] for event, _, data in heard if event == "alarm"]
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +31,7 @@ from runtime.nats_server import NatsServer
 from runtime.tasks import end
 from runtime.tls import CertificateFiles, TakenUp, Trust
 from tests.integration.test_bus_rights import LIMITS, LISTENED_TO, SPOKEN
-from tests.waiting import until
+from tests.waiting import eventually, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.clause("9.4"), pytest.mark.clause("5.4a")]
 
@@ -105,13 +105,6 @@ class Region:
         )  # fmt: skip
         self.open.append(client)
         return client
-
-
-async def eventually(attempt: Callable[[], Awaitable[bool]]) -> None:
-    """Try until it is so, ten seconds at most."""
-    async with asyncio.timeout(10):
-        while not await attempt():  # noqa: ASYNC110 (a try tells)
-            await asyncio.sleep(0.01)
 
 
 @pytest.fixture
