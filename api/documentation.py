@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
@@ -39,11 +40,11 @@ def install(app: FastAPI) -> None:
     app.add_api_route(OPENAPI_URL, _document_of(app), include_in_schema=False)
     app.add_api_route("/docs", _swagger_page, include_in_schema=False)
     app.add_api_route("/redoc", _redoc_page, include_in_schema=False)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+    app.openapi = _described(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
 
 
 def _document_of(app: FastAPI) -> Callable[[], Awaitable[Response]]:
-    """Serves the OpenAPI document, which is made once, in a thread: half a megabyte and seconds of work of all routes."""
+    """Serves the OpenAPI document as it is sent: half a megabyte, put into bytes once."""
     made: list[bytes] = []
     making = asyncio.Lock()
 
@@ -86,15 +87,26 @@ def _name_permissions(app: FastAPI, document: dict[str, Any]) -> None:
                     document["paths"][route.path_format][method.lower()][PERMISSION] = action.value
 
 
+def _described(app: FastAPI) -> Callable[[], dict[str, Any]]:
+    """Gives the OpenAPI document, which is made once, whoever asks from whichever thread: seconds of work of all routes."""
+    making = threading.Lock()
+
+    def document() -> dict[str, Any]:
+        with making:
+            if app.openapi_schema is None:
+                app.openapi_schema = _openapi(app)
+            return app.openapi_schema
+
+    return document
+
+
 def _openapi(app: FastAPI) -> dict[str, Any]:
-    if app.openapi_schema is None:
-        document = get_openapi(
-            title=app.title, version=app.version, description=app.description, routes=app.routes, tags=app.openapi_tags
-        )
-        _name_permissions(app, document)
-        components = document.setdefault("components", {})
-        components.setdefault("schemas", {})["Problem"] = PROBLEM_SCHEMA
-        components["securitySchemes"] = _SECURITY_SCHEMES
-        document["security"] = [{"token": []}, {"password": []}, {"basic": []}]
-        app.openapi_schema = document
-    return app.openapi_schema
+    document = get_openapi(
+        title=app.title, version=app.version, description=app.description, routes=app.routes, tags=app.openapi_tags
+    )
+    _name_permissions(app, document)
+    components = document.setdefault("components", {})
+    components.setdefault("schemas", {})["Problem"] = PROBLEM_SCHEMA
+    components["securitySchemes"] = _SECURITY_SCHEMES
+    document["security"] = [{"token": []}, {"password": []}, {"basic": []}]
+    return document

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from sqlalchemy import Engine
 
-from domain.errors import IntegrityViolation
+from domain.errors import IntegrityViolation, VitalgridError
 from domain.instants import DAY_US
 from domain.ports import Clock
 from runtime.bus_access import CertificateAccess, name_of_system
@@ -44,14 +44,18 @@ class HospitalAccess:
         self._reload = reload
         self._looking = asyncio.Lock()
         self._unsound: frozenset[int] = frozenset()
+        self._unsigned: dict[int, str] = {}  # by number, and why
         self._is_due = False  # the server has not looked since that changed
 
     async def look(self) -> None:
-        """Sign what was asked for, and let in whoever is to be now. Raises what the database or the authority raises."""
+        """Sign what was asked for, and let in whoever is to be now. Raises what the database or the server raises.
+
+        A certificate that cannot be signed is said in the log once; it is tried again at each look, and keeps nobody else.
+        """
         async with self._looking:
             now_us = self._clock.now_us()
             try:
-                await asyncio.to_thread(sign_missing, self._engine, self._sign, now_us=now_us)
+                self._tell(await asyncio.to_thread(sign_missing, self._engine, self._sign, now_us=now_us))
             finally:  # a certificate that cannot be made keeps nobody in who is to go
                 systems, unsound = await asyncio.to_thread(let_in, self._engine, now_us=now_us)
                 for number in sorted(unsound - self._unsound):
@@ -61,6 +65,13 @@ class HospitalAccess:
                 if self._is_due:
                     await self._reload()
                     self._is_due = False
+
+    def _tell(self, failed: Mapping[int, VitalgridError]) -> None:
+        unsigned = {number: str(error) for number, error in failed.items()}
+        for number, why in unsigned.items():
+            if self._unsigned.get(number) != why:
+                logger.error("a certificate for the bus cannot be signed: %s", why, extra={"certificate": number})
+        self._unsigned = unsigned
 
     async def answer(self, _payload: bytes, _subject: str) -> bytes:
         """Look now. Raises as `look` does."""

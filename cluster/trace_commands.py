@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Final
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 import msgspec
 import typer
 from rich.table import Table
 
 from cluster.command_options import DataDir, Token, target_of
-from cluster.rest_calls import ask
+from cluster.rest_calls import ask, in_path
 from cluster.run_view import wide_console
 from domain.errors import InvalidInput, NotFound
 from scenarios.target import Target
@@ -51,7 +51,7 @@ def trace(  # noqa: PLR0913, PLR0917 (one option each)
             why = "".join(f"; not known: {text}" for text in found["unknown"])
             raise NotFound(f"device {device} has no message in that time{why}")
         receipt, device, unknown = found["messages"][0]["trace"], None, found["unknown"]
-    told = _get(target, f"/{quote(receipt)}", {"device": device} if device else {})
+    told = _get(target, f"/{in_path(receipt)}", {"device": device} if device else {})
     _tell(told | {"unknown": [*unknown, *told["unknown"]]}, as_json, _show_trace)
 
 

@@ -12,8 +12,10 @@ import msgspec
 
 from domain.errors import InvalidInput
 
+ANY: Final = "*"  # in place of a number: every program of a hospital
 ASKED: Final = "hospital.*.*.*.ask"  # request (`AlarmsAsked`), of any program of any hospital
 HEARD: Final = "hospital.*.*.*.alarms"
+MAX_QUESTION_BYTES: Final = 4_096  # nats-server takes no larger message of a hospital's program, and ends the connection
 NUMBER_HEADER: Final = "Vitalgrid-Number"  # of a message among those of one stream, from 1: the bus tells nobody what is lost
 LEASE_S: Final = 30.0  # alarms are sent for so long unless it is said again that somebody hears them
 _PARTS: Final = 5
@@ -28,7 +30,7 @@ class HospitalSystem(NamedTuple):
 
     @property
     def asks(self) -> str:
-        return f"hospital.{self.hospital_id}.{self.number}.ask"
+        return asks_on(self.hospital_id, self.number)
 
     @property
     def hears(self) -> str:
@@ -36,11 +38,20 @@ class HospitalSystem(NamedTuple):
 
     @property
     def inbox(self) -> str:
-        """Where answers come, and to nobody else."""
-        return f"_INBOX.{self.number}"
+        return inbox_of(self.number)
 
 
-def heard_by(hospital_id: str, number: int) -> str:
+def asks_on(hospital_id: str, number: int | str) -> str:
+    """Where the program of certificate `number` asks for alarms."""
+    return f"hospital.{hospital_id}.{number}.ask"
+
+
+def inbox_of(number: int) -> str:
+    """Where answers to the program of certificate `number` come, and to nobody else: a prefix."""
+    return f"_INBOX.{number}"
+
+
+def heard_by(hospital_id: str, number: int | str) -> str:
     """Where the program of certificate `number` hears alarms."""
     return f"hospital.{hospital_id}.{number}.alarms"
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from domain.bus_rights import mailroom, rights_of
-from domain.hospital_systems import HospitalSystem
+from domain.hospital_systems import ANY, MAX_QUESTION_BYTES, HospitalSystem, asks_on, heard_by
 from runtime.certificates import Wanted
 from runtime.tls import CertificateFiles, TakenUp, Trust
 
@@ -29,7 +29,8 @@ _CIPHERS: Final = [
     f"TLS_ECDHE_{key}_WITH_{cipher}" for key in ("ECDSA", "RSA")
     for cipher in ("AES_256_GCM_SHA384", "AES_128_GCM_SHA256", "CHACHA20_POLY1305_SHA256")
 ]  # fmt: skip
-_LIMITS: Final = {"max_connections": 8, "max_subscriptions": 8, "max_payload": 4_096}  # of a hospital; 8 of each connection
+# of a hospital's account; subscriptions of each connection
+_LIMITS: Final = {"max_connections": 8, "max_subscriptions": 8, "max_payload": MAX_QUESTION_BYTES}
 
 
 class BusCertificate(msgspec.Struct, frozen=True):
@@ -117,8 +118,8 @@ def _accounts(users: list[dict[str, Any]], systems: Collection[HospitalSystem] =
         accounts[_account(hospital_id)] = {
             "users": [_system_config(system) for system in sorted(systems) if system.hospital_id == hospital_id],
             "imports": [
-                {"service": {"account": ACCOUNT, "subject": _of_any_system(hospital_id, "ask")}},
-                {"stream": {"account": ACCOUNT, "subject": _of_any_system(hospital_id, "alarms")}},
+                {"service": {"account": ACCOUNT, "subject": asks_on(hospital_id, ANY)}},
+                {"stream": {"account": ACCOUNT, "subject": heard_by(hospital_id, ANY)}},
             ],
             "limits": _LIMITS,
         }  # fmt: skip
@@ -132,14 +133,7 @@ def _account(hospital_id: str) -> str:
 
 def _exports(hospital_id: str) -> list[dict[str, Any]]:
     to = [_account(hospital_id)]
-    return [
-        {"service": _of_any_system(hospital_id, "ask"), "accounts": to},
-        {"stream": _of_any_system(hospital_id, "alarms"), "accounts": to},
-    ]
-
-
-def _of_any_system(hospital_id: str, what: str) -> str:
-    return f"hospital.{hospital_id}.*.{what}"
+    return [{"service": asks_on(hospital_id, ANY), "accounts": to}, {"stream": heard_by(hospital_id, ANY), "accounts": to}]
 
 
 def _system_config(system: HospitalSystem) -> dict[str, Any]:

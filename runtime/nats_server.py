@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -33,7 +34,8 @@ _START_DEADLINE_S: Final = 15.0
 _RELOAD_DEADLINE_S: Final = 5.0
 _LOG_BYTES = 16 * 2**20  # of a file, and files kept: whoever does what they may not has a line for each time
 _LOG_FILES: Final = 3
-_RELOADED: Final = b"Reloaded server configuration"
+# from the beginning of a line on, of the server's own: further behind it quotes what clients say
+_RELOADED: Final = re.compile(rb"^\[\d+\] [\d/]+ [\d:.]+ \[INF\] Reloaded server configuration\b.*\n", re.MULTILINE)
 _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (recognised)
 
 _CONFIG: Final = """
@@ -202,8 +204,8 @@ class NatsServer:
         deadline = time.monotonic() + _RELOAD_DEADLINE_S
         said = b""
         while time.monotonic() < deadline and self.is_running():
-            said = said[-len(_RELOADED) :] + log.more()
-            if _RELOADED in said:
+            said = said[said.rfind(b"\n") + 1 :] + log.more()
+            if _RELOADED.search(said):
                 return
             await asyncio.sleep(0.01)
         raise Unavailable(f"nats-server does not take up its configuration: {self._log} says why")

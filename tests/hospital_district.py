@@ -24,7 +24,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from sqlalchemy import Engine
 
-from api.app import PREFIX, create_app
+from api.app import create_app
 from api.live.hospital_streams import HospitalStreams
 from cluster.hospital_access import HospitalAccess
 from domain import subjects
@@ -45,6 +45,7 @@ from runtime.sql.sessions import SessionRules
 from runtime.tasks import end
 from runtime.tls import CertificateFiles, TakenUp, Trust
 from tests.sql_fixtures import HOUR_US, SHARDS
+from tests.unit.api.conftest import API as PATHS
 from tests.unit.api.conftest import client_of, services_of
 
 OWN, OTHER = "sz.h001", "sz.h002"
@@ -95,7 +96,15 @@ class Program:
         return await self.ask(goes_on=self.numbers[-1] if self.numbers else 0)
 
     def alarms(self) -> list[str]:
-        return [data["event"]["event_id"] for event, _, data in self.heard if event == "alarm"]
+        return _alarms(self.heard)
+
+    def alarms_of_this_stream(self) -> list[str]:
+        """Since it was last answered anew, when messages count from 1."""
+        return _alarms(self.heard[-(self.numbers[::-1].index(1) + 1) :])
+
+
+def _alarms(heard: Sequence[tuple[str, int | None, dict[str, Any]]]) -> list[str]:
+    return [data["event"]["event_id"] for event, _, data in heard if event == "alarm"]
 
 
 @dataclass
@@ -191,8 +200,7 @@ async def running_district(tmp_path: Path, engine: Engine) -> AsyncIterator[Dist
     parts = {"engine": engine, "bus": api, "hospitals_bus": of_hospitals, "clock": clock, "callers": callers}
     app = create_app(services_of(**parts, accesses=journal), background=False)
     admin = access.create_token(engine, AUTHOR, "admin", Role.ADMINISTRATOR)
-    async with app.router.lifespan_context(app), client_of(app, admin) as http:
-        http.base_url = httpx.URL(f"http://test{PREFIX}/")
+    async with app.router.lifespan_context(app), client_of(app, admin, under=PATHS) as http:
         streams = asyncio.create_task(HospitalStreams(app, app.state.backend).run())
         made = District(server, authority, tmp_path, engine, http, host, api, journal, hospitals, streams)
         await of_hospitals.flush()

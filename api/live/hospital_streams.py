@@ -93,9 +93,12 @@ class _Stream:
         self._gone.set()
 
     async def say_end(self) -> None:
-        """Tell who hears it that nothing more comes, if anything did."""
+        """Tell who hears it that nothing more comes, if anything did. What the bus does not take is said in the log."""
         if self.status.done() and self.status.result() < 400:
-            await self._say(_END)
+            try:
+                await self._say(_END)
+            except Exception as error:  # noqa: BLE001 (whatever ails the bus: other streams are to be told, and it hears no more)
+                logger.warning("a program is not told that its alarms end: %s", error, extra={"subject": self._subject})
 
     async def receive(self) -> Message:
         if not self._is_asked:

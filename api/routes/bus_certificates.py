@@ -31,7 +31,7 @@ _LOOK_S: Final = 10.0
 
 @router.post("", status_code=201, responses=problems(NotFound, Conflict, InvalidInput, Unavailable))
 async def make_certificate(who: Manage, name: str, body: BusCertificateIn, behind: Behind, zone: In) -> BusCertificateOut:
-    """A certificate for the key of a request. Its holder needs the token as well."""
+    """A certificate for the key of a request: one, however often it is asked for. Its holder needs the token as well."""
     pem = body.request.encode()
     asked = await behind.lanes.codec(read_request, pem)
     try:
@@ -42,7 +42,10 @@ async def make_certificate(who: Manage, name: str, body: BusCertificateIn, behin
     number = await behind.write(bus_certificates.ask_certificate, behind.engine, author, name, body.request, asked.key_digest)
     await _looked(behind)
     rows = await behind.read(bus_certificates.certificates_of, behind.engine, name)
-    return BusCertificateOut.of(next(row for row in rows if row["id"] == number), zone, author.now_us)
+    made = next(row for row in rows if row["id"] == number)
+    if made["certificate"] is None:
+        raise Unavailable(f"certificate {number} cannot be signed now, as the platform's log says: ask again for the same key")
+    return BusCertificateOut.of(made, zone, author.now_us)
 
 
 @router.get("", responses=problems(NotFound))

@@ -7,14 +7,17 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.times import Zone
-from domain.hospital_systems import HospitalSystem
+from domain.enrolment import MAX_REQUEST_BYTES
+from domain.hospital_systems import asks_on, heard_by, inbox_of
 
 _EXAMPLE = "-----BEGIN CERTIFICATE REQUEST-----\n...\n-----END CERTIFICATE REQUEST-----\n"
 
 
 class BusCertificateIn(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"request": _EXAMPLE}]})
-    request: str = Field(min_length=1, max_length=16_384, description="PKCS #10, PEM, as `openssl req -new` makes it.")
+    request: str = Field(
+        min_length=1, max_length=MAX_REQUEST_BYTES, description="PKCS #10, PEM, as `openssl req -new` makes it."
+    )
 
 
 class BusCertificateOut(BaseModel):
@@ -33,12 +36,12 @@ class BusCertificateOut(BaseModel):
 
     @classmethod
     def of(cls, row: dict[str, Any], zone: Zone, now_us: int) -> Self:
-        system = HospitalSystem(row["hospital_id"], row["id"], "")
+        hospital_id, number = row["hospital_id"], row["id"]
         return cls(
-            id=row["id"], hospital_id=row["hospital_id"], state=_state(row, now_us), made=zone.text(row["made_us"]),
+            id=number, hospital_id=hospital_id, state=_state(row, now_us), made=zone.text(row["made_us"]),
             made_by=row["made_by"], until=zone.maybe(row["ends_us"]), revoked=zone.maybe(row["revoked_us"]),
-            fingerprint=row["fingerprint"], certificate=row["certificate"], asks=system.asks, hears=system.hears,
-            inbox=system.inbox,
+            fingerprint=row["fingerprint"], certificate=row["certificate"],
+            asks=asks_on(hospital_id, number), hears=heard_by(hospital_id, number), inbox=inbox_of(number),
         )  # fmt: skip
 
 

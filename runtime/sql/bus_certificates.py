@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Engine, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, func, insert, select, update
 
 from domain.errors import Conflict, InvalidInput, NotFound, Unauthenticated, VitalgridError
 from domain.hospital_systems import HospitalSystem
@@ -34,31 +34,46 @@ class Signed(NamedTuple):
     ends_us: int
 
 
+Sign = Callable[[str, str, str], Signed]
+
+
 def ask_certificate(engine: Engine, author: Author, name: str, request_pem: str, key_digest: str) -> int:
     """Note that token `name` is to have a certificate for the key of a request, which was checked; its number.
 
+    Who asks again for the same key, while what they asked for is in force, is told the same number.
+
     Raises NotFound for a token that is not in force, InvalidInput for one of more than one hospital, Conflict when it has
-    as many as may be, or the key has a certificate already: each key has one, ever.
+    as many as may be, or the key has or had a certificate that is another's or over: each key has one, ever.
     """
     with writing(engine) as connection:
         place = Place.parse(_token_place(connection, name))
         if place.hospital_id is None:
             raise InvalidInput(f"token {name!r} is of {place}: on the bus a program is of one hospital, or a ward of one")
         mine = (bus_certificates.c.token_name == name) & _good(author.now_us)
-        if len(connection.execute(select(bus_certificates.c.id).where(mine)).all()) >= _MOST:
+        if (number := _asked_before(connection, mine, key_digest)) is not None:
+            return number
+        if connection.execute(select(func.count()).where(mine)).scalar_one() >= _MOST:
             raise Conflict(f"token {name!r} has {_MOST} certificates in force: revoke one first")
-        same = select(bus_certificates.c.id).where(bus_certificates.c.key_digest == key_digest)
-        if connection.execute(same).first() is not None:
-            raise Conflict("the key of the request has, or had, a certificate for the bus: make a new one")
         values = {
             "key_digest": key_digest, "token_name": name, "hospital_id": place.hospital_id, "request": request_pem,
-            "made_by": author.who,
-            "made_us": author.now_us,
+            "made_by": author.who, "made_us": author.now_us,
         }  # fmt: skip
-        key = connection.execute(insert(bus_certificates).values(values)).inserted_primary_key
-        assert key is not None
-        log_write(connection, author, "bus-certificate.create", name, {"id": int(key[0]), "hospital": place.hospital_id})
-        return int(key[0])
+        made = insert(bus_certificates).values(values).returning(bus_certificates.c.id)
+        number = int(connection.execute(made).scalar_one())
+        log_write(connection, author, "bus-certificate.create", name, {"id": number, "hospital": place.hospital_id})
+        return number
+
+
+def _asked_before(connection: Connection, mine: ColumnElement[bool], key_digest: str) -> int | None:
+    """The number of a key's certificate, if it is `mine`. Raises Conflict when it is, or was, another's or is over."""
+    of_key = select(bus_certificates.c.id, mine).where(bus_certificates.c.key_digest == key_digest)
+    found = connection.execute(of_key).one_or_none()
+    if found is None:
+        return None
+    number, is_mine = found
+    if not is_mine:
+        raise Conflict("the key of the request has, or had, a certificate for the bus: make a new one")
+    return int(number)
 
 
 def revoke_certificate(engine: Engine, author: Author, name: str, number: int) -> None:
@@ -72,9 +87,11 @@ def revoke_certificate(engine: Engine, author: Author, name: str, number: int) -
 
 
 def certificates_of(engine: Engine, name: str) -> list[Row]:
-    """All that a token ever had, the newest first."""
+    """All that a token ever had, the newest first. Raises NotFound when there never was such a token."""
     query = select(*(bus_certificates.c[column] for column in _SHOWN)).where(bus_certificates.c.token_name == name)
     with reading(engine) as connection:
+        if connection.execute(select(tokens.c.name).where(tokens.c.name == name)).first() is None:
+            raise NotFound(f"no token is, or was, named {name!r}")
         return [dict(row) for row in connection.execute(query.order_by(bus_certificates.c.id.desc())).mappings()]
 
 
@@ -88,26 +105,25 @@ def check_shown(engine: Engine, number: int, hospital_id: str, token: str, *, no
             raise Unauthenticated("the token is unknown or revoked, or not the one that this certificate belongs to")
 
 
-def sign_missing(engine: Engine, sign: Callable[[str, str, str], Signed], *, now_us: int) -> None:
+def sign_missing(engine: Engine, sign: Sign, *, now_us: int) -> dict[int, VitalgridError]:
     """Give each certificate that was asked for what `sign` makes of its hospital, the digest of its key, and the request.
 
-    Raises what `sign` raised first, once all the others have theirs.
+    Returns what `sign` raised, by the numbers of those that have none for it: they keep nobody else from theirs.
     """
     missing = select(bus_certificates).where(bus_certificates.c.certificate.is_(None), _good(now_us))
     with reading(engine) as connection:
         asked = connection.execute(missing).mappings().all()
-    failed: VitalgridError | None = None
+    failed: dict[int, VitalgridError] = {}
     for row in asked:
         try:
             made = sign(row["hospital_id"], row["key_digest"], row["request"])
         except VitalgridError as error:
-            failed = failed or error
+            failed[int(row["id"])] = error
             continue
         values = {"certificate": made.pem, "fingerprint": made.fingerprint, "ends_us": made.ends_us}
         with writing(engine) as connection:
             connection.execute(update(bus_certificates).where(bus_certificates.c.id == row["id"]).values(values))
-    if failed is not None:
-        raise failed
+    return failed
 
 
 class LetIn(NamedTuple):

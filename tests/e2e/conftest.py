@@ -8,12 +8,11 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from tests.unit.api.conftest import client_of
+from tests.unit.api.conftest import API, client_of
 
 
 @pytest.fixture
 async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     """Signed in as an administrator, at the API's prefix."""
-    async with client_of(app) as connected:
-        connected.base_url = httpx.URL("http://test/api/v1/")
+    async with client_of(app, under=API) as connected:
         yield connected

@@ -32,7 +32,7 @@ from runtime.sql.alarms import position_of
 from runtime.sql.engine import migrate, open_engine
 from runtime.tls import CertificateFiles, TakenUp, Trust
 from tests.unit.api.conftest import client_of, services_of
-from tests.waiting import until
+from tests.waiting import eventually, until
 
 pytestmark = pytest.mark.integration
 NOW_US = 1_700_000_000_000_000
@@ -158,9 +158,10 @@ async def test_audio_is_paused_with_an_end_and_comes_back(
     assert (await client.post("alarms/a1/pause-audio", json={"until": moment(7200)})).status_code == 422
     clock.advance(61)
 
-    async with asyncio.timeout(10):
-        while (await client.get("alarms/a1")).json()["state"] == "audio-paused":
-            pass
+    async def sounds_again() -> bool:
+        return (await client.get("alarms/a1")).json()["state"] != "audio-paused"
+
+    await eventually(sounds_again)
     assert (await client.get("alarms/a1")).json()["state"] == "active"
 
 

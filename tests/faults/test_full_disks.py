@@ -19,7 +19,7 @@ from tests.faults.schedule import Plan
 from tests.faults.senders import Load
 from tests.faults.small_disks import SmallDisk, why_none
 from tests.faults.stand import Stand
-from tests.waiting import until
+from tests.waiting import eventually, until
 
 pytestmark = [
     pytest.mark.integration, pytest.mark.slow, pytest.mark.faults, pytest.mark.long, pytest.mark.timeout(300),
@@ -53,7 +53,7 @@ class Small(FaultBench):
         async def is_there() -> bool:
             return (await asyncio.to_thread(self.levels)).get(place) == level
 
-        await eventually(is_there)
+        await eventually(is_there, 20)
 
     def said(self, words: str, log: str = "up.log") -> int:
         """How often a log says something."""
@@ -70,13 +70,7 @@ class Small(FaultBench):
 
     async def shows_live(self, since_us: int) -> None:
         async with httpx.AsyncClient(timeout=5.0, trust_env=False, headers={"X-Reason": "test"}) as http:
-            await eventually(lambda: self.is_shown(http, since_us))
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]], deadline_s: float = 20.0) -> None:
-    async with asyncio.timeout(deadline_s):
-        while not await condition():  # noqa: ASYNC110 (the platform is asked)
-            await asyncio.sleep(0.2)
+            await eventually(lambda: self.is_shown(http, since_us), 20)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -161,7 +155,7 @@ async def test_without_room_in_the_lake_vitals_and_alarms_go_on_until_memory_is_
         async def is_alarm_told() -> bool:
             return is_told(load.history.crossings[0], await told_alarms(small.stand, since), 2**62)
 
-        await eventually(is_alarm_told)
+        await eventually(is_alarm_told, 20)
         await until(lambda: small.said("the stream is taken no further", "hosts.log"), 30)
 
         async def is_shown_to_operators() -> bool:
@@ -169,7 +163,7 @@ async def test_without_room_in_the_lake_vitals_and_alarms_go_on_until_memory_is_
                 ready = http.get("/ready")
             return ready.status_code == 503 and "takes no more of the stream" in ready.text
 
-        await eventually(is_shown_to_operators)
+        await eventually(is_shown_to_operators, 20)
         held_us = small.clock.now_us()
         await until(lambda: all(sender.last_acknowledged_us > held_us for sender in load.gateways), 20)  # doors go on
         disk.make_room()

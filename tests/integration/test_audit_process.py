@@ -42,7 +42,7 @@ from runtime.sql.write_log import untold_writes
 from runtime.tasks import end
 from runtime.write_relay import WriteRelay
 from tests.sql_fixtures import ADA
-from tests.waiting import until
+from tests.waiting import eventually, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.clause("9.3e")]
 
@@ -182,9 +182,10 @@ async def test_what_is_in_the_log_leaves_the_stream(log: Log, bus: Bus, monkeypa
 
 
 async def first_becomes(bus: Bus, sequence: int) -> None:
-    async with asyncio.timeout(10):
-        while (await bus.stream_state(subjects.AUDIT_STREAM)).first_sequence != sequence:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+    async def is_first() -> bool:
+        return (await bus.stream_state(subjects.AUDIT_STREAM)).first_sequence == sequence
+
+    await eventually(is_first)
 
 
 async def test_what_is_in_the_log_leaves_the_stream_at_a_start(log: Log, bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:

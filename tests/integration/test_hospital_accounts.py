@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from nats.errors import Error as NatsError
 
 from domain import subjects
 from domain.bus_rights import API, BUS_RIGHTS, SUPERVISOR
-from domain.errors import InvalidInput
+from domain.errors import InvalidInput, Unavailable
 from domain.hospital_systems import ASKED, AlarmsAsked, HospitalSystem, asked_by, decode_asked
 from runtime import bus_access, nats_server
 from runtime.bus import Bus
@@ -31,7 +31,7 @@ from runtime.nats_server import NatsServer
 from runtime.tasks import end
 from runtime.tls import CertificateFiles, TakenUp, Trust
 from tests.integration.test_bus_rights import LIMITS, LISTENED_TO, SPOKEN
-from tests.waiting import until
+from tests.waiting import eventually, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.clause("9.4"), pytest.mark.clause("5.4a")]
 
@@ -105,13 +105,6 @@ class Region:
         )  # fmt: skip
         self.open.append(client)
         return client
-
-
-async def eventually(attempt: Callable[[], Awaitable[bool]]) -> None:
-    """Try until it is so, ten seconds at most."""
-    async with asyncio.timeout(10):
-        while not await attempt():  # noqa: ASYNC110 (a try tells)
-            await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -280,6 +273,34 @@ async def test_what_a_hospital_may_take_of_the_server_is_bounded(region: Region)
     await until(lambda: clients[0].is_closed, 5)  # the library gives up when the server refuses
     with pytest.raises(NatsError):
         await clients[1].request(region.systems[1].asks, b"x" * 5_000, timeout=1)
+
+
+async def test_who_says_what_the_server_says_of_a_reload_makes_none_of_it(region: Region, monkeypatch) -> None:
+    """What cannot be parsed stands in the server's log, which is read for whether it took up its configuration."""
+    words = b"Reloaded server configuration\r\n"
+    monkeypatch.setattr(nats_server, "_RELOAD_DEADLINE_S", 1.0)
+
+    async def say() -> None:
+        client = await region.program(1)
+        assert client._transport is not None
+        client._transport.write(words)
+        await client._transport.drain()
+        await until(lambda: not client.is_connected, 10)
+
+    async def say_again_and_again() -> None:
+        while True:
+            await say()
+
+    saying = asyncio.create_task(say_again_and_again())
+    log = region.server.directory / "nats-server.log"
+    await until(lambda: words.strip() in log.read_bytes(), 10)
+    with monkeypatch.context() as patched:
+        patched.setattr(region.access, "config", lambda: "accounts {")
+        with pytest.raises(Unavailable, match="does not take up"):
+            await region.server.reload()
+    assert not saying.done()
+    await end(saying)
+    await region.server.reload()
 
 
 async def test_who_does_what_they_may_not_fills_no_disk_and_is_put_out_all_the_same(region: Region, monkeypatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 from asyncio.subprocess import PIPE
@@ -16,12 +17,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from nats.aio.msg import Msg
+from nats.errors import OutboundBufferLimitError
 from sqlalchemy import Engine
 
 from api.live import hospital_streams
+from domain.enrolment import MAX_REQUEST_BYTES
 from domain.errors import Unavailable
 from domain.principals import Role
+from runtime.bus import Bus
 from runtime.certificates import read_certificate
+from runtime.keys import KeyMissing
 from runtime.sql import patients
 from runtime.sql.engine import writing
 from runtime.sql.patients import NewPatient
@@ -30,7 +35,7 @@ from runtime.tasks import end
 from tests.bus_program import program_of_the_howto
 from tests.hospital_district import OTHER, OWN, District, running_district
 from tests.sql_fixtures import ADA
-from tests.waiting import until
+from tests.waiting import eventually, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.clause("9.4"), pytest.mark.clause("9.3e")]
 
@@ -59,7 +64,7 @@ async def test_a_program_hears_what_its_role_may_see_and_it_is_noted_first(distr
     await until(lambda: (whole.alarms(), ward.alarms(), other.alarms()) == (["e1", "e2", "e3"], ["e3"], ["e4"]), 10)
     assert [number for event, number, _ in whole.heard if event == "alarm"] == [1, 2, 3]
     assert whole.heard[0][0] == "hello"
-    await until(lambda: any(event == "heartbeat" for event, _, _ in whole.heard), 5)
+    await until(lambda: any(event == "heartbeat" for event, _, _ in whole.heard), 10)
     answers = await asyncio.gather(*(program.go_on() for program in (whole, ward, other)))
     assert {code for code, _ in answers} == {None}
     assert whole.numbers == list(range(1, len(whole.numbers) + 1))
@@ -103,10 +108,11 @@ async def test_the_certificate_alone_opens_nothing_and_neither_does_another_toke
 
 
 async def test_who_says_no_more_that_they_hear_is_sent_no_more(district: District, monkeypatch) -> None:
-    monkeypatch.setattr(hospital_streams, "LEASE_S", 0.5)
     program = await district.program("his-1", OWN)
     assert (await program.go_on())[0] == "conflict"
-    await program.ask()
+    with monkeypatch.context() as patched:
+        patched.setattr(hospital_streams, "LEASE_S", 1.5)
+        await program.ask()
     await until(lambda: program.heard and program.heard[-1][0] == "end", 10)
     await district.notify(1)
     assert (await program.go_on())[0] == "conflict"
@@ -137,7 +143,7 @@ async def test_an_answer_that_another_program_has_sent_here_is_no_message_of_a_s
     await sly.client.publish(sly.made["asks"], question, reply=program.made["hears"])
     await until(lambda: program.unnumbered, 10)
     assert program.unnumbered == [b'{"lease_s":30.0}']
-    await until(lambda: len(program.numbers) > 1, 5)
+    await until(lambda: len(program.numbers) > 1, 10)
     assert (await program.go_on())[0] is None
     foreign = await district.program("his-3", OTHER)
     await foreign.client.publish(foreign.made["asks"], b"rubbish", reply=program.made["hears"])
@@ -184,8 +190,32 @@ async def test_an_api_that_stops_says_so_to_who_hears_alarms(district: District)
     await program.ask()
     await until(lambda: program.heard, 10)
     await end(district.streams)
-    await until(lambda: program.heard[-1][0] == "end", 5)
+    await until(lambda: program.heard[-1][0] == "end", 10)
     assert program.numbers == list(range(1, len(program.numbers) + 1))
+
+
+async def test_a_bus_that_does_not_take_it_keeps_no_stream_from_its_end_and_is_said_once_of_each(
+    district: District, monkeypatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    programs = [await district.program(*one) for one in (("his-1", OWN), ("his-2", OTHER))]
+    for program in programs:
+        await program.ask()
+        await until(lambda program=program: program.heard, 10)
+    failing = set[str]()
+    takes = Bus.core_publish
+
+    async def fails(self: Bus, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
+        if payload == hospital_streams._END and subject == programs[0].made["hears"]:
+            failing.add(subject)
+            raise OutboundBufferLimitError
+        await takes(self, subject, payload, headers)
+
+    monkeypatch.setattr(Bus, "core_publish", fails)
+    await end(district.streams)
+    assert failing == {programs[0].made["hears"]}
+    await until(lambda: programs[1].heard[-1][0] == "end", 10)
+    said = [record for record in caplog.records if "alarms end" in record.message]
+    assert [record.subject for record in said] == [programs[0].made["hears"]]
 
 
 async def test_what_was_lost_on_the_way_is_found_and_comes_when_it_is_asked_for_anew(district: District) -> None:
@@ -204,9 +234,8 @@ async def test_what_was_lost_on_the_way_is_found_and_comes_when_it_is_asked_for_
     await program.ask(goes_on=before)
     code, said = await program.ask(goes_on=before)
     assert (code, "lost" in said) == ("conflict", True), said
-    heard = len(program.alarms())  # it may have come once it was listened again
     await program.ask(after=0)
-    await until(lambda: program.alarms()[heard:] == ["e1"], 10)
+    await until(lambda: program.numbers.count(1) == 2 and program.alarms_of_this_stream() == ["e1"], 10)
 
 
 async def test_the_program_of_the_howto_misses_nothing_when_its_connection_breaks(district: District) -> None:
@@ -221,10 +250,15 @@ async def test_the_program_of_the_howto_misses_nothing_when_its_connection_break
 
     async def until_said(*words: str) -> None:
         line = ""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while not all(word in line for word in words):
                 assert not line.startswith("alarm ")  # each comes once
                 line = (await running.stdout.readline()).decode()
+
+    async def second_is_notified() -> bool:
+        with contextlib.suppress(Unavailable):
+            return bool(await district.notify(2))
+        return False
 
     try:
         await until_said("hello ")
@@ -232,8 +266,7 @@ async def test_the_program_of_the_howto_misses_nothing_when_its_connection_break
         await until_said("alarm ", '"e1"')
         district.server.kill()
         await district.server.start()
-        await until(lambda: district.host.is_connected and district.api.is_connected, 10)
-        await district.notify(2)  # the program comes back two seconds later
+        await eventually(second_is_notified, 20)  # the program comes back two seconds later
         await until_said("alarm ", '"e2"')
     finally:
         running.kill()
@@ -248,7 +281,7 @@ async def test_revoked_it_hears_nothing_more_and_is_cut_off(district: District, 
     path = "/tokens/his-1" if what == "token" else f"/tokens/his-1/bus-certificates/{program.made['id']}"
     assert (await district.http.delete(path)).status_code == 204
     await district.hospitals.look()  # as `run` does every two seconds
-    await until(lambda: not program.client.is_connected, 5)
+    await until(lambda: not program.client.is_connected, 10)
     await district.notify(1)
     await until(lambda: other.alarms() == ["e1"], 10)
     assert (other.client.is_connected, program.alarms()) == (True, [])
@@ -269,7 +302,7 @@ async def test_who_revokes_is_told_when_the_bus_does_not_take_it_up(district: Di
     assert (answer.status_code, "the bus may let it in" in answer.json()["detail"]) == (202, True), answer.text
     assert program.client.is_connected
     await district.hospitals.look()  # as `run` does every two seconds
-    await until(lambda: not program.client.is_connected, 5)
+    await until(lambda: not program.client.is_connected, 10)
 
 
 async def test_what_is_no_request_or_no_program_of_a_hospital_gets_none(district: District) -> None:
@@ -285,14 +318,36 @@ async def test_what_is_no_request_or_no_program_of_a_hospital_gets_none(district
     assert await status("region-1", body) == 422
     assert await status("nobody", body) == 404
     assert await status("his-1", {"request": "rubbish"}) == 422
-    assert await status("his-1", body) == 201
-    assert await status("his-1", body) == 409  # a key has one certificate, ever
+    made, again = [(await district.http.post("/tokens/his-1/bus-certificates", json=body)).json() for _ in range(2)]
+    assert made == again
+    district.token("his-2", Role.STATION, OWN)
+    assert await status("his-2", body) == 409  # a key has one certificate, ever
+    for large in ("x" * (MAX_REQUEST_BYTES + 1), "é" * MAX_REQUEST_BYTES):
+        answer = await district.http.post("/tokens/his-1/bus-certificates", json={"request": large})
+        assert (answer.status_code, str(MAX_REQUEST_BYTES) in answer.text) == (422, True)
     for _ in range(3):
         await district.certify("his-1")
     assert (await district.http.post("/tokens/his-1/bus-certificates", json=_another())).status_code == 409
     made = read_certificate(_written(district.folder, (await _listed(district, "his-1"))[-1]["certificate"]))
     names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(x509.DNSName)
     assert [name.endswith(".hospitals.vitalgrid") for name in names] == [True]
+    assert (await district.http.get("/tokens/nobody/bus-certificates")).status_code == 404
+
+
+async def test_who_gets_no_certificate_now_is_told_and_gets_it_by_asking_again(district: District, monkeypatch) -> None:
+    def fails(*_: Any) -> None:
+        raise KeyMissing("the authority's key is missing")
+
+    district.token("his-1", Role.STATION, OWN)
+    body = _another()
+    with monkeypatch.context() as patched:
+        patched.setattr(district.hospitals, "_sign", fails)
+        answer = await district.http.post("/tokens/his-1/bus-certificates", json=body)
+    assert (answer.status_code, "ask again" in answer.json()["detail"]) == (503, True), answer.text
+    (asked,) = await _listed(district, "his-1")
+    assert asked["state"] == "asked"
+    made = (await district.http.post("/tokens/his-1/bus-certificates", json=body)).json()
+    assert (made["id"], made["state"]) == (asked["id"], "good")
 
 
 def _another() -> dict[str, str]:

@@ -13,6 +13,7 @@ import pytest
 from domain.errors import InvalidInput
 from runtime.certificates import Authority, Wanted
 from runtime.tls import CertificateFiles, TakenUp, Trust
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.clause("9.1a")]
 
@@ -135,9 +136,11 @@ async def test_a_renewed_certificate_is_taken_up_while_open_connections_go_on(tm
         authority.keep(Wanted("api", HERE, is_server=True), datetime.now(UTC) + timedelta(days=61))
         authority.keep(Wanted("api", HERE, is_server=True), datetime.now(UTC))
         keeping = asyncio.create_task(tls.keep(every_s=0.01))
-        async with asyncio.timeout(5):
-            while await serial_of(port, trusting) == before:  # noqa: ASYNC110 (a handshake tells)
-                await asyncio.sleep(0.01)
+
+        async def serves_another() -> bool:
+            return await serial_of(port, trusting) != before
+
+        await eventually(serves_another)
         keeping.cancel()
         assert await said_again(*open_one) == b"hello\n"
         open_one[1].close()

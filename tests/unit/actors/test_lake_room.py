@@ -17,7 +17,7 @@ def room() -> LakeRoom:
 
 
 async def test_while_there_is_room_nobody_waits(room: LakeRoom) -> None:
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(10):
         await room.wait(lambda: 99, lambda: pytest.fail("waited with room left"))
 
 
@@ -34,7 +34,7 @@ async def test_without_room_turns_wait_until_a_commit_went_through_and_it_is_sai
         assert not waiting.done()
         kept[0] = 0
         room.committed()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(10):
             await waiting
         room.worked()
     assert room.full_since_us == 0
@@ -48,5 +48,5 @@ async def test_rows_on_their_way_count(room: LakeRoom) -> None:
     assert room.full_since_us == 0, "a lake that is merely slow is none that takes no rows"
     room.writing = 0
     room.committed()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(10):
         await waiting

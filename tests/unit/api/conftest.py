@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import httpx
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import Engine
 
-from api.app import create_app
+from api.app import PREFIX, create_app
 from api.services import Services
 from domain import subjects
 from domain.errors import Unavailable
@@ -63,10 +63,14 @@ def services_of(**parts: Any) -> Services:
     return Services(**({"authoriser": CedarAuthoriser.of_package(defaults["clock"])} | defaults))
 
 
-def client_of(app: FastAPI, token: str | None = TOKEN) -> httpx.AsyncClient:
+API: Final = f"{PREFIX}/"
+
+
+def client_of(app: FastAPI, token: str | None = TOKEN, *, under: str = "/") -> httpx.AsyncClient:
+    """Shows `token`; paths are `under` that one: `API` for those of its routes."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers)
+    return httpx.AsyncClient(transport=transport, base_url=f"http://test{under}", headers=headers)
 
 
 @pytest.fixture
@@ -109,8 +113,7 @@ async def app(engine: Engine, clock: ManualClock) -> AsyncIterator[FastAPI]:
 async def client(app: FastAPI, request: pytest.FixtureRequest) -> AsyncIterator[httpx.AsyncClient]:
     """Signed in as an administrator, or as the test's mark `as_role("nurse@sz.h001/icu")` says."""
     mark = request.node.get_closest_marker("as_role")
-    async with client_of(app, TOKEN if mark is None else mark.args[0]) as connected:
-        connected.base_url = httpx.URL("http://test/api/v1/")
+    async with client_of(app, TOKEN if mark is None else mark.args[0], under=API) as connected:
         yield connected
 
 

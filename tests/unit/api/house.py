@@ -72,8 +72,8 @@ class House:
     async def settled(self) -> None:
         await self.app.state.backend.sign_in.settled()
 
-    def client(self, token: str | None = None, **more: Any) -> httpx.AsyncClient:
-        client = client_of(self.app, token)
+    def client(self, token: str | None = None, *, under: str = "/", **more: Any) -> httpx.AsyncClient:
+        client = client_of(self.app, token, under=under)
         client.headers.update(more)
         return client
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import threading
+from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
 from starlette.types import Message
 
+from api import documentation
 from api.auth import OPEN_PATHS
 from tests.callers import TOKEN, TOKEN_OF_NOBODY
 from tests.unit.api.conftest import client_of
+from tests.waiting import until
 
 PATHS = (
     "/", "/docs", "/redoc", "/openapi.json", "/docs-assets/swagger-ui.css", "/metrics", "/health", "/ready",
@@ -133,6 +138,26 @@ async def test_openapi_names_problems_security_and_examples_on_every_body(plain_
                 if not _has_example(content, document):
                     without.append(f"{method} {path} {media}")
     assert without == []
+
+
+async def test_the_openapi_document_is_made_once_whoever_asks_for_it_meanwhile(
+    plain_app: FastAPI, plain_client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    makes, may_go_on, made = documentation.get_openapi, threading.Event(), []
+
+    def slowly(**parts: Any) -> dict[str, Any]:
+        made.append(threading.current_thread())
+        assert may_go_on.wait(30)
+        return makes(**parts)
+
+    monkeypatch.setattr(documentation, "get_openapi", slowly)
+    at_the_start = asyncio.create_task(asyncio.to_thread(plain_app.openapi))  # as the API's process does
+    await until(lambda: made, 30)
+    asked = asyncio.create_task(plain_client.get("/openapi.json"))
+    await asyncio.wait({asked}, timeout=0.1)
+    may_go_on.set()
+    assert (await asked).json() == await at_the_start
+    assert len(made) == 1
 
 
 def _has_example(content: dict, document: dict) -> bool:

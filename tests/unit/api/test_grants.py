@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
-import httpx
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import Engine
@@ -17,7 +16,7 @@ from runtime.clock import ManualClock
 from runtime.sql import access, grants, patients, users
 from runtime.sql.patients import NewPatient
 from tests.sql_fixtures import ADA
-from tests.unit.api.conftest import client_of, make
+from tests.unit.api.conftest import API, client_of, make
 from tests.unit.api.house import PASSWORD, House, get, open_house, sign_in
 from tests.unit.api.two_hospitals import Ward, fill
 
@@ -37,8 +36,7 @@ async def house(engine: Engine, clock: ManualClock, tmp_path: Path) -> AsyncIter
 async def test_what_is_given_holds_at_once_at_its_place_and_as_long_as_it_is_said(house: House, wards: list[Ward]) -> None:
     nurse = (await sign_in(house, "wang.wei"))["access_token"]
     own, other, _ = (f"/api/v1/patients/{ward.patient_key}" for ward in wards)
-    async with house.client((await sign_in(house))["access_token"]) as client:
-        client.base_url = httpx.URL("http://test/api/v1/")
+    async with house.client((await sign_in(house))["access_token"], under=API) as client:
         assert await get(house, nurse, own) == (403, "forbidden")
         given = await make(client, "users/wang.wei/grants", {"role": "nurse", "place": "sz.h001/icu"})
         assert await get(house, nurse, own) == (200, "")
@@ -69,8 +67,7 @@ async def test_what_is_given_holds_at_once_at_its_place_and_as_long_as_it_is_sai
 async def test_a_care_team_is_reached_while_it_is_one(house: House, wards: list[Ward]) -> None:
     doctor = (await sign_in(house, "wang.wei"))["access_token"]
     patient = f"patients/{wards[0].patient_key}"
-    async with house.client((await sign_in(house))["access_token"]) as client:
-        client.base_url = httpx.URL("http://test/api/v1/")
+    async with house.client((await sign_in(house))["access_token"], under=API) as client:
         await make(client, "users/wang.wei/grants", {"role": "doctor", "place": "sz.h001", "relation": "care-team"})
         assert await get(house, doctor, f"/api/v1/{patient}") == (403, "forbidden")
         await make(client, f"{patient}/care-team", {"user": "wang.wei"})
@@ -88,8 +85,7 @@ async def test_a_care_team_is_reached_while_it_is_one(house: House, wards: list[
 async def test_nobody_joins_a_care_team_by_themselves_and_a_discharge_ends_it(house: House, wards: list[Ward]) -> None:
     doctor = (await sign_in(house, "wang.wei"))["access_token"]
     patient = f"patients/{wards[0].patient_key}"
-    async with house.client((await sign_in(house))["access_token"]) as client:
-        client.base_url = httpx.URL("http://test/api/v1/")
+    async with house.client((await sign_in(house))["access_token"], under=API) as client:
         refused = await client.post(f"{patient}/care-team", json={"user": "li.na"})
         assert (refused.status_code, "may not join a care team by themselves" in refused.text) == (403, True)
         await make(client, "users/wang.wei/grants", {"role": "doctor", "place": "sz.h001", "relation": "care-team"})
@@ -129,8 +125,7 @@ async def test_nobody_gives_to_themselves_nor_more_than_they_may(app: FastAPI, e
 
 @pytest.mark.clause("9.3b")
 async def test_the_last_who_can_give_anything_keeps_that(house: House, wards: list[Ward]) -> None:
-    async with house.client((await sign_in(house))["access_token"]) as client:
-        client.base_url = httpx.URL("http://test/api/v1/")
+    async with house.client((await sign_in(house))["access_token"], under=API) as client:
         (own,) = (await client.get("users/li.na/grants")).json()
         last = await client.delete(f"users/li.na/grants/{own['id']}")
         assert (last.status_code, "is the last" in last.text) == (409, True)
@@ -151,8 +146,7 @@ def test_the_last_token_of_an_administrator_is_not_revoked(engine: Engine) -> No
 async def test_patients_have_an_account_that_reaches_themselves(house: House, wards: list[Ward]) -> None:
     own = wards[0].patient_key
     patients.admit_patient(house.engine, ADA, "sz.h001", NewPatient("MRN-9", ward_id="icu"))
-    async with house.client((await sign_in(house))["access_token"]) as client:
-        client.base_url = httpx.URL("http://test/api/v1/")
+    async with house.client((await sign_in(house))["access_token"], under=API) as client:
         body = {"name": "wang.fang", "patient_key": own, "grants": [{"role": "patient", "relation": "self"}]}
         await make(client, "users", body)
         assert (await client.post("users", json=body | {"name": "x.y", "patient_key": "0" * 32})).status_code == 404

@@ -15,7 +15,7 @@ from domain.errors import Conflict, NotFound
 from domain.host_orders import HostState, HostsView, HostView
 from runtime.clock import ManualClock
 from runtime.sql.access import list_writes
-from tests.unit.api.conftest import NoBus, client_of, services_of
+from tests.unit.api.conftest import API, NoBus, client_of, services_of
 
 
 class Supervisor(NoBus):
@@ -52,8 +52,7 @@ class Supervisor(NoBus):
 @pytest.fixture
 async def client(engine: Engine, clock: ManualClock) -> AsyncIterator[httpx.AsyncClient]:
     app = create_app(services_of(engine=engine, clock=clock, bus=Supervisor()), background=False)
-    async with app.router.lifespan_context(app), client_of(app) as connected:
-        connected.base_url = httpx.URL("http://test/api/v1/")
+    async with app.router.lifespan_context(app), client_of(app, under=API) as connected:
         yield connected
 
 
@@ -98,6 +97,5 @@ async def test_without_a_supervisor_hosts_are_unavailable(app, client_without_bu
 
 @pytest.fixture
 async def client_without_bus(app) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(app) as connected:
-        connected.base_url = httpx.URL("http://test/api/v1/")
+    async with client_of(app, under=API) as connected:
         yield connected

@@ -16,7 +16,7 @@ from runtime.sql import users
 from runtime.sql.devices import find_device
 from runtime.sql.sightings import keep_sightings
 from tests.sql_fixtures import ADA, told
-from tests.unit.api.conftest import client_of, make
+from tests.unit.api.conftest import API, client_of, make
 
 pytestmark = [pytest.mark.clause("8.4d"), pytest.mark.clause("9.4")]
 BECAUSE = {"X-Reason": "it floods"}
@@ -127,8 +127,7 @@ async def test_doors_are_told(app: FastAPI, client: httpx.AsyncClient, bed: Bed,
 
 async def test_a_nurse_may_not_isolate_and_her_station_neither(app: FastAPI, bed: Bed) -> None:
     for role in ("nurse", "doctor", "station"):
-        async with client_of(app, f"{role}@sz.h001/icu") as other:
-            other.base_url = httpx.URL("http://test/api/v1/")
+        async with client_of(app, f"{role}@sz.h001/icu", under=API) as other:
             assert (await other.post(PATH, json={}, headers=BECAUSE)).status_code == 403
 
 
@@ -147,8 +146,7 @@ async def test_whoever_is_elsewhere_sees_neither_isolations_nor_addresses(
     handle = find_device(engine, "sz.h001", "mon-8")["handle"]
     keep_sightings(engine, [Sighting(handle, "mqtt", "10.0.0.8", True, "mon-8", 1)])
     await make(client, "devices/sz.h001/mon-8/isolation", {}, **BECAUSE)
-    async with client_of(app, who) as other:
-        other.base_url = httpx.URL("http://test/api/v1/")
+    async with client_of(app, who, under=API) as other:
         assert len((await other.get("isolations")).json()["items"]) == shown
         assert (await other.get("security/blocklist")).text == ("10.0.0.8\n" if shown else "")
         named = await other.get("devices/sz.h001/mon-8/isolations")

@@ -17,7 +17,7 @@ from runtime.clock import ManualClock
 from runtime.lake import Lake
 from runtime.log_store import LogReader
 from runtime.sql import erasures
-from tests.unit.api.conftest import client_of, make, services_of
+from tests.unit.api.conftest import API, client_of, make, services_of
 
 OFFICER, NURSE, DEVELOPER = "privacy-officer@sz", "nurse@sz.h001/icu", "administrator@sz"
 WHY = {"X-Reason": "the person asked"}
@@ -44,8 +44,7 @@ async def key(client: httpx.AsyncClient) -> str:
 
 @pytest.fixture
 async def officer(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(app, OFFICER) as connected:
-        connected.base_url = httpx.URL("http://test/api/v1/")
+    async with client_of(app, OFFICER, under=API) as connected:
         yield connected
 
 

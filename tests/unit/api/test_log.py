@@ -22,7 +22,7 @@ from runtime.log_keeper import LogKeeper
 from runtime.log_signing import LogSigner
 from runtime.log_store import LogReader
 from runtime.soft_keys import SoftKeys
-from tests.unit.api.conftest import client_of, services_of
+from tests.unit.api.conftest import API, client_of, services_of
 
 SIZE = 259
 SECRET = "nobody shall read this"
@@ -47,8 +47,7 @@ def folder(tmp_path: Path, signer: LogSigner) -> Path:
 @pytest.fixture
 async def client(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
     made = create_app(services_of(log=LogReader(folder)), background=False)
-    async with made.router.lifespan_context(made), client_of(made) as connected:
-        connected.base_url = httpx.URL("http://test/api/v1/log/")
+    async with made.router.lifespan_context(made), client_of(made, under=f"{API}log/") as connected:
         yield connected
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import httpx
 import pytest
 from sqlalchemy import Engine
 from starlette.types import Message, Receive, Scope, Send
@@ -18,6 +16,7 @@ from runtime import callers
 from runtime.clock import ManualClock
 from runtime.sql import access, users
 from tests.sql_fixtures import ADA, HOSPITAL, add_hospital
+from tests.unit.api.conftest import API
 from tests.unit.api.house import PASSWORD, House, get, open_house, sign_in
 
 
@@ -53,13 +52,11 @@ class Stream:
 
 
 @pytest.mark.clause("7.2d")
-async def test_the_second_sign_in_ends_the_firsts_live_stream_within_a_second(house: House) -> None:
+async def test_the_second_sign_in_ends_the_firsts_live_stream_at_once(house: House) -> None:
     stream = Stream(house, (await sign_in(house))["access_token"])
     assert await stream.goes_on()
     await sign_in(house)
-    begun_s = time.monotonic()
-    await asyncio.wait_for(stream.serving, 10)
-    assert time.monotonic() - begun_s < 1
+    await asyncio.wait_for(stream.serving, callers.LOOK_AGAIN_S / 2)  # it is told, not found at the next look
     assert stream.ended == ["http.disconnect"]
 
 
@@ -68,8 +65,7 @@ async def test_an_administrator_sees_who_is_signed_in_and_ends_a_session_with_it
     watcher, watched = (await sign_in(house))["access_token"], (await sign_in(house, "wang.wei"))["access_token"]
     stream = Stream(house, watched)
     assert await stream.goes_on()
-    async with house.client(watcher) as client:
-        client.base_url = httpx.URL("http://test/api/v1/")
+    async with house.client(watcher, under=API) as client:
         first = (await client.get("sessions?limit=1")).json()
         rest = (await client.get(first["next"].removeprefix("/api/v1/"))).json()
         (shown,) = (await client.get("sessions?user=wang.wei")).json()["items"]
@@ -145,8 +141,7 @@ async def test_background_polling_is_no_activity(house: House) -> None:
 
 @pytest.mark.clause("9.3b")
 async def test_nobody_holds_two_administrators_powers_whoever_gives_them_and_however(house: House) -> None:
-    async with house.client((await sign_in(house))["access_token"]) as client:
-        client.base_url = httpx.URL("http://test/api/v1/")
+    async with house.client((await sign_in(house))["access_token"], under=API) as client:
         apart = [Role.SYSTEM_ADMINISTRATOR, Role.SECURITY_ADMINISTRATOR, Role.AUDIT_ADMINISTRATOR]
         for held in apart:
             name = f"keeper.{held}"

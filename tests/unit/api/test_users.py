@@ -7,7 +7,6 @@ import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import httpx
 import pytest
 from sqlalchemy import Engine
 
@@ -21,6 +20,7 @@ from runtime.sql import access, users
 from runtime.sql.engine import writing
 from runtime.sql.users import FIRST_USER
 from tests.sql_fixtures import ADA
+from tests.unit.api.conftest import API
 from tests.unit.api.house import NEW_PASSWORD, PASSWORD, House, ask, get, open_house, sign_in
 
 
@@ -139,8 +139,7 @@ async def test_a_token_has_no_password_to_change(house: House) -> None:
 
 @pytest.mark.clause("9.3b")
 async def test_an_administrator_makes_resets_disables_and_unlocks_users(house: House) -> None:
-    async with house.client((await sign_in(house))["access_token"]) as client:
-        client.base_url = httpx.URL("http://test/api/v1/")
+    async with house.client((await sign_in(house))["access_token"], under=API) as client:
         made = (await client.post("users", json={"name": "Zhang.Min"})).json()
         assert made["name"] == "zhang.min"
         session = await sign_in(house, "zhang.min", made["first_password"])

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import Engine
 
 from cluster.hospital_access import HospitalAccess
-from domain.errors import IntegrityViolation, Unavailable
+from domain.errors import Conflict, NotFound, Unavailable
 from domain.fleet_manifest import Tier
 from domain.principals import Place, Role
 from runtime.bus_access import CertificateAccess, name_of_system
@@ -126,11 +126,41 @@ def forge_hospital(engine: Engine, hospital_id: str) -> None:
         connection.execute(hospitals_table.insert().values({**own, "id": hospital_id}))
 
 
-async def test_a_request_of_another_key_is_not_signed(engine: Engine, hospitals: HospitalAccess, server: Server) -> None:
-    forged, _ = ask(engine, "his-1")
+async def test_a_request_of_another_key_is_not_signed_is_said_once_and_keeps_nobody_else(
+    engine: Engine, hospitals: HospitalAccess, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    (forged, _), (unread, _), (_, digest) = [ask(engine, name) for name in ("his-1", "his-2", "his-3")]
     with writing(engine) as connection:
         connection.execute(table.update().where(table.c.id == forged).values(key_digest="0" * 64))
-    with pytest.raises(IntegrityViolation):
+        connection.execute(table.update().where(table.c.id == unread).values(request="rubbish"))
+    for _ in range(2):
         await hospitals.look()
-    assert ".hospitals.vitalgrid" not in server.read
-    assert bus_certificates.certificates_of(engine, "his-1")[0]["certificate"] is None
+    assert (server.read.count(".hospitals.vitalgrid"), name_of_system(digest) in server.read) == (1, True)
+    for name in ("his-1", "his-2"):
+        assert bus_certificates.certificates_of(engine, name)[0]["certificate"] is None
+    said = [record for record in caplog.records if "cannot be signed" in record.message]
+    assert [record.certificate for record in said] == [forged, unread]
+    assert "is not of the key" in said[0].message
+    assert "no certification request" in said[1].message
+
+
+def test_who_asks_again_for_the_same_key_is_told_the_same_number_and_nothing_more_is_noted(engine: Engine, hospitals) -> None:
+    number, digest = ask(engine, "his-1")
+    noted = access.list_writes(engine, limit=99).rows
+    assert bus_certificates.ask_certificate(engine, AUTHOR, "his-1", "another request", digest) == number
+    assert access.list_writes(engine, limit=99).rows == noted
+    assert [row["id"] for row in bus_certificates.certificates_of(engine, "his-1")] == [number]
+    access.create_token(engine, AUTHOR, "his-2", Role.STATION, Place.parse(OWN))
+    with pytest.raises(Conflict, match="make a new one"):
+        bus_certificates.ask_certificate(engine, AUTHOR, "his-2", "a request", digest)
+    bus_certificates.revoke_certificate(engine, AUTHOR, "his-1", number)
+    with pytest.raises(Conflict, match="make a new one"):
+        bus_certificates.ask_certificate(engine, AUTHOR, "his-1", "a request", digest)
+
+
+def test_a_token_that_never_was_has_no_list_of_certificates(engine: Engine, hospitals) -> None:
+    access.create_token(engine, AUTHOR, "his-1", Role.STATION, Place.parse(OWN))
+    access.revoke_token(engine, AUTHOR, "his-1")
+    assert bus_certificates.certificates_of(engine, "his-1") == []
+    with pytest.raises(NotFound):
+        bus_certificates.certificates_of(engine, "nobody")

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from gateways import listener
 from gateways.listener import Guest, Listener, ListenerLimits, bound
+from runtime.tasks import end
 from tests.waiting import until
 
 pytestmark = pytest.mark.clause("9.1b")
@@ -71,6 +73,13 @@ async def listening(**limits) -> AsyncIterator[Stage]:
         stage.listener.close()
 
 
+@pytest.fixture
+def nobody_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For those who wait, however long a test takes."""
+    monkeypatch.setattr(listener, "_GRACE_S", 60.0)
+
+
+@pytest.mark.usefixtures("nobody_makes_room")
 async def test_an_address_that_floods_leaves_room_for_others() -> None:
     async with listening(max_strangers=8, max_strangers_per_address=4) as stage:
         for _ in range(50):
@@ -78,7 +87,7 @@ async def test_an_address_that_floods_leaves_room_for_others() -> None:
         await until(lambda: len(stage.made) == 4)
         honest = await stage.peer("127.0.0.3")
         honest.send(b"hello")
-        await until(lambda: stage.known == ["127.0.0.3"], deadline_s=0.9)  # before anybody has to make room
+        await until(lambda: stage.known == ["127.0.0.3"])
         assert stage.listener.refused["crowded-out"] == 0
 
 
@@ -107,23 +116,27 @@ async def test_when_all_places_are_taken_the_fullest_address_gives_one_up() -> N
         await until(lambda: stage.known == ["127.0.0.3"])
 
 
+async def ended(peer: socket.socket) -> None:
+    with contextlib.suppress(ConnectionError):
+        assert await asyncio.get_running_loop().sock_recv(peer, 1) == b""
+
+
+@pytest.mark.usefixtures("nobody_makes_room")
 async def test_what_waits_is_closed_with_the_listener() -> None:
     async with listening(max_strangers=1) as stage:
         peers = [await stage.peer("127.0.0.2") for _ in range(3)]
         await until(lambda: len(stage.made) == 1)
         await until(lambda: stage.listener._waiting == 2)
         stage.listener.close()
-        ended = 0
-        for peer in peers:
-            with contextlib.suppress(TimeoutError, ConnectionError):
-                async with asyncio.timeout(0.2):
-                    ended += await asyncio.get_running_loop().sock_recv(peer, 1) == b""
-        assert ended == 2
+        hearing = [asyncio.create_task(ended(peer)) for peer in peers]
+        await until(lambda: sum(one.done() for one in hearing) == 2)
+        (let_in,) = [one for one in hearing if not one.done()]
+        await end(let_in)
 
 
 async def test_who_is_let_in_while_the_listener_closes_is_not_left_hanging() -> None:
     async with listening() as stage:
-        with socket.create_connection(("127.0.0.1", stage.port), timeout=1) as late:  # the loop does not turn meanwhile
+        with socket.create_connection(("127.0.0.1", stage.port), timeout=10) as late:  # the loop does not turn meanwhile
             stage.listener._accept()
             stage.listener.close()
             assert late.recv(1) == b""
