@@ -69,7 +69,9 @@ def create_app(services: Services, *, background: bool = True, limits: RequestLi
         await backend.doors.listen(services.bus)
         await backend.log_state.listen(services.bus)
         try:
-            tasks: dict[str, Callable[[], Awaitable[None]]] = {"access-trail": backend.trail.run}
+            tasks: dict[str, Callable[[], Awaitable[None]]] = {
+                "access-trail": backend.trail.run, "sign-in-failures": backend.sign_in.failures.run,
+            }  # fmt: skip
             if background:
                 tasks |= tasks_of(backend) | {"hospital-streams": HospitalStreams(app, backend).run}
             async with running(backend, tasks):

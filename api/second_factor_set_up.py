@@ -10,7 +10,8 @@ from sqlalchemy import Engine
 
 from api.lanes import Lanes
 from api.sign_in import SignIn
-from domain.errors import Conflict, Forbidden, InvalidInput
+from domain.errors import Conflict, Forbidden, InvalidInput, SecondFactorWrong
+from domain.failed_sign_ins import Failure, Means
 from domain.ports import Clock
 from domain.principals import Caller
 from runtime.second_factors import SecondFactors, new_recovery_codes, provisioning_uri, recovery_digest
@@ -58,7 +59,7 @@ class SecondFactorSetUp:
         a second factor, TooManyAttempts, Busy.
         """
         with self._sign_in.attempts.password(address, caller.principal.name):
-            user = await self._sign_in.present(caller, present)
+            user = await self._sign_in.present(caller, present, address)
             secret, sealed = await self._lanes.sql(self._factors.make, user["id"])
             await self._lanes.sql(second_factors.propose, self._engine, self._author(caller), user["id"], sealed)
             return Proposed(secret, provisioning_uri(secret, user["name"], self._issuer))
@@ -88,12 +89,13 @@ class SecondFactorSetUp:
         Raises Forbidden, Conflict when there is none, TooManyAttempts, Busy.
         """
         with self._sign_in.attempts.password(address, caller.principal.name):
-            user = await self._sign_in.present(caller, present)
+            user = await self._sign_in.present(caller, present, address)
             if (await self.state(caller)).since_us is None:
                 raise Conflict("there is no second factor to remove")
             shown = await self._lanes.sql(self._sign_in.shown, user["id"], code)
             author = self._author(caller)
             if not await self._lanes.sql(second_factors.remove, self._engine, author, user["id"], shown, self._sign_in.lock):
+                self._sign_in.failures.add(Failure(Means.AGAIN, SecondFactorWrong.code), address, user["id"])
                 raise Forbidden("the code is wrong, or was used before: wait for the next one")
             await self._changed(user["id"])
 

@@ -24,7 +24,8 @@ from api.live.alarms import alarm_feed
 from api.live.feed import Feed
 from api.live.readings import WantedPool, reading_feed
 from api.second_factor_set_up import SecondFactorSetUp
-from api.sign_in import Secrets, SignIn, SignInRules
+from api.sign_in import Listeners, Secrets, SignIn, SignInRules
+from api.sign_in_failures import SignInFailures
 from api.storage import Storage
 from api.telemetry import Telemetry
 from api.told import Told
@@ -162,29 +163,31 @@ class Backend:
     @classmethod
     def over(cls, services: Services, telemetry: Telemetry) -> Self:
         lanes, changed = Lanes(), partial(user_changed, services)
+        log_state = Told(services.clock, subjects.LOG_STATE, LogState)
+        trail = AccessTrail(services.accesses, services.bus, log_state.newest)
         sign_in = SignIn(
             services.engine, Secrets(services.passwords, services.second_factors), lanes, services.clock,
-            services.sign_in_rules, changed, services.first_password_file,
+            services.sign_in_rules, Listeners(changed, SignInFailures(trail, services.clock, services.region_id)),
+            services.first_password_file,
         )  # fmt: skip
         second_factor = SecondFactorSetUp(
             services.engine, sign_in, services.second_factors, lanes, services.clock, changed,
             issuer=f"Vitalgrid {services.region_id}",
         )  # fmt: skip
-        log_state = Told(services.clock, subjects.LOG_STATE, LogState)
         return cls(
             services, lanes, telemetry, Hosts(services.clock, services.shards), alarm_feed(services.bus),
             reading_feed(services.bus), WantedPool(), Directory(services.engine),
             OutboxRelay(services.engine, services.bus, services.clock), Post(services.bus), Storage(services.clock),
-            Doors(services.clock), log_state, sign_in,
-            AccessTrail(services.accesses, services.bus, log_state.newest),
-            second_factor, Inventory(services.engine, lanes, services.clock, services.credential_days),
+            Doors(services.clock), log_state, sign_in, trail, second_factor,
+            Inventory(services.engine, lanes, services.clock, services.credential_days),
         )  # fmt: skip
 
     async def close(self) -> None:
-        """End live streams and let the threads go."""
+        """End live streams, note what failed last, and let the threads go."""
         await self.alarm_feed.close()
         await self.reading_feed.close()
         await self.inventory.close()
+        await self.sign_in.failures.close()
         self.lanes.close()
 
     @property

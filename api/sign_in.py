@@ -19,7 +19,9 @@ from sqlalchemy import Engine, select
 
 from api.attempts import Attempts
 from api.lanes import Lanes
+from api.sign_in_failures import SignInFailures, Tried
 from domain.errors import Forbidden, InvalidInput, SessionEnded, Unauthenticated, VitalgridError
+from domain.failed_sign_ins import Means, Why
 from domain.ports import Clock
 from domain.principals import Caller, Factor
 from runtime.password_hashes import PasswordHashes
@@ -66,12 +68,22 @@ class Secrets:
     second_factors: SecondFactors
 
 
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Who hears what comes of it: `changed` the id of each user whose session or password is another one now, `failures`
+    each sign-in that fails.
+    """
+
+    changed: Callable[[str], Awaitable[None]]
+    failures: SignInFailures
+
+
 class SignIn:
-    """See module. `changed` is told the id of each user whose session or password is another one now."""
+    """See module."""
 
     def __init__(
         self, engine: Engine, secrets: Secrets, lanes: Lanes, clock: Clock, rules: SignInRules,
-        changed: Callable[[str], Awaitable[None]], first_password_file: Path | None = None,
+        listeners: Listeners, first_password_file: Path | None = None,
     ) -> None:  # fmt: skip
         self._engine = engine
         self._hashes = secrets.passwords
@@ -79,7 +91,8 @@ class SignIn:
         self._lanes = lanes
         self._clock = clock
         self._rules = rules
-        self._changed = changed
+        self._changed = listeners.changed
+        self.failures = listeners.failures
         self._first_password_file = first_password_file
         self.attempts = Attempts(clock)
         self._one_note = asyncio.Lock()
@@ -91,9 +104,11 @@ class SignIn:
         `code`: a one-time or recovery code, of a user who has a second factor. Only when the password was right it is
         told that one is missing (SecondFactorRequired) or wrong (SecondFactorWrong).
         """
-        with self.attempts.password(address, name):
+        with self.failures.watched(Means.PASSWORD, address) as tried, self.attempts.password(address, name):
             self._lanes.hashing.check_room()
             user = await self._lanes.sql(self._find, name)
+            if user is not None:
+                tried.found(user, self._clock.now_us())
             if user is not None and not users.may_sign_in(user, self._clock.now_us()):
                 # by their own scheme, as while they may; a right one takes no longer than a wrong one
                 await self._lanes.hashing.run(self._hashes.check, password, user["password"])
@@ -101,6 +116,7 @@ class SignIn:
             rehashed = await self._checked(user, password)
             if user is None:
                 raise Unauthenticated(NOT_LET_IN)
+            tried.was_right()
             await self.settled()  # so that guesses made at once are all counted before one of them lets somebody in
             shown = await self._lanes.sql(self.shown, user["id"], code) if code else None
             return await self._begin(user, user["password"], address, Proof(self._rules.lock, rehashed, shown))
@@ -111,7 +127,7 @@ class SignIn:
         A token that came before ends the session (SessionEnded).
         """
         now_us, rules = self._clock.now_us(), self._rules.session
-        with self.attempts.token(address):
+        with self.failures.watched(Means.REFRESH, address, Why.WRONG_TOKEN), self.attempts.token(address):
             try:
                 made = await self._lanes.sql(sessions.refresh_session, self._engine, refresh_token, now_us=now_us, rules=rules)
             except SessionEnded as ended:
@@ -123,7 +139,7 @@ class SignIn:
 
     async def with_service_token(self, name: str, token: str, address: str) -> Issued:
         """A token for an hour, for a service that shows its own. Raises Unauthenticated, TooManyAttempts."""
-        with self.attempts.token(address):
+        with self.failures.watched(Means.SERVICE, address, Why.WRONG_TOKEN), self.attempts.token(address):
             access = await self._lanes.sql(begin_service_access, self._engine, name, token, now_us=self._clock.now_us())
         return Issued(access, SERVICE_ACCESS_US // 1_000_000)
 
@@ -144,7 +160,7 @@ class SignIn:
         with self.attempts.password(
             address, caller.principal.name
         ):  # counted too when the new password is refused: to estimate it costs work
-            user = await self.present(caller, present)
+            user = await self.present(caller, present, address)
             stored = await self._stored(user, new)
             author = Author(caller.principal.in_log, None, self._clock.now_us())
             await self._lanes.sql(
@@ -169,11 +185,17 @@ class SignIn:
         password = first_password()
         return password, await self._lanes.hashing.run(self._hashes.make, password)
 
-    async def present(self, caller: Caller, password: str) -> Row:
-        """The caller's own row, as `password` opens it. Raises Forbidden, and counts what is wrong; Busy."""
+    async def present(self, caller: Caller, password: str, address: str) -> Row:
+        """The caller's own row, as `password` opens it. Raises Forbidden, and counts and tells what is wrong; Busy."""
+        with self.failures.watched(Means.AGAIN, address) as tried:
+            return await self._present(caller, password, tried)
+
+    async def _present(self, caller: Caller, password: str, tried: Tried) -> Row:
         await self.settled()
         user = await self._lanes.sql(self._find, caller.principal.name)
         is_theirs = user is not None and user["id"] == caller.principal.id  # a token has none, whatever its name
+        if user is not None and is_theirs:
+            tried.found(user, self._clock.now_us())
         if user is None or not is_theirs or not users.may_sign_in(user, self._clock.now_us()):
             raise Forbidden(NOT_CHANGED)
         try:

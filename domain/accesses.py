@@ -22,9 +22,9 @@ from domain.principals import Kind, Principal
 
 _TERMINOLOGY: Final = "http://terminology.hl7.org/CodeSystem"
 _BALP: Final = "https://profiles.ihe.net/ITI/BALP"
-_DICOM: Final = "http://dicom.nema.org/resources/ontology/DCM"
-_ROLES_OF_ENTITIES: Final = f"{_TERMINOLOGY}/object-role"
-_KINDS_OF_ENTITIES: Final = f"{_TERMINOLOGY}/audit-entity-type"
+DICOM: Final = "http://dicom.nema.org/resources/ontology/DCM"
+ROLES_OF_ENTITIES: Final = f"{_TERMINOLOGY}/object-role"
+KINDS_OF_ENTITIES: Final = f"{_TERMINOLOGY}/audit-entity-type"
 RECORD, QUERY = "4", "24"  # of object-role: a domain resource, a query
 REASON: Final = "reason"
 DETAIL: Final = "detail"  # of a write: what it says beyond its target, in JSON
@@ -32,7 +32,7 @@ OURS: Final = "urn:vitalgrid:"
 PATIENT: Final = "Patient/"
 PATIENT_KEY: Final = re.compile(r"(?<![0-9a-z])[0-9a-f]{32}(?![0-9a-z])")
 POLICY_URI: Final = f"{OURS}policy:"  # before the id of a policy
-_encode: Final = msgspec.json.Encoder(order="deterministic").encode
+encode_event: Final = msgspec.json.Encoder(order="deterministic").encode
 
 
 class Interaction(StrEnum):
@@ -108,24 +108,24 @@ def audit_event(access: Access, site: str) -> bytes:
     event: dict[str, Any] = {
         "resourceType": "AuditEvent",
         "id": access.id,
-        "type": _coding(f"{_TERMINOLOGY}/audit-event-type", "rest"),
+        "type": coding(f"{_TERMINOLOGY}/audit-event-type", "rest"),
         "subtype": [
-            _coding("http://hl7.org/fhir/restful-interaction", access.interaction),
-            _coding(f"{OURS}action", access.action),
+            coding("http://hl7.org/fhir/restful-interaction", access.interaction),
+            coding(f"{OURS}action", access.action),
         ],
         "action": action,
         "recorded": to_rfc3339(access.at_us),
         "outcome": access.outcome,
         "outcomeDesc": f"{access.status}",
         "agent": _agents(access, site),
-        "source": _source(site),
+        "source": source_of(site),
         "entity": _entities(access),
     }
     if access.outcome is Outcome.SUCCESS:
         event["meta"] = {"profile": [f"{_BALP}/StructureDefinition/IHE.BasicAudit.{profile}"]}
     if access.purpose is not None:
-        event["purposeOfEvent"] = [{"coding": [_coding(f"{_TERMINOLOGY}/v3-ActReason", access.purpose)]}]
-    return _encode(event)
+        event["purposeOfEvent"] = [{"coding": [coding(f"{_TERMINOLOGY}/v3-ActReason", access.purpose)]}]
+    return encode_event(event)
 
 
 # of a write by how its action begins: what DICOM calls it (PS3.16 CID 400 and 401)
@@ -151,12 +151,12 @@ def write_event(row: Mapping[str, Any], site: str) -> bytes:
     action, target = str(row["action"]), str(row["target"])
     kind, sub = next((kinds for begin, kinds in _KINDS_OF_WRITES.items() if action.startswith(begin)), _OTHER_WRITE)
     done = next((letter for letter, ends in _ACTIONS if action.endswith(ends)), "U")
-    subtypes = [_coding(f"{OURS}write", action)] + ([] if sub is None else [_coding(_DICOM, sub)])
-    details = [(REASON, row["reason"]), (DETAIL, None if row["detail"] is None else _encode(row["detail"]).decode())]
+    subtypes = [coding(f"{OURS}write", action)] + ([] if sub is None else [coding(DICOM, sub)])
+    details = [(REASON, row["reason"]), (DETAIL, None if row["detail"] is None else encode_event(row["detail"]).decode())]
     written = {
         "what": {"identifier": {"value": target}},
-        "type": _coding(_KINDS_OF_ENTITIES, "2"),
-        "role": _coding(_ROLES_OF_ENTITIES, RECORD),
+        "type": coding(KINDS_OF_ENTITIES, "2"),
+        "role": coding(ROLES_OF_ENTITIES, RECORD),
         "detail": [{"type": name, "valueString": text} for name, text in details if text],
     }
     if not written["detail"]:
@@ -164,16 +164,16 @@ def write_event(row: Mapping[str, Any], site: str) -> bytes:
     event = {
         "resourceType": "AuditEvent",
         "id": f"w-{row['id']}",
-        "type": _coding(_DICOM, kind),
+        "type": coding(DICOM, kind),
         "subtype": subtypes,
         "action": "E" if kind == "110114" else done,
         "recorded": to_rfc3339(row["at_us"]),
         "outcome": Outcome.SUCCESS,
         "agent": [{"who": {"display": row["who"]}, "requestor": True}],
-        "source": _source(site),
+        "source": source_of(site),
         "entity": [*_patients(sorted(set(PATIENT_KEY.findall(target)))), written],
     }
-    return _encode(event)
+    return encode_event(event)
 
 
 def _agents(access: Access, site: str) -> list[dict[str, Any]]:
@@ -182,7 +182,7 @@ def _agents(access: Access, site: str) -> list[dict[str, Any]]:
     client, server = ("110152", "110153") if is_read else ("110153", "110152")
     came_from = {"network": {"address": access.address, "type": "2"}} if access.address else {}
     who: dict[str, Any] = {
-        "type": {"coding": [_coding(f"{_TERMINOLOGY}/v3-ParticipationType", "IRCP")]},
+        "type": {"coding": [coding(f"{_TERMINOLOGY}/v3-ParticipationType", "IRCP")]},
         "who": {
             "identifier": {"system": f"urn:vitalgrid:{access.principal.kind}", "value": access.principal.id},
             "display": access.principal.in_log,
@@ -197,12 +197,12 @@ def _agents(access: Access, site: str) -> list[dict[str, Any]]:
         del who["type"]  # nobody reads there
     return [
         {
-            "type": {"coding": [_coding(_DICOM, client)]},
+            "type": {"coding": [coding(DICOM, client)]},
             "who": {"display": access.address or "unknown"},
             "requestor": False,
             **came_from,
         },
-        {"type": {"coding": [_coding(_DICOM, server)]}, "who": {"display": f"vitalgrid {site}"}, "requestor": False},
+        {"type": {"coding": [coding(DICOM, server)]}, "who": {"display": f"vitalgrid {site}"}, "requestor": False},
         who,
     ]
 
@@ -211,8 +211,8 @@ def _entities(access: Access) -> list[dict[str, Any]]:
     """Whose records, which ones, and the request by its id."""
     is_search = access.interaction is Interaction.SEARCH
     asked: dict[str, Any] = {
-        "type": _coding(_KINDS_OF_ENTITIES, "2"),  # a system object
-        "role": _coding(_ROLES_OF_ENTITIES, QUERY if is_search else RECORD),
+        "type": coding(KINDS_OF_ENTITIES, "2"),  # a system object
+        "role": coding(ROLES_OF_ENTITIES, QUERY if is_search else RECORD),
         "description": access.route,
     }
     details = [("place", access.place), ("view", access.view), (REASON, access.reason)]
@@ -224,7 +224,7 @@ def _entities(access: Access) -> list[dict[str, Any]]:
         asked["what"] = {"identifier": {"value": access.path}}
     request = {
         "what": {"identifier": {"value": access.request_id}},
-        "type": _coding(f"{_BALP}/CodeSystem/BasicAuditEntityType", "XrequestId"),
+        "type": coding(f"{_BALP}/CodeSystem/BasicAuditEntityType", "XrequestId"),
     }
     return [*_patients(access.patients), asked, request]
 
@@ -233,20 +233,22 @@ def _patients(keys: Iterable[str]) -> list[dict[str, Any]]:
     return [
         {
             "what": {"reference": f"{PATIENT}{key}"},
-            "type": _coding(_KINDS_OF_ENTITIES, "1"),  # a person
-            "role": _coding(_ROLES_OF_ENTITIES, "1"),  # the patient
+            "type": coding(KINDS_OF_ENTITIES, "1"),  # a person
+            "role": coding(ROLES_OF_ENTITIES, "1"),  # the patient
         }
         for key in keys
     ]
 
 
-def _source(site: str) -> dict[str, Any]:
+def source_of(site: str) -> dict[str, Any]:
+    """Who recorded an event: the platform of region `site`."""
     return {
         "site": site,
         "observer": {"display": "vitalgrid"},
-        "type": [_coding(f"{_TERMINOLOGY}/security-source-type", "4")],  # an application server
+        "type": [coding(f"{_TERMINOLOGY}/security-source-type", "4")],  # an application server
     }
 
 
-def _coding(system: str, code: str) -> dict[str, str]:
+def coding(system: str, code: str) -> dict[str, str]:
+    """A code, and whose it is, as FHIR writes them."""
     return {"system": system, "code": str(code)}

@@ -11,6 +11,7 @@ import msgspec
 
 from domain.accesses import DETAIL, OURS, PATIENT, PATIENT_KEY, QUERY, REASON, RECORD, Outcome
 from domain.errors import InvalidInput
+from domain.failed_sign_ins import USER_SYSTEM
 from domain.instants import parse_rfc3339
 
 ERASE: Final = "patient.erase"  # the write by which a patient's data are gone
@@ -77,7 +78,10 @@ _decode_certified: Final = msgspec.json.Decoder(_Certified).decode
 
 @dataclass(frozen=True, slots=True)
 class Concerned:
-    """Who did what an event tells of, and whose records it was about: names of principals, keys of patients."""
+    """Who did what an event tells of, and whose records it was about: names of principals, keys of patients.
+
+    Of sign-ins that failed the address that they came from, and the ids of the accounts that they were for.
+    """
 
     principals: frozenset[str]
     patients: frozenset[str]
@@ -93,6 +97,8 @@ def concerned(event: bytes) -> Concerned:
     references = {entity.what.reference for entity in read.entity if entity.what is not None}
     patients = {reference.removeprefix(PATIENT) for reference in references if reference and reference.startswith(PATIENT)}
     patients.update(PATIENT_KEY.findall(read.target))
+    named = (entity.what.identifier for entity in read.entity if entity.what is not None and entity.what.identifier is not None)
+    principals |= {identifier.value for identifier in named if identifier.system == USER_SYSTEM}
     return Concerned(frozenset(name for name in principals if name), frozenset(patients))
 
 

@@ -80,9 +80,13 @@ class AccessJournal:
             self._connection.close()
 
     def add(self, accesses: Sequence[NewAccess]) -> None:
-        """Keep accesses, all or none, durably. Raises StorageFull, IntegrityViolation."""
+        """Keep accesses, all or none, durably; one that waits already changes nothing.
+
+        Raises StorageFull, IntegrityViolation.
+        """
+        insert = "INSERT INTO waiting (id, at_us, event) VALUES (?, ?, ?) ON CONFLICT (id) DO NOTHING"
         with self._changing() as connection:
-            connection.executemany("INSERT INTO waiting (id, at_us, event) VALUES (?, ?, ?)", accesses)
+            connection.executemany(insert, accesses)
 
     def waiting(self, limit: int) -> list[WaitingAccess]:
         """Those that wait, the oldest first."""

@@ -34,7 +34,10 @@ class AuditFilter:
     """Which events; whatever is left out does not matter."""
 
     patient: Annotated[str | None, Query(description="Patient key.")] = None
-    principal: Annotated[str | None, Query(description="Name of the user or service; a patient's account by its id.")] = None
+    principal: Annotated[
+        str | None,
+        Query(description="Name of the user or service; a patient's account by its id. Of failed sign-ins: address, or id."),
+    ] = None
     start: Annotated[Rfc3339 | None, Query(alias="from")] = None
     until: Annotated[Rfc3339 | None, Query()] = None
 

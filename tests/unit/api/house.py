@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 from api.app import create_app
 from api.sign_in import SignInRules
 from domain.principals import Grant, Place, Role
+from runtime.access_journal import IN_MEMORY, AccessJournal
 from runtime.callers import SqlCallers
 from runtime.clock import ManualClock
 from runtime.keys import make_missing
@@ -26,7 +27,7 @@ from runtime.sql import users
 from runtime.sql.lockout import LockRule
 from runtime.sql.sessions import SessionRules
 from tests.sql_fixtures import ADA
-from tests.unit.api.conftest import client_of, services_of
+from tests.unit.api.conftest import NoBus, client_of, services_of
 
 MINUTE_US = 60_000_000
 RULES = SignInRules(SessionRules(15 * MINUTE_US, 720 * MINUTE_US), LockRule(5, 15 * MINUTE_US))
@@ -42,6 +43,8 @@ class House:
     clock: ManualClock
     folder: Path
     second_factor: SecondFactorRule = SecondFactorRule.NOBODY
+    accesses: AccessJournal = field(default_factory=lambda: AccessJournal.open(IN_MEMORY))
+    bus: NoBus = field(default_factory=NoBus)
     app: FastAPI = field(init=False)
     checks: list[bool] = field(default_factory=list)  # of each check of a password: was anything stored?
 
@@ -58,6 +61,7 @@ class House:
             engine=self.engine, clock=self.clock, second_factors=SecondFactors(keys),
             callers=SqlCallers(self.engine, "sz", self.clock, RULES.session, second_factor=self.second_factor),
             passwords=self.hashes, sign_in_rules=RULES, first_password_file=self.folder / "first-password",
+            accesses=self.accesses, bus=self.bus,
         ), background=False)  # fmt: skip
 
     def _count_checks(self) -> None:
