@@ -42,7 +42,7 @@ class ReplayGate:
             self._move()
 
     def known_to(self, sequence: int, last: int) -> None:
-        """Of what the stream had at the start, up to `last`, all up to `sequence` is known by now."""
+        """Of what the stream had at the start, up to `last`, all up to `sequence` is known by now. `last` itself ends it."""
         self._under_way[_OF_THE_START] = sequence
         if sequence >= last:
             del self._under_way[_OF_THE_START]
@@ -53,7 +53,10 @@ class ReplayGate:
         self._replays.position = min(self._under_way.values(), default=self._newest)
 
     def admitted(self, group: list[Submission], now_s: float) -> tuple[list[Submission], list[Submission]]:
-        """Which of a group are to be stored, and which not: those are answered."""
+        """Which of a group are to be stored, and which not: those are answered, with a receipt or a RejectedInput.
+
+        Those to be stored keep their order, and are marked with what `stored` needs of them. `now_s`: the loop's time.
+        """
         refused: list[Submission] = []
         packed = [one for one in group if isinstance(one.parts[0][1], bytes)] if len(group) > 1 else []
         if packed:
@@ -84,7 +87,8 @@ class ReplayGate:
 
     def look_at(self, readings: ReadingBatch, arrival_us: int, now_s: float) -> tuple[Receipt | None, bool]:
         """The receipt of readings that came before, None of such as are to be stored; and whether their sender counts anew
-        with them. Raises RejectedInput of a replay.
+        with them. There is at least one reading. `arrival_us`: when they came first; `now_s`: the loop's time. Raises
+        RejectedInput of a replay.
         """
         judged = self._replays.judge(Columns.of(readings), [0], [arrival_us], now_s)
         if judged.replayed:
@@ -93,7 +97,7 @@ class ReplayGate:
         return judged.repeated.get(0), bool(judged.anew)
 
     def stored(self, batches: Sequence[ReadingBatch], arrival_us: int, at: Receipt, whole: Sequence[Submission]) -> None:
-        """The stream has these readings, and with them all of the messages `whole`."""
+        """The stream has these readings `at` that place, in one frame; and with them all of the messages `whole`."""
         self._newest = max(self._newest, at.stream_sequence)
         for batch in batches:
             self._replays.stored(Columns.of(batch), arrival_us)

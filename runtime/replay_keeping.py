@@ -36,7 +36,7 @@ _NOWHERE: Final = -1  # nothing was ever saved
 _CATCH_UP_S: Final = 20.0
 _AGAIN_S: Final = 1.0  # when the bus was away
 _MOST_TRIES: Final = 3
-_BY_SOURCE: Final = ("highest", "newest_us", "epoch_us", "before", "slot")
+_BY_SOURCE: Final = ("highest", "newest_us", "epoch_us", "before", "jumped_from", "slot")
 _OF_GAPS: Final = ("low", "high", "gaps")
 
 
@@ -66,6 +66,7 @@ def load(file: Path, monotonic_s: float) -> Replays:
 
 def _take(replays: Replays, saved: dict[str, NDArray[Any]]) -> None:
     sources = saved["source"]
+    saved.setdefault("jumped_from", saved["before"])  # a file of before that was kept: as if nothing had jumped
     replays.reach(sources.astype(np.uint32))
     for name in _BY_SOURCE:
         getattr(replays, name)[sources] = saved[name]
@@ -113,14 +114,18 @@ async def read_on(replays: Replays, stream: Stream, left: range, gate: ReplayGat
     """Take the rest of what the stream had at the start, while the doors of `gate` are open.
 
     Until then what of it is captured and sent again is new to them; and who is killed goes on from where this was. What cannot
-    be read is passed over: else all that comes later would have to be read again at every start.
+    be read is passed over: else all that comes later would have to be read again at every start. A bus that is away is waited
+    for, however long; the log says when it goes and when it is back. Raises nothing.
     """
-    last, tries = left.stop - 1, 0
+    last, tries, is_away = left.stop - 1, 0, False
     while left:
         gate.known_to(left.start - 1, last)
         try:
             await _read(replays, stream, left[:_AT_ONCE], is_past=True)
-        except Unavailable:
+        except Unavailable as error:
+            if not is_away:
+                logger.warning("senders' numbers behind %d wait: the stream is away: %s", left.start - 1, error)
+            is_away = True
             await asyncio.sleep(_AGAIN_S)
             continue
         except Exception:  # whatever it was: nobody would see that this has ended
@@ -130,7 +135,9 @@ async def read_on(replays: Replays, stream: Stream, left: range, gate: ReplayGat
                 await asyncio.sleep(_AGAIN_S)
                 continue
             logger.error("senders' numbers of %d messages are passed over: replays of them are new", len(left[:_AT_ONCE]))
-        left, tries = left[_AT_ONCE:], 0
+        if is_away:
+            logger.info("the stream is back: senders' numbers are read on from %d", left.start)
+        left, tries, is_away = left[_AT_ONCE:], 0, False
     gate.known_to(last, last)
 
 

@@ -63,16 +63,18 @@ def _gap_of(number: int, place: int, low: OutInt64s2D, high: OutInt64s2D, gaps: 
 
 
 @compiled
-def goes_on(
-    number: int, of: int, beginning: int, highest: OutInt64s, before: OutInt64s, slot: OutInt32s, low: OutInt64s2D,
-    high: OutInt64s2D, gaps: OutInt32s,
-) -> bool:  # fmt: skip
-    """Whether a number follows where a source was before a jump beyond all that it had counted when it began again."""
-    place = slot[of]
-    if place < 0 or not number <= before[of] < highest[of]:
-        return False
-    gap = _gap_of(number, place, low, high, gaps)
-    return gap >= 0 and number - low[place, gap] < beginning
+def is_silent(of: int, at_us: int, silence_us: int, newest_us: OutInt64s) -> bool:
+    """Whether nothing new of a source was stored for so long before this moment."""
+    return bool(at_us - newest_us[of] >= silence_us)
+
+
+@compiled
+def resumes(number: int, of: int, highest: OutInt64s, before: OutInt64s, jumped_from: OutInt64s) -> bool:
+    """Whether a number goes on behind where its source was when something jumped beyond all that it had counted before.
+
+    It does as long as that count lasts: somebody else may have gone on first, further ahead.
+    """
+    return bool(jumped_from[of] < number < highest[of] and number <= before[of])
 
 
 @compiled
@@ -112,7 +114,7 @@ def _fill(number: int, gap: int, place: int, low: OutInt64s2D, high: OutInt64s2D
 def note(
     source: UInt32s, sequence: Int64s, time_us: Int64s, first: int, arrival_us: int, beginning: int, silence_us: int,
     live_us: int, is_past: bool, highest: OutInt64s, newest_us: OutInt64s, epoch_us: OutInt64s, before: OutInt64s,
-    slot: OutInt32s, used: OutInt64s, low: OutInt64s2D, high: OutInt64s2D, gaps: OutInt32s,
+    jumped_from: OutInt64s, slot: OutInt32s, used: OutInt64s, low: OutInt64s2D, high: OutInt64s2D, gaps: OutInt32s,
 ) -> int:  # fmt: skip
     """Readings are in the stream. Returns how far it came: to the end, or to where a source needs a place for gaps.
 
@@ -126,18 +128,20 @@ def note(
         at_us, top, place = min(time_us[i], arrival_us), highest[of], slot[of]
         inside = _gap_of(number, place, low, high, gaps) if place >= 0 and number <= top else -1
         is_live = arrival_us - at_us < live_us
-        is_silent = at_us - newest_us[of] >= silence_us
-        is_first = number <= beginning and (is_silent or top > 2 * beginning)
+        is_quiet = is_silent(of, at_us, silence_us, newest_us)
+        is_first = number <= beginning and (is_quiet or top > 2 * beginning)
         begins = 0 < number < top and inside < 0 and at_us > newest_us[of] and (is_first or not is_live)
-        resumes = is_live and is_silent and goes_on(number, of, beginning, highest, before, slot, low, high, gaps)
-        if begins or resumes:  # it counts anew
+        goes_back = is_live and is_quiet and resumes(number, of, highest, before, jumped_from)
+        if begins or goes_back:  # it counts anew
             epoch_us[of], before[of] = newest_us[of], max(before[of], top)
+            jumped_from[of] = jumped_from[of] if goes_back else before[of]  # then nothing has jumped yet
             top = number - 1 if is_live else 0
             if place >= 0:
                 gaps[place] = 0
         if is_past and top < before[of] and number > top and arrival_us < newest_us[of]:
             before[of] = max(before[of], number)
         elif number > top and at_us > epoch_us[of]:
+            jumped_from[of] = top if top <= before[of] < number else jumped_from[of]
             if number > top + 1:
                 if place < 0 and used[0] >= low.shape[0]:
                     return i

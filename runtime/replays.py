@@ -11,10 +11,14 @@ message none of whose numbers is new is
   later, is old from then on. A sender that knows no time states a higher `boot`, which makes its numbers higher.
 - of a sender that began again and knows neither time nor `boot`: its numbers are among the first `BEGINNING`, they bear no
   time, and nothing new of its source was stored for `SILENCE_US`. It is taken, and told as a security event: a monitor that
-  was switched off and on is watched again at once. Of what it numbers without times up to where it was
-  before, all that it skips stays old once it is past that, and what is `BEGINNING` ahead is old until then; but in a silence
-  as before it goes on where it was when it got past it, if that was a jump: somebody else's, or it would speak from there.
+  was switched off and on is watched again at once. Of what it numbers without times up to where it was before, all that it
+  skips stays old once it is past that, and what is `BEGINNING` ahead is old until then. If it got past that by a jump, which
+  may be somebody else's, then in a silence as before it *resumes*: it goes on behind where it was, in this count and no other.
 - else *replayed*: refused.
+
+What this cannot tell: a capture of a sender without times and `boot`, sent in order from its first message on, in a silence,
+is to the bit a monitor that was switched off and on. It is taken whole, and told once for each silence; a `boot`, or times in
+the messages, are the remedy.
 
 A message with an unnumbered reading is judged by nobody here: the cell knows doubles of the last readings. Judging is a
 compiled loop over a group commit. After a start the digests are gone, so for `DOUBT_S` what may be one of the last by its
@@ -34,7 +38,7 @@ from numpy.typing import NDArray
 from domain.bounded import keep_newest
 from domain.ports import Receipt
 from domain.readings import ROW, ReadingBatch
-from runtime.replay_loops import goes_on, judge, note, remember
+from runtime.replay_loops import is_silent, judge, note, remember, resumes
 
 RECENT: Final = 128
 MOST_TIMES: Final = 8
@@ -50,7 +54,11 @@ _FIRST: Final = 1_024
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """What of readings tells whether they came before; `sequence` as signed, so that what is beyond 2^63 counts as none."""
+    """What of readings tells whether they came before: one-dimensional, contiguous, of equal length, one place a reading.
+
+    `sequence` as signed, so that what is beyond 2^63 counts as none; `time_us` in UTC. Columns may be views that nobody may
+    write.
+    """
 
     source: NDArray[np.uint32]
     sequence: NDArray[np.int64]
@@ -61,6 +69,7 @@ class Columns:
 
     @classmethod
     def of(cls, data: ReadingBatch | bytes) -> Columns:
+        """Of a batch, or of rows of `domain.readings.ROW`. Raises ValueError when the bytes are no whole number of rows."""
         rows = np.frombuffer(data, ROW) if isinstance(data, bytes) else None
         names = ("source", "sequence", "time_us", "handle", "metric", "value")
         columns = [np.ascontiguousarray(getattr(data, name) if rows is None else rows[name]) for name in names]
@@ -95,6 +104,7 @@ class Replays:
         self.newest_us = np.zeros(_FIRST, np.int64)
         self.epoch_us = np.zeros(_FIRST, np.int64)  # newest before it counted anew
         self.before = np.zeros(_FIRST, np.int64)  # highest before it counted anew
+        self.jumped_from = np.zeros(_FIRST, np.int64)  # highest when a number beyond `before` came; `before` until one does
         self.slot = np.full(_FIRST, -1, np.int32)  # of its gaps
         self.used = np.zeros(1, np.int64)
         self.low, self.high = np.zeros((16, MOST_GAPS), np.int64), np.zeros((16, MOST_GAPS), np.int64)
@@ -117,7 +127,9 @@ class Replays:
     def judge(self, columns: Columns, starts: Sequence[int], arrivals_us: Sequence[int], now_s: float) -> Judged:
         """Judge messages whose readings stand one behind another, each beginning at its `start`.
 
-        `arrivals_us`: when each came. A reading of that very time states none of its own.
+        `starts` rise from 0, and each message has a reading: neither is looked at. `arrivals_us`: when each came, as many as
+        `starts`. A reading of that very time states none of its own. `now_s`: the event loop's time. What is judged new is
+        known only once it is told to `stored`; what is judged repeated or to count anew is noted here.
         """
         self.reach(columns.source)
         bounds = np.array([*starts, len(columns)], np.int64)
@@ -139,7 +151,7 @@ class Replays:
         """None of the message's numbers is beyond the highest, or it may be of before its sender began again."""
         key = int(judged.lines[number]), int(judged.digests[number])
         receipt = self._receipt_of(*key)
-        if receipt is not None and self._goes_on(key[0], columns, rows, arrival_us):
+        if receipt is not None and self._says_the_same_anew(key[0], columns, rows, arrival_us):
             self._note_anew(judged, number, arrival_us)
             return
         if receipt is not None:
@@ -152,12 +164,12 @@ class Replays:
             now_s - self._began_s < DOUBT_S and self._may_be_recent(columns, rows)
         ):
             return
-        elif self._begins_again(columns, rows, arrival_us):
+        elif self._counts_anew(columns, rows, arrival_us):
             self._note_anew(judged, number, arrival_us)
             return
         judged.replayed[number] = int(columns.sequence[rows.start])
 
-    def _goes_on(self, line: int, columns: Columns, rows: slice, arrival_us: int) -> bool:
+    def _says_the_same_anew(self, line: int, columns: Columns, rows: slice, arrival_us: int) -> bool:
         """Whether what seems repeated is of a sender that began again and has the same to say: such come one after another.
 
         Who repeats what is unanswered does it at once, and begins with the same number if it has to do it again.
@@ -167,16 +179,16 @@ class Replays:
         if since_us <= self.newest_us[columns.source[rows.start]]:  # something new came meanwhile
             keep_newest(self._repeats, line, (arrival_us, number), _MOST_AGAIN)
             return False
-        return number > first and arrival_us - since_us >= SILENCE_US and self._begins_again(columns, rows, arrival_us)
+        return number > first and arrival_us - since_us >= SILENCE_US and self._counts_anew(columns, rows, arrival_us)
 
-    def _begins_again(self, columns: Columns, rows: slice, arrival_us: int) -> bool:
-        source, sequence, time_us = columns.source[rows], columns.sequence[rows], columns.time_us[rows]
-        is_silent = arrival_us - self.newest_us[source] >= SILENCE_US
-        may_begin = (time_us == arrival_us) & is_silent
-        return bool(may_begin.all()) and all(
-            number <= BEGINNING
-            or goes_on(number, of, BEGINNING, self.highest, self.before, self.slot, self.low, self.high, self.gaps)
-            for of, number in zip(source.tolist(), sequence.tolist(), strict=True)
+    def _counts_anew(self, columns: Columns, rows: slice, arrival_us: int) -> bool:
+        """Whether a message is of a sender that knows no time and, after a silence, begins its count or resumes it."""
+        if (columns.time_us[rows] != arrival_us).any():
+            return False
+        return all(
+            is_silent(of, arrival_us, SILENCE_US, self.newest_us)
+            and (number <= BEGINNING or resumes(number, of, self.highest, self.before, self.jumped_from))
+            for of, number in zip(columns.source[rows].tolist(), columns.sequence[rows].tolist(), strict=True)
         )
 
     def _note_anew(self, judged: Judged, number: int, arrival_us: int) -> None:
@@ -231,8 +243,8 @@ class Replays:
         while True:
             at = note(
                 columns.source, columns.sequence, columns.time_us, at, arrival_us, BEGINNING, SILENCE_US, _LIVE_US,
-                is_past, self.highest, self.newest_us, self.epoch_us, self.before, self.slot, self.used, self.low, self.high,
-                self.gaps,
+                is_past, self.highest, self.newest_us, self.epoch_us, self.before, self.jumped_from, self.slot, self.used,
+                self.low, self.high, self.gaps,
             )  # fmt: skip
             if at == len(columns):
                 return
@@ -240,7 +252,10 @@ class Replays:
             self.gaps = np.append(self.gaps, np.zeros_like(self.gaps))
 
     def remember(self, lines: Sequence[int], digests: Sequence[int], at: Receipt, rows: Sequence[int]) -> None:
-        """These messages are in the stream, whole; the last of them `at` this place. `rows`: how many readings each has."""
+        """These messages are in the stream, whole; the last of them `at` this place. `rows`: how many readings each has.
+
+        `lines` and `digests` as `judge` gave them, as many as `rows`.
+        """
         wanted = min(_MOST_LINES, int(self._lines[0]) + len(lines))
         while len(self._owner) < wanted:
             self._owner = np.append(self._owner, np.zeros_like(self._owner))
@@ -254,12 +269,12 @@ class Replays:
         )  # fmt: skip
 
     def reach(self, sources: NDArray[np.uint32]) -> None:
-        """Have a place for each of these sources."""
+        """Have a place for each of these sources; memory grows with the highest, 48 bytes for each up to there."""
         most = int(sources.max(initial=0))
         if most < len(self.highest):
             return
         more = max(most + 1, 2 * len(self.highest)) - len(self.highest)
-        for name in ("highest", "newest_us", "epoch_us", "before"):
+        for name in ("highest", "newest_us", "epoch_us", "before", "jumped_from"):
             setattr(self, name, np.append(getattr(self, name), np.zeros(more, np.int64)))
         self.slot = np.append(self.slot, np.full(more, -1, np.int32))
         self._line = np.append(self._line, np.full(more, -1, np.int32))

@@ -1,64 +1,14 @@
-"""Which messages are new, which came before, and which no honest sender would send again; over restarts too."""
+"""Which messages are new, which came before, and which no honest sender would send again."""
 
 from __future__ import annotations
-
-import asyncio
-from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domain import subjects
-from domain.frames import encode_frame
-from domain.ports import Receipt
-from domain.readings import ReadingBatch
-from runtime import replay_keeping
-from runtime.bus import StreamState
-from runtime.follower import StreamMessage
-from runtime.intake import StreamIntake
-from runtime.intake_lanes import IntakeCounters, IntakeLimits
-from runtime.replay_gate import ReplayGate
-from runtime.replay_keeping import catch_up, known_now, load, read_on, save
-from runtime.replays import DOUBT_S, MOST_GAPS, MOST_TIMES, RECENT, Columns, Replays
-from tests.doors import GATEWAY, MONITOR, DictIdentities, MemoryBus, clock
-from tests.waiting import until
-
-LONG = DOUBT_S + 1.0
-NOW_US = 10**12
-NEW, REPEATED, REPLAYED = "new", "repeated", "replayed"
-
-
-def message(numbers: list[int], at_us: int | list[int], *, source: int = 7, value: float = 1.0) -> ReadingBatch:
-    return ReadingBatch.of(handle=source, metric=1, time_us=at_us, value=value, source=source, sequence=numbers)
-
-
-class Door:
-    """Judges, and stores what is new at once."""
-
-    def __init__(self, replays: Replays | None = None) -> None:
-        self.replays = replays or Replays(0.0)
-        self.stream: list[tuple[ReadingBatch, int]] = []
-
-    def send(self, numbers: list[int], at_us: int | list[int], *, arrives_us: int = NOW_US, now_s: float = LONG, **more) -> str:
-        readings = message(numbers, at_us, **more)
-        columns = Columns.of(readings)
-        judged = self.replays.judge(columns, [0], [arrives_us], now_s)
-        if judged.replayed:
-            return REPLAYED
-        if judged.repeated:
-            assert judged.repeated[0].readings == len(numbers)
-            return REPEATED
-        self.stream.append((readings, arrives_us))
-        self.replays.stored(columns, arrives_us)
-        at = Receipt(3, len(self.stream), len(numbers))
-        self.replays.remember(judged.lines.tolist(), judged.digests.tolist(), at, [len(numbers)])
-        return NEW
-
-    def count(self, first: int, last: int, **more) -> None:
-        assert {self.send([number], 1_000 + number, **more) for number in range(first, last + 1)} == {NEW}
+from runtime.replays import MOST_GAPS, MOST_TIMES, RECENT, Columns, Replays
+from tests.numbering import LONG, NEW, NOW_US, REPEATED, REPLAYED, Door, S, Timeless, message, on_again
 
 
 @pytest.mark.clause("5.4a", "9.4")
@@ -116,17 +66,6 @@ def test_a_higher_boot_makes_higher_numbers_so_a_sender_without_a_clock_goes_on(
     assert door.send([2**32 + 5], 99_000, arrives_us=99_000) == REPLAYED
 
 
-S = 1_000_000
-
-
-class Timeless(Door):
-    """A sender that knows neither time nor `boot`: readings have the time at which they come."""
-
-    def say(self, number: int, at_s: float, *, value: float = 1.0) -> str:
-        at_us = int(at_s * S)
-        return self.send([number], at_us, arrives_us=at_us, value=value)
-
-
 @pytest.mark.clause("5.4a", "9.4")
 @pytest.mark.parametrize("counted", [60, 900, 3_000])
 def test_a_monitor_that_was_switched_off_and_on_is_heard_from_its_first_message_on(counted: int) -> None:
@@ -158,6 +97,55 @@ def test_a_false_beginning_opens_nothing_of_what_was_before() -> None:
     assert {door.say(number, 3_112 + number / 1_000) for number in range(2, 2_800, 7)} == {REPLAYED}
     assert door.say(3_005, 3_116) == NEW
     assert door.say(3_003, 3_117) == NEW  # this one never came
+
+
+@pytest.mark.clause("5.4a", "9.4")
+def test_in_a_silence_nobody_goes_on_in_a_gap_that_no_jump_has_made() -> None:
+    door = on_again()
+    door.send([n for n in range(11, 3_101) if n != 1_500], 211 * S, arrives_us=211 * S)
+    assert door.say(1_500, 220) == REPLAYED  # it never came again, and is old all the same
+    assert {door.say(number, 220.5 + number / 10_000) for number in range(1_501, 1_600)} == {REPLAYED}
+    assert door.say(3_101, 222) == NEW
+
+
+@pytest.mark.clause("5.4a", "9.4")
+def test_a_device_that_was_silenced_for_a_thousand_messages_goes_on_all_the_same() -> None:
+    """Who jumped ahead spoke on in its place for half an hour."""
+    door = on_again()
+    for at_s in range(211, 2_211, 4):
+        assert door.say(3_001 + at_s, at_s) == NEW
+        assert door.say(at_s - 200, at_s + 0.1) == REPLAYED
+    assert {door.say(number, 300 + number) for number in range(2_000, 2_100)} == {NEW}
+
+
+@pytest.mark.clause("5.4a", "9.4")
+def test_a_device_goes_on_where_it_was_though_somebody_went_on_far_ahead_before_it() -> None:
+    door = on_again()
+    assert [door.say(3_005, 211), door.say(2_900, 217)] == [NEW] * 2
+    assert [door.say(number, 200 + number) for number in range(18, 25)] == [REPLAYED] * 4 + [NEW] * 3
+    assert {door.say(number, 224.5) for number in (15, 2_500, 3_000)} == {REPLAYED}  # skipped, and still to come
+    assert {door.say(number, 200 + number) for number in range(25, 200)} == {NEW}
+    assert [door.say(number, 410) for number in (3_000, 20)] == [REPLAYED, NEW]  # in a silence, of this count alone
+
+
+@pytest.mark.clause("9.4")
+def test_a_capture_in_order_in_a_silence_is_taken_whole_and_told_once_unless_it_states_boot() -> None:
+    """docs/decisions/0034 says so: nothing tells it from a monitor that was switched off and on. `boot` is the remedy."""
+    door, told = Timeless(), []
+    door.send(list(range(1, 3_001)), 100 * S, arrives_us=100 * S)
+    judge = door.replays.judge
+    door.replays.judge = lambda *given: told.append(judged := judge(*given)) or judged  # type: ignore[method-assign]
+    assert door.say(1, 104.9) == REPLAYED  # the device spoke a moment ago
+    assert {door.say(number, 106 + number / 1_000) for number in range(1, 3_001)} == {NEW}
+    assert sum(bool(judged.anew) for judged in told) == 1
+    assert door.say(3_001, 110) == NEW  # the device did not notice
+    assert door.say(2_000, 110.1) == REPLAYED
+    assert {door.say(number, 120 + number / 1_000) for number in range(1, 3_001)} == {NEW}  # another silence, told again
+    assert sum(bool(judged.anew) for judged in told) == 2
+    states_boot = Timeless()
+    numbers = [2**32 + number for number in range(1, 3_001)]
+    states_boot.send(numbers, 100 * S, arrives_us=100 * S)
+    assert {states_boot.say(number, 106 + number % 2**32 / 1_000) for number in numbers} == {REPLAYED}
 
 
 @pytest.mark.clause("5.4a", "5.4c")
@@ -219,215 +207,3 @@ def test_more_gaps_than_are_kept_forget_the_oldest() -> None:
         assert door.send([number + 1], 1_000 + number) == NEW
     assert door.send([1], 1_000, value=9.0) == REPLAYED
     assert door.send([2 * MOST_GAPS + 17], 1_000) == NEW
-
-
-class KeptStream:
-    """A stream of the frames that a door stored."""
-
-    def __init__(self, door: Door, first: int = 1) -> None:
-        self._frames = [encode_frame(one, source=1, sequence=1, arrival_us=at_us) for one, at_us in door.stream]
-        self._first = first
-        self.may_read: asyncio.Semaphore | None = None  # so many
-        self.fails: dict[int, int] = defaultdict(int)  # by sequence: how often
-
-    async def stream_state(self, stream: str) -> StreamState:
-        return StreamState(self._first, len(self._frames), len(self._frames), 0)
-
-    async def get_message(self, stream: str, sequence: int) -> StreamMessage | None:
-        if self.may_read is not None:
-            await self.may_read.acquire()
-        if self.fails[sequence]:
-            self.fails[sequence] -= 1
-            raise RuntimeError("a defect")
-        return StreamMessage(subjects.reading(3), sequence, self._frames[sequence - 1], NOW_US)
-
-
-@pytest.mark.clause("5.4a")
-async def test_after_a_kill_all_that_was_stored_is_known_again(tmp_path: Path) -> None:
-    """The file is older than what the stream has."""
-    door, file = Door(), tmp_path / "numbers.npz"
-    door.count(1, 100)
-    door.replays.position = 90  # something was on its way
-    save(file, known_now(door.replays))
-    door.count(200, 400)
-    assert door.send([150], 1_150) == NEW
-    anew = load(file, 0.0)
-    assert await catch_up(anew, KeptStream(door)) == (212, range(303, 303))
-    for name in ("highest", "newest_us", "epoch_us"):
-        np.testing.assert_array_equal(getattr(anew, name), getattr(door.replays, name))
-    again = Door(anew)
-    assert [again.send([n], 1_000 + n) for n in (50, 150, 250, 399)] == [REPLAYED] * 4
-    assert [again.send([n], 1_000 + n) for n in (151, 401)] == [NEW] * 2
-
-
-@pytest.mark.clause("5.4a")
-async def test_doors_that_are_killed_soon_after_their_first_start_forget_nothing(tmp_path: Path) -> None:
-    door, file = Door(), tmp_path / "numbers.npz"
-    first = load(file, 0.0)
-    assert (await catch_up(first, KeptStream(door)))[0] == 0  # nothing was ever said
-    save(file, known_now(first))
-    door.count(1, 300)
-    again = load(file, 0.0)
-    assert (await catch_up(again, KeptStream(door)))[0] == 300
-    assert Door(again).send([5], 1_005) == REPLAYED
-
-
-@pytest.mark.clause("5.4a", "9.4")
-async def test_what_a_start_has_no_time_for_is_read_beside_open_doors_and_by_a_later_start(tmp_path: Path) -> None:
-    door, file = Door(), tmp_path / "numbers.npz"
-    save(file, known_now(door.replays))
-    door.count(1, 300)
-    replays, slow = load(file, 0.0), KeptStream(door)
-    assert await catch_up(replays, slow, within_s=-1.0) == (64, range(65, 301))
-    slow.may_read = asyncio.Semaphore(64)
-    bus = MemoryBus([StreamMessage("", number, b"", NOW_US) for number in range(1, 301)])
-    intake = StreamIntake(bus, DictIdentities(), clock(), source=1, replays=replays)
-    assert intake.gate is not None
-    reading = asyncio.create_task(read_on(replays, slow, range(65, 301), intake.gate))
-    await intake.submit(GATEWAY, message([1], 1_000, source=9))
-    await until(lambda: replays.position == 128)  # and not 301, which was acknowledged
-    assert replays.highest[[7, 9]].tolist() == [128, 1]
-    save(file, known_now(replays))  # and killed
-    again = load(file, 0.0)
-    assert await catch_up(again, KeptStream(door)) == (172, range(301, 301))
-    assert Door(again).send([250], 1_250) == REPLAYED
-    for _ in range(172):
-        slow.may_read.release()
-    await reading
-    assert (replays.position, replays.highest[7]) == (301, 300)
-    await intake.close()
-
-
-async def opened_before_a_restart_was_read(file: Path) -> tuple[Timeless, KeptStream, range]:
-    """Doors that know of a monitor's first 3,000 messages. Then it said ten more, and was switched off and on."""
-    door = Timeless()
-    door.send(list(range(1, 3_001)), 100 * S, arrives_us=100 * S)
-    door.replays.position = 1
-    save(file, known_now(door.replays))
-    assert {door.say(number, number - 2_900) for number in range(3_001, 3_011)} == {NEW}
-    assert {door.say(number, 200 + number) for number in range(1, 21)} == {NEW}
-    return Timeless(load(file, 0.0)), KeptStream(door), range(2, 32)
-
-
-def gate_of(replays: Replays) -> ReplayGate:
-    return ReplayGate(replays, IntakeCounters())
-
-
-@pytest.mark.clause("5.4a")
-async def test_who_began_again_in_what_is_read_beside_open_doors_is_heard_throughout(tmp_path: Path) -> None:
-    door, stream, left = await opened_before_a_restart_was_read(tmp_path / "numbers.npz")
-    assert {door.say(number, 300 + number) for number in (21, 22)} == {NEW}
-    await read_on(door.replays, stream, left, gate_of(door.replays))
-    assert {door.say(number, 300 + number) for number in range(23, 1_200)} == {NEW}
-    assert [door.say(number, 1_500) for number in (15, 3_005, 3_010)] == [REPLAYED] * 3
-
-
-@pytest.mark.clause("5.4a", "9.4")
-@pytest.mark.parametrize("is_read_first", [True, False])
-async def test_a_captured_number_that_was_not_read_yet_silences_the_device_for_seconds_only(
-    tmp_path: Path, is_read_first: bool
-) -> None:
-    door, stream, left = await opened_before_a_restart_was_read(tmp_path / "numbers.npz")
-    assert [door.say(21, 321), door.say(3_005, 321.5)] == [NEW] * 2
-    if is_read_first:
-        await read_on(door.replays, stream, left, gate_of(door.replays))
-    assert [door.say(number, 300 + number) for number in range(22, 32)] == [REPLAYED] * 5 + [NEW] * 5
-    await read_on(door.replays, stream, left, gate_of(door.replays))
-    assert {door.say(number, 300 + number) for number in range(32, 1_500)} == {NEW}
-    assert [door.say(number, 1_799.5) for number in (25, 1_300, 3_007, 3_010)] == [REPLAYED] * 4
-    assert door.say(3_011, 1_799.5) == NEW  # any number that was never used may be stated, and so the device is silenced
-    assert [door.say(number, 300 + number) for number in range(1_500, 1_508)] == [REPLAYED] * 5 + [NEW] * 3
-
-
-@pytest.mark.clause("5.4a")
-async def test_what_of_the_rest_cannot_be_read_is_tried_again_then_passed_over_and_said(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(replay_keeping, "_AGAIN_S", 0.0)
-    door, replays = Door(), Replays(0.0)
-    door.count(1, 300)
-    stream = KeptStream(door)
-    stream.fails |= {70: 2, 140: 1_000}
-    await read_on(replays, stream, range(1, 301), gate_of(replays))
-    assert replays.position == 300  # all that comes is kept from here on
-    assert [replays._lie_in_gaps(np.array([7], np.uint32), np.array([n])) for n in (70, 140, 200)] == [False, True, False]
-    assert "64 messages are passed over" in caplog.text
-
-
-class HeldBus(MemoryBus):
-    """The stream has what is published at once; each is acknowledged when its turn is said."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.may_answer: dict[int, asyncio.Event] = defaultdict(asyncio.Event)
-
-    async def publish(self, subject: str, payload: bytes, message_id: str) -> int:
-        sequence = await super().publish(subject, payload, message_id)
-        await self.may_answer[sequence].wait()
-        return sequence
-
-
-@pytest.mark.clause("5.4a", "9.4")
-async def test_while_a_group_is_on_its_way_a_kill_forgets_nothing_of_it(tmp_path: Path) -> None:
-    """The second of two groups is acknowledged first: all up to there is not known yet."""
-    replays, file, bus = Replays(0.0), tmp_path / "numbers.npz", HeldBus()
-    intake = StreamIntake(bus, DictIdentities(), clock(), source=1, limits=IntakeLimits(gather_ms=1), replays=replays)
-    bus.may_answer[1].set()
-    await intake.submit(MONITOR, message([1], NOW_US))
-    first = asyncio.ensure_future(intake.submit(MONITOR, message([2], NOW_US + 1)))
-    await until(lambda: len(bus.messages) == 2)
-    second = asyncio.ensure_future(intake.submit(MONITOR, message([3], NOW_US + 2)))
-    await until(lambda: len(bus.messages) == 3)
-    bus.may_answer[3].set()
-    await second
-    bus.may_answer[4].set()
-    await intake.submit(MONITOR, message([4], NOW_US + 3))  # so the second one's group is over
-    assert replays.position == 1
-    save(file, known_now(replays))  # and killed
-    again = load(file, 0.0)
-    assert again.highest[7] == 4
-    assert (await catch_up(again, bus))[0] == 3
-    assert not again._lie_in_gaps(np.array([7], np.uint32), np.array([2]))
-    bus.may_answer[2].set()
-    await first
-    await until(lambda: replays.position == 4)
-    await intake.close()
-
-
-@pytest.mark.clause("5.4a", "9.4")
-async def test_while_a_keyed_request_is_on_its_way_all_up_to_what_came_later_is_not_known_yet() -> None:
-    replays, bus = Replays(0.0), HeldBus()
-    intake = StreamIntake(bus, DictIdentities(), clock(), source=1, limits=IntakeLimits(gather_ms=1), replays=replays)
-    bus.may_answer[1].set()
-    claim = await intake.claim(MONITOR, message([1], NOW_US), "a key", b"its body")
-    keyed = asyncio.ensure_future(intake.submit_once(MONITOR, message([1], NOW_US), claim))
-    await until(lambda: len(bus.messages) == 2)
-    for number in (2, 3):
-        bus.may_answer[number + 1].set()
-        await intake.submit(MONITOR, message([number], NOW_US + number))  # with the next one the group before is over
-    assert (replays.highest[7], replays.position) == (3, 0)
-    bus.may_answer[2].set()
-    bus.may_answer[5].set()  # the record of its receipt
-    await keyed
-    await until(lambda: replays.position == 4)
-    await intake.close()
-
-
-async def test_after_a_start_who_repeats_is_answered_even_if_it_is_not_known_for_sure(tmp_path: Path) -> None:
-    door = Door()
-    door.count(1, 100)
-    again = Door(Replays(0.0))
-    again.replays.position = 1
-    await catch_up(again.replays, KeptStream(door))
-    assert again.send([90], 1_090, now_s=5.0) == NEW  # the cell knows it
-    again.count(101, 600)
-    assert again.send([91], 1_091, now_s=5.0) == REPLAYED  # by its number it is none of the last, in doubt or not
-
-
-def test_a_damaged_file_is_put_aside(tmp_path: Path) -> None:
-    door, file = Door(), tmp_path / "numbers.npz"
-    door.count(1, 100)
-    save(file, known_now(door.replays))
-    file.write_bytes(file.read_bytes()[:-40])
-    assert load(file, 0.0).highest.max() == 0
-    assert file.with_suffix(".damaged").exists()
