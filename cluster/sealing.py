@@ -87,6 +87,11 @@ class StreamSeal:
         """Raises KeyMissing or KeyGone when there is a sealed store and its key is not at hand."""
         self._known()
 
+    def version(self) -> int | None:
+        """Under which version of the key the store is; None: it is in clear. Raises as `check`."""
+        known = self._known()
+        return None if known is None else known.version
+
     def prepare(self) -> StoreKey | None:
         """What the server is to be started with; None for a store in clear that is to stay so.
 
