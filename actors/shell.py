@@ -25,12 +25,12 @@ from runtime.bus import Bus
 from runtime.bus_access import BusKey
 from runtime.clock import SystemClock
 from runtime.garbage import look_seldom
+from runtime.key_provider import provider_in
 from runtime.lake import Lake
 from runtime.log import configure_logging
 from runtime.priority import share_finely
 from runtime.sealed_file import FileSeal
 from runtime.snapshots import SnapshotStore
-from runtime.soft_keys import SoftKeys
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class HostShell:
         """Connect, start the loops and the heartbeat; return the process id."""
         config = self._config
         clock = SystemClock()
-        seal = FileSeal(SoftKeys(config.keys_dir), writes=config.seals_files)
+        seal = FileSeal(provider_in(config.keys_dir), writes=config.seals_files)
         bus = await Bus.connect(config.nats_url, config.bus_key, config.name)
         self._bus = bus
         self._host = Host(

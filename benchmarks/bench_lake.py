@@ -21,11 +21,11 @@ import pyarrow as pa
 
 from benchmarks.measure import Bench, seconds_each
 from domain.readings import ReadingBatch
+from runtime.key_provider import provider_in
 from runtime.keys import make_missing
 from runtime.lake import Advance, Lake, ReadingQuery, lake_rows
 from runtime.lake_upkeep import compact, stats
 from runtime.sealed_file import KEY, FileSeal
-from runtime.soft_keys import SoftKeys
 
 START_US = 1_790_000_000_000_000
 METRICS = (1, 3, 4, 9)  # heart rate, respiration, SpO2, systolic pressure
@@ -109,7 +109,7 @@ def ask(bench: Bench, lake: Lake, kind: str) -> None:
 
 
 def new_seal(keys_dir: Path) -> FileSeal:
-    keys = SoftKeys(keys_dir)
+    keys = provider_in(keys_dir)
     make_missing(keys, [KEY])
     return FileSeal(keys)
 

@@ -19,12 +19,12 @@ import numpy as np
 from benchmarks.measure import Bench, seconds_each
 from domain.log_entries import LogRecord
 from domain.merkle import inclusion_proof
+from runtime.key_provider import provider_in
 from runtime.log_events import Received
 from runtime.log_keeper import LogKeeper
 from runtime.log_signing import LogSigner
 from runtime.log_store import LogReader
 from runtime.log_verifier import Source, verify_log
-from runtime.soft_keys import SoftKeys
 
 AT_ONCE = 256
 ALONE = 50
@@ -62,7 +62,7 @@ def main() -> None:
     records = 600 if bench.quick else 100_000
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made) / "audit"
-        signer = LogSigner(SoftKeys(Path(made) / "keys"), "vitalgrid/sz")
+        signer = LogSigner(provider_in(Path(made) / "keys"), "vitalgrid/sz")
         keeper = LogKeeper.open(folder, signer, lambda: secrets.token_bytes(SALT_BYTES))
         fill(bench, keeper, records)
         keeper.close()

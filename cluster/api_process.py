@@ -40,6 +40,7 @@ from runtime.erasure_certificates import certificate_signer, own_vkeys
 from runtime.garbage import look_seldom
 from runtime.identities import SqlIdentities
 from runtime.intake import StreamIntake
+from runtime.key_provider import provider_of
 from runtime.lake import Lake
 from runtime.large_questions import LargeReadings
 from runtime.log import configure_logging
@@ -49,7 +50,6 @@ from runtime.reading_store import ReadingStore
 from runtime.retention import Periods
 from runtime.second_factors import SecondFactors
 from runtime.settings import SecuritySettings, Settings, WebhookSettings
-from runtime.soft_keys import SoftKeys
 from runtime.sql.credentials import EnrolmentRules
 from runtime.sql.engine import open_engine
 from runtime.sql.lockout import LockRule
@@ -86,7 +86,7 @@ async def main() -> None:
     rules = _sign_in_rules(settings.security)
     callers = SqlCallers(engine, settings.region_id, clock, rules.session, second_factor=settings.second_factor)
     await bus.core_subscribe(subjects.SESSIONS_CHANGED, lambda payload, _subject: callers.forget(payload.decode()))
-    tls, keys = listener_tls(settings, API), SoftKeys(settings.keys_dir)
+    tls, keys = listener_tls(settings, API), provider_of(settings)
     accesses = await asyncio.to_thread(AccessJournal.open_or_anew, settings.data_dir / _ACCESSES, clock.now_us())
     services = Services(
         engine=engine, bus=bus, hospitals_bus=of_hospitals, lake=lake, readings=ReadingStore(lake, bus, range(settings.shards)),

@@ -21,6 +21,7 @@ from domain.log_entries import SALT_BYTES
 from domain.signed_notes import PublicKey
 from runtime.bus import Bus
 from runtime.clock import SystemClock
+from runtime.key_provider import provider_of
 from runtime.log import configure_logging
 from runtime.log_following import LogFollowing
 from runtime.log_keeper import LogKeeper
@@ -28,7 +29,6 @@ from runtime.log_signing import LogSigner
 from runtime.log_witnesses import LogWitness, LogWitnesses
 from runtime.priority import share_finely
 from runtime.settings import Settings
-from runtime.soft_keys import SoftKeys
 from runtime.tasks import end
 from runtime.tls import Trust
 from runtime.witness import VKEY
@@ -42,7 +42,7 @@ async def main() -> None:
     configure_logging(settings.log_level, settings.log_format)
     connection = Connection.load(settings.data_dir)
     bus = await Bus.connect(connection.nats_url, connection.bus_key(bus_rights.AUDIT), "audit")
-    signer = LogSigner(SoftKeys(settings.keys_dir), settings.audit_origin)
+    signer = LogSigner(provider_of(settings), settings.audit_origin)
     witnesses = LogWitnesses(signer, list(_witnesses(settings)))
 
     def open_log() -> LogKeeper:

@@ -28,9 +28,9 @@ from runtime.backup_folder import BackupFolder
 from runtime.backup_manifest import Manifest, read_manifest, signer_of
 from runtime.clock import SystemClock
 from runtime.data_keys import destroyed_in
+from runtime.key_provider import provider_of
 from runtime.keys import KeyMissing
 from runtime.settings import Settings
-from runtime.soft_keys import SoftKeys
 
 backup = typer.Typer(name="backup", help="Backups: made beside the platform's work, verified, restored.", no_args_is_help=True)
 _console = wide_console()
@@ -58,7 +58,7 @@ def create_backup(to: To, keys: KeysTo = None, keep: Keep = 0, data_dir: DataDir
     with _progress(expected_bytes(settings)) as told:
         made = asyncio.run(create(settings, Wish(to, keys, keep), SystemClock(), told))
     _say(f"backup {made.name}: {made.size_bytes / _MIB:.1f} MiB in {len(made.files)} files, {_seconds(made)} s")
-    for key in signer_of(SoftKeys(settings.keys_dir), settings.region_id).public_keys():
+    for key in signer_of(provider_of(settings), settings.region_id).public_keys():
         _say(f"signed by {key.vkey}")
     if keys is None:
         _say("its keys are NOT copied: without a copy of them elsewhere (--keys) what is sealed opens for nobody")
@@ -161,7 +161,7 @@ def _known(source: Source, vkeys: Sequence[str] | None, data_dir: Path | None) -
 
 def _of_platform(settings: Settings, source: Source) -> list[PublicKey]:
     try:
-        return signer_of(SoftKeys(settings.keys_dir), read_manifest(source.backup).region_id).public_keys()
+        return signer_of(provider_of(settings), read_manifest(source.backup).region_id).public_keys()
     except KeyMissing:
         raise KeyMissing("nobody is known who could have signed: give --vkey, --keys or the platform's --data-dir") from None
 

@@ -29,13 +29,13 @@ from domain.ports import Clock
 from runtime.backup_manifest import Manifest, digests, signer_of
 from runtime.backup_streams import stream_digest
 from runtime.data_keys import DataKeys
+from runtime.key_provider import provider_of
 from runtime.lake import Lake
 from runtime.log_signing import LogSigner
 from runtime.log_verifier import DoesNotHold, verify_log
 from runtime.log_verifier import Source as LogSource
 from runtime.outgoing_links import plain_links
 from runtime.settings import Settings
-from runtime.soft_keys import SoftKeys
 from runtime.sql.copying import facts_of_tables
 from runtime.sql.engine import open_engine
 
@@ -84,7 +84,7 @@ async def drill(
         backed_s = time.monotonic()
         inside = inside.model_copy(update={"data_dir": folder / "restored"})
         source = Source(wish.to.resolve() / manifest.name, keys_to)
-        known = signer_of(SoftKeys(settings.keys_dir), settings.region_id).public_keys()
+        known = signer_of(provider_of(settings), settings.region_id).public_keys()
         await restore(inside, source, known, told)
         restored_s = time.monotonic()
         checks = [await asyncio.to_thread(check, inside, manifest) for check in _CHECKS]
@@ -198,7 +198,7 @@ def _check_lake(settings: Settings, manifest: Manifest) -> Check:
 def _check_log(settings: Settings, manifest: Manifest) -> Check:
     if manifest.log is None:
         return Check("access log", holds=True, says="there is none yet")
-    vkeys = [key.vkey for key in LogSigner(SoftKeys(settings.keys_dir), settings.audit_origin).public_keys()]
+    vkeys = [key.vkey for key in LogSigner(provider_of(settings), settings.audit_origin).public_keys()]
     try:
         report = verify_log(LogSource(str(settings.audit_dir)), vkeys)
     except (DoesNotHold, OSError) as error:
@@ -209,7 +209,7 @@ def _check_log(settings: Settings, manifest: Manifest) -> Check:
 
 def _check_keys(settings: Settings, manifest: Manifest) -> Check:
     """Every data key opens with the restored keys, but for those that were destroyed."""
-    data_keys = DataKeys(settings.keys_dir / DATA_KEYS, SoftKeys(settings.keys_dir))
+    data_keys = DataKeys(settings.keys_dir / DATA_KEYS, provider_of(settings))
     if not data_keys.exists():
         return _check("data keys", ["the store is missing"] if manifest.data_keys else [], "none were made yet")
     try:

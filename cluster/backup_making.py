@@ -30,11 +30,11 @@ from runtime.backup_manifest import BACKUP_KEYS, Manifest, StreamFacts, prove_ke
 from runtime.backup_streams import copy_stream
 from runtime.bus import Bus
 from runtime.data_keys import DataKeys
+from runtime.key_provider import provider_of
 from runtime.keys import make_missing
 from runtime.log_events import taken_of_stream
 from runtime.note_signing import NoteSigner
 from runtime.settings import Settings
-from runtime.soft_keys import SoftKeys
 from runtime.sql.copying import copy_sqlite
 from runtime.sql.engine import open_engine
 from runtime.sql.records import by_platform, note_write
@@ -72,7 +72,7 @@ async def create(settings: Settings, wish: Wish, clock: Clock, told: Told = lamb
     """Make a backup. Raises Conflict, StorageFull, Unavailable, KeyMissing; then there is none, and nothing else is touched."""
     _check_places(settings, wish)
     _check_user(settings)
-    keys = SoftKeys(settings.keys_dir.resolve())
+    keys = provider_of(settings)
     folder = BackupFolder(wish.to.resolve())
     with contextlib.ExitStack() as stack:
         stack.enter_context(folder.held())
@@ -95,7 +95,7 @@ async def create(settings: Settings, wish: Wish, clock: Clock, told: Told = lamb
 
 def keep(settings: Settings, wish: Wish) -> None:
     """Delete the oldest backups beyond those that are wished for, and their keys. Raises Conflict, KeyMissing."""
-    signer = signer_of(SoftKeys(settings.keys_dir.resolve()), settings.region_id)
+    signer = signer_of(provider_of(settings), settings.region_id)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(BackupFolder(wish.to.resolve()).held())
         kept = None if wish.keys_to is None else stack.enter_context(BackupFolder(wish.keys_to.resolve()).held())
@@ -162,7 +162,7 @@ class _Making:
         self._folder = folder
         self._signer = signer
         self._told = told
-        self._keys = SoftKeys(settings.keys_dir.resolve())
+        self._keys = provider_of(settings)
         self._data_keys = DataKeys(settings.keys_dir.resolve() / DATA_KEYS, self._keys)
 
     async def data(self, earlier: tuple[Path, Manifest] | None, *, has_keys: bool) -> tuple[Manifest, Path]:

@@ -26,9 +26,9 @@ from runtime.backup_manifest import Manifest, TableFacts, damages, other_keys, r
 from runtime.backup_streams import fill_stream
 from runtime.data_keys import DataKeys, list_destroyed
 from runtime.durable import fsync
+from runtime.key_provider import provider_in, provider_of
 from runtime.keys import KeyMissing
 from runtime.settings import Settings
-from runtime.soft_keys import SoftKeys
 from runtime.sql.copying import facts_of_tables, restore_postgresql, send_again
 from runtime.sql.engine import open_engine
 from runtime.sql.restored_erasures import redo_from_lake
@@ -74,7 +74,7 @@ def keys_in(source: Source) -> list[PublicKey]:
     folder = source.keys_folder
     if folder is None or not folder.is_dir():
         raise KeyMissing(f"there are no keys of backup {source.backup.name}: give the folder that they were put in, or a vkey")
-    return signer_of(SoftKeys(folder / KEYS), read_manifest(source.backup).region_id).public_keys()
+    return signer_of(provider_in(folder / KEYS), read_manifest(source.backup).region_id).public_keys()
 
 
 async def restore(
@@ -152,7 +152,7 @@ def _place_keys(settings: Settings, folder: Path, manifest: Manifest) -> None:
             target.write_bytes(b"")
             target.chmod(0o600)
             target.write_bytes(path.read_bytes())
-    keys = SoftKeys(settings.keys_dir)
+    keys = provider_of(settings)
     if others := other_keys(keys, manifest.key_proofs):
         raise IntegrityViolation(
             f"the keys in {folder} are not those of the backup ({', '.join(others)}): what it has sealed would stay shut"
@@ -161,7 +161,7 @@ def _place_keys(settings: Settings, folder: Path, manifest: Manifest) -> None:
 
 def _destroy_again(settings: Settings, destroyed: Sequence[str]) -> None:
     """What was destroyed since is destroyed again, or listed for when the keys are put in later."""
-    data_keys = DataKeys(settings.keys_dir / DATA_KEYS, SoftKeys(settings.keys_dir))
+    data_keys = DataKeys(settings.keys_dir / DATA_KEYS, provider_of(settings))
     if data_keys.exists():
         data_keys.destroy(destroyed)
         data_keys.close()

@@ -12,13 +12,13 @@ from domain.errors import IntegrityViolation, Unavailable
 from domain.principals import Grant, Place, Role
 from runtime.clock import SystemClock
 from runtime.durable import write_secret
+from runtime.key_provider import provider_of
 from runtime.keys import KeyGone, KeyProvider, make_missing
 from runtime.password_hashes import PasswordHashes
 from runtime.password_policy import first_password
 from runtime.sealing import SEALING_KEYS, Sealer
 from runtime.security_profile import SecurityProfile
 from runtime.settings import SecuritySettings, Settings
-from runtime.soft_keys import SoftKeys
 from runtime.sql.access import create_first_token
 from runtime.sql.engine import has_sealed, migrate
 from runtime.sql.patients import destroy_erased_again
@@ -43,7 +43,7 @@ class FirstCredentials:
 
 def sealer_of(settings: Settings) -> Sealer:
     """What seals and opens in the business database. Reads nothing yet."""
-    return Sealer.over(SoftKeys(settings.keys_dir), settings.keys_dir, seals_values=settings.seals_files)
+    return Sealer.over(provider_of(settings), settings.keys_dir, seals_values=settings.seals_files)
 
 
 def prepare_database(engine: Engine, settings: Settings, sealer: Sealer) -> None:
@@ -52,7 +52,7 @@ def prepare_database(engine: Engine, settings: Settings, sealer: Sealer) -> None
     When something is sealed and keys are lost or damaged, none are made: new ones would open none of it. Vitals and alarms
     go on without names; whatever needs a name is refused until the keys are back.
     """
-    keys = SoftKeys(settings.keys_dir)
+    keys = provider_of(settings)
     if not has_sealed(engine):
         for name in SEALING_KEYS:
             _is_usable(keys, name, may_make=True)
@@ -124,7 +124,7 @@ def prepare_accounts(engine: Engine, settings: Settings) -> FirstCredentials:
 
 def _first_user(engine: Engine, settings: Settings, now_us: int) -> str | None:
     """Their password, or None when there are users. Killed halfway, the next start makes another one."""
-    keys, is_first = SoftKeys(settings.keys_dir), not has_users(engine)
+    keys, is_first = provider_of(settings), not has_users(engine)
     # None is made anew where it was used: seeds would be lost, and passwords turn wrong, with no word why.
     if not _is_usable(keys, _TOTP, may_make=not has_second_factors(engine)):
         says = "nobody can show a second factor: key %s is missing or damaged, restore %s"

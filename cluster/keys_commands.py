@@ -13,8 +13,8 @@ from cluster.run_target import settings_of
 from cluster.run_view import wide_console
 from domain.errors import InvalidInput, NotFound
 from runtime.data_keys import WRAPPED_BY
+from runtime.key_provider import provider_of
 from runtime.keys import KEYS
-from runtime.soft_keys import SoftKeys
 
 keys = typer.Typer(name="keys", help="Keys of the platform on this machine: back them up, nothing else opens what is sealed.")
 _console = wide_console()
@@ -26,7 +26,7 @@ Name = Annotated[str, typer.Argument(help="Which key: fields.")]
 def list_keys(data_dir: DataDir = None) -> None:
     """Each key, its kind and its versions; of `fields` how many data keys each version wraps."""
     settings = settings_of(data_dir)
-    provider, data_keys = SoftKeys(settings.keys_dir), sealer_of(settings).data_keys
+    provider, data_keys = provider_of(settings), sealer_of(settings).data_keys
     wrapped = data_keys.wrapped_under() if data_keys.exists() else {}
     table = Table("key", "kind", "versions", "wraps")
     for name, kind in KEYS.items():
@@ -43,7 +43,7 @@ def rotate(name: Name, data_dir: DataDir = None) -> None:
         known = "none but fields can be rotated yet" if name in KEYS else f"expected one of {', '.join(KEYS)}"
         raise InvalidInput(f"key {name!r} cannot be rotated: {known}")
     settings = settings_of(data_dir)
-    provider, data_keys = SoftKeys(settings.keys_dir), sealer_of(settings).data_keys
+    provider, data_keys = provider_of(settings), sealer_of(settings).data_keys
     if not provider.versions(name):
         raise NotFound(f"there is no key {name} in {settings.keys_dir}: the first start makes it")
     version = provider.rotate(name)

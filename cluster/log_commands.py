@@ -18,6 +18,7 @@ from domain.errors import IntegrityViolation, NotFound, Unavailable
 from domain.instants import from_us
 from domain.log_entries import read_entry
 from runtime.erasure_certificates import certificate_signer, own_vkeys, verify_bundle
+from runtime.key_provider import provider_of
 from runtime.log_events import events_between
 from runtime.log_fsck import check_log
 from runtime.log_signing import LogSigner
@@ -25,7 +26,6 @@ from runtime.log_store import LogReader
 from runtime.log_verifier import DoesNotHold, Source, describe, verify_log
 from runtime.sealing import Sealer
 from runtime.settings import Settings
-from runtime.soft_keys import SoftKeys
 from runtime.sql.sealed import reason_shown
 
 log = typer.Typer(name="log", help="The access log: does it hold, and what is in it.", no_args_is_help=True)
@@ -75,7 +75,7 @@ def _source(where: str, token: str | None, ca: Path | None, settings: Settings) 
 def verify_certificate(file: Certificate, vkey: Vkeys = None, log_vkey: LogVkeys = None, data_dir: DataDir = None) -> None:
     """Verify a certificate of erasure, and that the access log has it. Needs the file and the keys, and no platform."""
     settings = settings_of(data_dir)
-    signer = certificate_signer(SoftKeys(settings.keys_dir), settings.audit_origin)
+    signer = certificate_signer(provider_of(settings), settings.audit_origin)
     text = verify_bundle(
         file.read_bytes(), vkey or own_vkeys(signer), log_vkey or [key.vkey for key in _signer(settings).public_keys()]
     )  # fmt: skip
@@ -124,4 +124,4 @@ def _shown(event: bytes | None, at_us: int, sealer: Sealer) -> tuple[str, str, s
 
 
 def _signer(settings: Settings) -> LogSigner:
-    return LogSigner(SoftKeys(settings.keys_dir), settings.audit_origin)
+    return LogSigner(provider_of(settings), settings.audit_origin)

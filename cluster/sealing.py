@@ -16,11 +16,11 @@ import msgspec
 
 from runtime import sealed_file
 from runtime.durable import write_secret
+from runtime.key_provider import provider_of
 from runtime.keys import KeyMissing, KeyProvider, make_missing
 from runtime.nats_server import StoreKey
 from runtime.sealed_file import FileSeal, is_sealed
 from runtime.settings import Settings
-from runtime.soft_keys import SoftKeys
 
 STREAMS: Final = "streams"
 _KEYS: Final = (sealed_file.KEY, STREAMS)
@@ -30,7 +30,7 @@ SPILL_BUDGET: Final = "POLARS_OOC_DISK_BUDGET_MB"
 
 def file_seal(settings: Settings) -> FileSeal:
     """What opens sealed files of this installation and, if it is to, seals new ones."""
-    return FileSeal(SoftKeys(settings.keys_dir.resolve()), writes=settings.seals_files)
+    return FileSeal(provider_of(settings), writes=settings.seals_files)
 
 
 def keep_off_disk(settings: Settings) -> None:
@@ -47,7 +47,7 @@ def missing_keys(settings: Settings) -> list[str]:
 
     Raises KeyMissing when one is not there and something was sealed under it.
     """
-    keys = SoftKeys(settings.keys_dir.resolve())
+    keys = provider_of(settings)
     missing = [name for name in _KEYS if not keys.versions(name)] if settings.seals_files else []
     if missing and (sealed := next(_sealed_things(settings), None)) is not None:
         raise KeyMissing(f"{sealed} is sealed, and key {' and '.join(missing)} is missing: restore {settings.keys_dir}")
@@ -56,7 +56,7 @@ def missing_keys(settings: Settings) -> list[str]:
 
 def make_keys(settings: Settings) -> list[str]:
     """Make the keys that are missing; returns their names. Raises as `missing_keys`."""
-    return make_missing(SoftKeys(settings.keys_dir.resolve()), missing_keys(settings))
+    return make_missing(provider_of(settings), missing_keys(settings))
 
 
 def _sealed_things(settings: Settings) -> Iterator[Path]:
@@ -80,12 +80,17 @@ class StreamSeal:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._keys: KeyProvider = SoftKeys(settings.keys_dir.resolve())
+        self._keys: KeyProvider = provider_of(settings)
         self._file = _known_file(settings)
 
     def check(self) -> None:
         """Raises KeyMissing or KeyGone when there is a sealed store and its key is not at hand."""
         self._known()
+
+    def version(self) -> int | None:
+        """Under which version of the key the store is; None: it is in clear. Raises as `check`."""
+        known = self._known()
+        return None if known is None else known.version
 
     def prepare(self) -> StoreKey | None:
         """What the server is to be started with; None for a store in clear that is to stay so.

@@ -17,6 +17,7 @@ from cluster.sealing import file_seal
 from runtime.clock import SystemClock
 from runtime.erasure_certificates import certificate_signer
 from runtime.erasure_job import ErasureJob, keep_erasing
+from runtime.key_provider import provider_of
 from runtime.lake import Lake
 from runtime.lake_rewriting import SeenFiles
 from runtime.lake_upkeep import LakeUpkeep
@@ -24,7 +25,6 @@ from runtime.log import configure_logging
 from runtime.priority import stay_behind
 from runtime.retention import Periods, expire_lake, keep_rules
 from runtime.settings import Settings
-from runtime.soft_keys import SoftKeys
 from runtime.sql.engine import open_engine
 
 _HOSTS_LAG_S: Final = 5.0  # behind the stream, while they keep up
@@ -38,7 +38,7 @@ async def main() -> None:
     lake, clock = Lake(settings.lake_dir, file_seal(settings)), SystemClock()
     sealer = sealer_of(settings)
     engine = open_engine(settings.sql_url, sealer)
-    signer = certificate_signer(SoftKeys(settings.keys_dir), settings.audit_origin)
+    signer = certificate_signer(provider_of(settings), settings.audit_origin)
     job = ErasureJob(
         engine, lake, settings.audit_dir, sealer.data_keys, signer, clock, settings.bus.stream_retention_h,
         2 * settings.lake.flush_interval_s + _HOSTS_LAG_S, settings.lake.retention_days,

@@ -18,8 +18,8 @@ from domain.errors import InvalidInput
 from domain.loopback import is_loopback
 from domain.signed_notes import COSIGNATURE, PublicKey
 from runtime.clock import SystemClock
+from runtime.key_provider import provider_in
 from runtime.log import configure_logging
-from runtime.soft_keys import SoftKeys
 from runtime.tls import CertificateFiles, TakenUp
 from runtime.witness import Witness, keys_from
 
@@ -66,7 +66,7 @@ def _open(folder: Path, name: str, log_vkeys: list[str]) -> Witness:
     def keys_of(origin: str) -> Sequence[PublicKey]:
         return keys_from(log_vkeys, origin)
 
-    return Witness.open(folder, SoftKeys(folder / "keys"), name, keys_of, SystemClock())
+    return Witness.open(folder, provider_in(folder / "keys"), name, keys_of, SystemClock())
 
 
 async def _serve(witness: Witness, host: str, port: int, tls: TakenUp | None) -> None:

@@ -20,11 +20,11 @@ from cluster.witness_serving import WitnessApp
 from domain.errors import VitalgridError
 from domain.signed_notes import PublicKey
 from runtime.clock import SystemClock
+from runtime.key_provider import provider_in
 from runtime.log import configure_logging
 from runtime.log_store import LogReader
 from runtime.priority import share_finely
 from runtime.settings import Settings
-from runtime.soft_keys import SoftKeys
 from runtime.tasks import end
 from runtime.witness import Witness, keys_from
 from runtime.witness_client import listen_at
@@ -66,7 +66,7 @@ async def _open(app: WitnessApp, settings: Settings) -> None:
 
     while app.witness is None:
         try:
-            keys, name = SoftKeys(folder / "keys"), f"{settings.audit_origin}/witness"
+            keys, name = provider_in(folder / "keys"), f"{settings.audit_origin}/witness"
             app.witness = await asyncio.to_thread(Witness.open, folder, keys, name, keys_of, SystemClock())
         except (VitalgridError, OSError) as error:
             logger.error("the witness cannot sign: %s", error)

@@ -33,6 +33,16 @@ def create_secret(path: Path, content: bytes) -> None:
     fsync(path.parent)
 
 
+def overwrite(path: Path) -> None:
+    """Put zeros where the content of `path` lies, on disk, then delete it. What other names the file has show zeros too."""
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+        file.flush()
+        os.fsync(file.fileno())
+    path.unlink()
+    fsync(path.parent)
+
+
 def _written(path: Path, content: bytes) -> Path:
     """A file beside `path` with its content to be, fsynced."""
     _make_private(path.parent)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from domain.errors import Unavailable, VitalgridError
 
@@ -37,6 +37,15 @@ KEYS: Final[Mapping[str, KeyKind]] = {
 }
 
 
+class KeyVersion(NamedTuple):
+    """A version of a key. Times are UTC microseconds; none: not known, as of what was made before it was noted."""
+
+    number: int
+    made_us: int | None
+    is_destroyed: bool = False
+    destroyed_us: int | None = None
+
+
 class KeyMissing(Unavailable):
     """A key that should be there is not. It is never made by the way: what its predecessor sealed would be lost unsaid."""
 
@@ -60,6 +69,10 @@ class KeyProvider(Protocol):
         """Versions that can be used, the oldest first; none when the key was never made, or all were destroyed."""
         ...
 
+    def history(self, name: str) -> tuple[KeyVersion, ...]:
+        """All versions there ever were, the destroyed ones too, the oldest first; the last is in force."""
+        ...
+
     def mac(self, name: str, message: bytes, *, version: int | None = None) -> bytes:
         """HMAC-SM3 under a version of the key, the newest if none is named. 32 bytes, always the same ones."""
         ...
@@ -72,12 +85,19 @@ class KeyProvider(Protocol):
         """What `wrap` sealed, under whichever version. Raises IntegrityViolation for anything else."""
         ...
 
-    def sign(self, name: str, message: bytes) -> bytes:
-        """A signature of the key's kind: Ed25519 64 bytes, SM2 DER with the default signer id."""
+    def version_of(self, wrapped: bytes) -> int:
+        """Under which version `wrap` sealed this; opens nothing, so that a wrong answer is possible for what is damaged."""
+        ...
+
+    def sign(self, name: str, message: bytes, *, version: int | None = None) -> bytes:
+        """A signature of the key's kind, by its newest version if none is named.
+
+        Ed25519: 64 bytes. SM2: DER, with the default signer id.
+        """
         ...
 
     def public_key(self, name: str, *, version: int | None = None) -> bytes:
-        """Ed25519: 32 bytes. SM2: x and y, 64 bytes."""
+        """Ed25519: 32 bytes. SM2: x and y, 64 bytes. A version that is named has it when it was destroyed, too."""
         ...
 
     def rotate(self, name: str) -> int:
@@ -85,7 +105,10 @@ class KeyProvider(Protocol):
         ...
 
     def destroy(self, name: str, version: int) -> None:
-        """Forget a version for good. What was made under it can no longer be checked or opened."""
+        """Forget a version for good; nobody has to be asked twice, but what a kill left of it a second time takes away.
+
+        What was sealed under it can no longer be opened. Signatures can be checked for ever: its public key stays.
+        """
         ...
 
 
@@ -95,3 +118,16 @@ def make_missing(keys: KeyProvider, names: Iterable[str] = KEYS) -> list[str]:
     for name in missing:
         keys.rotate(name)
     return missing
+
+
+def newest(keys: KeyProvider, name: str) -> int:
+    """The version in force, destroyed or not; 1 of a key that was never made, of which the provider says that it is missing."""
+    return max((version.number for version in keys.history(name)), default=1)
+
+
+def finish_destroying(keys: KeyProvider) -> None:
+    """Take away what a kill left of versions that were being destroyed. For every start."""
+    for name in KEYS:
+        for version in keys.history(name):
+            if version.is_destroyed:
+                keys.destroy(name, version.number)

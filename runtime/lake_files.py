@@ -116,15 +116,16 @@ def write_file(folder: LakeFolder, day: str, chunks: Iterable[pl.DataFrame], *, 
     return _finished(folder, day, lambda path: _write(folder, path, chunks, is_merged=is_merged))
 
 
-def seal_file(folder: LakeFolder, plain: str, day: str, rows: int) -> DataFile:
-    """Write the sealed copy of a file in clear, with the same bytes in it. Returns once it is fsynced.
+def seal_file(folder: LakeFolder, before: str, day: str, rows: int) -> DataFile:
+    """Write the sealed copy of a file, in clear or under an older key, with the same content. Returns once it is fsynced.
 
     Raises IntegrityViolation for a file that is not as it was written.
     """
-    check_files([str(folder.path / plain)])
+    path_before = str(folder.path / before)
+    check_files([path_before])
 
     def copy(path: Path) -> _Held:
-        with (folder.path / plain).open("rb") as source, folder.create(path) as file:
+        with folder.content(path_before) as source, folder.create(path) as file:
             shutil.copyfileobj(source, file, _COPIED_BYTES)
         return rows, {}, {}
 

@@ -44,6 +44,23 @@ class LakeFolder:
         """Whether new files are sealed."""
         return self.seal is not None and self.seal.writes
 
+    def are_as_new(self, paths: Sequence[str]) -> list[bool]:
+        """Whether finished files are sealed as new ones are, under the newest version of the key. All, where none is sealed."""
+        if self.seal is None or not self.seal.writes:
+            return [True] * len(paths)
+        newest = self.seal.newest()
+        return [_version_of(self.seal, path) == newest for path in paths]
+
+    @contextlib.contextmanager
+    def content(self, path: str) -> Iterator[IO[bytes]]:
+        """A finished file's content, from its beginning; errors as of `open`."""
+        if not is_sealed(path):
+            with Path(path).open("rb") as file:
+                yield file
+            return
+        with self._seal_for(path).reader(path, _identity(Path(path))) as reader:
+            yield cast("IO[bytes]", reader)
+
     @contextlib.contextmanager
     def create(self, path: Path) -> Iterator[IO[bytes]]:
         """A new file that is written from beginning to end. The caller makes it durable, or deletes it after an error."""
@@ -150,6 +167,11 @@ def _hows(paths: Sequence[str]) -> Iterator[_How]:
 def is_sealed(path: str) -> bool:
     """Whether a finished file is sealed; finished files never change. Raises FileNotFoundError."""
     return sealed_file.is_sealed(path)
+
+
+@lru_cache(_REMEMBERED)
+def _version_of(seal: FileSeal, path: str) -> int | None:
+    return seal.version_of(path)
 
 
 def file_key(path: Path | str) -> str:

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from itertools import islice
 from typing import Final
 
 import polars as pl
@@ -23,8 +24,8 @@ from domain.messages import StorageLevel
 from domain.ports import Clock
 from runtime.clock import SystemClock
 from runtime.lake import FILE_RETENTION_H, Lake, LakeState
-from runtime.lake_files import discard, scan_files, seal_file, write_file
-from runtime.lake_folder import LakeFolder, is_sealed
+from runtime.lake_files import DataFile, discard, scan_files, seal_file, write_file
+from runtime.lake_folder import LakeFolder
 from runtime.lake_rollups import RollupMaker, roll_up_file, sweep
 from runtime.lake_schema import FILE_ORDER
 from runtime.settings import LakeSettings
@@ -123,25 +124,35 @@ def roll_up(lake: Lake, *, least_rows: int = WORTH_ROLLING_UP, most: int = ROLLE
 
 
 def seal(lake: Lake, *, most: int = SEALED_AT_ONCE) -> int:
-    """Put sealed copies in the place of files in clear, of `most` files, the newest days first; returns of how many.
+    """Put copies under the newest key in the place of files in clear or under an older one; returns of how many.
 
-    Merging seals what it writes; in clear are files from before sealing was switched on. They are deleted by a later
-    `vacuum`, once no kept version needs them. Of a lake that does not seal it is none.
+    At most of `most`, the newest days first. Merging seals what it writes; others are from before sealing was switched on, or from before the
+    key was rotated. They are deleted by a later `vacuum`, once no kept version needs them. Of a lake that does not seal it is
+    none.
     """
     if not lake.folder.is_sealing:
         return 0
     state = lake.state()
-    in_clear = pl.Series([not is_sealed(str(lake.path / path)) for path in state.files["path"]], dtype=pl.Boolean)
-    files = state.files.filter(in_clear).sort("day", "path", descending=True).head(most)
-    if files.is_empty():
+    as_new = lake.folder.are_as_new([str(lake.path / path) for path in state.files["path"]])
+    files = state.files.filter(~pl.Series(as_new, dtype=pl.Boolean)).sort("day", "path", descending=True)
+    copies = dict(islice(_sealed_copies(lake, files), most))
+    if not copies:
         return 0
-    rows = files.select("path", "day", "rows").iter_rows()
-    copies = [seal_file(lake.folder, path, day.isoformat(), count) for path, day, count in rows]
-    adds = [copy.add_action(data_change=False) for copy in copies]
-    if lake.commit_upkeep(state, [*adds, *removes(files, data_change=False)]):
+    adds = [copy.add_action(data_change=False) for copy in copies.values()]
+    before = files.filter(pl.col("path").is_in(list(copies)))
+    if lake.commit_upkeep(state, [*adds, *removes(before, data_change=False)]):
         return len(copies)
-    discard(lake.folder, copies)
+    discard(lake.folder, copies.values())
     return 0
+
+
+def _sealed_copies(lake: Lake, files: pl.DataFrame) -> Iterator[tuple[str, DataFile]]:
+    """Each file's path with its copy; one that is damaged is passed over, so that the rest does not wait for it."""
+    for path, day, rows in files.select("path", "day", "rows").iter_rows():
+        try:
+            yield path, seal_file(lake.folder, path, day.isoformat(), rows)
+        except IntegrityViolation as error:
+            logger.error("a file of the lake is not sealed anew: %s", error)
 
 
 class LakeUpkeep:

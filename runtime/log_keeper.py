@@ -32,6 +32,7 @@ class LogKeeper:
         self._signer = signer
         self._witnesses = witnesses
         self._working = threading.Lock()
+        self._told: list[str] = []
 
     @classmethod
     def open(
@@ -116,7 +117,16 @@ class LogKeeper:
     def _publish(self, size: int, root: bytes) -> None:
         self._events.note_signed(size, root)
         said = Checkpoint(self._signer.origin, size, root)
-        self._store.publish(size, self._witnesses.cosigned(self._shown(self._signer.sign(said), said)))
+        note = self._signer.sign(said)
+        self._tell_keys()  # behind the signature: whatever key it is by is told before anybody is shown it
+        self._store.publish(size, self._witnesses.cosigned(self._shown(note, said)))
+
+    def _tell_keys(self) -> None:
+        """Say with which keys the log is verified, when there is another one since."""
+        vkeys = [key.vkey for key in self._signer.public_keys()]
+        if vkeys != self._told:
+            self._store.tell_keys(vkeys)
+            self._told = vkeys
 
     def _shown(self, note: bytes, said: Checkpoint) -> Shown:
         return Shown(note, said, self._store.tree(said.size), max(said.size, self._events.last_signed() or 0))
@@ -129,7 +139,7 @@ class LogKeeper:
             self._signer.make_keys()
         if self._events.count() < max(self._store.size, self._events.last_signed() or 0):
             raise IntegrityViolation("the log has more entries than its events: events.db is an older one, or was cut")
-        self._store.tell_keys([key.vkey for key in self._signer.public_keys()])
+        self._tell_keys()
         self._integrate()
         if self._store.note() is None:
             self._publish(*self._store.append([]))  # an empty log says so, signed

@@ -28,7 +28,7 @@ class LogSigner:
         self._notes.make_keys()
 
     def public_keys(self) -> list[PublicKey]:
-        """All that ever signed: of each kind the present one, then older ones."""
+        """All that ever signed: of each kind the present one, then older ones, those that were destroyed too."""
         return self._notes.public_keys()
 
     def sign(self, checkpoint: Checkpoint) -> bytes:

@@ -5,6 +5,7 @@ Versions of a key that are no longer signed with still verify.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from domain.cosignatures import cosigned_text, time_and_signature
 from domain.errors import InvalidInput
 from domain.signed_notes import COSIGNATURE, SM2, Note, PublicKey, Signature
 from runtime import sm2
-from runtime.keys import KeyProvider, make_missing
+from runtime.keys import KeyGone, KeyProvider, make_missing, newest
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +59,23 @@ class NoteSigner:
         make_missing(self._keys, self._names)
 
     def public_keys(self) -> list[PublicKey]:
-        """All that ever signed: of each kind the present one, then older ones."""
-        found = []
+        """All that ever signed: of each kind the present one, then older ones, those that were destroyed too."""
+        found: list[PublicKey] = []
         for name in self._names:
-            present = self._public(name)
-            older = [self._public(name, version) for version in reversed(self._keys.versions(name))]
-            found += [present, *(key for key in older if key != present)]
+            found.append(self._public(name))
+            for version in reversed(self._keys.history(name)[:-1]):
+                with contextlib.suppress(KeyGone):  # destroyed when public keys were not kept
+                    found.append(self._public(name, version.number))
         return found
 
     def sign(self, text: str) -> bytes:
         """The text as a note, signed by a key of each kind."""
-        signatures = tuple(
-            Signature(self.origin, self._public(name).key_id, self._keys.sign(name, text.encode())) for name in self._names
-        )
-        return Note(text, signatures).to_bytes()
+        return Note(text, tuple(self._signature(name, text) for name in self._names)).to_bytes()
+
+    def _signature(self, name: str, text: str) -> Signature:
+        version = newest(self._keys, name)  # one for both: somebody may rotate in between
+        key_id = self._public(name, version).key_id
+        return Signature(self.origin, key_id, self._keys.sign(name, text.encode(), version=version))
 
     def _public(self, name: str, version: int | None = None) -> PublicKey:
         return PublicKey(self.origin, self._names[name], self._keys.public_key(name, version=version))

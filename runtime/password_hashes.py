@@ -89,6 +89,11 @@ class _Stored:
         return f"{self.scheme},k={self.pepper}${salt}${hashed}"
 
 
+def pepper_of(stored: str) -> int:
+    """The version of the pepper that a stored password was made with. Raises IntegrityViolation."""
+    return _Stored.parse(stored).pepper
+
+
 class PasswordHashes:
     """Makes and checks stored passwords. Each call takes a tenth of a second or more of a processor, on purpose.
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from domain.errors import IntegrityViolation
-from runtime.keys import KeyProvider
+from runtime.keys import KeyProvider, newest
 from runtime.sm import GCM_NONCE_BYTES, GCM_TAG_BYTES, SM4_KEY_BYTES, sm4_gcm_open, sm4_gcm_seal
 
 if TYPE_CHECKING:
@@ -75,6 +75,18 @@ class FileSeal:
         """All that is in a sealed file; errors as of `reader`."""
         with self.reader(path, identity) as reader:
             return reader.read()
+
+    def version_of(self, path: Path | str) -> int | None:
+        """Under which version of the key a file is sealed, as it says of itself; None in clear. Raises FileNotFoundError."""
+        with Path(path).open("rb") as file:
+            front = file.read(_FRONT.size)
+            if front[: len(MAGIC)] != MAGIC or len(front) < _FRONT.size:
+                return None
+            return self._keys.version_of(file.read(_FRONT.unpack(front)[2]))
+
+    def newest(self) -> int:
+        """The version of the key that new files are sealed under."""
+        return newest(self._keys, KEY)
 
 
 class SealedWriter(io.RawIOBase):

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from domain.errors import IntegrityViolation
 from runtime.data_keys import DataKeys, Owner
-from runtime.keys import KeyProvider
+from runtime.keys import KeyGone, KeyMissing, KeyProvider
 from runtime.sm import GCM_NONCE_BYTES, hmac_sm3, sm4_gcm_open, sm4_gcm_seal
 
 BLIND: Final = "blind"
@@ -66,7 +66,7 @@ class Sealer:
         self._keys = keys
         self.data_keys = data_keys
         self.seals_values = seals_values  # what alarms say is sealed as well, and not names and words about people alone
-        self._index_keys: dict[str, bytes] = {}
+        self._index_keys: dict[tuple[str, int], bytes] = {}
 
     @classmethod
     def over(cls, keys: KeyProvider, folder: Path, *, seals_values: bool = False) -> Sealer:
@@ -91,12 +91,37 @@ class Sealer:
         secrets = self.data_keys.of_kids(found[0] for _, found in parts if found is not None)
         return [_opened(secrets, place, found) for place, found in parts]
 
-    def index(self, scope: str, text: str) -> str:
+    def index_versions(self) -> tuple[int, ...]:
+        """Versions of the key that texts may be found under, the newest first: new ones are indexed under that.
+
+        Raises KeyMissing, and KeyGone when the newest was destroyed.
+        """
+        history = self._keys.history(BLIND)
+        if not history:
+            raise KeyMissing(f"key {BLIND} is missing: restore the folder of keys")
+        if history[-1].is_destroyed:
+            raise KeyGone(f"version {history[-1].number} of key {BLIND} was destroyed")
+        there = tuple(version.number for version in reversed(history) if not version.is_destroyed)
+        self._index_keys = {known: key for known, key in self._index_keys.items() if known[1] in there}
+        return there
+
+    def index(self, scope: str, text: str, version: int) -> str:
         """Always the same for the same text in a scope, and says nothing of it to who has no key: for equality."""
-        key = self._index_keys.get(scope)
+        key = self._index_keys.get((scope, version))
         if key is None:  # a key for each scope, so that the provider is not asked for each text
-            key = self._index_keys[scope] = self._keys.mac(BLIND, scope.encode())
-        return hmac_sm3(key, text.encode("utf-8", "surrogatepass"))[:_INDEX_BYTES].hex()
+            key = self._index_keys[scope, version] = self._keys.mac(BLIND, scope.encode(), version=version)
+        return index_front(version) + hmac_sm3(key, text.encode("utf-8", "surrogatepass"))[:_INDEX_BYTES].hex()
+
+
+def index_front(version: int) -> str:
+    """What an index begins with, by which it is known under which version of the key it is; the first has nothing."""
+    return f"{version}|" if version > 1 else ""
+
+
+def index_version(index: str) -> int:
+    """Under which version of the key an index is."""
+    version, is_newer, _ = index.partition("|")
+    return int(version) if is_newer else 1
 
 
 def is_sealed(text: str) -> bool:

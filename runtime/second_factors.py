@@ -50,6 +50,14 @@ class SecondFactors:
         seed = os.urandom(_SEED_BYTES)
         return _base32(seed), self._keys.wrap(_KEY, seed, user_id.encode())
 
+    def sealed_under(self, sealed: bytes) -> int:
+        """Under which version of the key a stored seed is."""
+        return self._keys.version_of(sealed)
+
+    def sealed_anew(self, user_id: str, sealed: bytes) -> bytes:
+        """A stored seed, under the newest version of the key. Raises IntegrityViolation when it was not made for this user."""
+        return self._keys.wrap(_KEY, self._keys.unwrap(_KEY, sealed, user_id.encode()), user_id.encode())
+
     def shown(self, user_id: str, sealed: bytes, code: str, now_us: int) -> Shown:
         """What `code` shows of this user. Raises IntegrityViolation when the seed was not made for them."""
         typed = _BETWEEN.sub("", unicodedata.normalize("NFKC", code))

@@ -2,15 +2,19 @@
 
 A file names its key and version, and has a check sum, so that a flipped bit is told from a wrong password and a file
 that was copied over another one is noticed. Files are read at each use (20 us): a rotation or destruction holds
-at once in every process. A destroyed version leaves a file that says so. On flash storage old content may survive in
-places that no program reaches: there destruction is as good as the disk's own encryption.
+at once in every process. A destroyed version leaves a file that says so, and its old content is overwritten where it lay,
+not only unlinked. On flash storage old content may survive in places that no program reaches: there destruction is as good
+as the disk's own encryption.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -18,9 +22,11 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from domain.errors import Conflict, IntegrityViolation
+from domain.ports import Clock
 from runtime import sm2
-from runtime.durable import create_secret, write_secret
-from runtime.keys import KEYS, KeyGone, KeyKind, KeyMissing
+from runtime.clock import SystemClock
+from runtime.durable import create_secret, overwrite, write_secret
+from runtime.keys import KEYS, KeyGone, KeyKind, KeyMissing, KeyVersion
 from runtime.sm import GCM_NONCE_BYTES, SM3_BYTES, SM4_KEY_BYTES, hmac_sm3, sm3, sm4_gcm_open, sm4_gcm_seal
 
 _FILE: Final = re.compile(r"([1-9][0-9]{0,8})\.key")
@@ -37,6 +43,8 @@ class _Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     secret: bytes | None
     public: bytes = b""
     check: bytes = b""
+    made_us: int | msgspec.UnsetType = msgspec.UNSET  # none of what is older than this field: such files stay as they are
+    destroyed_us: int | msgspec.UnsetType = msgspec.UNSET
 
     def checked(self) -> _Key:
         return msgspec.structs.replace(self, check=self._sum())
@@ -51,11 +59,15 @@ class _Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class SoftKeys:
     """`runtime.keys.KeyProvider` over a folder. Several processes may use one folder at once."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, clock: Clock | None = None) -> None:
         self._folder = folder
+        self._clock = clock or SystemClock()
 
     def versions(self, name: str) -> tuple[int, ...]:
-        return tuple(version for version in self._numbers(name) if self._read(name, version).secret is not None)
+        return tuple(version.number for version in self.history(name) if not version.is_destroyed)
+
+    def history(self, name: str) -> tuple[KeyVersion, ...]:
+        return tuple(_told(self._read(name, number)) for number in self._numbers(name))
 
     def mac(self, name: str, message: bytes, *, version: int | None = None) -> bytes:
         return hmac_sm3(self._secret(name, version, KeyKind.MAC)[1], message)
@@ -77,28 +89,46 @@ class SoftKeys:
         _, secret = self._secret(name, version, KeyKind.WRAP)
         return sm4_gcm_open(secret, nonce, sealed, _bound(name, front, bound_to))
 
-    def sign(self, name: str, message: bytes) -> bytes:
-        key = self._usable(name, None, KeyKind.ED25519, KeyKind.SM2)
+    def version_of(self, wrapped: bytes) -> int:
+        return int.from_bytes(wrapped[:_VERSION_BYTES], "big")
+
+    def sign(self, name: str, message: bytes, *, version: int | None = None) -> bytes:
+        key = self._usable(name, version, KeyKind.ED25519, KeyKind.SM2)
         assert key.secret is not None
         if key.kind is KeyKind.SM2:
             return sm2.sign(sm2.KeyPair(key.secret, key.public), message)
         return Ed25519PrivateKey.from_private_bytes(key.secret).sign(message)
 
     def public_key(self, name: str, *, version: int | None = None) -> bytes:
-        return self._usable(name, version, KeyKind.ED25519, KeyKind.SM2).public
+        if version is None:
+            return self._usable(name, None, KeyKind.ED25519, KeyKind.SM2).public
+        key = self._of_kind(name, version, KeyKind.ED25519, KeyKind.SM2)
+        if not key.public:
+            raise KeyGone(f"version {version} of key {name} was destroyed when public keys were not kept")
+        return key.public
 
     def rotate(self, name: str) -> int:
         version = max(self._numbers(name), default=0) + 1
         try:
-            create_secret(self._path(name, version), msgspec.json.encode(_new_key(name, version)))
+            key = msgspec.structs.replace(_new_key(name, version), made_us=self._clock.now_us()).checked()
+            create_secret(self._path(name, version), msgspec.json.encode(key))
         except FileExistsError:
             raise Conflict(f"version {version} of key {name} was just made by somebody else: look again") from None
         return version
 
     def destroy(self, name: str, version: int) -> None:
-        key = self._read(name, version)
-        gone = msgspec.structs.replace(key, secret=None, public=b"").checked()
-        write_secret(self._path(name, version), msgspec.json.encode(gone))
+        """Its content is held under a second name until the file says that it is destroyed, and overwritten under that."""
+        path = self._path(name, version)
+        self._read(name, version)
+        with _alone_in(path.parent):
+            key = self._read(name, version)
+            if key.secret is not None:
+                with contextlib.suppress(FileExistsError):  # killed here before
+                    path.with_name(f".{path.name}.destroyed").hardlink_to(path)
+                gone = msgspec.structs.replace(key, secret=None, destroyed_us=self._clock.now_us()).checked()
+                write_secret(path, msgspec.json.encode(gone))
+            for left in path.parent.glob(f".{path.name}.*"):  # of killed calls that made or destroyed it
+                overwrite(left)
 
     def _secret(self, name: str, version: int | None, kind: KeyKind) -> tuple[int, bytes]:
         key = self._usable(name, version, kind)
@@ -107,13 +137,16 @@ class SoftKeys:
 
     def _usable(self, name: str, version: int | None, *kinds: KeyKind) -> _Key:
         """The key, of one of these kinds. Its newest version counts even when destroyed: an older one is no substitute."""
-        if KEYS[name] not in kinds:
-            raise ValueError(f"key {name} is of kind {KEYS[name]}: expected {' or '.join(kinds)}")
         number = max(self._numbers(name), default=1) if version is None else version
-        key = self._read(name, number)
+        key = self._of_kind(name, number, *kinds)
         if key.secret is None:
             raise KeyGone(f"version {number} of key {name} was destroyed")
         return key
+
+    def _of_kind(self, name: str, version: int, *kinds: KeyKind) -> _Key:
+        if KEYS[name] not in kinds:
+            raise ValueError(f"key {name} is of kind {KEYS[name]}: expected {' or '.join(kinds)}")
+        return self._read(name, version)
 
     def _numbers(self, name: str) -> list[int]:
         try:
@@ -160,7 +193,23 @@ def _new_key(name: str, version: int) -> _Key:
             key = _Key(name, version, kind, private.private_bytes_raw(), private.public_key().public_bytes_raw())
         case KeyKind.SM2:
             key = _Key(name, version, kind, *sm2.generate())
-    return key.checked()
+    return key
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Whoever destroys here overwrites what killed ones left, and must not meet what is just being written."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _told(key: _Key) -> KeyVersion:
+    made_us, destroyed_us = (None if at is msgspec.UNSET else at for at in (key.made_us, key.destroyed_us))
+    return KeyVersion(key.version, made_us, key.secret is None, destroyed_us)
 
 
 def _bound(name: str, front: bytes, bound_to: bytes) -> bytes:

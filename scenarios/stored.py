@@ -25,9 +25,9 @@ from domain.readings import ReadingBatch
 from runtime.bus import Bus
 from runtime.bus_access import BusKey
 from runtime.follower import StreamMessage
+from runtime.key_provider import provider_in
 from runtime.lake import Lake
 from runtime.sealed_file import FileSeal
-from runtime.soft_keys import SoftKeys
 from scenarios.books import ClosedBooks
 from scenarios.ledger import MAX_SEQUENCE, Keys, Ledger, close, keys_of, keys_of_readings
 
@@ -51,7 +51,7 @@ class StoredRows:
 
 def opened(lake_dir: Path) -> Lake:
     """The lake of a data directory on this machine, with the keys beside it for what is sealed. To be read only."""
-    return Lake(lake_dir, FileSeal(SoftKeys(lake_dir.parents[1] / "keys"), writes=False))
+    return Lake(lake_dir, FileSeal(provider_in(lake_dir.parents[1] / "keys"), writes=False))
 
 
 def stored_rows(lake_dir: Path, books: ClosedBooks) -> StoredRows:

@@ -110,6 +110,13 @@ def test_ray_is_known_to_the_shell_and_the_composition_root_alone():
     assert [place for place in imports if not RAY_HOMES.match(home(place))] == []
 
 
+def test_the_key_provider_is_chosen_in_one_place():
+    """A cryptographic module is put in there, and every process has it."""
+    made = [place for place, node in nodes(ast.Call, *PACKAGES) if dotted(node.func) == "SoftKeys"]
+    known = [place for place, node in nodes(ast.ImportFrom, *PACKAGES) if node.module == "runtime.soft_keys"]
+    assert {home(place) for place in (*made, *known)} == {"runtime/key_provider.py"}
+
+
 def test_nothing_is_left_for_later_in_the_code():
     marks = re.compile(r"\b(TODO|FIXME|XXX)\b|NotImplementedError")
     left = [f"{name_of(path)}:{number}" for path in modules(*PACKAGES)

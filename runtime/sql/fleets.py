@@ -22,7 +22,7 @@ from runtime.sql.handles import take_handles
 from runtime.sql.patients import admitted, check_patient
 from runtime.sql.places import add_hospital, add_places, find_hospital
 from runtime.sql.records import Author, Row, log_write, tell_hosts
-from runtime.sql.sealed import ref_index, shut_patients
+from runtime.sql.sealed import ref_indexes, shut_patients
 from runtime.sql.shard_loads import ShardLoads
 from runtime.sql.tables import devices, patients
 from runtime.tokens import new_token
@@ -121,8 +121,8 @@ def _patients(connection: Connection, author: Author, hospital: HospitalManifest
     query = select(patients.c.ref_index, patients.c.patient_key, patients.c.handle)
     here = connection.execute(query.where(patients.c.hospital_id == hospital.hospital_id)).mappings()
     by_index: dict[str, Row] = {row["ref_index"]: dict(row) for row in here}
-    indexes = zip(wanted.refs, ref_index(connection, hospital.hospital_id, wanted.refs), strict=True) if by_index else ()
-    by_ref = {ref: by_index[index] for ref, index in indexes if index in by_index}
+    indexes = zip(wanted.refs, ref_indexes(connection, hospital.hospital_id, wanted.refs), strict=True) if by_index else ()
+    by_ref = {ref: by_index[index] for ref, under_each in indexes for index in under_each if index in by_index}
     fresh = [number for number, ref in enumerate(wanted.refs) if ref not in by_ref]
     beds = {bed: ward for bed, ward in zip(wanted.bed_ids, wanted.ward_ids, strict=True) if bed}
     add_places(connection, hospital.hospital_id, beds, {ward for ward in wanted.ward_ids if ward})

@@ -17,7 +17,7 @@ from domain.principals import Place
 from runtime.sql.engine import reading
 from runtime.sql.identity_tables import grants, users
 from runtime.sql.life_tables import erasures
-from runtime.sql.sealed import ref_index
+from runtime.sql.sealed import ref_indexes
 from runtime.sql.tables import alarms, associations, beds, devices, hospitals, maintenance_windows, patients, tokens
 
 _CHUNK: Final = 500
@@ -113,9 +113,13 @@ def patient_of_ref(engine: Engine, hospital_id: str, ref: str) -> Located | None
     As sensitive as they are once they are admitted: what was withheld of them is no more then.
     """
     with reading(engine) as connection:
-        index = ref_index(connection, hospital_id, [ref])[0]
-        row = connection.execute(_patients(patients.c.hospital_id == hospital_id, patients.c.ref_index == index)).first()
-        return None if row is None else _but_for_withholding(connection, row)
+        looked_for: tuple[str, ...] = ()
+        while looked_for != (indexes := ref_indexes(connection, hospital_id, [ref])[0]):  # again: the key was rotated meanwhile
+            query = _patients(patients.c.hospital_id == hospital_id, patients.c.ref_index.in_(indexes))
+            if (row := connection.execute(query).first()) is not None:
+                return _but_for_withholding(connection, row)
+            looked_for = indexes
+        return None
 
 
 def patient_to_erase(engine: Engine, patient_key: str) -> Located | None:

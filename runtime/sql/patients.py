@@ -43,7 +43,7 @@ from runtime.sql.records import (
     page,
     tell_hosts,
 )
-from runtime.sql.sealed import ERASED, open_patients, ref_index, sealer_of, shut_patients
+from runtime.sql.sealed import ERASED, open_patients, ref_indexes, sealer_of, shut_patients
 from runtime.sql.tables import patients
 from runtime.sql.users import end_accounts_of
 from runtime.sql.within import PATIENTS, hospitals_named, within
@@ -92,8 +92,8 @@ def admit_patient(engine: Engine, author: Author, hospital_id: str, patient: New
     check_patient({**facts, "ref": patient.ref})
     facts |= {"admitted_us": patient.admitted_us or author.now_us, "discharged_us": None}
     with writing(engine) as connection:
-        index = ref_index(connection, hospital_id, [patient.ref])[0]
-        same = select(patients).where(patients.c.hospital_id == hospital_id, patients.c.ref_index == index)
+        indexes = ref_indexes(connection, hospital_id, [patient.ref])[0]
+        same = select(patients).where(patients.c.hospital_id == hospital_id, patients.c.ref_index.in_(indexes))
         found = connection.execute(same).mappings().one_or_none()
         if found is None:
             row = {"patient_key": secrets.token_hex(16), "hospital_id": hospital_id, "ref": patient.ref, **facts, "version": 1}

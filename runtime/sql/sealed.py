@@ -20,13 +20,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from domain.audit_reading import Said
 from domain.errors import IntegrityViolation, Unavailable
 from runtime.data_keys import Owner
-from runtime.keys import KeyGone
-from runtime.sealing import WRITES, Opened, Place, Sealer, Shut, hospital_owner, is_sealed, patient_owner
+from runtime.keys import KeyGone, KeyMissing
+from runtime.sealing import BLIND, WRITES, Opened, Place, Sealer, Shut, hospital_owner, is_sealed, patient_owner
+from runtime.sql.tables import positions
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ SEALER: Final = "sealer"  # execution options of an engine
 NAMES: Final = "names"
 ERASED: Final = "(erased)"
 DAMAGED: Final = "(damaged)"
+NEWEST_INDEX: Final = "blind-version"  # of `positions`: the newest version of the key that rows may be indexed under
 NOTE: Final = "note"  # in the detail of the write log
 Row = dict[str, Any]
 
@@ -56,10 +58,24 @@ def shown(opened: Opened, place: Place) -> str | None:
     return opened
 
 
-def ref_index(connection: Connection, hospital_id: str, refs: Sequence[str]) -> list[str]:
-    """What patients of a hospital are found by, for each reference."""
-    sealer = sealer_of(connection)
-    return [_index(sealer, hospital_id, ref) for ref in refs]
+def index_versions(connection: Connection) -> tuple[int, ...]:
+    """As of the sealer. Raises KeyMissing, too, when the keys are older than what is indexed here (`blind_indexes`)."""
+    versions = sealer_of(connection).index_versions()
+    query = select(positions.c.sequence).where(positions.c.name == NEWEST_INDEX)
+    noted = connection.execute(query).scalar_one_or_none() or 1
+    if noted > versions[0]:
+        raise KeyMissing(f"version {noted} of key {BLIND} is missing: the keys are older than the database, restore newer ones")
+    return versions
+
+
+def ref_indexes(connection: Connection, hospital_id: str, refs: Sequence[str]) -> list[tuple[str, ...]]:
+    """What patients of a hospital may be found by, for each reference: under each version of the key."""
+    sealer, versions = sealer_of(connection), index_versions(connection)
+    return [tuple(make_index(sealer, hospital_id, ref, version) for version in versions) for ref in refs]
+
+
+def make_index(sealer: Sealer, hospital_id: str, ref: str, version: int) -> str:
+    return sealer.index(f"patients.ref|{hospital_id}", ref, version)
 
 
 def shut_patients(connection: Connection, rows: Sequence[Row], *, are_new: bool = False) -> list[Row]:
@@ -69,12 +85,13 @@ def shut_patients(connection: Connection, rows: Sequence[Row], *, are_new: bool 
     """
     sealer = sealer_of(connection)
     shut = [dict(row) for row in rows]
+    newest = index_versions(connection)[0] if any("ref" in row for row in rows) else 0
     chosen: list[tuple[Row, str]] = []
     texts: list[tuple[Owner, Place, str]] = []
     for row in shut:
         owner = patient_owner(row["hospital_id"], row["patient_key"])
         if "ref" in row:
-            row["ref_index"] = _index(sealer, row["hospital_id"], row["ref"])
+            row["ref_index"] = make_index(sealer, row["hospital_id"], row["ref"], newest)
         for column in ("name", "ref"):
             if row.get(column) is not None:
                 chosen.append((row, column))
@@ -183,10 +200,6 @@ def open_writes(connection: Connection, rows: Sequence[Row]) -> list[Row]:
     for n, note in zip(noted, open_texts(connection, notes, NOTE, places), strict=True):
         opened[n] = {**opened[n], "detail": {**opened[n]["detail"], **note}}
     return opened
-
-
-def _index(sealer: Sealer, hospital_id: str, ref: str) -> str:
-    return sealer.index(f"patients.ref|{hospital_id}", ref)
 
 
 def _open_patient(row: Row, opened: Mapping[Place, Opened]) -> Row:

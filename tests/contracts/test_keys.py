@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from domain.errors import Conflict, IntegrityViolation
 from runtime import sm2
-from runtime.keys import KEYS, KeyGone, KeyKind, KeyMissing, KeyProvider, make_missing
+from runtime.keys import KEYS, KeyGone, KeyKind, KeyMissing, KeyProvider, KeyVersion, make_missing, newest
 from runtime.soft_keys import SoftKeys
 
 pytestmark = pytest.mark.clause("7.2c")
@@ -111,6 +111,41 @@ def test_a_destroyed_version_opens_nothing_anywhere_and_its_number_is_not_used_a
     assert other.versions(WRAP) == (2,)
     with pytest.raises(KeyGone):
         keys.unwrap(WRAP, wrapped, b"")
+
+
+def test_every_version_there_was_is_told_with_its_times(opened, keys):
+    keys.rotate(MAC)
+    keys.destroy(MAC, 1)
+    keys.destroy(MAC, 1)
+    first, second = opened().history(MAC)
+    assert (first.number, first.is_destroyed, second.number, second.is_destroyed) == (1, True, 2, False)
+    assert first.made_us <= second.made_us <= first.destroyed_us
+    assert second.destroyed_us is None
+    assert opened().history("fields") == (KeyVersion(1, opened().history("fields")[0].made_us),)
+
+
+def test_what_is_wrapped_says_under_which_version(keys):
+    before = keys.wrap(WRAP, b"seed", b"")
+    keys.rotate(WRAP)
+    assert [keys.version_of(wrapped) for wrapped in (before, keys.wrap(WRAP, b"seed", b""))] == [1, 2]
+
+
+@pytest.mark.parametrize("name", SIGNING)
+def test_what_a_destroyed_version_signed_can_be_checked_and_it_signs_no_more(opened, keys, name):
+    signature, public = keys.sign(name, b"checkpoint"), keys.public_key(name)
+    keys.rotate(name)
+    assert is_signed(name, public, b"again", opened().sign(name, b"again", version=1))
+    keys.destroy(name, 1)
+    assert opened().public_key(name, version=1) == public
+    assert is_signed(name, public, b"checkpoint", signature)
+    with pytest.raises(KeyGone):
+        opened().sign(name, b"checkpoint", version=1)
+    assert newest(keys, name) == 2
+    keys.destroy(name, 2)
+    for use in (lambda: keys.public_key(name), lambda: keys.sign(name, b"")):
+        with pytest.raises(KeyGone):
+            use()
+    assert newest(keys, name) == 2
 
 
 def test_an_older_version_does_not_stand_in_for_the_newest_when_that_is_destroyed(keys):

@@ -21,6 +21,7 @@ from runtime import log_events
 from runtime.disk import Disk
 from runtime.keys import KeyMissing
 from runtime.log_events import LogEvents, Received, Wanted, events_between, find_events, taken_of_stream
+from runtime.log_fsck import check_log
 from runtime.log_keeper import LogKeeper
 from runtime.log_signing import LogSigner
 from runtime.log_store import LogReader
@@ -302,6 +303,25 @@ def test_keys_may_change_and_older_checkpoints_are_still_verified(keep, folder, 
     keep().take(received(2))
     assert [signer.verify(note).size for note in (old, LogReader(folder).note())] == [1, 2]
     assert len(signer.public_keys()) == 4
+    for name in ("log-ed25519", "log-sm2"):
+        SoftKeys(tmp_path / "keys").destroy(name, 1)
+    assert [signer.verify(note).size for note in (old, LogReader(folder).note())] == [1, 2]
+
+
+def test_a_key_that_is_rotated_while_the_log_grows_is_told_before_it_is_needed(keep, folder, signer, tmp_path):
+    keeper = keep()
+    keeper.take(received(1))
+    for name in ("log-ed25519", "log-sm2"):
+        SoftKeys(tmp_path / "keys").rotate(name)
+    assert check_log(folder, signer).damages == []  # nothing was signed with them yet
+    keeper.take(received(2))
+    told = LogReader(folder).keys().decode().split()
+    assert told == [key.vkey for key in signer.public_keys()]
+    assert len(told) == 4
+    note = Note.parse(LogReader(folder).note())
+    assert [one.key_id for one in note.signatures] == [signer.public_keys()[n].key_id for n in (0, 2)]
+    (folder / "keys").write_text("".join(f"{vkey}\n" for vkey in told[1:]))
+    assert "does not have the keys that the log signs with" in str(check_log(folder, signer).damages)
 
 
 @needs_openssl

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 
+import msgspec
 import pytest
 
 from domain.errors import IntegrityViolation
+from runtime import soft_keys
 from runtime.durable import create_secret, write_secret
-from runtime.keys import KEYS, make_missing
+from runtime.keys import KEYS, KeyVersion, finish_destroying, make_missing
 from runtime.soft_keys import SoftKeys
 
 
@@ -79,6 +82,65 @@ def test_a_destroyed_key_leaves_nothing_of_itself(folder, keys):
     keys.destroy("totp", 1)
     assert secret not in path.read_text()
     assert json.loads(path.read_bytes())["secret"] is None
+
+
+def test_the_content_of_a_destroyed_key_is_overwritten_where_it_lay(folder, keys):
+    path = folder / "totp" / "1.key"
+    (folder / "totp" / ".1.key.x7_dead").hardlink_to(path)  # of a process killed while it made it
+    with path.open("rb") as held:
+        secret = held.read()
+        keys.destroy("totp", 1)
+        held.seek(0)
+        assert held.read() == bytes(len(secret))
+    assert [file.name for file in path.parent.iterdir()] == ["1.key"]
+
+
+class Killed(BaseException):
+    pass
+
+
+def die(event: str, calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the `calls`-th call of `os.<event>` on nothing is done any more."""
+    real, left = getattr(os, event), iter(range(calls))
+
+    def called(*arguments, **named):
+        if next(left, None) is None:
+            raise Killed
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(os, event, called)
+
+
+@pytest.mark.parametrize(("event", "calls"), [(event, n) for event, most in
+                         {"link": 1, "fsync": 4, "replace": 1, "unlink": 1}.items() for n in range(most)])  # fmt: skip
+def test_whoever_is_killed_while_destroying_leaves_a_version_that_is_whole_or_destroyed(
+    folder, keys, monkeypatch, event, calls
+):  # fmt: skip
+    path = folder / "totp" / "1.key"
+    wrapped = keys.wrap("totp", b"seed", b"")
+    keys.rotate("totp")
+    with monkeypatch.context() as patch:
+        die(event, calls, patch)
+        with pytest.raises(Killed):
+            keys.destroy("totp", 1)
+    if keys.versions("totp") == (1, 2):
+        assert keys.unwrap("totp", wrapped, b"") == b"seed"
+        keys.destroy("totp", 1)
+    finish_destroying(keys)
+    assert keys.versions("totp") == (2,)
+    assert sorted(file.name for file in path.parent.iterdir()) == ["1.key", "2.key"]
+
+
+def test_a_key_of_before_its_time_was_noted_is_read_and_destroyed(folder, keys):
+    path = folder / "totp" / "1.key"
+    before = json.loads(path.read_bytes())
+    del before["made_us"]
+    old = msgspec.json.decode(json.dumps(before), type=soft_keys._Key).checked()
+    path.write_bytes(msgspec.json.encode(old))
+    assert keys.history("totp") == (KeyVersion(1, None),)
+    assert keys.unwrap("totp", keys.wrap("totp", b"seed", b""), b"") == b"seed"
+    keys.destroy("totp", 1)
+    assert keys.history("totp")[0].is_destroyed
 
 
 def test_what_a_dead_process_left_half_written_is_no_key(folder, keys):
