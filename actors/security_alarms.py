@@ -27,6 +27,7 @@ _WORDS: Final = {
     SecurityKind.SPOOFING: "it spoke for others than itself",
     SecurityKind.CLIENT_ID: "it called itself by the client id of others",
     SecurityKind.COUNTS_ANEW: "it began to number its messages again and again",
+    SecurityKind.FLOODS: "it sends far too much, and is held at the door",
 }
 
 

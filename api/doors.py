@@ -23,6 +23,7 @@ _OF_DOORS: Final = (
     ("received_bytes", "Bytes that came.", "bytes_received"),
     ("rejects", "Messages that were refused.", "rejects", "reason"),
     ("unavailable", "Messages that could not be stored, and whose senders were told so.", "unavailable"),
+    ("held", "Times a sender sent more than it may and had to wait: over MQTT unread, over HTTP refused (429).", "held"),
 )
 _OF_INTAKE: Final = (  # field of `IntakeCounts`, meaning
     ("held_readings", "Readings on their way into the stream."),

@@ -43,7 +43,8 @@ async def resubmit(behind: Backend, who: Asking, kept: KeptReject, body: Resubmi
     payload = _payload(kept, body)
     services, key, row = behind.services, f"reject-{reject.reject_id}", _format(kept, body)
     await behind.read(_check_connected, behind.engine, sender, row, payload, services.clock.now_us())
-    receipt = await stored_once(services.intake, row, sender, payload, key, services.clock.now_us())
+    content = row.decode(payload, sender, services.clock.now_us())
+    receipt = await stored_once(services.intake, row, sender, payload, content, key)
     text = f"{receipt.shard}-{receipt.stream_sequence}"
     await behind.write(record_resubmission, behind.engine, behind.author(who), reject.reject_id, text)
     return receipt

@@ -16,10 +16,13 @@ AS_USERS_HAVE_IT = {"SHARDS": "16", "HOSTS__SNAPSHOT_INTERVAL_S": "15", "LAKE__F
 
 
 @contextlib.contextmanager
-def own_platform(data_dir: Path | None = None) -> Iterator[tuple[RunningPlatform, Target]]:
-    """Start a platform, in `data_dir` or a folder that is deleted afterwards; stop it whatever happens."""
+def own_platform(data_dir: Path | None = None, **settings: str) -> Iterator[tuple[RunningPlatform, Target]]:
+    """Start a platform, in `data_dir` or a folder that is deleted afterwards; stop it whatever happens.
+
+    `settings`: what it has otherwise than users, as VITALGRID_* variables.
+    """
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        platform = start_platform(data_dir or Path(folder) / "var", **AS_USERS_HAVE_IT)
+        platform = start_platform(data_dir or Path(folder) / "var", **AS_USERS_HAVE_IT, **settings)
         try:
             yield platform, local_target(Settings(data_dir=platform.data_dir), platform.token)
         finally:

@@ -10,7 +10,8 @@ from api.proxies import TrustedProxies
 from cluster.http_protocol import HttpLimits
 from gateways.listener import ListenerLimits
 from gateways.mqtt_door import MqttLimits
-from runtime.settings import LimitSettings, Settings
+from gateways.paces import PaceLimits
+from runtime.settings import DoorSettings, LimitSettings, Settings
 
 
 def proxies(limits: LimitSettings) -> TrustedProxies:
@@ -55,3 +56,7 @@ def mqtt(settings: Settings) -> MqttLimits:
         max_per_address=limits.connections_per_address, max_strangers=limits.strangers,
         max_strangers_per_address=limits.strangers_per_address,
     )  # fmt: skip
+
+
+def paces(doors: DoorSettings) -> PaceLimits:
+    return PaceLimits(doors.device_readings_a_s, doors.gateway_readings_a_s, doors.readings_burst_s)

@@ -6,7 +6,10 @@ import msgspec
 
 
 class DoorCounts(msgspec.Struct, frozen=True):
-    """One door. `connections` is a gauge, always 0 for HTTP; `unavailable`: messages that were not stored, and said so."""
+    """One door. `connections` is a gauge, always 0 for HTTP; `unavailable`: messages that were not stored, and said so.
+
+    `held`: how often a sender had to wait because it sent more than it may.
+    """
 
     connections: int
     connections_accepted: int

@@ -136,6 +136,16 @@ class TooManyRequests(Unavailable):
     code = "too-many-requests"
 
 
+class TooManyReadings(TooManyRequests):
+    """A sender at a door sent more readings than it may: nothing of this message is stored, it may come again in `wait_s`."""
+
+    code = "too-many-readings"
+
+    def __init__(self, readings_a_s: float, wait_s: float) -> None:
+        super().__init__(f"more came of this sender than {readings_a_s:g} readings a second: send it again in {wait_s:.1f} s")
+        self.wait_s = wait_s
+
+
 class StorageFull(Unavailable):
     """What was sent cannot be kept: a disk is full or cannot be written. The same may be sent again when there is room."""
 

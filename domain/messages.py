@@ -105,6 +105,7 @@ class SecurityKind(StrEnum):
     SPOOFING = "spoofing"  # it spoke for a device, or numbered in the name of one, that is not its own
     CLIENT_ID = "client-id"  # it called itself by an MQTT client id that another sender uses
     COUNTS_ANEW = "counts-anew"  # after a silence its numbers began again, with no time that tells it from a replay
+    FLOODS = "floods"  # it sends more than it may, so that it is held at the door, and goes on
 
 
 class SecurityNotice(msgspec.Struct, frozen=True, tag="security-notice"):

@@ -19,3 +19,4 @@ class DoorCounters:
     bytes_received: int = 0
     rejects: Counter[str] = field(default_factory=Counter)  # by reason
     unavailable: int = 0  # messages not stored, their senders told so
+    held: int = 0  # senders that sent more than they may, and had to wait: once for each time with no pause

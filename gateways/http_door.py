@@ -12,7 +12,8 @@ it has to be the same device's.
 
 200 {"accepted": n, "receipt": "<shard>-<sequence>"} comes after the stream's acknowledgement. Errors are RFC 9457
 problems; a message refused for what it is (4xx with a reason) is kept among the rejects first. 503 with Retry-After:
-nothing is known to be stored, send again. 507 with Retry-After: nothing is stored, there is no room on disk. A request
+nothing is known to be stored, send again. 507 with Retry-After: nothing is stored, there is no room on disk. 429 with
+Retry-After: nothing is stored, the sender sends more than it may (`gateways.paces`) and goes on then. A request
 without a good token is refused before its body is read.
 
 `Idempotency-Key`: 1 to 255 printable characters, chosen by the sender for one request. The same key, sender and body
@@ -40,6 +41,7 @@ from starlette.routing import Route
 from domain.errors import NotFound, RejectedInput, Unavailable, VitalgridError
 from domain.instants import to_rfc3339
 from domain.ports import Clock, Enrolment, Identities, OnceIntake, Receipt, Receipts, Sender
+from domain.readings import ReadingBatch
 from domain.traces import RequestStamp
 from gateways.client_certificates import sender_of
 from gateways.counters import DoorCounters
@@ -68,6 +70,10 @@ class _Door:
     counters: DoorCounters
     watch: Watch
     stamps: DoorStamps
+
+    def take(self, sender: Sender, address: str, readings: int) -> None:
+        """Count what came. Raises TooManyReadings."""
+        self.watch.paces.take(sender, readings, DOOR, address, self.counters)
 
 
 def http_door(
@@ -119,15 +125,17 @@ async def _taken(door: _Door, row: AnyFormat, request: Request, request_id: str)
     door.watch.sightings.note(sender, DOOR, address, software, over_tls=request.scope.get("scheme") == "https")
     body = b""
     try:
+        door.take(sender, address, 0)
         if not door.intake.allowance(sender):
             raise Unavailable("more readings wait to be stored than the door can hold: send again later")
         body, size_bytes = await _body(request, door.max_payload_bytes)
         counters.bytes_received += size_bytes
         _check_envelope(row, request, size_bytes, door.max_payload_bytes)
-        receipt = await _stored(door, row, sender, body, _key(request))
+        receipt = await _stored(door, row, sender, address, body, _key(request))
     except ClientDisconnect:
         return Response(status_code=400)  # nobody is there to read it; nothing was stored
     except RejectedInput as error:
+        door.watch.paces.of(sender).left -= 1
         door.watch.refused(sender, DOOR, address, error.reason, error.detail)
         return await _rejected(door, row, sender, body, error, request_id)
     except VitalgridError as error:
@@ -197,14 +205,16 @@ def _key(request: Request) -> str | None:
     return key
 
 
-async def _stored(door: _Door, row: AnyFormat, sender: Sender, body: bytes, key: str | None) -> Receipt:
-    """Decode and store."""
+async def _stored(door: _Door, row: AnyFormat, sender: Sender, address: str, body: bytes, key: str | None) -> Receipt:
+    """Decode, count and store. Requests that came together are counted here: who asks by many at once gains nothing."""
     now_us = door.clock.now_us()
+    content = row.decode(body, sender, now_us)
+    door.take(sender, address, len(content) if isinstance(content, ReadingBatch) else 1)
     if key is not None:
-        return await stored_once(door.intake, row, sender, body, key, now_us)
-    if isinstance(row, EventFormat):
-        return await door.intake.submit_event(sender, row.decode(body, sender, now_us))
-    return await door.intake.submit(sender, row.decode(body, sender, now_us), now_us)
+        return await stored_once(door.intake, row, sender, body, content, key)
+    if isinstance(content, ReadingBatch):
+        return await door.intake.submit(sender, content, now_us)
+    return await door.intake.submit_event(sender, content)
 
 
 async def _rejected(

@@ -7,7 +7,8 @@ ends and the sender repeats (DUP). QoS 0 gets no answer; a message that could no
 is not spoken: the connection ends. Who subscribes to `v1/devices/me/receipts` is told there, before each PUBACK, where
 the message is kept: {"packet": id, "receipt": "<shard>-<sequence>", "readings": n}; HTTP looks receipts up.
 Back-pressure: with `max_in_flight` messages unanswered, or as many as the Intake allows now, or answers that the peer
-does not read, reading pauses. What a lost connection had sent, and what still waited for room, is not stored.
+does not read, or more readings than the sender may send (`gateways.paces`), reading pauses. What a lost connection had
+sent, and what still waited for room, is not stored.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import msgspec
 from domain.errors import RejectedInput, StorageFull, Unauthenticated, Unavailable, VitalgridError
 from domain.ports import Receipt, Sender, Shown
 from gateways.client_certificates import fingerprint_shown
-from gateways.formats import BY_TOPIC, ERRORS_TOPIC, RECEIPTS_TOPIC, AnyFormat, EventFormat
+from gateways.formats import BY_TOPIC, ERRORS_TOPIC, RECEIPTS_TOPIC, EventFormat
 from gateways.listener import Guest
 from gateways.mqtt import encode, encode_puback, encode_publish
 from gateways.mqtt_hello import shown_by
@@ -46,8 +47,9 @@ from gateways.mqtt_packets import (
     UnsupportedLevel,
     Will,
 )
-from gateways.mqtt_parts import DoorOfConnections, Owed, receipt_of, still_good
+from gateways.mqtt_parts import DoorOfConnections, Owed, receipt_of, still_good, submitted
 from gateways.mqtt_reader import PacketReader
+from gateways.paces import NO_LIMIT
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +94,7 @@ class MqttConnection(asyncio.Protocol):
         self._deadline_s = self._last_heard_s + door.connect_timeout_s  # for something other than silence
         self._transport: asyncio.Transport | None = None
         self._certificate: str | None = None
+        self._pace = NO_LIMIT
         self.sender: Sender | None = None
         self.connection_id, self.since_us = "", 0  # by which logs and traces name it; when it was admitted
         self.client_id = ""
@@ -217,10 +220,13 @@ class MqttConnection(asyncio.Protocol):
         return self._owes_enough() or self._is_write_paused or self._state in (_State.IDENTIFYING, _State.CLOSED)
 
     def _owes_enough(self) -> bool:
-        """Whether to read no further: until something is answered, or until there is room when much waits already."""
+        """Whether to read no further: until something is answered, there is room, or the sender may send more."""
         if self.sender is None:
             return False
-        return len(self._owed) >= min(self._door.max_in_flight, self._door.intake.allowance(self.sender))
+        door = self._door
+        if self._pace.left < 0 and door.watch.paces.holds(self._pace, self.sender, DOOR, self.address, door.counters):
+            return True
+        return len(self._owed) >= min(door.max_in_flight, door.intake.allowance(self.sender))
 
     def _hold_or_go_on(self) -> None:
         if self._transport is None or self._transport.is_closing():
@@ -272,6 +278,7 @@ class MqttConnection(asyncio.Protocol):
         if good_at is None:
             return
         self.sender, self.client_id, self.will = sender, packet.client_id, packet.will
+        self._pace = self._door.watch.paces.of(sender)
         if not self._door.admit(self, good_at):
             self.sender = None
             self._refuse(ConnectCode.SERVER_UNAVAILABLE, "too-many-connections")
@@ -332,6 +339,7 @@ class MqttConnection(asyncio.Protocol):
             self.end("qos-2")
             return
         self._door.counters.messages += 1
+        self._pace.left -= 1
         owed = Owed(packet.packet_id)
         self._owed.append(owed)
         try:
@@ -343,24 +351,12 @@ class MqttConnection(asyncio.Protocol):
             if packet.is_cut:
                 limit = self._door.max_payload_bytes
                 raise RejectedInput("oversize", f"payload of {packet.size_bytes} bytes is too large: at most {limit} are taken")
-            stored = self._submitted(row, packet.payload)
+            stored = submitted(self._door, self.sender, self._pace, row, packet.payload)
         except RejectedInput as error:
             self._door.spawn(self._reject(packet, owed, error))
             return
         owed.stored = None if isinstance(row, EventFormat) else stored
         stored.add_done_callback(partial(self._on_stored, packet, owed))
-
-    def _submitted(self, row: AnyFormat, payload: bytes) -> asyncio.Future[Receipt]:
-        assert self.sender is not None
-        now_us = self._door.clock.now_us()
-        if isinstance(row, EventFormat):
-            event = row.decode(payload, self.sender, now_us)
-            return asyncio.ensure_future(self._door.intake.submit_event(self.sender, event))
-        if row.pack is not None:
-            return asyncio.ensure_future(
-                self._door.intake.submit_packed(self.sender, row.pack(payload, self.sender, now_us), now_us)
-            )
-        return asyncio.ensure_future(self._door.intake.submit(self.sender, row.decode(payload, self.sender, now_us), now_us))
 
     def _on_stored(self, packet: Publish, owed: Owed, stored: asyncio.Future[Receipt]) -> None:
         error = None if stored.cancelled() else stored.exception()

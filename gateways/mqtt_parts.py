@@ -1,20 +1,27 @@
-"""What a connection of the MQTT door stands on: its door, what it owes, how a receipt is told, whether who waited is good."""
+"""What a connection of the MQTT door stands on: its door, what it owes, how a receipt is told, whether who waited is good,
+how a message is counted and handed on.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
 from domain.errors import Unavailable
 from domain.ports import Clock, Identities, PackedIntake, Receipt, Sender
+from domain.readings import ROW
 from gateways.counters import DoorCounters
+from gateways.formats import AnyFormat, EventFormat
+from gateways.paces import Pace
 from gateways.watch import Watch
 
 if TYPE_CHECKING:
     from gateways.mqtt_connection import MqttConnection
+
+_ROW_BYTES: Final = ROW.itemsize
 
 
 class DoorOfConnections(Protocol):
@@ -61,3 +68,17 @@ class Owed:
 def receipt_of(packet_id: int, receipt: Receipt) -> bytes:
     place = f"{receipt.shard}-{receipt.stream_sequence}"
     return msgspec.json.encode({"packet": packet_id, "receipt": place, "readings": receipt.readings})
+
+
+def submitted(door: DoorOfConnections, sender: Sender, pace: Pace, row: AnyFormat, payload: bytes) -> asyncio.Future[Receipt]:
+    """Decode a message and hand it on; its readings but the first are taken from `pace`. Raises RejectedInput."""
+    now_us = door.clock.now_us()
+    if isinstance(row, EventFormat):
+        return asyncio.ensure_future(door.intake.submit_event(sender, row.decode(payload, sender, now_us)))
+    if row.pack is not None:
+        packed = row.pack(payload, sender, now_us)
+        pace.left -= len(packed) // _ROW_BYTES - 1
+        return asyncio.ensure_future(door.intake.submit_packed(sender, packed, now_us))
+    readings = row.decode(payload, sender, now_us)
+    pace.left -= len(readings) - 1
+    return asyncio.ensure_future(door.intake.submit(sender, readings, now_us))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import msgspec
@@ -15,6 +16,7 @@ from domain.errors import (
     RejectedInput,
     StorageFull,
     TooManyAttempts,
+    TooManyReadings,
     Unauthenticated,
     Unavailable,
     VitalgridError,
@@ -46,6 +48,7 @@ _STATUS_OF_ERROR: Final = (
     (IntegrityViolation, 500),
     (StorageFull, 507),
     (TooManyAttempts, 429),
+    (TooManyReadings, 429),
     (Unavailable, 503),
 )
 _TITLES: Final = {
@@ -57,7 +60,7 @@ _TITLES: Final = {
     413: "The message is too large",
     415: "The content type is not taken here",
     422: "The message cannot be accepted",
-    429: "Too many attempts",
+    429: "Too much at once: send again later",
     500: "What was kept is damaged",
     503: "Not stored: send again later",
     507: "Not stored: there is no room on disk",
@@ -80,4 +83,6 @@ def problem_of(error: VitalgridError) -> Response:
         return problem(_STATUS_OF_REASON.get(error.reason, 422), error.reason, error.detail)
     status = next((status for kind, status in _STATUS_OF_ERROR if isinstance(error, kind)), 503)
     headers = _HEADERS.get(status)
+    if isinstance(error, TooManyReadings):
+        headers = {"Retry-After": str(math.ceil(error.wait_s))}
     return problem(status, error.code, str(error), headers)

@@ -1,4 +1,4 @@
-"""What doors notice of their senders: attempts to be another, messages sent again, one identity at two addresses.
+"""What doors notice of their senders: attempts to be another, messages sent again, one identity at two addresses, floods.
 
 Each is told as a `SecurityNotice` of the true sender: at most once a minute for a sender and kind, with how often it was.
 Attempts are an alarm from the third within ten minutes on; one may be a slip of whoever set the device up.
@@ -24,6 +24,7 @@ from domain.bounded import keep_newest
 from domain.messages import SecurityKind, SecurityNotice
 from domain.peers import peer_of
 from domain.ports import Clock, Intake, Receipt, Sender
+from gateways.paces import PaceLimits, Paces
 from gateways.presence import Presence
 from gateways.sightings import Sightings
 
@@ -72,12 +73,17 @@ class _Whereabouts:
 
 class Watch:
     """See module. One for all doors of a process. `connected`: of a handle, the address of its connection, and when it was
-    heard last. `sightings`: how senders came, for the inventory.
+    heard last. `sightings`: how senders came, for the inventory. `paces`: how much each may send, any number without `limits`.
     """
 
-    def __init__(self, intake: Intake, clock: Clock, shares: Callable[[str], bool] = lambda _address: False) -> None:
+    def __init__(
+        self, intake: Intake, clock: Clock, shares: Callable[[str], bool] = lambda _address: False, *,
+        limits: PaceLimits | None = None, now_s: Callable[[], float] = lambda: asyncio.get_running_loop().time(),
+    ) -> None:  # fmt: skip
         self._clock = clock
         self._shares = shares
+        self._now_s = now_s
+        self.paces = Paces(self.noticed, limits or PaceLimits(), now_s)
         self._post = Presence(intake, clock)
         self.sightings = Sightings(clock)
         self._is_open = False
@@ -114,7 +120,7 @@ class Watch:
         self, sender: Sender, kind: SecurityKind, door: str, address: str, detail: str, *, least: int = _MANY
     ) -> None:  # fmt: skip
         """Tell it, if it is time. `least`: of how many on somebody has to look; 0: nobody has to."""
-        now_s = _now_s()
+        now_s = self._now_s()
         seen = self._attempts.get((sender.handle, kind))
         if seen is None or now_s - seen.since_s > _ATTEMPTS_S:
             seen = _Attempts(now_s)
@@ -134,7 +140,7 @@ class Watch:
         """The sender was just believed at this address. `before`: where the connection was that it takes over, and when it was
         heard there last.
         """
-        now_s = _now_s()
+        now_s = self._now_s()
         if not address or self._shares(address):
             return
         here = peer_of(address)
@@ -154,7 +160,7 @@ class Watch:
     def held(self, sender: Sender, address: str) -> Iterator[float | None]:
         """How long a CONNECT from there is to wait; None: it is refused, because others wait."""
         known = self._whereabouts.get(sender.handle)
-        now_s = _now_s()
+        now_s = self._now_s()
         if known is None or now_s >= known.conflict_until_s or not address or peer_of(address) == known.home:
             yield 0.0
         elif (here := peer_of(address)) in known.held or len(known.held) >= _MOST_HELD:
@@ -165,10 +171,6 @@ class Watch:
                 yield HOLD_S
             finally:
                 known.held.discard(here)
-
-
-def _now_s() -> float:
-    return asyncio.get_running_loop().time()
 
 
 def _stay(known: _Whereabouts, place: str, at_s: float) -> None:

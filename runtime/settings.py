@@ -56,6 +56,15 @@ class DoorSettings(BaseModel):
     max_in_flight: int = Field(
         64, ge=1, description="Unacknowledged messages a connection may have before it is read no further."
     )
+    device_readings_a_s: float = Field(
+        3000.0,
+        ge=0,
+        description="Readings a second that a device may send which speaks for itself; what is beyond waits: over MQTT unread and unacknowledged, over HTTP refused (429). 0: any number.",
+    )
+    gateway_readings_a_s: float = Field(200_000.0, ge=0, description="The same of a gateway, which speaks for a hospital.")
+    readings_burst_s: float = Field(
+        120.0, ge=1, description="So many seconds' worth of readings a sender may send at once before it waits."
+    )
 
 
 class LimitSettings(BaseModel):

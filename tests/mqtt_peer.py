@@ -17,6 +17,7 @@ from gateways.mqtt_packets import (
     Subscribe,
 )
 from gateways.mqtt_reader import PacketReader
+from gateways.watch import Watch
 from runtime.intake import StreamIntake
 from runtime.intake_lanes import IntakeLimits
 from tests.doors import (
@@ -39,10 +40,13 @@ class Stage:
 
 
 @asynccontextmanager
-async def opened(*, tls=None, ack_timeout_s=10.0, replays=None, **limits):
+async def opened(*, tls=None, ack_timeout_s=10.0, replays=None, pace=None, now_s=None, **limits):
+    """`pace`: how much senders may send; `now_s`: the clock of what the door notices."""
     bus, identities = MemoryBus(), DictIdentities()
     intake = StreamIntake(bus, identities, clock(), source=1, limits=IntakeLimits(ack_timeout_s=ack_timeout_s), replays=replays)
-    door = MqttDoor(identities, intake, clock(), limits=MqttLimits(**limits), tls=tls)
+    also = {} if now_s is None else {"now_s": now_s}
+    watch = Watch(intake, clock(), limits=pace, **also)
+    door = MqttDoor(identities, intake, clock(), limits=MqttLimits(**limits), tls=tls, watch=watch)
     port = await door.start("127.0.0.1", 0)
     try:
         yield Stage(bus, identities, door, port, intake)

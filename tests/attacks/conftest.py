@@ -1,15 +1,16 @@
-"""One platform for all attacks of a test run: every link speaks TLS, and patience is short."""
+"""One platform for all attacks of a test run: every link speaks TLS, patience is short, and a device may send little."""
 
 from __future__ import annotations
 
 import pytest
 
+from tests.attacks.isolation_drill import SETTINGS
 from tests.running_platform import start_platform
 
 
 @pytest.fixture(scope="package")
 def platform(tmp_path_factory: pytest.TempPathFactory):
     settings = {"SECURITY__PROFILE": "standard", "LIMITS__INTRODUCTION_S": "1", "LIMITS__BODY_GRACE_S": "1"}
-    running = start_platform(tmp_path_factory.mktemp("attacked"), **settings, LIMITS__UNREAD_S="1")
+    running = start_platform(tmp_path_factory.mktemp("attacked"), **settings, **SETTINGS, LIMITS__UNREAD_S="1")
     yield running
     running.stop()

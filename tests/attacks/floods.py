@@ -15,7 +15,7 @@ import random
 import ssl
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -285,6 +285,45 @@ async def complex_questions(by: Attacker) -> None:
     await by.often(2 * by.target.busy, once)
 
 
+async def good_readings(by: Attacker) -> None:
+    """Good readings of a device that may speak, as fast as they are taken: over MQTT unasked for its answers, and by HTTP."""
+    lists = [_good(number) for number in range(4)]
+
+    async def once(number: int) -> None:
+        if number == 0:
+            await _streamed(by, itertools.cycle(lists))
+        else:
+            kind = "application/json"
+            sent = request("POST", "/v1/readings", by.target.devices_token, lists[number % 4], content_type=kind)
+            await by.ask(by.target.http, sent)
+
+    await by.often(min(8, by.target.busy), once)
+
+
+def _good(number: int, readings: int = 500) -> bytes:
+    return json.dumps([{"metric": "heart_rate", "value": 60 + (number + n) % 40} for n in range(readings)]).encode()
+
+
+async def _streamed(by: Attacker, payloads: Iterator[bytes]) -> None:
+    """One connection that publishes on and on, whether it is read or not."""
+    reader, writer = await by.open(by.target.mqtt)
+    answers = asyncio.create_task(_counted(by, reader))
+    try:
+        writer.write(encode(Connect("flooder", username=by.target.devices_token)))
+        for number, payload in enumerate(payloads):
+            writer.write(encode_publish("v1/devices/me/readings", payload, qos=1, packet_id=1 + number % 65_535))
+            await writer.drain()
+    finally:
+        answers.cancel()
+        writer.transport.abort()
+
+
+async def _counted(by: Attacker, reader: asyncio.StreamReader) -> None:
+    await reader.readexactly(4)
+    while await reader.readexactly(4):
+        by.seen["acknowledged"] += 1
+
+
 async def _published(by: Attacker, topic: str, payload: bytes) -> None:
     """A message by a device that may speak, until it is answered."""
     reader, writer = await by.open(by.target.mqtt)
@@ -313,6 +352,7 @@ FLOODS: Final[dict[str, Callable[[Attacker], Coroutine[Any, Any, None]]]] = {
     "garbage": garbage,
     "bombs": bombs,
     "complex questions": complex_questions,
+    "good readings": good_readings,
 }
 
 

@@ -1,8 +1,9 @@
 """`python -m tests.attacks.isolation_drill`: a flooding monitor and a spoofed one, which is on a patient behind a gateway, are
 cut off from a real platform while others send; how long that took, what the ward saw, and the undo. Clauses 8.4d, 9.4.
+Before anybody orders anything the flooding monitor is held by its limit, and told.
 
-Exit code 1 when something of an isolated device came through, an honest reading was lost, or the undo did not bring back
-what was kept apart.
+Exit code 1 when something of an isolated device came through, more of the flooding one than it may send, an honest reading
+was lost, or the undo did not bring back what was kept apart.
 """
 
 from __future__ import annotations
@@ -40,6 +41,10 @@ TRUE: Final = 71.0  # what the spoofed monitor says,
 FALSE: Final = 199.0  # … and what it says once somebody else speaks for it
 _EVERY_S: Final = 0.1
 _FLOOD_AT_ONCE: Final = 50
+_READINGS_A_S, _BURST_S = 100, 10
+SETTINGS: Final = {  # so little that a flood of this process alone is one
+    "DOORS__DEVICE_READINGS_A_S": str(_READINGS_A_S), "DOORS__READINGS_BURST_S": str(_BURST_S),
+}  # fmt: skip
 _SENT_AGAIN: Final = 10  # of what was kept apart
 _HEART_RATE: Final = metric_of("heart_rate").id
 _DEADLINE_S: Final = 30.0
@@ -239,6 +244,20 @@ class Stand:
         return not await self.open_alarms("technical.patient-not-monitored")
 
 
+async def flood(stand: Stand) -> None:
+    """Let it flood until the platform says so by itself; what came of it by then is what it may send."""
+    drill, began_s = stand.drill, time.monotonic()
+    stand.flood()
+    await stand.timed("the flood runs", began_s, lambda: stand.items("/readings", device=FLOODER, limit=1))
+    await stand.timed(
+        "flood: told as a security event, before any order", began_s,
+        lambda: stand.items("/security/events", device=FLOODER, kind="floods"),
+    )  # fmt: skip
+    came, least = drill.flooded, _READINGS_A_S * _BURST_S
+    most = least + _READINGS_A_S * (time.monotonic() - began_s) + _FLOOD_AT_ONCE
+    drill.check(holds=least <= came <= most, otherwise=f"{came} of the flood came: expected {least} to {most:.0f}")
+
+
 async def cut_off(stand: Stand) -> None:
     """The flooder, which is on nobody, then the spoofed monitor, whose patient the ward has to know of."""
     flood_over_us = await stop_flood(stand)
@@ -353,8 +372,7 @@ async def play(platform: RunningPlatform) -> Drill:
         await stand.begin()
         began_s = time.monotonic()
         await stand.timed("all send", began_s, lambda: shows(stand, TRUE))
-        stand.flood()
-        await stand.timed("the flood runs", time.monotonic(), lambda: stand.items("/readings", device=FLOODER, limit=1))
+        await flood(stand)
         await cut_off(stand)
         await undo(stand)
         lost = await honest_lost(stand)
@@ -367,7 +385,7 @@ async def play(platform: RunningPlatform) -> Drill:
 
 def main() -> int:
     with tempfile.TemporaryDirectory(prefix="vitalgrid-drill-") as folder:
-        platform = start_platform(Path(folder) / "var", SECURITY__PROFILE="standard")
+        platform = start_platform(Path(folder) / "var", SECURITY__PROFILE="standard", **SETTINGS)
         try:
             drill = asyncio.run(play(platform))
         finally:

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from domain.principals import Role
 from tests.attacks.attack_run import AttackBench
 from tests.attacks.floods import FLOODS
 from tests.running_platform import RunningPlatform
@@ -18,7 +19,15 @@ GROUPS = (
     ("connections", "handshakes", "garbage"),
     ("MQTT connects", "wrong tokens", "logins"),
     ("oversize", "bombs", "complex questions"),
+    ("good readings",),
 )
+
+
+def held(platform: RunningPlatform) -> float:
+    """How often a sender had to wait at a door because it sent more than it may."""
+    with platform.http(Role.CAPACITY_PLANNER) as http:
+        text = http.get(f"{platform.connection.api_url}/metrics").raise_for_status().text
+    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("vitalgrid_door_held_total{"))
 
 
 def test_each_flood_is_played() -> None:
@@ -40,5 +49,6 @@ def test_floods_keep_no_honest_client_out_and_cost_no_reading(platform: RunningP
         return await bench.honest.lost()
 
     assert asyncio.run(play()) == set()
+    assert held(platform) >= 1
     for name in ("api", "doors"):
         assert "Traceback" not in platform.log(f"{name}.log"), platform.log(f"{name}.log")[-3000:]

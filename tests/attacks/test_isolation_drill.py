@@ -26,6 +26,7 @@ def test_a_spoofed_and_a_flooding_device_are_cut_off_within_seconds_and_nobody_e
 ) -> None:
     drill = asyncio.run(play(platform))
     assert drill.problems == [], str(drill)
+    assert drill.seconds["flood: told as a security event, before any order"] < 25.0, str(drill)
     assert drill.seconds["spoof: the ward's alarm"] < 10.0, str(drill)
     assert drill.seconds["flood: its token opens nothing"] < 10.0, str(drill)
     rules = [line.split(": ")[0].split()[-1] for line in drill.seen]

@@ -93,7 +93,7 @@ async def test_in_a_conflict_who_was_there_first_comes_back_at_once_and_the_othe
 def used(stage, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """The monitor was believed at an address, at a time; where the connection was that it took over, and when heard there."""
     now = [0.0]
-    monkeypatch.setattr(watch, "_now_s", lambda: now[0])
+    monkeypatch.setattr(stage.door.watch, "_now_s", lambda: now[0])
 
     def at(now_s: float, address: str, before: tuple[str, float] | None = None) -> None:
         now[0] = now_s
