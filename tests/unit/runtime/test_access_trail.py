@@ -132,9 +132,7 @@ async def test_in_an_emergency_it_waits_in_memory_and_is_noted_when_there_is_roo
 
 @pytest.mark.clause("6.1b", "9.3e")
 @pytest.mark.parametrize("bound", ["MOST_HELD", "MOST_HELD_BYTES"])
-async def test_what_memory_cannot_hold_either_is_counted_and_the_count_is_in_the_log(
-    trail, journal, stream, monkeypatch, bound
-):
+async def test_what_memory_cannot_hold_either_is_counted_and_the_log_is_told(trail, journal, stream, monkeypatch, bound):
     monkeypatch.setattr(access_trail, bound, 3 if bound == "MOST_HELD" else 3 * len(access(1).event))
     journal.is_full = True
     for number in range(8):
