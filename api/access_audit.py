@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.auth import CALLER_KEY
 from api.browsers import SAFE_METHODS
+from api.emergency import Shut, is_of_a_hospital
 from api.errors import REQUEST_ID_KEY, problem_response
 from api.plain_words import LEFT_OUT, plain_path, plain_query
 from domain.accesses import REASON, Access, Interaction, audit_event
@@ -73,6 +74,8 @@ class Asked:
     view: View | None = None
     is_repeated: bool = False  # the answer of before is given again, nothing is done
     reason: str | None = None  # in the caller's words
+    shut: Shut | None = None  # in an emergency: of the caller's grants not all count
+    records: list[Located] = field(default_factory=list)  # in an emergency alone: those that were judged
 
     def appear(self, view: View) -> None:
         """How patients appear in the answer: by name, when any of them may."""
@@ -83,6 +86,8 @@ class Asked:
         self.place = self.place or record.place
         self.is_one = is_one
         self.policies.update(decision.policies)
+        if self.is_emergency:
+            self.records.append(record)
         if record.patient_key is not None:
             self.patients.add(record.patient_key)
 
@@ -90,22 +95,26 @@ class Asked:
 def begin(scope: Scope, action: Action, purpose: Purpose | None, closed: str | None, reason: str | None = None) -> Asked:
     """A request asks for something. Raises AuditUnavailable while `closed`, the reason why accesses cannot be noted.
 
-    Present vital signs and open alarms are shown all the same to who was given something at a hospital, or in a ward.
+    Present vital signs and open alarms are shown all the same to who was given something at a hospital, or in a ward, and by
+    that alone: of whom that is not all, `shut` says it.
     """
     asked = scope[ACCESS_KEY] = Asked(action, purpose, _is_emergency(scope), reason=reason)
-    _check_open(asked, closed)
+    _check_open(scope, asked, closed)
     return asked
 
 
 def begin_again(scope: Scope, asked: Asked, closed: str | None) -> None:
     """An answer is given again that was made for `asked`: it is noted as if it were asked now. Raises as `begin` does."""
-    scope[ACCESS_KEY] = replace(asked, is_repeated=True)
-    _check_open(asked, closed)
+    again = scope[ACCESS_KEY] = replace(asked, is_repeated=True, shut=None)
+    _check_open(scope, again, closed)
 
 
-def _check_open(asked: Asked, closed: str | None) -> None:
-    if closed is not None and asked.action not in UNPROTECTED and not asked.is_emergency:
+def _check_open(scope: Scope, asked: Asked, closed: str | None) -> None:
+    if closed is None or asked.action in UNPROTECTED:
+        return
+    if not asked.is_emergency:
         raise AuditUnavailable(f"protected records are not shown now: {closed}")
+    asked.shut = Shut.of(scope[CALLER_KEY], closed)
 
 
 def _is_emergency(scope: Scope) -> bool:
@@ -125,11 +134,6 @@ def asked_of(scope: Scope) -> Asked | None:
     """What the permission of this request said; None before it did, and where there is none."""
     asked: Asked | None = scope.get(ACCESS_KEY)
     return asked
-
-
-def is_of_a_hospital(caller: Caller) -> bool:
-    """Whether the caller was given something at a hospital, or in a ward of one; what lies beyond is out of their reach."""
-    return any(grant.place.hospital_id is not None for grant in caller.grants)
 
 
 class AccessAudit:
@@ -187,6 +191,8 @@ async def _note(scope: Scope, message: Message) -> None:
         logger.error("a change is in the write log, but its access is not noted: %s", error)
     if asked.is_emergency and backend.trail.why_closed() is not None:
         message["headers"] = [*message["headers"], (b"x-audit", b"spooled")]
+        if asked.shut is not None:
+            message["headers"].append((b"x-audit-within", ", ".join(asked.shut.within).encode()))
 
 
 async def _in_log(scope: Scope, backend: Backend) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from api.auth import Authentication
 from api.background import running, tasks_of
 from api.body_limit import BodyLimit
 from api.browsers import cookie_name
+from api.emergency import end_wider_streams
 from api.errors import InternalError, ValidationFailed, problems
 from api.idempotency import IdempotencyKeys
 from api.limits import AddressLimit, PrincipalLimit, RequestLimits
@@ -71,6 +72,7 @@ def create_app(services: Services, *, background: bool = True, limits: RequestLi
         try:
             tasks: dict[str, Callable[[], Awaitable[None]]] = {
                 "access-trail": backend.trail.run, "sign-in-failures": backend.sign_in.failures.run,
+                "wider-streams": lambda: end_wider_streams(backend),
             }  # fmt: skip
             if background:
                 tasks |= tasks_of(backend) | {"hospital-streams": HospitalStreams(app, backend).run}

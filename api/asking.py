@@ -6,8 +6,9 @@ sentence. Where the caller named the place itself, the refusal says what is miss
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from api.access_audit import Asked
 from domain.errors import Forbidden, NotFound
@@ -35,7 +36,11 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Who asks for which action and why, and who decides; `asked` is told of it, for the access log."""
+    """Who asks for which action and why, and who decides; `asked` is told of it, for the access log.
+
+    In an emergency `caller` has what counts then alone (`api.emergency`): what they may see at other times is refused as
+    AuditUnavailable wherever Forbidden or NotFound is said here.
+    """
 
     authoriser: Authoriser
     caller: Caller
@@ -59,6 +64,7 @@ class Judge:
         """The same. Raises Forbidden when it is nowhere."""
         reach = self.reach
         if reach.is_nothing:
+            self.check_shut(lambda usual: not usual.reach.is_nothing)
             raise Forbidden(f"{self.caller.principal.name} may not {self.action}: no role of theirs allows it anywhere")
         return reach
 
@@ -71,6 +77,7 @@ class Judge:
             decision = self.authoriser.decide(self.caller, self.action, record, self.purpose, unmask=self.unmask)
             self.asked.judged(record, decision, is_one=(target.unknown or target.named) is not None)
             if not decision.is_allowed:
+                self.check_shut(partial(_allows, record))
                 raise self._refusal(target, record)
             views.add(decision.view)
         view = View.CLEAR if views == {View.CLEAR} else View.MASKED
@@ -80,10 +87,21 @@ class Judge:
     def near(self, named: Iterable[Place]) -> None:
         """Raises Forbidden for a place that has nothing within reach: an empty list of it would say that nothing is there."""
         reach = self.reach
-        held = [*reach.levels, *(place for place, _ in reach.patients)]
         for place in named:
-            if not any(_overlap(place, other) for other in held):
+            if not _is_near(reach, place):
+                self.check_shut(partial(_reaches, place))
                 raise Forbidden(f"{self.caller.principal.name} may not {self.action} at {place}")
+
+    @property
+    def usual(self) -> Judge | None:
+        """In an emergency in which not all counts that the caller was given: as at other times. Else None."""
+        return None if self.asked.shut is None else replace(self, caller=self.asked.shut.caller)
+
+    def check_shut(self, would_be_shown: Callable[[Judge], bool]) -> None:
+        """Raises AuditUnavailable in an emergency for what would be shown at other times."""
+        usual = self.usual
+        if usual is not None and self.asked.shut is not None and would_be_shown(usual):
+            raise self.asked.shut.refusal()
 
     def _refusal(self, target: Target, record: Located) -> Forbidden | NotFound:
         if target.unknown is not None:
@@ -167,6 +185,19 @@ class Unplaced:
 
 def _of(judge: Judge, action: Action) -> Judge:
     return replace(judge, action=action)
+
+
+def _allows(record: Located, judge: Judge) -> bool:
+    return judge.authoriser.decide(judge.caller, judge.action, record, judge.purpose).is_allowed
+
+
+def _reaches(place: Place, judge: Judge) -> bool:
+    return _is_near(judge.reach, place)
+
+
+def _is_near(reach: Reach, place: Place) -> bool:
+    held = (*reach.levels, *(place for place, _ in reach.patients))
+    return any(_overlap(place, other) for other in held)
 
 
 def _overlap(one: Place, other: Place) -> bool:

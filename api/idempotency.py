@@ -20,9 +20,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.access_audit import ACCESS_KEY, Asked, asked_of, begin_again
 from api.auth import CALLER_KEY
+from api.emergency import at_hospitals
 from api.errors import problem_response
 from domain.errors import Conflict, Forbidden, InvalidInput, VitalgridError
 from domain.instants import DAY_US
+from domain.permissions import Authoriser
 from domain.ports import Clock
 from runtime.policy_requests import Standing
 
@@ -96,7 +98,9 @@ class IdempotencyKeys:
         """Raises Forbidden for a caller who was given, or lost, something since; AuditUnavailable."""
         scope.update(record.routed)
         if record.asked is not None:
-            begin_again(scope, record.asked, scope["app"].state.backend.trail.why_closed())
+            backend = scope["app"].state.backend
+            begin_again(scope, record.asked, backend.trail.why_closed())
+            _check_counts(scope, backend.services.authoriser)
         if record.standing != self._standing(scope):
             if record.asked is not None:
                 scope[ACCESS_KEY] = replace(record.asked, patients=set())
@@ -110,6 +114,16 @@ class IdempotencyKeys:
                 break
             del self._records[first]
         return self._records.get(name)
+
+
+def _check_counts(scope: Scope, authoriser: Authoriser) -> None:
+    """Raises AuditUnavailable in an emergency for what the caller did by a grant that does not count then."""
+    asked = asked_of(scope)
+    if asked is None or asked.shut is None:
+        return
+    caller = at_hospitals(scope[CALLER_KEY])
+    if not all(authoriser.decide(caller, asked.action, record, asked.purpose).is_allowed for record in asked.records):
+        raise asked.shut.refusal()
 
 
 def _key_of(scope: Scope) -> str | None:

@@ -18,6 +18,7 @@ from fastapi.dependencies.models import Dependant
 from api.access_audit import begin
 from api.asking import Asking, Judge, Target, Unplaced
 from api.auth import CALLER_KEY
+from api.emergency import at_hospitals
 from api.services import Behind
 from domain.errors import InvalidInput
 from domain.permissions import Action, Purpose
@@ -74,7 +75,8 @@ def _judging(action: Action) -> Callable[..., Any]:
 
     async def judge(request: Request, behind: Behind, purpose: _Purpose, reason: _Reason, unmask: _Unmask) -> Judge:
         asked = begin(request.scope, action, purpose, behind.trail.why_closed(), reason)
-        made = Judge(behind.services.authoriser, request.scope[CALLER_KEY], action, asked, purpose, reason, unmask)
+        caller = request.scope[CALLER_KEY] if asked.shut is None else at_hospitals(request.scope[CALLER_KEY])
+        made = Judge(behind.services.authoriser, caller, action, asked, purpose, reason, unmask)
         if action not in ANYBODYS:
             made.somewhere()
         return made

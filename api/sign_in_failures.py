@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 
 WINDOW_US: Final = 60 * US_PER_S
 SINGLY_OF_ADDRESS: Final = 5  # in a window
-SINGLY: Final = 60  # in a window, of all addresses
-SUMS: Final = 20  # in a window, by address; further addresses are summed together
+SINGLY: Final = 30  # in a window, of all addresses
+SUMS: Final = 10  # in a window, by address; further addresses are summed together
 ACCOUNTS: Final = 20  # that a sum names
 WAITING: Final = 1_000  # events that memory may hold
 _LOOK_S: Final = 0.2

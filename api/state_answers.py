@@ -25,6 +25,7 @@ from api.reading_answers import (
     written,
 )
 from api.schemas.readings import DeviceFreshness, Freshness
+from api.selecting import selected
 from api.selection import ReadingFilter, Selection, freshness_within, search, select_by, select_sums
 from api.shown_readings import of_one_patient, shown_latest, shown_readings, without_doubtful
 from domain.errors import InvalidInput
@@ -46,7 +47,7 @@ _LATEST: Final = (
 async def latest(asked: Ask, wanted: ReadingFilter, paged: Paging, also: str | None = None) -> Response:
     """The newest reading of each channel, as the hosts hold it."""
     behind = asked.behind
-    selection = _of_patient(await behind.read(select_by, behind.engine, wanted, reach=asked.who.reach), wanted)
+    selection = _of_patient(await selected(asked.who, behind, wanted), wanted)
     if selection.handles is None and selection.hospitals is None:
         raise InvalidInput("the latest readings are asked for by device, handle, patient, ward or hospital: name one")
     hospitals = selection.hospitals or []

@@ -2,7 +2,8 @@
 
 What waits for the disk together shares one fsync. While accesses cannot be kept, or do not get through to the log,
 `why_closed` says why: then protected records are not shown. In an emergency they are: such an access waits in memory for
-a disk that is full, and is noted when there is room. Clauses 6.1b, 9.3e.
+a disk that is full, and is noted when there is room. Memory holds so many; those beyond are counted, and the count is
+noted: whoever stands at a bed is refused nothing because a disk is full. Clauses 6.1b, 9.3e.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import hashlib
 import logging
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -31,6 +33,8 @@ SOURCE: Final = "accesses"
 OVERSIZE: Final = "oversize"  # the kind of what stands in the log for an event that was too large
 MOST_BEHIND_S: Final = 10.0  # an access that has not reached the stream for so long closes the door
 MOST_HELD: Final = 10_000  # emergency accesses that memory may hold
+MOST_HELD_BYTES: Final = 64 * 2**20  # of their events
+FORGOTTEN: Final = "forgotten"  # the kind of what stands in the log for accesses that memory had no room for
 _LOOK_S: Final = 0.2
 _AT_ONCE: Final = 500
 MOST_EVENT_BYTES: Final = 2**20  # far below what the bus takes: one that it never takes would hold up all behind it
@@ -54,6 +58,8 @@ class AccessTrail:
         self._pending: list[tuple[Sequence[NewAccess], asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
         self._held: deque[NewAccess] = deque()
+        self._held_bytes = 0
+        self._forgotten: list[int] = []  # how many, when the first and when the last was; empty: none
         self._since_s: float | None = None  # when something began to wait for the stream, and nothing went there since
 
     def why_closed(self) -> str | None:
@@ -85,10 +91,19 @@ class AccessTrail:
         except (Unavailable, IntegrityViolation) as error:
             if not is_emergency:
                 raise AuditUnavailable(f"who sees what cannot be noted: {error}") from None
-            if len(self._held) + len(accesses) <= MOST_HELD:
-                self._held.extend(accesses)
-            else:
-                logger.error("an access in an emergency is forgotten: memory holds as many as it may")
+            for access in accesses:
+                self._hold(access)
+
+    def _hold(self, access: NewAccess) -> None:
+        size_bytes = self._held_bytes + len(access.event)
+        if len(self._held) < MOST_HELD and size_bytes <= MOST_HELD_BYTES:
+            self._held.append(access)
+            self._held_bytes = size_bytes
+            return
+        if not self._forgotten:
+            logger.error("accesses in an emergency are counted only: memory holds as many as it may", extra={"held": self.held})
+        count, first_us = (self._forgotten[0], self._forgotten[1]) if self._forgotten else (0, access.at_us)
+        self._forgotten = [count + 1, first_us, access.at_us]
 
     async def _write(self) -> None:
         """Write whatever waits, together, until nothing does."""
@@ -134,13 +149,27 @@ class AccessTrail:
             settled = list(self._held)
             await asyncio.to_thread(self._journal.add, settled)
             for _ in settled:
-                self._held.popleft()
+                self._held_bytes -= len(self._held.popleft().event)
             logger.warning("accesses in an emergency are noted now", extra={"accesses": len(settled)})
+        if self._forgotten:
+            told, self._forgotten = self._forgotten, []
+            try:
+                await asyncio.to_thread(self._journal.add, [_of_forgotten(*told)])
+            except BaseException:
+                later = self._forgotten or [0, *told[1:]]
+                self._forgotten = [told[0] + later[0], told[1], later[2]]
+                raise
 
 
 def _message(access: WaitingAccess) -> NewMessage:
     record = LogRecord(access.id, access.at_us, SOURCE, access.n, msgspec.Raw(_bearable(access)))
     return NewMessage(subjects.audit(SOURCE), _encoder.encode(record), access.id)
+
+
+def _of_forgotten(count: int, first_us: int, last_us: int) -> NewAccess:
+    """What is left to say of accesses that were shown and could not be held."""
+    said = {"kind": FORGOTTEN, "count": count, "first_us": first_us, "last_us": last_us}
+    return NewAccess(f"a-{uuid.uuid4().hex}", last_us, _encoder.encode(said))
 
 
 def _bearable(access: WaitingAccess) -> bytes:

@@ -140,6 +140,12 @@ class Feed:
             if client.is_limited:
                 client.close()
 
+    def end_wider(self) -> None:
+        """End the streams whose clients have grants that do not count in an emergency: one began, or is over."""
+        for client in (*self._clients.all(), *self._catching_up):
+            if client.is_wider:
+                client.close()
+
     async def _start(self) -> None:
         if self._follower is not None:
             return

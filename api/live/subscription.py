@@ -51,6 +51,7 @@ class Subscription:
         self._ready = asyncio.Event()
         self._is_closed = False
         self.has_overflowed = False
+        self.is_wider = False  # its caller has grants that do not count in an emergency: see `Feed.end_wider`
         self.is_limited = False  # what it may get depends on how sensitive each record is: see `Feed.end_limited`
         self.on_drained: Callable[[], None] = lambda: None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
@@ -34,7 +35,7 @@ from api.services import Behind
 from api.times import In, Rfc3339, instant, maybe_instant
 from domain.alarms import OPEN_STATES, AlarmState, Priority
 from domain.errors import Conflict, InvalidInput, NotFound, StaleVersion
-from domain.permissions import Action
+from domain.permissions import NOWHERE, Action
 from runtime.sql import alarms
 
 router = APIRouter(prefix="/alarms", tags=["alarms"])
@@ -71,12 +72,16 @@ async def list_alarms(
     who: AlarmList, behind: Behind, paged: Paged, zone: In, wanted: Annotated[AlarmFilter, given(AlarmFilter)]
 ) -> AlarmPage:
     """The alarms that you may see, the newest first."""
-    found = await behind.read(
-        alarms.list_alarms, behind.engine, reach=who.reach, clear=who.clear, limit=paged.limit, after=paged.after,
-        states=wanted.states(),
+    question = partial(
+        alarms.list_alarms, behind.engine, states=wanted.states(),
         min_priority=wanted.priority, hospital_id=wanted.hospital, ward_id=wanted.ward, patient_key=wanted.patient,
         handle=wanted.handle, since_us=maybe_instant(wanted.since), live=wanted.live, rule=wanted.rule,
     )  # fmt: skip
+    found = await behind.read(question, reach=who.reach, clear=who.clear, limit=paged.limit, after=paged.after)
+    usual = who.judge.usual
+    if usual is not None and not found.rows and (wanted.patient, wanted.handle) != (None, None):
+        beyond = await behind.read(question, reach=usual.reach, clear=NOWHERE, limit=1, after=None)
+        who.judge.check_shut(lambda _: bool(beyond.rows))  # an empty list would say that nobody has an alarm there
     who.shows(row["patient_key"] for row in found.rows)
     return AlarmPage(items=[AlarmOut.of(row, zone, view_in(row)) for row in found.rows], next=paged.link_after(found.after))
 

@@ -14,6 +14,7 @@ import msgspec
 from fastapi import APIRouter, Depends, Header, Query
 
 from api.asking import Asking
+from api.emergency import has_wider
 from api.errors import problems
 from api.given import given
 from api.live.alarms import alarm_client
@@ -25,7 +26,8 @@ from api.live.subscription import Subscription, sse
 from api.locators import near_hospitals, near_readings
 from api.permissions import may_list
 from api.reading_answers import MAX_NAMED
-from api.selection import ReadingFilter, select_by
+from api.selecting import selected
+from api.selection import ReadingFilter
 from api.services import Backend, Behind
 from domain.alarms import INTENDED_USE, Priority
 from domain.errors import InvalidInput, NotFound
@@ -81,7 +83,7 @@ async def live_alarms(
     hospitals = [parse_hospital_id(one) for one in hospital or []]
     scope = await behind.read(alarm_scope, behind.engine, who.reach)
     client = alarm_client(behind.alarm_feed, behind.hosts, behind.services.clock, hospitals, priority, scope)
-    return await _opened(behind, behind.alarm_feed, client, last_seen, "alarms", _HELLO_ALARMS)
+    return await _opened(who, behind, behind.alarm_feed, client, last_seen, "alarms", _HELLO_ALARMS)
 
 
 @router.get("/readings", status_code=200, response_class=EventStream, responses={**_SSE, **problems(InvalidInput, NotFound)})
@@ -96,7 +98,7 @@ async def live_readings(
     """
     seen = await behind.services.bus.stream_state(READINGS_STREAM)  # first: what the database says is not older
     by_name = ReadingFilter(device=wanted.device, handle=wanted.handle, hospital=wanted.hospital, ward=wanted.ward)
-    selection = await behind.read(select_by, behind.engine, by_name, reach=who.reach)
+    selection = await selected(who, behind, by_name)
     handles, watch = await behind.read(
         live_handles, behind.engine, selection, reach=who.reach, now_us=behind.services.clock.now_us(), known=seen.last_sequence
     )
@@ -111,13 +113,17 @@ async def live_readings(
     metrics = frozenset(metric_of(code).id for code in wanted.metric or [])
     names = behind.live_wanted.get(behind.directory.device_ids(handles), metrics)
     client = reading_client(behind.reading_feed, behind.services.clock, selection.shards or [], names, watch)
-    return await _opened(behind, behind.reading_feed, client, last_seen, "readings", {})
+    return await _opened(who, behind, behind.reading_feed, client, last_seen, "readings", {})
 
 
 async def _opened(
-    behind: Backend, feed: Feed, client: Subscription, last_seen: int | None, name: str, hello: dict[str, str]
+    who: Asking, behind: Backend, feed: Feed, client: Subscription, last_seen: int | None, name: str, hello: dict[str, str]
 ) -> EventStream:
+    was_shut = who.judge.usual is not None
+    client.is_wider = was_shut or has_wider(who.caller)
     await feed.join(client, last_seen)
+    if client.is_wider and was_shut != (behind.trail.why_closed() is not None):
+        client.close()  # an emergency began, or was over, since it was judged: it connects again
     greeting = hello | {"stream": name, "last_sequence": feed.last_sequence, "resumed_after": last_seen}
     client.greet(b"retry: 1000\n" + sse("hello", msgspec.json.encode(greeting)))
     return EventStream(feed, client, name, behind.telemetry)

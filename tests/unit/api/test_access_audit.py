@@ -12,8 +12,9 @@ from fastapi import FastAPI, HTTPException, Request
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 
-from api.access_audit import AccessAudit, begin, is_of_a_hospital
+from api.access_audit import AccessAudit, begin
 from api.auth import Authentication
+from api.emergency import is_of_a_hospital
 from api.plain_words import PARAMETERS, plain_path, plain_query
 from api.request_log import RequestLog
 from api.telemetry import Telemetry

@@ -10,6 +10,7 @@ import pytest
 from domain.errors import AuditUnavailable, StorageFull, Unavailable
 from domain.log_entries import read_record
 from domain.messages import LogState
+from runtime import access_trail
 from runtime.access_journal import AccessJournal, NewAccess
 from runtime.access_trail import AccessTrail
 from runtime.clock import ManualClock
@@ -127,6 +128,25 @@ async def test_in_an_emergency_it_waits_in_memory_and_is_noted_when_there_is_roo
     finally:
         await end(carrying)
     assert trail.held == 0
+
+
+@pytest.mark.clause("6.1b", "9.3e")
+@pytest.mark.parametrize("bound", ["MOST_HELD", "MOST_HELD_BYTES"])
+async def test_what_memory_cannot_hold_either_is_counted_and_the_log_is_told(trail, journal, stream, monkeypatch, bound):
+    monkeypatch.setattr(access_trail, bound, 3 if bound == "MOST_HELD" else 3 * len(access(1).event))
+    journal.is_full = True
+    for number in range(8):
+        await trail.note(access(number, at_us=number), is_emergency=True)
+    assert trail.held == 3
+    with pytest.raises(StorageFull):
+        await trail.carry()
+    journal.is_full = False
+    assert await trail.carry() == 4
+    events = [msgspec.json.decode(read_record(payload, 1, 1).event) for payload in stream.taken.values()]
+    assert events == [{"n": 0}, {"n": 1}, {"n": 2}, {"kind": "forgotten", "count": 5, "first_us": 3, "last_us": 7}]
+    journal.is_full = True
+    await trail.note(access(9), is_emergency=True)
+    assert trail.held == 1  # there is room again
 
 
 @pytest.mark.clause("9.3e")
