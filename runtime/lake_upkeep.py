@@ -126,9 +126,9 @@ def roll_up(lake: Lake, *, least_rows: int = WORTH_ROLLING_UP, most: int = ROLLE
 def seal(lake: Lake, *, most: int = SEALED_AT_ONCE) -> int:
     """Put copies under the newest key in the place of files in clear or under an older one; returns of how many.
 
-    At most of `most`, the newest days first. Merging seals what it writes; others are from before sealing was switched on, or from before the
-    key was rotated. They are deleted by a later `vacuum`, once no kept version needs them. Of a lake that does not seal it is
-    none.
+    At most of `most`, the newest days first. Merging seals what it writes; others are from before sealing was switched on, or
+    from before the key was rotated. They are deleted by a later `vacuum`, once no kept version needs them. Of a lake that does
+    not seal it is none.
     """
     if not lake.folder.is_sealing:
         return 0
