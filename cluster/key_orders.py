@@ -99,7 +99,7 @@ def check_destroy(stores: Stores, name: str, version: int, *, forget_former: boo
         raise Conflict(f"version {version} of key {name} is in force: rotate first")
     if found[version].is_destroyed:
         return
-    age_s = SETTLED_S if following.made_us is None else (stores.clock.now_us() - following.made_us) / 1e6
+    age_s = SETTLED_S if following.made_us is None else max(0, stores.clock.now_us() - following.made_us) / 1e6
     if age_s < SETTLED_S:
         raise Conflict(
             f"version {version} of key {name} was in force until {age_s / 60:.0f} minutes ago, and what was begun under it "

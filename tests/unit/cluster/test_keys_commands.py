@@ -6,12 +6,13 @@ import shutil
 
 import msgspec
 import pytest
+from rich.console import Console
 from sqlalchemy import update
 from typer.testing import CliRunner
 
+from cluster import keys_commands
 from cluster.key_kinds import KINDS
 from cluster.key_orders import destroy_key, opened, ordered, reseal_key, rotate_key
-from cluster.keys_commands import keys as keys_command
 from domain.errors import Conflict, InvalidInput, NotFound, Unavailable
 from domain.fleet_manifest import Tier
 from runtime import soft_keys
@@ -62,7 +63,7 @@ def test_new_fields_references_and_seeds_are_under_the_new_version(house):
     patients.admit_patient(engine, ADA, "sz.h777", NewPatient("MRN-9"))
     assert indexed_under(engine) == {2: 2}
     assert patient_of_ref(engine, "sz.h777", "MRN-9") is not None
-    assert DataKeys(house.settings.keys_dir / "data_keys.db", house.keys).wrapped_under() == {2: 4}
+    assert DataKeys(house.settings.keys_dir / "data_keys.db", house.keys).wrapped_under() == {2: 3}
     seed = second_factors.find(engine, house.user_id)["seed"]
     assert house.keys.version_of(seed) == 2
     assert house.hashes().make("another one")[:40].count("k=2")
@@ -212,13 +213,13 @@ def test_orders_come_one_at_a_time_and_for_keys_that_take_them(house):
 
 
 def test_the_command_line_lists_rotates_and_destroys(house, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(keys_commands, "_console", Console(width=400))
     monkeypatch.setenv("VITALGRID_DATA_DIR", str(house.settings.data_dir))
     monkeypatch.setenv("VITALGRID_SECURITY__SEAL_FILES", "true")
     monkeypatch.setenv("VITALGRID_SECURITY__PROFILE", "dev")
 
     def say(*arguments):
-        return CliRunner().invoke(keys_command, [*arguments, "--data-dir", str(house.settings.data_dir)])
+        return CliRunner().invoke(keys_commands.keys, [*arguments, "--data-dir", str(house.settings.data_dir)])
 
     def listed(name):
         lines = say("list").output.splitlines()
