@@ -16,6 +16,7 @@ from cluster.key_orders import destroy_key, opened, ordered, reseal_key, rotate_
 from domain.errors import Conflict, InvalidInput, NotFound, Unavailable
 from domain.fleet_manifest import Tier
 from runtime import soft_keys
+from runtime.backup_manifest import other_keys, prove_keys
 from runtime.data_keys import DataKeys
 from runtime.keys import KEYS, KeyGone, KeyKind, KeyMissing
 from runtime.lake import Advance
@@ -198,6 +199,17 @@ def test_a_reference_that_does_not_open_is_left_and_keeps_its_key(house):
     house.clock.advance(LATER_S)
     with pytest.raises(Conflict, match=r"1 references of patients: .* does not open"):
         house.do(destroy_key, "blind", 1)
+
+
+def test_a_backup_of_before_needs_the_versions_that_sealed_and_not_those_that_signed(house):
+    proofs = prove_keys(house.keys)
+    assert other_keys(house.keys, proofs) == []
+    for name in ("backup-sm2", "log-ed25519", "fields", "blind"):
+        house.do(rotate_key, name)
+        assert other_keys(house.keys, proofs) == []
+    for name in ("backup-sm2", "log-ed25519", "fields", "blind"):
+        house.destroy_later(name)
+    assert other_keys(house.keys, proofs) == ["fields", "blind"]
 
 
 def test_orders_come_one_at_a_time_and_for_keys_that_take_them(house):
