@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -19,10 +18,11 @@ import msgspec
 from sqlalchemy import Engine
 
 from cluster import backup_sources as sources
+from cluster.connection import check_owner
 from cluster.first_start import sealer_of
 from cluster.sealing import file_seal
 from domain import subjects
-from domain.errors import Forbidden, InvalidInput, NotFound, VitalgridError
+from domain.errors import InvalidInput, VitalgridError
 from domain.instants import from_us
 from domain.ports import Clock
 from runtime.backup_folder import BackupFolder, Copier
@@ -71,7 +71,7 @@ Told = Callable[[str, int], None]  # what is being copied, and how many bytes mo
 async def create(settings: Settings, wish: Wish, clock: Clock, told: Told = lambda _what, _bytes: None) -> Manifest:
     """Make a backup. Raises Conflict, StorageFull, Unavailable, KeyMissing; then there is none, and nothing else is touched."""
     _check_places(settings, wish)
-    _check_user(settings)
+    check_owner(settings.data_dir, "make backups")
     keys = provider_of(settings)
     folder = BackupFolder(wish.to.resolve())
     with contextlib.ExitStack() as stack:
@@ -127,16 +127,6 @@ def _say_made(settings: Settings, clock: Clock, name: str) -> None:
         logger.warning("that backup %s was made is not in the write log: %s", name, error)
     finally:
         engine.dispose()
-
-
-def _check_user(settings: Settings) -> None:
-    """Files that another user makes among the platform's would keep it from starting."""
-    try:
-        owner = settings.data_dir.stat().st_uid
-    except FileNotFoundError:
-        raise NotFound(f"there is no platform in {settings.data_dir}") from None
-    if owner != os.geteuid():
-        raise Forbidden(f"{settings.data_dir} is user {owner}'s: make backups as that user")
 
 
 def _earlier(folder: BackupFolder, signer: NoteSigner) -> tuple[Path, Manifest] | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from domain.errors import Unavailable
+from domain.errors import Forbidden, NotFound, Unavailable
 from runtime.bus_access import BusCertificate, BusKey, wanted_by_process
 from runtime.certificates import Authority
 from runtime.durable import write_secret
@@ -60,6 +61,16 @@ def bus_key(authority: Authority, process: str) -> BusCertificate:
 
 def forget_connection(data_dir: Path) -> None:
     (data_dir / _FILE).unlink(missing_ok=True)
+
+
+def check_owner(data_dir: Path, order: str) -> None:
+    """Files that another user makes among the platform's would keep it from starting. Raises NotFound, Forbidden."""
+    try:
+        owner = data_dir.stat().st_uid
+    except FileNotFoundError:
+        raise NotFound(f"there is no platform in {data_dir}") from None
+    if owner != os.geteuid():
+        raise Forbidden(f"{data_dir} is user {owner}'s: {order} as that user")
 
 
 def admin_token_file(data_dir: Path) -> Path:

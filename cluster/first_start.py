@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import dataclass
 
@@ -13,16 +14,19 @@ from domain.principals import Grant, Place, Role
 from runtime.clock import SystemClock
 from runtime.durable import write_secret
 from runtime.key_provider import provider_of
-from runtime.keys import KeyGone, KeyProvider, make_missing
+from runtime.keys import KEYS, KeyGone, KeyProvider, finish_destroying, make_missing, newest
 from runtime.password_hashes import PasswordHashes
 from runtime.password_policy import first_password
 from runtime.sealing import SEALING_KEYS, Sealer
+from runtime.second_factors import SecondFactors
 from runtime.security_profile import SecurityProfile
 from runtime.settings import SecuritySettings, Settings
 from runtime.sql.access import create_first_token
+from runtime.sql.blind_indexes import index_anew
 from runtime.sql.engine import has_sealed, migrate
 from runtime.sql.patients import destroy_erased_again
 from runtime.sql.restored_erasures import erase_again
+from runtime.sql.sealed_accounts import seal_seeds_anew
 from runtime.sql.second_factors import has_second_factors
 from runtime.sql.users import create_first_user, has_users
 
@@ -53,6 +57,9 @@ def prepare_database(engine: Engine, settings: Settings, sealer: Sealer) -> None
     go on without names; whatever needs a name is refused until the keys are back.
     """
     keys = provider_of(settings)
+    for name in KEYS:
+        with contextlib.suppress(*_SHUT):  # a damaged one is told of where it is used
+            finish_destroying(keys, name)
     if not has_sealed(engine):
         for name in SEALING_KEYS:
             _is_usable(keys, name, may_make=True)
@@ -65,7 +72,7 @@ def prepare_database(engine: Engine, settings: Settings, sealer: Sealer) -> None
         _say_shut(f"{' and '.join(missing)} missing or damaged", settings)
         return
     try:
-        _look_after_data_keys(engine, sealer)
+        _look_after_what_is_sealed(engine, sealer)
     except _SHUT as error:
         _say_shut(str(error), settings)
 
@@ -86,9 +93,12 @@ def _is_usable(keys: KeyProvider, name: str, *, may_make: bool = False) -> bool:
         return False
 
 
-def _look_after_data_keys(engine: Engine, sealer: Sealer) -> None:
+def _look_after_what_is_sealed(engine: Engine, sealer: Sealer) -> None:
+    """Do what a rotation or an erasure that was killed has left, or what a restored copy has brought back."""
     if count := sealer.data_keys.wrap_anew():
         logger.info("data keys wrapped under the newest key: %d", count)
+    if count := index_anew(engine):
+        logger.info("references indexed under the newest key: %d", count)
     if count := sealer.data_keys.destroy_listed() + destroy_erased_again(engine):
         logger.warning("data keys of erased patients were there again, and are destroyed again: %d", count)
     if count := erase_again(engine, sealer.data_keys.destroyed(), SystemClock().now_us()):
@@ -129,6 +139,9 @@ def _first_user(engine: Engine, settings: Settings, now_us: int) -> str | None:
     if not _is_usable(keys, _TOTP, may_make=not has_second_factors(engine)):
         says = "nobody can show a second factor: key %s is missing or damaged, restore %s"
         logger.error(says, _TOTP, settings.keys_dir)
+    else:
+        with contextlib.suppress(*_SHUT):  # an older version that is away: told of where a code is shown
+            seal_seeds_anew(engine, SecondFactors(keys), newest(keys, _TOTP))
     if not _is_usable(keys, _PEPPER, may_make=is_first):
         says = "nobody can sign in with a password: key %s is missing or damaged, restore %s"
         logger.error(says, _PEPPER, settings.keys_dir)

@@ -136,11 +136,15 @@ _KINDS_OF_WRITES: Final[Mapping[str, tuple[str, str | None]]] = {
     "user.": ("110113", "110137"),  # security alert: user security attributes changed
     "grant.": ("110113", "110137"),
     **dict.fromkeys(("token.", "bus-certificate."), ("110113", "110137")),
+    "key.": ("110113", "110129"),  # security alert: security configuration
     "export.": ("110106", None),
     "patient.": ("110110", None),  # patient record
 }
 _OTHER_WRITE: Final = ("110100", None)  # application activity
-_ACTIONS: Final = (("C", (".create", ".admit", ".register", ".start", ".make")), ("D", (".remove", ".revoke", ".retire")))
+_ACTIONS: Final = (
+    ("C", (".create", ".admit", ".register", ".start", ".make")),
+    ("D", (".remove", ".revoke", ".retire", ".destroy", ".destroyed")),
+)
 
 
 def write_event(row: Mapping[str, Any], site: str) -> bytes:

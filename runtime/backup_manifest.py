@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes
 
 from domain.errors import IntegrityViolation, InvalidInput, NotFound
 from domain.signed_notes import ED25519, SM2, Note, PublicKey
-from runtime.keys import KEYS, KeyGone, KeyKind, KeyProvider
+from runtime.keys import KEYS, KeyGone, KeyKind, KeyMissing, KeyProvider
 from runtime.note_signing import NoteSigner, verify_by_each
 
 BACKUP_KEYS: Final[Mapping[str, bytes]] = {"backup-ed25519": ED25519, "backup-sm2": SM2}
@@ -200,13 +200,12 @@ def other_keys(keys: KeyProvider, proofs: Iterable[KeyProof]) -> list[str]:
 
 
 def _is_same(keys: KeyProvider, proof: KeyProof) -> bool:
-    if proof.version not in keys.versions(proof.name):
-        return False
-    if KEYS[proof.name] is not KeyKind.WRAP:
-        return _proof(keys, proof.name, proof.version) == proof.value
+    """Of a key that signs its public part tells, which a destroyed version has too: nothing of the backup needs the rest."""
     try:
-        return keys.unwrap(proof.name, proof.value, _PROVED) == _PROVED
-    except (IntegrityViolation, KeyGone):
+        if KEYS[proof.name] is KeyKind.WRAP:
+            return keys.unwrap(proof.name, proof.value, _PROVED) == _PROVED
+        return _proof(keys, proof.name, proof.version) == proof.value
+    except (IntegrityViolation, KeyGone, KeyMissing):
         return False
 
 

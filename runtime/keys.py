@@ -125,9 +125,8 @@ def newest(keys: KeyProvider, name: str) -> int:
     return max((version.number for version in keys.history(name)), default=1)
 
 
-def finish_destroying(keys: KeyProvider) -> None:
+def finish_destroying(keys: KeyProvider, name: str) -> None:
     """Take away what a kill left of versions that were being destroyed. For every start."""
-    for name in KEYS:
-        for version in keys.history(name):
-            if version.is_destroyed:
-                keys.destroy(name, version.number)
+    for version in keys.history(name):
+        if version.is_destroyed:
+            keys.destroy(name, version.number)

@@ -72,10 +72,10 @@ def user_in_log(connection: Connection, name: str) -> str:
     return connection.execute(patient).scalar_one_or_none() or name
 
 
-def note_write(engine: Engine, author: Author, action: str, target: str) -> None:
+def note_write(engine: Engine, author: Author, action: str, target: str, detail: Mapping[str, Any] | None = None) -> None:
     """Append to the write log what was ordered and is kept nowhere else in the database."""
     with writing(engine) as connection:
-        log_write(connection, author, action, target)
+        log_write(connection, author, action, target, detail)
 
 
 def tell_hosts(connection: Connection, author: Author, hospital_id: str, *messages: Control) -> None:

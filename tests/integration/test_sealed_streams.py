@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
+from cluster.first_start import prepare_database, sealer_of
+from cluster.key_orders import SETTLED_S, destroy_key, opened, rotate_key
 from cluster.sealing import STREAMS, StreamSeal, file_seal, make_keys
 from domain import subjects
+from domain.errors import Conflict
 from runtime.bus import Bus
+from runtime.clock import ManualClock, SystemClock
 from runtime.keys import KeyGone, KeyMissing
 from runtime.settings import Settings
 from runtime.soft_keys import SoftKeys
+from runtime.sql.engine import open_engine
 from tests.sealed_bus import running_bus, settings_of
 
 PLANTED = b"planted-in-a-reject"
@@ -62,6 +68,34 @@ async def test_streams_in_clear_are_sealed_at_a_start_and_survive_kills_and_new_
         assert key.former is None
         assert await held(bus) == [1, 2, 3, 4]
     assert readable(tmp_path) == []
+
+
+async def test_an_ordered_key_is_taken_at_the_next_start_and_the_old_one_is_destroyed_after_it(tmp_path: Path) -> None:
+    settings, clock = settings_of(tmp_path), ManualClock(SystemClock().now_us())
+
+    def order(what: Callable[..., object], *arguments: object) -> object:
+        with opened(settings, clock) as stores:
+            return what(stores, *arguments)
+
+    sealer = sealer_of(settings)
+    engine = open_engine(settings.sql_url, sealer)
+    prepare_database(engine, settings, sealer)
+    engine.dispose()
+    async with running_bus(settings) as (_, bus, _):
+        await plant(bus, 1)
+        assert order(rotate_key, STREAMS) == (2, 0)
+        await plant(bus, 2)
+    clock.advance(SETTLED_S + 1)
+    with pytest.raises(Conflict, match=r"are 1 the streams' store: stop the platform and start it"):
+        order(destroy_key, STREAMS, 1)
+    async with running_bus(settings) as (_, bus, _):
+        assert await held(bus) == [1, 2]
+        order(destroy_key, STREAMS, 1)
+        await plant(bus, 3)
+    async with running_bus(settings) as (_, bus, key):
+        assert key is not None
+        assert key.former is None
+        assert await held(bus) == [1, 2, 3]
 
 
 @pytest.fixture

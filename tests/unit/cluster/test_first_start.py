@@ -6,13 +6,10 @@ import logging
 import shutil
 
 import pytest
-from typer.testing import CliRunner
 
 from cluster.connection import admin_token_file, first_password_file
 from cluster.first_start import FirstCredentials, prepare_accounts, prepare_database, sealer_of
-from cluster.keys_commands import keys
 from domain.alarms import Outcome
-from domain.errors import InvalidInput
 from domain.fleet_manifest import Tier
 from domain.principals import Role
 from runtime.keys import KeyMissing
@@ -173,26 +170,6 @@ def test_a_damaged_key_of_accounts_is_said_and_never_made_anew(settings, busines
         assert prepare_accounts(business, settings) == FirstCredentials()
     assert f"nobody can {says}" in caplog.text
     assert [file.name for file in (settings.keys_dir / name).iterdir()] == ["1.key"]
-
-
-@pytest.mark.clause("7.2c")
-def test_keys_are_listed_and_rotated_from_the_command_line(settings, business, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("VITALGRID_DATA_DIR", str(settings.data_dir))
-    places.create_hospital(business, ADA, hospital_id=HOSPITAL, name="h", tier=Tier.PRIMARY, bed_count=9, shards=1)
-    key = patients.admit_patient(business, ADA, HOSPITAL, NewPatient("MRN-1", "王小明"))["patient_key"]
-
-    def say(*arguments):
-        return CliRunner().invoke(keys, [*arguments, "--data-dir", str(settings.data_dir)])
-
-    listed = say("list").output
-    assert [line.split()[1] for line in listed.splitlines() if " hmac-sm3 " in line] == ["pepper", "blind", "streams"]
-    assert "2 under 1" in listed
-    assert "version 2 of key fields is in force, 2 data keys" in say("rotate", "fields").output
-    assert "0 under 1, 2 under 2" in say("list").output
-    assert patients.get_patient(business, key)["name"] == "王小明"
-    for name in ("blind", "no-such-key"):
-        assert isinstance(say("rotate", name).exception, InvalidInput)
 
 
 @pytest.mark.clause("7.2c")

@@ -320,7 +320,7 @@ def test_a_key_that_is_rotated_while_the_log_grows_is_told_before_it_is_needed(k
     assert len(told) == 4
     note = Note.parse(LogReader(folder).note())
     assert [one.key_id for one in note.signatures] == [signer.public_keys()[n].key_id for n in (0, 2)]
-    (folder / "keys").write_text("".join(f"{vkey}\n" for vkey in told[1:]))
+    (folder / "vkeys").write_text("".join(f"{vkey}\n" for vkey in told[1:]))
     assert "does not have the keys that the log signs with" in str(check_log(folder, signer).damages)
 
 

@@ -126,7 +126,7 @@ def test_whoever_is_killed_while_destroying_leaves_a_version_that_is_whole_or_de
     if keys.versions("totp") == (1, 2):
         assert keys.unwrap("totp", wrapped, b"") == b"seed"
         keys.destroy("totp", 1)
-    finish_destroying(keys)
+    finish_destroying(keys, "totp")
     assert keys.versions("totp") == (2,)
     assert sorted(file.name for file in path.parent.iterdir()) == ["1.key", "2.key"]
 
