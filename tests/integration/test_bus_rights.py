@@ -158,7 +158,7 @@ async def refused_of(guarded: Guarded, process: str, words: str, say) -> set[str
     )
     expected = await say(client)
     await client.flush()
-    await until(lambda: len(refusals) >= expected, 5)
+    await until(lambda: len(refusals) >= expected)
     await client.close()
     return {refusal.split('"')[1] for refusal in refusals if words in refusal}
 
@@ -216,7 +216,7 @@ async def test_each_can_do_its_work(guarded):
     ]
     sequence = await doors.publish("reading.0", b"frame", "one")
     await host.publish("alarm.sz.h1", b"raised", "two")
-    await until(lambda: heard == {"host": [b"frame"], "api": [b"raised"], "observer": [b"frame"]}, 5)
+    await until(lambda: heard == {"host": [b"frame"], "api": [b"raised"], "observer": [b"frame"]})
     assert (await doors.get_message("READINGS", sequence)).payload == b"frame"
     assert await doors.last_sequence("READINGS", "reading.0") == sequence
 
@@ -329,7 +329,7 @@ async def test_who_was_let_in_is_known_once_a_reload_has_returned_whoever_reload
 async def test_a_reload_while_the_server_starts_does_not_end_it(guarded):
     await guarded.server.stop()
     starting = asyncio.create_task(guarded.server.start())
-    await until(guarded.server.is_running, 5)
+    await until(guarded.server.is_running)
     await guarded.server.reload()
     assert await starting == guarded.server.url
     assert guarded.server.is_running()

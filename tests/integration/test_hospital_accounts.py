@@ -158,7 +158,7 @@ async def test_each_hears_alarms_of_its_own_alone(region: Region) -> None:
     for number, system in region.systems.items():
         await api.core_publish(system.hears, b"for %d" % number)
     expected = {number: [f"{system.hears} for {number}"] for number, system in region.systems.items()}
-    await until(lambda: heard == expected, 5)
+    await until(lambda: heard == expected)
 
 
 async def test_who_asks_is_known_and_answered_where_only_they_hear(region: Region) -> None:
@@ -214,7 +214,7 @@ async def test_accounts_hold_even_where_permissions_would_not(region: Region, mo
             await api.core_publish(system.hears, b"x")
         await api.flush()
         mine = {one.hears for one in region.systems.values() if one.hospital_id == WHO[number]}
-        await until(lambda: set(received) >= mine, 5)
+        await until(lambda: set(received) >= mine)
         assert set(received) == {"probe.of.mine", *mine}
         before = {name: await supervisor.stream_state(name) for name in ("READINGS", "ALARMS")}
         for subject in (*SPOKEN, *ABROAD):
@@ -234,12 +234,12 @@ async def test_who_is_revoked_is_cut_off_and_others_do_not_notice(region: Region
     await api.answer(ASKED, who)
     first, second, third = [await region.program(number, reconnects=True) for number in WHO]
     await region.admit(2, 3)
-    await until(lambda: not first.is_connected, 5)
+    await until(lambda: not first.is_connected)
     assert second.is_connected
     with pytest.raises((NatsError, TimeoutError, OSError)):
         await region.program(1)
     await region.admit(2)  # with the last program of a hospital its account goes
-    await until(lambda: not third.is_connected, 5)
+    await until(lambda: not third.is_connected)
     assert (second.is_connected, supervisor.is_connected) == (True, True)
     await region.admit(2, 3)
     await supervisor.stream_state("READINGS")
@@ -255,7 +255,7 @@ async def test_who_is_revoked_is_cut_off_and_others_do_not_notice(region: Region
         await client.subscribe(system.hears, cb=take)
         assert (await client.request(system.asks, b"?", timeout=3)).data == system.asks.encode()
         await api.core_publish(system.hears, b"an alarm")
-        await until(lambda heard=heard: heard == [b"an alarm"], 5)
+        await until(lambda heard=heard: heard == [b"an alarm"])
     assert [record for record in caplog.records if "connection is lost" in record.message] == []
 
 
@@ -318,7 +318,7 @@ async def test_who_does_what_they_may_not_fills_no_disk_and_is_put_out_all_the_s
     flooding = asyncio.create_task(flood())
     await until(lambda: len(list(folder.glob("nats-server.log.*"))) >= 2, 20)
     await region.admit(2, 3)
-    await until(lambda: not client.is_connected, 5)
+    await until(lambda: not client.is_connected)
     await end(flooding)
     assert sum(path.stat().st_size for path in folder.glob("nats-server.log*")) < 4 * 50_000
 

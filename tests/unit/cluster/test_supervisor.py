@@ -156,7 +156,7 @@ async def test_a_shard_that_could_not_be_granted_is_granted_elsewhere_in_time(wo
     supervisor = await supervise(world)
     assert len(holders(world)) == 8
     world.refusing = set()
-    await until(lambda: len(holders(world)) == 16, 5)
+    await until(lambda: len(holders(world)) == 16)
     await supervisor.stop()
 
 
@@ -173,7 +173,7 @@ async def test_a_host_that_cannot_be_started_is_tried_again(world: World, monkey
     world.unstartable = 2
     world.hosts["host-1"].alive = False
     await supervisor.reconcile()
-    await until(lambda: "host-5" in world.hosts, 5)
+    await until(lambda: "host-5" in world.hosts)
     assert world.unstartable == 0
     await supervisor.stop()
 
@@ -182,7 +182,7 @@ async def test_a_death_is_noticed_before_the_next_round(world: World, monkeypatc
     monkeypatch.setattr("cluster.supervisor._ROUND_S", 60.0)
     supervisor = await supervise(world)
     world.hosts["host-1"].gone.set()
-    await until(lambda: not world.hosts["host-1"].alive and holders(world) == dict.fromkeys(range(16), 1), 5)
+    await until(lambda: not world.hosts["host-1"].alive and holders(world) == dict.fromkeys(range(16), 1))
     await supervisor.stop()
 
 
