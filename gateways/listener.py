@@ -321,6 +321,7 @@ class Listener:
     # ---- time
 
     def _tick(self) -> None:
+        self._ticker = self._loop.call_later(_TICK_S, self._tick)  # first: whatever fails below, the next one comes
         now_s = self._loop.time()
         for at in list(self._queue):
             while at.waiting and at.waiting[0].since_s < now_s - _WAIT_S:
@@ -331,7 +332,6 @@ class Listener:
             self._make_room([at for at in self._queue if self._is_full(at)], now_s)
         if len(self._addresses) > _MOST_ADDRESSES:
             self._addresses = {name: at for name, at in self._addresses.items() if at.open}
-        self._ticker = self._loop.call_later(_TICK_S, self._tick)
 
     def _make_room(self, places: list[_Address], now_s: float) -> None:
         """End those strangers that have said nothing for long: others wait.

@@ -58,11 +58,11 @@ _TOPIC_CHARS: Final = 200  # of a topic that are kept with a reject
 GOODBYE: Final = "goodbye"  # why a connection ended: the device said DISCONNECT
 TAKEN_OVER: Final = "taken-over"
 CLOSING: Final = "door-closing"
-REVOKED: Final = "revoked"
+REVOKED, DEFECT = "revoked", "defect"
 _SLOW: Final = "slow-reader"
 _NEVER: Final = float("inf")
 _CLOSE_S: Final = 5.0  # for what is still to be sent when a connection is closed
-_SILENT: Final = frozenset({"keep-alive", "no-connect", TAKEN_OVER, _SLOW, "crowded-out"})  # the peer may be gone
+_SILENT: Final = frozenset({"keep-alive", "no-connect", TAKEN_OVER, _SLOW, DEFECT, "crowded-out"})  # the peer may be gone
 
 
 class _State(Enum):
