@@ -17,6 +17,7 @@ from domain.errors import (
     Unauthenticated,
     Unavailable,
 )  # fmt: skip
+from domain.peers import peer_of
 from domain.ports import Clock
 from runtime.buckets import Buckets
 
@@ -31,7 +32,7 @@ _NAME_CHARS: Final = 128
 
 
 class Attempts:
-    """A bucket for each address: each attempt that fails takes one of BURST, one comes back in REFILL_US.
+    """A bucket for each address (an IPv6 /64 is one): each attempt that fails takes one of BURST, one comes back in REFILL_US.
 
     So who guesses is slowed before it costs much, and who knows the password is not slowed by what others there do right,
     also at once. Tokens have a bucket of their own. Behind one shared address (a ward's NAT, a proxy that is not trusted) all
@@ -54,20 +55,22 @@ class Attempts:
         once none beyond the measure is told what it was. Who is not waited for any more is counted; tokens that were good
         once (SessionEnded), or a password that is right (SecondFactorRequired), are not.
         """
-        with self._held("of", address, _MOST_CODES), _counted(self._failed, address):
+        peer = peer_of(address)
+        with self._held("of", peer, _MOST_CODES), _counted(self._failed, peer):
             yield
 
     @contextlib.contextmanager
     def token(self, address: str) -> Iterator[None]:
         """As `one`, for something that is looked up and not hashed."""
-        with self._held("token", address, _MOST_TOKENS), _counted(self._failed_tokens, address):
+        peer = peer_of(address)
+        with self._held("token", peer, _MOST_TOKENS), _counted(self._failed_tokens, peer):
             yield
 
     @contextlib.contextmanager
     def password(self, address: str, name: str) -> Iterator[None]:
         """As `one`, for what hashes a password of a user. Raises Busy too, before anything is hashed."""
         name = name.strip().casefold()[:_NAME_CHARS]
-        with self._held("hashes for", address, _MOST_HASHED), self._held("hashes as", name, _MOST_HASHED):
+        with self._held("hashes for", peer_of(address), _MOST_HASHED), self._held("hashes as", name, _MOST_HASHED):
             if self._right.wait_us(name):
                 raise TooManyAttempts("this user signs in too often: wait some seconds, then try again")
             try:

@@ -1,10 +1,10 @@
 """How much one address may get wrong, and one principal may ask: refused with 429 before it costs anything. Clause 9.1b.
 
-An address is charged for what is *not* believed: tokens that are unknown. Who has shown a good one here before is let
-through whatever others do at the same address, so that neither a test of load from one machine nor a ward behind one NAT
-is slowed by its own size. A principal is charged for what its requests cost, by path; of those that read the lake at
-large only so many may run for it at once, and of the others only a few at a time are worked on. Sign-ins have a measure
-of their own (`api.attempts`).
+An address (an IPv6 /64 is one) is charged for what is *not* believed: tokens that are unknown. Who has shown a good one here
+before is let through whatever others do at the same address, so that neither a test of load from one machine nor a ward
+behind one NAT is slowed by its own size. A principal is charged for what its requests cost, by path; of those that read the
+lake at large only so many may run for it at once, and of the others only a few at a time are worked on. Sign-ins have a
+measure of their own (`api.attempts`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from api.turns import Turns
 from domain.bounded import keep_newest
 from domain.errors import TooManyRequests
 from domain.instants import US_PER_S
+from domain.peers import peer_of
 from runtime.buckets import Buckets
 
 _CREDENTIALS: Final = (b"authorization", b"cookie")
@@ -82,7 +83,7 @@ class AddressLimit:
         if credential in self._good:
             await self._app(scope, receive, send)
             return
-        address = scope["client"][0] if scope.get("client") else ""
+        address = peer_of(scope["client"][0]) if scope.get("client") else ""
         if wait_us := self._failures.wait_us(address):
             await self._refuse(wait_us, scope, receive, send)
         elif self._unproven[address] >= _MOST_UNPROVEN:

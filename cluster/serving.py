@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -17,6 +18,8 @@ from cluster.http_protocol import HttpLimits, LimitedHttp
 from gateways.listener import Guest, Listener, ListenerLimits, bound
 from runtime.tasks import end
 from runtime.tls import TakenUp
+
+logger = logging.getLogger(__name__)
 
 _SHUTDOWN_S: Final = 5
 _LOOK_S: Final = 0.5
@@ -114,8 +117,12 @@ class _Server(uvicorn.Server):
         while True:
             await asyncio.sleep(_LOOK_S)
             now_s = loop.time()
-            for connection in list(self.server_state.connections):
-                cast("LimitedHttp", connection).look_after(now_s)
+            for connection in cast("list[LimitedHttp]", list(self.server_state.connections)):
+                try:
+                    connection.look_after(now_s)
+                except Exception:  # whatever it was: nobody would be ended any more, however long they take
+                    logger.exception("a connection could not be looked after, and is ended")
+                    connection.transport.abort()
 
 
 def _protocol(

@@ -1,10 +1,11 @@
 """A listening socket that strangers cannot fill: few at once are let in, in turn by address, and who stays silent goes first.
 
-A connection is a *stranger's* until its protocol says that it knows who it is (`Guest.known`): while TLS shakes hands,
-before an MQTT CONNECT or a first request was believed. Only so many strangers are attended to at once, of one address
-and in all; further connections wait, untouched and cheap, and while some wait the strangers that were given
-time enough and said nothing are ended. So work on strangers between two turns of the loop is bounded, and so is memory;
-who is known is never in anybody's way. A refusal takes the longer the more an address has had (`Guest.failed`).
+A connection is a *stranger's* until its protocol says that it knows who it is (`Guest.known`): while TLS shakes hands, before
+an MQTT CONNECT or a first request was believed. Only so many strangers are attended to at once, of one address (an IPv6 /64
+is one: who has one of it has all) and in all; further connections wait, untouched and cheap, and while some wait the
+strangers that were given time enough and said nothing are ended. So work on strangers between two turns of the loop is
+bounded, and so is memory; who is known is never in anybody's way. A refusal takes the longer the more an address has had
+(`Guest.failed`).
 What reaches the socket faster than it can be accepted is the kernel's and the firewall's to drop. Clause 9.1b.
 """
 
@@ -19,7 +20,9 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
+
+from domain.peers import peer_of
 
 logger = logging.getLogger(__name__)
 
@@ -52,35 +55,38 @@ class ListenerLimits:
     shares: Callable[[str], bool] = lambda _address: False
 
 
+class _Waiting(NamedTuple):
+    sock: socket.socket
+    address: str
+    since_s: float
+
+
 @dataclass(slots=True, eq=False)
 class _Address:
-    name: str
+    name: str  # of an IPv6 address its network's, unless it is shared
     open: int = 0
     failures: float = 0.0
     failed_s: float = 0.0
     delayed: int = 0
     strangers: dict[Guest, None] = field(default_factory=dict)  # the oldest first
-    waiting: deque[tuple[socket.socket, float]] = field(default_factory=deque)
+    waiting: deque[_Waiting] = field(default_factory=deque)
 
 
 class Guest:
     """One connection, as its listener knows it. `cut` is how it is ended when others need its place, once.
 
-    `is_owed`: whether it has said all that it can and waits for an answer of ours.
+    `address`: where its peer is. `is_owed`: whether it has said all that it can and waits for an answer of ours.
     """
 
-    __slots__ = ("_at", "_has_left", "_listener", "_since_s", "cut", "is_known", "is_owed")
+    __slots__ = ("_at", "_has_left", "_listener", "_since_s", "address", "cut", "is_known", "is_owed")
 
-    def __init__(self, listener: Listener, at: _Address, sock: socket.socket, now_s: float) -> None:
+    def __init__(self, listener: Listener, at: _Address, sock: socket.socket, address: str, now_s: float) -> None:
         self._listener, self._at, self._since_s = listener, at, now_s
+        self.address = address
         self.is_known = False
         self._has_left = False
         self.cut: Callable[[], None] = partial(_shut, sock)
         self.is_owed: Callable[[], bool] = _no
-
-    @property
-    def address(self) -> str:
-        return self._at.name
 
     def known(self) -> None:
         """It has said who it is, and is believed."""
@@ -211,17 +217,19 @@ class Listener:
             self._loop.add_reader(self._socket, self._accept)
 
     def _came(self, sock: socket.socket, address: str) -> None:
-        at = self._addresses.get(address)
+        is_shared = self._limits.shares(address)
+        name = address if is_shared else peer_of(address)
+        at = self._addresses.get(name)
         if at is None:
-            at = self._addresses[address] = _Address(address)
+            at = self._addresses[name] = _Address(name)
         self._open += 1
         at.open += 1
-        if at.open > self._limits.max_per_address and not self._limits.shares(address):
+        if at.open > self._limits.max_per_address and not is_shared:
             self._drop(at, sock, "too-many-of-address")
             return
         if not at.waiting:
             self._queue.append(at)
-        at.waiting.append((sock, self._loop.time()))
+        at.waiting.append(_Waiting(sock, address, self._loop.time()))
         self._waiting += 1
         while self._waiting and (self._open > self._limits.max_connections or self._waiting > _MOST_WAITING):
             self._drop_waiting(max(self._queue, key=lambda at: len(at.waiting)), "too-many-connections")
@@ -230,7 +238,7 @@ class Listener:
     def _drop_waiting(self, at: _Address, why: str) -> None:
         """Close the one of that address that has waited longest."""
         self._waiting -= 1
-        self._drop(at, at.waiting.popleft()[0], why)
+        self._drop(at, at.waiting.popleft().sock, why)
         if not at.waiting:
             self._queue.remove(at)
 
@@ -249,15 +257,16 @@ class Listener:
             else:
                 full = 0
                 self._waiting -= 1
-                self._let_in(at, at.waiting.pop()[0])  # who came last: the others may have given up
+                self._let_in(at, at.waiting.pop())  # who came last: the others may have given up
             if at.waiting:
                 self._queue.append(at)
 
     def _is_full(self, at: _Address) -> bool:
         return len(at.strangers) >= self._limits.max_strangers_per_address and not self._limits.shares(at.name)
 
-    def _let_in(self, at: _Address, sock: socket.socket) -> None:
-        guest = Guest(self, at, sock, self._loop.time())
+    def _let_in(self, at: _Address, waiting: _Waiting) -> None:
+        sock = waiting.sock
+        guest = Guest(self, at, sock, waiting.address, self._loop.time())
         at.strangers[guest] = None
         self._strangers += 1
         self._unmade[guest] = sock
@@ -312,9 +321,10 @@ class Listener:
     # ---- time
 
     def _tick(self) -> None:
+        self._ticker = self._loop.call_later(_TICK_S, self._tick)  # first: whatever fails below, the next one comes
         now_s = self._loop.time()
         for at in list(self._queue):
-            while at.waiting and at.waiting[0][1] < now_s - _WAIT_S:
+            while at.waiting and at.waiting[0].since_s < now_s - _WAIT_S:
                 self._drop_waiting(at, "waited-too-long")
         if self._strangers >= self._limits.max_strangers:
             self._make_room(list(self._addresses.values()), now_s)
@@ -322,7 +332,6 @@ class Listener:
             self._make_room([at for at in self._queue if self._is_full(at)], now_s)
         if len(self._addresses) > _MOST_ADDRESSES:
             self._addresses = {name: at for name, at in self._addresses.items() if at.open}
-        self._ticker = self._loop.call_later(_TICK_S, self._tick)
 
     def _make_room(self, places: list[_Address], now_s: float) -> None:
         """End those strangers that have said nothing for long: others wait.

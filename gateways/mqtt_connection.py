@@ -60,11 +60,11 @@ _TOPIC_CHARS: Final = 200  # of a topic that are kept with a reject
 GOODBYE: Final = "goodbye"  # why a connection ended: the device said DISCONNECT
 TAKEN_OVER: Final = "taken-over"
 CLOSING: Final = "door-closing"
-REVOKED: Final = "revoked"
+REVOKED, DEFECT = "revoked", "defect"
 _SLOW: Final = "slow-reader"
 _NEVER: Final = float("inf")
 _CLOSE_S: Final = 5.0  # for what is still to be sent when a connection is closed
-_SILENT: Final = frozenset({"keep-alive", "no-connect", TAKEN_OVER, _SLOW, "crowded-out"})  # the peer may be gone
+_SILENT: Final = frozenset({"keep-alive", "no-connect", TAKEN_OVER, _SLOW, DEFECT, "crowded-out"})  # the peer may be gone
 
 
 class _State(Enum):
@@ -291,15 +291,17 @@ class MqttConnection(asyncio.Protocol):
         self._pump()
 
     async def _its_turn(self, sender: Sender, asked_at: int) -> int | None:
-        """Wait, if its identity is in conflict. None: it is not admitted; else as of which of the door's `changes`."""
+        """As of which of the door's `changes` it is admitted, after a wait if its identity is in conflict; None: it is not."""
         with self._door.watch.held(sender, self.address) as wait_s:
-            good_at = None if wait_s is None else asked_at
             if wait_s is None:
                 self._refuse(ConnectCode.SERVER_UNAVAILABLE, "identity-conflict")
-            elif wait_s:
-                await asyncio.sleep(wait_s)
-                if (good_at := await still_good(self._door, sender, asked_at)) is None:
-                    self._refuse(ConnectCode.NOT_AUTHORISED, REVOKED)
+                return None
+            if wait_s == 0.0:
+                return asked_at
+            await asyncio.sleep(wait_s)
+            good_at = await still_good(self._door, sender, asked_at)
+        if good_at is None:
+            self._refuse(ConnectCode.NOT_AUTHORISED, REVOKED)
         return good_at if self._state is _State.IDENTIFYING else None
 
     def _refuse(self, code: ConnectCode, why: str) -> None:

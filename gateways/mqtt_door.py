@@ -33,7 +33,7 @@ from domain.traces import ConnectionStamp
 from gateways.counters import DoorCounters
 from gateways.door_stamps import DoorStamps
 from gateways.listener import Listener, ListenerLimits, bound
-from gateways.mqtt_connection import CLOSING, DOOR, GOODBYE, REVOKED, TAKEN_OVER, MqttConnection
+from gateways.mqtt_connection import CLOSING, DEFECT, DOOR, GOODBYE, REVOKED, TAKEN_OVER, MqttConnection
 from gateways.mqtt_hello import will_text
 from gateways.presence import Presence
 from gateways.watch import Watch
@@ -255,10 +255,19 @@ class MqttDoor:
             await asyncio.sleep(_SWEEP_S)
             now_s = loop.time()
             for connection in list(self._connections):
-                if connection.sender is not None and connection.heard_s >= connection.sighting_due_s:
-                    self._sighted(connection, connection.sender)  # days may be one connection
-                if connection.look_after(now_s):
+                try:
+                    has_read = self._look_after(connection, now_s)
+                except Exception:  # whatever it was: who is held back would never be read on, nor anybody silent ended
+                    logger.exception("a connection could not be looked after, and is ended")
+                    connection.end(DEFECT)
+                    continue
+                if has_read:
                     await asyncio.sleep(0)  # it read on: who is read without waiting, a critical device, comes in between
+
+    def _look_after(self, connection: MqttConnection, now_s: float) -> bool:
+        if connection.sender is not None and connection.heard_s >= connection.sighting_due_s:
+            self._sighted(connection, connection.sender)  # days may be one connection
+        return connection.look_after(now_s)
 
 
 def _stamp(connection: MqttConnection, until_us: int | None = None) -> ConnectionStamp:

@@ -137,7 +137,10 @@ class ErasureJob:
 
 
 async def keep_erasing(job: ErasureJob, every_s: float) -> None:
-    """For ever. What fails is logged and tried again."""
+    """For ever. What fails, whatever it is, is logged and tried again after `every_s`, from the step that was not marked.
+
+    The erasures behind it wait. One that does not come to its end in `domain.risks.OVERDUE_DAYS` is a risk, `erasure-stuck`.
+    """
 
     def all_due() -> None:
         while (row := job.once()) is not None and row["step"] is None:

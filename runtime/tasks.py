@@ -13,13 +13,17 @@ _CANCEL_AGAIN_S: Final = 0.2
 
 
 async def again_and_again(work: Callable[[], object], every_s: float, failed: str) -> None:
-    """Do it in a thread, for ever. What fails is logged as `failed`, one kind of failure once in a row, and tried again."""
+    """Do it in a thread, for ever, one run at a time and `every_s` after the last one's end.
+
+    What fails is logged as `failed`, one kind of failure once in a row, and tried again. Ends when it is cancelled, and then
+    the run that is under way goes on in its thread.
+    """
     failure: type[Exception] | None = None
     while True:
         try:
             await asyncio.to_thread(work)
             failure = None
-        except Exception as error:
+        except Exception as error:  # whatever it was: nobody would see that this has ended, and the next run may come further
             if type(error) is not failure:
                 logger.exception("%s", failed)
             failure = type(error)

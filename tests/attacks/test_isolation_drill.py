@@ -31,4 +31,5 @@ def test_a_spoofed_and_a_flooding_device_are_cut_off_within_seconds_and_nobody_e
     assert drill.seconds["flood: its token opens nothing"] < 10.0, str(drill)
     rules = [line.split(": ")[0].split()[-1] for line in drill.seen]
     assert "technical.device-isolated" in rules
+    assert "undo: the ward's alarm is over" in drill.seconds, str(drill)
     assert drill.kept_apart > 0

@@ -43,6 +43,24 @@ def test_what_is_wrong_costs_an_attempt_and_time_brings_it_back(error: BaseExcep
         pass
 
 
+@pytest.mark.clause("7.2a")
+def test_who_has_a_network_of_addresses_has_the_attempts_of_one() -> None:
+    attempts = Attempts(ManualClock())
+    for number in range(BURST):
+        with pytest.raises(Unauthenticated), attempts.one(f"2001:db8::{number}"):
+            raise Unauthenticated("wrong")
+        with pytest.raises(Unauthenticated), attempts.token(f"2001:db8::{number}"):
+            raise Unauthenticated("wrong")
+    with pytest.raises(TooManyAttempts), attempts.one("2001:db8::ffff"):
+        pass
+    with pytest.raises(TooManyAttempts), attempts.token("2001:db8::ffff"):
+        pass
+    with pytest.raises(TooManyAttempts), attempts.password("2001:db8::ffff", "li.na"):
+        pass
+    with attempts.one("2001:db8:0:1::1"):
+        pass
+
+
 @pytest.mark.parametrize("error", [
     Busy("a full queue"), StorageFull("a full disk"), RuntimeError("a defect"), SessionEnded("idle", "was good once", "u-1"),
 ])  # fmt: skip

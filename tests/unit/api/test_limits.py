@@ -81,6 +81,21 @@ async def test_good_tokens_that_come_together_for_the_first_time_are_all_answere
     assert await asyncio.gather(*(status(number) for number in range(2_000))) == [200] * 2_000
 
 
+async def test_who_has_a_network_of_addresses_guesses_no_more_than_one_address() -> None:
+    async def unknown(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("who?", 401)(scope, receive, send)
+
+    async def status(number: int) -> int:
+        send = AsyncMock()
+        headers = [(b"authorization", b"Bearer %d" % number)]
+        scope = {"type": "http", "path": "/api/v1/me", "client": (f"2001:db8::{number}", 1), "headers": headers}
+        await limited({"method": "GET", **scope}, None, send)
+        return send.call_args_list[0].args[0]["status"]
+
+    limited = AddressLimit(unknown, FEW)
+    assert [await status(number) for number in range(10)] == [401] * 3 + [429] * 7
+
+
 async def test_a_principal_whose_requests_cost_too_much_waits(app) -> None:
     async with app.router.lifespan_context(app), client_of(app) as client:
         found = [(await client.get("/api/v1/me")).status_code for _ in range(101)]

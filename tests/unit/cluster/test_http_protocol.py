@@ -164,6 +164,25 @@ async def test_a_peer_that_takes_for_ever_is_ended(begun: bytes, byte: bytes, wh
         writer.transport.abort()
 
 
+async def test_a_defect_at_one_connection_keeps_no_other_from_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    look_after, broken = LimitedHttp.look_after, list[LimitedHttp]()
+
+    def fails_for_one(connection: LimitedHttp, now_s: float) -> None:
+        broken[:] = broken or [connection]
+        if connection is broken[0]:
+            raise RuntimeError("a defect")
+        look_after(connection, now_s)
+
+    monkeypatch.setattr(LimitedHttp, "look_after", fails_for_one)
+    async with served() as stage:
+        _, first = await stage.peer()
+        await until(lambda: broken)
+        _, silent = await stage.peer()
+        await until(lambda: stage.limits.cut["no-request"] == 1)
+        for writer in (first, silent):
+            writer.transport.abort()
+
+
 async def test_a_peer_that_was_answered_before_its_body_came_is_ended_too() -> None:
     async with served() as stage:
         reader, writer = await stage.peer()

@@ -99,6 +99,19 @@ async def test_who_is_known_takes_nobodys_place() -> None:
         assert stage.listener.refused.total() == 0
 
 
+async def test_who_has_a_network_of_addresses_is_one_address() -> None:
+    """An IPv6 host has all 2^64 of its /64. Each connection is still named by the address it came from."""
+    async with listening(max_strangers=50, max_strangers_per_address=2, max_per_address=5) as stage:
+        for number in range(1, 8):
+            ours, theirs = socket.socketpair()
+            stage.peers.append(theirs)
+            ours.setblocking(False)
+            stage.listener._came(ours, f"2001:db8::{number}")
+        await until(lambda: len(stage.made) == 2)
+        assert (stage.listener._waiting, stage.listener.refused["too-many-of-address"]) == (3, 2)
+        assert stage.made == ["2001:db8::1", "2001:db8::2"]
+
+
 async def test_those_behind_a_trusted_proxy_are_not_counted_as_one() -> None:
     async with listening(max_strangers=50, max_strangers_per_address=2, max_per_address=3, shares="127.0.0.2".__eq__) as stage:
         for _ in range(20):
