@@ -1,11 +1,13 @@
 """Which passwords are good enough: long, and not guessed soon by who knows the user, the house and the city.
 
-A guesser's estimate (zxcvbn) instead of rules about digits and signs; a list of our own adds what people of a hospital in
-this region would think of, which its English lists do not have. Clause 7.2a.
+A guesser's estimate (zxcvbn) instead of rules about digits and signs. Its lists are English: frequent Chinese words and names
+are added, in signs and in pinyin. What a guesser has for nothing is not counted at all: the words of a hospital in this region,
+the user's name, and numbers that belong to people, as dates, telephones and id numbers. Clause 7.2a.
 """
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterable
 from functools import cache
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from zxcvbn import zxcvbn
+from zxcvbn.matching import add_frequency_lists
 
 from domain.errors import InvalidInput
 from runtime.password_hashes import MAX_PASSWORD_CHARS
@@ -20,7 +23,14 @@ from runtime.password_hashes import MAX_PASSWORD_CHARS
 MIN_PASSWORD_CHARS: Final = 12
 _LEAST_SCORE: Final = 3  # of 4: safe for a hash that is slow to try, zxcvbn's authors say
 _LOOKED_AT_CHARS: Final = 24  # work grows with the square and with l33t signs: 0.2 s at worst, 5 s for MAX_PASSWORD_CHARS
-_WORDS: Final = Path(__file__).with_name("password_words.txt")
+_HERE: Final = Path(__file__).parent
+_OF_THE_HOUSE: Final = _HERE / "password_words.txt"
+_FREQUENT: Final = {"chinese_words": _HERE / "password_words_zh.txt", "chinese_names": _HERE / "password_names.txt"}
+_OF_PEOPLE: Final = re.compile(
+    r"(?<!\d)(?:1[3-9]\d{9}|\d{17}[\dXx]|(?:19|20)\d\d([-./年]?)\d{1,2}([-./月]?)\d{1,2}日?|\d{1,2}([-./]?)\d{1,2}\3(?:19|20)\d\d"
+    r"|(?:19|20)\d\d年?)(?!\d)|[〇零一二三四五六七八九十百千万]{3,}"
+)
+_LEAST_LETTERS: Final = 4  # of a word that is not counted: shorter ones are in anything
 _DIGITS: Final = "abcdefghjkmnpqrstuvwxyz23456789"  # none that is read as another one
 _GROUPS: Final = 4
 _GROUP_CHARS: Final = 5
@@ -36,10 +46,12 @@ def check_password(password: str, *, user_name: str, also: Iterable[str] = ()) -
         raise InvalidInput(
             f"the password has {len(password)} characters: expected {MIN_PASSWORD_CHARS} to {MAX_PASSWORD_CHARS}"
         )
-    # what begins a password is judged alone, which the rest only makes harder to guess, and words are cut as it is
+    _learn()
+    known = [word.lower() for word in (user_name, *_words(_OF_THE_HOUSE), *also)]
+    # what begins the rest is judged alone, which what follows only makes harder to guess, and words are cut as it is
     # (of a later part alone the end of a long known name would pass)
-    known = [word.lower()[:_LOOKED_AT_CHARS] for word in (user_name, *_words(), *also)]
-    found = zxcvbn(password[:_LOOKED_AT_CHARS], user_inputs=known)
+    counted = _without(password.lower(), known)[:_LOOKED_AT_CHARS]
+    found = zxcvbn(counted or " ", user_inputs=[word[:_LOOKED_AT_CHARS] for word in known])
     if found["score"] < _LEAST_SCORE:
         advice = " ".join([found["feedback"]["warning"], *found["feedback"]["suggestions"]]).strip()
         raise InvalidInput(f"the password would soon be guessed: take several words that have nothing to do with you. {advice}")
@@ -51,7 +63,22 @@ def first_password() -> str:
     return "-".join(groups)
 
 
+def _without(password: str, known: Iterable[str]) -> str:
+    """What is left of it, and has to be hard to guess: no word that is near, longest first, and no number of people."""
+    left = _OF_PEOPLE.sub("", password)
+    for word in sorted(known, key=len, reverse=True):
+        if len(word) >= _LEAST_LETTERS or (len(word) > 1 and not word.isascii()):
+            left = left.replace(word, "")
+    return left
+
+
 @cache
-def _words() -> tuple[str, ...]:
-    lines = _WORDS.read_text(encoding="utf-8").splitlines()
-    return tuple(word for line in lines if not line.startswith("#") for word in line.split())
+def _words(file: Path) -> tuple[str, ...]:
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return tuple(dict.fromkeys(word for line in lines if not line.startswith("#") for word in line.split()))
+
+
+@cache
+def _learn() -> None:
+    """Give the estimator its Chinese lists: for the whole process, as it has them."""
+    add_frequency_lists({name: _words(file) for name, file in _FREQUENT.items()})

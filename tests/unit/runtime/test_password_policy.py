@@ -17,6 +17,9 @@ from runtime.password_policy import check_password, first_password
     "深圳市人民医院深圳市人民医院", "福田区人民医院@2026", "我爱你我爱你我爱你我爱你", "li.na.li.na.li.na",
     "qwertyuiop123", "aaaaaaaaaaaaaaaaaaaa",
     "vitalgrid2026", "administrator1", "NanShanClinic1",
+    "lixiaoming19900101", "zhangwei13800138000", "wangxiaohong1985", "王晓红1985年3月12日", "liuyang440305199001011234",
+    "zhongguorenminwansui", "jizhenkehushi", "gongxifacai888", "Huaqiangbei2026", "yiyuanzhuyuanbu", "jintiantianqi",
+    "深圳市人民医院内科护士站", "一二三四五六七八九十百千", "天安门广场中华人民共和国",
 ])  # fmt: skip
 def test_what_is_guessed_soon_is_refused(password):
     with pytest.raises(InvalidInput, match="guessed") as error:
@@ -26,7 +29,14 @@ def test_what_is_guessed_soon_is_refused(password):
 
 @pytest.mark.clause("7.2a")
 @pytest.mark.parametrize(
-    "password", ["four unrelated small words", "m7$Kq-2vTz#9w", "雨伞跳舞七条河流蓝色算盘", "kettle-otter-9-violin"]
+    "password",
+    [
+        "four unrelated small words",
+        "m7$Kq-2vTz#9w",
+        "雨伞跳舞七条河流蓝色算盘",
+        "kettle-otter-9-violin",
+        "hupan-kuaizi-9-lvcheng",
+    ],
 )
 def test_what_is_long_and_strange_is_taken(password):
     check_password(password, user_name="li.na", also=["福田区人民医院"])
