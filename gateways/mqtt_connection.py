@@ -341,7 +341,6 @@ class MqttConnection(asyncio.Protocol):
             self.end("qos-2")
             return
         self._door.counters.messages += 1
-        self._pace.left -= 1
         owed = Owed(packet.packet_id)
         self._owed.append(owed)
         try:
@@ -376,6 +375,7 @@ class MqttConnection(asyncio.Protocol):
             self._answered(owed)
 
     async def _reject(self, packet: Publish, owed: Owed, error: RejectedInput) -> None:
+        self._pace.left -= 1
         self._door.counters.rejects[error.reason] += 1
         logger.info("a message was refused", extra=self._about(reason=error.reason))
         if self.sender is not None:

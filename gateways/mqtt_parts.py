@@ -71,14 +71,16 @@ def receipt_of(packet_id: int, receipt: Receipt) -> bytes:
 
 
 def submitted(door: DoorOfConnections, sender: Sender, pace: Pace, row: AnyFormat, payload: bytes) -> asyncio.Future[Receipt]:
-    """Decode a message and hand it on; its readings but the first are taken from `pace`. Raises RejectedInput."""
+    """Decode a message and hand it on; what it says is taken from `pace`. Raises RejectedInput, and then takes nothing."""
     now_us = door.clock.now_us()
     if isinstance(row, EventFormat):
-        return asyncio.ensure_future(door.intake.submit_event(sender, row.decode(payload, sender, now_us)))
+        event = row.decode(payload, sender, now_us)
+        pace.left -= 1
+        return asyncio.ensure_future(door.intake.submit_event(sender, event))
     if row.pack is not None:
         packed = row.pack(payload, sender, now_us)
-        pace.left -= len(packed) // _ROW_BYTES - 1
+        pace.left -= len(packed) // _ROW_BYTES
         return asyncio.ensure_future(door.intake.submit_packed(sender, packed, now_us))
     readings = row.decode(payload, sender, now_us)
-    pace.left -= len(readings) - 1
+    pace.left -= len(readings)
     return asyncio.ensure_future(door.intake.submit(sender, readings, now_us))
