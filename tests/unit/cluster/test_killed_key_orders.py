@@ -101,8 +101,9 @@ def test_killed_at_any_write_of_a_destruction_the_next_start_leaves_nothing_half
         was_killed = killed_at(calls, lambda house=house: house.do(destroy_key, name, 1))
         house.start()
         check_opens(house)
-        assert house.keys.versions(name) in ((1, 2), (2,))
-        assert sorted(path.name for path in (house.settings.keys_dir / name).iterdir() if "destroyed" in path.name) == []
+        if house.keys.versions(name) != (1, 2):  # else all that is left is a second name of what is there
+            names = sorted(path.name for path in (house.settings.keys_dir / name).iterdir())
+            assert (house.keys.versions(name), names) == ((2,), ["1.key", "2.key"])
         house.do(destroy_key, name, 1)
         assert house.keys.versions(name) == (2,)
         assert sorted(path.name for path in (house.settings.keys_dir / name).iterdir()) == ["1.key", "2.key"]
