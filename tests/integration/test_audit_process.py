@@ -74,10 +74,10 @@ class Log:
         return [read_entry(entry).id for tile in bundles_of(checkpoint.size)
                 for entry in entries_of(tile, reader.read(tile))]  # fmt: skip
 
-    async def holds(self, *numbers: int) -> None:
+    async def holds(self, *numbers: int, within_s: float = 10.0) -> None:
         """Wait until the log has these records, and verify it."""
         wanted = [f"t-{number}" for number in numbers]
-        await until(lambda: len(self.ids()) >= len(wanted))
+        await until(lambda: len(self.ids()) >= len(wanted), within_s)
         assert self.ids() == wanted
         verify_log(Source(str(self.folder)), [key.vkey for key in self.signer.public_keys()])
 
@@ -241,9 +241,12 @@ async def test_a_killed_process_loses_and_doubles_nothing(log: Log, nats_server:
         process.send_signal(signal.SIGKILL)
         await asyncio.to_thread(process.wait)
     process = start()
-    await log.holds(*range(1, told + 1))
-    process.terminate()
-    assert await asyncio.to_thread(process.wait) == 0
+    try:
+        await log.holds(*range(1, told + 1), within_s=60)  # a process starts, and takes all that came meanwhile
+        process.terminate()
+        assert await asyncio.to_thread(process.wait) == 0
+    finally:
+        process.kill()
 
 
 async def test_every_write_to_the_business_database_is_in_the_log(engine: Engine, log: Log, bus: Bus) -> None:
