@@ -116,13 +116,16 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_LOOK_S)
-            now_s = loop.time()
-            for connection in cast("list[LimitedHttp]", list(self.server_state.connections)):
-                try:
-                    connection.look_after(now_s)
-                except Exception:  # whatever it was: nobody would be ended any more, however long they take
-                    logger.exception("a connection could not be looked after, and is ended")
-                    connection.transport.abort()
+            self._look_at_all(loop.time())
+
+    def _look_at_all(self, now_s: float) -> None:
+        """In a call of its own: a variable of one that goes on would keep the last connection, with its buffers."""
+        for connection in cast("list[LimitedHttp]", list(self.server_state.connections)):
+            try:
+                connection.look_after(now_s)
+            except Exception:  # whatever it was: nobody would be ended any more, however long they take
+                logger.exception("a connection could not be looked after, and is ended")
+                connection.transport.abort()
 
 
 def _protocol(

@@ -11,8 +11,9 @@ import pytest
 
 from gateways import listener
 from gateways.mqtt import encode, encode_publish
+from gateways.mqtt_connection import MqttConnection
 from gateways.mqtt_packets import ConnAck, Connect, ConnectCode, PacketKind, Simple
-from tests.doors import make_certificate
+from tests.doors import CUFF, make_certificate
 from tests.mqtt_peer import HR_72, READINGS, Raw, opened
 from tests.waiting import until
 
@@ -130,3 +131,20 @@ async def test_half_a_handshake_is_ended_and_others_shake_hands_meanwhile(tmp_pa
         writer.transport.abort()
         for peer in silent:
             peer.drop()
+
+
+async def test_a_defect_at_one_connection_keeps_no_other_from_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    look_after = MqttConnection.look_after
+
+    def fails_for_one(connection: MqttConnection, now_s: float) -> bool:
+        if connection.sender is CUFF:
+            raise RuntimeError("a defect")
+        return look_after(connection, now_s)
+
+    async with opened() as stage:
+        broken = await Raw.connect(stage.port, "token-of-cuff")
+        silent = await Raw.connect(stage.port, "token-of-monitor", keep_alive_s=1)
+        monkeypatch.setattr(MqttConnection, "look_after", fails_for_one)
+        assert await broken.next() is None
+        assert await silent.next() is None
+        assert stage.door.counters.connections_ended == {"defect": 1, "keep-alive": 1}

@@ -16,7 +16,6 @@ from domain.quality import Mark, Validity, has_mark, validity_of
 from domain.readings import ReadingBatch
 from gateways.device_client import DeviceClient
 from gateways.mqtt import encode, encode_publish
-from gateways.mqtt_connection import MqttConnection
 from gateways.mqtt_packets import (
     Ack,
     ConnAck,
@@ -383,22 +382,6 @@ async def test_a_goodbye_drops_the_will(stage):
     assert await raw.next() is None
     await until(lambda: len(stage.bus.events()) == 2)
     assert stage.bus.events()[1] == (7, "disconnected", None)
-
-
-async def test_a_defect_at_one_connection_keeps_no_other_from_its_end(stage, monkeypatch):
-    broken = await Raw.connect(stage.port, "token-of-cuff")
-    silent = await Raw.connect(stage.port, "token-of-monitor", keep_alive_s=1)
-    look_after = MqttConnection.look_after
-
-    def fails_for_one(connection: MqttConnection, now_s: float) -> bool:
-        if connection.sender is CUFF:
-            raise RuntimeError("a defect")
-        return look_after(connection, now_s)
-
-    monkeypatch.setattr(MqttConnection, "look_after", fails_for_one)
-    assert await broken.next() is None
-    assert await silent.next() is None
-    assert stage.door.counters.connections_ended == {"defect": 1, "keep-alive": 1}
 
 
 async def test_a_silent_connection_expires_after_one_and_a_half_keep_alives(stage):

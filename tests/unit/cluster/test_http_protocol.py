@@ -397,17 +397,23 @@ async def test_a_client_certificate_is_shown_to_the_application_only_when_there_
 async def test_nothing_is_left_of_a_lost_connection_before_python_looks_for_cycles() -> None:
     """It looks seldom in our processes, and each connection has large buffers."""
     ours: weakref.WeakSet[LimitedHttp] = weakref.WeakSet()
+    looked_after: weakref.WeakSet[LimitedHttp] = weakref.WeakSet()
 
     class Noted(LimitedHttp):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             ours.add(self)
             super().connection_made(transport)
 
+        def look_after(self, now_s: float) -> None:
+            looked_after.add(self)
+            super().look_after(now_s)
+
     gc.collect()
     gc.disable()
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(cluster.serving, "LimitedHttp", Noted)
+            patch.setattr(cluster.serving, "_LOOK_S", 0.01)
             async with served() as stage:
                 for sent in (
                     REQUEST[:-2] + b"connection: close\r\n\r\n",
@@ -417,7 +423,7 @@ async def test_nothing_is_left_of_a_lost_connection_before_python_looks_for_cycl
                     await stage.answer(sent)
                 _, writer = await stage.peer()
                 writer.write(POST % 100)
-                await until(lambda: ours)
+                await until(lambda: looked_after)
                 writer.transport.abort()
                 await until(lambda: not ours)
     finally:
