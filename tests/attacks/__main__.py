@@ -60,6 +60,8 @@ async def scan_all(platform: RunningPlatform) -> list[str]:
     problems = []
     for name, port in tls_ports(platform).items():
         found = await scan(platform, name, port)
+        if any(one.startswith("not ") for one in found):  # a test that met a busy machine; what stays so is a finding
+            found = await scan(platform, name, port)
         say(f"    testssl.sh at {name}: {len(found)} findings")
         problems += [f"testssl.sh, {name}: {finding}" for finding in found]
     return problems
