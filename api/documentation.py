@@ -87,6 +87,18 @@ def _name_permissions(app: FastAPI, document: dict[str, Any]) -> None:
                     document["paths"][route.path_format][method.lower()][PERMISSION] = action.value
 
 
+def _without_null(document: dict[str, Any]) -> None:
+    """A query or header that is left out is nothing at all: there is no way to send null in one."""
+    for path in document["paths"].values():
+        for operation in path.values():
+            for parameter in operation.get("parameters", ()):
+                schema = parameter["schema"]
+                kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
+                if parameter["in"] in ("query", "header") and len(kinds) == 1:
+                    del schema["anyOf"]
+                    parameter["schema"] = kinds[0] | schema
+
+
 def _described(app: FastAPI) -> Callable[[], dict[str, Any]]:
     """Gives the OpenAPI document, which is made once, whoever asks from whichever thread: seconds of work of all routes."""
     making = threading.Lock()
@@ -105,6 +117,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         title=app.title, version=app.version, description=app.description, routes=app.routes, tags=app.openapi_tags
     )
     _name_permissions(app, document)
+    _without_null(document)
     components = document.setdefault("components", {})
     components.setdefault("schemas", {})["Problem"] = PROBLEM_SCHEMA
     components["securitySchemes"] = _SECURITY_SCHEMES

@@ -14,6 +14,7 @@ import msgspec
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 
 from domain import errors
@@ -217,7 +218,18 @@ async def _http_error(request: Request, error: Exception) -> Response:
     detail = f"{request.method} {request.url.path} {why}: {error.detail}"
     response = problem_response(kind(detail), request.scope)
     response.headers.update(error.headers or {})
+    if kind is MethodNotAllowed:
+        response.headers["Allow"] = ", ".join(_offered_at(request))
     return response
+
+
+def _offered_at(request: Request) -> list[str]:
+    """All methods of a path: each is a route of its own, and the one that was met first knows its own alone."""
+    found: set[str] = set()
+    for route in iter_route_contexts(request.app.routes):
+        if route.methods and route.path_regex.match(request.scope["path"]):
+            found |= route.methods
+    return sorted(found)
 
 
 def _let_go(error: Exception) -> None:

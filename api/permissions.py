@@ -32,7 +32,10 @@ ANYBODYS: Final = frozenset({Action.SELF, Action.CATALOGUE_READ})  # of every ca
 async def _purpose(
     x_purpose: Annotated[
         str | None,
-        Header(description=f"What the records are asked for: {', '.join(Purpose)} (HL7 PurposeOfUse). By role, if left out."),
+        Header(
+            description="What the records are asked for (HL7 PurposeOfUse). By role, if left out.",
+            json_schema_extra={"enum": list(Purpose)},
+        ),
     ] = None,
 ) -> Purpose | None:
     if x_purpose is None:

@@ -70,7 +70,7 @@ class DeviceFilter:
     q: Annotated[str | None, Query(description="Part of the device id.", max_length=64)] = None
 
 
-@router.get("")
+@router.get("", responses=problems(NotFound))
 async def list_devices(
     who: DeviceList, behind: Behind, paged: Paged, zone: In, wanted: Annotated[DeviceFilter, given(DeviceFilter)]
 ) -> Page[DeviceOut]:

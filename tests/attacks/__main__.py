@@ -65,7 +65,10 @@ async def scan_all(platform: RunningPlatform, run: Played) -> list[str]:
     """What testssl.sh finds at any port of the whole platform that speaks TLS."""
     problems = []
     for name, port in tls_ports(platform).items():
-        found = run.scanned[name] = await scan(platform, name, port)
+        found = await scan(platform, name, port)
+        if any(one.startswith("not ") for one in found):  # a test that met a busy machine; what stays so is a finding
+            found = await scan(platform, name, port)
+        run.scanned[name] = found
         say(f"    testssl.sh at {name}: {len(found)} findings")
         problems += [f"testssl.sh, {name}: {finding}" for finding in found]
     return problems

@@ -1,7 +1,11 @@
-"""A whole platform in security profile `cn`: what a device sends is in no file that it leaves behind, however it ends."""
+"""A whole platform in security profile `cn`: what a device sends is in no file that it leaves behind, however it ends; nor is
+it, or who is measured, in a file's name, in a subject or name on the bus, in a metric or in an error. No port speaks plain.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import struct
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +18,8 @@ from domain.principals import Role
 from runtime.lake import Lake, ReadingQuery
 from runtime.sealed_file import is_sealed
 from runtime.settings import Settings
+from tests.bus_ear import folders_of, listening
+from tests.listening_ports import assert_every_port_is_declared_and_speaks_tls
 from tests.running_platform import RunningPlatform, start_platform, wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240), pytest.mark.clause("7.2c")]
@@ -34,15 +40,36 @@ def planted() -> dict[str, bytes]:
     return found | {text: text.encode() for text in (REFUSED, *PATIENT)}
 
 
-def readable(platform: RunningPlatform) -> list[str]:
-    """Where something planted lies in clear."""
+def readable(folders: set[Path]) -> list[str]:
+    """Where something planted lies in clear: in a file, or in the name of one."""
     found = []
-    for path in platform.data_dir.rglob("*"):
-        name = str(path.relative_to(platform.data_dir))
-        if path.is_file():
-            content = path.read_bytes()
-            found += [f"{what} in {name}" for what, canary in planted().items() if canary in content]
+    for path in (path for folder in folders for path in folder.rglob("*")):
+        content = b""
+        with contextlib.suppress(FileNotFoundError):  # what was there for the time being
+            content = path.read_bytes() if path.is_file() else content
+        found += [f"{what} in the name {path}" for what, canary in planted().items() if canary in os.fsencode(path)]
+        found += [f"{what} in {path}" for what, canary in planted().items() if canary in content]
     return found
+
+
+def told(*texts: str) -> list[str]:
+    """What of the planted is in these texts."""
+    said = "\n".join(texts).encode()
+    return [what for what, canary in planted().items() if canary in said]
+
+
+def errors_of(platform: RunningPlatform) -> list[str]:
+    """What is answered to who does something wrong with the patient that is there."""
+    again = {"hospital_id": HOSPITAL, "ref": PATIENT[1], "name": PATIENT[0], "age_years": 60}
+    with platform.http(Role.INTEGRATION) as http:
+        answers = [
+            http.post("/patients", json=again),
+            http.post("/patients", json=again | {"age_years": "old"}),
+            http.post("/patients", json=again | {"hospital_id": "sz.nowhere"}),
+            http.post("/patients", content=f'{{"name": "{PATIENT[0]}", "ref": "{PATIENT[1]}"'.encode()),
+        ]
+    assert [answer.status_code for answer in answers if answer.is_success] == []
+    return [answer.text for answer in answers]
 
 
 def send(platform: RunningPlatform, token: str, body: dict[str, Any]) -> httpx.Response:
@@ -75,8 +102,12 @@ def kept(platform: RunningPlatform) -> set[float]:
 
 
 @pytest.mark.clause("9.3")
+@pytest.mark.clause("5.4a")
+@pytest.mark.clause("9.4")
 def test_nothing_that_was_sent_is_readable_after_a_crash_nor_after_a_stop(tmp_path: Path) -> None:
     platform = start_platform(tmp_path, **SETTINGS)
+    folders = folders_of(platform)
+    assert len(folders) == 2  # Ray's beside the platform's
     try:
         token = platform.register_monitor(HOSPITAL)
         with platform.http(Role.INTEGRATION) as http:
@@ -84,28 +115,37 @@ def test_nothing_that_was_sent_is_readable_after_a_crash_nor_after_a_stop(tmp_pa
             key = http.post("/patients", json=patient).raise_for_status().json()["patient_key"]
             span = {"hospital_id": HOSPITAL, "device_id": "mon-1", "patient_key": key, "start": "2026-01-01T00:00:00Z"}
             http.post("/associations", json=span).raise_for_status()
-        send(platform, token, {"metric": "heart_rate", "value": BEFORE}).raise_for_status()
-        assert send(platform, token, {"metric": REFUSED, "value": 1}).status_code == 422
-        send(platform, token, {"metric": "nibp_sys", "value": ALARMING}).raise_for_status()
-        wait_until(lambda: ALARMING in alarm_values(platform), 30, lambda: alarm_values(platform))
+        assert told(*errors_of(platform)) == []
+        with listening(platform) as ear:
+            send(platform, token, {"metric": "heart_rate", "value": BEFORE}).raise_for_status()
+            assert send(platform, token, {"metric": REFUSED, "value": 1}).status_code == 422
+            send(platform, token, {"metric": "nibp_sys", "value": ALARMING}).raise_for_status()
+            wait_until(lambda: ALARMING in alarm_values(platform), 30, lambda: alarm_values(platform))
+            names = ear.names()
+        assert told(*names) == []
+        assert {"reading.0", f"alarm.{HOSPITAL}", f"reject.{HOSPITAL}", "READINGS"} <= names
         wait_until(lambda: list((tmp_path / "lake" / "readings").glob("day=*/*")), 30)
         wait_until(lambda: kept(platform) >= {BEFORE}, 30)
         wait_until(lambda: list((tmp_path / "snapshots").glob("*/*.snapshot")), 30)
-        assert readable(platform) == []
+        assert readable(folders) == []
+        with platform.http() as http:
+            assert told(http.get(f"{platform.connection.api_url}/metrics").raise_for_status().text) == []
         platform.kill()
-        assert readable(platform) == []
+        assert readable(folders) == []
         platform = start_platform(tmp_path, **SETTINGS)
+        folders |= folders_of(platform)
         send(platform, token, {"metric": "heart_rate", "value": AFTER}).raise_for_status()
         wait_until(lambda: values(platform) == {BEFORE, AFTER}, 30, lambda: values(platform))
         assert ALARMING in alarm_values(platform)
         with platform.http(Role.BIOMEDICAL_ENGINEER) as http:
             assert REFUSED in http.get("/rejects").raise_for_status().text
+        assert_every_port_is_declared_and_speaks_tls(platform)
         assert platform.stop() == 0
     finally:
         if platform.process.poll() is None:
             platform.kill()
     assert kept(platform) >= {BEFORE, AFTER}
-    assert readable(platform) == []
+    assert readable(folders) == []
     sealed = [path for pattern in ("lake/readings/day=*/*", "snapshots/*/*") for path in tmp_path.glob(pattern)]
     assert sealed
     assert [path for path in sealed if not is_sealed(path)] == []

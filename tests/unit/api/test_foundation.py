@@ -14,6 +14,7 @@ from starlette.types import Message
 
 from api import documentation
 from api.auth import OPEN_PATHS
+from domain.permissions import Purpose
 from tests.callers import TOKEN, TOKEN_OF_NOBODY
 from tests.unit.api.conftest import client_of
 from tests.waiting import until
@@ -96,6 +97,23 @@ async def test_errors_are_problems(plain_client: httpx.AsyncClient, method: str,
     assert problem["code"] == code
     assert problem["detail"]
     assert problem["request_id"] == response.headers["x-request-id"]
+
+
+async def test_a_method_that_is_not_offered_is_answered_with_all_that_are(plain_client: httpx.AsyncClient) -> None:
+    described = (await plain_client.get("/openapi.json")).json()["paths"]
+    for path in ("/api/v1/devices", "/api/v1/devices/{hospital_id}/{device_id}"):
+        answer = await plain_client.request("OPTIONS", path.format(hospital_id="sz.h001", device_id="mon-1"))
+        assert answer.status_code == 405
+        assert answer.headers["allow"].split(", ") == sorted(method.upper() for method in described[path])
+
+
+async def test_no_query_and_no_header_is_described_as_null_and_purposes_are_listed(plain_client: httpx.AsyncClient) -> None:
+    document = (await plain_client.get("/openapi.json")).json()
+    operations = [one for path in document["paths"].values() for one in path.values()]
+    given = [one for operation in operations for one in operation.get("parameters", ()) if one["in"] in ("query", "header")]
+    assert [one["name"] for one in given if {"type": "null"} in one["schema"].get("anyOf", ())] == []
+    purposes = {tuple(one["schema"]["enum"]) for one in given if one["name"] == "x-purpose"}
+    assert purposes == {tuple(Purpose)}
 
 
 async def test_a_defect_is_a_problem_that_tells_no_secrets(plain_app: FastAPI) -> None:
