@@ -7,10 +7,16 @@ Only `cluster/` builds one; everybody else is handed plain values.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from domain.errors import InvalidInput
 from domain.retention import INPATIENT_DAYS, too_short
@@ -27,6 +33,7 @@ from runtime.security_profile import (
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:*-]{1,253}$")]
+_OTHER_VARIABLES: Final = frozenset({"vitalgrid_token", "vitalgrid_ready_fd"})  # of commands; between processes
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -288,6 +295,22 @@ class SecuritySettings(BaseModel):
     )
 
 
+class _Environment(EnvSettingsSource):
+    """The environment. What begins like a setting and is none is an unknown key, as in the file; its value is not shown."""
+
+    def __call__(self) -> dict[str, Any]:
+        found = super().__call__()
+        for name in self.env_vars:
+            section = name.removeprefix(self.env_prefix.lower()).partition("__")[0]
+            if (
+                name.startswith(self.env_prefix.lower())
+                and name not in _OTHER_VARIABLES
+                and section not in Settings.model_fields
+            ):
+                found[section] = f"environment variable {name.upper()}"
+        return found
+
+
 class Settings(BaseSettings):
     """The whole tree. Unknown keys and bad values are errors, all reported at once."""
 
@@ -327,12 +350,12 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (pydantic's signature)
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (pydantic's signature)
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments first, then the environment, then the file. Dotenv and secret files are not read."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        return init_settings, _Environment(settings_cls), TomlConfigSettingsSource(settings_cls)
 
     @model_validator(mode="after")
     def _keeps_its_security_profile(self) -> Self:

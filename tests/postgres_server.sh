@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Run a command beside a PostgreSQL of its own: tests/postgres_server.sh COMMAND...
 # The server (Debian's, installed when missing) lives in a temporary folder and listens on a free port of loopback; the
-# command finds it by VITALGRID_TEST_POSTGRES_URL. It is stopped and deleted afterwards; the command's status is ours.
+# command finds it by TEST_POSTGRES_URL. It is stopped and deleted afterwards; the command's status is ours.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -51,7 +51,7 @@ if [ -z "$started" ]; then
     exit 1
 fi
 
-export VITALGRID_TEST_POSTGRES_URL="postgresql+psycopg://vitalgrid@127.0.0.1:$port/postgres"
+export TEST_POSTGRES_URL="postgresql+psycopg://vitalgrid@127.0.0.1:$port/postgres"
 "$@" <&0 &  # in the background, because bash does not hear a signal while it waits for what is in front
 command=$!
 status=0

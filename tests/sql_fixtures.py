@@ -32,7 +32,7 @@ from runtime.sql.tables import metadata, outbox
 
 SQLITE = "sqlite"
 POSTGRESQL = "postgresql"
-POSTGRES_URL = "VITALGRID_TEST_POSTGRES_URL"
+POSTGRES_URL = "TEST_POSTGRES_URL"
 NOW_US = 1_700_000_000_000_000
 MINUTE_US = 60_000_000
 HOUR_US = 60 * MINUTE_US
