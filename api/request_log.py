@@ -1,4 +1,4 @@
-"""The outermost layer: gives each request an id (answered as X-Request-Id) and measures it."""
+"""The outermost layer: gives each request an id (answered as X-Request-Id), measures it, and lets nobody keep its answer."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.documentation import ASSETS_URL
 from api.errors import REQUEST_ID_KEY
 from api.telemetry import Telemetry
 
@@ -36,7 +37,7 @@ class RequestLog:
                 seconds = time.perf_counter() - started
                 self._telemetry.requests.labels(scope["method"], _route_of(scope), str(message["status"])).observe(seconds)
                 headers = [(name, value) for name, value in message["headers"] if name.lower() != b"x-request-id"]
-                message["headers"] = [*headers, (b"x-request-id", request_id.encode())]
+                message["headers"] = [*headers, *_kept_by_nobody(scope, headers), (b"x-request-id", request_id.encode())]
             await send(message)
 
         await self._app(scope, receive, observed)
@@ -45,6 +46,13 @@ class RequestLog:
 def _request_id(scope: Scope) -> str:
     given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
     return given.decode() if _USABLE_ID.match(given) else uuid.uuid4().hex
+
+
+def _kept_by_nobody(scope: Scope, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """A browser or proxy would keep patients' records otherwise; a route that knows better says so itself."""
+    if scope["path"].startswith(ASSETS_URL) or any(name.lower() == b"cache-control" for name, _ in headers):
+        return []
+    return [(b"cache-control", b"no-store")]
 
 
 def _route_of(scope: Scope) -> str:

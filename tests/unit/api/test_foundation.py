@@ -129,6 +129,12 @@ async def test_a_defect_is_a_problem_that_tells_no_secrets(plain_app: FastAPI) -
     assert "secret detail" not in response.text
 
 
+async def test_no_browser_or_proxy_keeps_an_answer_but_those_that_say_so(plain_client: httpx.AsyncClient) -> None:
+    for path in ("/api/v1/thing-models/monitor", "/api/v1/nothing", "/health"):
+        assert (await plain_client.get(path)).headers["cache-control"] == "no-store"
+    assert "cache-control" not in (await plain_client.get("/docs-assets/favicon.png")).headers
+
+
 async def test_each_request_has_its_own_id(plain_client: httpx.AsyncClient) -> None:
     ids = {(await plain_client.get("/api/v1/thing-models/monitor")).headers["x-request-id"] for _ in range(3)}
     assert len(ids) == 3
