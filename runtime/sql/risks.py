@@ -113,7 +113,8 @@ def enter(engine: Engine, author: Author, new: NewRisk) -> Row:
 def judge(engine: Engine, author: Author, risk_id: int, values: Mapping[str, Any], *, version: int | None) -> Row:
     """Say what becomes of a risk: `state`, `owner`, `measure`, `accepted_until_us`; of one entered by hand its figures too.
 
-    Accepting takes a reason and an end. Raises NotFound, InvalidInput, Conflict for figures that a rule gives, StaleVersion.
+    Accepting takes a reason and an end; a closed one is opened first. Raises NotFound, InvalidInput, Conflict for figures that a
+    rule gives and for what is closed, StaleVersion.
     """
     _check(values)
     what = f"risk {risk_id}"
@@ -122,6 +123,8 @@ def judge(engine: Engine, author: Author, risk_id: int, values: Mapping[str, Any
         if row["rule"] is not None and {"likelihood", "severity"} & set(values):
             raise Conflict(f"{what} was found by rule {row['rule']}, which gives its likelihood and severity")
         state = values.get("state", row["state"])
+        if row["state"] == RiskState.CLOSED and state not in (RiskState.CLOSED, RiskState.OPEN):
+            raise Conflict(f"{what} is closed: there is nothing that could be {state}. Set it to {RiskState.OPEN} first")
         until_us = values.get("accepted_until_us", row["accepted_until_us"]) if state == RiskState.ACCEPTED else None
         if state == RiskState.ACCEPTED and (author.reason is None or until_us is None or until_us <= author.now_us):
             raise InvalidInput("a risk is accepted with a reason (X-Reason) and until a time to come (accepted_until)")

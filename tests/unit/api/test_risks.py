@@ -78,7 +78,9 @@ async def test_a_risk_is_found_judged_and_closed_with_its_history(
     assert (await found(client))["backup-old|"]["state"] == "measure-in-force"
     backed_up(engine, clock.now_us())
     assert "backup-old|" not in await found(client)
-    assert (await found(client, "closed"))["backup-old|"]["id"] == backup["id"]
+    closed = (await found(client, "closed"))["backup-old|"]
+    assert closed["id"] == backup["id"]
+    assert (await judged(client, closed, state="measure-in-force")).status_code == 409
     clock.advance(8 * 86_400)
     again = (await found(client))["backup-old|"]
     assert (again["id"], again["state"], again["evidence"]) == (backup["id"], "open", {"age_days": 8})
