@@ -20,6 +20,7 @@ class DoorCounts(msgspec.Struct, frozen=True):
     bytes_received: int
     rejects: dict[str, int]  # by reason
     unavailable: int
+    held: int = 0
 
 
 class IntakeCounts(msgspec.Struct, frozen=True):

@@ -14,12 +14,13 @@ from tests.running_platform import RunningPlatform
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240), pytest.mark.clause("9.1b")]
 SECONDS = 1.5
 P99_S = 10.0  # that nobody is kept out; `make attacks` judges by the second that is promised
+HELD = ("good readings",)  # their sender is made to wait, so it comes seldom
 GROUPS = (
     ("slow headers", "slow bodies", "slow reads", "MQTT silence"),
     ("connections", "handshakes", "garbage"),
     ("MQTT connects", "wrong tokens", "logins"),
     ("oversize", "bombs", "complex questions"),
-    ("good readings",),
+    HELD,
 )
 
 
@@ -41,7 +42,7 @@ def test_floods_keep_no_honest_client_out_and_cost_no_reading(platform: RunningP
         for group in GROUPS:
             outcome = await bench.under(group, SECONDS)
             assert outcome.problems(P99_S) == [], outcome
-            assert outcome.attackers["opened"] > 40, outcome
+            assert outcome.attackers["opened"] > (2 if group == HELD else 40), outcome
             told = outcome.attackers.keys() & {"cut", "refused", "401", "413", "415", "422", "429", "431", "503"}
             assert told, outcome
         await bench.honest.close()
