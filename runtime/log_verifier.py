@@ -5,11 +5,11 @@
     python log_verifier.py proof PROOF-FILE --entry ENTRY-FILE --vkey KEY [--witness-vkey KEY]
 
 `log` reads everything: who signed the checkpoint, that each entry is the leaf that the tree has, that every tile follows
-from those below it, and that the root is the signed one; with `--since`, that nothing was changed since an earlier
-checkpoint, which you kept where the log's owner cannot reach it. In the folder it also opens each commitment by the event
-and salt that lie beside the tree; an event that is gone must be named by a later entry, which says that the erasure of a
-person took it (not asked of those below `--unexplained-before`). `proof` shows that one entry is in a log of which you know
-no more than its key.
+from those below it (in the folder those of earlier checkpoints too), and that the root is the signed one; with `--since`,
+that nothing was changed since an earlier checkpoint, which you kept where the log's owner cannot reach it. In the folder it
+also opens each commitment by the event and salt that lie beside the tree; an event that is gone must be named by a later
+entry, which says that the erasure of a person took it (not asked of those below `--unexplained-before`). `proof` shows that
+one entry is in a log of which you know no more than its key.
 
 Get keys (`vkey`) from the log's owner once, by another way than the log itself: Ed25519 and SM2; of each kind that is given
 one key must have signed. Get keys of witnesses (`--witness-vkey`) from those who run them: each that is given must have
@@ -373,15 +373,31 @@ class Source:
 
     def tile(self, level: str, number: int, width: int) -> bytes:
         """A tile or bundle; the full one where the partial one is gone."""
-        groups, rest = [f"{number % 1000:03d}"], number // 1000
-        while rest:
-            groups, rest = [f"x{rest % 1000:03d}", *groups], rest // 1000
-        path = f"tile/{level}/{'/'.join(groups)}"
+        path = _path(level, number)
         content = None if width == WIDTH else self.get(f"{path}.p/{width}")
         content = self.get(path) if content is None else content
         if content is None:
             raise DoesNotHold(f"{path} is missing")
         return content
+
+    def check_narrower(self, level: str, number: int, pieces: list[bytes]) -> None:
+        """That what lies in the folder of the same tile or bundle for earlier checkpoints is how its `pieces` begin.
+
+        Nobody can list them over REST; what they were is then checked against by whoever has such a checkpoint.
+        """
+        path = f"{_path(level, number)}.p"
+        kept = [] if self.folder is None else [file.name for file in (self.folder / path).glob("*")]
+        for width in sorted(int(name) for name in kept if name.isascii() and name.isdigit()):
+            content = self.get(f"{path}/{width}") if width < len(pieces) else None
+            if content is not None and content != b"".join(pieces[:width]):
+                raise DoesNotHold(f"{path}/{width} is not the beginning of what came after it")
+
+
+def _path(level: str, number: int) -> str:
+    groups, rest = [f"{number % 1000:03d}"], number // 1000
+    while rest:
+        groups, rest = [f"x{rest % 1000:03d}", *groups], rest // 1000
+    return f"tile/{level}/{'/'.join(groups)}"
 
 
 def _entries(bundle: bytes, width: int, number: int) -> list[bytes]:
@@ -512,6 +528,7 @@ class _Tree:
         content = self._source.tile(str(level), number, len(hashes))
         if content[: HASH_BYTES * len(hashes)] != b"".join(hashes) or len(content) not in (HASH_BYTES * len(hashes), 8192):
             raise DoesNotHold(f"tile {number} of level {level} does not follow from the entries")
+        self._source.check_narrower(str(level), number, hashes)
 
 
 def _read(source: Source, size: int, events: _Events | None, old_size: int) -> tuple[bytes, bytes | None]:
@@ -522,6 +539,7 @@ def _read(source: Source, size: int, events: _Events | None, old_size: int) -> t
         start = number * WIDTH
         width = min(WIDTH, size - start)
         entries = _entries(source.tile("entries", number, width), width, number)
+        source.check_narrower("entries", number, [len(entry).to_bytes(2, "big") + entry for entry in entries])
         if events is not None:
             events.check(start, entries)
         leaves = list(map(leaf_hash, entries))
