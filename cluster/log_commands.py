@@ -43,20 +43,28 @@ LogVkeys = Annotated[list[str] | None, typer.Option("--log-vkey", help="Key of t
 Since = Annotated[Path | None, typer.Option("--since", help="An earlier checkpoint, kept elsewhere: what it says must hold.")]
 Token = Annotated[str | None, typer.Option("--token", help="API token, for an address (default: this machine's own).")]
 Ca = Annotated[Path | None, typer.Option("--ca", help="Authority of an address' certificate (default: this platform's own).")]
+Before = Annotated[
+    int,
+    typer.Option(
+        "--unexplained-before", min=0, metavar="INDEX",
+        help="Below this entry events may be gone without an entry that says why: of a log of a version that wrote none.",
+    ),
+]  # fmt: skip
 Last = Annotated[int, typer.Option("--last", min=1, help="How many entries, from the end.")]
 
 
 @log.command("verify")
-def verify(
+def verify(  # noqa: PLR0913, PLR0917 (one option each)
     where: Where = None, vkey: Vkeys = None, witness_vkey: WitnessVkeys = None, since: Since = None, token: Token = None,
-    ca: Ca = None, data_dir: DataDir = None,
+    ca: Ca = None, unexplained_before: Before = 0, data_dir: DataDir = None,
 ) -> None:  # fmt: skip
     """Verify everything: signatures, each entry, each tile, the root, and the events beside them. Exit code 1: it fails."""
     settings = settings_of(data_dir)
     where = where or str(settings.audit_dir)
     vkeys = vkey or [key.vkey for key in _signer(settings).public_keys()]
     try:
-        report = verify_log(_source(where, token, ca, settings), vkeys, since.read_bytes() if since else None, witness_vkey)
+        earlier = since.read_bytes() if since else None
+        report = verify_log(_source(where, token, ca, settings), vkeys, earlier, witness_vkey, unexplained_before)
     except DoesNotHold as error:
         raise IntegrityViolation(f"the log does not hold: {error}") from None
     except OSError as error:
@@ -83,17 +91,18 @@ def verify_certificate(file: Certificate, vkey: Vkeys = None, log_vkey: LogVkeys
 
 
 @log.command("fsck")
-def fsck(data_dir: DataDir = None) -> None:
+def fsck(unexplained_before: Before = 0, data_dir: DataDir = None) -> None:
     """Recompute every tile and signed root from the entries, and name all that is damaged. Exit code 1: something is."""
     settings = settings_of(data_dir)
     if not settings.audit_dir.exists():
         raise NotFound(f"there is no access log in {settings.audit_dir}")
-    found = check_log(settings.audit_dir, _signer(settings))
+    found = check_log(settings.audit_dir, _signer(settings), unexplained_before)
     for damage in found.damages:
         _console.print(f"damaged: {damage}", highlight=False, markup=False, soft_wrap=True)
     if found.damages:
         raise IntegrityViolation(f"{len(found.damages)} places of the log in {settings.audit_dir} are damaged")
-    _console.print(f"whole: {found.entries} entries, {found.files} files", highlight=False)
+    emptied = f", {found.emptied} of them without their event" if found.emptied else ""
+    _console.print(f"whole: {found.entries} entries{emptied}, {found.files} files", highlight=False)
 
 
 @log.command("show")

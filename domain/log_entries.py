@@ -15,6 +15,7 @@ import msgspec
 
 SALT_BYTES: Final = 32
 WRITES: Final = "writes"  # `by` of rows of the write log
+EMPTYING: Final = "emptying"  # `by` of the log's own word of what an erasure empties (`domain.log_emptying`)
 UNREADABLE: Final = "unreadable"  # `by` of what could not be read
 _MOST_CHARS: Final = 100
 _INT64: Final = 2**63
@@ -53,11 +54,17 @@ _encoder: Final = msgspec.json.Encoder(order="sorted")
 
 
 def read_record(payload: bytes, sequence: int, stored_us: int) -> LogRecord:
-    """A message of the stream. What cannot be read is a record too, of the bytes as they came: nothing vanishes."""
+    """A message of the stream. What cannot be read is a record too, of the bytes as they came: nothing vanishes.
+
+    So is what says that it is the log's own word: that comes by no stream.
+    """
     try:
-        return _records.decode(payload)
+        record = _records.decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        record = None
+    if record is None or record.by == EMPTYING:
         return LogRecord(f"stream-{sequence}", stored_us, UNREADABLE, sequence, msgspec.Raw(payload))
+    return record
 
 
 def commitment(salt: bytes, event: bytes) -> str:

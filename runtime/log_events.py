@@ -1,8 +1,8 @@
 """Events of the access log with their salts, and the entries made of them: a SQLite file of the audit process alone.
 
 An entry's place, id and bytes are fixed here before anything of it is in the tree; the database itself refuses to change
-or delete them. Event and salt may be taken away later: the tree stays whole without. What was signed is kept here too,
-before it is published: no size is ever signed with two roots.
+or delete them. Event and salt may be taken away later, for a reason that the log has (`runtime.log_emptying`): the tree stays
+whole without. What was signed is kept here too, before it is published: no size is ever signed with two roots.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 
-from domain.audit_reading import certificate_in, concerned, erased_by, is_of_erasure
+from domain.audit_reading import certificate_in, concerned
 from domain.errors import IntegrityViolation
-from domain.log_entries import WRITES, LogRecord, entry_of
+from domain.log_entries import LogRecord, entry_of
+from runtime.log_emptying import PATIENT, PRINCIPAL, LogEmptying
+from runtime.log_emptying import SCHEMA as _SCHEMA_OF_ERASED
 from runtime.small_database import in_our_words, opened, transaction
 
 FILE: Final = "events.db"
@@ -39,13 +41,6 @@ CREATE TRIGGER IF NOT EXISTS events_are_fixed BEFORE UPDATE OF idx, id, stream_s
 CREATE TRIGGER IF NOT EXISTS signed_stays BEFORE DELETE ON signed BEGIN SELECT RAISE(ABORT, 'what was signed stays'); END;
 CREATE TRIGGER IF NOT EXISTS signed_is_fixed BEFORE UPDATE ON signed BEGIN SELECT RAISE(ABORT, 'what was signed stays'); END;
 """
-# Patients who were erased: what comes later and is of before is emptied too.
-_SCHEMA_OF_ERASED: Final = """
-CREATE TABLE IF NOT EXISTS erased (name TEXT PRIMARY KEY, at_us INTEGER NOT NULL, emptied INTEGER NOT NULL) WITHOUT ROWID;
-PRAGMA secure_delete=ON;
-"""
-PATIENT: Final = "patient"
-PRINCIPAL: Final = "principal"
 _AT_ONCE: Final = 1000  # old events that are indexed
 _PATIENCE_MS: Final = 5000  # for those who read while what was emptied is to leave the log beside the file
 _INSERT: Final = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"
@@ -75,6 +70,7 @@ class LogEvents:
         self._folder = folder
         self._connection = connection
         self._make_salt = make_salt
+        self._emptying = LogEmptying(connection)
 
     @classmethod
     def open(cls, folder: Path, make_salt: Callable[[], bytes]) -> Self:
@@ -92,67 +88,42 @@ class LogEvents:
         self._connection.close()
 
     def add(self, received: Sequence[Received]) -> int:
-        """Keep records in their order behind those that are there, all or none, durably; how many were new.
+        """Keep records in their order behind those that are there, all or none, durably; how many entries were new.
 
         A record whose id is there already is passed over when its event is the same; another event under a known id is
-        kept too, under an id of its own, because nobody may overwrite what was said. Raises StorageFull.
+        kept too, under an id of its own, because nobody may overwrite what was said. Behind a record that erases somebody
+        comes what the log says of that (`runtime.log_emptying`). Raises StorageFull.
         """
-        emptied = 0
         with self._transaction():
             before = index = self.count()
             for sequence, record in received:
                 index += self._add(index, sequence, record)
-                emptied += self._empty(index, record)
-            if emptied:
-                self._connection.execute("PRAGMA user_version=1")
-        self._clear_log(patience_ms=_PATIENCE_MS if emptied else 0)
+                for said in self._emptying.ordered(index, record):
+                    index += self._add(index, sequence, said)
+        self._clear_log(patience_ms=0)
         return index - before
+
+    def empty(self, size: int) -> None:
+        """Take away what published entries, those below `size`, say is emptied. Raises StorageFull."""
+        if not self._rows("SELECT 1 FROM doomed LIMIT 1"):
+            return
+        with self._transaction():
+            is_emptied = self._emptying.carry_out(size)
+        if is_emptied:
+            self._clear_log(patience_ms=_PATIENCE_MS)
 
     def _clear_log(self, *, patience_ms: int) -> None:
         """Let what was emptied leave the log beside the file too: now, or while others read it, with one of the next records.
 
-        `user_version` is 1 from the emptying until then, whenever this process ends.
+        `user_version` is 1 from the order to empty until then, whenever this process ends.
         """
-        if not self._rows("PRAGMA user_version")[0][0]:
+        if not self._rows("PRAGMA user_version")[0][0] or self._emptying.is_pending():
             return
         self._rows(f"PRAGMA busy_timeout={patience_ms}")
         is_busy = self._rows("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]
         self._rows(f"PRAGMA busy_timeout={_PATIENCE_MS}")
         if not is_busy:
             self._rows("PRAGMA user_version=0")
-
-    def _empty(self, index: int, record: LogRecord) -> int:
-        """Take away what events before `index` say of patients that `record` says are erased, or erased before; of how many.
-
-        Part of the transaction that adds the record, so that it is done with it, whenever this process ends.
-        """
-        event = bytes(record.event)
-        patients = erased_by(event) if record.by == WRITES else frozenset[str]()
-        for key in patients:
-            add = "INSERT INTO erased VALUES (?, ?, 0) ON CONFLICT (name) DO NOTHING"
-            self._connection.execute(add, (key, record.at_us))
-        late = {key for key in concerned(event).patients - patients if self._was_erased(key, record.at_us)}
-        return sum(self._empty_of(key, index) for key in sorted(patients | late))
-
-    def _was_erased(self, key: str, at_us: int) -> bool:
-        """Whether what is of this time is of before the patient was erased."""
-        return (
-            self._connection.execute("SELECT 1 FROM erased WHERE name = ? AND at_us > ?", (key, at_us)).fetchone() is not None
-        )
-
-    def _empty_of(self, key: str, index: int) -> int:
-        """Events of before the erasure about this patient and no other, but for those that tell of the erasure."""
-        mine = (
-            "SELECT idx, source, event FROM concerned JOIN events USING (idx) WHERE kind = ? AND name = ? AND idx < ? "
-            "AND event IS NOT NULL AND at_us < (SELECT at_us FROM erased WHERE erased.name = concerned.name) "
-            "AND NOT EXISTS (SELECT 1 FROM concerned AS o WHERE o.idx = events.idx AND o.kind = ? AND o.name <> ?)"
-        )
-        found = self._connection.execute(mine, (PATIENT, key, index, PATIENT, key)).fetchall()
-        gone = [(at,) for at, source, event in found if not (source == WRITES and is_of_erasure(bytes(event)))]
-        self._connection.executemany("UPDATE events SET salt = NULL, event = NULL WHERE idx = ?", gone)
-        self._connection.executemany(f"DELETE FROM concerned WHERE idx = ? AND kind = '{PRINCIPAL}'", gone)  # noqa: S608
-        self._connection.execute("UPDATE erased SET emptied = emptied + ? WHERE name = ?", (len(gone), key))
-        return len(gone)
 
     def _add(self, index: int, sequence: int, record: LogRecord) -> int:
         known = self._connection.execute("SELECT event, entry FROM events WHERE id = ?", (record.id,)).fetchone()

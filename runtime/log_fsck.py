@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from domain.errors import IntegrityViolation, InvalidInput, NotFound, VitalgridError
+from domain.log_emptying import Explanations
 from domain.log_entries import commitment, read_entry
 from domain.merkle import EMPTY_ROOT, leaf_hash, node_hash, perfect_root
 from domain.signed_notes import Checkpoint, Note
@@ -26,19 +27,30 @@ from runtime.log_signing import LogSigner
 from runtime.log_store import CHECKPOINT, KEYS, LogReader
 
 _PARTIALS: Final = ".p"
+_TIMES: Final = 3  # while erasures empty events as they are read
 
 
 class Findings(NamedTuple):
-    """`damages`: a sentence each, with the file in front. `files` were looked at."""
+    """`damages`: a sentence each, with the file in front. `files` were looked at. `emptied`: events without content."""
 
     entries: int
     files: int
     damages: list[str]
+    emptied: int
 
 
-def check_log(folder: Path, signer: LogSigner) -> Findings:
-    """Look at everything in `folder`. Never raises for what is damaged."""
-    return _Check(folder, signer).run()
+def check_log(folder: Path, signer: LogSigner, unexplained_before: int = 0) -> Findings:
+    """Look at everything in `folder`. Never raises for what is damaged.
+
+    An event without content that no erasure explains is damaged, but for those below `unexplained_before`.
+    """
+    for _ in range(_TIMES):
+        check = _Check(folder, signer)
+        found = check.run()
+        unexplained = check.unexplained(unexplained_before)
+        if not unexplained or check.is_up_to_date():
+            break
+    return found._replace(damages=[*found.damages, *unexplained])
 
 
 class _Check:
@@ -47,6 +59,8 @@ class _Check:
         self._reader = LogReader(folder)
         self._signer = signer
         self._damages: list[str] = []
+        self._explanations = Explanations()
+        self._size = 0
         self._files: set[Path] = set()
         self._rows: list[list[bytes]] = []  # of each level, the right hashes of the tile that is open
         self._numbers: list[int] = []
@@ -57,6 +71,7 @@ class _Check:
         self._keys()
         signed = self._signed()
         size = checkpoint.size if checkpoint else max(signed, default=0)
+        self._size = size
         has_events = self._database_is_whole()
         for number in range(-(-size // WIDTH)):
             self._bundle(tile_of(ENTRIES, number, size), signed, has_events=has_events)
@@ -65,7 +80,23 @@ class _Check:
                 self._tile(level, hashes)
         if checkpoint and self._root() != checkpoint.root:
             self._say(CHECKPOINT, f"the {size} entries have another root than it says")
-        return Findings(size, len(self._files), self._damages)
+        return Findings(size, len(self._files), self._damages, self._explanations.emptied)
+
+    def unexplained(self, before: int) -> list[str]:
+        """Of what `run` found: events without content, from `before` on, that no entry explains."""
+        return [
+            f"{FILE}: the event of entry {max(first, before)}{f' to {last}' if last > max(first, before) else ''} "
+            "is gone, and no entry says that an erasure took it"
+            for first, last in self._explanations.unexplained()
+            if last >= before
+        ]
+
+    def is_up_to_date(self) -> bool:
+        """Whether the log is as large as it was: else what explains may have come since."""
+        with contextlib.suppress(VitalgridError, OSError):
+            checkpoint = self._reader.checkpoint()
+            return checkpoint is None or checkpoint.size <= self._size
+        return True
 
     def _say(self, where: str, what: str) -> None:
         self._damages.append(f"{where}: {what}")
@@ -185,14 +216,16 @@ class _Check:
             self._say(FILE, f"entry {index} is missing")
             return
         if event.salt is None and event.event is None:
-            return  # taken away, as it may be
+            self._explanations.meet_emptied(index)
+            return
         try:
-            said = read_entry(event.entry).commitment
-            opens = event.salt is not None and event.event is not None and commitment(event.salt, event.event) == said
+            said = read_entry(event.entry)
+            if event.salt is not None and event.event is not None and commitment(event.salt, event.event) == said.commitment:
+                self._explanations.meet(index, said.by, event.event)
+                return
         except (msgspec.MsgspecError, UnicodeDecodeError, TypeError):
-            opens = False
-        if not opens:
-            self._say(FILE, f"the event of entry {index} is not the one that was logged")
+            pass
+        self._say(FILE, f"the event of entry {index} is not the one that was logged")
 
     # ---- the tree
 

@@ -2,7 +2,8 @@
 
 In this order, each step durable before the next and harmless to repeat: the event with its salt, place and entry
 (`log_events`); bundles and tiles (`log_store`); that this root is signed for this size; what witnesses sign
-(`log_witnesses`); the checkpoint. A start goes on from the checkpoint with whatever events lie beyond it. Clauses 6.1b, 9.3e.
+(`log_witnesses`); the checkpoint; what an erasure empties (`log_emptying`). A start goes on from the checkpoint with whatever
+events lie beyond it. Clauses 6.1b, 9.3e.
 """
 
 from __future__ import annotations
@@ -106,9 +107,13 @@ class LogKeeper:
         return note is not None and any(one.name != self._signer.origin for one in Note.parse(note).signatures)
 
     def _integrate(self) -> None:
-        """Grow the tree by the events beyond it. Where sizes were signed already the last is met, and its root compared."""
+        """Grow the tree by the events beyond it, then empty what it says is emptied.
+
+        Where sizes were signed already the last is met, and its root compared.
+        """
         while entries := self._events.entries(self._store.size, self._step()):
             self._publish(*self._store.append(entries))
+        self._events.empty(self._store.size)
 
     def _step(self) -> int:
         signed = self._events.last_signed(self._store.size + _AT_ONCE)

@@ -1,12 +1,15 @@
 """Verifies a Vitalgrid access log, from its folder or over REST. Needs Python 3.10 or later and no other file.
 
     python log_verifier.py log DIR-or-URL --vkey KEY [--witness-vkey KEY] [--since OLD-CHECKPOINT] [--token-file FILE]
+                                          [--ca FILE] [--unexplained-before INDEX]
     python log_verifier.py proof PROOF-FILE --entry ENTRY-FILE --vkey KEY [--witness-vkey KEY]
 
 `log` reads everything: who signed the checkpoint, that each entry is the leaf that the tree has, that every tile follows
-from those below it, and that the root is the signed one; with `--since`, that nothing was changed since an earlier
-checkpoint, which you kept where the log's owner cannot reach it. In the folder it also opens each commitment by the event
-and salt that lie beside the tree. `proof` shows that one entry is in a log of which you know no more than its key.
+from those below it (in the folder those of earlier checkpoints too), and that the root is the signed one; with `--since`,
+that nothing was changed since an earlier checkpoint, which you kept where the log's owner cannot reach it. In the folder it
+also opens each commitment by the event and salt that lie beside the tree; an event that is gone must be named by a later
+entry, which says that the erasure of a person took it (not asked of those below `--unexplained-before`). `proof` shows that
+one entry is in a log of which you know no more than its key.
 
 Get keys (`vkey`) from the log's owner once, by another way than the log itself: Ed25519 and SM2; of each kind that is given
 one key must have signed. Get keys of witnesses (`--witness-vkey`) from those who run them: each that is given must have
@@ -52,6 +55,7 @@ class Report(NamedTuple):
     others: int  # signatures of keys that were not given
     events: int | None  # commitments opened; None: there were no events to open them by
     witnessed_s: int | None = None  # when all witnesses that were given had signed, POSIX time; None: none was given
+    emptied: int = 0  # events that are gone, for persons were erased
 
 
 # ---- Ed25519, RFC 8032 5.1: verification only, so nothing here is secret and time may vary
@@ -369,15 +373,31 @@ class Source:
 
     def tile(self, level: str, number: int, width: int) -> bytes:
         """A tile or bundle; the full one where the partial one is gone."""
-        groups, rest = [f"{number % 1000:03d}"], number // 1000
-        while rest:
-            groups, rest = [f"x{rest % 1000:03d}", *groups], rest // 1000
-        path = f"tile/{level}/{'/'.join(groups)}"
+        path = _path(level, number)
         content = None if width == WIDTH else self.get(f"{path}.p/{width}")
         content = self.get(path) if content is None else content
         if content is None:
             raise DoesNotHold(f"{path} is missing")
         return content
+
+    def check_narrower(self, level: str, number: int, pieces: list[bytes]) -> None:
+        """That what lies in the folder of the same tile or bundle for earlier checkpoints is how its `pieces` begin.
+
+        Nobody can list them over REST; what they were is then checked against by whoever has such a checkpoint.
+        """
+        path = f"{_path(level, number)}.p"
+        kept = [] if self.folder is None else [file.name for file in (self.folder / path).glob("*")]
+        for width in sorted(int(name) for name in kept if name.isascii() and name.isdigit()):
+            content = self.get(f"{path}/{width}") if width < len(pieces) else None
+            if content is not None and content != b"".join(pieces[:width]):
+                raise DoesNotHold(f"{path}/{width} is not the beginning of what came after it")
+
+
+def _path(level: str, number: int) -> str:
+    groups, rest = [f"{number % 1000:03d}"], number // 1000
+    while rest:
+        groups, rest = [f"x{rest % 1000:03d}", *groups], rest // 1000
+    return f"tile/{level}/{'/'.join(groups)}"
 
 
 def _entries(bundle: bytes, width: int, number: int) -> list[bytes]:
@@ -392,12 +412,22 @@ def _entries(bundle: bytes, width: int, number: int) -> list[bytes]:
     return entries[:width]
 
 
+class _Unexplained(DoesNotHold):
+    """Events are gone, and no entry says why; one that came in the meantime may."""
+
+
 class _Events:
-    """The events beside the tree: that they are those which its entries are commitments to. `opened`: how many."""
+    """The events beside the tree: that they are those which its entries are commitments to. `opened`: how many.
+
+    And that those which are gone, `emptied`, are named by entries that say so.
+    """
 
     def __init__(self, file: Path) -> None:
         self._connection = sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)
-        self.opened = 0
+        self.opened = self.emptied = 0
+        self._gone: list[list[int]] = []  # ascending [first, last]
+        self._explained: list[list[int]] = []
+        self._erased: dict[int, bytes] = {}  # index: the write by which a person was erased
 
     def check(self, start: int, entries: list[bytes]) -> None:
         """Those of entries from index `start` on."""
@@ -412,12 +442,48 @@ class _Events:
             if entry != entries[index - start]:
                 raise DoesNotHold(f"events.db has another entry {index} than the log")
             if salt is None and event is None:
-                continue  # taken away, as it may be
-            said = json.loads(entry)["commitment"]
+                self._is_gone(index)
+                continue
+            said = json.loads(entry)
             opens = isinstance(salt, bytes) and isinstance(event, bytes)
-            if not opens or base64.b64encode(hashlib.sha256(salt + event).digest()).decode() != said:
+            if not opens or base64.b64encode(hashlib.sha256(salt + event).digest()).decode() != said["commitment"]:
                 raise DoesNotHold(f"the event of entry {index} is not the one that was logged")
             self.opened += 1
+            if said["by"] in ("writes", "emptying"):
+                self._explain(index, said["by"], event)
+
+    def _is_gone(self, index: int) -> None:
+        self.emptied += 1
+        if self._gone and self._gone[-1][1] == index - 1:
+            self._gone[-1][1] = index
+        else:
+            self._gone.append([index, index])
+
+    def _explain(self, index: int, by: str, event: bytes) -> None:
+        """Entries say what is gone, by `emptying`, behind the write which says that a person is erased."""
+        if by == "writes":
+            if b'"patient.erase"' in event:
+                self._erased[index] = event
+            return
+        try:
+            said = json.loads(event)
+            because = self._erased.get(said["erasure"], b"")
+            if len(said["patient"]) >= 16 and said["patient"].encode() in because:
+                self._explained += [[first, last] for first, last in said["entries"] if last < index]
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return  # it explains nothing
+
+    def check_gone(self, before: int) -> None:
+        """That each event that is gone, from index `before` on, is explained."""
+        reasons, at = sorted(self._explained), 0
+        for first, last in self._gone:
+            wanted = max(first, before)
+            while wanted <= last:
+                while at < len(reasons) and reasons[at][1] < wanted:
+                    at += 1
+                if at == len(reasons) or reasons[at][0] > wanted:
+                    raise _Unexplained(f"the event of entry {wanted} is gone, and no entry says that an erasure took it")
+                wanted = reasons[at][1] + 1
 
     def close(self) -> None:
         self._connection.close()
@@ -462,6 +528,7 @@ class _Tree:
         content = self._source.tile(str(level), number, len(hashes))
         if content[: HASH_BYTES * len(hashes)] != b"".join(hashes) or len(content) not in (HASH_BYTES * len(hashes), 8192):
             raise DoesNotHold(f"tile {number} of level {level} does not follow from the entries")
+        self._source.check_narrower(str(level), number, hashes)
 
 
 def _read(source: Source, size: int, events: _Events | None, old_size: int) -> tuple[bytes, bytes | None]:
@@ -472,6 +539,7 @@ def _read(source: Source, size: int, events: _Events | None, old_size: int) -> t
         start = number * WIDTH
         width = min(WIDTH, size - start)
         entries = _entries(source.tile("entries", number, width), width, number)
+        source.check_narrower("entries", number, [len(entry).to_bytes(2, "big") + entry for entry in entries])
         if events is not None:
             events.check(start, entries)
         leaves = list(map(leaf_hash, entries))
@@ -483,14 +551,32 @@ def _read(source: Source, size: int, events: _Events | None, old_size: int) -> t
     return root, root if old_size == size else old_root
 
 
-def verify_log(source: Source, vkeys: list[str], since: bytes | None = None, witness_vkeys: list[str] | None = None) -> Report:
-    """Verify everything. Raises DoesNotHold with the first thing that does not."""
-    note = source.get("checkpoint")
+def verify_log(
+    source: Source, vkeys: list[str], since: bytes | None = None, witness_vkeys: list[str] | None = None,
+    unexplained_before: int = 0,
+) -> Report:  # fmt: skip
+    """Verify everything. Raises DoesNotHold with the first thing that does not.
+
+    `unexplained_before`: below this index events may be gone for reasons that the log does not say.
+    """
+    for _ in range(2):
+        note = source.get("checkpoint")
+        try:
+            return _verified(source, note, vkeys, since, witness_vkeys or [], unexplained_before)
+        except _Unexplained:
+            if source.get("checkpoint") == note:
+                raise
+    return _verified(source, source.get("checkpoint"), vkeys, since, witness_vkeys or [], unexplained_before)
+
+
+def _verified(
+    source: Source, note: bytes | None, vkeys: list[str], since: bytes | None, witness_vkeys: list[str], before: int
+) -> Report:
     if note is None:
         raise DoesNotHold("the log has no checkpoint")
     text, verified, others = open_note(note, vkeys)
     origin, size, root = read_checkpoint(text)
-    witnessed = witnessed_at(note, witness_vkeys or [])
+    witnessed = witnessed_at(note, witness_vkeys)
     old_origin, old_size, old_root = (
         (origin, 0, tree_hash([])) if since is None else read_checkpoint(open_note(since, vkeys)[0])
     )
@@ -505,7 +591,10 @@ def verify_log(source: Source, vkeys: list[str], since: bytes | None = None, wit
         raise DoesNotHold("the entries do not have the root that was signed")
     if old_origin != origin or found_old_root != old_root:
         raise DoesNotHold(f"the log was rewritten: its first {old_size} entries are not those that were signed before")
-    return Report(origin, size, root, verified, others, None if events is None else events.opened, witnessed)
+    if events is None:
+        return Report(origin, size, root, verified, others, None, witnessed)
+    events.check_gone(before)
+    return Report(origin, size, root, verified, others, events.opened, witnessed, events.emptied)
 
 
 def verify_proof(proof: bytes, entry: bytes, vkeys: list[str], witness_vkeys: list[str] | None = None) -> Report:
@@ -533,7 +622,9 @@ def describe(report: Report) -> str:
         words += f", {report.others} of other keys"
     if report.witnessed_s is not None:
         words += f"; witnessed at {datetime.fromtimestamp(report.witnessed_s, timezone.utc):%F %T} UTC"  # noqa: UP017 (3.10 has no UTC)
-    return words if report.events is None else f"{words}; {report.events} events opened"
+    if report.events is not None:
+        words += f"; {report.events} events opened"
+    return words + (f", {report.emptied} emptied" if report.emptied else "")
 
 
 def main() -> int:
@@ -545,6 +636,7 @@ def main() -> int:
     log.add_argument("--since", type=Path)
     log.add_argument("--token-file", type=Path)
     log.add_argument("--ca")
+    log.add_argument("--unexplained-before", type=int, default=0)
     proof.add_argument("proof", type=Path)
     proof.add_argument("--entry", type=Path, required=True)
     for command in (log, proof):
@@ -557,7 +649,9 @@ def main() -> int:
         else:
             token = given.token_file.read_text().strip() if given.token_file else None
             since = given.since.read_bytes() if given.since else None
-            report = verify_log(Source(given.where, token, given.ca), given.vkey, since, given.witness_vkey)
+            report = verify_log(
+                Source(given.where, token, given.ca), given.vkey, since, given.witness_vkey, given.unexplained_before
+            )
     except (DoesNotHold, OSError) as error:
         sys.stdout.write(f"DOES NOT HOLD: {error}\n")
         return 1

@@ -103,6 +103,16 @@ def test_a_flipped_bit_of_tiles_entries_and_checkpoint_is_found(copy, log):
     check_flips(copy, log[1], places)
 
 
+@pytest.mark.clause("9.3e")
+def test_a_flipped_bit_of_a_tile_or_bundle_of_an_earlier_checkpoint_is_found(copy, log):
+    earlier = [copy / name for name in ("tile/0/001.p/1", "tile/0/001.p/46", "tile/entries/001.p/1", "tile/entries/001.p/46")]
+    assert not set(earlier) & set(needed(copy))
+    check_flips(copy, log[1], [(file, at, at % 8) for file in earlier for at in (0, 9, file.stat().st_size - 1)])
+    (copy / "tile/0/000.p").mkdir()
+    (copy / "tile/0/000.p/10").write_bytes((copy / "tile/0/000").read_bytes()[:320])  # a process died before it was swept
+    check_flips(copy, log[1], [(copy / "tile/0/000.p/10", 100, 3)])
+
+
 def check_every_bit_of_tiles(folder, vkeys, monkeypatch):
     """Without events, and the checkpoint opened once: neither is what is tried here."""
     (folder / "events.db").unlink()
@@ -129,8 +139,8 @@ def test_every_flipped_bit_of_tiles_and_entries_of_a_small_log_is_found(tmp_path
 @pytest.mark.timeout(3600)
 def test_every_flipped_bit_of_a_log_of_two_levels_is_found(copy, log, monkeypatch: pytest.MonkeyPatch):
     for file in (*copy.glob("tile/*/000.p/*"), *copy.glob("tile/*/001.p/*")):
-        if file not in needed(copy):
-            file.unlink()  # of before: nothing stands on it
+        if file not in needed(copy) and file.name not in {"1", "46"}:
+            file.unlink()  # of before: some are enough
     check_flips(copy, log[1], every_bit(copy / "checkpoint"))
     check_every_bit_of_tiles(copy, log[1], monkeypatch)
 
@@ -145,18 +155,10 @@ def test_every_flipped_bit_of_a_log_of_two_levels_is_found(copy, log, monkeypatc
 ])  # fmt: skip
 def test_an_event_that_is_not_the_one_that_was_logged_is_found(copy, log, statement):
     connection = sqlite3.connect(copy / "events.db")
-    connection.executescript(statement)
+    connection.executescript(f"DROP TRIGGER events_stay_full; {statement}")
     connection.close()
     with pytest.raises(DoesNotHold, match=r"event"):
         verify_log(Source(str(copy)), log[1])
-
-
-def test_an_event_that_was_taken_away_leaves_a_log_that_holds(copy, log):
-    connection = sqlite3.connect(copy / "events.db")
-    connection.execute("UPDATE events SET event = NULL, salt = NULL WHERE idx = 7")
-    connection.commit()
-    connection.close()
-    assert verify_log(Source(str(copy)), log[1]).events == SIZE - 1
 
 
 def test_a_token_is_shown_to_an_address_in_clear_on_this_machine_alone():
