@@ -14,6 +14,7 @@ from fastapi.responses import HTMLResponse
 from api.browsers import is_same_origin
 from api.errors import headers_of
 from api.forms import form_of
+from api.in_chinese import bilingual
 from domain.alarms import INTENDED_USE
 from domain.errors import Forbidden
 
@@ -33,7 +34,7 @@ HEADERS: Final = {
 
 def shown(page: str, status: int = 200, *, problem: str = "", **values: Any) -> Response:
     """One of the template's pages, with what it needs."""
-    text = _PAGE.render(page=page, style=_STYLE, problem=problem, intended_use=INTENDED_USE, **values)
+    text = _PAGE.render(page=page, style=_STYLE, problem=bilingual(problem), intended_use=INTENDED_USE, **values)
     return HTMLResponse(text, status, HEADERS | headers_of(status, is_page=True))
 
 
