@@ -32,7 +32,7 @@ from runtime.data_keys import DataKeys
 from runtime.key_provider import provider_of
 from runtime.lake import Lake
 from runtime.log_signing import LogSigner
-from runtime.log_verifier import DoesNotHold, verify_log
+from runtime.log_verifier import CouldNotCheck, DoesNotHold, verify_log
 from runtime.log_verifier import Source as LogSource
 from runtime.outgoing_links import plain_links
 from runtime.settings import Settings
@@ -201,7 +201,7 @@ def _check_log(settings: Settings, manifest: Manifest) -> Check:
     vkeys = [key.vkey for key in LogSigner(provider_of(settings), settings.audit_origin).public_keys()]
     try:
         report = verify_log(LogSource(str(settings.audit_dir)), vkeys)
-    except (DoesNotHold, OSError) as error:
+    except (DoesNotHold, CouldNotCheck, OSError) as error:
         return Check("access log", holds=False, says=str(error))
     is_same = (report.size, report.root.hex()) == (manifest.log.size, manifest.log.root)
     return _check("access log", [] if is_same else ["another root"], f"{report.size} entries, signed, the same root")

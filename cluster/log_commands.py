@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from cluster.command_options import DataDir
@@ -14,7 +15,7 @@ from cluster.pki import authority_of
 from cluster.run_target import settings_of, token_of
 from cluster.run_view import wide_console
 from domain.audit_reading import said
-from domain.errors import IntegrityViolation, NotFound, Unavailable
+from domain.errors import IntegrityViolation, NotFound, VitalgridError
 from domain.instants import from_us
 from domain.log_entries import read_entry
 from runtime.erasure_certificates import certificate_signer, own_vkeys, verify_bundle
@@ -23,7 +24,7 @@ from runtime.log_events import events_between
 from runtime.log_fsck import check_log
 from runtime.log_signing import LogSigner
 from runtime.log_store import LogReader
-from runtime.log_verifier import DoesNotHold, Source, describe, verify_log
+from runtime.log_verifier import CouldNotCheck, DoesNotHold, Source, describe, verify_log
 from runtime.sealing import Sealer
 from runtime.settings import Settings
 from runtime.sql.sealed import reason_shown
@@ -58,17 +59,21 @@ def verify(  # noqa: PLR0913, PLR0917 (one option each)
     where: Where = None, vkey: Vkeys = None, witness_vkey: WitnessVkeys = None, since: Since = None, token: Token = None,
     ca: Ca = None, unexplained_before: Before = 0, data_dir: DataDir = None,
 ) -> None:  # fmt: skip
-    """Verify everything: signatures, each entry, each tile, the root, and the events beside them. Exit code 1: it fails."""
+    """Verify everything: signatures, each entry, each tile, the root, and the events beside them.
+
+    Exit code 1: it does not hold; 2: it could not be checked.
+    """
     settings = settings_of(data_dir)
     where = where or str(settings.audit_dir)
-    vkeys = vkey or [key.vkey for key in _signer(settings).public_keys()]
     try:
+        vkeys = vkey or [key.vkey for key in _signer(settings).public_keys()]
         earlier = since.read_bytes() if since else None
         report = verify_log(_source(where, token, ca, settings), vkeys, earlier, witness_vkey, unexplained_before)
     except DoesNotHold as error:
         raise IntegrityViolation(f"the log does not hold: {error}") from None
-    except OSError as error:
-        raise Unavailable(f"the log cannot be read: {error}") from None
+    except (CouldNotCheck, VitalgridError, OSError) as error:
+        _console.print(f"[red]the log could not be checked: {escape(str(error))}[/red]", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
     _console.print(f"holds: {describe(report)}", highlight=False, markup=False, soft_wrap=True)
 
 

@@ -19,7 +19,7 @@ from domain.instants import to_rfc3339
 from domain.log_entries import commitment, read_entry
 from domain.signed_notes import ED25519, SM2, Note, PublicKey
 from runtime.keys import KeyProvider
-from runtime.log_verifier import DoesNotHold, verify_proof
+from runtime.log_verifier import CouldNotCheck, DoesNotHold, verify_proof
 from runtime.note_signing import KeyVerifier, NoteSigner
 
 CERTIFICATE_KEYS: Final[Mapping[str, bytes]] = {"certificate-ed25519": ED25519, "certificate-sm2": SM2}
@@ -100,6 +100,8 @@ def verify_bundle(raw: bytes, vkeys: Sequence[str], log_vkeys: Sequence[str]) ->
         verify_proof(bundle.proof.encode(), bundle.entry, list(log_vkeys))
     except DoesNotHold as error:
         raise IntegrityViolation(f"the proof does not hold: {error}") from None
+    except CouldNotCheck as error:
+        raise InvalidInput(f"the proof could not be checked: {error}") from None
     return note.text
 
 

@@ -14,7 +14,7 @@ one entry is in a log of which you know no more than its key.
 Get keys (`vkey`) from the log's owner once, by another way than the log itself: Ed25519 and SM2; of each kind that is given
 one key must have signed. Get keys of witnesses (`--witness-vkey`) from those who run them: each that is given must have
 signed too, so that the log can have no other past than the one they saw. Signatures of other keys are counted. Exit code:
-0 all holds, 1 something does not, 2 wrong use.
+0 all holds, 1 something does not, 2 it could not be checked: wrong use, or the log could not be reached or read.
 
 Deliberately written apart from the code that writes the log, from RFC 9162, RFC 8032, GB/T 32905, GB/T 32918 and c2sp.org's
 signed-note, tlog-checkpoint, tlog-tiles, tlog-proof and tlog-cosignature: a mistake in one is not repeated in the other.
@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
+import http.client
 import json
 import sqlite3
 import ssl
@@ -43,6 +44,10 @@ PROOF_HEADER = "c2sp.org/tlog-proof@v1"
 
 class DoesNotHold(Exception):
     """Something is not as the log says. A sentence."""
+
+
+class CouldNotCheck(Exception):
+    """Nothing was found out: what was given is of no use, or the log cannot be reached. A sentence."""
 
 
 class Report(NamedTuple):
@@ -223,10 +228,13 @@ _KINDS = {(b"\x01", 32): is_signed, (_WITNESS, 32): is_cosigned, (b"\xffvitalgri
 def read_vkey(vkey: str) -> tuple[tuple[str, bytes], tuple[bytes, int], bytes]:
     """((name, key id), kind, key) of `name+id+base64`."""
     name, key_id, encoded = [*vkey.strip().split("+", 2), "", ""][:3]
-    content = _base64(encoded)
+    try:
+        content = _base64(encoded)
+    except DoesNotHold:
+        content = b""
     kind = next((kind for kind in _KINDS if content.startswith(kind[0]) and len(content) == len(kind[0]) + kind[1]), None)
     if not name or kind is None or hashlib.sha256(name.encode() + b"\n" + content).digest()[:4].hex() != key_id:
-        raise DoesNotHold(f"{vkey[:80]!r} is no key of the form name+id+base64, Ed25519, SM2 or a witness's")
+        raise CouldNotCheck(f"{vkey[:80]!r} is no key of the form name+id+base64, Ed25519, SM2 or a witness's")
     return (name, bytes.fromhex(key_id)), kind, content[len(kind[0]) :]
 
 
@@ -273,7 +281,7 @@ def witnessed_at(raw: bytes, vkeys: list[str]) -> int | None:
     for vkey in vkeys:
         key_id, kind, _ = read_vkey(vkey)
         if kind[0] != _WITNESS:
-            raise DoesNotHold(f"{key_id[0]} is the key of a log, not of a witness")
+            raise CouldNotCheck(f"{key_id[0]} is the key of a log, not of a witness")
         if key_id not in signatures:
             raise DoesNotHold(f"the checkpoint is not signed by the witness {key_id[0]}")
         open_note(raw, [vkey])
@@ -344,16 +352,28 @@ class Source:
     """
 
     def __init__(self, where: str, token: str | None = None, ca: str | None = None) -> None:
-        parts = urllib.parse.urlsplit(where)
+        try:
+            parts = urllib.parse.urlsplit(where)
+        except ValueError as error:
+            raise CouldNotCheck(f"{where} is no address: {error}") from None
         self._url = where.rstrip("/") if parts.scheme in ("http", "https") else None
         if token and parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "::1", "localhost"):
-            raise DoesNotHold(f"the token would cross a network in clear to {parts.hostname}: expected https://")
+            raise CouldNotCheck(f"the token would cross a network in clear to {parts.hostname}: expected https://")
         self.folder = None if self._url else Path(where)
         self._token = token
-        self._tls = _verifying(ca) if self._url else None
+        try:
+            self._tls = _verifying(ca) if self._url else None
+        except OSError as error:
+            raise CouldNotCheck(f"{ca} is no file with an authority's certificate: {error}") from None
 
     def get(self, path: str) -> bytes | None:
-        """What lies at `path`; None when nothing does."""
+        """What lies at `path`; None when nothing does. Raises CouldNotCheck when that cannot be said."""
+        try:
+            return self._got(path)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise CouldNotCheck(f"{path} cannot be read: {error}") from None
+
+    def _got(self, path: str) -> bytes | None:
         if self.folder is not None:
             try:
                 return (self.folder / path).read_bytes()
@@ -370,6 +390,15 @@ class Source:
             if error.code == 404:
                 return None
             raise
+
+    def note(self) -> bytes:
+        """The signed checkpoint. Raises DoesNotHold for a log that has none, CouldNotCheck where there is no log."""
+        note = self.get("checkpoint")
+        if note is not None:
+            return note
+        if self.folder is None or not ((self.folder / "tile").exists() or (self.folder / "events.db").exists()):
+            raise CouldNotCheck(f"there is no log at {self._url or self.folder}: it has no checkpoint")
+        raise DoesNotHold("the log has no checkpoint")
 
     def tile(self, level: str, number: int, width: int) -> bytes:
         """A tile or bundle; the full one where the partial one is gone."""
@@ -412,6 +441,33 @@ def _entries(bundle: bytes, width: int, number: int) -> list[bytes]:
     return entries[:width]
 
 
+_ELSEWHERE = ("unable to open", "locked", "disk I/O", "busy")  # what SQLite says of a file that it cannot get at
+
+
+def _of(error: sqlite3.DatabaseError) -> Exception:
+    if any(words in str(error) for words in _ELSEWHERE):
+        return CouldNotCheck(f"events.db cannot be read: {error}")
+    return DoesNotHold(f"events.db is damaged: {error}")
+
+
+def _opened(file: Path) -> sqlite3.Connection:
+    try:
+        return sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)
+    except sqlite3.DatabaseError as error:
+        raise _of(error) from None
+
+
+def _said(entry: bytes) -> dict[str, object]:
+    """What an entry says."""
+    try:
+        said = json.loads(entry)
+    except ValueError:
+        said = None
+    if not isinstance(said, dict) or not {"commitment", "by"} <= said.keys():
+        raise DoesNotHold("an entry is none of this log: it has no commitment")
+    return said
+
+
 class _Unexplained(DoesNotHold):
     """Events are gone, and no entry says why; one that came in the meantime may."""
 
@@ -423,7 +479,7 @@ class _Events:
     """
 
     def __init__(self, file: Path) -> None:
-        self._connection = sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)
+        self._connection = _opened(file)
         self.opened = self.emptied = 0
         self._gone: list[list[int]] = []  # ascending [first, last]
         self._explained: list[list[int]] = []
@@ -435,7 +491,7 @@ class _Events:
         try:
             rows = self._connection.execute(query, (start, start + len(entries))).fetchall()
         except sqlite3.DatabaseError as error:
-            raise DoesNotHold(f"events.db is damaged: {error}") from None
+            raise _of(error) from None
         if [row[0] for row in rows] != list(range(start, start + len(entries))):
             raise DoesNotHold(f"events.db lacks events between {start} and {start + len(entries)}")
         for index, salt, event, entry in rows:
@@ -444,13 +500,13 @@ class _Events:
             if salt is None and event is None:
                 self._is_gone(index)
                 continue
-            said = json.loads(entry)
+            said = _said(entry)
             opens = isinstance(salt, bytes) and isinstance(event, bytes)
             if not opens or base64.b64encode(hashlib.sha256(salt + event).digest()).decode() != said["commitment"]:
                 raise DoesNotHold(f"the event of entry {index} is not the one that was logged")
             self.opened += 1
             if said["by"] in ("writes", "emptying"):
-                self._explain(index, said["by"], event)
+                self._explain(index, str(said["by"]), event)
 
     def _is_gone(self, index: int) -> None:
         self.emptied += 1
@@ -555,31 +611,27 @@ def verify_log(
     source: Source, vkeys: list[str], since: bytes | None = None, witness_vkeys: list[str] | None = None,
     unexplained_before: int = 0,
 ) -> Report:  # fmt: skip
-    """Verify everything. Raises DoesNotHold with the first thing that does not.
+    """Verify everything. Raises DoesNotHold with the first thing that does not, CouldNotCheck when that cannot be said.
 
     `unexplained_before`: below this index events may be gone for reasons that the log does not say.
     """
     for _ in range(2):
-        note = source.get("checkpoint")
+        note = source.note()
         try:
             return _verified(source, note, vkeys, since, witness_vkeys or [], unexplained_before)
         except _Unexplained:
-            if source.get("checkpoint") == note:
+            if source.note() == note:
                 raise
-    return _verified(source, source.get("checkpoint"), vkeys, since, witness_vkeys or [], unexplained_before)
+    return _verified(source, source.note(), vkeys, since, witness_vkeys or [], unexplained_before)
 
 
 def _verified(
-    source: Source, note: bytes | None, vkeys: list[str], since: bytes | None, witness_vkeys: list[str], before: int
+    source: Source, note: bytes, vkeys: list[str], since: bytes | None, witness_vkeys: list[str], before: int
 ) -> Report:
-    if note is None:
-        raise DoesNotHold("the log has no checkpoint")
+    old_origin, old_size, old_root = (None, 0, tree_hash([])) if since is None else _earlier(since, vkeys)
     text, verified, others = open_note(note, vkeys)
     origin, size, root = read_checkpoint(text)
     witnessed = witnessed_at(note, witness_vkeys)
-    old_origin, old_size, old_root = (
-        (origin, 0, tree_hash([])) if since is None else read_checkpoint(open_note(since, vkeys)[0])
-    )
     beside = None if source.folder is None else source.folder / "events.db"
     events = _Events(beside) if beside is not None and beside.exists() else None
     try:
@@ -589,7 +641,7 @@ def _verified(
             events.close()
     if found_root != root:
         raise DoesNotHold("the entries do not have the root that was signed")
-    if old_origin != origin or found_old_root != old_root:
+    if old_origin not in (None, origin) or found_old_root != old_root:
         raise DoesNotHold(f"the log was rewritten: its first {old_size} entries are not those that were signed before")
     if events is None:
         return Report(origin, size, root, verified, others, None, witnessed)
@@ -597,8 +649,16 @@ def _verified(
     return Report(origin, size, root, verified, others, events.opened, witnessed, events.emptied)
 
 
+def _earlier(since: bytes, vkeys: list[str]) -> tuple[str, int, bytes]:
+    """What the checkpoint says that was kept. That it does not hold is no word about the log."""
+    try:
+        return read_checkpoint(open_note(since, vkeys)[0])
+    except DoesNotHold as error:
+        raise CouldNotCheck(f"the earlier checkpoint is of no use: {error}") from None
+
+
 def verify_proof(proof: bytes, entry: bytes, vkeys: list[str], witness_vkeys: list[str] | None = None) -> Report:
-    """That `entry` is in the log whose checkpoint the proof has. Raises DoesNotHold."""
+    """That `entry` is in the log whose checkpoint the proof has. Raises DoesNotHold, CouldNotCheck."""
     head, gap, note = proof.partition(b"\n\n")
     lines = head.decode(errors="replace").split("\n")
     if len(lines) > 1 and lines[1].startswith("extra "):
@@ -652,9 +712,12 @@ def main() -> int:
             report = verify_log(
                 Source(given.where, token, given.ca), given.vkey, since, given.witness_vkey, given.unexplained_before
             )
-    except (DoesNotHold, OSError) as error:
+    except DoesNotHold as error:
         sys.stdout.write(f"DOES NOT HOLD: {error}\n")
         return 1
+    except (CouldNotCheck, OSError, UnicodeDecodeError) as error:
+        sys.stdout.write(f"COULD NOT BE CHECKED: {error}\n")
+        return 2
     sys.stdout.write(f"holds: {describe(report)}\n")
     return 0
 
