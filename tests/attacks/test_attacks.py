@@ -42,7 +42,7 @@ def test_floods_keep_no_honest_client_out_and_cost_no_reading(platform: RunningP
         for group in GROUPS:
             outcome = await bench.under(group, SECONDS)
             assert outcome.problems(P99_S) == [], outcome
-            assert outcome.attackers["opened"] > (2 if group == HELD else 40), outcome
+            assert outcome.attackers["opened"] >= (2 if group == HELD else 40), outcome
             told = outcome.attackers.keys() & {"cut", "refused", "401", "413", "415", "422", "429", "431", "503"}
             assert told, outcome
         await bench.honest.close()
