@@ -18,8 +18,8 @@ from rich.console import Console
 from cluster.lazy_commands import LazyCommands
 from domain.errors import VitalgridError
 from runtime.log import configure_logging, pass_over_what_is_no_fault
+from runtime.private_folder import OWNER_ONLY, make_private
 from runtime.settings import Settings
-
 
 class _Commands(LazyCommands):
     ELSEWHERE: ClassVar[dict[str, str]] = {
@@ -107,7 +107,8 @@ def load_settings(data_dir: Path | None) -> Settings:
     if data_dir is not None:
         os.environ["VITALGRID_DATA_DIR"] = str(data_dir)
     settings = Settings()
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)  # before anything else makes it, for everybody to read
+    if make_private(settings.data_dir):  # before anything is put there
+        _console.print(f"{settings.data_dir} was open to others, and is closed to them now", highlight=False)
     configure_logging(settings.log_level, settings.log_format, settings.data_dir / "log" / "up.log")
     return settings
 
@@ -119,6 +120,7 @@ def _end(number: int, _frame: FrameType | None) -> None:
 
 def main() -> None:
     """Entry point of the `vitalgrid` command. Exit codes: 0 done, 1 failed, 2 wrong use or settings."""
+    os.umask(OWNER_ONLY)  # of all that is started from here too
     signal.signal(signal.SIGTERM, _end)
     pass_over_what_is_no_fault()
     try:
