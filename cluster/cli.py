@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -14,12 +15,16 @@ from typing import Annotated, ClassVar
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 
 from cluster.lazy_commands import LazyCommands
 from domain.errors import VitalgridError
 from runtime.log import configure_logging, pass_over_what_is_no_fault
 from runtime.private_folder import OWNER_ONLY, make_private
 from runtime.settings import Settings
+
+logger = logging.getLogger(__name__)
+
 
 class _Commands(LazyCommands):
     ELSEWHERE: ClassVar[dict[str, str]] = {
@@ -136,6 +141,12 @@ def main() -> None:
         sys.exit(2)
     except VitalgridError as error:
         _console.print(f"[red]{error}[/red]", highlight=False)
+        sys.exit(1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        logger.info("a file or folder cannot be used", exc_info=error)  # where it was, for the log of `up`
+        _console.print(f"[red]{escape(str(error.filename))} cannot be used: {error.strerror}[/red]", highlight=False)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
