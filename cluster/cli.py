@@ -10,7 +10,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Final
 
 import typer
 from pydantic import ValidationError
@@ -58,6 +58,7 @@ app = typer.Typer(
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where the platform keeps everything (default: var).")]
 _console = Console(stderr=True)
+_STDERR: Final = 2
 
 
 @app.callback()
@@ -105,6 +106,7 @@ def _prepare_ray(settings: Settings) -> None:
     from cluster.ray_environment import prepare_ray  # noqa: PLC0415
 
     prepare_ray(ray_tls(settings))
+    _keep_apart(settings.data_dir / "log" / "ray.log")
 
 
 def load_settings(data_dir: Path | None) -> Settings:
@@ -116,6 +118,15 @@ def load_settings(data_dir: Path | None) -> Settings:
         _console.print(f"{settings.data_dir} was open to others, and is closed to them now", highlight=False)
     configure_logging(settings.log_level, settings.log_format, settings.data_dir / "log" / "up.log")
     return settings
+
+
+def _keep_apart(log: Path) -> None:
+    """What libraries write past Python (Ray's do, of each connection that fails) goes to `log`; words for people stay here."""
+    if sys.stderr.fileno() != _STDERR:
+        return  # done already
+    sys.stderr = os.fdopen(os.dup(_STDERR), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), _STDERR)
 
 
 def _end(number: int, _frame: FrameType | None) -> None:

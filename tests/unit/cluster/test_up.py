@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import io
 
 import pytest
 from rich.console import Console
 
 from cluster import up
-from cluster.connection import Connection
+from cluster.connection import Connection, admin_token_file, first_password_file
 from cluster.first_start import FirstCredentials
 from runtime.settings import Settings
 
@@ -44,3 +45,15 @@ async def test_a_platform_is_stopped_when_its_introduction_cannot_be_written(mon
     with pytest.raises(ValueError, match="closed file"):
         await asyncio.wait_for(up.run_platform(Settings(data_dir=tmp_path), Console(file=ClosedTerminal())), 10)
     assert StartedPlatform.stops == 1
+
+
+@pytest.mark.clause("9.3b")
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_the_first_password_and_the_token_are_shown_at_a_terminal_alone(tmp_path, is_terminal):
+    console = Console(file=io.StringIO(), force_terminal=is_terminal, width=200)
+    settings = Settings(data_dir=tmp_path)
+    up._tell_first(FirstCredentials(token="the-token", password="the-password"), settings, console)
+    said = console.file.getvalue()
+    assert ("the-token" in said, "the-password" in said) == (is_terminal, is_terminal)
+    assert str(first_password_file(tmp_path)) in said
+    assert str(admin_token_file(tmp_path)) in said
