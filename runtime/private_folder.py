@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -55,13 +53,3 @@ def why_not_closed(folder: Path) -> str | None:
 def _is_ours(folder: Path) -> bool:
     """Whether a platform has used it, or nobody has."""
     return (folder / _USED).exists() or not {path.name for path in folder.iterdir()} - {_OF_THE_DISK}
-
-
-@contextmanager
-def for_owner_only() -> Iterator[None]:
-    """Whatever is made meanwhile, by this process and those that it starts, is its owner's alone."""
-    before = os.umask(OWNER_ONLY)
-    try:
-        yield
-    finally:
-        os.umask(before)

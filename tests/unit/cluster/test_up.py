@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
@@ -57,3 +60,20 @@ def test_the_first_password_and_the_token_are_shown_at_a_terminal_alone(tmp_path
     assert ("the-token" in said, "the-password" in said) == (is_terminal, is_terminal)
     assert str(first_password_file(tmp_path)) in said
     assert str(admin_token_file(tmp_path)) in said
+
+
+def test_what_libraries_write_goes_to_a_log_and_words_for_people_stay(tmp_path):
+    program = f"""
+import os, pathlib, sys
+from cluster.cli import _console, _keep_apart
+_keep_apart(pathlib.Path({str(tmp_path / "ray.log")!r}))
+_keep_apart(pathlib.Path({str(tmp_path / "ray.log")!r}))
+os.write(2, b"of Ray")
+_console.print("for people")
+raise SystemExit("and why it ended")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.stderr.splitlines() == ["for people", "and why it ended"]
+    assert (tmp_path / "ray.log").read_text() == "of Ray"
