@@ -64,6 +64,7 @@ async def _record(settings: Settings, out: Path, hospital: str | None, seconds: 
     bus = await Bus.connect(connection.nats_url, connection.bus_key(bus_rights.OBSERVER), "fleet record")
     recorder = Recorder(hospital)
     try:
+        await asyncio.to_thread(out.mkdir, parents=True, exist_ok=True)  # before so much is heard for nothing
         state = await bus.stream_state(subjects.READINGS_STREAM)
         past = await bus.follow(subjects.READINGS_STREAM, ["control.*"], 1, recorder.take)
         readings = await bus.follow(

@@ -75,6 +75,9 @@ def _is_own(folder: Path) -> bool:
 
 
 def _temporary() -> Path:
+    """That of this process, if the path is short and nobody else may rename what is ours there; else everybody's."""
     folder = Path(tempfile.gettempdir())
+    mode = folder.stat().st_mode
     is_short = len(os.fsencode(folder)) + _IN_RAYS <= _SOCKET_BYTES
-    return folder if is_short else Path("/tmp")  # noqa: S108 (what is made there is new, and closed to others)
+    is_ours = bool(mode & stat.S_ISVTX) or not mode & 0o022
+    return folder if is_short and is_ours else Path("/tmp")  # noqa: S108 (what is made there is new, and closed to others)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from cluster.cli import app
 from cluster.device_commands import device_ids_in
 from domain.errors import InvalidInput, NotFound
-from scenarios.recorded import place_of
+from scenarios.recorded import find_recording, place_of
 
 VKEY = "sz+00000000+AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -88,3 +88,10 @@ def test_a_list_of_devices_says_what_it_lacks(tmp_path: Path, content: str, says
         device_ids_in(file)
     file.write_text("\ufeffdevice_id,ward\nmon-1,icu\n,icu\n", encoding="utf-8")
     assert device_ids_in(file) == ["mon-1", ""]
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00\x01\xff", b"a,b\n1,2\n"])
+def test_a_file_that_is_no_recording_is_said_in_a_sentence(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "some.csv").write_bytes(content)
+    with pytest.raises(InvalidInput, match=r"some\.csv is no recording"):
+        find_recording(str(tmp_path / "some.csv"), 1, None, "sz")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 
 import pytest
@@ -47,9 +48,19 @@ def test_what_the_note_does_not_rightly_name_is_not_deleted(tmp_path: Path, temp
         RayFolder(tmp_path / "note").remove()
 
 
-@pytest.mark.parametrize("length", [3, 14, 15, 90])
-def test_a_socket_has_room_in_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int) -> None:
-    monkeypatch.setattr(ray_folder.tempfile, "gettempdir", lambda: "/" + "x" * length)
-    inner = ray_folder._temporary() / f"vitalgrid-{'0' * 12}" / "r"
-    assert len(os.fsencode(inner / SESSION / "sockets" / "plasma_store.10")) <= 107
-    assert str(inner).startswith("/x") == (length < 15)
+@pytest.mark.parametrize(
+    ("letters", "mode", "is_taken"), [(10, 0o700, True), (11, 0o700, False), (10, 0o777, False), (10, 0o1777, True)]
+)
+def test_a_socket_has_room_in_its_path_and_nobody_else_can_rename_the_folder(
+    monkeypatch: pytest.MonkeyPatch, letters: int, mode: int, is_taken: bool
+) -> None:
+    given = Path("/tmp") / f"{secrets.randbelow(10**letters):0{letters}}"
+    given.mkdir()
+    given.chmod(mode)
+    monkeypatch.setattr(ray_folder.tempfile, "gettempdir", lambda: str(given))
+    try:
+        taken = ray_folder._temporary()
+    finally:
+        given.rmdir()
+    assert taken == (given if is_taken else Path("/tmp"))
+    assert len(os.fsencode(taken / f"vitalgrid-{'0' * 12}" / "r" / SESSION / "sockets" / "plasma_store.10")) <= 107
