@@ -51,17 +51,6 @@ def test_a_folder_that_cannot_be_used_is_said_in_a_sentence(tmp_path: Path, argu
     assert (ended.returncode, ended.stderr.strip().count("\n")) == (1, 0), ended.stderr
 
 
-def test_what_a_command_makes_is_its_owners_alone(tmp_path: Path) -> None:
-    before = os.umask(0o022)
-    try:
-        assert vitalgrid(tmp_path, "ray-certificate", "10.0.0.7").returncode == 0
-    finally:
-        os.umask(before)
-    made = [*(tmp_path / "var").rglob("*")]
-    assert made
-    assert [path for path in made if path.stat().st_mode & 0o077] == []
-
-
 def test_a_recording_is_looked_for_where_the_caller_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mine.csv").touch()
