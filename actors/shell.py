@@ -29,6 +29,7 @@ from runtime.key_provider import provider_in
 from runtime.lake import Lake
 from runtime.log import configure_logging
 from runtime.priority import share_finely
+from runtime.private_folder import OWNER_ONLY
 from runtime.sealed_file import FileSeal
 from runtime.snapshots import SnapshotStore
 
@@ -59,6 +60,7 @@ class HostShell:
     """Hosts one `Host`. The supervisor replaces a dead shell by a new one; state comes from snapshots and the stream."""
 
     def __init__(self, config: HostConfig) -> None:
+        os.umask(OWNER_ONLY)  # on another machine of Ray's it is what somebody's shell had
         share_finely()
         configure_logging(config.log_level, config.log_format, config.log_file)
         self._config = config

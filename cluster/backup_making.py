@@ -22,7 +22,7 @@ from cluster.connection import check_owner
 from cluster.first_start import sealer_of
 from cluster.sealing import file_seal
 from domain import subjects
-from domain.errors import InvalidInput, VitalgridError
+from domain.errors import InvalidInput, NotFound, VitalgridError
 from domain.instants import from_us
 from domain.ports import Clock
 from runtime.backup_folder import BackupFolder, Copier
@@ -72,10 +72,13 @@ async def create(settings: Settings, wish: Wish, clock: Clock, told: Told = lamb
     """Make a backup. Raises Conflict, StorageFull, Unavailable, KeyMissing; then there is none, and nothing else is touched."""
     _check_places(settings, wish)
     check_owner(settings.data_dir, "make backups")
+    if not (settings.data_dir / "nats").is_dir():
+        raise NotFound(f"there is no platform in {settings.data_dir}: none was ever started there")
     keys = provider_of(settings)
     folder = BackupFolder(wish.to.resolve())
     with contextlib.ExitStack() as stack:
         stack.enter_context(folder.held())
+        kept = None if wish.keys_to is None else stack.enter_context(BackupFolder(wish.keys_to.resolve()).held())
         if not folder.names():  # where backups are, a lost key must not be replaced by the way
             make_missing(keys, BACKUP_KEYS)
         signer = signer_of(keys, settings.region_id)
@@ -83,9 +86,7 @@ async def create(settings: Settings, wish: Wish, clock: Clock, told: Told = lamb
         folder.check_room(await asyncio.to_thread(sources.expected_bytes, settings, earlier and earlier[1]) + _ROOM)
         making = _Making(settings, clock, folder, signer, told)
         manifest, unlisted = await making.data(earlier, has_keys=wish.keys_to is not None and wish.keys_stay)
-        kept = None
-        if wish.keys_to is not None:  # first, so that a backup that is listed has its keys
-            kept = stack.enter_context(BackupFolder(wish.keys_to.resolve()).held())
+        if kept is not None:  # first, so that a backup that is listed has its keys
             await asyncio.to_thread(making.keys, kept, manifest)
         folder.finish(unlisted, manifest, signer)
         _keep(folder, kept, wish.keep, signer)

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Final
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 
 from cluster.lazy_commands import LazyCommands
 from domain.errors import VitalgridError
 from runtime.log import configure_logging, pass_over_what_is_no_fault
+from runtime.private_folder import OWNER_ONLY, make_private
 from runtime.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 
 class _Commands(LazyCommands):
@@ -53,6 +58,7 @@ app = typer.Typer(
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where the platform keeps everything (default: var).")]
 _console = Console(stderr=True)
+_STDERR: Final = 2
 
 
 @app.callback()
@@ -100,6 +106,7 @@ def _prepare_ray(settings: Settings) -> None:
     from cluster.ray_environment import prepare_ray  # noqa: PLC0415
 
     prepare_ray(ray_tls(settings))
+    _keep_apart(settings.data_dir / "log" / "ray.log")
 
 
 def load_settings(data_dir: Path | None) -> Settings:
@@ -107,9 +114,19 @@ def load_settings(data_dir: Path | None) -> Settings:
     if data_dir is not None:
         os.environ["VITALGRID_DATA_DIR"] = str(data_dir)
     settings = Settings()
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)  # before anything else makes it, for everybody to read
+    if make_private(settings.data_dir):  # before anything is put there
+        _console.print(f"{settings.data_dir} was open to others, and is closed to them now", highlight=False)
     configure_logging(settings.log_level, settings.log_format, settings.data_dir / "log" / "up.log")
     return settings
+
+
+def _keep_apart(log: Path) -> None:
+    """What libraries write past Python (Ray's do, of each connection that fails) goes to `log`; words for people stay here."""
+    if sys.stderr.fileno() != _STDERR:
+        return  # done already
+    sys.stderr = os.fdopen(os.dup(_STDERR), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), _STDERR)
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
@@ -119,6 +136,7 @@ def _end(number: int, _frame: FrameType | None) -> None:
 
 def main() -> None:
     """Entry point of the `vitalgrid` command. Exit codes: 0 done, 1 failed, 2 wrong use or settings."""
+    os.umask(OWNER_ONLY)  # of all that is started from here too
     signal.signal(signal.SIGTERM, _end)
     pass_over_what_is_no_fault()
     try:
@@ -134,6 +152,12 @@ def main() -> None:
         sys.exit(2)
     except VitalgridError as error:
         _console.print(f"[red]{error}[/red]", highlight=False)
+        sys.exit(1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        logger.info("a file or folder cannot be used", exc_info=error)  # where it was, for the log of `up`
+        _console.print(f"[red]{escape(str(error.filename))} cannot be used: {error.strerror}[/red]", highlight=False)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -23,6 +23,7 @@ devices.command("release")(release)
 devices.command("isolated")(isolated)
 _console = wide_console()
 _REASON: Final = "vitalgrid devices"
+_COLUMN: Final = "device_id"
 _AT_ONCE: Final = 500  # as many as the API takes
 
 
@@ -40,19 +41,35 @@ def enrol(
     token: Token = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Make a claim code for each device of a list. Prints CSV: device, code, or why there is none."""
-    try:
-        with devices_file.open(encoding="utf-8-sig", newline="") as file:
-            ids = [(row.get("device_id") or "").strip() for row in csv.DictReader(file)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InvalidInput(f"{devices_file} is no CSV that can be read: {error}") from None
-    target = target_of(token, data_dir)
+    """Make a claim code for each device of a list. Prints CSV: device, code, or why there is none (exit code 1)."""
+    ids = device_ids_in(devices_file)
+    target, refused = target_of(token, data_dir), 0
     out = csv.writer(sys.stdout)
     out.writerow(("device_id", "claim_code", "error"))
     for start in range(0, len(ids), _AT_ONCE):
         path = f"/devices/claim-codes?hospital={quote(hospital)}"
         for row in ask(target, "POST", path, ids[start : start + _AT_ONCE], reason=_REASON)["reports"]:
             out.writerow((row["device_id"], row["claim_code"] or "", row["error"] or ""))
+            refused += row["error"] is not None
+    if refused:
+        sys.stdout.flush()
+        raise InvalidInput(f"{refused} of {len(ids)} devices got no claim code: the list says why")
+
+
+def device_ids_in(file: Path) -> list[str]:
+    """The column device_id of a CSV. Raises InvalidInput when it is none, has no such column, or no row."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as opened:
+            reader = csv.DictReader(opened)
+            columns = reader.fieldnames or []
+            ids = [(row.get(_COLUMN) or "").strip() for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InvalidInput(f"{file} is no CSV that can be read: {error}") from None
+    if _COLUMN not in columns:
+        raise InvalidInput(f"{file} has no column {_COLUMN}: its first line has {', '.join(map(repr, columns)) or 'nothing'}")
+    if not ids:
+        raise InvalidInput(f"{file} names no device: expected a row for each, under the column {_COLUMN}")
+    return ids
 
 
 @devices.command("credentials")

@@ -42,6 +42,7 @@ from domain.messages import StorageLevel
 from runtime.clock import SystemClock
 from runtime.known_answers import KNOWN_ANSWERS, wrong_answers
 from runtime.nats_server import find_nats_server
+from runtime.private_folder import is_open_to_others, why_not_closed
 from runtime.settings import Settings
 from runtime.storage import existing, look_at
 
@@ -190,6 +191,17 @@ def storage(settings: Settings) -> Iterator[Finding]:
         else:
             mend = "make room or repair the disk; a smaller storage.reserve_bytes leaves less for what must still be written"
             yield Finding(check, Level.PROBLEM, state.says, mend)
+
+
+def privacy(settings: Settings) -> Iterator[Finding]:
+    """The platform's folder is its user's alone."""
+    folder = settings.data_dir
+    if not folder.is_dir() or not is_open_to_others(folder):
+        yield ok("privacy", f"{folder} is{'' if folder.is_dir() else ' made'} for its owner alone")
+    elif why := why_not_closed(folder):
+        yield Finding("privacy", Level.PROBLEM, why, f"chmod 700 {folder}, or set VITALGRID_DATA_DIR to a folder of its own")
+    else:
+        yield Finding("privacy", Level.WARNING, f"others may look into {folder}", "the next start closes it (chmod 700)")
 
 
 def fsync(settings: Settings) -> Iterator[Finding]:
@@ -350,8 +362,8 @@ def cryptography(_: Settings) -> Iterator[Finding]:
 
 
 CHECKS: Final[tuple[Callable[[Settings], Iterator[Finding]], ...]] = (
-    python, libraries, nats_server, ports, disk, storage, fsync, memory, cores, open_files, shared_memory, clock, time_zones,
-    database, security, certificates, sealing, cryptography,
+    python, libraries, nats_server, ports, disk, privacy, storage, fsync, memory, cores, open_files, shared_memory, clock,
+    time_zones, database, security, certificates, sealing, cryptography,
 )  # fmt: skip
 
 _COLOURS: Final = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red"}

@@ -23,6 +23,7 @@ from runtime.clock import SystemClock
 from runtime.settings import Settings
 from scenarios.launch import new_run_id
 from scenarios.record import Recorded, Recorder
+from scenarios.recorded import place_of
 from scenarios.replay import Replay, ReplayResult, ReplayWish
 from scenarios.verdicts import ExitCode
 
@@ -63,6 +64,7 @@ async def _record(settings: Settings, out: Path, hospital: str | None, seconds: 
     bus = await Bus.connect(connection.nats_url, connection.bus_key(bus_rights.OBSERVER), "fleet record")
     recorder = Recorder(hospital)
     try:
+        await asyncio.to_thread(out.mkdir, parents=True, exist_ok=True)  # before so much is heard for nothing
         state = await bus.stream_state(subjects.READINGS_STREAM)
         past = await bus.follow(subjects.READINGS_STREAM, ["control.*"], 1, recorder.take)
         readings = await bus.follow(
@@ -93,7 +95,8 @@ def replay(
 
     Exit codes: 0 everything came back equal, 1 something did not.
     """
-    result = asyncio.run(_replay(settings_of(data_dir), ReplayWish(path, speed, times, limit), token))
+    wish = ReplayWish(str(place_of(path)), speed, times, limit)
+    result = asyncio.run(_replay(settings_of(data_dir), wish, token))
     show_replay(_console, result)
     raise typer.Exit(ExitCode.PASSED if result.is_right else ExitCode.FAILED)
 

@@ -10,6 +10,7 @@ import logging
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Final
 
 import psutil
@@ -67,7 +68,7 @@ def trust_in(settings: Settings, name: str) -> Trust | None:
     if files is None:
         return None
     if is_given(settings, name):
-        return Trust(files.certificate, is_pin=True)
+        return Trust(str(Path(files.certificate).resolve()), is_pin=True)  # read by processes that work elsewhere
     return Trust(str(authority_of(settings).file))
 
 

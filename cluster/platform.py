@@ -25,7 +25,8 @@ from cluster.hospital_access import HospitalAccess
 from cluster.host_orders import HostOrders
 from cluster.pki import API, DOORS, CertificateKeeper, authority_of, in_url, reachable, trust_in
 from cluster.processes import ChildProcess
-from cluster.ray_hosts import RayHost, RayLauncher, start_ray, stop_ray
+from cluster.ray_folder import RayFolder
+from cluster.ray_hosts import RayHost, RayLauncher
 from cluster.sealing import StreamSeal, file_seal, keep_off_disk, make_keys
 from cluster.storage_keeping import StorageKeeper, places_of
 from cluster.stream_beginnings import lead_on_streams, stream_beginnings, taken_of_streams
@@ -39,6 +40,7 @@ from runtime.bus_access import BusKey, TokenAccess
 from runtime.clock import SystemClock
 from runtime.lake import Lake
 from runtime.nats_server import NatsServer
+from runtime.private_folder import make_private
 from runtime.sealing import Sealer
 from runtime.security_profile import SecurityProfile
 from runtime.settings import Settings
@@ -90,7 +92,7 @@ class Platform:
         self._bus: Bus | None = None
         self._engine: Engine | None = None
         self.supervisor: Supervisor | None = None
-        self._launcher = RayLauncher(self._host_config, settings.hosts.ray_address)
+        self._launcher = RayLauncher(self._host_config, RayFolder(self._data_dir / "ray-folder"), settings.hosts.ray_address)
         self._children: dict[str, ChildProcess] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self.connection: Connection | None = None
@@ -146,7 +148,7 @@ class Platform:
         dedicated = await dedications.look()
         beside = f" and {len(dedicated)} dedicated ones" if dedicated else ""
         self._say(f"starting Ray and {settings.hosts.count} hosts{beside} for {settings.shards} shards")
-        await asyncio.to_thread(start_ray, settings.hosts.ray_address)
+        await asyncio.to_thread(self._launcher.start)
         self.supervisor = Supervisor(
             bus=self._bus, lake=lake, shards=settings.shards, host_count=settings.hosts.count,
             heartbeat_timeout_s=settings.hosts.heartbeat_timeout_s, launch=self._launch,
@@ -209,7 +211,7 @@ class Platform:
             await child.stop()
         if self.supervisor is not None:
             await self.supervisor.stop()
-        await asyncio.to_thread(stop_ray)
+        await asyncio.to_thread(self._launcher.stop)
         if self._bus is not None:
             with contextlib.suppress(VitalgridError, OSError):
                 await self._bus.close()
@@ -221,7 +223,7 @@ class Platform:
             self._lock.close()
 
     def _take_lock(self) -> None:
-        self._data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(self._data_dir)
         self._lock = (self._data_dir / "lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

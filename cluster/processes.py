@@ -27,6 +27,7 @@ READY_FD: Final = "VITALGRID_READY_FD"
 _READY_DEADLINE_S: Final = 40.0
 _LOOK_S: Final = 0.1
 _GRACE_S: Final = 15.0
+_PARENT: Final = os.getppid()
 _REPOSITORY: Final = Path(__file__).resolve().parent.parent
 
 
@@ -128,14 +129,25 @@ def tell_ready(**facts: Any) -> None:
             pipe.write(msgspec.json.encode(facts) + b"\n")
 
 
-async def until_ended(parent_pid: int | None = None) -> None:
-    """Return when this process is asked to end (SIGTERM, SIGINT) or its parent is gone."""
+async def until_ended() -> None:
+    """For children: return when this process is asked to end (SIGTERM, SIGINT) or its parent is gone, which the log says."""
+    asked = _asked()
+    while not asked.is_set() and os.getppid() == _PARENT:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await asked.wait()
+    if not asked.is_set():
+        logger.warning("this process ends: the one that started it, %d, is gone", _PARENT)
+
+
+async def until_asked() -> None:
+    """For commands: return when this process is asked to end. Whoever started it may go."""
+    await _asked().wait()
+
+
+def _asked() -> asyncio.Event:
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, asked.set)
-    parent = parent_pid if parent_pid is not None else os.getppid()
-    while not asked.is_set() and os.getppid() == parent:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.5):
-                await asked.wait()
+    return asked

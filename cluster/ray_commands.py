@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -15,6 +15,8 @@ from domain.instants import from_us
 from runtime.certificates import canonical
 from runtime.clock import SystemClock
 from runtime.security_profile import SecurityProfile
+
+_RAY_FOLDER: Final = "/var/lib/vitalgrid-ray"  # short: a socket lies in it, whose path has 107 bytes at most
 
 Address = Annotated[str, typer.Argument(help="Under which the other nodes reach this one, such as 10.0.0.7.")]
 
@@ -36,3 +38,5 @@ def ray_certificate(address: Address, data_dir: DataDir = None) -> None:
     for variable, value in ray_tls(settings, name).items():
         typer.echo(f"export {variable}={shlex.quote(value)}")
     typer.echo("export RAY_AUTH_MODE=token")
+    typer.echo("umask 077")  # Ray lets everybody write to its folders: they have to be in one that is closed
+    typer.echo(f"mkdir -p -m 700 {_RAY_FOLDER}  # for `ray start --temp-dir={_RAY_FOLDER}/ray`")

@@ -12,6 +12,7 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -22,6 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.shell import HostActor, HostConfig
 from cluster.ray_environment import check_ray_tls
+from cluster.ray_folder import RayFolder
 from domain.errors import Unavailable
 from domain.messages import HostHeartbeat
 from runtime.process_look import ProcessLook, is_running, look_at
@@ -35,8 +37,10 @@ _SAYS_CHARS: Final = 400
 _OBJECT_STORE_BYTES: Final = 80 * 2**20  # readings never pass through Ray
 
 
-def start_ray(address: str | None = None) -> None:
+def start_ray(folder: Path | None, address: str | None = None) -> None:
     """Start a Ray of our own, on loopback and with a token of its own, without dashboard; its workers import this very code.
+
+    Sockets and logs are in `folder`, a short path that nobody else can reach (`cluster.ray_folder`).
 
     With `address`: join the Ray that runs there, whose token is in the environment and whose nodes have this code. Whether it
     speaks TLS, and by which certificate, is in the environment too; the certificate has to be there by now.
@@ -45,6 +49,7 @@ def start_ray(address: str | None = None) -> None:
     """
     quietly: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "vitalgrid"}
     own: dict[str, Any] = {"num_cpus": os.cpu_count(), "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+    own["_temp_dir"] = str(folder)
     check_ray_tls()
     try:
         ray.init(address=address or "local", **quietly, **({} if address else own))
@@ -133,13 +138,23 @@ class RayLauncher:
     itself a minute after the loss of `gcs_server`. A Ray that was joined (`address`) is started again by whoever runs it.
     """
 
-    def __init__(self, configure: Callable[[str], HostConfig], address: str | None = None) -> None:
+    def __init__(self, configure: Callable[[str], HostConfig], folder: RayFolder, address: str | None = None) -> None:
         self._configure = configure
+        self._folder = folder
         self._address = address
         self._launched: list[RayHost] = []
         self._node_of: dict[str, str] = {}  # host -> where it was to start
         self._reviving = asyncio.Lock()
         self._died = asyncio.Event()  # set once the Ray of now has died
+
+    def start(self) -> None:
+        """Start Ray, or join it. Raises Unavailable."""
+        start_ray(None if self._address else self._folder.renew(), self._address)
+
+    def stop(self) -> None:
+        """Stop Ray, and leave nothing of it."""
+        stop_ray()
+        self._folder.remove()
 
     async def launch(self, name: str) -> RayHost:
         """Start the host `name` and return once it is connected.
@@ -193,5 +208,5 @@ class RayLauncher:
             self._launched.clear()
             self._node_of.clear()
             await asyncio.to_thread(stop_ray)
-            await asyncio.to_thread(start_ray)
+            await asyncio.to_thread(self.start)
             return True

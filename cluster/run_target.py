@@ -21,6 +21,7 @@ from domain import bus_rights
 from domain.errors import InvalidInput, Unauthenticated, Unavailable, VitalgridError
 from domain.loopback import is_loopback
 from domain.principals import Role
+from runtime.private_folder import make_private
 from runtime.settings import Settings
 from runtime.tls import Trust
 from scenarios.rest import Rest
@@ -101,6 +102,7 @@ async def some_platform(settings: Settings, token: str | None) -> AsyncIterator[
 
 @contextlib.asynccontextmanager
 async def _own_platform(settings: Settings) -> AsyncIterator[Target]:
+    make_private(settings.data_dir)
     log_dir = settings.data_dir / "log"
     log_dir.mkdir(parents=True, exist_ok=True)
     with (log_dir / "own-platform.out").open("wb") as out:

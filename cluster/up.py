@@ -42,7 +42,7 @@ async def _play(settings: Settings, scenario: str, assign: list[str], asked: asy
     options = [part for assignment in assign for part in ("--set", assignment)]
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "cluster.cli", "scenario", "run", scenario, *options,
-        "--data-dir", str(settings.data_dir), start_new_session=True,  # so that it can be given precedence
+        "--data-dir", str(settings.data_dir), stderr=sys.stderr, start_new_session=True,  # so that it can be given precedence
     )  # fmt: skip
     ended = asyncio.create_task(process.wait())
     stop = asyncio.create_task(asked.wait())
@@ -88,8 +88,13 @@ def _introduce(platform: Platform, connection: Connection, settings: Settings, c
 
 
 def _tell_first(first: FirstCredentials, settings: Settings, console: Console) -> None:
+    who = f"[bold]{FIRST_USER}[/bold] ({user_role(settings)})"
+    if not console.is_terminal:  # what is printed here is kept, in a journal or a file, for whoever reads that
+        if first.password is not None:
+            words = f"  sign in as {who}: the first password is in {first_password_file(settings.data_dir)}"
+            console.print(words, highlight=False, soft_wrap=True)
+        first = FirstCredentials()
     if first.password is not None:
-        who = f"[bold]{FIRST_USER}[/bold] ({user_role(settings)})"
         console.print(f"  sign in as {who}, first password: [bold]{first.password}[/bold]", highlight=False)
         console.print(f"  (until it is changed it is in {first_password_file(settings.data_dir)} too)", highlight=False)
     if first.token is not None:

@@ -133,6 +133,7 @@ def list_sessions(token: Token = None, data_dir: DataDir = None) -> None:
 def sign_out(name: Name, token: Token = None, data_dir: DataDir = None) -> None:
     """End a user's session, with its live streams. They may sign in again: `disable` keeps them out."""
     target = target_of(token, data_dir)
+    _ask(target, "GET", f"/users/{in_path(name.strip().lower())}")  # refused for one who is unknown
     found = list(_items(target, f"/sessions?user={quote(name.strip().lower())}"))
     for row in found:
         _ask(target, "DELETE", f"/sessions/{row['id']}")

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from cluster.pki import in_url
-from cluster.processes import until_ended
+from cluster.processes import until_asked
 from cluster.run_view import wide_console
 from cluster.serving import serving
 from cluster.witness_serving import WitnessApp
@@ -75,4 +75,4 @@ async def _serve(witness: Witness, host: str, port: int, tls: TakenUp | None) ->
     async with serving(app, host, port, tls=tls) as bound:
         _console.print(f"witnessing at {'https' if tls else 'http'}://{in_url(host)}:{bound}", highlight=False, soft_wrap=True)
         _console.print(f"key: {witness.public.vkey}", highlight=False, markup=False, soft_wrap=True)
-        await until_ended()
+        await until_asked()

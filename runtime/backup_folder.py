@@ -19,7 +19,7 @@ from typing import IO, Final, Self
 import msgspec
 from cryptography.hazmat.primitives import hashes
 
-from domain.errors import Conflict, IntegrityViolation, NotFound, StorageFull
+from domain.errors import Conflict, IntegrityViolation, InvalidInput, NotFound, StorageFull
 from domain.signed_notes import PublicKey
 from runtime.backup_manifest import (
     MANIFEST,
@@ -84,8 +84,11 @@ class BackupFolder:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[Self]:
-        """Nobody else makes or deletes backups here meanwhile. Deletes what killed ones left. Raises Conflict."""
-        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        """Nobody else makes or deletes backups here meanwhile. Deletes what killed ones left. Raises Conflict, InvalidInput."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise InvalidInput(f"{self.path} cannot be made, as a folder for backups: {error.strerror}") from None
         with (self.path / ".lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

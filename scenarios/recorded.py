@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from domain.errors import NotFound
 from domain.fleet_manifest import FleetManifest
 from scenarios.connections import Sender
 from scenarios.generator_orders import RecordingRecipe
@@ -22,10 +23,20 @@ _REPOSITORY: Final = Path(__file__).resolve().parent.parent
 
 
 def find_recording(path: str, times: int, limit: int | None, region_id: str) -> Recording:
-    """The recording at `path`, as given or from the repository's root. Errors as `sim.recordings.open_recording`."""
+    """The recording at `place_of(path)`. Errors as `sim.recordings.open_recording`."""
+    return _with_credible_ages(open_recording(place_of(path), times=times, limit=limit, region_id=region_id))
+
+
+def place_of(path: str) -> Path:
+    """Where a recording is: in the caller's folder, or one that comes with the code. Other processes have another folder.
+
+    Raises NotFound.
+    """
     given = Path(path)
-    beside = given if given.exists() or given.is_absolute() else _REPOSITORY / given
-    return _with_credible_ages(open_recording(beside, times=times, limit=limit, region_id=region_id))
+    for place in (given, _REPOSITORY / given):
+        if place.exists():
+            return place.resolve()
+    raise NotFound(f"there is no recording at {given.resolve()}")
 
 
 def _with_credible_ages(recording: Recording) -> Recording:

@@ -30,7 +30,7 @@ from scenarios.host_figures import service_times
 from scenarios.model import Scenario
 from scenarios.progress import ProgressBook, Show, Stage, write_file
 from scenarios.query_load import QueryLoad
-from scenarios.recorded import manifest_of_recording
+from scenarios.recorded import manifest_of_recording, place_of
 from scenarios.report.document import Report, encode_report
 from scenarios.report.page import render
 from scenarios.resources import Resources
@@ -138,9 +138,10 @@ class ScenarioRun:
         recipes.append(WorldRecipe(scenario.fleet, scenario.seed, region, scenario.fault, pace, registered))
         pairs.append((plan.manifest, registered))
         for replay in scenario.replay:
-            manifest = await asyncio.to_thread(manifest_of_recording, replay.path, replay.times, replay.limit, region)
+            path = str(place_of(replay.path))  # the generator works in another folder
+            manifest = await asyncio.to_thread(manifest_of_recording, path, replay.times, replay.limit, region)
             registered = await rest.register(manifest)
-            recipes.append(RecordingRecipe(replay.path, replay.speed, replay.times, replay.limit, region, registered))
+            recipes.append(RecordingRecipe(path, replay.speed, replay.times, replay.limit, region, registered))
             pairs.append((manifest, registered))
         return plan, recipes, pairs
 

@@ -115,7 +115,10 @@ def open_recording(path: Path, *, times: int = 1, limit: int | None = None, regi
         path = found[0]
     if not path.exists():
         raise NotFound(f"{path} does not exist")
-    header = pl.read_csv(path, n_rows=0).columns
+    try:
+        header = pl.read_csv(path, n_rows=0).columns
+    except pl.exceptions.PolarsError as error:
+        raise InvalidInput(f"{path} is no recording: no CSV that can be read ({error})") from None
     if "RecordID" in header:
         return read_physionet2012(path, times=times, limit=limit, region_id=region_id)
     if "t_s" in header:

@@ -105,7 +105,7 @@ def start_platform(data_dir: Path, also: dict[str, str] | None = None, **setting
         "VITALGRID_SECURITY__PROFILE": "dev", "VITALGRID_SHARDS": "4",
         "VITALGRID_HOSTS__SNAPSHOT_INTERVAL_S": "2", "VITALGRID_LAKE__FLUSH_INTERVAL_S": "1",
     } | {f"VITALGRID_{name}": value for name, value in settings.items()} | (also or {})  # fmt: skip
-    data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (data_dir / "up.out").open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "cluster.cli", "up", "--data-dir", str(data_dir)],

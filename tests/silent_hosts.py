@@ -26,7 +26,8 @@ prepare_ray()
 from actors.host import HostPolicy  # noqa: E402 (imports Ray, which reads its environment then)
 from actors.shell import HostConfig  # noqa: E402
 from cluster.host_handle import WatchedHost  # noqa: E402
-from cluster.ray_hosts import RayLauncher, start_ray, stop_ray  # noqa: E402
+from cluster.ray_folder import RayFolder  # noqa: E402
+from cluster.ray_hosts import RayLauncher  # noqa: E402
 from cluster.supervisor import Supervisor  # noqa: E402
 from runtime.bus import Bus  # noqa: E402
 from runtime.bus_access import TokenAccess  # noqa: E402
@@ -80,8 +81,8 @@ class Bench(logging.Handler):
             link = TcpProxy(lambda: ("127.0.0.1", int(self.nats.url.rpartition(":")[2])))
             await link.start()
             self.links[f"host-{number}"] = link
-        await asyncio.to_thread(start_ray)
-        launcher = RayLauncher(self._configure)
+        self.launcher = launcher = RayLauncher(self._configure, RayFolder(self._folder / "ray-folder"))
+        await asyncio.to_thread(launcher.start)
         lake = Lake(self._folder / "lake")
         self.supervisor = Supervisor(
             bus=self.bus, lake=lake, shards=SHARDS, host_count=2, heartbeat_timeout_s=TIMEOUT_S, launch=launcher.launch
@@ -104,7 +105,7 @@ class Bench(logging.Handler):
 
     async def stop(self) -> None:
         await self.supervisor.stop()
-        await asyncio.to_thread(stop_ray)
+        await asyncio.to_thread(self.launcher.stop)
         await self.bus.close()
         for link in self.links.values():
             await link.close()

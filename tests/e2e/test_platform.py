@@ -187,9 +187,29 @@ def test_users_are_made_and_listed_from_the_command_line(own_platform: RunningPl
     assert "127.0.0.1" in vitalgrid_user("sessions").stdout
     for says in ("signed out", "was not signed in"):
         assert says in vitalgrid_user("sign-out", "li.na").stdout
+    nobody = vitalgrid_user("sign-out", "nosuch")
+    assert (nobody.returncode, "nosuch" in nobody.stderr) == (1, True), nobody
     bearer = {"Authorization": f"Bearer {begun.json()['access_token']}"}
     told = httpx.get(f"{own_platform.connection.api_url}/api/v1/me", headers=bearer, trust_env=False)
     assert (told.status_code, told.json()["code"]) == (401, "session-ended")
+
+
+def test_commands_on_what_is_not_there_end_with_one_and_say_so(own_platform: RunningPlatform, tmp_path: Path) -> None:
+    def vitalgrid(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "cluster.cli", *words, "--data-dir", str(own_platform.data_dir)],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+
+    unknown = vitalgrid("bus", "list", "nosuch")
+    assert (unknown.returncode, "nosuch" in unknown.stderr) == (1, True), unknown
+    with own_platform.http() as http:
+        hospital = {"id": "sz.enrols", "name": "x", "tier": "primary", "beds": 8}
+        assert http.post("/hospitals", json=hospital).status_code == 201
+    (tmp_path / "devices.csv").write_text("device_id\nmon-404\n")
+    refused = vitalgrid("devices", "enrol", "sz.enrols", str(tmp_path / "devices.csv"))
+    assert (refused.returncode, "mon-404," in refused.stdout) == (1, True), refused
+    assert "1 of 1 devices got no claim code" in refused.stderr
 
 
 def test_what_the_doors_count_reaches_prometheus(own_platform: RunningPlatform, monitor_token: str) -> None:

@@ -12,8 +12,9 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
-from typing import Final
+from typing import IO, Any, Final
 
 from cluster.ray_environment import prepare_ray
 
@@ -53,10 +54,14 @@ def main() -> None:
 
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # Ray talks; what is read from us is only what we say
-    size = {"num_cpus": 2, "object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=size)
+    with tempfile.TemporaryDirectory(prefix="vitalgrid-", ignore_cleanup_errors=True) as folder:  # mode 0700
+        _run(Cluster, f"{folder}/r", out)
 
-    node = cluster.add_node(num_cpus=2, object_store_memory=_OBJECT_STORE_BYTES)
+
+def _run(cluster_of: Any, folder: str, out: IO[str]) -> None:
+    size = {"num_cpus": 2, "object_store_memory": _OBJECT_STORE_BYTES, "temp_dir": folder}
+    cluster = cluster_of(initialize_head=True, head_node_args={**size, "include_dashboard": False})
+    node = cluster.add_node(**size)
     raylets = [info.process.pid for info in node.all_processes["raylet"]]
     out.write(json.dumps({"address": cluster.address, "token": os.environ["RAY_AUTH_TOKEN"], "nodes": raylets}) + "\n")
     out.flush()

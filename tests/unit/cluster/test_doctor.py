@@ -218,3 +218,17 @@ def test_given_files_that_do_not_serve_are_a_problem(settings, tmp_path):
     files = {"tls_cert_file": tmp_path / "no.pem", "tls_key_file": tmp_path / "no.key"}
     findings = list(doctor.certificates(in_standard(settings, tmp_path, doors=DoorSettings(**files))))
     assert [(f.check, f.level) for f in findings if f.level is not Level.OK] == [("certificate.doors", Level.PROBLEM)]
+
+
+def test_a_folder_that_others_may_look_into_is_told_and_who_will_close_it(settings):
+    assert only(doctor.privacy(settings)).level is Level.OK
+    folder = settings.data_dir
+    folder.mkdir()
+    folder.chmod(0o755)
+    warned = only(doctor.privacy(settings))
+    assert (warned.level, "next start closes it" in warned.mend) == (Level.WARNING, True)
+    (folder / "homes").mkdir()
+    wrong = only(doctor.privacy(settings))
+    assert (wrong.level, "chmod 700" in wrong.mend) == (Level.PROBLEM, True)
+    folder.chmod(0o700)
+    assert only(doctor.privacy(settings)).level is Level.OK

@@ -161,7 +161,8 @@ def test_a_machine_that_joins_rays_cluster_gets_a_certificate_for_its_address(tm
     monkeypatch.setenv("VITALGRID_SECURITY__PROFILE", "standard")
     made = CliRunner().invoke(app, ["ray-certificate", "10.0.0.7"])
     assert made.exit_code == 0, made.output
-    told = dict(line.removeprefix("export ").split("=", 1) for line in made.output.splitlines())
+    exports = [line for line in made.output.splitlines() if line.startswith("export ")]
+    told = dict(line.removeprefix("export ").split("=", 1) for line in exports)
     assert told["RAY_USE_TLS"] == "1"
     assert "10.0.0.7" in holds_for(read_certificate(Path(told["RAY_TLS_SERVER_CERT"])))
     for address in ("../api", "10.0.0.7 -x", ""):
