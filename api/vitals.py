@@ -112,7 +112,7 @@ async def _access_log(backend: Backend) -> tuple[bool, str]:
     waiting = await asyncio.to_thread(backend.services.accesses.count)
     state = backend.log_state.newest()
     if state is None:
-        return False, f"not heard of lately; {waiting} accesses wait"
+        return False, f"not heard of yet; {waiting} accesses wait"
     behind = f"; {state.unwitnessed}" if state.unwitnessed else ""
     witnessed = "by no witness" if state.cosigned is None else f"{state.cosigned} of them by every witness"
     return True, f"{state.size} entries signed, {witnessed}{behind}; {waiting} accesses wait"

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 SOURCE: Final = "accesses"
 OVERSIZE: Final = "oversize"  # the kind of what stands in the log for an event that was too large
 MOST_BEHIND_S: Final = 10.0  # an access that has not reached the stream for so long closes the door
+FIRST_WORD_S: Final = 30.0  # within which a log that begins has said something
 MOST_HELD: Final = 10_000  # emergency accesses that memory may hold
 MOST_HELD_BYTES: Final = 64 * 2**20  # of their events
 FORGOTTEN: Final = "forgotten"  # the kind of what stands in the log for accesses that memory had no room for
@@ -42,7 +43,7 @@ _encoder: Final = msgspec.json.Encoder(order="sorted")
 
 
 class AccessTrail:
-    """See module. `log_state` is what the access log last said of itself, None while it said nothing.
+    """See module. `log_state` is what the access log said of itself in the last ten seconds; None: nothing.
 
     One trail a journal. Calls come from one event loop.
     """
@@ -60,17 +61,27 @@ class AccessTrail:
         self._held: deque[NewAccess] = deque()
         self._held_bytes = 0
         self._forgotten: list[int] = []  # how many, when the first and when the last was; empty: none
+        self._unheard_since_s: float | None = None  # since when the log has to be heard of, had it said nothing; None: not yet
+        self._was_heard = False
         self._since_s: float | None = None  # when something began to wait for the stream, and nothing went there since
 
     def why_closed(self) -> str | None:
         """Why protected records may not be shown now, one sentence; None when they may."""
         state = self._log_state()
+        self._was_heard = self._was_heard or state is not None
         if state is not None and state.problem is not None:
             return f"the access log does not grow: {state.problem}"
+        if state is None and self._is_word_due():
+            return "the access log is not heard of: its process is away, or hangs"
         behind_s = 0.0 if self._since_s is None else self._now_s() - self._since_s
         if behind_s > MOST_BEHIND_S:
             return f"accesses have not reached the access log for {behind_s:.0f} s"
         return None
+
+    def _is_word_due(self) -> bool:
+        if self._was_heard:
+            return True
+        return self._unheard_since_s is not None and self._now_s() - self._unheard_since_s > FIRST_WORD_S
 
     @property
     def held(self) -> int:
@@ -125,7 +136,8 @@ class AccessTrail:
                     noted.set_exception(outcome)
 
     async def run(self) -> None:
-        """Carry for ever; a bus, or a disk, that is away is waited for."""
+        """Carry for ever; a bus, or a disk, that is away is waited for. From now on the log has to be heard of."""
+        self._unheard_since_s = self._now_s()
         await carry_for_ever(self.carry, _AT_ONCE, "accesses for the access log", look_s=_LOOK_S)
 
     async def carry(self) -> int:

@@ -302,6 +302,22 @@ def test_the_access_log_goes_on_when_its_process_is_killed(own_platform: Running
         verify_log(Source(str(folder)), http.get("/log/keys").text.split())
 
 
+@pytest.mark.clause("9.3e")
+def test_protected_records_are_not_shown_while_the_access_logs_process_hangs(own_platform: RunningPlatform) -> None:
+    with own_platform.http() as http:
+        wait_until(lambda: http.get("/patients").status_code == 200, 20)
+        hung = own_platform.connection.process_pids["audit"]
+        os.kill(hung, signal.SIGSTOP)
+        try:
+            refused = wait_until(lambda: (answer := http.get("/patients")).status_code == 503 and answer, 30)
+            assert refused.json()["code"] == "audit-unavailable"
+            log = next(check for check in http.get("/ready").json()["checks"] if check["name"] == "access-log")
+            assert not log["ok"]
+        finally:
+            os.kill(hung, signal.SIGCONT)
+        wait_until(lambda: http.get("/patients").status_code == 200, 20)
+
+
 def test_a_second_platform_in_the_same_directory_is_refused(own_platform: RunningPlatform) -> None:
     second = subprocess.run(
         [sys.executable, "-m", "cluster.cli", "up", "--data-dir", str(own_platform.data_dir)],

@@ -134,6 +134,23 @@ async def test_with_a_wider_grant_too_the_wards_alarms_and_vitals_are_served_and
 
 
 @pytest.mark.clause("6.1b", "9.3e")
+async def test_a_log_that_is_silent_is_one_that_takes_nothing(place: Region) -> None:
+    """Its process hangs, or is away: it says nothing of itself, good or bad."""
+    alarms = "alarms?open=true"
+    place.open()
+    assert (await ask(place.app, "both", "patients")).status_code == 200
+    place.wards.clock.advance(seconds=10)
+    answer = await ask(place.app, "both", "patients")
+    assert is_shut(answer)
+    assert "is not heard of" in answer.json()["detail"]
+    answer = await ask(place.app, "both", alarms)
+    assert devices(answer) == {"mon-1", "free-1"}
+    assert answer.headers["x-audit"] == "spooled"
+    place.open()
+    assert (await ask(place.app, "both", "patients")).status_code == 200
+
+
+@pytest.mark.clause("6.1b", "9.3e")
 async def test_what_lies_beyond_is_refused_and_the_refusal_says_what_goes_on(place: Region) -> None:
     keys, handles = place.wards.keys, place.wards.handles
     paths = [

@@ -12,7 +12,7 @@ from domain.log_entries import read_record
 from domain.messages import LogState
 from runtime import access_trail
 from runtime.access_journal import AccessJournal, NewAccess
-from runtime.access_trail import AccessTrail
+from runtime.access_trail import FIRST_WORD_S, AccessTrail
 from runtime.clock import ManualClock
 from runtime.tasks import end
 from tests.waiting import until
@@ -169,6 +169,22 @@ async def test_the_door_closes_while_the_log_says_that_it_does_not_grow(trail, s
     assert trail.why_closed() == "the access log does not grow: tile/0/000 is damaged"
     said.append(LogState(0, 5, 0))
     assert trail.why_closed() is None
+
+
+@pytest.mark.clause("9.3e")
+async def test_the_door_closes_while_the_log_is_not_heard_of(trail, clock, said):
+    assert trail.why_closed() is None  # nobody carries yet: nothing has to be heard
+    carrying = asyncio.create_task(trail.run())
+    await asyncio.sleep(0)
+    clock.advance(seconds=FIRST_WORD_S)
+    assert trail.why_closed() is None  # it begins
+    clock.advance(seconds=1)
+    assert "is not heard of" in trail.why_closed()
+    said.append(LogState(0, 3, 0))
+    assert trail.why_closed() is None
+    said.append(None)
+    assert "is not heard of" in trail.why_closed()
+    await end(carrying)
 
 
 async def test_who_gives_up_waiting_holds_nobody_up(trail, journal):
