@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from api.asking import Asking, of_places
 from api.locators import places_of
 from api.services import Backend
-from domain.errors import Forbidden
+from domain.errors import Forbidden, InvalidInput
 from domain.labels import LABELS
-from domain.permissions import Action
-from domain.principals import ADMINISTRATORS, Caller, Grant, Place, Role
+from domain.permissions import Action, Authoriser, View
+from domain.principals import ADMINISTRATORS, PROGRAMS, Caller, Factor, Grant, Kind, Place, Principal, Role
 from runtime.sql.grants import is_region
 
 
@@ -25,6 +25,19 @@ async def check_gift(behind: Backend, who: Asking, given: Sequence[Grant]) -> No
     who.also(of_places(places, LABELS["grants"]), Action.GRANT_MANAGE)
     if any(grant.role is Role.ADMINISTRATOR for grant in given) and not is_administrator(who.caller):
         raise Forbidden(f"{who.caller.principal.name} may not give {Role.ADMINISTRATOR}: that is given by one of them alone")
+
+
+def check_program(role: Role) -> None:
+    """Raise InvalidInput for a role that no program has: whoever makes a token holds it, and would be that person."""
+    if role not in PROGRAMS:
+        expected = ", ".join(sorted(PROGRAMS - {Role.ADMINISTRATOR}))
+        raise InvalidInput(f"{role} is a person's role, who signs in as a user: of a token one of {expected} is expected")
+
+
+def shows_names(authoriser: Authoriser, grant: Grant) -> bool:
+    """Whether who has this one grant sees patients by name."""
+    somebody = Caller(Principal(Kind.SERVICE, "", ""), (grant,), factors=frozenset({Factor.TOKEN}))
+    return not authoriser.reach(somebody, Action.PATIENT_READ, view=View.CLEAR).is_nothing
 
 
 def check_powers(behind: Backend, who: Asking, roles: Sequence[Role]) -> None:

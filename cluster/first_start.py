@@ -21,9 +21,10 @@ from runtime.sealing import SEALING_KEYS, Sealer
 from runtime.second_factors import SecondFactors
 from runtime.security_profile import SecurityProfile
 from runtime.settings import SecuritySettings, Settings
-from runtime.sql.access import create_first_token
+from runtime.sql.access import create_first_token, tokens_of_people
 from runtime.sql.blind_indexes import index_anew
 from runtime.sql.engine import has_sealed, migrate
+from runtime.sql.grants import omnipotent
 from runtime.sql.patients import destroy_erased_again
 from runtime.sql.restored_erasures import erase_again
 from runtime.sql.sealed_accounts import seal_seeds_anew
@@ -130,6 +131,14 @@ def prepare_accounts(engine: Engine, settings: Settings) -> FirstCredentials:
     if token is not None:
         write_secret(admin_token_file(data_dir), token.encode())
     return FirstCredentials(token, _first_user(engine, settings, now_us))
+
+
+def accounts_of_before(engine: Engine, settings: Settings) -> list[str]:
+    """A sentence about each account that may more than one that is made today."""
+    names = [] if settings.security.profile is SecurityProfile.DEV else omnipotent(engine, now_us=SystemClock().now_us())
+    says = [f"{name} may everything, as of old: docs/howto/users.md says how to take that away" for name in names]
+    remedy = "vitalgrid token revoke, and a user for the person"
+    return says + [f"token {name} is a {role}, as only a person should be: {remedy}" for name, role in tokens_of_people(engine)]
 
 
 def _first_user(engine: Engine, settings: Settings, now_us: int) -> str | None:

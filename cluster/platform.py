@@ -20,7 +20,7 @@ from actors.host import HostPolicy
 from actors.shell import HostConfig
 from cluster.connection import Connection, forget_connection
 from cluster.dedications import Dedications
-from cluster.first_start import FirstCredentials, prepare_accounts, prepare_database, sealer_of
+from cluster.first_start import FirstCredentials, accounts_of_before, prepare_accounts, prepare_database, sealer_of
 from cluster.hospital_access import HospitalAccess
 from cluster.host_orders import HostOrders
 from cluster.pki import API, DOORS, CertificateKeeper, authority_of, in_url, reachable, trust_in
@@ -42,12 +42,10 @@ from runtime.lake import Lake
 from runtime.nats_server import NatsServer
 from runtime.private_folder import make_private
 from runtime.sealing import Sealer
-from runtime.security_profile import SecurityProfile
 from runtime.settings import Settings
 from runtime.shard_directory import ShardDirectory
 from runtime.snapshots import SnapshotStore
 from runtime.sql.engine import open_engine
-from runtime.sql.grants import omnipotent
 from runtime.storage import StorageWatch
 from runtime.tasks import end
 
@@ -235,9 +233,8 @@ class Platform:
     def _open_stores(self, engine: Engine, sealer: Sealer) -> None:
         prepare_database(engine, self.settings, sealer)
         self.first = prepare_accounts(engine, self.settings)
-        if self.settings.security.profile is not SecurityProfile.DEV:
-            for name in omnipotent(engine, now_us=SystemClock().now_us()):
-                self._say(f"{name} may everything, as of old: docs/howto/users.md says how to take that away")
+        for says in accounts_of_before(engine, self.settings):
+            self._say(says)
 
     def _bus_key(self, process: str) -> BusKey:
         """How a process is to prove to the bus who it is."""

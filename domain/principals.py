@@ -104,6 +104,13 @@ ADMINISTRATORS: Final = frozenset({
 """Whoever has one of these has power over others' accounts, the platform itself, or the record of both."""
 
 
+PROGRAMS: Final = frozenset({
+    *ADMINISTRATORS, Role.BIOMEDICAL_ENGINEER, Role.DATA_SCIENTIST, Role.CAPACITY_PLANNER, Role.INTEGRATION, Role.STATION,
+    Role.SCENARIO_RUNNER, Role.LOCAL_OPERATOR,
+})  # fmt: skip
+"""What a program may be. The other roles are people's, who sign in by themselves: no token makes somebody a doctor."""
+
+
 class Relation(StrEnum):
     """Which records of its place a grant reaches."""
 

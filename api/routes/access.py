@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 
 from api.asking import Asking, Unplaced, of_places
 from api.errors import problems
-from api.gifts import check_gift
+from api.gifts import check_gift, check_program, shows_names
 from api.locators import in_region, of_token, places_of
 from api.paging import Page, Paged
 from api.permissions import may, may_list, may_where_body_says
@@ -21,6 +22,8 @@ from domain.permissions import Action
 from domain.principals import Grant, Place
 from runtime.sql import access
 
+logger = logging.getLogger(__name__)
+
 router = APIRouter(tags=["access"])
 TokenMake = Annotated[Unplaced, may_where_body_says(Action.TOKEN_MANAGE)]
 TokenList = Annotated[Asking, may_list(Action.TOKEN_READ)]
@@ -31,11 +34,16 @@ ExportsRead = Annotated[Asking, may(Action.AUDIT_READ, at=in_region("exports"))]
 
 @router.post("/tokens", status_code=201, responses=problems(Conflict, InvalidInput))
 async def create_token(who: TokenMake, body: TokenIn, behind: Behind) -> TokenMade:
-    """Make a token for a person or a program: what it may do is that of a role at a place."""
+    """Make a token for a program: what it may do is that of a role at a place. Roles of people are refused."""
     place = Place.parse(body.place) if body.place else Place(behind.services.region_id)
     permitted = who.at(of_places(await places_of(behind, [place]), LABELS["tokens"]))
-    await check_gift(behind, permitted, [Grant(body.role, place)])
+    grant = Grant(body.role, place)
+    await check_gift(behind, permitted, [grant])
+    check_program(body.role)
     token = await behind.write(access.create_token, behind.engine, behind.author(permitted), body.name, body.role, place)
+    if shows_names(behind.services.authoriser, grant):  # whoever made it may use it: somebody else should see that it is there
+        told = {"token": body.name, "role": body.role, "place": str(place), "by": permitted.caller.principal.in_log}
+        logger.warning("a token was made that shows patients by name", extra=told)
     return TokenMade(name=body.name, role=body.role, place=str(place), token=token)
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, delete, insert, select, update
 
 from domain.errors import Conflict, NotFound, Unauthenticated, Unavailable
 from domain.permissions import Reach
-from domain.principals import Place, Role
+from domain.principals import PROGRAMS, Place, Role
 from runtime.sql.engine import reading, writing
 from runtime.sql.grants import LASTING, check_place, is_region, lasting_tokens, lasting_users
 from runtime.sql.identity_tables import service_access, users
@@ -83,6 +83,15 @@ def list_tokens(engine: Engine, *, reach: Reach, region_id: str, limit: int, aft
         return page(
             connection, select(*columns).where(tokens_within(reach, region_id)), [tokens.c.name], limit=limit, after=after
         )
+
+
+def tokens_of_people(engine: Engine) -> list[tuple[str, str]]:
+    """Name and role of tokens in force that bear a person's role: made before such were refused."""
+    query = select(tokens.c.name, tokens.c.role).where(
+        tokens.c.revoked_us.is_(None), tokens.c.role.not_in([role.value for role in PROGRAMS])
+    )
+    with reading(engine) as connection:
+        return [(row.name, row.role) for row in connection.execute(query.order_by(tokens.c.name))]
 
 
 def authenticate(engine: Engine, token: str, *, now_us: int | None = None) -> Row:

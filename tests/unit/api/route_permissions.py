@@ -113,6 +113,10 @@ def _grant_body(w: Ward) -> dict[str, Any]:
     return {"role": "nurse", "place": f"{w.hospital_id}/{w.ward_id}"}
 
 
+def _token_body(w: Ward) -> dict[str, Any]:
+    return _grant_body(w) | {"name": "new", "role": "station"}
+
+
 def _fleet_body(w: Ward) -> dict[str, Any]:
     return {"hospitals": [{"hospital_id": w.hospital_id, "name": "n", "tier": "primary", "beds": 1}]}
 
@@ -248,7 +252,7 @@ ROUTES: Final[dict[str, list[Route]]] = {
     "GET /scenario-runs": [_region("scenario.read", 2)],
     "GET /scenario-runs/{run_id}": [_region("scenario.read", 2)],
     "GET /scenario-runs/{run_id}/report": [_region("scenario.read", 2)],
-    "POST /tokens": [_ward("token.manage", 3, body=lambda w: _grant_body(w) | {"name": "new"}, also=Action.GRANT_MANAGE)],
+    "POST /tokens": [_ward("token.manage", 3, body=_token_body, also=Action.GRANT_MANAGE)],
     "GET /tokens": [_region_list("token.read")],
     "DELETE /tokens/{name}": [_ward("token.manage", 3)],
     "GET /tokens/{name}/bus-certificates": [_ward("token.read", 3)],

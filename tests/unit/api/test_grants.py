@@ -6,12 +6,15 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import Engine
 
+from domain.accesses import write_event
 from domain.errors import Conflict
-from domain.principals import Grant, Place, Role
+from domain.permissions import everywhere
+from domain.principals import PROGRAMS, Grant, Place, Role
 from runtime.clock import ManualClock
 from runtime.sql import access, grants, patients, users
 from runtime.sql.patients import NewPatient
@@ -121,6 +124,34 @@ async def test_nobody_gives_to_themselves_nor_more_than_they_may(app: FastAPI, e
         made = await guard.post("/api/v1/tokens", json={"name": "t", "role": "station", "place": "sz.h001/icu"})
     assert (made.status_code, made.json()["place"]) == (201, "sz.h001/icu")
     assert access.authenticate(engine, made.json()["token"])["place"] == "sz.h001/icu"
+
+
+@pytest.mark.clause("9.3b")
+@pytest.mark.parametrize("role", [role for role in Role if role not in PROGRAMS])
+async def test_no_token_makes_a_person_of_whoever_made_it(app: FastAPI, engine: Engine, role: Role) -> None:
+    for who in ("security-administrator@sz", "local-operator@sz", "administrator@sz"):
+        async with client_of(app, who, under=API) as client:
+            refused = await client.post("tokens", json={"name": "sneaky", "role": role, "place": "sz"})
+        assert (refused.status_code, "is a person's role" in refused.json()["detail"]) == (422, True), refused.text
+    assert access.list_tokens(engine, reach=everywhere("sz"), region_id="sz", limit=9).rows == []
+
+
+@pytest.mark.clause("9.3e")
+async def test_a_token_that_shows_patients_by_name_is_not_made_unseen(
+    app: FastAPI, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert {Role.DOCTOR, Role.NURSE, Role.PATIENT, Role.PRIVACY_OFFICER, Role.DEPARTMENT_HEAD}.isdisjoint(PROGRAMS)
+    roles = sorted(PROGRAMS - {Role.ADMINISTRATOR})
+    async with client_of(app, "security-administrator@sz", under=API) as guard:
+        for role in roles:
+            await make(guard, "tokens", {"name": f"t-{role}", "role": role, "place": "sz"})
+    warned = [record.token for record in caplog.records if "shows patients by name" in record.getMessage()]
+    assert warned == ["t-integration", "t-scenario-runner"]
+    written = {row["target"]: msgspec.json.decode(write_event(row, "sz")) for row in access.list_writes(engine, limit=99).rows}
+    for role in roles:
+        event = written[f"t-{role}"]
+        assert {coding["code"] for coding in (event["type"], *event["subtype"])} >= {"110113", "token.create", "110137"}
+        assert role in event["entity"][-1]["detail"][-1]["valueString"]
 
 
 @pytest.mark.clause("9.3b")

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from cluster.connection import admin_token_file, first_password_file
-from cluster.first_start import FirstCredentials, prepare_accounts, prepare_database, sealer_of
+from cluster.first_start import FirstCredentials, accounts_of_before, prepare_accounts, prepare_database, sealer_of
 from domain.alarms import Outcome
 from domain.fleet_manifest import Tier
 from domain.principals import Role
@@ -71,6 +71,17 @@ def test_beyond_dev_nobody_is_made_who_may_everything(tmp_path, business):
 def test_who_may_everything_is_named(settings, business):
     prepare_accounts(business, settings)
     assert grants.omnipotent(business, now_us=1) == ["token admin", "user administrator"]
+
+
+@pytest.mark.clause("9.3b")
+def test_tokens_of_peoples_roles_that_were_made_before_are_named(settings, business):
+    prepare_accounts(business, settings)
+    access.create_token(business, ADA, "display", Role.STATION)
+    for name, role in (("sneaky", Role.DOCTOR), ("gone", Role.NURSE)):
+        access.create_token(business, ADA, name, role)
+    access.revoke_token(business, ADA, "gone")
+    (says,) = accounts_of_before(business, settings)
+    assert says.startswith("token sneaky is a doctor")
 
 
 def test_an_installation_of_before_gets_its_first_user_whatever_its_tokens_are_called(settings, business):
