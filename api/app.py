@@ -48,6 +48,8 @@ Readings of medical devices in, alarms and answers out, for one region.
 * Updates need `If-Match` with the ETag they were made on. `X-Reason` is recorded with each write.
 * A creating POST may carry `Idempotency-Key`: repeated with it, it is done once and answered alike for a day.
 * Errors are RFC 9457 problems with a stable `code`.
+* Each answer bears `X-Request-Id`, under which logs name the request: the caller's own, if it sent a UUID or 32 hex digits
+  with a letter among them, else one of ours.
 * Whose records are asked for is noted in the access log before they are shown: `/audit/events`.
 * Alarms are a secondary, information-only path: alarms at the bedside stay primary.
 """

@@ -54,6 +54,9 @@ _PROBES: Final = frozenset({"/health", "/ready", "/metrics"})
 _POLICY_VIOLATION: Final = 1008  # RFC 6455 7.4.1
 
 
+ENDED: Final = "vitalgrid.ended"  # in the message by which a live stream's client is gone: why, if its token is good no more
+
+
 class Callers(Protocol):
     """Who holds an API token, or the token of a session."""
 
@@ -61,8 +64,8 @@ class Callers(Protocol):
         """The holder of `token`; raises Unauthenticated. With `is_activity` a session begins to idle anew."""
         ...
 
-    async def until_ended(self, token: str, caller: Caller) -> None:
-        """Return once `token`, which `caller` holds, is good no more, or they have been given something else.
+    async def until_ended(self, token: str, caller: Caller) -> Unauthenticated | None:
+        """Once `token`, which `caller` holds, is good no more, why; None once they have been given something else.
 
         At once when somebody ended the session, or changed what they have.
         """
@@ -108,15 +111,20 @@ class Authentication:
         else:
             await self._app(scope, receive, send)
 
-    async def _until(self, end_of_token: Coroutine[Any, Any, None], scope: Scope, receive: Receive, send: Send) -> None:
-        """A live stream ends with its session or token: for the application the client is gone then."""
+    async def _until(
+        self, end_of_token: Coroutine[Any, Any, Unauthenticated | None], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """A live stream ends with its session or token: for the application the client is gone then, and it hears why."""
         ended = asyncio.create_task(end_of_token, name="watch a live stream's token")
 
         async def received() -> Message:
             asking = asyncio.ensure_future(receive())
             try:
                 await asyncio.wait({asking, ended}, return_when=asyncio.FIRST_COMPLETED)
-                return asking.result() if asking.done() else {"type": "http.disconnect"}
+                if asking.done():
+                    return asking.result()
+                why = None if ended.exception() is not None else ended.result()
+                return {"type": "http.disconnect", ENDED: None if why is None else (why.code, str(why))}
             finally:
                 asking.cancel()
 

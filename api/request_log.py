@@ -14,11 +14,15 @@ from api.errors import REQUEST_ID_KEY
 from api.telemetry import Telemetry
 
 SEND_KEY: Final = "vitalgrid.send"  # the server's own send, past all layers
-_USABLE_ID: Final = re.compile(rb"[A-Za-z0-9._-]{8,64}\Z")
+# A UUID, or 32 hex digits such as a W3C trace id; with a letter in it, which no number of a person has.
+_USABLE_ID: Final = re.compile(rb"(?=[0-9-]*[a-f])(?:[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\Z", re.I)
 
 
 class RequestLog:
-    """ASGI middleware. A caller's own X-Request-Id is kept when it is short and printable."""
+    """ASGI middleware. A caller's own X-Request-Id is kept when it is a UUID or 32 hex digits.
+
+    It stands for ever in the access log, in clear: anything else may be somebody's name or number, and we make one.
+    """
 
     def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
         self._app = app

@@ -74,8 +74,8 @@ class SqlCallers:
             await self._note(digest, kept, kept.session)
         return kept.caller
 
-    async def until_ended(self, token: str, caller: Caller) -> None:
-        """Return once `token` is good no more, or `caller` has something else than then: it is to be judged anew.
+    async def until_ended(self, token: str, caller: Caller) -> Unauthenticated | None:
+        """Why `token` is good no more, once it is; None once `caller` has something else than then: it is to be judged anew.
 
         Asks when they are forgotten, and each `LOOK_AGAIN_S`.
         """
@@ -83,9 +83,9 @@ class SqlCallers:
             changed = self._changes.setdefault(caller.principal.id, asyncio.Event())  # first: nothing is missed meanwhile
             try:
                 if await self.caller_of(token, is_activity=False) != caller:
-                    return
-            except Unauthenticated:
-                return
+                    return None
+            except Unauthenticated as error:
+                return error
             except Unavailable as error:  # nothing is known against it
                 logger.info("a live stream goes on unasked: %s", error)
             with contextlib.suppress(TimeoutError):

@@ -34,8 +34,9 @@ class KnownCallers:
             raise Unauthenticated("the token is unknown or was revoked")
         return self._holders[token]
 
-    async def until_ended(self, token: str, caller: Caller) -> None:
+    async def until_ended(self, token: str, caller: Caller) -> Unauthenticated | None:
         await asyncio.Event().wait()
+        return None
 
     def forget(self, principal_id: str) -> None:
         pass

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from api.live.subscription import Subscription, sse
+from api.live.subscription import JUDGED_ANEW, Subscription, sse
 from domain.errors import VitalgridError
 from runtime.bus import Bus
 from runtime.follower import Follower, StreamMessage
@@ -138,13 +138,13 @@ class Feed:
         """End the streams whose clients may see some patients and not others: they connect again, and are judged anew."""
         for client in (*self._clients.all(), *self._catching_up):
             if client.is_limited:
-                client.close()
+                client.end(*JUDGED_ANEW)
 
     def end_wider(self) -> None:
         """End the streams whose clients have grants that do not count in an emergency: one began, or is over."""
         for client in (*self._clients.all(), *self._catching_up):
             if client.is_wider:
-                client.close()
+                client.end(*JUDGED_ANEW)
 
     async def _start(self) -> None:
         if self._follower is not None:

@@ -50,6 +50,7 @@ logger = logging.getLogger(__name__)
 
 _PATH: Final = "/api/v1/live/alarms"
 _END: Final = sse("end", b"{}")
+_LAST: Final = b"event: end\n"
 _BEGIN_S: Final = 10.0
 _LOOK_S: Final = 1.0
 _BYTES_A_S = 2**20  # of a stream: what a program does not read waits in nats-server's memory, for ten seconds
@@ -73,6 +74,7 @@ class _Stream:
         self.status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.refusal = bytearray()
         self._is_asked = False
+        self._is_ended = False  # its own last event says so
         self._gone = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
 
@@ -94,7 +96,7 @@ class _Stream:
 
     async def say_end(self) -> None:
         """Tell who hears it that nothing more comes, if anything did. What the bus does not take is said in the log."""
-        if self.status.done() and self.status.result() < 400:
+        if self.status.done() and self.status.result() < 400 and not self._is_ended:
             try:
                 await self._say(_END)
             except Exception as error:  # noqa: BLE001 (whatever ails the bus: other streams are to be told, and it hears no more)
@@ -117,6 +119,7 @@ class _Stream:
             return
         for event in body.split(b"\n\n"):
             if event:
+                self._is_ended = event.startswith(_LAST)
                 await self._say(event + b"\n\n")
                 await asyncio.sleep(len(event) / _BYTES_A_S)
 

@@ -10,8 +10,9 @@ from typing import Final
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from api.auth import ENDED
 from api.live.feed import Feed
-from api.live.subscription import Subscription
+from api.live.subscription import JUDGED_ANEW, Subscription
 from api.request_log import SEND_KEY
 from api.telemetry import Telemetry
 
@@ -65,8 +66,10 @@ class EventStream(Response):
                 watch.close()
 
     async def _until_gone(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
+        while (message := await receive())["type"] != "http.disconnect":
             pass
+        if ENDED in message:  # it is still there
+            self._subscription.end(*(message[ENDED] or JUDGED_ANEW))
         self._subscription.close()
 
 

@@ -16,6 +16,8 @@ import msgspec
 MAX_EVENTS: Final = 2_000
 MAX_BYTES: Final = 8 * 2**20
 
+JUDGED_ANEW: Final = ("judged-anew", "what you may see has changed: connect again with Last-Event-ID to go on")
+
 
 def sse(event: str, data: bytes, sequence: int | None = None) -> bytes:
     """The wire form of one event; `data` is one line of JSON."""
@@ -90,6 +92,11 @@ class Subscription:
         self._queue.appendleft(event)
         self._queued_bytes += len(event)
         self._ready.set()
+
+    def end(self, code: str, detail: str) -> None:
+        """A last event, `end`, says why there are no more."""
+        self.put(sse("end", msgspec.json.encode({"code": code, "detail": detail})))
+        self.close()
 
     def close(self) -> None:
         """No more events; `take` gives what is queued and then None."""

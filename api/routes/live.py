@@ -2,7 +2,8 @@
 
 Each event has the stream's sequence as its id; a client that sends `Last-Event-ID` goes on behind it. A `heartbeat`
 comes at least every second with the high-water mark and the lag: a client that hears nothing shows "no connection".
-A client that is too slow gets a final `overflow` event and is disconnected.
+A client that is too slow gets a final `overflow` event and is disconnected. One whose session or token ended, or who may see
+something else than when it came, gets a final `end` event with `code` and `detail` (`session-superseded`, `judged-anew`).
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ async def live_alarms(
     hospital: Annotated[list[str] | None, Query(description="Only of these hospitals.")] = None,
     priority: Annotated[Priority, Query(description="This priority and above: 0 information … 3 high.")] = Priority.INFORMATION,
 ) -> EventStream:
-    """The alarm events that you may see, as they are notified: `hello`, `alarm`, `heartbeat`, `gap`, `overflow`."""
+    """The alarm events that you may see, as they are notified: `hello`, `alarm`, `heartbeat`, `gap`, `overflow`, `end`."""
     hospitals = [parse_hospital_id(one) for one in hospital or []]
     scope = await behind.read(alarm_scope, behind.engine, who.reach)
     client = alarm_client(behind.alarm_feed, behind.hosts, behind.services.clock, hospitals, priority, scope)
@@ -90,7 +91,7 @@ async def live_alarms(
 async def live_readings(
     who: ReadingsWatch, behind: Behind, last_seen: LastSeen, wanted: Annotated[LiveFilter, given(LiveFilter)]
 ) -> EventStream:
-    """Readings as they are stored in the stream: events `hello`, `readings`, `heartbeat`, `gap`, `overflow`.
+    """Readings as they are stored in the stream: events `hello`, `readings`, `heartbeat`, `gap`, `overflow`, `end`.
 
     They come before a host has seen them, so retransmissions are not yet taken out, and marks that hosts set are not
     there. A hospital's devices are those it has when the client connects. Whoever may see some patients and not others

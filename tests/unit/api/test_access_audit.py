@@ -27,6 +27,7 @@ from tests.callers import TOKEN, KnownCallers
 WARD = Place.parse("sz.h001/icu")
 NURSE = Caller(Principal(Kind.USER, "u-1", "li"), (Grant(Role.NURSE, WARD),), session_id="s-1")
 KEY = "a" * 32
+REQUEST = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
 class Trail:
@@ -92,7 +93,7 @@ async def client(trail, answered):
         app.add_api_route(path, handler)
     app.add_api_route("/patients", change, methods=["POST", "DELETE", "PATCH"])
     app.state.backend = SimpleNamespace(trail=trail, services=SimpleNamespace(clock=ManualClock(), region_id="sz"))
-    headers = {"Authorization": f"Bearer {TOKEN}", "X-Request-Id": "request-0001"}
+    headers = {"Authorization": f"Bearer {TOKEN}", "X-Request-Id": REQUEST}
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test", headers=headers) as client:
         yield client
 
@@ -103,7 +104,7 @@ async def test_who_saw_whom_is_noted_with_the_request(client, trail):
     (event,) = trail.noted
     assert [entity["what"] for entity in event["entity"] if "what" in entity] == [
         {"reference": f"Patient/{KEY}"}, {"identifier": {"value": f"/patients/{KEY}"}},
-        {"identifier": {"value": "request-0001"}},
+        {"identifier": {"value": REQUEST}},
     ]  # fmt: skip
     assert event["agent"][2]["who"]["display"] == "li"
     assert event["agent"][2]["policy"] == ["urn:vitalgrid:policy:a%20policy"]
@@ -219,7 +220,7 @@ async def test_an_export_of_a_whole_region_is_noted_in_events_that_the_bus_can_b
     assert len({patient for part in named for patient in part}) == 40_000
     assert max(len(msgspec.json.encode(event)) for event in trail.noted) < 2**18
     assert len({event["id"] for event in trail.noted}) == len(trail.noted) == 80
-    assert all("request-0001" in str(event["entity"]) for event in trail.noted)
+    assert all(REQUEST in str(event["entity"]) for event in trail.noted)
 
 
 def test_a_parameter_that_no_route_has_is_left_out_with_its_name() -> None:

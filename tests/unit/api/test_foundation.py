@@ -19,6 +19,7 @@ from tests.callers import TOKEN, TOKEN_OF_NOBODY
 from tests.unit.api.conftest import client_of
 from tests.waiting import until
 
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PATHS = (
     "/", "/docs", "/redoc", "/openapi.json", "/docs-assets/swagger-ui.css", "/metrics", "/health", "/ready",
     "/api/v1/metrics-table", "/api/v1/nowhere",
@@ -122,10 +123,10 @@ async def test_a_defect_is_a_problem_that_tells_no_secrets(plain_app: FastAPI) -
 
     plain_app.add_api_route("/broken", broken)
     async with client_of(plain_app) as client:
-        response = await client.get("/broken", headers={"X-Request-Id": "trace-0001"})
+        response = await client.get("/broken", headers={"X-Request-Id": TRACE})
     assert response.status_code == 500
     assert response.json()["code"] == "internal-error"
-    assert response.headers["x-request-id"] == "trace-0001"
+    assert response.headers["x-request-id"] == TRACE
     assert "secret detail" not in response.text
 
 
@@ -133,6 +134,22 @@ async def test_no_browser_or_proxy_keeps_an_answer_but_those_that_say_so(plain_c
     for path in ("/api/v1/thing-models/monitor", "/api/v1/nothing", "/health"):
         assert (await plain_client.get(path)).headers["cache-control"] == "no-store"
     assert "cache-control" not in (await plain_client.get("/docs-assets/favicon.png")).headers
+
+
+@pytest.mark.clause("9.3h")
+@pytest.mark.parametrize("given", [
+    "440305199001011234", "Ouyang.Kanali", "13800138000", "44030519900101123444030519900101", "trace-0001", "ad" * 15,
+    "44030519-9001-0112-3444-030519900101", "ad" * 17, "wang" * 8,
+])  # fmt: skip
+async def test_a_request_is_never_named_by_what_may_be_somebodys(plain_client: httpx.AsyncClient, given: str) -> None:
+    response = await plain_client.get("/api/v1/nowhere", headers={"X-Request-Id": given})
+    assert re.fullmatch(r"[0-9a-f]{32}", response.headers["x-request-id"])
+    assert response.headers["x-request-id"] != given
+
+
+@pytest.mark.parametrize("given", [TRACE, "0F47AC10-58cc-4372-a567-0e02b2c3d479"])
+async def test_a_callers_own_id_is_taken_if_it_is_one(plain_client: httpx.AsyncClient, given: str) -> None:
+    assert (await plain_client.get("/api/v1/nowhere", headers={"X-Request-Id": given})).headers["x-request-id"] == given
 
 
 async def test_each_request_has_its_own_id(plain_client: httpx.AsyncClient) -> None:

@@ -11,6 +11,10 @@ from sqlalchemy import Engine
 from starlette.types import Message, Receive, Scope, Send
 
 from api.auth import Authentication
+from api.live.feed import Feed
+from api.live.stream import EventStream
+from api.live.subscription import Subscription
+from api.telemetry import Telemetry
 from domain.principals import Grant, Place, Role
 from runtime import callers
 from runtime.clock import ManualClock
@@ -58,6 +62,30 @@ async def test_the_second_sign_in_ends_the_firsts_live_stream_at_once(house: Hou
     await sign_in(house)
     await asyncio.wait_for(stream.serving, callers.LOOK_AGAIN_S / 2)  # it is told, not found at the next look
     assert stream.ended == ["http.disconnect"]
+
+
+class ShownStream(Stream):
+    """And what it gets, by the platform's own stream of events."""
+
+    def __init__(self, house: House, token: str) -> None:
+        self.got, self._house = b"", house
+        super().__init__(house, token)
+
+    async def _application(self, scope: Scope, receive: Receive, send: Send) -> None:
+        feed = Feed(self._house.app.state.backend.services.bus, "ALARMS", (), lambda message: message)
+        await EventStream(feed, Subscription(None, lambda _: None, lambda: b""), "alarms", Telemetry())(scope, receive, send)
+
+    async def _take(self, message: Message) -> None:
+        self.got += message.get("body", b"")
+
+
+@pytest.mark.clause("7.2d")
+async def test_a_live_stream_says_why_it_ends(house: House) -> None:
+    stream = ShownStream(house, (await sign_in(house))["access_token"])
+    assert await stream.goes_on()
+    await sign_in(house)
+    await asyncio.wait_for(stream.serving, callers.LOOK_AGAIN_S / 2)
+    assert b'event: end\ndata: {"code":"session-superseded","detail":"' in stream.got
 
 
 @pytest.mark.clause("7.2a")

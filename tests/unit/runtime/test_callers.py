@@ -150,7 +150,9 @@ async def test_whoever_waits_for_the_end_of_a_session_hears_of_it_at_once(
     assert not waiting.done()
     sessions.sign_out(engine, session.access_token, now_us=NOW_US)
     known.forget(session.user_id)
-    await asyncio.wait_for(waiting, 10)
+    why = await asyncio.wait_for(waiting, 10)
+    assert why is not None
+    assert why.code.startswith("session-")
     await asyncio.wait_for(known.until_ended(session.access_token, caller), 10)  # who comes late too
     await until(lambda: not known._changes)  # a thread may hold the last refusal, and who waited for it, a moment longer
 
@@ -163,7 +165,7 @@ async def test_whoever_waits_hears_at_once_that_they_have_something_else(
     waiting = asyncio.create_task(known.until_ended(session.access_token, caller))
     grants.give(engine, ADA, "li.na", Grant(Role.HEALTH_COMMISSION, Place("sz")))
     known.forget(session.user_id)
-    await asyncio.wait_for(waiting, 10)
+    assert await asyncio.wait_for(waiting, 10) is None
     assert (await known.caller_of(session.access_token)).grants == (Grant(Role.HEALTH_COMMISSION, Place("sz")),)
 
 
