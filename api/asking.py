@@ -65,8 +65,16 @@ class Judge:
         reach = self.reach
         if reach.is_nothing:
             self.check_shut(lambda usual: not usual.reach.is_nothing)
-            raise Forbidden(f"{self.caller.principal.name} may not {self.action}: no role of theirs allows it anywhere")
+            raise Forbidden(f"{self.caller.principal.name} may not {self.action}: {self._why_nowhere()}")
         return reach
+
+    def _why_nowhere(self) -> str:
+        """It may be the purpose alone that does not fit."""
+        reaches = {purpose: self.authoriser.reach(self.caller, self.action, purpose) for purpose in Purpose}
+        fit = [purpose for purpose, reach in reaches.items() if not reach.is_nothing]
+        if not fit or self.purpose is None:
+            return "no role of theirs allows it anywhere"
+        return f"their roles do not allow it for {self.purpose}, but for {', '.join(fit)} (X-Purpose)"
 
     def permit(self, target: Target) -> View:
         """How patients appear in the answer. Raises Forbidden, or NotFound where that is told of nothing."""

@@ -10,7 +10,7 @@ from api.services import Backend
 from domain.errors import Forbidden, InvalidInput
 from domain.labels import LABELS
 from domain.permissions import Action, Authoriser, View
-from domain.principals import ADMINISTRATORS, PROGRAMS, Caller, Factor, Grant, Kind, Place, Principal, Role
+from domain.principals import POWERFUL, PROGRAMS, Caller, Factor, Grant, Kind, Place, Principal, Role
 from runtime.sql.grants import is_region
 
 
@@ -41,11 +41,11 @@ def shows_names(authoriser: Authoriser, grant: Grant) -> bool:
 
 
 def check_powers(behind: Backend, who: Asking, roles: Sequence[Role]) -> None:
-    """Raise Forbidden when an account with an administrator's power is to be changed by one who may give no powers.
+    """Raise Forbidden when an account with such power (`POWERFUL`) is to be changed by one who may give no powers.
 
     Whoever sets a password may sign in with it.
     """
-    if ADMINISTRATORS.isdisjoint(roles):
+    if POWERFUL.isdisjoint(roles):
         return
     who.also(of_places([Place(behind.services.region_id)], LABELS["grants"]), Action.GRANT_MANAGE)
     if Role.ADMINISTRATOR in roles and not is_administrator(who.caller):

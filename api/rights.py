@@ -27,6 +27,19 @@ def rights_of(authoriser: Authoriser, caller: Caller) -> list[tuple[Grant, list[
     return [(grant, list(_rights(authoriser, caller, grant))) for grant in caller.grants]
 
 
+Rights = list[tuple[Grant, list[Right]]]
+
+
+def differing(others: Rights, than: Rights) -> Rights:
+    """Of `others` what is not the same in `than`, of the same grants; an action that is missing there has no levels."""
+    found: Rights = []
+    for (grant, rights), (_, known) in zip(others, than, strict=True):
+        gone = {right.action for right in known} - {right.action for right in rights}
+        other = [right for right in rights if right not in known]
+        found.append((grant, other + [Right(action, None, None, ()) for action in sorted(gone)]))
+    return [(grant, rights) for grant, rights in found if rights]
+
+
 def _rights(authoriser: Authoriser, caller: Caller, grant: Grant) -> Iterator[Right]:
     alone = replace(caller, grants=(grant,))
     for action in Action:

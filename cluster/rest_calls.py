@@ -14,6 +14,7 @@ from scenarios.target import Target
 
 _TIMEOUT_S: Final = 70.0
 _FORBIDDEN: Final = 403
+_GIVING: Final = ("/tokens", "/users")  # what this machine's token may not give, no token that it makes may either
 _HINT: Final = (
     "; this machine's own token gives orders and reads no patient: come with one of a role that may (docs/permissions.md),"
     " by --token or VITALGRID_TOKEN; `vitalgrid token add NAME --role ROLE` makes it"
@@ -67,7 +68,8 @@ def _answer(target: Target, method: str, path: str, body: Any, reason: str) -> A
         return said
     kind: type[VitalgridError] = Unavailable if answer.is_server_error else InvalidInput
     detail = said.get("detail", f"the API answered {answer.status_code}")
-    raise kind(f"{detail}{_HINT}" if answer.status_code == _FORBIDDEN and _is_this_machines(target) else detail)
+    is_hinted = answer.status_code == _FORBIDDEN and not path.startswith(_GIVING) and _is_this_machines(target)
+    raise kind(f"{detail}{_HINT}" if is_hinted else detail)
 
 
 def _is_this_machines(target: Target) -> bool:

@@ -58,14 +58,11 @@ def list_grants(name: Name, token: Token = None, data_dir: DataDir = None) -> No
 
 @user.command("permissions")
 def permissions(name: Name, token: Token = None, data_dir: DataDir = None) -> None:
-    """What a user may do in effect: by each grant, which action, up to which level, for which purposes."""
+    """What a user may do in effect, by which factors: by each grant, which action, up to which level, for which purposes."""
     shown = _ask(target_of(token, data_dir), "GET", f"{_path_of(name)}/permissions")
-    table = Table("role", "place", "action", "level", "of own patients", "purposes")
-    for given in shown["grants"]:
-        for right in given["rights"]:
-            levels = (str(right["level"] or "-"), str(right["level_of_own_patients"] or "-"))
-            table.add_row(given["role"], given["place"], right["action"], *levels, " ".join(right["purposes"]))
-    _console.print(table)
+    _show_rights(f"signed in by {' and '.join(shown['factors'])}", shown["grants"])
+    if (other := shown["otherwise"]) and other["grants"]:
+        _show_rights(f"by {' and '.join(other['factors'])} instead, what differs", other["grants"])
 
 
 @user.command("grant")
@@ -178,6 +175,15 @@ def _show_grants(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         ends = (row["until"] or "-", row["ended"] or "-")
         table.add_row(str(row["id"]), row["role"], row["place"], row["relation"], row["given"], *ends)
+    _console.print(table)
+
+
+def _show_rights(title: str, grants: list[dict[str, Any]]) -> None:
+    table = Table("role", "place", "action", "level", "of own patients", "purposes", title=title)
+    for given in grants:
+        for right in given["rights"]:
+            levels = (str(right["level"] or "-"), str(right["level_of_own_patients"] or "-"))
+            table.add_row(given["role"], given["place"], right["action"], *levels, " ".join(right["purposes"]))
     _console.print(table)
 
 

@@ -104,6 +104,11 @@ ADMINISTRATORS: Final = frozenset({
 """Whoever has one of these has power over others' accounts, the platform itself, or the record of both."""
 
 
+POWERFUL: Final = ADMINISTRATORS | {Role.LOCAL_OPERATOR, Role.PRIVACY_OFFICER}
+"""Of these a password alone is too little, and their accounts are changed by whoever may give powers: whoever has one gives
+rights, keeps the platform, or orders that a person be erased and sees any patient of the place by name.
+"""
+
 PROGRAMS: Final = frozenset({
     *ADMINISTRATORS, Role.BIOMEDICAL_ENGINEER, Role.DATA_SCIENTIST, Role.CAPACITY_PLANNER, Role.INTEGRATION, Role.STATION,
     Role.SCENARIO_RUNNER, Role.LOCAL_OPERATOR,

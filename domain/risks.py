@@ -14,7 +14,7 @@ from typing import Final
 from domain.instants import DAY_US, US_PER_S
 from domain.labels import LABELS
 from domain.permissions import Level
-from domain.principals import ADMINISTRATORS, Role
+from domain.principals import POWERFUL, Role
 
 _UNDIVIDED: Final = frozenset({Role.ADMINISTRATOR})
 
@@ -255,9 +255,7 @@ def _dormant(facts: Facts) -> Iterator[Found]:
     for account in facts.accounts:
         idle_days = (facts.now_us - (account.last_login_us or account.created_us)) // DAY_US
         if idle_days >= DORMANT_DAYS:
-            yield Found(
-                "account-dormant", 3, 4 if account.roles & ADMINISTRATORS else 2, {"idle_days": idle_days}, account.name
-            )
+            yield Found("account-dormant", 3, 4 if account.roles & POWERFUL else 2, {"idle_days": idle_days}, account.name)
 
 
 def _undivided(facts: Facts) -> Iterator[Found]:
@@ -269,7 +267,7 @@ def _undivided(facts: Facts) -> Iterator[Found]:
 def _one_factor(facts: Facts) -> Iterator[Found]:
     return (
         Found("one-factor", 3, 5, {}, account.name)
-        for account in facts.accounts if account.roles & ADMINISTRATORS and not account.has_second_factor
+        for account in facts.accounts if account.roles & POWERFUL and not account.has_second_factor
     )  # fmt: skip
 
 

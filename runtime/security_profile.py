@@ -3,7 +3,8 @@
 `standard`, unless something else is said: every port speaks TLS, with certificates that are given or else the platform's
 own (`cluster.pki`), and so does what the platform opens itself (`runtime.outgoing_links`); API and doors may answer other
 machines. Stored passwords are as slow to try as is asked today,
-administrators have a second factor, and nobody may everything: the first user gives rights, this machine's token orders.
+administrators, local operators and privacy officers have a second factor, and nobody may everything: the first user gives
+rights, this machine's token orders.
 
 `dev`: for tests and trials on one machine. API and doors answer on loopback only; links within it may do without TLS. The first
 user and this machine's token are administrators, who may everything.
@@ -21,7 +22,7 @@ from enum import StrEnum
 from typing import Final
 
 from domain.loopback import is_loopback
-from domain.principals import ADMINISTRATORS, Role
+from domain.principals import POWERFUL, Role
 
 LEAST_ITERATIONS: Final = 600_000  # as OWASP's password storage cheat sheet asks of PBKDF2 with a hash of 256 bits
 
@@ -33,7 +34,7 @@ class SecurityProfile(StrEnum):
 
 
 class SecondFactorRule(StrEnum):
-    """Which users have to have a second factor, the laxest first."""
+    """Which users have to have a second factor, the laxest first. `administrators`: those with such power (`POWERFUL`)."""
 
     NOBODY = "nobody"
     ADMINISTRATORS = "administrators"
@@ -42,7 +43,7 @@ class SecondFactorRule(StrEnum):
     def is_for(self, roles: Collection[Role]) -> bool:
         """Whether a user with these roles has to have one."""
         return self is SecondFactorRule.EVERYBODY or (
-            self is SecondFactorRule.ADMINISTRATORS and not ADMINISTRATORS.isdisjoint(roles)
+            self is SecondFactorRule.ADMINISTRATORS and not POWERFUL.isdisjoint(roles)
         )
 
 

@@ -276,7 +276,7 @@ class SecuritySettings(BaseModel):
     second_factor: SecondFactorRule | None = Field(
         None,
         description="Who has to have a second factor: `nobody`, `administrators`, `everybody`. None: as the profile wants, "
-        "in `dev` nobody, in `standard` administrators.",
+        "in `dev` nobody, in `standard` administrators (local operators and privacy officers among them).",
     )
     session_idle_s: float = Field(
         900.0, ge=30, description="Time without anything done after which a user has to sign in again."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter
@@ -10,13 +11,13 @@ from api.asking import Asking
 from api.errors import problems
 from api.locators import in_region, of_user
 from api.permissions import may
-from api.rights import rights_of
-from api.schemas.users import PermissionsOut
+from api.rights import differing, rights_of
+from api.schemas.users import OtherFactors, PermissionsOut
 from api.services import Backend, Behind
 from api.times import In, Zone
 from domain.errors import NotFound
 from domain.permissions import Action
-from domain.principals import Caller
+from domain.principals import Caller, Factor, Kind
 from runtime.sql import users
 
 router = APIRouter(tags=["users"])
@@ -26,7 +27,10 @@ Oneself = Annotated[Asking, may(Action.SELF, at=in_region("users"))]
 
 @router.get("/users/{name}/permissions", responses=problems(NotFound))
 async def show_permissions(_who: UserRead, name: str, behind: Behind, zone: In) -> PermissionsOut:
-    """What a user may do, where, to how sensitive records and for which purposes, as if signed in by password alone."""
+    """What a user may do, where, to how sensitive records and for which purposes, signed in with the `factors` that they have.
+
+    What has to be done first (a password changed, a second factor set up) is taken as done.
+    """
     caller = await behind.read(users.as_caller, behind.engine, name, now_us=behind.services.clock.now_us())
     return await _shown(behind, caller, zone)
 
@@ -38,4 +42,9 @@ async def show_own(who: Oneself, behind: Behind, zone: In) -> PermissionsOut:
 
 
 async def _shown(behind: Backend, caller: Caller, zone: Zone) -> PermissionsOut:
-    return PermissionsOut.of(caller, await behind.lanes.codec(rights_of, behind.services.authoriser, caller), zone)
+    rights = await behind.lanes.codec(rights_of, behind.services.authoriser, caller)
+    if caller.principal.kind is not Kind.USER:
+        return PermissionsOut.of(caller, rights, zone)
+    other = replace(caller, factors=caller.factors ^ {Factor.TOTP})
+    others = await behind.lanes.codec(rights_of, behind.services.authoriser, other)
+    return PermissionsOut.of(caller, rights, zone, OtherFactors.of(other, differing(others, rights), zone))

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.rights import Right
+from api.rights import Right, Rights
 from api.second_factor_set_up import FactorState
 from api.sign_in import Issued
 from api.times import Rfc3339, Zone, maybe_instant
@@ -127,17 +127,29 @@ class GrantRights(BaseModel):
         )
 
 
-class PermissionsOut(BaseModel):
-    """What a user may do in effect. What takes a second factor is here for who came with one."""
+class OtherFactors(BaseModel):
+    """What would be otherwise with, or without, a second factor: only the rights that differ."""
 
-    name: str
     factors: list[Factor]
     grants: list[GrantRights]
 
     @classmethod
-    def of(cls, caller: Caller, rights: list[tuple[Grant, list[Right]]], zone: Zone) -> Self:
+    def of(cls, caller: Caller, rights: Rights, zone: Zone) -> Self:
+        return cls(factors=sorted(caller.factors), grants=[GrantRights.of(grant, held, zone) for grant, held in rights])
+
+
+class PermissionsOut(BaseModel):
+    """What a user may do in effect, signed in with these factors."""
+
+    name: str
+    factors: list[Factor]
+    grants: list[GrantRights]
+    otherwise: OtherFactors | None = Field(description="With a second factor, or without it; null for programs, who have none.")
+
+    @classmethod
+    def of(cls, caller: Caller, rights: Rights, zone: Zone, otherwise: OtherFactors | None = None) -> Self:
         shown = [GrantRights.of(grant, held, zone) for grant, held in rights]
-        return cls(name=caller.principal.name, factors=sorted(caller.factors), grants=shown)
+        return cls(name=caller.principal.name, factors=sorted(caller.factors), grants=shown, otherwise=otherwise)
 
 
 class SessionShown(BaseModel):

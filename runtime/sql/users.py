@@ -103,14 +103,15 @@ def list_users(
 
 
 def as_caller(engine: Engine, name: str, *, now_us: int) -> Caller:
-    """A user as they call once signed in by password, with what they have now. Raises NotFound."""
+    """A user as they call once signed in with all factors that they have, and with what they have now. Raises NotFound."""
     with reading(engine) as connection:
         columns = (users.c.id, users.c.name, users.c.patient_key)
         row = one(connection, select(*columns).where(users.c.name == name), f"user {name!r}")
+        factors = {Factor.PASSWORD, Factor.TOTP} if _with_second_factor(connection, [row["id"]]) else {Factor.PASSWORD}
         return Caller(
             Principal(Kind.USER, row["id"], row["name"], is_patient=row["patient_key"] is not None),
             grants_of(connection, row["id"], now_us=now_us),
-            factors=frozenset({Factor.PASSWORD}), patient_key=row["patient_key"],
+            factors=frozenset(factors), patient_key=row["patient_key"],
             treats=treated_by(connection, row["id"], now_us=now_us),
         )  # fmt: skip
 

@@ -49,7 +49,7 @@ HARMLESS: Final = {
         modality name_en name_zh no_measurement patient_bound period_s plausible_high plausible_low precision services
         title_en title_zh""",
     "people at work, their accounts and rights": """
-        access_token acknowledged_by action active address ends expires_in factors first_password grants level
+        access_token acknowledged_by action active address ends expires_in factors first_password grants level otherwise
         level_of_own_patients must must_change principal purposes recovery_codes recovery_codes_left refresh_token
         relation resubmitted_by rights role roles second_factor secret signed_in token uri user who made_by claim_code
         fingerprint serial isolated_by confirmed_by released_by lifted_by""",

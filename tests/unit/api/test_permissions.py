@@ -134,6 +134,17 @@ async def test_the_refused_are_told_what_is_missing_and_where_they_may(client: h
     assert [row["patient_key"] for row in listed] == [wards[0].patient_key]
 
 
+@pytest.mark.clause("7.2b")
+@pytest.mark.as_role("nurse@sz.h001/icu")
+async def test_whose_purpose_does_not_fit_is_told_so_and_which_do(client: httpx.AsyncClient, wards: list[Ward]) -> None:
+    for path, words in (
+        ("patients", "their roles do not allow it for HRESCH, but for TREAT, ETREAT (X-Purpose)"),
+        ("writes", "no role of theirs allows it anywhere"),
+    ):
+        answer = await client.get(path, headers={"X-Purpose": "HRESCH"})
+        assert (answer.status_code, words in answer.json()["detail"]) == (403, True), answer.text
+
+
 @pytest.mark.clause("9.3c")
 @pytest.mark.as_role("nurse@sz.h001/icu")
 async def test_a_body_is_not_looked_at_before_the_permission_is_given(client: httpx.AsyncClient, wards: list[Ward]) -> None:

@@ -63,6 +63,35 @@ async def me(house: House, token: str) -> dict[str, Any]:
         return dict((await client.get("/api/v1/me")).json())
 
 
+@pytest.mark.clause("7.2b")
+async def test_effective_rights_are_those_with_the_factors_that_the_user_has(house: House) -> None:
+    def level_of(shown: dict[str, Any]) -> int:
+        rights = [right for given in shown["grants"] for right in given["rights"]]
+        return int(next(right["level"] for right in rights if right["action"] == "patient.read"))
+
+    token = (await sign_in(house))["access_token"]
+    both = ["password", "totp"]
+    for factors, others, levels in ((both[:1], both, (4, 5)), (both, both[:1], (5, 4))):
+        async with house.client(token) as client:
+            shown = (await client.get("/api/v1/users/li.na/permissions")).json()
+            assert (await client.get("/api/v1/me/permissions")).json() == shown
+        assert (shown["factors"], shown["otherwise"]["factors"]) == (factors, others)
+        assert (level_of(shown), level_of(shown["otherwise"])) == levels
+        assert "self" not in {right["action"] for given in shown["otherwise"]["grants"] for right in given["rights"]}
+        if factors != both:
+            await set_up(house, token)
+
+
+@pytest.mark.clause("9.3c")
+async def test_a_privacy_officer_shows_nobody_by_a_password_alone(strict: House) -> None:
+    grants.give(strict.engine, ADA, "wang.wei", Grant(Role.PRIVACY_OFFICER, REGION))
+    token = (await sign_in(strict, "wang.wei"))["access_token"]
+    unmask = {"X-Unmask": "1", "X-Reason": "a request"}
+    assert await get(strict, token, "/api/v1/patients", **unmask) == (403, "second-factor-setup-required")
+    await set_up(strict, token)
+    assert await get(strict, token, "/api/v1/patients", **unmask) == (200, "")
+
+
 @pytest.mark.clause("5.4a")
 async def test_who_set_up_a_factor_signs_in_with_it_and_is_told_what_is_missing(house: House) -> None:
     token = (await sign_in(house))["access_token"]

@@ -17,7 +17,7 @@ from scenarios.target import Target
 
 class _Refusing(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        self.send_response(403 if self.path.endswith("/forbidden") else 404)
+        self.send_response(404 if self.path.endswith("/unknown") else 403)
         self.end_headers()
         self.wfile.write(b'{"detail": "may not"}')
 
@@ -39,7 +39,13 @@ def api_url() -> Iterator[str]:
 @pytest.mark.clause("7.2b")
 @pytest.mark.parametrize(
     ("token", "path", "is_told"),
-    [("the-machines", "/forbidden", True), ("my-own", "/forbidden", False), ("the-machines", "/unknown", False)],
+    [
+        ("the-machines", "/forbidden", True),
+        ("my-own", "/forbidden", False),
+        ("the-machines", "/unknown", False),
+        ("the-machines", "/tokens", False),
+        ("the-machines", "/users/li.na/grants", False),
+    ],
 )
 def test_whoever_comes_with_this_machines_token_and_may_not_is_told_what_to_come_with(
     api_url: str, tmp_path: Path, token: str, path: str, is_told: bool

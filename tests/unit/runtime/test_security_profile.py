@@ -112,12 +112,14 @@ def test_standard_wants_a_second_factor_of_administrators_and_takes_more():
         assert Settings(security={"profile": profile, "second_factor": rule}).second_factor == rule
 
 
+POWERS = [Role.ADMINISTRATOR, Role.SECURITY_ADMINISTRATOR, Role.PRIVACY_OFFICER, Role.LOCAL_OPERATOR]
+
+
 @pytest.mark.parametrize(("rule", "whom"), [
-    ("nobody", []), ("administrators", [Role.ADMINISTRATOR, Role.SECURITY_ADMINISTRATOR]),
-    ("everybody", [Role.ADMINISTRATOR, Role.SECURITY_ADMINISTRATOR, Role.NURSE, None]),
+    ("nobody", []), ("administrators", POWERS), ("everybody", [*POWERS, Role.NURSE, None]),
 ])  # fmt: skip
 def test_a_rule_is_for_whoever_has_one_such_role(rule, whom):
-    for role in (Role.ADMINISTRATOR, Role.SECURITY_ADMINISTRATOR, Role.NURSE, None):
+    for role in (*POWERS, Role.NURSE, None):
         roles = {Role.PATIENT} if role is None else {Role.PATIENT, role}
         assert SecondFactorRule(rule).is_for(roles) is (role in whom)
 
