@@ -139,7 +139,8 @@ KINDS: Final[Mapping[str, Kind]] = {
     ),
     "fields": Kind(
         "data keys, which seal names, references, notes, reasons, and what alarms say", "", _data_keys,
-        "`vitalgrid keys reseal fields` moves them; what stays does not open: damaged", "data keys", lambda stores: stores.sealer.data_keys.wrap_anew(),
+        "`vitalgrid keys reseal fields` moves them; what stays does not open: damaged",
+        "data keys", lambda stores: stores.sealer.data_keys.wrap_anew(),
     ),
     "blind": Kind(
         "what references of patients are found by", "", _references,
