@@ -20,6 +20,7 @@ from sqlalchemy import Engine
 from cluster import backup_sources as sources
 from cluster.connection import check_owner
 from cluster.first_start import sealer_of
+from cluster.key_orders import undisturbed
 from cluster.sealing import file_seal
 from domain import subjects
 from domain.errors import InvalidInput, NotFound, VitalgridError
@@ -81,6 +82,7 @@ async def create(settings: Settings, wish: Wish, clock: Clock, told: Told = lamb
         kept = None if wish.keys_to is None else stack.enter_context(BackupFolder(wish.keys_to.resolve()).held())
         if not folder.names():  # where backups are, a lost key must not be replaced by the way
             make_missing(keys, BACKUP_KEYS)
+        stack.enter_context(undisturbed(settings))
         signer = signer_of(keys, settings.region_id)
         earlier = await asyncio.to_thread(_earlier, folder, signer)
         folder.check_room(await asyncio.to_thread(sources.expected_bytes, settings, earlier and earlier[1]) + _ROOM)

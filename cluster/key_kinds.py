@@ -111,8 +111,7 @@ def _streams(stores: Stores) -> Uses:
     folder = stores.settings.data_dir.resolve() / "nats"
     if not folder.is_dir():
         raise Unavailable(f"there are no streams in {folder}: is its disk mounted?")
-    version = StreamSeal(stores.settings).version()
-    return {"the streams' store": Counter() if version is None else Counter([version])}
+    return {"the streams' store": Counter(StreamSeal(stores.settings).versions())}
 
 
 _LOG: Final = (
@@ -140,7 +139,8 @@ KINDS: Final[Mapping[str, Kind]] = {
     ),
     "fields": Kind(
         "data keys, which seal names, references, notes, reasons, and what alarms say", "", _data_keys,
-        "`vitalgrid keys reseal fields` moves them", "data keys", lambda stores: stores.sealer.data_keys.wrap_anew(),
+        "`vitalgrid keys reseal fields` moves them; what stays does not open: damaged",
+        "data keys", lambda stores: stores.sealer.data_keys.wrap_anew(),
     ),
     "blind": Kind(
         "what references of patients are found by", "", _references,

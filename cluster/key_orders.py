@@ -47,12 +47,25 @@ def opened(settings: Settings, clock: Clock) -> Iterator[Stores]:
 def ordered(stores: Stores) -> Iterator[None]:
     """One order at a time, by the platform's own user. Raises Conflict, Forbidden."""
     check_owner(stores.settings.data_dir, "give orders about keys")
-    descriptor = os.open(stores.settings.keys_dir, os.O_RDONLY)
+    with _held(stores.settings, fcntl.LOCK_EX, "another order about keys, or a backup, is being carried out: wait for it"):
+        yield
+
+
+@contextlib.contextmanager
+def undisturbed(settings: Settings) -> Iterator[None]:
+    """No order about keys is carried out meanwhile: what is copied opens with the keys that are copied. Raises Conflict."""
+    with _held(settings, fcntl.LOCK_SH, "an order about keys is being carried out: wait for it"):
+        yield
+
+
+@contextlib.contextmanager
+def _held(settings: Settings, how: int, otherwise: str) -> Iterator[None]:
+    descriptor = os.open(settings.keys_dir, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Conflict("another order about keys is being carried out: wait for it") from None
+            raise Conflict(otherwise) from None
         yield
     finally:
         os.close(descriptor)

@@ -69,10 +69,14 @@ def _sealed_things(settings: Settings) -> Iterator[Path]:
 
 
 class _Known(msgspec.Struct, frozen=True):
-    """Under which version of the key the store is, and what tells that key from another one of that number."""
+    """Under which version of the key the store is, and what tells that key from another one of that number.
+
+    `coming`: a version that a server was given beside it, and that a part of the store may be under.
+    """
 
     version: int
     check: bytes
+    coming: int | None = None
 
 
 class StreamSeal:
@@ -87,10 +91,10 @@ class StreamSeal:
         """Raises KeyMissing or KeyGone when there is a sealed store and its key is not at hand."""
         self._known()
 
-    def version(self) -> int | None:
-        """Under which version of the key the store is; None: it is in clear. Raises as `check`."""
+    def versions(self) -> set[int]:
+        """Versions of the key that the store, or a part of it, may be under; none: it is in clear. Raises as `check`."""
         known = self._known()
-        return None if known is None else known.version
+        return set() if known is None else {known.version, known.coming or known.version}
 
     def prepare(self) -> StoreKey | None:
         """What the server is to be started with; None for a store in clear that is to stay so.
@@ -103,16 +107,20 @@ class StreamSeal:
         newest = max(self._keys.versions(STREAMS), default=1)
         if known is None:  # said before the server seals anything: it may be killed in the middle of that
             self._say(newest)
-        former = None if known is None or known.version == newest else self._secret(known.version)
-        return StoreKey(self._secret(newest), former)
+            return StoreKey(self._secret(newest))
+        if (target := known.coming or newest) == known.version:
+            return StoreKey(self._secret(target))
+        key = StoreKey(self._secret(target), self._secret(known.version))
+        self._say(known.version, coming=target)  # for the same reason; a newer version waits until the store is whole
+        return key
 
     def remember(self) -> None:
-        """The server has started with what `prepare` said: its store is under the newest version from now on."""
-        if (known := self._known()) is not None and known.version != (newest := max(self._keys.versions(STREAMS))):
-            self._say(newest)
+        """The server has started with what `prepare` said: its store is under that version from now on."""
+        if (known := self._known()) is not None and known.coming is not None:
+            self._say(known.coming)
 
-    def _say(self, version: int) -> None:
-        write_secret(self._file, msgspec.json.encode(_Known(version, self._check(version))))
+    def _say(self, version: int, coming: int | None = None) -> None:
+        write_secret(self._file, msgspec.json.encode(_Known(version, self._check(version), coming)))
 
     def _known(self) -> _Known | None:
         try:

@@ -38,7 +38,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from domain.errors import NotFound, RejectedInput, Unavailable, VitalgridError
+from domain.errors import NotFound, RejectedInput, TooManyReadings, Unavailable, VitalgridError
 from domain.instants import to_rfc3339
 from domain.ports import Clock, Enrolment, Identities, OnceIntake, Receipt, Receipts, Sender
 from domain.readings import ReadingBatch
@@ -139,7 +139,7 @@ async def _taken(door: _Door, row: AnyFormat, request: Request, request_id: str)
         door.watch.refused(sender, DOOR, address, error.reason, error.detail)
         return await _rejected(door, row, sender, body, error, request_id)
     except VitalgridError as error:
-        counters.unavailable += isinstance(error, Unavailable)
+        counters.unavailable += isinstance(error, Unavailable) and not isinstance(error, TooManyReadings)  # that one is held
         return problem_of(error)
     counters.readings += receipt.readings
     door.watch.stored(sender, DOOR, address, receipt)

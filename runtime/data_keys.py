@@ -157,18 +157,26 @@ class DataKeys:
             return ended
 
     def wrap_anew(self) -> int:
-        """Wrap under the newest version of `fields` what an older one wraps; returns how many. Safe to end at any moment."""
+        """Wrap under the newest version of `fields` what an older one wraps; returns how many. Safe to end at any moment.
+
+        One that does not open stays as it is, and is named in the log: the rest does not wait for it.
+        """
         with self._using() as connection:
             newest = self._newest()
             query = "SELECT kid, owner, wrapped FROM data_keys WHERE under IS NULL AND wrapped IS NOT NULL AND version < ?"
-            rows = connection.execute(query, (newest,)).fetchall()
-            for kid, owner, wrapped in rows:
+            count = 0
+            for kid, owner, wrapped in connection.execute(query, (newest,)).fetchall():
                 bound = _bound(kid, owner)
-                anew = self._keys.wrap(WRAPPED_BY, self._keys.unwrap(WRAPPED_BY, wrapped, bound), bound)
+                try:
+                    anew = self._keys.wrap(WRAPPED_BY, self._keys.unwrap(WRAPPED_BY, wrapped, bound), bound)
+                except (IntegrityViolation, KeyGone):
+                    logger.error("the data key of %s in %s does not open, and is not wrapped anew", owner, self._file)
+                    continue
                 change = "UPDATE data_keys SET wrapped = ?, version = ? WHERE kid = ? AND wrapped = ?"
                 connection.execute(change, (anew, newest, kid, wrapped))
+                count += 1
             _settle(connection)
-            return len(rows)
+            return count
 
     def count_opened(self) -> int:
         """How many keys open with the provider's. Reads them all."""

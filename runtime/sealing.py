@@ -102,7 +102,7 @@ class Sealer:
         if history[-1].is_destroyed:
             raise KeyGone(f"version {history[-1].number} of key {BLIND} was destroyed")
         there = tuple(version.number for version in reversed(history) if not version.is_destroyed)
-        self._index_keys = {known: key for known, key in self._index_keys.items() if known[1] in there}
+        self._index_keys = {known: key for known, key in self._index_keys.copy().items() if known[1] in there}
         return there
 
     def index(self, scope: str, text: str, version: int) -> str:

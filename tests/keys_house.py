@@ -37,7 +37,7 @@ from tests.sql_fixtures import ADA, HOSPITAL
 
 EVERYTHING = ReadingQuery()
 PASSWORD = "a password of somebody"
-LATER_S = SETTLED_S + 1
+LATER_S = SETTLED_S + 600  # keys say when they were made by the machine's clock, which goes on beside the test's
 
 
 @dataclass

@@ -8,6 +8,7 @@ from collections import Counter
 from sqlalchemy import Column, Engine, delete, select, update
 
 from domain.errors import IntegrityViolation
+from runtime.keys import KeyGone
 from runtime.password_hashes import pepper_of
 from runtime.second_factors import SecondFactors
 from runtime.sql.engine import reading, writing
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 def seal_seeds_anew(engine: Engine, factors: SecondFactors, version: int) -> int:
     """Seal under `version`, the newest of the key, the seeds that are under another one; how many. All of them, or none.
 
-    One that is damaged stays as it is, and is named in the log.
+    One that does not open stays as it is, and is named in the log.
     """
     count = 0
     with writing(engine) as connection:
@@ -28,8 +29,8 @@ def seal_seeds_anew(engine: Engine, factors: SecondFactors, version: int) -> int
                 continue
             try:
                 anew = factors.sealed_anew(user_id, seed)
-            except IntegrityViolation:
-                logger.error("the seed of a second factor is damaged: vitalgrid user reset-factor", extra={"user": user_id})
+            except (IntegrityViolation, KeyGone):
+                logger.error("the seed of a second factor does not open: vitalgrid user reset-factor", extra={"user": user_id})
                 continue
             connection.execute(update(second_factors).where(second_factors.c.user_id == user_id).values(seed=anew))
             count += 1

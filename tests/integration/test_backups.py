@@ -22,6 +22,7 @@ from cluster.backup_making import Wish, create, keep
 from cluster.backup_restoring import Source, keys_in, restore, verify
 from cluster.backup_sources import server_on
 from cluster.first_start import prepare_database, sealer_of
+from cluster.key_orders import opened, ordered, rotate_key
 from domain import subjects
 from domain.errors import Conflict, IntegrityViolation, InvalidInput, NotFound, StorageFull
 from domain.instants import US_PER_S
@@ -168,6 +169,22 @@ async def test_other_keys_are_refused_with_their_names(installation, wish, tmp_p
         await restore(inside, mixed, keys_in(mixed))
     assert not (tmp_path / "again").exists()
     assert list(tmp_path.glob(".again*")) == []
+
+
+async def test_no_order_about_keys_comes_in_between_a_copy_and_its_keys(installation, wish):
+    refused = []
+
+    def told(what: str, _size: int) -> None:
+        with opened(installation.settings, SystemClock()) as stores, pytest.raises(Conflict, match="or a backup, is being"):
+            rotate_key(stores, "fields")
+        refused.append(what)
+
+    await create(installation.settings, wish, SystemClock(), told)
+    assert {"lake", "keys"} <= set(refused)
+    with opened(installation.settings, SystemClock()) as stores:
+        assert rotate_key(stores, "fields")[0] == 2
+        with ordered(stores), pytest.raises(Conflict, match="an order about keys is being carried out"):
+            await made(installation, wish)
 
 
 async def test_nothing_is_overwritten(installation, wish, tmp_path):

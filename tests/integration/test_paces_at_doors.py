@@ -107,7 +107,7 @@ async def test_over_http_who_sends_too_much_is_told_when_to_come_again(stage) ->
     stage.time.now_s += 3.0
     assert (await post(stage, hr(51), **{"Idempotency-Key": "a"})).status_code == 200
     assert stored(stage, MONITOR.handle) == list(range(1, 52))
-    assert stage.app.state.counters.held == 1
+    assert (stage.app.state.counters.held, stage.app.state.counters.unavailable) == (1, 0)
     assert stage.bus.rejects() == []
 
 

@@ -15,12 +15,14 @@ from cluster.key_kinds import KINDS
 from cluster.key_orders import destroy_key, opened, ordered, reseal_key, rotate_key
 from domain.errors import Conflict, InvalidInput, NotFound, Unavailable
 from domain.fleet_manifest import Tier
+from domain.principals import Grant, Place, Role
 from runtime import soft_keys
 from runtime.backup_manifest import other_keys, prove_keys
 from runtime.data_keys import DataKeys
 from runtime.keys import KEYS, KeyGone, KeyKind, KeyMissing
 from runtime.lake import Advance
 from runtime.lake_upkeep import seal, vacuum
+from runtime.second_factors import SecondFactors
 from runtime.sql import patients, places, second_factors, tables, users
 from runtime.sql.blind_indexes import index_anew, indexed_under
 from runtime.sql.engine import writing
@@ -199,6 +201,32 @@ def test_a_reference_that_does_not_open_is_left_and_keeps_its_key(house):
     house.clock.advance(LATER_S)
     with pytest.raises(Conflict, match=r"1 references of patients: .* does not open"):
         house.do(destroy_key, "blind", 1)
+
+
+def test_a_data_key_that_does_not_open_holds_up_no_other_one_nor_a_start(house):
+    store = DataKeys(house.settings.keys_dir / "data_keys.db", house.keys)
+    with store._using() as connection:
+        connection.execute("UPDATE data_keys SET wrapped = zeroblob(48) WHERE kid = (SELECT min(kid) FROM data_keys)")
+        connection.execute("UPDATE data_keys SET version = 1, under = NULL WHERE kid = (SELECT min(kid) FROM data_keys)")
+        others = connection.execute("SELECT count(*) FROM data_keys WHERE under IS NULL").fetchone()[0] - 1
+    store.close()
+    assert house.do(rotate_key, "fields") == (2, others)
+    house.start()
+    house.clock.advance(LATER_S)
+    with pytest.raises(Conflict, match="under version 1 of key fields are 1 data keys"):
+        house.do(destroy_key, "fields", 1)
+
+
+def test_a_seed_whose_key_was_destroyed_holds_up_no_other_one(house):
+    engine = house.engine()
+    users.create_user(engine, ADA, "wang.fang", house.hashes().make(PASSWORD), Grant(Role.NURSE, Place("sz")))
+    user_id = users.find_for_sign_in(engine, "wang.fang")["id"]
+    house.keys.rotate("totp")
+    second_factors.propose(engine, ADA, user_id, SecondFactors(house.keys).make(user_id)[1])
+    house.keys.destroy("totp", 1)  # as in a database of before, restored
+    assert house.do(rotate_key, "totp") == (3, 1)
+    assert house.keys.version_of(second_factors.find(engine, user_id)["seed"]) == 3
+    engine.dispose()
 
 
 def test_a_backup_of_before_needs_the_versions_that_sealed_and_not_those_that_signed(house):
