@@ -65,7 +65,7 @@ class Callers(Protocol):
         ...
 
     async def until_ended(self, token: str, caller: Caller) -> tuple[str, str] | None:
-        """Once `token`, which `caller` holds, is good no more, why: code and sentence. None once they were given something else.
+        """Once `token`, which `caller` holds, is good no more, why: code and sentence. None once they have something else.
 
         At once when somebody ended the session, or changed what they have.
         """
