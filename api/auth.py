@@ -64,8 +64,8 @@ class Callers(Protocol):
         """The holder of `token`; raises Unauthenticated. With `is_activity` a session begins to idle anew."""
         ...
 
-    async def until_ended(self, token: str, caller: Caller) -> Unauthenticated | None:
-        """Once `token`, which `caller` holds, is good no more, why; None once they have been given something else.
+    async def until_ended(self, token: str, caller: Caller) -> tuple[str, str] | None:
+        """Once `token`, which `caller` holds, is good no more, why: code and sentence. None once they have something else.
 
         At once when somebody ended the session, or changed what they have.
         """
@@ -112,7 +112,7 @@ class Authentication:
             await self._app(scope, receive, send)
 
     async def _until(
-        self, end_of_token: Coroutine[Any, Any, Unauthenticated | None], scope: Scope, receive: Receive, send: Send
+        self, end_of_token: Coroutine[Any, Any, tuple[str, str] | None], scope: Scope, receive: Receive, send: Send
     ) -> None:
         """A live stream ends with its session or token: for the application the client is gone then, and it hears why."""
         ended = asyncio.create_task(end_of_token, name="watch a live stream's token")
@@ -124,7 +124,7 @@ class Authentication:
                 if asking.done():
                     return asking.result()
                 why = None if ended.exception() is not None else ended.result()
-                return {"type": "http.disconnect", ENDED: None if why is None else (why.code, str(why))}
+                return {"type": "http.disconnect", ENDED: why}
             finally:
                 asking.cancel()
 

@@ -77,7 +77,7 @@ async def main() -> None:
     doors, clock = settings.doors, SystemClock()
     tls = listener_tls(settings, DOORS)
     proxies = limits.proxies(settings.limits)
-    watch = Watch(intake, clock, proxies.trusts, limits=limits.paces(doors))
+    watch = Watch(intake, clock, proxies.trusts, limits=limits.paces(doors), keeps_words=not settings.seals_files)
     mqtt = MqttDoor(
         identities, intake, clock, limits=limits.mqtt(settings), tls=tls.context if tls else None, watch=watch
     )  # fmt: skip

@@ -8,6 +8,7 @@ it says it is. Its network address is none of them: that changes by itself.
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Any, Final
 
 import msgspec
@@ -15,6 +16,7 @@ import msgspec
 from domain.enrolment import is_certificate
 
 _CLIENT_CHARS: Final = 120
+_PRODUCT: Final = re.compile(r"(?<!\S)[A-Za-z][A-Za-z_-]{0,29}/[0-9]{1,4}(?:\.[0-9]{1,4}){0,3}(?!\S)")
 _FORMULA: Final = ("=", "+", "-", "@")
 _FINGERPRINT_CHARS: Final = 32
 SERIAL: Final = ("serial", "serial_number")  # attributes, the first of which that is there counts,
@@ -23,7 +25,8 @@ HTTP: Final = "http"
 
 
 class Sighting(msgspec.Struct, frozen=True):
-    """A device was let in at a door. `client`: MQTT's client id or HTTP's User-Agent, in the device's own words.
+    """A device was let in at a door. `client`: MQTT's client id or HTTP's User-Agent, in the device's own words; of
+    that no more than `software_words` in profiles that seal what they keep.
 
     `credentials`: what it showed, as digest of a token or fingerprint of a certificate; no secrets.
     """
@@ -51,6 +54,14 @@ def client_words(text: str) -> str:
     if not shown.isprintable():
         shown = "".join(sign if sign.isprintable() else "?" for sign in shown)
     return f"'{shown[:-1]}" if shown[:1] in _FORMULA else shown
+
+
+def software_words(door: str, text: str) -> str:
+    """What is left of it where nothing is kept in clear that may be somebody's name or number: a product and its version.
+
+    Of an HTTP User-Agent those of its words that have the form `Cuff/2.1`; MQTT's client ids are free texts.
+    """
+    return client_words(" ".join(_PRODUCT.findall(text[:_CLIENT_CHARS]))) if door == HTTP else ""
 
 
 def serial_of(attributes: dict[str, Any]) -> str | None:

@@ -6,7 +6,7 @@ from typing import Final
 
 from domain.instants import NEVER_US, US_PER_S
 from domain.ports import Clock, Sender
-from domain.sightings import Sighting, client_words
+from domain.sightings import Sighting, client_words, software_words
 
 _AGAIN_US: Final = 3_600 * US_PER_S
 _MOST_WAYS: Final = 8  # of a device at a door that are remembered: who names itself anew each time is told each time
@@ -20,14 +20,17 @@ class Sightings:
     Two who come by turns as one device are two ways: told when they are new, not at each turn.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, *, keeps_words: bool = True) -> None:
+        """`keeps_words`: what devices call themselves is told as it is, else product and version alone."""
         self._clock = clock
+        self._keeps_words = keeps_words
         self._told: dict[_Key, dict[_Way, int]] = {}  # when
         self._waiting: dict[_Key, Sighting] = {}
 
     def note(self, sender: Sender, door: str, address: str, client: str, *, over_tls: bool) -> None:
         """A device was let in, or is still there."""
-        key, way = (sender.handle, door), (address, over_tls, client_words(client), sender.credentials)
+        words = client_words(client) if self._keeps_words else software_words(door, client)
+        key, way = (sender.handle, door), (address, over_tls, words, sender.credentials)
         now_us, waiting = self._clock.now_us(), self._waiting.get(key)
         told_us = self._told.get(key, {}).get(way, NEVER_US)
         if (told_us != NEVER_US and now_us - told_us < _AGAIN_US) or (waiting is not None and _way_of(waiting) == way):

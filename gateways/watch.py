@@ -78,14 +78,15 @@ class Watch:
 
     def __init__(
         self, intake: Intake, clock: Clock, shares: Callable[[str], bool] = lambda _address: False, *,
-        limits: PaceLimits | None = None, now_s: Callable[[], float] = lambda: asyncio.get_running_loop().time(),
+        limits: PaceLimits | None = None,
+        keeps_words: bool = True, now_s: Callable[[], float] = lambda: asyncio.get_running_loop().time(),
     ) -> None:  # fmt: skip
         self._clock = clock
         self._shares = shares
         self._now_s = now_s
         self.paces = Paces(self.noticed, limits or PaceLimits(), now_s)
         self._post = Presence(intake, clock)
-        self.sightings = Sightings(clock)
+        self.sightings = Sightings(clock, keeps_words=keeps_words)
         self._is_open = False
         self._attempts: dict[tuple[int, SecurityKind], _Attempts] = {}
         self._whereabouts: dict[int, _Whereabouts] = {}

@@ -74,9 +74,10 @@ class SqlCallers:
             await self._note(digest, kept, kept.session)
         return kept.caller
 
-    async def until_ended(self, token: str, caller: Caller) -> Unauthenticated | None:
-        """Why `token` is good no more, once it is; None once `caller` has something else than then: it is to be judged anew.
+    async def until_ended(self, token: str, caller: Caller) -> tuple[str, str] | None:
+        """Why `token` is good no more, once it is: code and sentence. None once `caller` is to be judged anew.
 
+        That is when they have something else than then.
         Asks when they are forgotten, and each `LOOK_AGAIN_S`.
         """
         while True:
@@ -84,8 +85,8 @@ class SqlCallers:
             try:
                 if await self.caller_of(token, is_activity=False) != caller:
                     return None
-            except Unauthenticated as error:
-                return error
+            except Unauthenticated as error:  # not itself: it holds on to all that led here
+                return error.code, str(error)
             except Unavailable as error:  # nothing is known against it
                 logger.info("a live stream goes on unasked: %s", error)
             with contextlib.suppress(TimeoutError):

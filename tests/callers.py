@@ -34,7 +34,7 @@ class KnownCallers:
             raise Unauthenticated("the token is unknown or was revoked")
         return self._holders[token]
 
-    async def until_ended(self, token: str, caller: Caller) -> Unauthenticated | None:
+    async def until_ended(self, token: str, caller: Caller) -> tuple[str, str] | None:
         await asyncio.Event().wait()
         return None
 

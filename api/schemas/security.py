@@ -36,7 +36,7 @@ class ExposedDevice(BaseModel):
     address: str | None
     over_tls: bool | None
     credential: str | None
-    client: str | None = Field(description="What it calls itself: MQTT's client id, HTTP's User-Agent.")
+    client: str | None = Field(description="What it calls itself: MQTT's client id, HTTP's User-Agent; shortened where sealed.")
     fingerprint: str | None
     changed: str | None = Field(description="When its fingerprint was another one before.")
     changes: int | None

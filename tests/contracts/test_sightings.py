@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import pytest
 from sqlalchemy import Engine, select
 
-from domain.sightings import Sighting, client_words, fingerprint_of, parts_of
+from domain.sightings import Sighting, client_words, fingerprint_of, parts_of, software_words
 from gateways.sightings import Sightings
 from runtime.clock import ManualClock
 from runtime.sql import isolations
@@ -148,6 +148,17 @@ def test_when_each_credential_was_used_last_is_kept_and_what_kind_it_showed(pump
     assert used() == {"token": None}
     with reading(pump.engine) as connection:
         assert connection.execute(select(credential_uses.c.credential)).scalars().all() == [certificate]
+
+
+@pytest.mark.clause("9.3h")
+def test_where_what_is_kept_is_sealed_a_device_has_no_words_of_its_own() -> None:
+    agent = "Cuff/2.1 (ward 3, Ouyang Kanali) 440305199001011234 python-requests/2.31.0 x/440305199001011234 Li.Na/1.0 Li.Na"
+    assert software_words("http", agent) == "Cuff/2.1 python-requests/2.31.0"
+    assert software_words("http", "Ouyang Kanali") == software_words("mqtt", "Ouyang.Kanali/1.0") == ""
+    sightings = Sightings(ManualClock(NOW_US), keeps_words=False)
+    sightings.note(MONITOR, "mqtt", "10.0.0.7", "Ouyang Kanali", over_tls=True)
+    sightings.note(MONITOR, "http", "10.0.0.7", agent, over_tls=True)
+    assert [one.client for one in sightings.take(9)] == ["", "Cuff/2.1 python-requests/2.31.0"]
 
 
 def test_what_a_device_calls_itself_is_kept_short_and_printable() -> None:
