@@ -113,8 +113,8 @@ def enter(engine: Engine, author: Author, new: NewRisk) -> Row:
 def judge(engine: Engine, author: Author, risk_id: int, values: Mapping[str, Any], *, version: int | None) -> Row:
     """Say what becomes of a risk: `state`, `owner`, `measure`, `accepted_until_us`; of one entered by hand its figures too.
 
-    Accepting takes a reason and an end; a closed one is opened first. Raises NotFound, InvalidInput, Conflict for figures that a
-    rule gives and for what is closed, StaleVersion.
+    Accepting takes a reason and an end; a closed one is opened first. Raises NotFound, InvalidInput, Conflict for figures
+    that a rule gives and for what is closed, StaleVersion.
     """
     _check(values)
     what = f"risk {risk_id}"
