@@ -2,8 +2,9 @@
 
 What waits for the disk together shares one fsync. While accesses cannot be kept, or do not get through to the log,
 `why_closed` says why: then protected records are not shown. In an emergency they are: such an access waits in memory for
-a disk that is full, and is noted when there is room. Memory holds so many; those beyond are counted, and the count is
-noted: whoever stands at a bed is refused nothing because a disk is full. Clauses 6.1b, 9.3e.
+a disk that is full, and is noted when there is room; while any waits there the door is closed as well. Memory holds so
+many; those beyond are counted, and the count is noted: whoever stands at a bed is refused nothing because a disk is full.
+Clauses 6.1b, 9.3e.
 """
 
 from __future__ import annotations
@@ -73,6 +74,8 @@ class AccessTrail:
             return f"the access log does not grow: {state.problem}"
         if state is None and self._is_word_due():
             return "the access log is not heard of: its process is away, or hangs"
+        if self._held or self._forgotten:
+            return "accesses wait in memory: the disk takes none"
         behind_s = 0.0 if self._since_s is None else self._now_s() - self._since_s
         if behind_s > MOST_BEHIND_S:
             return f"accesses have not reached the access log for {behind_s:.0f} s"

@@ -120,6 +120,8 @@ def note(
 
     What has about the time of its arrival may have been given it: its source counts anew only from the beginning on, and
     either after a silence or far behind. Else the second of two that were on their way at once would open what was before.
+    Of a source that was never seen and knows no time little below its first number is a gap: what it counted before it came
+    here never comes, and when it begins again its numbers would lie in that gap, until they are old behind its end.
     `is_past`: they were in the stream before others that are known already. What of it a source that began again meanwhile
     had counted before is no jump ahead.
     """
@@ -148,7 +150,9 @@ def note(
                 if place < 0:
                     place = slot[of] = used[0]
                     used[0] += 1
-                _add_gap(top + 1, number - 1, place, low, high, gaps)
+                is_first_ever = top == 0 and time_us[i] == arrival_us
+                start = max(1, number - beginning // 2) if is_first_ever else top + 1
+                _add_gap(start, number - 1, place, low, high, gaps)
             highest[of] = number
         elif inside >= 0:
             _fill(number, inside, place, low, high, gaps)

@@ -17,6 +17,7 @@ from sqlalchemy import Engine
 
 from domain import subjects
 from domain.alarms import AlarmEvent, AlarmSubject, AlertType, Phase, Priority
+from domain.errors import StorageFull
 from domain.messages import LogState, encode
 from domain.principals import Caller, Factor, Grant, Kind, Place, Principal, Role
 from runtime.bus import StreamState
@@ -191,6 +192,25 @@ async def test_who_has_nothing_of_a_hospital_that_shows_it_is_refused(place: Reg
         assert is_shut(await ask(place.app, who, path)), path
     async with listening(place.app, who, "live/alarms") as refused:
         assert (refused.status, refused.is_over) == (503, True)
+
+
+@pytest.mark.clause("6.1b", "9.3e")
+async def test_while_the_disk_takes_no_accesses_wider_grants_count_as_little(
+    place: Region, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_accesses: Any) -> None:
+        raise StorageFull("no room")
+
+    trail = place.app.state.backend.trail
+    with monkeypatch.context() as patched:
+        patched.setattr(trail._journal, "add", full)
+        assert devices(await ask(place.app, "ward", "alarms?open=true")) == {"mon-1", "free-1"}
+        answer = await ask(place.app, "both", "alarms?open=true")
+        assert devices(answer) == {"mon-1", "free-1"}
+        assert (answer.headers["x-audit"], answer.headers["x-audit-within"]) == ("spooled", "sz.h001/icu")
+        assert is_shut(await ask(place.app, "both", "alarms/a-mon-2"))
+    await until(lambda: trail.why_closed() is None)
+    assert (await ask(place.app, "both", "alarms/a-mon-2")).status_code == 200
 
 
 @pytest.mark.clause("9.3e")

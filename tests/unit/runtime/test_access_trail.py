@@ -121,13 +121,14 @@ async def test_in_an_emergency_it_waits_in_memory_and_is_noted_when_there_is_roo
     journal.is_full = True
     await trail.note(access(1), is_emergency=True)
     assert trail.held == 1
+    assert "in memory" in trail.why_closed()
     journal.is_full = False
     carrying = asyncio.create_task(trail.run())
     try:
         await until(lambda: "a-1" in stream.taken)
     finally:
         await end(carrying)
-    assert trail.held == 0
+    assert (trail.held, trail.why_closed()) == (0, None)
 
 
 @pytest.mark.clause("6.1b", "9.3e")

@@ -78,6 +78,24 @@ def test_a_monitor_that_was_switched_off_and_on_is_heard_from_its_first_message_
 
 
 @pytest.mark.clause("5.4a", "9.4")
+@pytest.mark.parametrize("first", [2, 400, 50_000])
+def test_so_is_one_that_had_counted_for_long_before_it_came_here(first: int) -> None:
+    """What it counted elsewhere is no gap in which its new count would lie until that is old behind its end."""
+    door = Timeless()
+    assert {door.say(number, 100 + number) for number in range(first, first + 3_000)} == {NEW}
+    on_s = 100 + first + 3_010
+    said = [door.say(number, on_s + number, value=2.0) for number in range(1, first + 500)]
+    assert said.count(REPLAYED) <= 5  # until there was a silence
+    assert door.replays.highest[7] == first + 499
+
+
+def test_what_was_overtaken_by_the_first_message_of_a_sender_is_taken() -> None:
+    door, stating = Timeless(), Door()
+    assert [door.say(5_000, 100), door.say(4_999, 100.1), door.say(4_501, 100.2)] == [NEW] * 3
+    assert [stating.send([5_000], 6_000), stating.send([7], 1_007)] == [NEW] * 2  # it says when: however late
+
+
+@pytest.mark.clause("5.4a", "9.4")
 def test_while_a_sender_speaks_nobody_begins_again_in_its_place() -> None:
     door = Timeless()
     assert {door.say(number, 100 + number) for number in range(1, 3_001)} == {NEW}
