@@ -21,7 +21,10 @@ _REASON: Final = "vitalgrid token"
 
 Name = Annotated[str, typer.Argument(help="Of the program, such as ward-display-3; for life, and never used again.")]
 At = Annotated[
-    str | None, typer.Option("--at", help="Where: sz, sz:futian (a district), sz.h012, sz.h012/icu (default: the region).")
+    str | None,
+    typer.Option(
+        "--at", help="Where: sz, sz:futian (a district), sz.h012, sz.h012/icu. Left out for roles of the region alone."
+    ),
 ]
 
 

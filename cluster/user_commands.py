@@ -22,7 +22,10 @@ _REASON: Final = "vitalgrid user"
 
 At = Annotated[
     str | None,
-    typer.Option("--at", help="Where: sz, sz:futian (a district), sz.h012, sz.h012/icu. The whole region, if left out."),
+    typer.Option(
+        "--at",
+        help="Where: sz, sz:futian (a district), sz.h012, sz.h012/icu. Left out for roles of the region alone.",
+    ),
 ]
 Name = Annotated[str, typer.Argument(help="What the user signs in with, such as li.na.")]
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Self
 
+from domain.errors import InvalidInput
 from domain.ids import parse_hospital_id, parse_token
 
 
@@ -109,11 +110,25 @@ POWERFUL: Final = ADMINISTRATORS | {Role.LOCAL_OPERATOR, Role.PRIVACY_OFFICER}
 rights, keeps the platform, or orders that a person be erased and sees any patient of the place by name.
 """
 
+_REGIONAL: Final = ADMINISTRATORS | {Role.LOCAL_OPERATOR, Role.CAPACITY_PLANNER, Role.SCENARIO_RUNNER, Role.PATIENT}
+"""What holds in the whole region unless another place is said; a patient's holds for the own record alone."""
+
 PROGRAMS: Final = frozenset({
     *ADMINISTRATORS, Role.BIOMEDICAL_ENGINEER, Role.DATA_SCIENTIST, Role.CAPACITY_PLANNER, Role.INTEGRATION, Role.STATION,
     Role.SCENARIO_RUNNER, Role.LOCAL_OPERATOR,
 })  # fmt: skip
 """What a program may be. The other roles are people's, who sign in by themselves: no token makes somebody a doctor."""
+
+
+def place_of_role(role: Role, place: str | None, region: Place) -> Place:
+    """Where a role is given. Raises InvalidInput for what is no place, and for none where the role is one at a place."""
+    if place is not None:
+        return Place.parse(place)
+    if role not in _REGIONAL:
+        raise InvalidInput(
+            f"a {role} is one at a place: say which ward or hospital (place, --at), or {region} for the whole region"
+        )
+    return region
 
 
 class Relation(StrEnum):

@@ -52,7 +52,7 @@ class RunningPlatform:
             return self.token
         if role not in self._tokens:
             with self.http() as http:
-                answer = http.post("/tokens", json={"name": f"{role} {secrets.token_hex(4)}", "role": role})
+                answer = http.post("/tokens", json={"name": f"{role} {secrets.token_hex(4)}", "role": role, "place": "sz"})
             assert answer.status_code == 201, answer.text
             self._tokens[role] = answer.json()["token"]
         return self._tokens[role]

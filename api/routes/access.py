@@ -19,7 +19,7 @@ from api.times import In
 from domain.errors import Conflict, InvalidInput, NotFound
 from domain.labels import LABELS
 from domain.permissions import Action
-from domain.principals import Grant, Place
+from domain.principals import Grant, Place, place_of_role
 from runtime.sql import access
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ ExportsRead = Annotated[Asking, may(Action.AUDIT_READ, at=in_region("exports"))]
 @router.post("/tokens", status_code=201, responses=problems(Conflict, InvalidInput))
 async def create_token(who: TokenMake, body: TokenIn, behind: Behind) -> TokenMade:
     """Make a token for a program: what it may do is that of a role at a place. Roles of people are refused."""
-    place = Place.parse(body.place) if body.place else Place(behind.services.region_id)
+    place = place_of_role(body.role, body.place, Place(behind.services.region_id))
     permitted = who.at(of_places(await places_of(behind, [place]), LABELS["tokens"]))
     grant = Grant(body.role, place)
     await check_gift(behind, permitted, [grant])

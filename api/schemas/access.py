@@ -19,7 +19,9 @@ class TokenIn(BaseModel):
     )
     name: str = Field(min_length=1, max_length=200, description="Of the program; stands in the write log.")
     role: Role = Field(description="A program's: of people's roles (doctor, nurse, …) there are users.")
-    place: str | None = Field(None, max_length=131, description="Region, district, hospital or ward; the region if left out.")
+    place: str | None = Field(
+        None, max_length=131, description="Region, district, hospital or ward; left out for roles of the region alone."
+    )
 
 
 class TokenMade(BaseModel):

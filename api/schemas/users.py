@@ -11,7 +11,7 @@ from api.second_factor_set_up import FactorState
 from api.sign_in import Issued
 from api.times import Rfc3339, Zone, maybe_instant
 from domain.permissions import Action, Purpose
-from domain.principals import Caller, Factor, Grant, Kind, Must, Place, Relation, Role
+from domain.principals import Caller, Factor, Grant, Kind, Must, Place, Relation, Role, place_of_role
 from runtime.sql.users import UserStatus
 
 
@@ -21,14 +21,16 @@ class GrantIn(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"role": "nurse", "place": "sz.h012/icu"}]})
     role: Role
     place: str | None = Field(
-        None, max_length=131, description="`sz`, `sz:futian` (a district), `sz.h012` or `sz.h012/icu`; the region if left out."
+        None,
+        max_length=131,
+        description="`sz`, `sz:futian` (a district), `sz.h012` or `sz.h012/icu`; left out for roles of the region alone.",
     )
     relation: Relation = Field(Relation.ANY, description="care-team: to the patients alone whom the user treats.")
     until: Rfc3339 | None = Field(None, description="It ends by itself then.")
 
     def to_grant(self, region: Place) -> Grant:
-        """Raises InvalidInput for what is no place."""
-        place = region if self.place is None else Place.parse(self.place)
+        """Raises InvalidInput for what is no place, and for none where the role needs one."""
+        place = place_of_role(self.role, self.place, region)
         return Grant(self.role, place, self.relation, maybe_instant(self.until))
 
 

@@ -33,7 +33,7 @@ class LogWrites:
         number = 0
         while True:
             name = f"fault-{self._run}-{number}"
-            answer = await attempt(self._stand, "POST", "/tokens", {"name": name, "role": "station"})
+            answer = await attempt(self._stand, "POST", "/tokens", {"name": name, "role": "station", "place": "sz"})
             if answer is not None and (answer.is_success or answer.status_code == 409):  # made by a request that broke off
                 self.answered.add(name)
                 number += 1

@@ -114,7 +114,7 @@ async def test_nobody_gives_to_themselves_nor_more_than_they_may(app: FastAPI, e
             (guard, "POST", "users/li.na/grants", {"role": "audit-administrator"}, "never one person's"),
             (guard, "POST", "users/li.na/grants", {"role": "nurse", "place": "sz.h009/icu"}, "there is no place"),
             (guard, "POST", "users/li.na/grants", {"role": "nurse", "place": "bj.h001"}, "not of this region"),
-            (guard, "POST", "users/security-administrator@sz/grants", {"role": "doctor"}, "themselves"),
+            (guard, "POST", "users/security-administrator@sz/grants", {"role": "doctor", "place": "sz"}, "themselves"),
         ):
             answer = await client.request(method, f"/api/v1/{path}", json=body)
             assert says in answer.json()["detail"], answer.text
@@ -152,6 +152,27 @@ async def test_a_token_that_shows_patients_by_name_is_not_made_unseen(
         event = written[f"t-{role}"]
         assert {coding["code"] for coding in (event["type"], *event["subtype"])} >= {"110113", "token.create", "110137"}
         assert role in event["entity"][-1]["detail"][-1]["valueString"]
+
+
+@pytest.mark.clause("9.3b")
+@pytest.mark.parametrize(
+    "role", [Role.NURSE, Role.DOCTOR, Role.PRIVACY_OFFICER, Role.STATION, Role.INTEGRATION, Role.HEALTH_COMMISSION]
+)
+async def test_nobody_gets_the_whole_region_because_no_place_was_said(app: FastAPI, engine: Engine, role: Role) -> None:
+    users.create_user(engine, ADA, "li.na", "stored")
+    grant = {"role": role}
+    async with client_of(app, "security-administrator@sz", under=API) as guard:
+        for path, body in (
+            ("users", {"name": "wu.di", "grants": [grant]}),
+            ("users/li.na/grants", grant),
+            ("tokens", {"name": "t", **grant}),
+        ):
+            refused = await guard.post(path, json=body)
+            assert (refused.status_code, "is one at a place: say which" in refused.json()["detail"]) == (422, True), (
+                refused.text
+            )
+        assert (await make(guard, "users/li.na/grants", grant | {"place": "sz"}))["place"] == "sz"
+        assert (await make(guard, "users/li.na/grants", {"role": "audit-administrator"}))["place"] == "sz"
 
 
 @pytest.mark.clause("9.3b")
