@@ -35,7 +35,6 @@ from runtime.data_keys import DESTROYED, destroyed_in
 from runtime.erasure_certificates import CERTIFICATE_KEYS, own_vkeys, verify_bundle
 from runtime.keys import KeyMissing, make_missing
 from runtime.lake import Advance, ReadingQuery
-from runtime.settings import Settings
 from runtime.soft_keys import SoftKeys
 from runtime.sql import erasures, patients
 from runtime.sql.engine import reading, writing
@@ -454,10 +453,3 @@ async def test_what_a_command_puts_into_a_folder_that_all_may_read_is_its_owners
     made = [path for folder in (wish.to, wish.keys_to) for path in folder.rglob("*")]
     assert len(made) > 20
     assert [path for path in made if path.lstat().st_mode & 0o077] == []
-
-
-async def test_a_folder_where_no_platform_ever_started_is_not_backed_up(tmp_path, wish):
-    (tmp_path / "none").mkdir(mode=0o700)
-    with pytest.raises(NotFound, match="none was ever started there"):
-        await create(Settings(data_dir=tmp_path / "none"), wish, SystemClock())
-    assert list((tmp_path / "none").iterdir()) == []

@@ -1,4 +1,4 @@
-"""What a drill would touch is looked at before it begins."""
+"""What a backup or a drill would touch is looked at before it begins."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cluster.backup_drill import drill
-from cluster.backup_making import Wish
-from domain.errors import InvalidInput
+from cluster.backup_making import Wish, create
+from domain.errors import InvalidInput, NotFound
 from runtime.clock import SystemClock
 from runtime.settings import Settings
 
@@ -20,3 +20,10 @@ async def test_nothing_is_restored_into_a_database_over_a_plain_link(tmp_path: P
         await drill(settings, Wish(tmp_path / "backups"), SystemClock(), scratch_database="postgresql://u:s3cret@db/scratch")
     assert "s3cret" not in str(refused.value)
     assert not (tmp_path / "backups").exists()
+
+
+async def test_a_folder_where_no_platform_ever_started_is_not_backed_up(tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir(mode=0o700)
+    with pytest.raises(NotFound, match="none was ever started there"):
+        await create(Settings(data_dir=tmp_path / "none"), Wish(tmp_path / "backups"), SystemClock())
+    assert list((tmp_path / "none").iterdir()) == []
