@@ -438,8 +438,8 @@ async def test_what_a_command_puts_into_a_folder_that_all_may_read_is_its_owners
         folder.chmod(0o755)
     to = ["--to", str(wish.to), "--keys", str(wish.keys_to), "--data-dir", str(installation.data_dir)]
     subprocess.run(  # noqa: ASYNC221 (nothing else runs)
-        [sys.executable, "-m", "cluster.cli", "backup", "create", *to], env={**os.environ, "VITALGRID_SHARDS": "2"}, umask=0o022,
-        check=True, capture_output=True, timeout=120,
+        [sys.executable, "-m", "cluster.cli", "backup", "create", *to], env={**os.environ, "VITALGRID_SHARDS": "2"},
+        umask=0o022, check=True, capture_output=True, timeout=120,
     )  # fmt: skip
     made = [path for folder in (wish.to, wish.keys_to) for path in folder.rglob("*")]
     assert len(made) > 20
