@@ -63,18 +63,15 @@ def at_hospitals(caller: Caller) -> Caller:
 
 
 async def end_wider_streams(backend: Backend) -> None:
-    """For ever: whenever the log stops or begins to take accesses, end the live streams of those with wider grants.
+    """For ever: end live streams of those with wider grants that were judged before the log began, or ceased, to take accesses.
 
-    They connect again, and get what counts then.
+    They connect again, and get what counts then. However short it was: nobody goes on with less than is theirs.
     """
-    was_closed = backend.trail.why_closed() is not None
     while True:
         await asyncio.sleep(_LOOK_S)
         is_closed = backend.trail.why_closed() is not None
-        if is_closed != was_closed:
-            backend.alarm_feed.end_wider()
-            backend.reading_feed.end_wider()
-            was_closed = is_closed
+        for feed in (backend.alarm_feed, backend.reading_feed):
+            feed.end_judged_else(is_emergency=is_closed)
 
 
 def _is_of_hospital(grant: Grant) -> bool:

@@ -1,8 +1,9 @@
 """Each failed sign-in on its way to the access log: noted in memory at once, on disk and in the log a moment later.
 
 Whoever is refused waits for none of it, so that neither a slow log nor a full disk changes what a stranger is answered, or
-when. Of an address the first failures of a minute are told one by one; the rest of that minute is one event with counts.
-So a flood of them cannot fill the log, nor memory while nothing can be written: then everything is summed. Clauses 6.1b, 7.2a.
+when. Of an address (an IPv6 /64 is one) the first failures of a minute are told one by one; the rest of that minute is one
+event with counts. So a flood of them cannot fill the log, nor memory while nothing can be written: then everything is
+summed. Clauses 6.1b, 7.2a.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, Final, Protocol
 from domain.errors import Forbidden, SessionEnded, Unauthenticated, VitalgridError
 from domain.failed_sign_ins import FailedSignIns, Failure, Means, Why, failed_sign_ins_event
 from domain.instants import US_PER_S
+from domain.peers import peer_of
 from domain.ports import Clock
 from runtime.access_journal import NewAccess
 from runtime.outbox_relay import carry_for_ever
@@ -113,14 +115,14 @@ class SignInFailures:
 
     def add(self, failure: Failure, address: str, user_id: str | None) -> None:
         """One failed. Takes no time, and cannot fail."""
-        now_us = self._clock.now_us()
+        now_us, peer = self._clock.now_us(), peer_of(address)
         self._look_at_the_time(now_us)
-        if self._has_room_for(address):
-            self._singly[address] += 1
+        if self._has_room_for(peer):
+            self._singly[peer] += 1
             accounts = {} if user_id is None else {user_id: 1}
             self._waiting.append(FailedSignIns(_new_id(), now_us, now_us, address, {failure: 1}, accounts))
         else:
-            self._sum_of(address, now_us).add(failure, user_id, now_us)
+            self._sum_of(peer, now_us).add(failure, user_id, now_us)
 
     async def run(self) -> None:
         """Write for ever; a disk that is full is waited for."""
@@ -148,12 +150,12 @@ class SignInFailures:
         except (TimeoutError, VitalgridError) as error:
             logger.warning("failed sign-ins are missing from the access log: %s", error, extra={"events": len(self._waiting)})
 
-    def _has_room_for(self, address: str) -> bool:
-        is_few = self._singly[address] < SINGLY_OF_ADDRESS if address in self._singly else True
+    def _has_room_for(self, peer: str) -> bool:
+        is_few = self._singly[peer] < SINGLY_OF_ADDRESS if peer in self._singly else True
         return is_few and self._singly.total() < SINGLY and len(self._waiting) < WAITING
 
-    def _sum_of(self, address: str, now_us: int) -> _Sum:
-        key = address if address in self._sums or len(self._sums) < SUMS else None
+    def _sum_of(self, peer: str, now_us: int) -> _Sum:
+        key = peer if peer in self._sums or len(self._sums) < SUMS else None
         return self._sums.setdefault(key, _Sum(now_us))
 
     def _look_at_the_time(self, now_us: int) -> None:
@@ -167,7 +169,7 @@ class SignInFailures:
 
     def _cut(self) -> None:
         self._are_due = False
-        self._waiting.extend(one.told(address) for address, one in self._sums.items())
+        self._waiting.extend(one.told(peer) for peer, one in self._sums.items())
         self._sums.clear()
 
 

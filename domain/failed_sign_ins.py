@@ -65,7 +65,7 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FailedSignIns:
-    """One sign-in that failed, or those of an address (None: of several) in a short time. `counts`: not none.
+    """One sign-in that failed, or those of an address or an IPv6 /64 (None: of several) in a short time. `counts`: not none.
 
     `accounts`: how many were for each user, by id; of a sum those that came first, not all. Others were for nobody who is
     here, or nobody looked for whom.

@@ -140,10 +140,10 @@ class Feed:
             if client.is_limited:
                 client.end(*JUDGED_ANEW)
 
-    def end_wider(self) -> None:
-        """End the streams whose clients have grants that do not count in an emergency: one began, or is over."""
+    def end_judged_else(self, *, is_emergency: bool) -> None:
+        """End the streams whose clients would get something else now: an emergency began since they came, or is over."""
         for client in (*self._clients.all(), *self._catching_up):
-            if client.is_wider:
+            if client.is_in_emergency not in (None, is_emergency):
                 client.end(*JUDGED_ANEW)
 
     async def _start(self) -> None:

@@ -53,7 +53,8 @@ class Subscription:
         self._ready = asyncio.Event()
         self._is_closed = False
         self.has_overflowed = False
-        self.is_wider = False  # its caller has grants that do not count in an emergency: see `Feed.end_wider`
+        # of a caller with grants that do not count in an emergency: whether it was judged in one (`Feed.end_judged_else`)
+        self.is_in_emergency: bool | None = None
         self.is_limited = False  # what it may get depends on how sensitive each record is: see `Feed.end_limited`
         self.on_drained: Callable[[], None] = lambda: None
 

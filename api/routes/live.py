@@ -121,9 +121,9 @@ async def _opened(
     who: Asking, behind: Backend, feed: Feed, client: Subscription, last_seen: int | None, name: str, hello: dict[str, str]
 ) -> EventStream:
     was_shut = who.judge.usual is not None
-    client.is_wider = was_shut or has_wider(who.caller)
+    client.is_in_emergency = was_shut if was_shut or has_wider(who.caller) else None
     await feed.join(client, last_seen)
-    if client.is_wider and was_shut != (behind.trail.why_closed() is not None):
+    if client.is_in_emergency not in (None, behind.trail.why_closed() is not None):
         client.close()  # an emergency began, or was over, since it was judged: it connects again
     greeting = hello | {"stream": name, "last_sequence": feed.last_sequence, "resumed_after": last_seen}
     client.greet(b"retry: 1000\n" + sse("hello", msgspec.json.encode(greeting)))

@@ -293,3 +293,17 @@ async def test_live_streams_that_were_open_are_judged_anew_when_an_emergency_beg
             place.open()
             await until(lambda: again.is_over)
         assert not ward.is_over  # whose grants count always hears on
+
+
+@pytest.mark.clause("9.3e")
+async def test_who_connects_in_an_emergency_of_a_moment_does_not_go_on_with_less(place: Region) -> None:
+    """It may begin and be over between two looks: each asks how a stream was judged, not what changed since the last."""
+    place.close()
+    feed = place.app.state.backend.alarm_feed
+    async with listening(place.app, "both", "live/alarms") as both, listening(place.app, "ward", "live/alarms") as ward:
+        feed.end_judged_else(is_emergency=True)
+        place.platform.say("mon-1")
+        await until(lambda: b"a-mon-1" in both.body and b"a-mon-1" in ward.body)
+        feed.end_judged_else(is_emergency=False)
+        await until(lambda: both.is_over)
+        assert not ward.is_over

@@ -215,7 +215,7 @@ async def test_a_flood_from_everywhere_is_bounded_too(clock: ManualClock) -> Non
     kept = Kept()
     failures = SignInFailures(kept, clock, "sz")
     for number in range(20_000):
-        failures.add(WRONG, f"2001:db8::{number:x}", f"u-{number}")
+        failures.add(WRONG, f"2001:db8:0:{number:x}::1", f"u-{number}")
     clock.advance(61)
     await _all(failures)
     assert kept.count() == 20_000
@@ -223,6 +223,20 @@ async def test_a_flood_from_everywhere_is_bounded_too(clock: ManualClock) -> Non
     rest = kept.events[-1]
     assert rest["agent"][0]["who"]["display"] == SEVERAL
     assert len(rest["entity"]) == 1 + ACCOUNTS
+
+
+@pytest.mark.clause("6.1b")
+async def test_who_has_an_ipv6_network_hides_no_others_behind_a_flood_of_its_addresses(clock: ManualClock) -> None:
+    kept = Kept()
+    failures = SignInFailures(kept, clock, "sz")
+    for number in range(200):
+        failures.add(WRONG, f"2001:db8::{number:x}", None)
+    failures.add(WRONG, "10.0.0.1", None)
+    clock.advance(61)
+    await _all(failures)
+    came_from = [event["agent"][0]["who"]["display"] for event in kept.events]
+    assert came_from == [*(f"2001:db8::{number}" for number in range(SINGLY_OF_ADDRESS)), "10.0.0.1", "2001:db8::/64"]
+    assert kept.count() == 201
 
 
 @pytest.mark.clause("6.1b")
