@@ -32,7 +32,9 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-async def play(platform: RunningPlatform, only: list[str] | None, run: Played, *, shares_address: bool) -> bool:
+async def play(
+    platform: RunningPlatform, only: list[str] | None, run: Played, *, shares_address: bool, scans: bool
+) -> bool:  # fmt: skip
     """Whether every invariant held. `only` some floods, and no program of others."""
     seconds, outcomes = run.seconds, run.outcomes
     names = only or list(FLOODS)
@@ -51,7 +53,7 @@ async def play(platform: RunningPlatform, only: list[str] | None, run: Played, *
     problems = [f"{outcome.name}: {problem}" for outcome in outcomes for problem in outcome.problems(P99_S)]
     if not only:
         problems += [f"{tool} is not installed: make attack-tools" for tool in TOOLS if shutil.which(tool) is None]
-    if platform.connection.api_trust is not None and shutil.which("testssl") and not only:
+    if scans and platform.connection.api_trust is not None and shutil.which("testssl") and not only:
         problems += await scan_all(platform, run)
     for problem in problems:
         say(f"    {problem}")
@@ -88,6 +90,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=20.0, help="of each flood")
     parser.add_argument("--only", choices=tuple(FLOODS), action="append")
     parser.add_argument("--shared-address", action="store_true", help="attackers come from the address of honest clients")
+    parser.add_argument("--no-scan", action="store_true", help="floods alone: testssl.sh takes half of the time")
     parser.add_argument("--scan", action="store_true", help="testssl.sh at every TLS port alone, in profile standard")
     given = parser.parse_args()
     held, runs = True, []
@@ -95,7 +98,7 @@ def main() -> int:
     def played(platform: RunningPlatform, run: Played) -> Coroutine[Any, Any, bool]:
         if given.scan:
             return only_scan(platform, run)
-        return play(platform, given.only, run, shares_address=given.shared_address)
+        return play(platform, given.only, run, shares_address=given.shared_address, scans=not given.no_scan)
 
     for profile in given.profile or (("standard",) if given.scan else PROFILES):
         say(f"security profile {profile}, {given.seconds:g} s each")
