@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
@@ -13,6 +14,7 @@ from tests.running_platform import RunningPlatform, wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240), pytest.mark.clause("9.1b")]
 SECONDS = 1.5
+TRIES = 3
 BUSY = 8  # at once, of attackers that do much each time
 P99_S = 10.0  # that nobody is kept out; `make attacks` judges by the second that is promised
 HELD = ("good readings",)  # their sender is made to wait, so it comes seldom
@@ -36,16 +38,23 @@ def test_each_flood_is_played() -> None:
     assert sorted(name for group in GROUPS for name in group) == sorted(FLOODS)
 
 
+async def under(bench: AttackBench, group: Sequence[str]) -> bool:
+    """Whether the floods came and were told so: on a busy machine attackers hardly get to it. Honest clients notice nothing."""
+    outcome = await bench.under(group, SECONDS)
+    assert outcome.problems(P99_S) == [], outcome
+    told = outcome.attackers.keys() & {"cut", "refused", "401", "413", "415", "422", "429", "431", "503"}
+    return outcome.attackers.get("opened", 0) >= (2 if group == HELD else BUSY) and bool(told)
+
+
 def test_floods_keep_no_honest_client_out_and_cost_no_reading(platform: RunningPlatform) -> None:
     async def play() -> set[int]:
         bench = AttackBench(platform, connections=40, busy=BUSY)
-        await bench.start(len(GROUPS))
+        await bench.start(TRIES * len(GROUPS))
         for group in GROUPS:
-            outcome = await bench.under(group, SECONDS)
-            assert outcome.problems(P99_S) == [], outcome
-            assert outcome.attackers["opened"] >= (2 if group == HELD else BUSY), outcome
-            told = outcome.attackers.keys() & {"cut", "refused", "401", "413", "415", "422", "429", "431", "503"}
-            assert told, outcome
+            left = TRIES
+            while not await under(bench, group):
+                left -= 1
+                assert left, group
         await bench.honest.close()
         assert len(bench.honest.acknowledged) > 20
         return await bench.honest.lost()
