@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import subprocess
@@ -39,8 +40,13 @@ def platform(tmp_path: Path) -> Iterator[RunningPlatform]:
 
 
 def open_to_others(folder: Path) -> list[str]:
-    found = [folder, *folder.rglob("*")]
-    return [f"{path} {path.lstat().st_mode:o}" for path in found if path.lstat().st_mode & 0o077 and not path.is_symlink()]
+    found = []
+    for path in (folder, *folder.rglob("*")):
+        with contextlib.suppress(FileNotFoundError):  # a running platform renames and deletes
+            mode = path.lstat().st_mode
+            if mode & 0o077 and not stat.S_ISLNK(mode):
+                found.append(f"{path} {mode:o}")
+    return found
 
 
 def rays(platform: RunningPlatform) -> list[psutil.Process]:
@@ -56,8 +62,8 @@ def places_of(processes: list[psutil.Process]) -> set[Path]:
 
 def test_nobody_else_gets_into_the_platforms_folders_and_ray_leaves_nothing(platform: RunningPlatform) -> None:
     assert f"{platform.data_dir} was open to others" in (platform.data_dir / "up.out").read_text().replace("\n", "")
-    wait_until(lambda: list((platform.data_dir / "snapshots").rglob("*.*")), 30)
-    wait_until((platform.data_dir / "witness" / "socket").exists, 30)
+    wait_until(lambda: list((platform.data_dir / "snapshots").rglob("*.*")), 90)
+    wait_until((platform.data_dir / "witness" / "socket").exists, 90)
     assert open_to_others(platform.data_dir) == []
 
     outer = Path((platform.data_dir / "ray-folder").read_text())
