@@ -234,7 +234,7 @@ def test_this_machines_token_gives_orders_and_reads_no_patient(
 ) -> None:
     for words in (
         "doctor", "hosts list", "keys list", "log verify", "log fsck", "log show", "token list",
-        "user add li.na --role nurse", "user permissions li.na", "user list", "user sessions",
+        "user add li.na --role nurse --at sz", "user permissions li.na", "user list", "user sessions",
     ):  # fmt: skip
         done = vitalgrid(platform, *words.split())
         assert done.exit_code == 0, (words, done.output[-2000:])
