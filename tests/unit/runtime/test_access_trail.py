@@ -55,6 +55,11 @@ def access(number, at_us=0):
 
 
 @pytest.fixture
+def first_word_of_the_log() -> None:
+    """It is waited for, as in a platform."""
+
+
+@pytest.fixture
 def journal(tmp_path):
     opened = AccessJournal.open(tmp_path / "api.db")
     yield Counting(opened)
