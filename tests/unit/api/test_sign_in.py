@@ -298,7 +298,7 @@ async def test_a_change_of_grants_ends_the_live_stream_that_was_judged_by_them(h
     async with house.client((await sign_in(house))["access_token"]) as client:
         path = "/api/v1/users/wang.wei/grants"
         if row is None:
-            assert (await client.post(path, json={"role": "nurse"})).status_code == 201
+            assert (await client.post(path, json={"role": "nurse", "place": "sz"})).status_code == 201
         else:
             assert (await client.delete(f"{path}/{row['id']}")).status_code == 204
     await asyncio.wait_for(serving, 10)
