@@ -152,9 +152,9 @@ async def test_the_write_log_tells_who_did_what_and_why(client: httpx.AsyncClien
 
 @pytest.mark.clause("5.4a")
 async def test_tokens_are_made_and_revoked(client: httpx.AsyncClient) -> None:
-    made = await make(client, "tokens", {"name": "display", "role": "station"})
+    made = await make(client, "tokens", {"name": "display", "role": "station", "place": "sz"})
     assert len(made["token"]) >= 40
-    assert (await client.post("tokens", json={"name": "display", "role": "station"})).status_code == 409
+    assert (await client.post("tokens", json={"name": "display", "role": "station", "place": "sz"})).status_code == 409
     listed = (await client.get("tokens")).json()["items"]
     assert [(row["name"], row["revoked"]) for row in listed] == [("display", None)]
     assert made["token"] not in str(listed)
