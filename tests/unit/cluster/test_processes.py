@@ -51,6 +51,7 @@ def run_by_a_shell(tmp_path: Path) -> Iterator[Run]:
 
     def run(module: str, *arguments: object, ready: str, **environment: str) -> tuple[psutil.Process, Path]:
         said = tmp_path / "said"
+        said.touch()  # the shell opens it a moment after it says the process' number
         line = f'"$@" >"{said}" 2>&1 & echo $!; read nothing'
         words = ["sh", "-c", line, "sh", sys.executable, "-m", module, *map(str, arguments)]
         with subprocess.Popen(
