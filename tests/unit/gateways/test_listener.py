@@ -156,12 +156,18 @@ async def test_who_is_let_in_while_the_listener_closes_is_not_left_hanging() -> 
         assert stage.made == []
 
 
+async def stranger(stage: Stage) -> Guest:
+    """One who came from 127.0.0.2 and has not said who it is."""
+    await stage.peer("127.0.0.2")
+    await until(lambda: len(stage.made) == 1)
+    (guest,) = stage.listener._addresses["127.0.0.2"].strangers
+    return guest
+
+
 async def test_few_refusals_of_an_address_are_held_at_once() -> None:
     """Each holds a place that others of its address wait for."""
     async with listening() as stage:
-        await stage.peer("127.0.0.2")
-        await until(lambda: len(stage.made) == 1)
-        (guest,) = stage.listener._addresses["127.0.0.2"].strangers
+        guest = await stranger(stage)
         for _ in range(40):
             guest.failed()
         told = [asyncio.create_task(guest.delay()) for _ in range(70)]
@@ -174,9 +180,7 @@ async def test_few_refusals_of_an_address_are_held_at_once() -> None:
 
 async def test_what_failed_is_forgiven_in_minutes_however_much_it_was() -> None:
     async with listening() as stage:
-        await stage.peer("127.0.0.2")
-        await until(lambda: len(stage.made) == 1)
-        (guest,) = stage.listener._addresses["127.0.0.2"].strangers
+        guest = await stranger(stage)
         for _ in range(10_000):
             guest.failed()
         assert stage.listener._addresses["127.0.0.2"].failures <= 80
