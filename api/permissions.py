@@ -8,12 +8,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Final
 from urllib.parse import unquote
 
 from fastapi import Depends, Header, Request
 from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
 
 from api.access_audit import begin
 from api.asking import Asking, Judge, Target, Unplaced
@@ -26,6 +28,7 @@ from domain.principals import Place
 
 MAX_REASON_CHARS: Final = 500
 PERMISSION: Final = "x-permission"
+_PLAIN_NAME: Final = re.compile(r"[a-z_]{1,40}")  # what else stands there may be anybody's name
 ANYBODYS: Final = frozenset({Action.SELF, Action.CATALOGUE_READ})  # of every caller, whatever they were given
 
 
@@ -82,9 +85,37 @@ def _judging(action: Action) -> Callable[..., Any]:
         made = Judge(behind.services.authoriser, caller, action, asked, purpose, reason, unmask)
         if action not in ANYBODYS:
             made.somewhere()
+        _check_query(request)
         return made
 
     return judge
+
+
+def _check_query(request: Request) -> None:
+    """Raises InvalidInput for a parameter that the route does not have: passed over, a filter would have shown everything."""
+    if not request.query_params:
+        return
+    known = _query_names(request.scope["route"])
+    if unknown := set(request.query_params) - known:
+        named = sorted(name for name in unknown if _PLAIN_NAME.fullmatch(name)) or ["a name that none has"]
+        expected = f"expected {', '.join(sorted(known))}" if known else "it has none"
+        raise InvalidInput(f"the query has parameters that this path does not know ({', '.join(named[:5])}): {expected}")
+
+
+_names_of: Final[dict[Callable[..., Any], frozenset[str]]] = {}
+
+
+def _query_names(route: APIRoute) -> frozenset[str]:
+    """Found once a handler: a route does not change."""
+    if route.endpoint not in _names_of:
+        _names_of[route.endpoint] = frozenset(_query_parameters(route.dependant))
+    return _names_of[route.endpoint]
+
+
+def _query_parameters(dependant: Dependant) -> Iterator[str]:
+    yield from (field.alias for field in dependant.query_params)
+    for part in dependant.dependencies:
+        yield from _query_parameters(part)
 
 
 def may(action: Action, *, at: Callable[..., Any]) -> Any:

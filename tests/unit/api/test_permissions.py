@@ -147,6 +147,21 @@ async def test_whose_purpose_does_not_fit_is_told_so_and_which_do(client: httpx.
 
 @pytest.mark.clause("9.3c")
 @pytest.mark.as_role("nurse@sz.h001/icu")
+async def test_a_filter_that_a_path_does_not_know_is_refused(client: httpx.AsyncClient, wards: list[Ward]) -> None:
+    for path, says in (
+        ("patients?name=司徒", "(name): expected"),
+        ("patients?q=x&司徒=1", "(a name that none has): expected"),
+        (f"patients/{wards[0].patient_key}?hospital=sz.h001", "(hospital): expected tz"),
+        ("alarms?stat=ended", "state"),
+    ):
+        answer = await client.get(path)
+        assert (answer.status_code, says in answer.json()["detail"]) == (422, True), answer.text
+        assert "司徒" not in answer.json()["detail"]
+    assert (await client.get("writes?name=x")).status_code == 403  # permission is asked first
+
+
+@pytest.mark.clause("9.3c")
+@pytest.mark.as_role("nurse@sz.h001/icu")
 async def test_a_body_is_not_looked_at_before_the_permission_is_given(client: httpx.AsyncClient, wards: list[Ward]) -> None:
     for ward, status in zip(wards, (422, 404, 404), strict=True):
         answer = await client.post(f"patients/{ward.patient_key}/observations", json={"wrong": 1})
