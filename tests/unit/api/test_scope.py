@@ -48,7 +48,8 @@ async def opened(engine: Engine, tmp_path: Path) -> AsyncIterator[tuple[Wards, F
 async def pages(app: FastAPI, who: str, path: str) -> list[dict[str, Any]] | None:
     """All rows, page by page of one row each; None when it is refused."""
     rows: list[dict[str, Any]] = []
-    link: str | None = f"{path}{'&' if '?' in path else '?'}limit=1"
+    is_whole = path.startswith("associations")  # the one list that has no pages
+    link: str | None = path if is_whole else f"{path}{'&' if '?' in path else '?'}limit=1"
     while link is not None:
         answer = await ask(app, who, link)
         if answer.status_code == 403:
