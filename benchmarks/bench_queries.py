@@ -71,6 +71,7 @@ class Api:
 def running_on(made: Made, folder: Path) -> Iterator[RunningPlatform]:
     """A platform on links to the files of `made`: it may add to the lake and merge, and those stay as they are."""
     data_dir = folder / "var"
+    data_dir.mkdir(mode=0o700)  # the platform takes no folder with things in it that others may look into
     shutil.copytree(made.data_dir / "lake", data_dir / "lake", copy_function=_linked)
     for file in made.data_dir.glob("vitalgrid.db*"):
         shutil.copy(file, data_dir)
