@@ -21,6 +21,7 @@ SLOW: Final[dict[str, tuple[str, ...]]] = {
     "slowhttptest -B": ("-B", "-i", "5", "-s", "8192", "-t", "POST"),
     "slowhttptest -X": ("-X", "-w", "10", "-y", "20", "-n", "5", "-z", "32", "-k", "3"),
 }
+_ANSWERED_S: Final = 60  # by then, on a machine that does other things too; a new host of shards takes seconds to start
 _PROBE_S: Final = 30.0
 _CUT_S: Final = 5.0
 _SEVERE: Final = frozenset({"MEDIUM", "HIGH", "CRITICAL"})
@@ -159,8 +160,9 @@ def fuzz(platform: RunningPlatform, *, phase: str, examples: int, seconds: float
         sys.executable, "-m", "schemathesis.cli", "--config-file", str(config), "run",
         f"{platform.connection.api_url}/openapi.json", "--checks", "all", "--exclude-checks", ",".join(_UNSUITABLE),
         "--phases", phase, "--max-examples", str(examples), "--workers", "2", "--continue-on-failure",
-        "--max-time", str(seconds), "--seed", str(seed), "--request-timeout", "20", "--no-color", "--no-shrink",
-        "--generation-database", "none", "--exclude-path-regex", "/live/|/scenarios|^/oauth|/me/password|/tokens|/ready$",
+        "--max-time", str(seconds), "--seed", str(seed), "--request-timeout", str(_ANSWERED_S), "--no-color", "--no-shrink",
+        "--generation-database", "none", "--max-response-time", str(_ANSWERED_S),
+        "--exclude-path-regex", "/live/|/scenarios|^/oauth|/me/password|/tokens|/ready$",
         "-H", f"Authorization: Bearer {platform.token}", "-H", "X-Reason: schemathesis",
     ]  # fmt: skip
     if platform.connection.api_trust is not None:
