@@ -33,7 +33,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cluster.connection import Connection
 from cluster.doctor_certificates import certificates
-from cluster.doctor_sealing import sealing
+from cluster.doctor_sealing import keys, sealing
 from cluster.findings import Finding, Level, ok
 from cluster.storage_keeping import places_of
 from domain.errors import VitalgridError
@@ -363,7 +363,7 @@ def cryptography(_: Settings) -> Iterator[Finding]:
 
 CHECKS: Final[tuple[Callable[[Settings], Iterator[Finding]], ...]] = (
     python, libraries, nats_server, ports, disk, privacy, storage, fsync, memory, cores, open_files, shared_memory, clock,
-    time_zones, database, security, certificates, sealing, cryptography,
+    time_zones, database, security, certificates, sealing, keys, cryptography,
 )  # fmt: skip
 
 _COLOURS: Final = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red"}

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from cluster.doctor_sealing import sealing
+from cluster.doctor_sealing import keys, sealing
 from cluster.findings import Level
 from cluster.sealing import SPILL_BUDGET, file_seal, keep_off_disk, make_keys
+from runtime.clock import ManualClock
 from runtime.settings import Settings
+from runtime.soft_keys import SoftKeys
 
 LARGE_QUESTION = """
 import polars as pl
@@ -58,4 +60,25 @@ def test_the_doctor_says_whether_data_is_sealed_and_whether_its_keys_are_there(t
     sealed.parent.mkdir(parents=True)
     sealed.write_bytes(file_seal(settings).seal(b"state", "a"))
     (tmp_path / "keys").rename(tmp_path / "elsewhere")
+    assert said()[0] is Level.PROBLEM
+
+
+def test_the_doctor_names_keys_that_nobody_rotated_for_a_year(tmp_path: Path) -> None:
+    settings, clock = settings_of(tmp_path), ManualClock(1_790_000_000_000_000)
+
+    def said() -> tuple[Level, str]:
+        (finding,) = keys(settings, clock)
+        return finding.level, finding.says.rpartition(": ")[2]
+
+    assert said()[0] is Level.OK
+    assert list(tmp_path.iterdir()) == []
+    provider = SoftKeys(settings.keys_dir, clock)
+    for name in ("fields", "pepper", "witness-ed25519"):
+        provider.rotate(name)
+    clock.advance(365 * 86_400)
+    assert said()[0] is Level.OK
+    provider.rotate("pepper")
+    clock.advance(2 * 86_400)
+    assert said() == (Level.WARNING, "fields")  # of a witness another key is another witness: nobody is asked to
+    (settings.keys_dir / "fields" / "1.key").write_text("nonsense")
     assert said()[0] is Level.PROBLEM
