@@ -53,7 +53,7 @@ EMERGENCY: Final = frozenset(
 )  # fmt: skip
 _ALARMS: Final = "/alarms"
 _PREFIX: Final = "/api/v1"
-_OF_USER: Final = "/users/{name}"
+_OF_USERS: Final = ("/users/{name}", "/patients/{patient_key}/care-team/{name}")  # paths with a user's name begin so
 MOST_PATIENTS: Final = 500  # in one event
 _CREATED: Final = 201
 _BAD_REQUEST: Final = 400
@@ -198,7 +198,7 @@ async def _note(scope: Scope, message: Message) -> None:
 async def _in_log(scope: Scope, backend: Backend) -> dict[str, Any]:
     """What stands in the path, with the id of a patient's account in the place of its name."""
     values = dict(scope.get("path_params", {}))
-    if getattr(scope.get("route"), "path", "").removeprefix(_PREFIX).startswith(_OF_USER):
+    if getattr(scope.get("route"), "path", "").removeprefix(_PREFIX).startswith(_OF_USERS):
         try:
             values["name"] = await backend.read(called_in_log, backend.engine, values["name"])
         except Unavailable:

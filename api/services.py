@@ -132,7 +132,7 @@ class Services:
 
 
 async def user_changed(services: Services, user_id: str) -> None:
-    """Let what became of a user, their session or their grants hold at once: here, and in every other API process."""
+    """Let what became of a user or token, a session or grants hold at once: here, and in every other API process."""
     services.callers.forget(user_id)
     with contextlib.suppress(Exception):  # the bus is away: others ask the database within seconds
         await services.bus.core_publish(subjects.SESSIONS_CHANGED, user_id.encode())

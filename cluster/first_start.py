@@ -21,7 +21,7 @@ from runtime.sealing import SEALING_KEYS, Sealer
 from runtime.second_factors import SecondFactors
 from runtime.security_profile import SecurityProfile
 from runtime.settings import SecuritySettings, Settings
-from runtime.sql.access import create_first_token, tokens_of_people
+from runtime.sql.access import create_first_token, named_as_others, tokens_of_people
 from runtime.sql.blind_indexes import index_anew
 from runtime.sql.engine import has_sealed, migrate
 from runtime.sql.grants import omnipotent
@@ -134,11 +134,13 @@ def prepare_accounts(engine: Engine, settings: Settings) -> FirstCredentials:
 
 
 def accounts_of_before(engine: Engine, settings: Settings) -> list[str]:
-    """A sentence about each account that may more than one that is made today."""
+    """A sentence about each account that may more than one that is made today, or is called as none is."""
     names = [] if settings.security.profile is SecurityProfile.DEV else omnipotent(engine, now_us=SystemClock().now_us())
     says = [f"{name} may everything, as of old: docs/howto/users.md says how to take that away" for name in names]
     remedy = "vitalgrid token revoke, and a user for the person"
-    return says + [f"token {name} is a {role}, as only a person should be: {remedy}" for name, role in tokens_of_people(engine)]
+    says += [f"token {name} is a {role}, as only a person should be: {remedy}" for name, role in tokens_of_people(engine)]
+    remedy = "make another one by another name, and revoke or disable this one"
+    return says + [f"{name} is called as logs call a {other}: {remedy}" for name, other in named_as_others(engine)]
 
 
 def _first_user(engine: Engine, settings: Settings, now_us: int) -> str | None:

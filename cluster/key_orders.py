@@ -17,6 +17,7 @@ from cluster.first_start import sealer_of
 from cluster.key_kinds import FORMER, KINDS, PEPPER, Kind, Stores, Uses, rotate
 from domain.errors import Conflict, InvalidInput, NotFound
 from domain.ports import Clock
+from domain.principals import OF_MACHINE
 from runtime.key_provider import provider_of
 from runtime.keys import KEYS, KeyVersion
 from runtime.sealed_file import KEY as LAKE
@@ -171,6 +172,6 @@ def _whose(stores: Stores, name: str, version: int) -> str:
 
 def _note(stores: Stores, action: str, name: str, version: int, **detail: int) -> None:
     """By whom: the account of this machine. In clear, so that it needs none of the keys that it is about."""
-    who = f"os:{pwd.getpwuid(os.geteuid()).pw_name}"
+    who = f"{OF_MACHINE}{pwd.getpwuid(os.geteuid()).pw_name}"
     author = Author(who, f"vitalgrid keys: {action.removeprefix('key.')}", stores.clock.now_us(), is_platform=True)
     note_write(stores.engine, author, action, f"key {name}", {"version": version, **detail})

@@ -150,6 +150,8 @@ _ACTIONS: Final = (
 def write_event(row: Mapping[str, Any], site: str) -> bytes:
     """The AuditEvent of a row of the write log (`id`, `at_us`, `who`, `action`, `target`, `reason`, `detail`).
 
+    With `by_kind` and `by_id`, where it is known whose name `who` is.
+
     Always the same bytes. Raises ValueError or RecursionError for what JSON cannot hold.
     """
     action, target = str(row["action"]), str(row["target"])
@@ -173,11 +175,18 @@ def write_event(row: Mapping[str, Any], site: str) -> bytes:
         "action": "E" if kind == "110114" else done,
         "recorded": to_rfc3339(row["at_us"]),
         "outcome": Outcome.SUCCESS,
-        "agent": [{"who": {"display": row["who"]}, "requestor": True}],
+        "agent": [{"who": _writer(row), "requestor": True}],
         "source": source_of(site),
         "entity": [*_patients(sorted(set(PATIENT_KEY.findall(target)))), written],
     }
     return encode_event(event)
+
+
+def _writer(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Who wrote, in the form of an access' agent: the write and its access name one principal alike."""
+    if row.get("by_kind") is None:
+        return {"display": row["who"]}
+    return {"identifier": {"system": f"{OURS}{row['by_kind']}", "value": row["by_id"]}, "display": row["who"]}
 
 
 def _agents(access: Access, site: str) -> list[dict[str, Any]]:

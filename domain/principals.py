@@ -5,6 +5,7 @@ A `domain.ports.Sender` is the lean form in which doors know devices and gateway
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Self
@@ -16,6 +17,48 @@ from domain.ids import parse_hospital_id, parse_token
 class Kind(StrEnum):
     USER = "user"  # a person
     SERVICE = "service"  # a program, or a display, with a token of its own
+
+
+PLATFORM: Final = "vitalgrid"
+"""What logs call the platform, where it writes of its own accord."""
+
+OF_MACHINE: Final = "os:"
+"""Before the account of this machine that gave an order."""
+
+
+class Other(StrEnum):
+    """Whom logs name beside users and tokens, each in a shape of its own."""
+
+    PLATFORM = "platform"
+    PATIENT_ACCOUNT = "patient-account"  # by its id, such as u-0123456789ab
+    MACHINE_ACCOUNT = "machine-account"  # os:root
+    DEVICE = "device"  # sz.h012/mon-7
+    ADDRESS = "address"  # from where a sign-in failed: an IPv6 one has a ':' too
+
+
+_SHAPES: Final = (
+    (Other.PLATFORM, re.compile(re.escape(PLATFORM))),
+    (Other.PATIENT_ACCOUNT, re.compile(r"u-[0-9a-f]{12}")),
+    (Other.ADDRESS, re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){3}")),
+    (Other.MACHINE_ACCOUNT, re.compile(r".*:.*", re.DOTALL)),
+    (Other.DEVICE, re.compile(r".*/.*", re.DOTALL)),
+)
+
+
+def other_of(name: str) -> Other | None:
+    """Whom logs mean by this name, where that is no user and no token; letters' size and blanks around it make no other."""
+    text = name.strip().casefold()
+    return next((other for other, shape in _SHAPES if shape.fullmatch(text)), None)
+
+
+def check_own_name(name: str) -> None:
+    """Raise InvalidInput unless a user or token may be called so: in logs a name is one principal's."""
+    other = other_of(name)
+    if other is not None:
+        raise InvalidInput(
+            f"the name {name[:80]!r} is of the shape by which logs name a {other}: expected a name without ':' and '/' that "
+            f"is not {PLATFORM!r}, no address and no id such as u-0123456789ab"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,9 @@ def host_progress(host_name: str) -> str:
 
 
 DIRECTORY_CHANGED: Final = "directory.changed"  # core message: doors drop what they cached
-SESSIONS_CHANGED: Final = "sessions.changed"  # core message: the id of a user whose session, state or grants are others now
+SESSIONS_CHANGED: Final = (
+    "sessions.changed"  # core message: the id of a user or token whose session, state or grants are others now
+)
 SHARDS_HELD: Final = "shards.held"  # core message: the supervisor's view of all shards, every two seconds
 
 

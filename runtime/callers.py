@@ -40,8 +40,8 @@ class _Kept:
 class SqlCallers:
     """`api.auth.Callers`: a holder of a token is remembered for some seconds, a refusal never, a token itself never.
 
-    What becomes of a session, a user or a grant in this process holds at once (`forget`), in another one as soon as the
-    bus has told it; when the bus is away, and for tokens that are revoked, within `REMEMBER_S`.
+    What becomes of a session, a user, a grant or a token in this process holds at once (`forget`), in another one as soon
+    as the bus has told it; when the bus is away, within `REMEMBER_S`, and for live streams with the next look.
     """
 
     def __init__(

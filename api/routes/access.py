@@ -59,8 +59,12 @@ async def list_tokens(who: TokenList, behind: Behind, paged: Paged, zone: In) ->
 
 @router.delete("/tokens/{name}", status_code=204, responses=problems(NotFound, Conflict))
 async def revoke_token(who: TokenRevoke, name: str, behind: Behind) -> None:
-    """Revoke a token; it stops working within seconds. The last that can give anybody anything stays."""
+    """Revoke a token; it stops working within seconds, and its live streams end.
+
+    The last that can give anybody anything stays.
+    """
     await behind.write(access.revoke_token, behind.engine, behind.author(who), name)
+    await behind.user_changed(name)  # a token's id is its name
 
 
 @router.get("/writes")

@@ -193,7 +193,7 @@ async def list_care_team(_who: PatientRead, patient_key: str, behind: Behind, zo
 async def join_care_team(who: PatientManage, patient_key: str, body: MemberIn, behind: Behind, zone: In) -> MemberOut:
     """Say that a user treats the patient from now on: what they were given for their care teams reaches the patient.
 
-    Nobody says so of themselves. It ends with the stay, if not before.
+    Nobody says so of themselves, and no patient's own account treats anybody. It ends with the stay, if not before.
     """
     if body.user == who.caller.principal.name:
         raise Forbidden(f"{body.user} may not join a care team by themselves: another one has to add them")

@@ -17,7 +17,7 @@ class TokenIn(BaseModel):
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"name": "ward-display-3", "role": "station", "place": "sz.h012/icu"}]}
     )
-    name: str = Field(min_length=1, max_length=200, description="Of the program; stands in the write log.")
+    name: str = Field(min_length=1, max_length=200, description="Of the program; stands in the write log. Without ':' and '/'.")
     role: Role = Field(description="A program's: of people's roles (doctor, nurse, …) there are users.")
     place: str | None = Field(
         None, max_length=131, description="Region, district, hospital or ward; left out for roles of the region alone."

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, delete, insert, select, update
 
 from domain.errors import Conflict, NotFound, Unauthenticated, Unavailable
 from domain.permissions import Reach
-from domain.principals import PROGRAMS, Place, Role
+from domain.principals import PROGRAMS, Place, Role, check_own_name, other_of
 from runtime.sql.engine import reading, writing
 from runtime.sql.grants import LASTING, check_place, is_region, lasting_tokens, lasting_users
 from runtime.sql.identity_tables import service_access, users
@@ -43,9 +43,11 @@ def create_first_token(engine: Engine, role: Role, *, now_us: int) -> str | None
 def create_token(engine: Engine, author: Author, name: str, role: Role = Role.ADMINISTRATOR, place: Place | None = None) -> str:
     """A token for a person or program called `name`, with this role at `place`, or in the whole region.
 
-    It can be shown this once only. Raises Conflict for a taken name, InvalidInput for a place that does not exist.
+    It can be shown this once only. Raises Conflict for a taken name, InvalidInput for a place that does not exist and for a
+    name that is others'.
     """
     check_text(name, "the name of a token", _NAME_CHARS)
+    check_own_name(name)
     with writing(engine) as connection:
         taken = (select(tokens.c.name).where(tokens.c.name == name), select(users.c.name).where(users.c.name == name))
         if any(connection.execute(query).first() is not None for query in taken):
@@ -92,6 +94,22 @@ def tokens_of_people(engine: Engine) -> list[tuple[str, str]]:
     )
     with reading(engine) as connection:
         return [(row.name, row.role) for row in connection.execute(query.order_by(tokens.c.name))]
+
+
+def named_as_others(engine: Engine) -> list[tuple[str, str]]:
+    """Tokens in force and active users, as `token NAME`, whose name logs give to others, and to whom.
+
+    They were made before such names were refused. Not patients' accounts: logs never call them by their name.
+    """
+    as_tokens = select(tokens.c.name).where(tokens.c.revoked_us.is_(None))
+    as_users = select(users.c.name).where(users.c.status == "active", users.c.patient_key.is_(None))
+    with reading(engine) as connection:
+        named = {
+            f"{kind} {name}": other_of(name)
+            for kind, query in (("token", as_tokens), ("user", as_users))
+            for name in sorted(connection.execute(query).scalars())
+        }
+    return [(name, str(other)) for name, other in named.items() if other is not None]
 
 
 def authenticate(engine: Engine, token: str, *, now_us: int | None = None) -> Row:

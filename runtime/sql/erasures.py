@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine, insert, or_, select, update
 from domain.erasures import OPEN, WAITING, State, Step
 from domain.errors import Conflict, IntegrityViolation, InvalidInput, NotFound, VitalgridError
 from domain.labels import WITHHELD
+from domain.principals import PLATFORM
 from runtime.keys import KeyGone, KeyMissing
 from runtime.sealing import Place, patient_owner
 from runtime.sql.engine import reading, writing
@@ -143,7 +144,7 @@ def request_by_rule(engine: Engine, now_us: int, *, retention_us: int, most: int
         keys = connection.execute(over.order_by(patients.c.discharged_us, patients.c.patient_key)).scalars().all()
     if is_dry:
         return len(keys)
-    author = Author("vitalgrid", "kept as long as the law wants", now_us)
+    author = Author(PLATFORM, "kept as long as the law wants", now_us)
     failed: dict[str, VitalgridError] = {}
     count = 0
     for key in keys:

@@ -171,17 +171,24 @@ def list_team(engine: Engine, patient_key: str) -> list[Row]:
 
 
 def join_team(engine: Engine, author: Author, patient_key: str, name: str, until_us: int | None) -> Row:
-    """A user treats a patient from now on. Raises NotFound, InvalidInput, and Conflict for one who does already."""
+    """A user treats a patient from now on. Raises NotFound, InvalidInput, and Conflict for one who does already.
+
+    Conflict too for a patient's own account.
+    """
     if until_us is not None and until_us <= author.now_us:
         raise InvalidInput("the end of a membership is in the past: expected a time to come")
     with writing(engine) as connection:
         one(connection, select(patients.c.patient_key).where(patients.c.patient_key == patient_key), f"patient {patient_key!r}")
         user = _user(connection, name)
+        if user["patient_key"] is not None:
+            raise Conflict(f"user {name!r} is a patient's own account: a care team is of those who treat")
         if patient_key in treated_by(connection, user["id"], now_us=author.now_us):
             raise Conflict(f"user {name!r} is in the care team of patient {patient_key!r} already")
         row = {"patient_key": patient_key, "principal_id": user["id"], "from_us": author.now_us, "until_us": until_us}
         connection.execute(insert(care_teams).values(row))
-        log_write(connection, author, "care-team.join", patient_key, {"user": name, "until_us": until_us})
+        log_write(
+            connection, author, "care-team.join", patient_key, {"user": user_in_log(connection, name), "until_us": until_us}
+        )
         return {**row, "name": name}
 
 
@@ -193,7 +200,7 @@ def leave_team(engine: Engine, author: Author, patient_key: str, name: str) -> s
         now = (care_teams.c.until_us.is_(None)) | (care_teams.c.until_us > author.now_us)
         if not connection.execute(update(care_teams).where(mine & now).values(until_us=author.now_us)).rowcount:
             raise NotFound(f"user {name!r} is not in the care team of patient {patient_key!r}")
-        log_write(connection, author, "care-team.leave", patient_key, {"user": name})
+        log_write(connection, author, "care-team.leave", patient_key, {"user": user_in_log(connection, name)})
         return str(user["id"])
 
 
@@ -205,7 +212,8 @@ def end_team(connection: Connection, author: Author, patient_key: str, at_us: in
     names = connection.execute(query).scalars().all()
     connection.execute(update(care_teams).where(lasting).values(until_us=ends_us))
     for name in names:
-        log_write(connection, author, "care-team.leave", patient_key, {"user": name, "until_us": ends_us})
+        called = user_in_log(connection, name)
+        log_write(connection, author, "care-team.leave", patient_key, {"user": called, "until_us": ends_us})
 
 
 def roles_of(connection: Connection, principal_ids: Collection[str], *, now_us: int) -> dict[str, set[str]]:
@@ -218,7 +226,8 @@ def roles_of(connection: Connection, principal_ids: Collection[str], *, now_us: 
 
 
 def _user(connection: Connection, name: str) -> Row:
-    return one(connection, select(users.c.id, users.c.name).where(users.c.name == name), f"user {name!r}")
+    columns = (users.c.id, users.c.name, users.c.patient_key)
+    return one(connection, select(*columns).where(users.c.name == name), f"user {name!r}")
 
 
 def _grant(connection: Connection, user: Row, grant_id: int) -> Row:

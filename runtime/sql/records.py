@@ -15,6 +15,7 @@ from domain.errors import InvalidInput, NotFound, StaleVersion
 from domain.labels import LABELS
 from domain.messages import Control, encode
 from domain.permissions import Level
+from domain.principals import PLATFORM
 from runtime.data_keys import Owner
 from runtime.sql.engine import writing
 from runtime.sql.identity_tables import users
@@ -37,7 +38,7 @@ class Author:
 
 def by_platform(reason: str, now_us: int) -> Author:
     """The platform itself writes. `reason` says nothing of anybody: it is kept in clear, so that it needs no key."""
-    return Author("vitalgrid", reason, now_us, is_platform=True)
+    return Author(PLATFORM, reason, now_us, is_platform=True)
 
 
 @dataclass(frozen=True, slots=True)

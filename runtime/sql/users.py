@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, delete, insert, select, update
 
 from domain.errors import Conflict, Forbidden, InvalidInput
 from domain.permissions import Reach
-from domain.principals import Caller, Factor, Grant, Kind, Principal
+from domain.principals import Caller, Factor, Grant, Kind, Principal, check_own_name
 from runtime.sql.engine import reading, writing
 from runtime.sql.grants import detail_of, grants_of, insert_grant, lasting_users, roles_of, treated_by
 from runtime.sql.identity_tables import password_history, second_factors, users
@@ -66,9 +66,10 @@ def create_user(engine: Engine, author: Author, name: str, password: str, *given
     """Make a user who has to change this password at the first sign-in, and may do what is granted: without, nothing.
 
     `patient_key`: it is a patient's own account. Raises Conflict for a name that a user or a token has, or had, and for an
-    erased patient, NotFound for an unknown one, InvalidInput for a place that does not exist.
+    erased patient, NotFound for an unknown one, InvalidInput for a place that does not exist and for a name that is others'.
     """
     name = parse_user_name(name)
+    check_own_name(name)
     taken = (select(users.c.name).where(users.c.name == name), select(tokens.c.name).where(tokens.c.name == name))
     with writing(engine) as connection:
         if any(connection.execute(query).first() is not None for query in taken):

@@ -242,6 +242,12 @@ def test_a_name_is_one_principals_for_ever(engine: Engine, lina: Row) -> None:
     for wrong in ("", "x", "li na", "李娜", "-a", "x" * 65, "a\0b", "a'--"):
         with pytest.raises(InvalidInput, match="user name"):
             users.create_user(engine, ADA, wrong, STORED)
+    for others in ("vitalgrid", "Vitalgrid", "u-0123456789ab", "10.0.0.7"):
+        with pytest.raises(InvalidInput, match="logs name"):
+            users.create_user(engine, ADA, others, STORED)
+    for others in ("vitalgrid", "u-0123456789ab", "os:root", "sz.h012/mon-7"):
+        with pytest.raises(InvalidInput, match="logs name"):
+            access.create_token(engine, ADA, others)
     with pytest.raises(NotFound):
         users.get_user(engine, "planner", now_us=NOW_US)
 

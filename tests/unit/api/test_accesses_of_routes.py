@@ -137,6 +137,7 @@ async def test_a_patients_own_account_is_noted_by_its_id_whoever_asks(asked: Ask
     for method, path, token in (
         ("GET", "/api/v1/patients/{patient_key}", "a-token-of-a-patient"), ("GET", "/api/v1/users/ouyang.canary", TOKEN),
         ("POST", "/api/v1/users/ouyang.canary/unlock", TOKEN), ("GET", "/api/v1/users/ouyang.canary", TOKEN_OF_NOBODY),
+        ("DELETE", "/api/v1/patients/{patient_key}/care-team/ouyang.canary", TOKEN),
     ):  # fmt: skip
         _, (access,) = await asked.ask(method, path, token)
         assert b"ouyang" not in access.event

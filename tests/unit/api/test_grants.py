@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import Engine
+from sqlalchemy import Engine, insert
 
 from domain.accesses import write_event
 from domain.errors import Conflict
@@ -17,6 +17,8 @@ from domain.permissions import everywhere
 from domain.principals import PROGRAMS, Grant, Place, Role
 from runtime.clock import ManualClock
 from runtime.sql import access, grants, patients, users
+from runtime.sql.engine import writing
+from runtime.sql.identity_tables import care_teams
 from runtime.sql.patients import NewPatient
 from tests.sql_fixtures import ADA
 from tests.unit.api.conftest import API, client_of, make
@@ -100,6 +102,29 @@ async def test_nobody_joins_a_care_team_by_themselves_and_a_discharge_ends_it(ho
         assert await get(house, doctor, f"/api/v1/{patient}") == (403, "forbidden")
         (member,) = (await client.get(f"{patient}/care-team")).json()
     assert (member["user"], member["until"] is None) == ("wang.wei", False)
+
+
+@pytest.mark.clause("9.3a", "9.3e")
+async def test_a_patients_own_account_treats_nobody_and_one_that_did_is_logged_by_its_id(
+    house: House, wards: list[Ward]
+) -> None:
+    own, other = wards[0].patient_key, wards[1].patient_key
+    id_ = users.create_user(house.engine, ADA, "wang.fang", "stored", patient_key=own)["id"]
+    async with house.client((await sign_in(house))["access_token"], under=API) as client:
+        for patient in (own, other):
+            refused = await client.post(f"patients/{patient}/care-team", json={"user": "wang.fang"})
+            assert (refused.status_code, "a patient's own account" in refused.text) == (409, True)
+        with writing(house.engine) as connection:  # as could be before
+            for patient in (own, other):
+                row = {"patient_key": patient, "principal_id": id_, "from_us": house.clock.now_us(), "until_us": None}
+                connection.execute(insert(care_teams).values(row))
+        house.clock.advance(1)
+        assert (await client.delete(f"patients/{own}/care-team/wang.fang")).status_code == 204
+        etag = (await client.get(f"patients/{other}")).headers["ETag"]
+        (await client.post(f"patients/{other}/discharge", json={}, headers={"If-Match": etag})).raise_for_status()
+    left = [row for row in access.list_writes(house.engine, limit=99).rows if row["action"] == "care-team.leave"]
+    assert [(row["target"], row["detail"]["user"]) for row in left] == [(other, id_), (own, id_)]
+    assert "wang.fang" not in str(access.list_writes(house.engine, limit=99).rows)
 
 
 @pytest.mark.clause("9.3b")

@@ -88,6 +88,19 @@ async def test_a_live_stream_says_why_it_ends(house: House) -> None:
     assert b'event: end\ndata: {"code":"session-superseded","detail":"' in stream.got
 
 
+@pytest.mark.clause("5.4a")
+async def test_a_token_that_is_revoked_ends_its_live_streams_at_once(house: House) -> None:
+    add_hospital(house.engine)
+    token = access.create_token(house.engine, ADA, "icu-display", Role.STATION, Place.parse(HOSPITAL))
+    stream = Stream(house, token)
+    assert await stream.goes_on()
+    async with house.client((await sign_in(house))["access_token"], under=API) as client:
+        assert (await client.delete("tokens/icu-display")).status_code == 204
+    await asyncio.wait_for(stream.serving, callers.LOOK_AGAIN_S / 2)  # it is told, not found at the next look
+    assert stream.ended == ["http.disconnect"]
+    assert await get(house, token) == (401, "unauthenticated")
+
+
 @pytest.mark.clause("7.2a")
 async def test_an_administrator_sees_who_is_signed_in_and_ends_a_session_with_its_streams(house: House) -> None:
     watcher, watched = (await sign_in(house))["access_token"], (await sign_in(house, "wang.wei"))["access_token"]

@@ -6,6 +6,7 @@ import logging
 import shutil
 
 import pytest
+from sqlalchemy import update
 
 from cluster.connection import admin_token_file, first_password_file
 from cluster.first_start import FirstCredentials, accounts_of_before, prepare_accounts, prepare_database, sealer_of
@@ -18,10 +19,12 @@ from runtime.second_factors import SecondFactors
 from runtime.settings import Settings
 from runtime.soft_keys import SoftKeys
 from runtime.sql import access, alarms, grants, patients, places, second_factors, users
-from runtime.sql.engine import open_engine
+from runtime.sql.engine import open_engine, writing
+from runtime.sql.identity_tables import users as user_table
 from runtime.sql.patients import NewPatient
 from runtime.sql.sealed import DAMAGED
 from runtime.sql.sealed import sealer_of as sealer_of_engine
+from runtime.sql.tables import tokens
 from tests.contracts.test_sealed import alarm_of
 from tests.sql_fixtures import ADA, ALL, HOSPITAL
 
@@ -82,6 +85,30 @@ def test_tokens_of_peoples_roles_that_were_made_before_are_named(settings, busin
     access.revoke_token(business, ADA, "gone")
     (says,) = accounts_of_before(business, settings)
     assert says.startswith("token sneaky is a doctor")
+
+
+@pytest.mark.clause("9.3e")
+def test_who_was_called_as_logs_call_others_before_is_named_and_goes_on(settings, business):
+    prepare_accounts(business, settings)
+    names = ["planner", "gone", "li.na", "zhang.min", "wu.di"]
+    tokens_of = {name: access.create_token(business, ADA, name, Role.STATION) for name in names[:2]}
+    for name in names[2:]:
+        users.create_user(business, ADA, name, "stored")
+    access.revoke_token(business, ADA, "gone")
+    users.disable_user(business, ADA, "zhang.min")
+    with writing(business) as connection:  # as they could be called before
+        for table, name, former in (
+            (tokens, "sz.h001/mon-1", "planner"), (tokens, "os:root", "gone"), (user_table, "vitalgrid", "li.na"),
+            (user_table, "u-0123456789ab", "zhang.min"),
+        ):  # fmt: skip
+            connection.execute(update(table).where(table.c.name == former).values(name=name))
+        # a patient's account is told of by its id alone
+        connection.execute(update(user_table).where(user_table.c.name == "wu.di").values(name="10.0.0.7", patient_key="0" * 32))
+    says = accounts_of_before(business, settings)
+    assert [one.partition(":")[0] for one in says] == [
+        "token sz.h001/mon-1 is called as logs call a device", "user vitalgrid is called as logs call a platform",
+    ]  # fmt: skip
+    assert access.authenticate(business, tokens_of["planner"])["name"] == "sz.h001/mon-1"
 
 
 def test_an_installation_of_before_gets_its_first_user_whatever_its_tokens_are_called(settings, business):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.errors import InvalidInput
-from domain.principals import Place
+from domain.principals import Other, Place, check_own_name, other_of
 
 SMALL = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,8}", fullmatch=True)
 TEXTS = st.one_of(
@@ -50,3 +50,25 @@ def test_a_grant_holds_where_the_record_lies_and_nowhere_else():
 
 def test_a_record_without_a_ward_is_not_in_any():
     assert [str(place) for place in Place("sz", hospital_id="sz.h012").chain()] == ["sz.h012", "sz"]
+
+
+@pytest.mark.clause("9.3e")
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("vitalgrid", Other.PLATFORM), (" VitalGrid ", Other.PLATFORM), ("u-0123456789ab", Other.PATIENT_ACCOUNT),
+        ("os:root", Other.MACHINE_ACCOUNT), ("a\n:b", Other.MACHINE_ACCOUNT), ("sz.h012/mon-7", Other.DEVICE),
+        ("10.0.0.7", Other.ADDRESS),
+    ],
+)  # fmt: skip
+def test_what_logs_call_others_is_nobodys_name(name, other):
+    assert other_of(name) is other
+    with pytest.raises(InvalidInput, match=f"logs name a {other}: expected a name without"):
+        check_own_name(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["li.na", "vitalgrid-2", "u-0123456789a", "u-0123456789abc", "his 10.0.0.7", "scenario-runner-20260101T0000", "\n"]
+)
+def test_other_names_are_anybodys(name):
+    check_own_name(name)

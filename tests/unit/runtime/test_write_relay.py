@@ -64,3 +64,12 @@ def test_a_write_is_called_what_dicom_calls_it(action, letter, kind, sub):
 def test_whose_record_was_written_is_named():
     event = msgspec.json.decode(read_record(record_of(ROW | {"target": f"mon-7 -> {'a' * 32}"}, "sz"), 1, 1).event)
     assert event["entity"][0]["what"] == {"reference": f"Patient/{'a' * 32}"}
+
+
+@pytest.mark.clause("9.3e")
+def test_who_wrote_is_named_as_in_the_access_of_the_same_request():
+    event = msgspec.json.decode(read_record(record_of(ROW | {"by_kind": "user", "by_id": "u-1"}, "sz"), 1, 1).event)
+    AuditEvent.model_validate(event)
+    assert event["agent"][0]["who"] == {"identifier": {"system": "urn:vitalgrid:user", "value": "u-1"}, "display": "ada"}
+    unknown = msgspec.json.decode(read_record(record_of(ROW | {"by_kind": None, "by_id": None}, "sz"), 1, 1).event)
+    assert unknown["agent"][0]["who"] == {"display": "ada"}

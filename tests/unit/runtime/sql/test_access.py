@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
 from domain.errors import Conflict, InvalidInput, NotFound, Unauthenticated
 from domain.principals import Role
-from runtime.sql import access
+from runtime.sql import access, users
+from runtime.sql.engine import writing
+from runtime.sql.identity_tables import users as user_table
+from runtime.sql.records import Author, by_platform, note_write
+from runtime.sql.write_log import untold_writes
 from runtime.tokens import token_digest
 from tests.sql_fixtures import ADA, ALL, NOW_US, later
 
@@ -65,3 +69,31 @@ def test_exports_are_on_record_the_newest_first(engine: Engine) -> None:
     assert [row["lake_version"] for row in access.list_exports(engine, limit=9, after=page.after).rows] == [7]
     (logged,) = access.list_writes(engine, limit=1).rows
     assert (logged["action"], logged["detail"]) == ("export.make", {"lake_version": 8})
+
+
+@pytest.mark.clause("9.3e")
+def test_whose_name_a_write_bears_is_known_by_kind_and_id(engine: Engine) -> None:
+    access.create_token(engine, ADA, "planner")
+    lina, fang = (users.create_user(engine, ADA, name, "stored")["id"] for name in ("li.na", "wang.fang"))
+    with writing(engine) as connection:
+        connection.execute(update(user_table).where(user_table.c.id == fang).values(patient_key="0" * 32))
+        # as one could be called before, so that nobody can say who that was
+        connection.execute(update(user_table).where(user_table.c.id == lina).values(name="sz.h001/mon-1"))
+    users.create_user(engine, ADA, "li.na", "stored")
+    names = ("planner", "li.na", fang, "os:root", "sz.h001/mon-7", "sz.h001/mon-1", "wang.fang", "nobody")
+    for name in names:
+        note_write(engine, Author(name, None, NOW_US), "ward.close", "w")
+    note_write(engine, by_platform("by rule", NOW_US), "ward.close", "w")
+    known = {row["who"]: (row["by_kind"], row["by_id"]) for row in untold_writes(engine, 99)}
+    assert known == {
+        "ada": (None, None),
+        "planner": ("service", "planner"),
+        "li.na": ("user", users.get_user(engine, "li.na", now_us=1)["id"]),
+        fang: ("user", fang),
+        "os:root": ("machine-account", "root"),
+        "sz.h001/mon-7": ("device", "sz.h001/mon-7"),
+        "sz.h001/mon-1": (None, None),
+        "wang.fang": (None, None),
+        "nobody": (None, None),
+        "vitalgrid": ("platform", "vitalgrid"),
+    }
