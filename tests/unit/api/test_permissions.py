@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from sqlalchemy import Engine
 import api.routes
 from api.permissions import permissions_of
 from api.routing import ROUTERS
-from tests.unit.api.conftest import client_of
+from tests.callers import caller_as
+from tests.unit.api.conftest import API, client_of
 from tests.unit.api.two_hospitals import Ward, fill
 
 FOLDER = Path(api.routes.__file__).parent
@@ -193,3 +195,31 @@ async def test_a_patient_raised_to_the_strictest_level_is_seen_with_two_factors_
         listed = (await other.get("/api/v1/patients?hospital=sz.h001")).json()["items"]
         assert [row["patient_key"] for row in listed] == [wards[1].patient_key]
         assert (await other.get(f"/api/v1/alarms/{wards[0].alarm_id}")).status_code == 200  # never withheld
+
+
+@pytest.mark.clause("9.3a")
+@pytest.mark.parametrize("who", ["nurse@sz.h001/icu", "integration@sz.h001", "administrator@sz"])
+async def test_with_one_factor_nobody_lowers_the_strictest_level_to_read_the_record(
+    app: FastAPI, client: httpx.AsyncClient, wards: list[Ward], who: str
+) -> None:
+    path = f"patients/{wards[0].patient_key}"
+    raised = await client.patch(path, json={"level": 5}, headers={"If-Match": '"1"'})
+    assert raised.status_code == 200, raised.text
+    holders = app.state.backend.services.callers._holders
+    holders["somebody"] = replace(caller_as(who), treats=frozenset({wards[0].patient_key}))
+    async with client_of(app, "somebody", under=API) as other:
+        for level in (None, 4, 5):
+            answer = await other.patch(path, json={"level": level}, headers={"If-Match": '"2"'})
+            assert answer.status_code == 404, answer.text
+        assert (await other.get(path)).status_code == 404
+
+
+@pytest.mark.clause("9.3a")
+async def test_what_is_reported_of_a_patient_of_the_strictest_level_needs_one_factor(
+    app: FastAPI, client: httpx.AsyncClient, wards: list[Ward]
+) -> None:
+    path = f"patients/{wards[0].patient_key}"
+    assert (await client.patch(path, json={"level": 5}, headers={"If-Match": '"1"'})).status_code == 200
+    async with client_of(app, "integration@sz.h001", under=API) as other:
+        moved = await other.patch(path, json={"bed_id": "bed-1"}, headers={"If-Match": '"2"'})
+        assert (moved.status_code, moved.json()["name"]) == (200, "王**")
