@@ -60,6 +60,15 @@ _BAD_REQUEST: Final = 400
 _UNEXPECTED: Final = 500
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A record as it was when it was asked for, what for, and how patients appeared."""
+
+    action: Action
+    record: Located
+    view: View
+
+
 @dataclass(slots=True)
 class Asked:
     """What one request asks for, as its permission found it. Whoever makes the answer adds whom it shows."""
@@ -74,39 +83,45 @@ class Asked:
     view: View | None = None
     is_repeated: bool = False  # the answer of before is given again, nothing is done
     reason: str | None = None  # in the caller's words
+    unmask: bool = False
     shut: Shut | None = None  # in an emergency: of the caller's grants not all count
-    records: list[Located] = field(default_factory=list)  # in an emergency alone: those that were judged
+    records: list[Judged] = field(default_factory=list)  # of patients; in an emergency all
 
     def appear(self, view: View) -> None:
         """How patients appear in the answer: by name, when any of them may."""
         self.view = View.CLEAR if View.CLEAR in (view, self.view) else view
 
-    def judged(self, record: Located, decision: Decision, *, is_one: bool) -> None:
+    def judged(self, action: Action, record: Located, decision: Decision, *, is_one: bool) -> None:
         """A record that is asked for, and what was decided."""
         self.place = self.place or record.place
         self.is_one = is_one
         self.policies.update(decision.policies)
-        if self.is_emergency:
-            self.records.append(record)
+        if self.is_emergency or record.patient_key is not None:
+            self.records.append(Judged(action, record, decision.view))
         if record.patient_key is not None:
             self.patients.add(record.patient_key)
 
 
-def begin(scope: Scope, action: Action, purpose: Purpose | None, closed: str | None, reason: str | None = None) -> Asked:
+def begin(
+    scope: Scope, action: Action, purpose: Purpose | None, closed: str | None, reason: str | None = None,
+    *, unmask: bool = False,
+) -> Asked:  # fmt: skip
     """A request asks for something. Raises AuditUnavailable while `closed`, the reason why accesses cannot be noted.
 
     Present vital signs and open alarms are shown all the same to who was given something at a hospital, or in a ward, and by
     that alone: of whom that is not all, `shut` says it.
     """
-    asked = scope[ACCESS_KEY] = Asked(action, purpose, _is_emergency(scope), reason=reason)
+    asked = scope[ACCESS_KEY] = Asked(action, purpose, _is_emergency(scope), reason=reason, unmask=unmask)
     _check_open(scope, asked, closed)
     return asked
 
 
-def begin_again(scope: Scope, asked: Asked, closed: str | None) -> None:
+def begin_again(scope: Scope, asked: Asked, closed: str | None) -> Asked:
     """An answer is given again that was made for `asked`: it is noted as if it were asked now. Raises as `begin` does."""
-    again = scope[ACCESS_KEY] = replace(asked, is_repeated=True, shut=None)
+    again = replace(asked, is_repeated=True, shut=None)
+    scope[ACCESS_KEY] = again
     _check_open(scope, again, closed)
+    return again
 
 
 def _check_open(scope: Scope, asked: Asked, closed: str | None) -> None:

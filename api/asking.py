@@ -83,7 +83,7 @@ class Judge:
         views = set[View]()
         for record in dict.fromkeys(target.records):
             decision = self.authoriser.decide(self.caller, self.action, record, self.purpose, unmask=self.unmask)
-            self.asked.judged(record, decision, is_one=(target.unknown or target.named) is not None)
+            self.asked.judged(self.action, record, decision, is_one=(target.unknown or target.named) is not None)
             if not decision.is_allowed:
                 self.check_shut(partial(_allows, record))
                 raise self._refusal(target, record)

@@ -4,8 +4,9 @@ Keys are remembered for a day, by caller, path and query, in the memory of this 
 must outlive one has a record of its own (readings that are entered: `runtime.once`) and is left alone here. Only success
 is remembered; after an error the key is free, because nothing was done. An answer that nobody may store is not kept.
 
-A kept answer is given again to who may still do what they did then, and noted in the access log: permission is a function
-of what of the caller counts (`Standing`), so it is the same while that is the same. Otherwise the request is refused.
+A kept answer is given again to who may still do what they did then, and noted in the access log. Permission is a function
+of what of the caller counts (`Standing`) and of the record: the first has to be the same, and each patient of the answer is
+located and judged again, who may have been moved, erased or put above others meanwhile. Otherwise the request is refused.
 """
 
 from __future__ import annotations
@@ -13,20 +14,26 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.access_audit import ACCESS_KEY, Asked, asked_of, begin_again
+from api.access_audit import ACCESS_KEY, Asked, Judged, asked_of, begin_again
 from api.auth import CALLER_KEY
 from api.emergency import at_hospitals
 from api.errors import problem_response
 from domain.errors import Conflict, Forbidden, InvalidInput, VitalgridError
 from domain.instants import DAY_US
-from domain.permissions import Authoriser
+from domain.permissions import Action, Authoriser, Located, View
 from domain.ports import Clock
+from domain.principals import Caller
 from runtime.policy_requests import Standing
+from runtime.sql import locating
+
+if TYPE_CHECKING:  # else in a circle
+    from api.services import Backend
 
 KEPT_US: Final = DAY_US
 MAX_KEYS: Final = 10_000
@@ -77,7 +84,7 @@ class IdempotencyKeys:
                 raise Conflict("the Idempotency-Key was used within a day with another body, or another purpose: use a new key")
             await record.done.wait()
             if record.is_kept:
-                self._permit_again(record, scope)
+                await self._permit_again(record, scope)
                 for message in record.answer:
                     await send(dict(message))
                 return
@@ -94,17 +101,18 @@ class IdempotencyKeys:
     def _standing(self, scope: Scope) -> Standing:
         return Standing.of(scope[CALLER_KEY], self._clock.now_us())
 
-    def _permit_again(self, record: _Record, scope: Scope) -> None:
-        """Raises Forbidden for a caller who was given, or lost, something since; AuditUnavailable."""
+    async def _permit_again(self, record: _Record, scope: Scope) -> None:
+        """Raises Forbidden for a caller who was given, or lost, something since, or a patient's record; AuditUnavailable."""
         scope.update(record.routed)
         if record.asked is not None:
-            backend = scope["app"].state.backend
-            begin_again(scope, record.asked, backend.trail.why_closed())
-            _check_counts(scope, backend.services.authoriser)
+            backend: Backend = scope["app"].state.backend
+            again = begin_again(scope, record.asked, backend.trail.why_closed())
         if record.standing != self._standing(scope):
             if record.asked is not None:
                 scope[ACCESS_KEY] = replace(record.asked, patients=set())
             raise Forbidden("this was done, but what you may do has changed since: its answer is not given again")
+        if record.asked is not None:
+            await _judge_again(again, scope[CALLER_KEY], backend)
 
     def _record(self, name: _Name) -> _Record | None:
         oldest_us = self._clock.now_us() - KEPT_US
@@ -116,14 +124,42 @@ class IdempotencyKeys:
         return self._records.get(name)
 
 
-def _check_counts(scope: Scope, authoriser: Authoriser) -> None:
-    """Raises AuditUnavailable in an emergency for what the caller did by a grant that does not count then."""
-    asked = asked_of(scope)
-    if asked is None or asked.shut is None:
-        return
-    caller = at_hospitals(scope[CALLER_KEY])
-    if not all(authoriser.decide(caller, asked.action, record, asked.purpose).is_allowed for record in asked.records):
-        raise asked.shut.refusal()
+async def _judge_again(asked: Asked, caller: Caller, backend: Backend) -> None:
+    """Raises Forbidden when the answer would not be the same now; AuditUnavailable for what does not count in an emergency."""
+    counting = caller if asked.shut is None else at_hospitals(caller)
+    for judged in _judged(asked):
+        now = await _as_it_is_now(judged, backend)
+        if not _is_given(counting, asked, now, backend.services.authoriser):
+            asked.view = None
+            if asked.shut is not None and _is_given(caller, asked, now, backend.services.authoriser):
+                raise asked.shut.refusal()
+            raise Forbidden("this was done, but its record is not yours to see any more: its answer is not given again")
+
+
+def _judged(asked: Asked) -> Iterator[Judged]:
+    """What has to be permitted still: what was at first, and whom the answer shows besides (who was admitted by it)."""
+    yield from asked.records
+    known = {judged.record.patient_key for judged in asked.records}
+    if asked.place is not None:
+        for key in sorted(asked.patients - known):
+            yield Judged(asked.action, Located(asked.place, None, key), asked.view or View.MASKED)
+
+
+async def _as_it_is_now(judged: Judged, backend: Backend) -> Judged:
+    """Where the patient is by now, and how sensitive; an alarm stays where it was raised. Without a level: gone."""
+    key, place = judged.record.patient_key, judged.record.place
+    if key is None:
+        return judged
+    find = locating.patient_to_erase if judged.action is Action.PATIENT_ERASE else locating.patient
+    found = await backend.read(find, backend.engine, key)
+    if found is None:
+        return replace(judged, record=Located(place, None, key))
+    return replace(judged, record=replace(found, place=place) if judged.action is Action.ALARM_ANSWER else found)
+
+
+def _is_given(caller: Caller, asked: Asked, judged: Judged, authoriser: Authoriser) -> bool:
+    decision = authoriser.decide(caller, judged.action, judged.record, asked.purpose, unmask=asked.unmask)
+    return decision.is_allowed and (judged.view is not View.CLEAR or decision.view is View.CLEAR)
 
 
 def _key_of(scope: Scope) -> str | None:

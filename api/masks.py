@@ -18,8 +18,10 @@ from domain.permissions import View
 
 MASKED: Final = "x-masked"  # in the OpenAPI document: what is masked in the field
 HIDDEN: Final = "***"
-_ID_NUMBER: Final = re.compile(r"\b\d{17}[\dXx]\b")  # GB 11643
-_MOBILE: Final = re.compile(r"(?<!\d)1[3-9]\d{9}(?!\d)")
+# No `\b`: Chinese is written without spaces, and its characters are those of words too.
+_ID_NUMBER: Final = re.compile(r"(?<!\d)\d{17}[\dXx](?!\d)")  # GB 11643
+_MOBILE: Final = re.compile(r"1[3-9]\d{9}")
+_MOBILE_IN_TEXT: Final = re.compile(r"(?<!\d)(?:(?:\+|00)?86[- ]?)?1[3-9]\d[- ]?\d{4}[- ]?\d{4}(?!\d)")
 _ID_WEIGHTS: Final = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 _ID_CHECKS: Final = "10X98765432"
 _DISTRICT: Final = re.compile(r"^.*?(?:自治区|特别行政区|省)?.*?市.*?(?:区|县|旗|市)|^.*?(?:省|自治区|市).*?(?:区|县|旗|市)")
@@ -59,7 +61,7 @@ def shown_note(text: str | None, view: View) -> MaskedText:
 
 
 def shown_text(text: str | None) -> MaskedText:
-    """What somebody wrote about their own doing, for those who look after it: without id and telephone numbers."""
+    """What somebody wrote about their own doing, for those who look after it: without citizens' and mobile numbers."""
     return None if text is None else Shown(free_text(text))
 
 
@@ -128,4 +130,4 @@ def position(latitude_deg: float, longitude_deg: float) -> tuple[float, float]:
 def free_text(text: str) -> str:
     """Text with the citizens' and mobile numbers that stand in it masked. Names in it are not found."""
     without_ids = _ID_NUMBER.sub(lambda found: id_number(found.group()) if is_id_number(found.group()) else found.group(), text)
-    return _MOBILE.sub(lambda found: telephone(found.group()), without_ids)
+    return _MOBILE_IN_TEXT.sub(lambda found: telephone(found.group().removeprefix("00")), without_ids)

@@ -80,7 +80,7 @@ def _judging(action: Action) -> Callable[..., Any]:
     """A dependency: the judge of a caller who may do `action` somewhere. It comes before the locator, which asks more."""
 
     async def judge(request: Request, behind: Behind, purpose: _Purpose, reason: _Reason, unmask: _Unmask) -> Judge:
-        asked = begin(request.scope, action, purpose, behind.trail.why_closed(), reason)
+        asked = begin(request.scope, action, purpose, behind.trail.why_closed(), reason, unmask=unmask)
         caller = request.scope[CALLER_KEY] if asked.shut is None else at_hospitals(request.scope[CALLER_KEY])
         made = Judge(behind.services.authoriser, caller, action, asked, purpose, reason, unmask)
         if action not in ANYBODYS:

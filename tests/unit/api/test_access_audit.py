@@ -64,7 +64,7 @@ async def client(trail, answered):
 
     async def patient(request: Request):
         record = Located(WARD, Level.IDENTIFYING, request.path_params["key"])
-        asked(request, Action.PATIENT_READ).judged(record, Decision(True, ("a policy",)), is_one=True)
+        asked(request, Action.PATIENT_READ).judged(Action.PATIENT_READ, record, Decision(True, ("a policy",)), is_one=True)
         answered.append(len(trail.noted))
         if request.path_params["key"] != KEY:
             raise HTTPException(404)

@@ -35,7 +35,7 @@ ICU = Grant(Role.NURSE, Place.parse("sz.h001/icu"))
 OFFICER = Grant(Role.SECURITY_ADMINISTRATOR, Place.parse("sz.h001/icu"))  # a role that shows no alarm
 CALLERS = {
     "both": (REGION, ICU), "district-too": (DISTRICT, ICU), "ward": (ICU,), "region": (REGION,),
-    "no-clinician": (REGION, OFFICER),
+    "no-clinician": (REGION, OFFICER), "display": (REGION, Grant(Role.STATION, Place.parse("sz.h001/icu"))),
 }  # fmt: skip
 
 
@@ -228,6 +228,18 @@ async def test_an_answer_is_not_given_again_by_a_grant_that_does_not_count(place
         assert is_shut(await acknowledged("mon-2"))
         client.headers["Idempotency-Key"] = "k-2"
         assert is_shut(await acknowledged("mon-2"))
+
+
+@pytest.mark.clause("9.3e")
+async def test_an_answer_with_names_is_not_given_again_by_a_grant_that_shows_none(place: Region) -> None:
+    path, body = "http://test/api/v1/alarms/a-mon-1/acknowledge", {"outcome": "actionable"}
+    async with client_of(place.app, "display") as client:
+        client.headers["Idempotency-Key"] = "k-1"
+        for _ in range(2):
+            answer = await client.post(path, json=body)
+            assert answer.status_code == 200, answer.text
+        place.close()
+        assert is_shut(await client.post(path, json=body))
 
 
 @dataclass

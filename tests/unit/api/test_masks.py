@@ -138,6 +138,11 @@ def test_a_masked_field_takes_no_text_that_was_through_no_masker() -> None:
         (masks.birth_date, "1949-12-31", "1949"), (masks.birth_date, "31.12.1949", HIDDEN),
         (masks.free_text, "号 11010519491231002X 电话13800131234。", "号 110***********002X 电话138****1234。"),
         (masks.free_text, "sequence 110105194912310021", "sequence 110105194912310021"),
+        (masks.free_text, "患者身份证11010519491231002X请核对", "患者身份证110***********002X请核对"),
+        (masks.free_text, "电话是13800131234请回电", "电话是138****1234请回电"),
+        (masks.free_text, "电话+8613800131234请回电", "电话138****1234请回电"),
+        (masks.free_text, "rang 86-138 0013 1234, or 0086 13800131234", "rang 138****1234, or 138****1234"),
+        (masks.free_text, "stream 5138001312340", "stream 5138001312340"),
     ],
 )  # fmt: skip
 def test_what_is_masked_keeps_little(mask: Any, text: str, shown: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from sqlalchemy import Engine
 import api.routes
 from api.permissions import permissions_of
 from api.routing import ROUTERS
-from tests.unit.api.conftest import client_of
+from runtime.sql import erasures, patients
+from tests.callers import caller_as
+from tests.sql_fixtures import ADA, HOUR_US
+from tests.unit.api.conftest import API, client_of
 from tests.unit.api.two_hospitals import Ward, fill
 
 FOLDER = Path(api.routes.__file__).parent
@@ -193,3 +197,82 @@ async def test_a_patient_raised_to_the_strictest_level_is_seen_with_two_factors_
         listed = (await other.get("/api/v1/patients?hospital=sz.h001")).json()["items"]
         assert [row["patient_key"] for row in listed] == [wards[1].patient_key]
         assert (await other.get(f"/api/v1/alarms/{wards[0].alarm_id}")).status_code == 200  # never withheld
+
+
+@pytest.mark.clause("9.3a")
+@pytest.mark.parametrize("who", ["nurse@sz.h001/icu", "integration@sz.h001", "administrator@sz"])
+async def test_with_one_factor_nobody_lowers_the_strictest_level_to_read_the_record(
+    app: FastAPI, client: httpx.AsyncClient, wards: list[Ward], who: str
+) -> None:
+    path = f"patients/{wards[0].patient_key}"
+    raised = await client.patch(path, json={"level": 5}, headers={"If-Match": '"1"'})
+    assert raised.status_code == 200, raised.text
+    holders = app.state.backend.services.callers._holders
+    holders["somebody"] = replace(caller_as(who), treats=frozenset({wards[0].patient_key}))
+    async with client_of(app, "somebody", under=API) as other:
+        for level in (None, 4, 5):
+            answer = await other.patch(path, json={"level": level}, headers={"If-Match": '"2"'})
+            assert answer.status_code == 404, answer.text
+        assert (await other.get(path)).status_code == 404
+
+
+@pytest.mark.clause("9.3a")
+async def test_what_is_reported_of_a_patient_of_the_strictest_level_needs_one_factor(
+    app: FastAPI, client: httpx.AsyncClient, wards: list[Ward]
+) -> None:
+    path = f"patients/{wards[0].patient_key}"
+    assert (await client.patch(path, json={"level": 5}, headers={"If-Match": '"1"'})).status_code == 200
+    async with client_of(app, "integration@sz.h001", under=API) as other:
+        moved = await other.patch(path, json={"bed_id": "bed-1"}, headers={"If-Match": '"2"'})
+        assert (moved.status_code, moved.json()["name"]) == (200, "王**")
+
+
+# --- what was done once, and is asked for again ---
+
+KEY = {"Idempotency-Key": "k-1"}
+GONE = {
+    "raised": lambda engine, key: patients.update_patient(engine, ADA, key, {"level": 5}, version=None),
+    "moved": lambda engine, key: patients.update_patient(engine, ADA, key, {"ward_id": "er"}, version=None),
+    "to be erased": lambda engine, key: erasures.request_erasure(engine, ADA, key, retention_us=0, grace_us=HOUR_US),
+}
+
+
+@pytest.mark.clause("9.3c")
+@pytest.mark.parametrize("how", GONE)
+@pytest.mark.as_role("nurse@sz.h001/icu")
+async def test_an_answer_is_not_given_again_of_a_patient_who_is_out_of_reach_by_now(
+    client: httpx.AsyncClient, wards: list[Ward], engine: Engine, how: str
+) -> None:
+    key = wards[0].patient_key
+    path = f"patients/{key}/discharge"
+    first, again = [await client.post(path, json={}, headers={"If-Match": '"1"', **KEY}) for _ in range(2)]
+    assert (first.status_code, first.json()["name"], again.text) == (200, "王小明", first.text)
+    GONE[how](engine, key)
+    refused = await client.post(path, json={}, headers={"If-Match": '"1"', **KEY})
+    assert (refused.status_code, "王" in refused.text) == (403, False)
+    assert "this was done" in refused.text
+
+
+@pytest.mark.clause("9.3c")
+@pytest.mark.as_role("nurse@sz.h001/icu")
+async def test_who_was_admitted_by_a_request_is_judged_when_it_comes_again(
+    client: httpx.AsyncClient, wards: list[Ward], engine: Engine
+) -> None:
+    body = {"hospital_id": "sz.h001", "ref": "MRN-9", "name": "李四", "ward_id": "icu"}
+    first, again = [await client.post("patients", json=body, headers=KEY) for _ in range(2)]
+    assert (first.status_code, again.text) == (201, first.text)
+    GONE["moved"](engine, first.json()["patient_key"])
+    refused = await client.post("patients", json=body, headers=KEY)
+    assert (refused.status_code, "李" in refused.text) == (403, False)
+
+
+@pytest.mark.clause("9.3c")
+@pytest.mark.as_role("nurse@sz.h001/icu")
+async def test_an_alarm_that_was_answered_stays_where_it_was_raised(
+    client: httpx.AsyncClient, wards: list[Ward], engine: Engine
+) -> None:
+    path, body = f"alarms/{wards[0].alarm_id}/acknowledge", {"outcome": "actionable"}
+    first = await client.post(path, json=body, headers=KEY)
+    GONE["moved"](engine, wards[0].patient_key)
+    again = await client.post(path, json=body, headers=KEY)
+    assert (first.status_code, again.text) == (200, first.text)
