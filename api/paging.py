@@ -1,6 +1,7 @@
 """Cursor paging: `limit`, an opaque `cursor`, and the way on both in the body (`next`) and as a Link header.
 
-A cursor holds the sort key of the last row shown and is bound to the path and filters it was made for.
+A cursor holds the sort key of the last row shown and is bound to the path and filters it was made for. It is no secret and
+anybody can make one: each list says of what parts its key is (`paged_by`), and a handler sees no other.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import base64
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Generic, TypeVar
+from typing import Annotated, Any, Final, Generic, TypeAlias, TypeVar
 
 import msgspec
 from fastapi import Depends, Query, Request, Response
@@ -19,9 +20,12 @@ from domain.errors import InvalidInput
 
 DEFAULT_LIMIT: Final = 50
 MAX_LIMIT: Final = 1000
+Part: TypeAlias = range | type[str]  # of a sort key: a whole number among those, or text
+NUMBER: Final = range(-(2**63), 2**63)  # what the databases take
+TEXT: Final = str
 _PAGING_KEYS: Final = frozenset({"cursor", "limit", "tz"})
 T = TypeVar("T")
-_decoder: Final = msgspec.json.Decoder(tuple[int, list[str | int | float | None]])
+_decoder: Final = msgspec.json.Decoder(tuple[int, list[str | int]])
 
 
 class Page(BaseModel, Generic[T]):
@@ -59,9 +63,20 @@ def next_link(request: Request, key: Sequence[Any]) -> str:
     return f"{url.path}?{url.query}"
 
 
-def cursor_key(request: Request, cursor: str | None) -> tuple[Any, ...] | None:
-    """The key inside a cursor that was made for this path and these filters. Raises InvalidInput."""
-    return None if cursor is None else tuple(decode_cursor(cursor, _filters_of(request)))
+def cursor_key(request: Request, cursor: str | None, parts: Sequence[Part]) -> tuple[Any, ...] | None:
+    """The key of such `parts` inside a cursor that was made for this path and these filters. Raises InvalidInput."""
+    if cursor is None:
+        return None
+    key = decode_cursor(cursor, _filters_of(request))
+    if len(key) != len(parts) or not all(map(_fits, key, parts)):
+        raise InvalidInput("the cursor is not one of this list: expected that of a 'next' link")
+    return tuple(key)
+
+
+def _fits(value: str | int, part: Part) -> bool:
+    if isinstance(part, range):
+        return isinstance(value, int) and value in part
+    return isinstance(value, str) and "\0" not in value  # PostgreSQL takes no such text
 
 
 def encode_cursor(key: Sequence[Any], filters: str) -> str:
@@ -85,13 +100,20 @@ def _filters_of(request: Request) -> str:
     return f"{request.url.path}?{pairs}"
 
 
-async def _paging(
-    request: Request,
-    response: Response,
-    limit: Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Most items on the page.")] = DEFAULT_LIMIT,
-    cursor: Annotated[str | None, Query(description="Opaque; from the `next` link of the page before.")] = None,
-) -> Paging:
-    return Paging(limit, cursor_key(request, cursor), request, response)
+def paged_by(*parts: Part) -> Any:
+    """A parameter of a list: the page asked for, by a key of these `parts`. Any other cursor is refused as invalid input."""
+
+    async def paging(
+        request: Request,
+        response: Response,
+        limit: Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Most items on the page.")] = DEFAULT_LIMIT,
+        cursor: Annotated[str | None, Query(description="Opaque; from the `next` link of the page before.")] = None,
+    ) -> Paging:
+        return Paging(limit, cursor_key(request, cursor, parts), request, response)
+
+    return Depends(paging)
 
 
-Paged = Annotated[Paging, Depends(_paging)]
+PagedByName = Annotated[Paging, paged_by(TEXT)]
+PagedByNumber = Annotated[Paging, paged_by(NUMBER)]
+PagedByNumbers = Annotated[Paging, paged_by(NUMBER, NUMBER)]

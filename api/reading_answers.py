@@ -21,7 +21,7 @@ from api.answers.formats import Format, TableAnswer, Wanted, table_response
 from api.asking import Asking
 from api.given import given
 from api.locators import near_query, near_readings
-from api.paging import cursor_key, next_link
+from api.paging import NUMBER, cursor_key, next_link
 from api.permissions import may_list
 from api.selection import ReadingFilter, Selection, select_by, spans_of
 from api.services import Behind
@@ -44,6 +44,7 @@ MAX_NAMED: Final = 5_000  # devices of an answer, up to which the access log nam
 _LIGHT_HANDLES: Final = 500
 _LIGHT_SPAN_US: Final = 2 * DAY_US
 _LIGHT_ROWS: Final = 10_000
+_KEY: Final = (range(2**32), range(2**16), range(2**8), NUMBER, range(2**31))  # handle, metric, instance, time, how many given
 _SHOWN: Final = (
     "hospital", "device_id", "patient_key", "handle", "metric", "instance", "time_us", "value", "unit", "validity", "mode",
     "origin", "marks", "quality", "raw_value", "raw_unit", "source", "sequence", "arrival_us",
@@ -104,12 +105,8 @@ class ReadingPage:
     descending: Annotated[bool, Query(description="The newest first, within each channel.")] = False
 
     def after(self) -> ReadingCursor | None:
-        key = cursor_key(self.request, self.cursor)
-        if key is None:
-            return None
-        if len(key) != 5 or not all(isinstance(part, int) for part in key):
-            raise InvalidInput("the cursor is not one of readings: expected that of a 'next' link")
-        return ReadingCursor(*key)
+        key = cursor_key(self.request, self.cursor, _KEY)
+        return None if key is None else ReadingCursor(*key)
 
 
 def query_of(wanted: ReadingFilter, selection: Selection, page: ReadingPage, asked: Ask) -> ReadingQuery:

@@ -11,7 +11,7 @@ from api.asking import Asking, Unplaced, of_places
 from api.errors import problems
 from api.gifts import check_gift, check_program, shows_names
 from api.locators import in_region, of_token, places_of
-from api.paging import Page, Paged
+from api.paging import Page, PagedByName, PagedByNumber
 from api.permissions import may, may_list, may_where_body_says
 from api.schemas.access import ExportOut, TokenIn, TokenMade, TokenOut, WriteOut
 from api.services import Behind
@@ -48,7 +48,7 @@ async def create_token(who: TokenMake, body: TokenIn, behind: Behind) -> TokenMa
 
 
 @router.get("/tokens")
-async def list_tokens(who: TokenList, behind: Behind, paged: Paged, zone: In) -> Page[TokenOut]:
+async def list_tokens(who: TokenList, behind: Behind, paged: PagedByName, zone: In) -> Page[TokenOut]:
     """Who has a token at the places whose tokens you may see; never what it is."""
     region_id = behind.services.region_id
     found = await behind.read(
@@ -69,7 +69,11 @@ async def revoke_token(who: TokenRevoke, name: str, behind: Behind) -> None:
 
 @router.get("/writes")
 async def list_writes(
-    who: WritesRead, behind: Behind, paged: Paged, zone: In, by: Annotated[str | None, Query(description="Who wrote.")] = None
+    who: WritesRead,
+    behind: Behind,
+    paged: PagedByNumber,
+    zone: In,
+    by: Annotated[str | None, Query(description="Who wrote.")] = None,
 ) -> Page[WriteOut]:
     """Who changed what, when and why, the newest first."""
     found = await behind.read(access.list_writes, behind.engine, limit=paged.limit, after=paged.after, who=by)
@@ -77,7 +81,7 @@ async def list_writes(
 
 
 @router.get("/exports")
-async def list_exports(_who: ExportsRead, behind: Behind, paged: Paged, zone: In) -> Page[ExportOut]:
+async def list_exports(_who: ExportsRead, behind: Behind, paged: PagedByNumber, zone: In) -> Page[ExportOut]:
     """What left the platform as CSV or Arrow, the newest first."""
     found = await behind.read(access.list_exports, behind.engine, limit=paged.limit, after=paged.after)
     return paged.page([ExportOut.of(row, zone) for row in found.rows], found.after)

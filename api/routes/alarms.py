@@ -15,7 +15,7 @@ from api.errors import NotAcceptable, problems
 from api.given import given
 from api.locators import near_query, near_ward, of_alarm
 from api.masks import view_in
-from api.paging import Paged
+from api.paging import NUMBER, TEXT, Paging, paged_by
 from api.permissions import may, may_list
 from api.preconditions import OptionalVersion, set_etag
 from api.reading_answers import AskedForAlarms
@@ -39,6 +39,7 @@ from domain.permissions import NOWHERE, Action
 from runtime.sql import alarms
 
 router = APIRouter(prefix="/alarms", tags=["alarms"])
+Paged = Annotated[Paging, paged_by(NUMBER, TEXT)]
 AlarmList = Annotated[Asking, may_list(Action.ALARM_READ, at=near_ward)]
 AlarmCount = Annotated[Asking, may_list(Action.STATISTICS_READ, at=near_query)]
 AlarmRead = Annotated[Asking, may(Action.ALARM_READ, at=of_alarm)]

@@ -12,7 +12,7 @@ from api.asking import Asking
 from api.errors import problems
 from api.given import given
 from api.locators import in_region, of_patient
-from api.paging import Page, Paged, Paging
+from api.paging import Page, PagedByNumber, Paging
 from api.permissions import may
 from api.schemas.audit import AccessOut, AuditEventOut
 from api.services import Backend, Behind
@@ -44,7 +44,7 @@ class AuditFilter:
 
 @router.get("/audit/events", responses=problems(InvalidInput))
 async def list_events(
-    _who: AuditRead, behind: Behind, paged: Paged, zone: In, wanted: Annotated[AuditFilter, given(AuditFilter)]
+    _who: AuditRead, behind: Behind, paged: PagedByNumber, zone: In, wanted: Annotated[AuditFilter, given(AuditFilter)]
 ) -> Page[AuditEventOut]:
     """Events of the access log, the newest first: about a second after they were. This too is one."""
     looked_for = Wanted(wanted.patient, wanted.principal, maybe_instant(wanted.start), maybe_instant(wanted.until))
@@ -54,7 +54,7 @@ async def list_events(
 
 
 @router.get("/patients/{patient_key}/accesses", responses=problems(NotFound))
-async def list_accesses(_who: OwnAudit, patient_key: str, behind: Behind, paged: Paged, zone: In) -> Page[AccessOut]:
+async def list_accesses(_who: OwnAudit, patient_key: str, behind: Behind, paged: PagedByNumber, zone: In) -> Page[AccessOut]:
     """Who saw and changed what is known of one patient, the newest first."""
     events, after = await _found(behind, Wanted(patient=patient_key), paged)
     sealer = await behind.read(_sealer, behind.engine)
@@ -63,7 +63,7 @@ async def list_accesses(_who: OwnAudit, patient_key: str, behind: Behind, paged:
 
 async def _found(behind: Backend, wanted: Wanted, paged: Paging) -> tuple[list[Event], tuple[int] | None]:
     """A page of events, and where the next one goes on; None, when there is none."""
-    before = None if paged.after is None else int(paged.after[0])
+    before = None if paged.after is None else paged.after[0]
     events = await behind.lanes.codec(find_events, behind.services.log.folder, wanted, before=before, limit=paged.limit + 1)
     page = events[: paged.limit]
     return page, (page[-1].at,) if len(events) > paged.limit else None

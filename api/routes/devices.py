@@ -13,7 +13,7 @@ from api.device_lists import import_list, read_device_list
 from api.errors import PreconditionRequired, problems
 from api.given import given
 from api.locators import in_hospital, near_ward, of_device, of_device_readings, of_list, readings_now
-from api.paging import Page, Paged
+from api.paging import Page, PagedByNumber
 from api.permissions import may, may_list, may_where_body_says
 from api.preconditions import ExpectedVersion, set_etag
 from api.readable import readable
@@ -72,7 +72,7 @@ class DeviceFilter:
 
 @router.get("", responses=problems(NotFound))
 async def list_devices(
-    who: DeviceList, behind: Behind, paged: Paged, zone: In, wanted: Annotated[DeviceFilter, given(DeviceFilter)]
+    who: DeviceList, behind: Behind, paged: PagedByNumber, zone: In, wanted: Annotated[DeviceFilter, given(DeviceFilter)]
 ) -> Page[DeviceOut]:
     """The devices that you may see, in the order of their registration."""
     found = await behind.read(

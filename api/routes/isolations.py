@@ -10,7 +10,7 @@ from api.asking import Asking
 from api.errors import problems
 from api.isolation import isolate_knowingly
 from api.locators import near_ward, of_device
-from api.paging import Page, Paged
+from api.paging import Page, PagedByNumber
 from api.permissions import may, may_list
 from api.routes.devices import Named
 from api.schemas.isolations import IsolationIn, IsolationOut
@@ -53,7 +53,9 @@ async def release_device(who: DeviceIsolate, device: Named, behind: Behind, zone
 
 
 @router.get("/devices/{hospital_id}/{device_id}/isolations", responses=problems(NotFound))
-async def list_of_device(who: DeviceExposure, device: Named, behind: Behind, paged: Paged, zone: In) -> Page[IsolationOut]:
+async def list_of_device(
+    who: DeviceExposure, device: Named, behind: Behind, paged: PagedByNumber, zone: In
+) -> Page[IsolationOut]:
     """All isolations of a device, the newest first."""
     found = await behind.read(
         isolations.list_isolations,
@@ -70,7 +72,7 @@ async def list_of_device(who: DeviceExposure, device: Named, behind: Behind, pag
 async def list_isolations(
     who: IsolationList,
     behind: Behind,
-    paged: Paged,
+    paged: PagedByNumber,
     zone: In,
     hospital: Annotated[str | None, Query()] = None,
     ward: Annotated[str | None, Query()] = None,

@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from api.asking import Asking, Target, Unplaced
 from api.errors import problems
 from api.locators import in_hospital, in_region, of_hold, of_patient_to_erase
-from api.paging import Page, Paged
+from api.paging import Page, PagedByNumber
 from api.permissions import may, may_list, may_where_body_says
 from api.routes.log import entry_proof_of
 from api.schemas.life import CertificateOut, ErasureOut, HoldIn, HoldOut, RuleOut
@@ -42,7 +42,7 @@ async def list_retention(_who: RetentionRead, behind: Behind, zone: In) -> list[
 
 
 @router.get("/holds")
-async def list_holds(who: HoldList, behind: Behind, paged: Paged, zone: In) -> Page[HoldOut]:
+async def list_holds(who: HoldList, behind: Behind, paged: PagedByNumber, zone: In) -> Page[HoldOut]:
     """Legal holds, lifted ones too, the newest first."""
     found = await behind.read(holds.list_holds, behind.engine, reach=who.reach, limit=paged.limit, after=paged.after)
     who.shows(row["target"] for row in found.rows if row["kind"] == Held.PATIENT)

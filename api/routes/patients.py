@@ -13,7 +13,7 @@ from api.given import given
 from api.locators import in_hospital, near_ward, of_patient
 from api.masks import view_in
 from api.observations import enter_observations
-from api.paging import Page, Paged
+from api.paging import Page, PagedByName
 from api.permissions import may, may_list, may_where_body_says
 from api.preconditions import ExpectedVersion, set_etag
 from api.readable import readable
@@ -62,7 +62,7 @@ class PatientFilter:
 
 @router.get("")
 async def list_patients(
-    who: PatientList, behind: Behind, paged: Paged, zone: In, wanted: Annotated[PatientFilter, given(PatientFilter)]
+    who: PatientList, behind: Behind, paged: PagedByName, zone: In, wanted: Annotated[PatientFilter, given(PatientFilter)]
 ) -> Page[PatientOut]:
     """The patients whom you may see, searched by name or number. A search finds nobody whose name is masked for you."""
     found = await behind.read(

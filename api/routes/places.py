@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Response
 from api.asking import Asking, Unplaced
 from api.errors import PreconditionRequired, problems
 from api.locators import in_hospital, in_region, near_hospital, of_bed, of_hospital, of_ward
-from api.paging import Page, Paged
+from api.paging import Page, PagedByName
 from api.permissions import may, may_list, may_where_body_says
 from api.preconditions import ExpectedVersion, set_etag
 from api.schemas.places import (
@@ -54,7 +54,7 @@ _UPDATE = problems(NotFound, PreconditionRequired, StaleVersion)
 async def list_hospitals(
     who: HospitalList,
     behind: Behind,
-    paged: Paged,
+    paged: PagedByName,
     zone: In,
     tier: Annotated[Tier | None, Query()] = None,
     q: Annotated[str | None, Query(description="Part of the id or the name.", max_length=64)] = None,
@@ -144,7 +144,7 @@ def _placed(behind: Backend, row: Row) -> PlacementOut:
 
 
 @router.get("/{hospital_id}/wards")
-async def list_wards(who: WardList, hospital_id: str, behind: Behind, paged: Paged) -> Page[WardOut]:
+async def list_wards(who: WardList, hospital_id: str, behind: Behind, paged: PagedByName) -> Page[WardOut]:
     """The wards of a hospital that you may see."""
     found = await behind.read(
         places.list_wards, behind.engine, hospital_id, reach=who.reach, limit=paged.limit, after=paged.after
@@ -185,7 +185,7 @@ async def remove_ward(who: PlaceManage, hospital_id: str, ward_id: str, behind: 
 
 @router.get("/{hospital_id}/beds")
 async def list_beds(
-    who: BedList, hospital_id: str, behind: Behind, paged: Paged, ward: Annotated[str | None, Query()] = None
+    who: BedList, hospital_id: str, behind: Behind, paged: PagedByName, ward: Annotated[str | None, Query()] = None
 ) -> Page[BedOut]:
     """The beds of a hospital, or of one ward, that you may see."""
     found = await behind.read(

@@ -10,7 +10,7 @@ from api import reading_answers, state_answers
 from api.answers.formats import TABLE_RESPONSES
 from api.errors import NotAcceptable, problems
 from api.given import given
-from api.paging import Paged
+from api.paging import NUMBER, PagedByNumber, Paging, paged_by
 from api.reading_answers import (
     Asked,
     AskedForFreshness,
@@ -24,6 +24,7 @@ from domain.errors import InvalidInput, NotFound, Unavailable
 
 router = APIRouter(tags=["readings"])
 Filter = Annotated[ReadingFilter, given(ReadingFilter)]
+PagedByChannel = Annotated[Paging, paged_by(NUMBER, NUMBER, NUMBER)]
 Part = Annotated[ReadingPage, given(ReadingPage)]
 BucketS = Annotated[int, Query(ge=1, le=31 * 86_400, description="Length of a bucket in seconds.")]
 PartOfName = Annotated[
@@ -49,7 +50,7 @@ async def join_readings(asked: Asked, wanted: Filter, page: Part, also: With = N
 
 
 @router.get("/readings/latest", response_class=Response, responses=_table(LatestTable))
-async def show_latest(asked: Asked, wanted: Filter, paged: Paged, also: With = None) -> Response:
+async def show_latest(asked: Asked, wanted: Filter, paged: PagedByChannel, also: With = None) -> Response:
     """The newest reading of each channel with the channel's state, asked of the hosts."""
     return await state_answers.latest(asked, wanted, paged, also)
 
@@ -83,6 +84,6 @@ async def aggregate_fleet(asked: AskedForStatistics, wanted: Filter, page: Part,
 
 
 @router.get("/freshness", responses=_ERRORS)
-async def show_freshness(asked: AskedForFreshness, paged: Paged, hospital: Annotated[str, Query()]) -> Freshness:
+async def show_freshness(asked: AskedForFreshness, paged: PagedByNumber, hospital: Annotated[str, Query()]) -> Freshness:
     """Expected against received readings of a hospital's devices over the last minute of stream time."""
     return await state_answers.freshness(asked, hospital, paged)

@@ -10,7 +10,7 @@ from api.asking import Asking
 from api.device_names import split_device
 from api.errors import problems
 from api.locators import near_hospitals, of_device_readings, of_reject
-from api.paging import Page, Paged
+from api.paging import Page, PagedByNumber
 from api.permissions import may, may_list
 from api.repair import resubmit
 from api.schemas.patients import ReceiptOut
@@ -34,7 +34,7 @@ RejectResubmit = Annotated[Asking, may(Action.REJECT_RESUBMIT, at=of_reject)]
 async def list_rejects(
     who: RejectList,
     behind: Behind,
-    paged: Paged,
+    paged: PagedByNumber,
     zone: In,
     reason: Annotated[str | None, Query(examples=["wrong-unit"])] = None,
     door: Annotated[str | None, Query(examples=["mqtt"])] = None,
@@ -48,7 +48,7 @@ async def list_rejects(
     named = frozenset(hospital) if hospital else None
     shown = inside if named is None else named if inside is None else named & inside
     wanted = RejectFilter(reason=reason, door=door, hospital_ids=shown)
-    before = int(paged.after[0]) if paged.after else None
+    before = paged.after[0] if paged.after else None
     found = await behind.rejects.page(wanted, before=before, limit=paged.limit)
     answers = await behind.read(resubmissions, behind.engine, [kept.reject.reject_id for kept in found.rejects])
     items = [RejectOut.of(kept, answers.get(kept.reject.reject_id), zone) for kept in found.rejects]

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Response
 from api.asking import Asking
 from api.errors import PreconditionRequired, problems
 from api.locators import in_region
-from api.paging import Page, Paged
+from api.paging import Page, PagedByNumber
 from api.permissions import may
 from api.preconditions import ExpectedVersion, set_etag
 from api.risk_watch import look_for_risks
@@ -29,7 +29,7 @@ RiskManage = Annotated[Asking, may(Action.RISK_MANAGE, at=in_region("risks"))]
 
 @router.get("")
 async def list_risks(
-    _who: RiskRead, behind: Behind, paged: Paged, zone: In,
+    _who: RiskRead, behind: Behind, paged: PagedByNumber, zone: In,
     risk_state: Annotated[RiskState | None, Query(description="In this state; all that are not closed, if left out.")] = None,
 ) -> Page[RiskOut]:  # fmt: skip
     """The register, the newest findings first."""

@@ -18,14 +18,14 @@ from api.given import given
 from api.inventory import Judged, chosen
 from api.inventory import Wanted as WantedDevices
 from api.locators import near_ward, of_device, of_devices
-from api.paging import Paged, Paging, next_link
+from api.paging import PagedByNumbers, next_link
 from api.permissions import may, may_list, may_where_body_says
 from api.routes.devices import Named
 from api.schemas.security import ExposureOut, InventoryTable, RotatedOut, RotationIn
 from api.services import Behind
 from api.times import In, Zone
 from domain.errors import Conflict, InvalidInput, NotFound, PatientAttached, Unavailable
-from domain.exposure import BY_CODE, MOST, findings_of
+from domain.exposure import BY_CODE, findings_of
 from domain.permissions import Action
 from domain.thing_catalogue import thing_model
 from runtime.sql import devices
@@ -68,11 +68,11 @@ class InventoryFilter:
     responses={200: TABLE_RESPONSES[200] | {"model": InventoryTable}, **problems(NotFound, InvalidInput, NotAcceptable)},
 )  # fmt: skip
 async def list_inventory(
-    who: ExposureList, request: Request, behind: Behind, paged: Paged, zone: In, wanted_format: Wanted,
+    who: ExposureList, request: Request, behind: Behind, paged: PagedByNumbers, zone: In, wanted_format: Wanted,
     wanted: Annotated[InventoryFilter, given(InventoryFilter)],
 ) -> Response:  # fmt: skip
     """The devices within your reach, the most exposed first. `as_of`: when the directory was read."""
-    devices_wanted, reach, after = wanted.wanted(), who.reach, _key(paged)
+    devices_wanted, reach, after = wanted.wanted(), who.reach, paged.after
     judged = await behind.inventory.present()
 
     def made() -> Response:
@@ -113,19 +113,8 @@ async def list_blocked(
     return Response("".join(f"{address}\n" for address in found), media_type="text/plain")
 
 
-def _key(paged: Paging) -> tuple[int, int] | None:
-    """Score and handle behind which the page begins. Raises InvalidInput."""
-    match paged.after:
-        case None:
-            return None
-        case (int(score), int(handle)) if 0 <= score <= MOST and 0 <= handle < 2**32:
-            return score, handle
-        case _:
-            raise InvalidInput("the cursor is not one of the inventory: expected that of a 'next' link")
-
-
 def _page(
-    frame: pl.DataFrame, judged: Judged, part: tuple[int, tuple[int, int] | None], zone: Zone, request: Request
+    frame: pl.DataFrame, judged: Judged, part: tuple[int, tuple[Any, ...] | None], zone: Zone, request: Request
 ) -> TableAnswer:
     matched, (limit, after) = len(frame), part
     if after is not None:

@@ -12,7 +12,7 @@ from api.device_names import split_device
 from api.errors import problems
 from api.given import given
 from api.locators import near_device_or_hospital
-from api.paging import Page, Paged
+from api.paging import Page, PagedByNumbers
 from api.permissions import may_list
 from api.schemas.security_events import SecurityEventOut
 from api.services import Behind
@@ -39,7 +39,11 @@ class SecurityEventFilter:
 
 @router.get("/events", responses=problems(InvalidInput))
 async def list_security_events(
-    who: EventList, behind: Behind, paged: Paged, zone: In, wanted: Annotated[SecurityEventFilter, given(SecurityEventFilter)]
+    who: EventList,
+    behind: Behind,
+    paged: PagedByNumbers,
+    zone: In,
+    wanted: Annotated[SecurityEventFilter, given(SecurityEventFilter)],
 ) -> Page[SecurityEventOut]:
     """Security events of the devices that you answer for, the newest first: a second or two after they were noticed."""
     looked_for = EventFilter(

@@ -10,7 +10,7 @@ from api.asking import Asking
 from api.errors import problems
 from api.gifts import check_powers
 from api.locators import of_session
-from api.paging import Page, Paged
+from api.paging import Page, PagedByName
 from api.permissions import may, may_list
 from api.schemas.users import SessionShown
 from api.services import Behind
@@ -26,7 +26,7 @@ SessionEnd = Annotated[Asking, may(Action.USER_MANAGE, at=of_session)]
 
 @router.get("")
 async def list_sessions(
-    who: SessionList, behind: Behind, paged: Paged, zone: In,
+    who: SessionList, behind: Behind, paged: PagedByName, zone: In,
     user: Annotated[str | None, Query(max_length=64, description="Of this user alone.")] = None,
 ) -> Page[SessionShown]:  # fmt: skip
     """Users who are signed in, by name, each with their one session."""

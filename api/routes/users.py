@@ -10,7 +10,7 @@ from api.asking import Asking, Unplaced, of_places
 from api.errors import problems
 from api.gifts import check_gift, check_powers
 from api.locators import of_patient, of_user, places_of
-from api.paging import Page, Paged
+from api.paging import Page, PagedByName
 from api.permissions import may, may_list, may_where_body_says
 from api.schemas.users import FirstPassword, UserIn, UserOut
 from api.services import Backend, Behind
@@ -51,7 +51,7 @@ async def create_user(who: UserCreate, body: UserIn, behind: Behind, response: R
 
 
 @router.get("")
-async def list_users(who: UserList, behind: Behind, paged: Paged, zone: In) -> Page[UserOut]:
+async def list_users(who: UserList, behind: Behind, paged: PagedByName, zone: In) -> Page[UserOut]:
     """Users by name: those who have nothing beyond the places whose users you may see."""
     now_us = behind.services.clock.now_us()
     found = await behind.read(

@@ -211,7 +211,7 @@ def list_patients(  # noqa: PLR0913 (one filter each)
             found = page(connection, query, [patients.c.patient_key], limit=limit, after=after)
             return Page(open_patients(connection, found.rows), found.after)
         part = NamePart(text, hospitals_named(clear) if hospital_id is None else [hospital_id], ward_id, present_only)
-        return _named(connection, query.where(is_clear), part, limit, None if after is None else str(after[0]))
+        return _named(connection, query.where(is_clear), part, limit, None if after is None else after[0])
 
 
 def _named(connection: Connection, query: Select[Any], part: NamePart, limit: int, after: str | None) -> Page:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine
 
 from api.inventory import is_within, newest_firmware, version_of
-from api.paging import encode_cursor
 from domain.instants import DAY_US
 from domain.labels import label_of
 from domain.permissions import Level, Located, Reach
@@ -74,9 +73,6 @@ async def test_it_is_filtered_and_paged(client: httpx.AsyncClient, tokens: dict[
     assert (await client.get("security/inventory", params={"finding": "magic"})).status_code == 422
     first = (await client.get("security/inventory", params={"limit": 3})).json()
     assert first["matched"] == 4
-    for key in (["a"], [10**60, 1], [1, -1]):
-        forged = encode_cursor(key, "/api/v1/security/inventory?[]")
-        assert (await client.get("security/inventory", params={"cursor": forged})).status_code == 422
     rest = (await client.get(f"http://test{first['next']}")).json()
     assert ([row["device_id"] for row in rest["items"]], rest["next"]) == (["mon-2"], None)
 
