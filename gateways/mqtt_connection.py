@@ -62,6 +62,7 @@ TAKEN_OVER: Final = "taken-over"
 CLOSING: Final = "door-closing"
 DEFECT: Final = "defect"
 _SLOW: Final = "slow-reader"
+CONTROLS_AT_ONCE: Final = 256  # packets, or topics, that a connection is read of in one turn of the loop
 _NEVER: Final = float("inf")
 _CLOSE_S: Final = 5.0  # for what is still to be sent when a connection is closed
 _SILENT: Final = frozenset({"keep-alive", "no-connect", TAKEN_OVER, _SLOW, DEFECT, "crowded-out"})  # the peer may be gone
@@ -95,6 +96,7 @@ class MqttConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._certificate: str | None = None
         self._pace = NO_LIMIT
+        self._controls_left = CONTROLS_AT_ONCE  # until others have their turn
         self.sender: Sender | None = None
         self.connection_id, self.since_us = "", 0  # by which logs and traces name it; when it was admitted
         self.client_id = ""
@@ -195,6 +197,17 @@ class MqttConnection(asyncio.Protocol):
 
     # ---- packets in
 
+    def _count(self, controls: int) -> None:
+        """Take packets that are no message, or their topics, from what the sender may send, and from its turn."""
+        self._pace.left -= controls
+        if self._controls_left > 0 >= self._controls_left - controls:
+            self._loop.call_soon(self._next_turn)  # after what it is answered was written
+        self._controls_left -= controls
+
+    def _next_turn(self) -> None:
+        self._controls_left = CONTROLS_AT_ONCE
+        self._pump()
+
     def _pump(self) -> None:
         """Handle what has arrived, as far as answers keep up."""
         try:
@@ -217,7 +230,9 @@ class MqttConnection(asyncio.Protocol):
         self._hold_or_go_on()
 
     def _is_held(self) -> bool:
-        return self._owes_enough() or self._is_write_paused or self._state in (_State.IDENTIFYING, _State.CLOSED)
+        if self._controls_left <= 0 or self._owes_enough() or self._is_write_paused:
+            return True
+        return self._state in (_State.IDENTIFYING, _State.CLOSED)
 
     def _owes_enough(self) -> bool:
         """Whether to read no further: until something is answered, there is room, or the sender may send more."""
@@ -289,6 +304,7 @@ class MqttConnection(asyncio.Protocol):
         self.end("refused")
 
     def _on_subscribe(self, packet: Subscribe) -> None:
+        self._count(len(packet.topics))
         codes = []
         for topic, _ in packet.topics:
             is_known = topic in _SUBSCRIBABLE
@@ -297,10 +313,12 @@ class MqttConnection(asyncio.Protocol):
         self._write(encode(SubAck(packet.packet_id, tuple(codes))))
 
     def _on_unsubscribe(self, packet: Unsubscribe) -> None:
+        self._count(len(packet.topics))
         self._subscribed -= set(packet.topics)
         self._write(encode(Ack(PacketKind.UNSUBACK, packet.packet_id)))
 
     def _on_simple(self, packet: Simple) -> None:
+        self._count(1)
         if packet.kind is PacketKind.PINGREQ:
             self._write(_PINGRESP)
         elif packet.kind is PacketKind.DISCONNECT:
