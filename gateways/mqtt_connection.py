@@ -23,13 +23,13 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from domain.errors import RejectedInput, StorageFull, Unauthenticated, Unavailable, VitalgridError
+from domain.errors import RejectedInput, StorageFull, Unavailable
 from domain.ports import Receipt, Sender, Shown
 from gateways.client_certificates import fingerprint_shown
 from gateways.formats import BY_TOPIC, ERRORS_TOPIC, RECEIPTS_TOPIC, EventFormat
 from gateways.listener import Guest
 from gateways.mqtt import encode, encode_puback, encode_publish
-from gateways.mqtt_hello import shown_by
+from gateways.mqtt_hello import Refused, shown_by, who_shows
 from gateways.mqtt_packets import (
     SUBSCRIPTION_REFUSED,
     Ack,
@@ -47,7 +47,7 @@ from gateways.mqtt_packets import (
     UnsupportedLevel,
     Will,
 )
-from gateways.mqtt_parts import DoorOfConnections, Owed, receipt_of, still_good, submitted
+from gateways.mqtt_parts import DoorOfConnections, Owed, receipt_of, submitted
 from gateways.mqtt_reader import PacketReader
 from gateways.paces import NO_LIMIT
 
@@ -60,8 +60,9 @@ _TOPIC_CHARS: Final = 200  # of a topic that are kept with a reject
 GOODBYE: Final = "goodbye"  # why a connection ended: the device said DISCONNECT
 TAKEN_OVER: Final = "taken-over"
 CLOSING: Final = "door-closing"
-REVOKED, DEFECT = "revoked", "defect"
+DEFECT: Final = "defect"
 _SLOW: Final = "slow-reader"
+CONTROLS_AT_ONCE: Final = 256  # packets, or topics, that a connection is read of in one turn of the loop
 _NEVER: Final = float("inf")
 _CLOSE_S: Final = 5.0  # for what is still to be sent when a connection is closed
 _SILENT: Final = frozenset({"keep-alive", "no-connect", TAKEN_OVER, _SLOW, DEFECT, "crowded-out"})  # the peer may be gone
@@ -95,6 +96,7 @@ class MqttConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._certificate: str | None = None
         self._pace = NO_LIMIT
+        self._controls_left = CONTROLS_AT_ONCE  # until others have their turn
         self.sender: Sender | None = None
         self.connection_id, self.since_us = "", 0  # by which logs and traces name it; when it was admitted
         self.client_id = ""
@@ -195,6 +197,17 @@ class MqttConnection(asyncio.Protocol):
 
     # ---- packets in
 
+    def _count(self, controls: int) -> None:
+        """Take packets that are no message, or their topics, from what the sender may send, and from its turn."""
+        self._pace.left -= controls
+        if self._controls_left > 0 >= self._controls_left - controls:
+            self._loop.call_soon(self._next_turn)  # after what it is answered was written
+        self._controls_left -= controls
+
+    def _next_turn(self) -> None:
+        self._controls_left = CONTROLS_AT_ONCE
+        self._pump()
+
     def _pump(self) -> None:
         """Handle what has arrived, as far as answers keep up."""
         try:
@@ -217,7 +230,9 @@ class MqttConnection(asyncio.Protocol):
         self._hold_or_go_on()
 
     def _is_held(self) -> bool:
-        return self._owes_enough() or self._is_write_paused or self._state in (_State.IDENTIFYING, _State.CLOSED)
+        if self._controls_left <= 0 or self._owes_enough() or self._is_write_paused:
+            return True
+        return self._state in (_State.IDENTIFYING, _State.CLOSED)
 
     def _owes_enough(self) -> bool:
         """Whether to read no further: until something is answered, there is room, or the sender may send more."""
@@ -259,27 +274,16 @@ class MqttConnection(asyncio.Protocol):
             self._door.spawn(self._identify(packet, shown))
 
     async def _identify(self, packet: Connect, shown: Shown) -> None:
-        sender, why, asked_at = None, "wrong-token", self._door.changes
         try:
-            sender = await self._door.identities.sender_of(shown)
-        except Unauthenticated as error:
-            why = why if error.code == Unauthenticated.code else error.code
-            logger.info("a connection shows nothing that is good here: %s", error)
-        except VitalgridError:
-            self._refuse(ConnectCode.SERVER_UNAVAILABLE, "identities-unavailable")
+            known = await who_shows(self._door, self._guest, shown, lambda: self._state is _State.IDENTIFYING)
+        except Refused as refused:
+            self._refuse(refused.code, refused.why)
             return
-        if self._state is not _State.IDENTIFYING:
+        if known is None:
             return
-        if sender is None:
-            await self._guest.delay()  # who tries many is answered late
-            self._refuse(ConnectCode.NOT_AUTHORISED, why)
-            return
-        good_at = await self._its_turn(sender, asked_at)
-        if good_at is None:
-            return
-        self.sender, self.client_id, self.will = sender, packet.client_id, packet.will
-        self._pace = self._door.watch.paces.of(sender)
-        if not self._door.admit(self, good_at):
+        self.sender, self.client_id, self.will = known.sender, packet.client_id, packet.will
+        self._pace = self._door.watch.paces.of(known.sender)
+        if not self._door.admit(self, known.good_at):
             self.sender = None
             self._refuse(ConnectCode.SERVER_UNAVAILABLE, "too-many-connections")
             return
@@ -289,20 +293,6 @@ class MqttConnection(asyncio.Protocol):
         self._write(encode(ConnAck(ConnectCode.ACCEPTED)))
         self._state = _State.OPEN
         self._pump()
-
-    async def _its_turn(self, sender: Sender, asked_at: int) -> int | None:
-        """As of which of the door's `changes` it is admitted, after a wait if its identity is in conflict; None: it is not."""
-        with self._door.watch.held(sender, self.address) as wait_s:
-            if wait_s is None:
-                self._refuse(ConnectCode.SERVER_UNAVAILABLE, "identity-conflict")
-                return None
-            if wait_s == 0.0:
-                return asked_at
-            await asyncio.sleep(wait_s)
-            good_at = await still_good(self._door, sender, asked_at)
-        if good_at is None:
-            self._refuse(ConnectCode.NOT_AUTHORISED, REVOKED)
-        return good_at if self._state is _State.IDENTIFYING else None
 
     def _refuse(self, code: ConnectCode, why: str) -> None:
         """Answer CONNECT with a refusal, and count it. No payload came, so there is no reject to keep."""
@@ -314,6 +304,7 @@ class MqttConnection(asyncio.Protocol):
         self.end("refused")
 
     def _on_subscribe(self, packet: Subscribe) -> None:
+        self._count(len(packet.topics))
         codes = []
         for topic, _ in packet.topics:
             is_known = topic in _SUBSCRIBABLE
@@ -322,10 +313,12 @@ class MqttConnection(asyncio.Protocol):
         self._write(encode(SubAck(packet.packet_id, tuple(codes))))
 
     def _on_unsubscribe(self, packet: Unsubscribe) -> None:
+        self._count(len(packet.topics))
         self._subscribed -= set(packet.topics)
         self._write(encode(Ack(PacketKind.UNSUBACK, packet.packet_id)))
 
     def _on_simple(self, packet: Simple) -> None:
+        self._count(1)
         if packet.kind is PacketKind.PINGREQ:
             self._write(_PINGRESP)
         elif packet.kind is PacketKind.DISCONNECT:

@@ -33,8 +33,8 @@ from domain.traces import ConnectionStamp
 from gateways.counters import DoorCounters
 from gateways.door_stamps import DoorStamps
 from gateways.listener import Listener, ListenerLimits, bound
-from gateways.mqtt_connection import CLOSING, DEFECT, DOOR, GOODBYE, REVOKED, TAKEN_OVER, MqttConnection
-from gateways.mqtt_hello import will_text
+from gateways.mqtt_connection import CLOSING, DEFECT, DOOR, GOODBYE, TAKEN_OVER, MqttConnection
+from gateways.mqtt_hello import REVOKED, will_text
 from gateways.presence import Presence
 from gateways.watch import Watch
 

@@ -1,5 +1,5 @@
-"""What a connection of the MQTT door stands on: its door, what it owes, how a receipt is told, whether who waited is good,
-how a message is counted and handed on.
+"""What a connection of the MQTT door stands on: its door, what it owes, how a receipt is told, how a message is counted and
+handed on.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
-from domain.errors import Unavailable
 from domain.ports import Clock, Identities, PackedIntake, Receipt, Sender
 from domain.readings import ROW
 from gateways.counters import DoorCounters
@@ -42,15 +41,6 @@ class DoorOfConnections(Protocol):
     def admit(self, connection: MqttConnection, asked_at: int) -> bool: ...
     def ended(self, connection: MqttConnection) -> None: ...
     def spawn(self, work: Coroutine[Any, Any, None]) -> None: ...
-
-
-async def still_good(door: DoorOfConnections, sender: Sender, asked_at: int) -> int | None:
-    """As of which of the door's `changes` what a sender came with is good; None: it was revoked. Known before: `asked_at`."""
-    changes = door.changes
-    try:
-        return None if await door.identities.revoked([sender]) else changes
-    except Unavailable:
-        return asked_at  # nothing is known against it
 
 
 class Owed:

@@ -7,8 +7,7 @@ from typing import Final
 from gateways.mqtt import DECODERS, decode_publish
 from gateways.mqtt_packets import MalformedPacket, Packet, PacketKind
 
-_CONTROL_LIMIT: Final = 160_000  # bytes of any packet but PUBLISH
-_FIRST_LIMIT: Final = 16_384  # of one that comes from nobody knows whom: a token, names, a will
+_CONTROL_LIMIT: Final = 16_384  # bytes of any packet but PUBLISH: names, a token and a will; or topics that take milliseconds
 
 
 class PacketReader:
@@ -63,9 +62,8 @@ class PacketReader:
             raise MalformedPacket(f"the first packet is of kind {kind}: expected {self._first_kind.name} (3.1)")
         if kind not in DECODERS or DECODERS[kind][0] != first & 15:
             raise MalformedPacket(f"MQTT packet starts with {first:#04x}, which is no kind with its flags (2.2)")
-        limit = _CONTROL_LIMIT if self._first_kind is None else _FIRST_LIMIT
-        if end - body > limit:
-            raise MalformedPacket(f"MQTT packet of {end - body} bytes is too large: at most {limit} are taken")
+        if end - body > _CONTROL_LIMIT:
+            raise MalformedPacket(f"MQTT packet of {end - body} bytes is too large: at most {_CONTROL_LIMIT} are taken")
         if not body or end > len(self._buffer):
             return None
         self._at, self._first_kind = end, None

@@ -6,19 +6,22 @@ import asyncio
 import contextlib
 import socket
 import ssl
+from itertools import pairwise
 
 import pytest
 
 from gateways import listener
 from gateways.mqtt import encode, encode_publish
-from gateways.mqtt_connection import MqttConnection
-from gateways.mqtt_packets import ConnAck, Connect, ConnectCode, PacketKind, Simple
-from tests.doors import CUFF, make_certificate
+from gateways.mqtt_connection import CONTROLS_AT_ONCE, MqttConnection
+from gateways.mqtt_packets import ConnAck, Connect, ConnectCode, PacketKind, Simple, Subscribe
+from gateways.paces import PaceLimits
+from tests.doors import CUFF, MONITOR, make_certificate
 from tests.mqtt_peer import HR_72, READINGS, Raw, opened
 from tests.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.clause("9.1b")]
 CONNECT = encode(Connect("raw", username="token-of-monitor"))
+PING = encode(Simple(PacketKind.PINGREQ))
 
 
 async def acknowledged(port: int) -> None:
@@ -56,7 +59,7 @@ async def test_who_does_not_read_its_answers_is_ended() -> None:
         await loop.sock_connect(deaf, ("127.0.0.1", stage.port))
         await loop.sock_sendall(deaf, CONNECT)
         assert await loop.sock_recv(deaf, 4) == encode(ConnAck(0))
-        pings = encode(Simple(PacketKind.PINGREQ)) * 20_000
+        pings = PING * 20_000
         async with asyncio.timeout(20):
             with contextlib.suppress(ConnectionError):
                 while not stage.door.counters.connections_ended["slow-reader"]:
@@ -148,3 +151,33 @@ async def test_a_defect_at_one_connection_keeps_no_other_from_its_end(monkeypatc
         assert await broken.next() is None
         assert await silent.next() is None
         assert stage.door.counters.connections_ended == {"defect": 1, "keep-alive": 1}
+
+
+async def test_who_pings_without_end_leaves_others_their_turn_and_is_answered_in_order() -> None:
+    pings = 5_000
+    async with opened(pace=PaceLimits(device_readings_a_s=10**6)) as stage:
+        pace, loop, left = stage.door.watch.paces.of(MONITOR), asyncio.get_running_loop(), []
+
+        def look() -> None:
+            left.append(pace.left)
+            loop.call_soon(look)
+
+        peer = await Raw.connect(stage.port, "token-of-monitor")
+        look()
+        peer.send(PING * pings, encode_publish(READINGS, HR_72, qos=1, packet_id=1), PING * pings, PING[:1])
+        answers = [(await peer.next()).kind for _ in range(2 * pings + 1)]
+        assert answers.index(PacketKind.PUBACK) >= pings
+        assert answers.count(PacketKind.PINGRESP) == 2 * pings
+        peer.send(PING[1:])
+        assert await peer.next() == Simple(PacketKind.PINGRESP)
+        taken = [before - after for before, after in pairwise(left)]
+        assert CONTROLS_AT_ONCE <= max(taken) <= CONTROLS_AT_ONCE + 1
+
+
+async def test_a_subscribe_of_very_many_topics_is_not_read() -> None:
+    async with opened() as stage:
+        peer = await Raw.connect(stage.port, "token-of-monitor")
+        peer.send(encode(Subscribe(1, (("t", 1),) * 5_000)))
+        assert await peer.next() is None
+        assert stage.door.counters.connections_ended == {"malformed": 1}
+        await acknowledged(stage.port)

@@ -13,8 +13,8 @@ from domain.messages import SecurityKind
 from domain.readings import ReadingBatch
 from gateways.device_client import DeviceClient
 from gateways.http_door import http_door
-from gateways.mqtt import encode_publish
-from gateways.mqtt_packets import Ack, PacketKind
+from gateways.mqtt import encode, encode_publish
+from gateways.mqtt_packets import Ack, PacketKind, Simple, Subscribe
 from gateways.paces import PaceLimits
 from runtime.receipts import StreamReceipts
 from tests.doors import CUFF, GATEWAY, MONITOR, NOW_US, clock, served
@@ -24,6 +24,7 @@ from tests.waiting import until
 pytestmark = pytest.mark.integration
 LIMITS = PaceLimits(device_readings_a_s=10.0, gateway_readings_a_s=100.0, burst_s=2.0)
 JSON = {"Content-Type": "application/json"}
+PING, PONG = encode(Simple(PacketKind.PINGREQ)), Simple(PacketKind.PINGRESP)
 
 
 def hr(sequence: int) -> dict:
@@ -170,3 +171,25 @@ async def test_who_floods_is_a_security_event_of_the_true_sender(stage) -> None:
     (notice,) = stage.bus.notices()
     assert (notice.handle, notice.kind, notice.door, notice.is_alarm) == (7, SecurityKind.FLOODS, "mqtt", False)
     assert "10 readings a second" in notice.detail
+
+
+@pytest.mark.clause("8.1", "9.1b")
+async def test_pings_and_topics_count_too_and_who_sends_many_is_told(stage) -> None:
+    raw = await Raw.connect(stage.port, "token-of-monitor")
+    raw.send(PING * 40)
+    for _ in range(21):
+        assert await raw.next() == PONG
+    await until(lambda: stage.door.counters.held == 1)
+    stage.time.now_s += 100.0
+    for _ in range(19):
+        assert await raw.next() == PONG
+    pace = stage.door.watch.paces.of(MONITOR)
+    raw.send(encode(Subscribe(1, tuple((f"topic-{number}", 1) for number in range(10)))), PING * 80)
+    assert (await raw.next()).packet_id == 1
+    assert pace.left == -9
+    for pongs in (7, 15, 15, 15, 15):
+        stage.time.now_s += 1.5
+        for _ in range(pongs):
+            assert await raw.next() == PONG
+    await until(stage.bus.notices)
+    assert [notice.kind for notice in stage.bus.notices()] == [SecurityKind.FLOODS]
