@@ -21,6 +21,7 @@ from api.hosts import Hosts
 from api.inventory import Inventory
 from api.lanes import Lanes
 from api.live.alarms import alarm_feed
+from api.live.apart import Apart
 from api.live.feed import Feed
 from api.live.readings import WantedPool, reading_feed
 from api.second_factor_set_up import SecondFactorSetUp
@@ -49,6 +50,7 @@ from runtime.retention import Periods
 from runtime.second_factors import SecondFactors
 from runtime.settings import LakeSettings, RetentionSettings
 from runtime.sql.credentials import EnrolmentRules
+from runtime.sql.isolations import all_orders
 from runtime.sql.records import Author
 from runtime.tls import Trust
 
@@ -148,6 +150,7 @@ class Backend:
     hosts: Hosts
     alarm_feed: Feed
     reading_feed: Feed
+    apart: Apart
     live_wanted: WantedPool
     directory: Directory
     relay: OutboxRelay
@@ -162,7 +165,7 @@ class Backend:
 
     @classmethod
     def over(cls, services: Services, telemetry: Telemetry) -> Self:
-        lanes, changed = Lanes(), partial(user_changed, services)
+        lanes, changed, apart = Lanes(), partial(user_changed, services), Apart()
         log_state = Told(services.clock, subjects.LOG_STATE, LogState)
         trail = AccessTrail(services.accesses, services.bus, log_state.newest)
         sign_in = SignIn(
@@ -176,7 +179,7 @@ class Backend:
         )  # fmt: skip
         return cls(
             services, lanes, telemetry, Hosts(services.clock, services.shards), alarm_feed(services.bus),
-            reading_feed(services.bus), WantedPool(), Directory(services.engine),
+            reading_feed(services.bus, apart), apart, WantedPool(), Directory(services.engine),
             OutboxRelay(services.engine, services.bus, services.clock), Post(services.bus), Storage(services.clock),
             Doors(services.clock), log_state, sign_in, trail, second_factor,
             Inventory(services.engine, lanes, services.clock, services.credential_days),
@@ -228,6 +231,10 @@ class Backend:
         """Wait until what was written is in the hosts' stream, at most `within_s`."""
         self.relay.nudge()
         await self.relay.settled(within_s)
+
+    async def know_apart(self) -> None:
+        """Know which devices' readings are kept apart, as the database has it. Raises Unavailable."""
+        self.apart.learn(await self.read(all_orders, self.engine))
 
     def levels_changed(self) -> None:
         """A record is more, or less, sensitive than it was: live streams that see some and not others are judged anew."""

@@ -1,9 +1,13 @@
-"""The live stream of readings: rows of frames as they are stored in the stream, before any host has seen them."""
+"""The live stream of readings: rows of frames as they are stored in the stream, before any host has seen them.
+
+What isolated devices say, which hosts refuse, is left out (`api.live.apart`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -11,12 +15,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from api.live.apart import Apart
 from api.live.feed import Feed
 from api.live.subscription import Subscription, sse
 from api.times import UTC_ZONE
 from domain import subjects
 from domain.frames import decode_frame
-from domain.messages import Control, DeviceAssociated, DevicesRegistered, PatientAdmitted, decode_control
+from domain.messages import Control, DeviceAssociated, DeviceIsolated, DevicesRegistered, PatientAdmitted, decode_control
 from domain.metrics import BY_ID
 from domain.ports import Clock
 from domain.quality import Validity
@@ -124,13 +129,20 @@ class WantedPool:
         return wanted
 
 
-def prepare(message: StreamMessage) -> PreparedFrame | PreparedChange | None:
-    """Once for all clients. What is neither readings nor a change of whose they are concerns none of them."""
+def prepare(message: StreamMessage, apart: Apart) -> PreparedFrame | PreparedChange | None:
+    """Once for all clients. What is neither readings nor a change of whose they are concerns none of them.
+
+    `apart` is told of orders to isolate, and takes what they are about out of the readings.
+    """
     if message.subject.startswith("control."):
-        return _change_of(message.sequence, decode_control(message.payload))
+        control = decode_control(message.payload)
+        if isinstance(control, DeviceIsolated):
+            apart.heed(control, message.stored_us)
+        return _change_of(message.sequence, control)
     frame = decode_frame(message.payload)
     _, shard = subjects.of_shard(message.subject)
-    return PreparedFrame(shard, message.sequence, frame.header.arrival_us, frame.readings)
+    arrival_us = frame.header.arrival_us
+    return PreparedFrame(shard, message.sequence, arrival_us, apart.without(frame.readings, arrival_us))
 
 
 def _change_of(sequence: int, control: Control) -> PreparedChange | None:
@@ -143,12 +155,15 @@ def _change_of(sequence: int, control: Control) -> PreparedChange | None:
     return None
 
 
-def reading_feed(bus: Bus) -> Feed:
-    return Feed(bus, subjects.READINGS_STREAM, _SUBJECTS, prepare)
+def reading_feed(bus: Bus, apart: Apart) -> Feed:
+    return Feed(bus, subjects.READINGS_STREAM, _SUBJECTS, partial(prepare, apart=apart))
 
 
 def reading_client(feed: Feed, clock: Clock, shards: list[int], wanted: Wanted, watch: Watch | None = None) -> Subscription:
-    """A client of the readings that `wanted` names, until `watch` is struck; they come by `shards`."""
+    """A client of the readings that `wanted` names, until `watch` is struck; they come by `shards`.
+
+    Each is a client of its shards' orders too, whatever it may see: an order that no client is told of is not heeded.
+    """
 
     def select(prepared: PreparedFrame | PreparedChange) -> bytes | None:
         if isinstance(prepared, PreparedFrame):
@@ -158,7 +173,7 @@ def reading_client(feed: Feed, clock: Clock, shards: list[int], wanted: Wanted, 
         return None
 
     of_readings = frozenset(map(subjects.reading, shards))
-    of_changes = frozenset(map(subjects.control, shards)) if watch is not None else frozenset()
+    of_changes = frozenset(map(subjects.control, shards))
     client = Subscription(of_readings | of_changes, select, _heartbeat(feed, clock, of_readings))
     client.is_limited = watch is not None
     return client

@@ -31,7 +31,7 @@ from api.selecting import selected
 from api.selection import ReadingFilter
 from api.services import Backend, Behind
 from domain.alarms import INTENDED_USE, Priority
-from domain.errors import InvalidInput, NotFound
+from domain.errors import InvalidInput, NotFound, VitalgridError
 from domain.ids import parse_hospital_id
 from domain.metrics import metric_of
 from domain.permissions import Action
@@ -94,8 +94,9 @@ async def live_readings(
     """Readings as they are stored in the stream: events `hello`, `readings`, `heartbeat`, `gap`, `overflow`, `end`.
 
     They come before a host has seen them, so retransmissions are not yet taken out, and marks that hosts set are not
-    there. A hospital's devices are those it has when the client connects. Whoever may see some patients and not others
-    is disconnected when a device changes hands, and judged anew when they connect again.
+    there. What isolated devices say, or gateways that are, is left out. A hospital's devices are those it has when the client
+    connects. Whoever may see some patients and not others is disconnected when a device changes hands, and judged anew when
+    they connect again.
     """
     seen = await behind.services.bus.stream_state(READINGS_STREAM)  # first: what the database says is not older
     by_name = ReadingFilter(device=wanted.device, handle=wanted.handle, hospital=wanted.hospital, ward=wanted.ward)
@@ -114,7 +115,14 @@ async def live_readings(
     metrics = frozenset(metric_of(code).id for code in wanted.metric or [])
     names = behind.live_wanted.get(behind.directory.device_ids(handles), metrics)
     client = reading_client(behind.reading_feed, behind.services.clock, selection.shards or [], names, watch)
-    return await _opened(who, behind, behind.reading_feed, client, last_seen, "readings", {})
+    await behind.know_apart()
+    stream = await _opened(who, behind, behind.reading_feed, client, last_seen, "readings", {})
+    try:
+        await behind.know_apart()  # of an order that was given before this client was told of orders
+    except VitalgridError:
+        await behind.reading_feed.leave(client)
+        raise
+    return stream
 
 
 async def _opened(

@@ -46,6 +46,16 @@ class Attached:
     patient_level: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Isolated:
+    """An isolation in short: of which device, and from when until when (None: it is in force)."""
+
+    number: int
+    handle: int
+    isolated_us: int
+    released_us: int | None
+
+
 def attached_to(engine: Engine, handle: int, now_us: int) -> list[Attached]:
     """Who would be cut off with this device."""
     with reading(engine) as connection:
@@ -143,6 +153,13 @@ def isolated_handles(engine: Engine) -> frozenset[int]:
     with reading(engine) as connection:
         query = select(isolations.c.device_handle).where(isolations.c.released_us.is_(None))
         return frozenset(connection.execute(query).scalars())
+
+
+def all_orders(engine: Engine) -> list[Isolated]:
+    """Every isolation there was, in short: people give these orders, so they are few. Raises Unavailable."""
+    columns = (isolations.c.id, isolations.c.device_handle, isolations.c.isolated_us, isolations.c.released_us)
+    with reading(engine) as connection:
+        return [Isolated(*row) for row in connection.execute(select(*columns))]
 
 
 def isolated_among(engine: Engine, handles: Sequence[int]) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import ssl
 import sys
 import tempfile
@@ -47,11 +48,13 @@ SETTINGS: Final = {  # so little that a flood of this process alone is one
     "DOORS__DEVICE_READINGS_A_S": str(_READINGS_A_S), "DOORS__READINGS_BURST_S": str(_BURST_S),
 }  # fmt: skip
 _SENT_AGAIN: Final = 10  # of what was kept apart
+_LIVE_FRAMES: Final = 10  # that a live stream shows of the neighbour, and nothing of the isolated one
 _HEART_RATE: Final = metric_of("heart_rate").id
 _DEADLINE_S: Final = 30.0
 _HANDS: Final = {  # whose part each request is, but for what this machine's operator does: nobody may do all of it
     "devices": Role.BIOMEDICAL_ENGINEER, "rejects": Role.BIOMEDICAL_ENGINEER, "patients": Role.INTEGRATION,
     "associations": Role.INTEGRATION, "readings": Role.STATION, "alarms": Role.STATION,
+    "live": Role.STATION,
 }  # fmt: skip
 
 
@@ -64,6 +67,7 @@ class Drill:
     problems: list[str] = field(default_factory=list)
     flooded: int = 0
     kept_apart: int = 0
+    live: list[float] = field(default_factory=list)  # what a live stream says of the spoofed monitor since it was last cleared
 
     def check(self, *, holds: bool, otherwise: str) -> None:
         if not holds:
@@ -101,6 +105,7 @@ class Stand:
         self.spoof = TRUE
         self.acknowledged: dict[str, set[int]] = {device: set() for device in (*HONEST, SPOOFED)}
         self.flooder: DeviceClient | None = None
+        self.live_frames = 0  # that the live stream showed of its neighbour, in the same frames
         self._sequence = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._clients: list[DeviceClient] = []
@@ -138,7 +143,31 @@ class Stand:
         await self.post("/users", {"name": NURSE, "grants": [{"role": "nurse", "place": f"{HOSPITAL}/icu"}]})
 
     async def begin(self) -> None:
-        self._tasks += [asyncio.create_task(self._monitor()), asyncio.create_task(self._gateway())]
+        self._tasks += map(asyncio.create_task, (self._monitor(), self._gateway(), self._watch_live()))
+
+    async def _watch_live(self) -> None:
+        """Hold a live stream of the ward, as its screen does: it connects again where it was, when it is ended."""
+        last: dict[str, str] = {}
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                async with self.http.stream("GET", "/live/readings", params={"hospital": HOSPITAL}, headers=last) as answer:
+                    async for line in answer.aiter_lines():
+                        name, _, text = line.partition(": ")
+                        if name == "id":
+                            last = {"Last-Event-ID": text}
+                        elif name == "data":
+                            self._note(json.loads(text))
+            await asyncio.sleep(_EVERY_S)
+
+    def _note(self, event: dict[str, Any]) -> None:
+        for one in event.get("readings", ()):
+            if one["device_id"] == SPOOFED:
+                self.drill.live.append(one["value"])
+            elif one["device_id"] == HONEST[1]:
+                self.live_frames += 1
+
+    async def is_live(self) -> bool:
+        return bool(self.drill.live)
 
     def flood(self) -> None:
         self._tasks.append(asyncio.create_task(self._flood()))
@@ -271,6 +300,7 @@ async def cut_off(stand: Stand) -> None:
     stand.spoof = FALSE
     await stand.timed("spoof: false values are on the screen", time.monotonic(), lambda: shows(stand, FALSE))
     await stand.timed("spoof: the patient is monitored", time.monotonic(), stand.is_monitored)
+    await stand.timed("spoof: its readings are on the live stream", time.monotonic(), stand.is_live)
     refused = await stand.http.post(f"/devices/{SPOOFED}/isolation", json={})
     drill.check(holds=refused.json().get("code") == "patient-attached", otherwise=f"not held back: {refused.text}")
     began_s = time.monotonic()
@@ -278,10 +308,14 @@ async def cut_off(stand: Stand) -> None:
     drill.seconds["spoof: order answered"] = time.monotonic() - began_s
     await stand.timed("spoof: the ward's alarm", began_s, lambda: stand.open_alarm("technical.device-isolated", "mon-4"))
     await stand.timed("spoof: kept apart", began_s, stand.rejects)
+    drill.live.clear()  # hosts refuse by now: from here on nothing of it may be live
+    frames = stand.live_frames
     await stand.timed(
         "spoof: the patient is told to be not monitored", began_s,
         lambda: stand.open_alarms("technical.patient-not-monitored"),
     )  # fmt: skip
+    await stand.timed("spoof: the live stream goes on with its neighbour", began_s, lambda: _more_live(stand, frames))
+    drill.check(holds=not drill.live, otherwise=f"{len(drill.live)} readings of the isolated monitor were on the live stream")
     await stand.look()
     apart, later = refused_of(set(stand.acknowledged[SPOOFED]), await stand.stored(SPOOFED))
     drill.check(holds=bool(apart), otherwise="nothing of the isolated monitor was refused")
@@ -322,6 +356,8 @@ async def undo(stand: Stand) -> None:
     stand.spoof = TRUE
     began_s = time.monotonic()
     await stand.post(f"/devices/{SPOOFED}/isolation/release")
+    await stand.timed("undo: it is on the live stream again", began_s, stand.is_live)
+    drill.check(holds=FALSE not in drill.live, otherwise="the live stream showed what was kept apart, once it was released")
     await stand.timed("undo: true values are on the screen", began_s, lambda: shows(stand, TRUE))
     await stand.timed("undo: the ward's alarm is over", began_s, stand.is_not_isolated)
     stored = await stand.stored(SPOOFED)
@@ -337,6 +373,10 @@ async def undo(stand: Stand) -> None:
     await stand.post(f"/devices/{FLOODER}/isolation/release")
     await stand.connected("mon-2")
     drill.seconds["undo: the flooder's token opens again"] = time.monotonic() - began_s
+
+
+async def _more_live(stand: Stand, frames: int) -> bool:
+    return stand.live_frames > frames + _LIVE_FRAMES
 
 
 async def shows(stand: Stand, value: float) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import httpx
 import msgspec
@@ -19,9 +19,15 @@ from api.live.subscription import Subscription
 from cluster.serving import serving
 from domain import subjects
 from domain.alarms import INTENDED_USE, AlarmEvent, AlarmSubject, AlertType, Phase, Priority
-from domain.messages import HostHeartbeat, ShardHeld, encode
+from domain.frames import encode_frame
+from domain.messages import DeviceIsolated, HostHeartbeat, ShardHeld, encode
+from domain.metrics import metric_of
+from domain.readings import ReadingBatch
 from runtime.bus import Bus
 from runtime.clock import SystemClock
+from runtime.sql.isolations import isolate, release
+from runtime.sql.records import Author
+from tests.sql_fixtures import HOSPITAL, SmallHospital, told
 from tests.unit.api.conftest import TOKEN, services_of
 from tests.waiting import until
 
@@ -221,3 +227,59 @@ async def test_the_last_client_to_leave_stops_the_follower(app: FastAPI, client:
         await next_of(stream, "hello")
         assert app.state.backend.alarm_feed.client_count == 1
     await until(lambda: app.state.backend.alarm_feed._follower is None)
+
+
+class Ward:
+    """A monitor behind a gateway and a pump of its own, which both say something at once; orders reach the stream."""
+
+    def __init__(self, bus: Bus, engine: Engine, hospital: SmallHospital) -> None:
+        self.monitor, self.pump, self.gateway = (
+            each["handle"] for each in (hospital.monitor, hospital.pump, hospital.gateway)
+        )  # fmt: skip
+        self._bus, self._engine, self._said = bus, engine, 0
+
+    async def send(self) -> None:
+        now_us, self._said = SystemClock().now_us(), self._said + 1
+        batch = ReadingBatch.of(
+            handle=[self.monitor, self.pump], metric=metric_of("heart_rate").id, time_us=now_us, value=float(self._said),
+            source=[self.gateway, self.pump],
+        )  # fmt: skip
+        frame = encode_frame(batch, source=self.gateway, sequence=0, arrival_us=now_us)
+        await self._bus.publish(subjects.reading(0), frame, f"frame-{self._said}")
+
+    async def order(self, what: Callable[..., object]) -> None:
+        what(self._engine, Author("ada", "a drill", SystemClock().now_us()), self.monitor)
+        message = told(self._engine, DeviceIsolated)[-1]
+        await self._bus.publish(subjects.control(0), encode(message), f"order-{what.__name__}")
+
+
+async def values(stream: AsyncIterator, until_value: float) -> list[tuple[str, float]]:
+    """Devices and values that come up to and with the frame that says `until_value`."""
+    found: list[tuple[str, float]] = []
+    while not found or found[-1][1] < until_value:
+        rows = (await next_of(stream, "readings"))[1]["readings"]
+        found += [(one["device_id"].rpartition("/")[2], one["value"]) for one in rows]
+    return found
+
+
+@pytest.mark.clause("8.4d")
+async def test_nothing_of_an_isolated_device_is_shown_live_until_its_release_nor_afterwards(
+    client: httpx.AsyncClient, bus: Bus, engine: Engine, hospital: SmallHospital
+) -> None:
+    ward, path, again = Ward(bus, engine, hospital), f"/live/readings?hospital={HOSPITAL}", {"Last_Event_ID": "0"}
+    async with live(client, path) as stream:
+        await next_of(stream, "hello")
+        await ward.send()
+        assert await values(stream, 1) == [("mon-7", 1), ("pump-3", 1)]
+        await ward.order(isolate)
+        await ward.send()
+        async with live(client, path, **again) as later:
+            await ward.send()
+            assert await values(later, 3) == [("pump-3", 1), ("pump-3", 2), ("pump-3", 3)]
+        await ward.order(release)
+        await ward.send()
+        assert await values(stream, 4) == [("pump-3", 2), ("pump-3", 3), ("mon-7", 4), ("pump-3", 4)]
+    async with live(client, path, **again) as later:
+        whole = await values(later, 4)
+    assert [value for device, value in whole if device == "mon-7"] == [1, 4]
+    assert [value for device, value in whole if device == "pump-3"] == [1, 2, 3, 4]

@@ -7,18 +7,22 @@ import pytest
 from sqlalchemy import Engine
 
 from api.live.alarms import PreparedAlarm, alarm_client, prepare
-from api.live.readings import PreparedChange, Wanted, Watch, reading_client
+from api.live.apart import Apart
+from api.live.readings import PreparedChange, PreparedFrame, Wanted, Watch, reading_client
 from api.live.readings import prepare as prepare_reading
 from api.live.scopes import alarm_scope, live_handles
 from api.selection import ReadingFilter, select_by
 from domain import subjects
 from domain.alarms import AlarmEvent, AlarmSubject, AlertType, Phase, Priority
-from domain.messages import AssociationSpan, DeviceAssociated, DevicesRegistered, encode
+from domain.frames import encode_frame
+from domain.messages import AssociationSpan, DeviceAssociated, DeviceIsolated, DevicesRegistered, encode
 from domain.permissions import Action, Level, Reach
 from domain.principals import Place
+from domain.readings import ReadingBatch
 from runtime.authorisation import CedarAuthoriser
 from runtime.clock import ManualClock
 from runtime.follower import StreamMessage
+from runtime.sql.isolations import Isolated
 from tests.sql_fixtures import NOW_US
 from tests.unit.api.small_platform import SmallPlatform
 from tests.unit.api.wards import PLACES, WORN, Wards
@@ -94,7 +98,7 @@ def test_live_readings_are_of_devices_on_whom_one_may_see_now(wards: Wards, engi
 def test_a_stream_ends_at_the_very_change_that_has_to_be_judged(wards: Wards) -> None:
     came = DeviceAssociated("sz.h001", 7, [AssociationSpan(9, NOW_US)])
     moved = DevicesRegistered("sz.h001", [7], ["mon-7"], ["monitor@1"], ["w01"], [None])
-    changes = [prepare_reading(StreamMessage(subjects.control(1), 11, encode(one), NOW_US)) for one in (came, moved)]
+    changes = [prepare_reading(StreamMessage(subjects.control(1), 11, encode(one), NOW_US), Apart()) for one in (came, moved)]
     assert [change.is_move for change in changes if isinstance(change, PreparedChange)] == [False, True]
     cases = [
         (Watch(5, frozenset(), by_patient=True, by_ward=False), [True, False]),
@@ -110,3 +114,57 @@ def test_a_stream_ends_at_the_very_change_that_has_to_be_judged(wards: Wards) ->
             client.offer(11, change)
             found.append(not client.put(b"x"))
         assert found == ended
+
+
+HOUR_US = 3_600_000_000
+GATEWAY, SPOOFED, OTHER, ALONE = 6, 7, 8, 9
+
+
+def shown_at(apart: Apart, at_us: int) -> set[int]:
+    """Whose readings are left of a frame that came then: two monitors behind a gateway, and one by itself."""
+    readings = ReadingBatch.of(
+        handle=[SPOOFED, OTHER, ALONE], metric=1, time_us=at_us, value=70.0, source=[GATEWAY, GATEWAY, ALONE]
+    )
+    frame = encode_frame(readings, source=GATEWAY, sequence=0, arrival_us=at_us)
+    prepared = prepare_reading(StreamMessage(subjects.reading(1), 12, frame, at_us), apart)
+    assert isinstance(prepared, PreparedFrame)
+    return set(prepared.readings.handle.tolist())
+
+
+def order(apart: Apart, handle: int, at_us: int, number: int = 1, *, is_over: bool = False) -> None:
+    message = DeviceIsolated("sz.h001", handle, number, NOW_US, "ada", is_over=is_over)
+    prepare_reading(StreamMessage(subjects.control(1), 11, encode(message), at_us), apart)
+
+
+@pytest.mark.clause("8.4d")
+def test_what_an_isolated_device_or_gateway_says_is_on_no_live_stream_from_its_order_to_its_release() -> None:
+    for handle, left in ((SPOOFED, {OTHER, ALONE}), (GATEWAY, {ALONE})):
+        apart = Apart()
+        assert shown_at(apart, NOW_US) == {SPOOFED, OTHER, ALONE}
+        order(apart, handle, NOW_US)
+        assert shown_at(apart, NOW_US + HOUR_US) == left
+        assert shown_at(apart, NOW_US - HOUR_US) == left  # asked for again: what it said before may be as false
+        order(apart, handle, NOW_US + 2 * HOUR_US, is_over=True)
+        assert shown_at(apart, NOW_US + HOUR_US) == left  # and later, too
+        assert shown_at(apart, NOW_US + 3 * HOUR_US) == {SPOOFED, OTHER, ALONE}
+        order(apart, handle, NOW_US)  # both are heard again by a client that catches up
+        order(apart, handle, NOW_US + 9 * HOUR_US, is_over=True)
+        assert shown_at(apart, NOW_US + 3 * HOUR_US) == {SPOOFED, OTHER, ALONE}
+
+
+@pytest.mark.clause("8.4d")
+def test_orders_of_before_a_client_came_are_known_from_the_database() -> None:
+    apart = Apart()
+    apart.learn([Isolated(1, SPOOFED, NOW_US, None), Isolated(2, OTHER, NOW_US, NOW_US + HOUR_US)])
+    assert shown_at(apart, NOW_US) == {ALONE}
+    assert shown_at(apart, NOW_US + 2 * HOUR_US) == {OTHER, ALONE}
+    order(apart, SPOOFED, NOW_US + 2 * HOUR_US, is_over=True)
+    apart.learn([Isolated(1, SPOOFED, NOW_US, None)])  # read before it was over
+    assert shown_at(apart, NOW_US + 2 * HOUR_US) == {SPOOFED, OTHER, ALONE}
+
+
+@pytest.mark.clause("8.4d")
+def test_a_client_who_may_see_everybody_is_told_of_orders_too() -> None:
+    client = reading_client(None, CLOCK, [1], Wanted({SPOOFED: "mon-7"}, frozenset()))  # type: ignore[arg-type]
+    assert client.subjects == {subjects.reading(1), subjects.control(1)}
+    assert not client.is_limited
