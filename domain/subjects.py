@@ -82,6 +82,19 @@ def actors_of_hospital(hospital_id: str) -> str:
     return f"actor.*.{hospital_id}.>"
 
 
+def is_within(subject: str, wanted: str) -> bool:
+    """Whether a subject is one of those that are `wanted`, which may have wildcards (`*` a part, `>` all that follow)."""
+    if subject == wanted:
+        return True
+    parts, pattern = subject.split("."), wanted.split(".")
+    if pattern[-1] == ">":
+        pattern.pop()
+        parts, rest = parts[: len(pattern)], parts[len(pattern) :]
+        if not rest:
+            return False
+    return len(parts) == len(pattern) and all(one in ("*", part) for part, one in zip(parts, pattern, strict=True))
+
+
 def shard(number: int) -> str:
     """Questions to a shard (`messages.ShardQuery`), answered by the host that holds it."""
     return f"shard.{number}"

@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 _ERROR_HEADER: Final = "Vitalgrid-Error"
 _END_HEADER: Final = "Vitalgrid-End"
+_STATUS_HEADER: Final = "Status"  # the server's own, of what it says itself
 _FLUSH_S: Final = 5
 _FOR_EVER_S: Final = 0.0  # as the server spells it
 _CHUNK_BYTES: Final = 4 * 2**20
@@ -238,7 +239,7 @@ class Bus:
                 while True:
                     message = await subscription.next_msg(timeout=None)
                     headers = message.headers or {}
-                    if headers.get("Status") == "503":
+                    if headers.get(_STATUS_HEADER) == "503":
                         raise Unavailable(f"nobody answers at {subject}")
                     if _ERROR_HEADER in headers:
                         raise _ERRORS.get(headers[_ERROR_HEADER], VitalgridError)(message.data.decode())
@@ -271,7 +272,7 @@ class Bus:
             self._answers.add(task)
             task.add_done_callback(self._answers.discard)
 
-        subscription = await self._client.subscribe(subject, cb=receive)
+        subscription = await self._client.subscribe(subject, cb=_said_on(subject, receive))
         return subscription.unsubscribe
 
     async def flush(self) -> None:
@@ -320,7 +321,7 @@ class Bus:
         async def receive(message: Msg) -> None:
             callback(message.data, message.subject)
 
-        await self._client.subscribe(subject, cb=receive)
+        await self._client.subscribe(subject, cb=_said_on(subject, receive))
 
     async def ensure_streams(
         self, *, max_stream_bytes: int, retention_s: float, duplicate_window_s: float, replicas: int = 1,
@@ -366,6 +367,26 @@ class Bus:
         """Where a stream that is there says it begins. Told anything higher the server empties it at its next start."""
         info = await self._jetstream.stream_info(stream)
         return max(1, min(int(info.config.first_seq or 1), int(info.state.first_seq)))
+
+
+def _said_on(wanted: str, receive: Callable[[Msg], Awaitable[None]]) -> Callable[[Msg], Awaitable[None]]:
+    """`receive`, of what was said on `wanted` alone, by who may publish there.
+
+    Whoever may follow a stream chooses the subject to which the server delivers, and the server does not ask whether they may
+    publish there. What it delivers says under which subject it is kept, and what it says of the stream itself has a status.
+    """
+    is_told = False
+
+    async def heed(message: Msg) -> None:
+        nonlocal is_told
+        if subjects.is_within(message.subject, wanted) and _STATUS_HEADER not in (message.headers or {}):
+            await receive(message)
+        elif not is_told:  # once: whoever does that can do it many times
+            is_told = True
+            told = {"subject": wanted, "kept_as": message.subject}
+            logger.error("what was delivered of a stream is not heeded as if it were said", extra=told)
+
+    return heed
 
 
 def _ipc_bytes(table: pa.Table) -> bytes:

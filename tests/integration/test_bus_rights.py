@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import nats
 import pytest
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from domain import subjects
 from domain.bus_rights import API, AUDIT, BACKUP, BUS_RIGHTS, DOORS, OBSERVER, QUERIES, SUPERVISOR, mailroom, rights_of
@@ -242,6 +243,54 @@ async def test_what_is_refused_is_logged_and_an_asker_is_told_in_time(guarded, c
     with pytest.raises(Unavailable):
         await doors.ask("hosts.order", b"remove host-1", 0.3)
     assert any("hosts.order" in record.message for record in caplog.records if record.levelname == "ERROR")
+
+
+async def deliver_elsewhere(host: Bus, subject: str) -> None:
+    """As a host that was taken over: what it may put into a stream goes where it may not speak."""
+    settings = ({"ack_policy": AckPolicy.EXPLICIT}, {"ack_policy": AckPolicy.NONE, "idle_heartbeat": 0.1, "flow_control": True})
+    for more in settings:
+        wanted = ConsumerConfig(deliver_subject=subject, deliver_policy=DeliverPolicy.ALL, inactive_threshold=5, **more)
+        await host._jetstream.add_consumer("READINGS", wanted)
+
+
+@pytest.mark.parametrize(
+    ("process", "listens", "target", "speaker"),
+    [
+        (DOORS, "storage.state", "storage.state", SUPERVISOR), (API, "heartbeat.host.*", "heartbeat.host.host-1", HOST),
+        (SUPERVISOR, "hosts.order", "hosts.order", API), (SUPERVISOR, "directory.shard.*", "directory.shard.3", HOST),
+    ],
+)  # fmt: skip
+async def test_what_a_stream_keeps_is_nobodys_word_wherever_it_is_delivered(guarded, caplog, process, listens, target, speaker):
+    host, listener = await guarded.bus("host-1"), await guarded.bus(process)
+    await (listener if process == SUPERVISOR else await guarded.bus(SUPERVISOR)).ensure_streams(**LIMITS)
+    heard: list[tuple[bytes, str]] = []
+    came: list[tuple[str, bool]] = []
+
+    async def answered(payload: bytes, subject: str) -> bytes:
+        heard.append((payload, subject))
+        return b"done"
+
+    async def see(message) -> None:
+        came.append((message.subject, "Status" in (message.headers or {})))
+
+    if process == SUPERVISOR:
+        await listener.answer(listens, answered)
+    else:
+        await listener.core_subscribe(listens, lambda payload, subject: heard.append((payload, subject)))
+    await listener._client.subscribe(target, cb=see)  # exactly: else the server does not deliver
+    await listener.flush()
+    await host.publish("reading.0", b"forged", "m1")
+    await deliver_elsewhere(host, target)
+    # the server does deliver it: under the subject under which it is kept, and what it says of the stream itself under ours
+    await until(lambda: came.count(("reading.0", False)) >= 2 and (target, True) in came)
+    asker = host if speaker == HOST else await guarded.bus(speaker)
+    if process == SUPERVISOR:
+        assert await asker.ask(target, b"said") == b"done"
+    else:
+        await asker.core_publish(target, b"said")
+    await until(lambda: (b"said", target) in heard)
+    assert heard == [(b"said", target)]
+    assert [record.kept_as for record in caplog.records if "is not heeded" in record.message] == ["reading.0"]
 
 
 async def is_let_in(url: str, context: ssl.SSLContext | None, **proof: str) -> bool:

@@ -30,7 +30,7 @@ from runtime.device_authority import Signer, read_request
 from runtime.nats_server import NatsServer
 from runtime.tasks import end
 from runtime.tls import CertificateFiles, TakenUp, Trust
-from tests.integration.test_bus_rights import LIMITS, LISTENED_TO, SPOKEN
+from tests.integration.test_bus_rights import LIMITS, LISTENED_TO, SPOKEN, deliver_elsewhere
 from tests.waiting import eventually, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.clause("9.4"), pytest.mark.clause("5.4a")]
@@ -159,6 +159,27 @@ async def test_each_hears_alarms_of_its_own_alone(region: Region) -> None:
         await api.core_publish(system.hears, b"for %d" % number)
     expected = {number: [f"{system.hears} for {number}"] for number, system in region.systems.items()}
     await until(lambda: heard == expected)
+
+
+async def test_what_a_stream_keeps_is_told_from_an_alarm_by_its_subject(region: Region) -> None:
+    """As the how-to says: a host that was taken over can have it delivered to a hospital, not under the hospital's subject."""
+    assert region.access.let_in("host-1")
+    await region.server.reload_wholly()
+    supervisor, host, api = await region.bus(SUPERVISOR), await region.bus("host-1"), await region.bus(API)
+    await supervisor.ensure_streams(**LIMITS)
+    client, hears = await region.program(1), region.systems[1].hears
+    got: list[tuple[str, bytes]] = []
+
+    async def take(message) -> None:
+        got.append((message.subject, message.data))
+
+    await client.subscribe(hears, cb=take)
+    await client.flush()
+    await host.publish("reading.0", b"forged", "m1")
+    await deliver_elsewhere(host, hears)
+    await api.core_publish(hears, b"an alarm")
+    await until(lambda: {(hears, b"an alarm"), ("reading.0", b"forged")} <= set(got))
+    assert (hears, b"forged") not in got
 
 
 async def test_who_asks_is_known_and_answered_where_only_they_hear(region: Region) -> None:

@@ -84,3 +84,15 @@ def test_what_is_published_to_be_kept_is_kept_by_exactly_one_stream(subject, str
 ])  # fmt: skip
 def test_questions_and_heartbeats_are_kept_by_no_stream(subject):
     assert [kept for kept in STREAMS if any(matches(subject, pattern) for pattern in kept)] == []
+
+
+@pytest.mark.parametrize(
+    ("subject", "wanted", "is_so"),
+    [
+        ("storage.state", "storage.state", True), ("reading.0", "storage.state", False), ("a.b", "a.*", True),
+        ("a.b.c", "a.*", False), ("a", "a.*", False), ("a.b.c", "a.>", True), ("a", "a.>", False), ("a.b.c.d", "*.b.>", True),
+        ("a.c.c.d", "*.b.>", False), ("a.b", ">", True), ("a.*", "a.b", False),
+    ],
+)  # fmt: skip
+def test_a_subject_is_within_what_is_listened_to(subject, wanted, is_so):
+    assert subjects.is_within(subject, wanted) is is_so
