@@ -10,17 +10,18 @@ what the caller named by its place (hospitals, wards, devices) the refusal says 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import Query
 
-from api.asking import Target, of_places
+from api.asking import Asking, Target, of_places
 from api.device_names import split_device
 from api.services import Backend, Behind
 from domain.errors import InvalidInput, NotFound
 from domain.ids import parse_hospital_id
 from domain.labels import LABELS, label_of
-from domain.permissions import Located
+from domain.permissions import Action, Located
 from domain.principals import Place
 from runtime.sql import grants, holds, locating, watching
 
@@ -66,6 +67,19 @@ async def of_bed(hospital_id: str, bed_id: str, behind: Behind) -> Target:
     if found is None:
         found = (await in_hospital(behind, "beds", hospital_id)).records[0]
     return Target((found,), named=f"bed {hospital_id}/{bed_id}")
+
+
+async def moved_to(behind: Backend, target: Target, ward_id: str | None) -> Target:
+    """The same record where it is to be: in another ward of its hospital, or in none."""
+    (record,) = target.records
+    place = await behind.read(locating.place_of, behind.engine, str(record.place.hospital_id), ward_id)
+    return Target((replace(record, place=place),))
+
+
+async def makes_wards(behind: Backend, who: Asking, hospital_id: str) -> bool:
+    """Whether the caller may make wards of a hospital. Whoever registers fleets makes hospitals with all that is in them."""
+    (record,) = (await in_hospital(behind, "wards", hospital_id)).records
+    return any(who.may(action, record) for action in (Action.PLACE_MANAGE, Action.FLEET_REGISTER))
 
 
 # --- devices ---

@@ -75,6 +75,9 @@ class RunningPlatform:
         with self.http() as http:
             made = http.post("/hospitals", json={"id": hospital_id, "name": "End to end", "tier": "primary", "beds": 8})
             assert made.status_code == 201, made.text
+        with self.http(Role.SYSTEM_ADMINISTRATOR) as http:
+            made = http.post(f"/hospitals/{hospital_id}/wards", json={"id": "w1", "name": "Ward 1"})
+            assert made.status_code == 201, made.text
         with self.http(Role.BIOMEDICAL_ENGINEER) as http:
             answer = http.post("/devices", json=device)
         assert answer.status_code == 201, answer.text

@@ -12,7 +12,7 @@ from api.asking import Asking, Unplaced
 from api.device_lists import import_list, read_device_list
 from api.errors import PreconditionRequired, problems
 from api.given import given
-from api.locators import in_hospital, near_ward, of_device, of_device_readings, of_list, readings_now
+from api.locators import in_hospital, makes_wards, moved_to, near_ward, of_device, of_device_readings, of_list, readings_now
 from api.paging import Page, PagedByNumber
 from api.permissions import may, may_list, may_where_body_says
 from api.preconditions import ExpectedVersion, set_etag
@@ -88,8 +88,11 @@ async def register_device(
     who: DeviceRegister, body: DeviceIn, behind: Behind, zone: In, response: Response
 ) -> DeviceRegistered:
     """Register one device. Its token, if it gets one, is shown this once."""
-    author = behind.author(who.at(await in_hospital(behind, "devices", body.hospital_id, body.ward_id)))
-    row, token = await behind.tell(devices.register_device, behind.engine, author, body.hospital_id, body.to_new())
+    permitted = who.at(await in_hospital(behind, "devices", body.hospital_id, body.ward_id))
+    author, may_make = behind.author(permitted), await makes_wards(behind, permitted, body.hospital_id)
+    row, token = await behind.tell(
+        devices.register_device, behind.engine, author, body.hospital_id, body.to_new(), makes_wards=may_make
+    )  # fmt: skip
     set_etag(response, row["version"])
     return DeviceRegistered(device=DeviceOut.of(row, zone), token=token)
 
@@ -104,7 +107,10 @@ async def import_devices(
 ) -> ImportReport:
     """Register a list of devices (CSV or JSON): those that are right, with a report on every row."""
     rows = await behind.lanes.codec(read_device_list, await request.body(), request.headers.get("content-type", ""))
-    register = partial(devices.import_devices, behind.engine, behind.author(who), hospital, dry_run=dry_run)
+    may_make = await makes_wards(behind, who, hospital)
+    register = partial(
+        devices.import_devices, behind.engine, behind.author(who), hospital, dry_run=dry_run, makes_wards=may_make
+    )  # fmt: skip
     reports = await behind.tell(import_list, rows, register)
     return ImportReport.of(reports, dry_run=dry_run)
 
@@ -145,9 +151,16 @@ async def show_state(who: DeviceReadings, hospital_id: str, device_id: str, behi
 async def update_device(
     who: DeviceManage, body: DeviceChange, device: Named, behind: Behind, version: ExpectedVersion, zone: In, response: Response
 ) -> DeviceOut:
-    """Change a device's ward or bed (a move), status or attributes."""
-    values = body.model_dump(exclude_unset=True)
-    row = await behind.tell(devices.update_device, behind.engine, behind.author(who), device["handle"], values, version=version)
+    """Change a device's ward or bed (a move, by who may do so in both wards), status or attributes."""
+    values, hospital_id = body.model_dump(exclude_unset=True), device["hospital_id"]
+    if "ward_id" in values:
+        found = await of_device(hospital_id, device["device_id"], behind)
+        who.also(await moved_to(behind, found, values["ward_id"]))
+    may_make = await makes_wards(behind, who, hospital_id)
+    row = await behind.tell(
+        devices.update_device, behind.engine, behind.author(who), device["handle"], values, version=version,
+        makes_wards=may_make,
+    )  # fmt: skip
     if "level" in values:
         behind.levels_changed()
     if "needs_certificate" in values:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header, Query, Response
 from api.asking import Asking, Target, Unplaced
 from api.errors import PreconditionRequired, problems
 from api.given import given
-from api.locators import in_hospital, near_ward, of_patient
+from api.locators import in_hospital, makes_wards, moved_to, near_ward, of_patient
 from api.masks import view_in
 from api.observations import enter_observations
 from api.paging import Page, PagedByName
@@ -82,7 +82,10 @@ async def admit_patient(who: PatientAdmit, body: PatientIn, behind: Behind, zone
         place = Target((replace(place.records[0], level=former.level, patient_key=former.patient_key),))
     permitted = who.at(place)
     author = behind.author(permitted)
-    row = await behind.tell(patients.admit_patient, behind.engine, author, body.hospital_id, body.to_new())
+    may_make = await makes_wards(behind, permitted, body.hospital_id)
+    row = await behind.tell(
+        patients.admit_patient, behind.engine, author, body.hospital_id, body.to_new(), makes_wards=may_make
+    )  # fmt: skip
     permitted.shows([row["patient_key"]])
     set_etag(response, row["version"])
     return PatientOut.of(row, zone, permitted.view)
@@ -115,11 +118,20 @@ async def update_patient(
     zone: In,
     response: Response,
 ) -> PatientOut:
-    """Change a patient's facts, ward or bed (a bed move). The level is changed by who may read the record as it is now."""
+    """Change a patient's facts, ward or bed (a bed move).
+
+    The level is changed by who may read the record as it is now. A transfer is made by who may do so in both wards.
+    """
     values = body.model_dump(exclude_unset=True)
+    found = await of_patient(patient_key, behind)
     if "level" in values:  # reports need one factor: they must not open what takes two
-        who.also(await of_patient(patient_key, behind), Action.PATIENT_READ)
-    row = await behind.tell(patients.update_patient, behind.engine, behind.author(who), patient_key, values, version=version)
+        who.also(found, Action.PATIENT_READ)
+    if "ward_id" in values:
+        who.also(await moved_to(behind, found, values["ward_id"]))
+    may_make = await makes_wards(behind, who, str(found.records[0].place.hospital_id))
+    row = await behind.tell(
+        patients.update_patient, behind.engine, behind.author(who), patient_key, values, version=version, makes_wards=may_make
+    )
     if "level" in values:
         behind.levels_changed()
     set_etag(response, row["version"])

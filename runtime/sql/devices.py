@@ -19,7 +19,7 @@ from runtime.sql.engine import reading, writing
 from runtime.sql.handles import take_handles
 from runtime.sql.isolation_tables import is_isolated
 from runtime.sql.isolations import end_isolation, on_patients
-from runtime.sql.places import add_places
+from runtime.sql.places import add_places, unknown_ward, ward_ids
 from runtime.sql.records import (
     Author,
     Page,
@@ -72,20 +72,26 @@ class RowReport:
     error: str | None = None
 
 
-def register_device(engine: Engine, author: Author, hospital_id: str, device: NewDevice) -> tuple[Row, str | None]:
-    """Register one device; returns its row and its token, shown this once. Raises InvalidInput, NotFound, Conflict."""
+def register_device(
+    engine: Engine, author: Author, hospital_id: str, device: NewDevice, *, makes_wards: bool = True
+) -> tuple[Row, str | None]:
+    """Register one device; returns its row and its token, shown this once. Raises InvalidInput, NotFound, Conflict.
+
+    Here and below, without `makes_wards` a ward that does not exist is NotFound.
+    """
     with writing(engine) as connection:
-        report = add_devices(connection, author, hospital_id, [device])[0]
+        report = add_devices(connection, author, hospital_id, [device], makes_wards=makes_wards)[0]
         return one(connection, select(devices).where(devices.c.handle == report.handle), "device"), report.token
 
 
 def import_devices(
-    engine: Engine, author: Author, hospital_id: str, rows: Sequence[NewDevice], *, dry_run: bool = False
-) -> list[RowReport]:
+    engine: Engine, author: Author, hospital_id: str, rows: Sequence[NewDevice], *, dry_run: bool = False,
+    makes_wards: bool = True,
+) -> list[RowReport]:  # fmt: skip
     """Register the rows that are right and report every one; with `dry_run` only report. Raises NotFound (hospital)."""
     with reading(engine) if dry_run else writing(engine) as connection:
         shard_of(connection, hospital_id)
-        check = _RowCheck(connection, hospital_id, rows)
+        check = _RowCheck(connection, hospital_id, rows, makes_wards=makes_wards)
         errors = {number: error for number, row in enumerate(rows) if (error := check.fault_of(row)) is not None}
         good = [number for number in range(len(rows)) if number not in errors]
         made = {} if dry_run else dict(zip(good, _insert(connection, author, hospital_id, check, rows, good), strict=True))
@@ -94,14 +100,16 @@ def import_devices(
     ]
 
 
-def add_devices(connection: Connection, author: Author, hospital_id: str, rows: Sequence[NewDevice]) -> list[RowReport]:
+def add_devices(
+    connection: Connection, author: Author, hospital_id: str, rows: Sequence[NewDevice], *, makes_wards: bool = True
+) -> list[RowReport]:
     """Register all rows, or none: raises InvalidInput, NotFound or Conflict for the first that is wrong.
 
     A gateway may stand in the same call before the devices it carries. Part of the caller's transaction; hosts are
     told through the outbox.
     """
     shard_of(connection, hospital_id)
-    check = _RowCheck(connection, hospital_id, rows)
+    check = _RowCheck(connection, hospital_id, rows, makes_wards=makes_wards)
     for row in rows:
         check.take(row)
     return _insert(connection, author, hospital_id, check, rows, range(len(rows)))
@@ -165,7 +173,9 @@ def retire_device(engine: Engine, author: Author, handle: int, *, version: int |
         return row
 
 
-def update_device(engine: Engine, author: Author, handle: int, values: dict[str, Any], *, version: int | None) -> Row:
+def update_device(
+    engine: Engine, author: Author, handle: int, values: dict[str, Any], *, version: int | None, makes_wards: bool = True
+) -> Row:
     """Change ward, bed, status (in use or in maintenance) or attributes (firmware, serial number, UDI, …).
 
     Raises InvalidInput, NotFound, StaleVersion, Conflict when it is retired.
@@ -181,7 +191,8 @@ def update_device(engine: Engine, author: Author, handle: int, values: dict[str,
         row = _change_in_service(connection, handle, values, version)
         if "ward_id" in values or "bed_id" in values:
             ward_id, bed_id = row["ward_id"], row["bed_id"]
-            add_places(connection, row["hospital_id"], {bed_id: ward_id} if bed_id else {}, {ward_id} if ward_id else set())
+            beds, wards = {bed_id: ward_id} if bed_id else {}, {ward_id} if ward_id else set()
+            add_places(connection, row["hospital_id"], beds, wards, makes_wards=makes_wards)
             _announce(connection, author, row["hospital_id"], [row])
         log_write(connection, author, "device.update", f"{row['hospital_id']}/{row['device_id']}", values)
         return row
@@ -264,8 +275,12 @@ def take_handle(connection: Connection, kind: str) -> int:
 class _RowCheck:
     """Looks at rows one after the other: each against the database and the rows before it."""
 
-    def __init__(self, connection: Connection, hospital_id: str, rows: Sequence[NewDevice]) -> None:
+    def __init__(
+        self, connection: Connection, hospital_id: str, rows: Sequence[NewDevice], *, makes_wards: bool
+    ) -> None:  # fmt: skip
         self.hospital_id = hospital_id
+        self.makes_wards = makes_wards
+        self._wards = ward_ids(connection, hospital_id)
         gateway_ids = {row.gateway_id for row in rows if row.gateway_id}
         self.known = _known_devices(connection, hospital_id, {row.device_id for row in rows} | gateway_ids)
         self._models = {device_id: row["model"] for device_id, row in self.known.items()}
@@ -277,6 +292,8 @@ class _RowCheck:
         for place, what in ((row.ward_id, "ward id"), (row.bed_id, "bed id")):
             if place is not None:
                 parse_token(place, what)
+        if not self.makes_wards and row.ward_id is not None and row.ward_id not in self._wards:
+            raise unknown_ward(self.hospital_id, row.ward_id)
         model = thing_model(row.model).id
         if row.device_id in self.known:
             raise Conflict(f"device {row.device_id!r} of hospital {self.hospital_id!r} exists already")
@@ -309,7 +326,8 @@ def _insert(
         return []
     chosen = [rows[number] for number in good]
     wards = {row.ward_id for row in chosen if row.ward_id}
-    add_places(connection, hospital_id, {row.bed_id: row.ward_id for row in chosen if row.bed_id}, wards)
+    beds = {row.bed_id: row.ward_id for row in chosen if row.bed_id}
+    add_places(connection, hospital_id, beds, wards, makes_wards=check.makes_wards)
     first = take_handles(connection, len(chosen), "device")
     handle_of = {device_id: row["handle"] for device_id, row in check.known.items()}
     handle_of |= {row.device_id: first + number for number, row in enumerate(chosen)}

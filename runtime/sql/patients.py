@@ -80,10 +80,13 @@ class NewPatient:
     admitted_us: int = 0
 
 
-def admit_patient(engine: Engine, author: Author, hospital_id: str, patient: NewPatient) -> Row:
+def admit_patient(
+    engine: Engine, author: Author, hospital_id: str, patient: NewPatient, *, makes_wards: bool = True
+) -> Row:  # fmt: skip
     """Admit a patient; one who was here before and has left comes back under the same key, with the facts given now.
 
-    Raises NotFound (hospital), InvalidInput, Conflict while a patient of that reference is in the hospital.
+    Raises NotFound (hospital, and ward without `makes_wards`), InvalidInput, Conflict while a patient of that reference is
+    in the hospital.
     """
     facts: Row = {
         "name": patient.name, "sex": patient.sex, "age_years": patient.age_years, "pregnant": patient.pregnant,
@@ -99,7 +102,8 @@ def admit_patient(engine: Engine, author: Author, hospital_id: str, patient: New
             row = {"patient_key": secrets.token_hex(16), "hospital_id": hospital_id, "ref": patient.ref, **facts, "version": 1}
             row["level"] = None
             row["handle"] = take_handle(connection, "patient")
-            _announce(connection, author, row)
+            tell_patient(connection, author, row)
+            _add_places(connection, row, makes_wards=makes_wards)
             connection.execute(insert(patients).values(shut_patients(connection, [row], are_new=True)[0]))
             log_write(connection, author, "patient.admit", row["patient_key"], about=_owner(row))
             return {**row, "erased": False}
@@ -109,19 +113,27 @@ def admit_patient(engine: Engine, author: Author, hospital_id: str, patient: New
         key = before["patient_key"]
         facts["level"] = came_back(connection, author, before)  # restricted no more: care goes on
         row = _change(connection, before, facts, version=None)
-        _announce(connection, author, row)
+        tell_patient(connection, author, row)
+        _add_places(connection, row, makes_wards=makes_wards)
         stay = {"last_admitted_us": before["admitted_us"], "last_discharged_us": before["discharged_us"]}
         log_write(connection, author, "patient.readmit", key, stay, about=_owner(row))
         return row
 
 
-def update_patient(engine: Engine, author: Author, patient_key: str, values: dict[str, Any], *, version: int | None) -> Row:
-    """Change facts, ward and bed (a bed move). Raises InvalidInput for an unknown field, NotFound, StaleVersion."""
+def update_patient(
+    engine: Engine, author: Author, patient_key: str, values: dict[str, Any], *, version: int | None, makes_wards: bool = True
+) -> Row:
+    """Change facts, ward and bed (a bed move).
+
+    Raises InvalidInput for an unknown field, NotFound (patient, and ward without `makes_wards`), StaleVersion.
+    """
     check_fields("patient", values, _FIELDS)
     check_patient(values)
     with writing(engine) as connection:
         row = _change(connection, get_patient_row(connection, patient_key), values, version=version)
-        _announce(connection, author, row)
+        tell_patient(connection, author, row)
+        if "ward_id" in values or "bed_id" in values:
+            _add_places(connection, row, makes_wards=makes_wards)
         shown: Row = {name: values[name] for name in ("ward_id", "bed_id", "spo2_scale", "pregnant", "level") if name in values}
         log_write(connection, author, "patient.update", patient_key, {**shown, "fields": sorted(values)}, about=_owner(row))
         return row
@@ -142,7 +154,7 @@ def discharge_patient(engine: Engine, author: Author, patient_key: str, at_us: i
         row = _change(connection, before, values, version=version)
         end_spans(connection, author, at_us, patient_key=patient_key)
         end_team(connection, author, patient_key, at_us)
-        _announce(connection, author, row)
+        tell_patient(connection, author, row)
         log_write(connection, author, "patient.discharge", patient_key, {"at_us": at_us}, about=_owner(row))
         return row
 
@@ -269,11 +281,11 @@ def tell_patient(connection: Connection, author: Author, row: Row) -> None:
     tell_hosts(connection, author, row["hospital_id"], admitted(row))
 
 
-def _announce(connection: Connection, author: Author, row: Row) -> None:
-    """Tell hosts, and make the ward and bed that are named."""
+def _add_places(connection: Connection, row: Row, *, makes_wards: bool) -> None:
+    """Make the bed that is named, and the ward."""
     ward_id, bed_id = row["ward_id"], row["bed_id"]
-    tell_patient(connection, author, row)
-    add_places(connection, row["hospital_id"], {bed_id: ward_id} if bed_id else {}, {ward_id} if ward_id else set())
+    beds, wards = {bed_id: ward_id} if bed_id else {}, {ward_id} if ward_id else set()
+    add_places(connection, row["hospital_id"], beds, wards, makes_wards=makes_wards)
 
 
 def _change(connection: Connection, before: Row, values: Row, *, version: int | None) -> Row:

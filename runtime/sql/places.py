@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, Table, delete, func, insert, or_, select, true
 
-from domain.errors import Conflict, InvalidInput
+from domain.errors import Conflict, InvalidInput, NotFound
 from domain.fleet_manifest import Tier
 from domain.host_orders import Placement
 from domain.ids import parse_hospital_id, parse_token
@@ -181,12 +181,19 @@ def remove_bed(engine: Engine, author: Author, hospital_id: str, bed_id: str, *,
 
 
 def add_places(
-    connection: Connection, hospital_id: str, ward_of_bed: Mapping[str, str | None], ward_names: Collection[str]
-) -> None:
-    """Create the wards and beds that are named and do not exist. Raises InvalidInput."""
+    connection: Connection, hospital_id: str, ward_of_bed: Mapping[str, str | None], ward_names: Collection[str],
+    *, makes_wards: bool = True,
+) -> None:  # fmt: skip
+    """Create the wards and beds that are named and do not exist. Raises InvalidInput.
+
+    Without `makes_wards` beds alone: raises NotFound for a ward that does not exist. What stands in a ward that a slip of a
+    pen has made is within the reach of nobody who has a ward.
+    """
     known = ward_ids(connection, hospital_id)
     wanted = {parse_token(ward, "ward id") for ward in {*ward_names, *(w for w in ward_of_bed.values() if w)}}
     if missing := sorted(wanted - known):
+        if not makes_wards:
+            raise unknown_ward(hospital_id, missing[0])
         connection.execute(insert(wards), [{"hospital_id": hospital_id, "id": w, "name": w, "version": 1} for w in missing])
     known = bed_ids(connection, hospital_id)
     if missing := sorted(set(ward_of_bed) - known):
@@ -195,6 +202,11 @@ def add_places(
             for bed in missing
         ]
         connection.execute(insert(beds), rows)
+
+
+def unknown_ward(hospital_id: str, ward_id: str) -> NotFound:
+    """For who names a ward that does not exist, and may not make it."""
+    return NotFound(f"ward {ward_id!r} of hospital {hospital_id!r} is unknown: who keeps its places has to add it first")
 
 
 def ward_ids(connection: Connection, hospital_id: str) -> set[str]:

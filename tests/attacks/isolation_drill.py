@@ -52,8 +52,8 @@ _LIVE_FRAMES: Final = 10  # that a live stream shows of the neighbour, and nothi
 _HEART_RATE: Final = metric_of("heart_rate").id
 _DEADLINE_S: Final = 30.0
 _HANDS: Final = {  # whose part each request is, but for what this machine's operator does: nobody may do all of it
-    "devices": Role.BIOMEDICAL_ENGINEER, "rejects": Role.BIOMEDICAL_ENGINEER, "patients": Role.INTEGRATION,
-    "associations": Role.INTEGRATION, "readings": Role.STATION, "alarms": Role.STATION,
+    "hospitals": Role.SYSTEM_ADMINISTRATOR, "devices": Role.BIOMEDICAL_ENGINEER, "rejects": Role.BIOMEDICAL_ENGINEER,
+    "patients": Role.INTEGRATION, "associations": Role.INTEGRATION, "readings": Role.STATION, "alarms": Role.STATION,
     "live": Role.STATION,
 }  # fmt: skip
 
@@ -130,6 +130,7 @@ class Stand:
     async def furnish(self) -> None:
         """A hospital with a patient on the monitor that will be spoofed, and a nurse of its ward."""
         await self.post("/hospitals", {"id": HOSPITAL, "name": "Drill", "tier": "primary", "beds": 8})
+        await self.post(f"/hospitals/{HOSPITAL}/wards", {"id": "icu", "name": "Intensive care"})
         for name, more in (
             ("gw-1", {"model": "gateway", "with_token": True}), ("mon-1", {"with_token": True}),
             ("mon-2", {"with_token": True}), ("mon-3", {"gateway_id": "gw-1"}), ("mon-4", {"gateway_id": "gw-1"}),

@@ -18,9 +18,10 @@ from sqlalchemy import Engine
 import api.routes
 from api.permissions import permissions_of
 from api.routing import ROUTERS
-from runtime.sql import erasures, patients
+from domain.permissions import everywhere
+from runtime.sql import devices, erasures, patients, places
 from tests.callers import caller_as
-from tests.sql_fixtures import ADA, HOUR_US
+from tests.sql_fixtures import ADA, HOUR_US, NOW_US
 from tests.unit.api.conftest import API, client_of
 from tests.unit.api.two_hospitals import Ward, fill
 
@@ -276,3 +277,83 @@ async def test_an_alarm_that_was_answered_stays_where_it_was_raised(
     GONE["moved"](engine, wards[0].patient_key)
     again = await client.post(path, json=body, headers=KEY)
     assert (first.status_code, again.text) == (200, first.text)
+
+
+# --- where a record is moved to ---
+
+
+@pytest.mark.clause("9.3c")
+@pytest.mark.as_role("nurse@sz.h001/icu")
+async def test_a_patient_is_transferred_by_who_may_do_so_in_both_wards(
+    app: FastAPI, client: httpx.AsyncClient, wards: list[Ward]
+) -> None:
+    path = f"patients/{wards[0].patient_key}"
+    for ward in ("er", "icv", None):
+        answer = await client.patch(path, json={"ward_id": ward}, headers={"If-Match": '"1"'})
+        assert (answer.status_code, "may not patient.manage" in answer.text) == (403, True)
+    stays = await client.patch(path, json={"ward_id": "icu", "bed_id": "extra-1"}, headers={"If-Match": '"1"'})
+    assert (stays.status_code, stays.json()["bed_id"]) == (200, "extra-1")
+    async with client_of(app, "integration@sz.h001", under=API) as other:
+        moved = await other.patch(path, json={"ward_id": "er", "bed_id": "bed-2"}, headers={"If-Match": '"2"'})
+        assert (moved.status_code, moved.json()["ward_id"]) == (200, "er")
+    assert (await client.get(path)).status_code == 404
+
+
+@pytest.mark.clause("9.3c")
+async def test_a_device_is_moved_by_who_may_do_so_in_both_wards(app: FastAPI, wards: list[Ward]) -> None:
+    path, match = f"devices/sz.h001/{wards[0].device_id}", {"If-Match": '"1"'}
+    async with client_of(app, "biomedical-engineer@sz.h001/icu", under=API) as engineer:
+        for ward in ("er", None):
+            assert (await engineer.patch(path, json={"ward_id": ward}, headers=match)).status_code == 403
+        assert (await engineer.patch(path, json={"bed_id": "bed-1"}, headers=match)).status_code == 200
+    async with client_of(app, "biomedical-engineer@sz.h001", under=API) as engineer:
+        moved = await engineer.patch(path, json={"ward_id": "er"}, headers={"If-Match": '"2"'})
+        assert (moved.status_code, moved.json()["ward_id"]) == (200, "er")
+
+
+@pytest.mark.clause("7.2b")
+@pytest.mark.parametrize(
+    "who", ["doctor@sz.h001", "integration@sz.h001", "hospital-administrator@sz.h001", "scenario-runner@sz"]
+)
+async def test_a_ward_that_is_written_wrong_is_made_by_who_keeps_places_alone(
+    app: FastAPI, engine: Engine, wards: list[Ward], who: str
+) -> None:
+    makes = who.startswith(("hospital-administrator", "scenario-runner"))
+    requests: list[tuple[str, str, Any]] = []
+    if not who.startswith("hospital-administrator"):
+        new = {"hospital_id": "sz.h001", "ref": "MRN-9", "ward_id": "icv"}
+        requests += [("POST", "patients", new), ("PATCH", f"patients/{wards[0].patient_key}", {"ward_id": "icv"})]
+    if who.startswith(("integration", "hospital-administrator")):
+        rows = [{"device_id": "mon-8", "model": "monitor", "ward_id": "icw"}]
+        new = {"hospital_id": "sz.h001", "device_id": "mon-9", "model": "monitor", "ward_id": "icx", "bed_id": "b"}
+        requests += [("POST", "devices", new), ("PATCH", "devices/sz.h001/mon-1", {"ward_id": "icy"})]
+        requests += [("POST", "devices/import?hospital=sz.h001", rows)]
+    before = set(_wards_of(engine))
+    async with client_of(app, who, under=API) as client:
+        for method, path, body in requests:
+            answer = await client.request(method, path, json=body, headers={"If-Match": '"1"'})
+            if "import" in path:
+                assert ("is unknown" in answer.text) is not makes, answer.text
+            else:
+                assert answer.is_success if makes else answer.status_code == 404, answer.text
+                assert makes or "is unknown" in answer.text
+    assert (set(_wards_of(engine)) == before) is not makes
+
+
+def _wards_of(engine: Engine) -> list[str]:
+    found = places.list_wards(engine, "sz.h001", reach=everywhere("sz"), limit=50)
+    return [row["id"] for row in found.rows]
+
+
+async def test_a_patients_facts_are_corrected_though_their_ward_is_gone(
+    app: FastAPI, engine: Engine, wards: list[Ward]
+) -> None:
+    key = wards[0].patient_key
+    patients.discharge_patient(engine, ADA, key, NOW_US + 1, version=None)
+    devices.retire_device(engine, ADA, wards[0].handle, version=None)
+    places.remove_bed(engine, ADA, "sz.h001", "bed-1", version=None)
+    places.remove_ward(engine, ADA, "sz.h001", "icu", version=None)
+    async with client_of(app, "integration@sz.h001", under=API) as client:
+        answer = await client.patch(f"patients/{key}", json={"age_years": 40}, headers={"If-Match": '"2"'})
+    assert answer.status_code == 200, answer.text
+    assert "icu" not in _wards_of(engine)
