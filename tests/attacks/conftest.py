@@ -14,8 +14,6 @@ def platform(tmp_path_factory: pytest.TempPathFactory):
         "SECURITY__PROFILE": "standard", "LIMITS__INTRODUCTION_S": "1", "LIMITS__BODY_GRACE_S": "1", "LIMITS__UNREAD_S": "1",
         "LIMITS__LIVE_STREAMS": "16",
     }  # fmt: skip
-    running = start_platform(
-        tmp_path_factory.mktemp("attacked"), **settings, **SETTINGS, LIMITS__UNREAD_S="1", LIMITS__LIVE_STREAMS="16"
-    )
+    running = start_platform(tmp_path_factory.mktemp("attacked"), **settings, **SETTINGS)
     yield running
     running.stop()
