@@ -35,6 +35,7 @@ _MOST_GOOD: Final = 20_000  # credentials that are remembered for having been go
 _MOST_UNPROVEN: Final = 4_096  # of one address at once: a ward, or a test of load, that begins anew
 _PROBES: Final = frozenset({"/health", "/ready", "/metrics"})
 _MOST_WAITING: Final = 1_000  # of one principal
+_STREAM_S: Final = 5  # until it is worth a try to open one more
 _PREFIX: Final = "/api/v1"
 LARGE: Final = 20
 _COST_OF: Final[Mapping[str, int]] = {
@@ -59,6 +60,7 @@ class RequestLimits:
     cost_a_s: float = 5_000.0
     at_once: int = 8
     large_at_once: int = 24
+    live_streams: int = 256
 
 
 def _monotonic_us() -> int:
@@ -141,6 +143,9 @@ class PrincipalLimit:
 
     A few requests of one principal are worked on at once; further ones wait their turn behind them, so that what another one
     asks stands behind few. A turn ends when the answer begins: who reads slowly holds up nobody.
+
+    A live stream costs as a large request when it begins, and so many may be open. Cost and turns of these are counted by
+    themselves: a display of alarms that connects again does not stand behind what else is asked with its token.
     """
 
     def __init__(self, app: ASGIApp, limits: RequestLimits) -> None:
@@ -149,11 +154,17 @@ class PrincipalLimit:
         self._costs = Buckets(_monotonic_us, limits.cost, max(1, round(US_PER_S / limits.cost_a_s)))
         self._large: Counter[str] = Counter()  # that run, by principal
         self._turns = Turns(limits.at_once)
+        self._live = Counter[tuple[str, str]]()  # streams that are open or begin, by principal and path
+        self._live_costs = Buckets(_monotonic_us, limits.cost, max(1, round(US_PER_S / limits.cost_a_s)))
+        self._live_turns = Turns(limits.at_once)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "").removeprefix(_PREFIX)
-        if CALLER_KEY not in scope or path in _PROBES or is_live(scope):
+        if CALLER_KEY not in scope or path in _PROBES:
             await self._app(scope, receive, send)
+            return
+        if is_live(scope):
+            await self._stream(scope[CALLER_KEY].principal.id, path, scope, receive, send)
             return
         principal, cost = scope[CALLER_KEY].principal.id, _COST_OF.get(path, 1)
         if cost >= LARGE and self._large[principal] >= self._limits.large_at_once:
@@ -168,7 +179,24 @@ class PrincipalLimit:
         elif cost >= LARGE:
             await self._one_large(principal, scope, receive, send)
         else:
-            await self._in_turn(principal, scope, receive, send)
+            await self._in_turn(self._turns, principal, scope, receive, send)
+
+    async def _stream(self, principal: str, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._live[principal, path] >= self._limits.live_streams:
+            said = f"{self._limits.live_streams} such live streams of yours are open already: close some, then try again"
+            await _refusal(TooManyRequests(said), _STREAM_S * US_PER_S, scope)(scope, receive, send)
+            return
+        if wait_us := self._live_costs.take(principal, LARGE):
+            said = "you began more live streams in the last seconds than one caller may: wait, then go on"
+            await _refusal(TooManyRequests(said), wait_us, scope)(scope, receive, send)
+            return
+        self._live[principal, path] += 1
+        try:
+            await self._in_turn(self._live_turns, principal, scope, receive, send)
+        finally:
+            self._live[principal, path] -= 1
+            if not self._live[principal, path]:
+                del self._live[principal, path]
 
     async def _one_large(self, principal: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Those have a queue of their own (`runtime.large_questions`)."""
@@ -180,15 +208,15 @@ class PrincipalLimit:
             if not self._large[principal]:
                 del self._large[principal]
 
-    async def _in_turn(self, principal: str, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._turns.take(principal)
+    async def _in_turn(self, turns: Turns, principal: str, scope: Scope, receive: Receive, send: Send) -> None:
+        await turns.take(principal)
         has_turn = True
 
         def end_turn() -> None:
             nonlocal has_turn
             if has_turn:
                 has_turn = False
-                self._turns.give_back(principal)
+                turns.give_back(principal)
 
         async def begun(message: Message) -> None:
             end_turn()

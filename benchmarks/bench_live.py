@@ -188,7 +188,7 @@ async def look_at(
 
 def main() -> None:
     bench = Bench("live")
-    with own_platform() as (platform, target):
+    with own_platform(LIMITS__LIVE_STREAMS="4000") as (platform, target):
         uvloop.run(measure(bench, target, platform.connection))
     bench.finish()
 

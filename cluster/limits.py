@@ -44,8 +44,9 @@ def api_http(limits: LimitSettings, cut: Counter[str]) -> HttpLimits:
 
 def api_requests(limits: LimitSettings) -> RequestLimits:
     return RequestLimits(
-        limits.failures, limits.failures_a_s, limits.cost, limits.cost_a_s, limits.at_once, limits.large_at_once
-    )
+        limits.failures, limits.failures_a_s, limits.cost, limits.cost_a_s, limits.at_once, limits.large_at_once,
+        limits.live_streams,
+    )  # fmt: skip
 
 
 def mqtt(settings: Settings) -> MqttLimits:

@@ -106,6 +106,9 @@ class LimitSettings(BaseModel):
         8, ge=1, description="Other requests of one caller that are worked on at once; further ones wait their turn."
     )
     large_at_once: int = Field(24, ge=1, description="Requests of cost 20 that run for one caller at once; beyond that 429.")
+    live_streams: int = Field(
+        256, ge=1, description="Live streams of one caller at once, of alarms and of readings each; beyond that 429."
+    )
 
 
 class IntakeSettings(BaseModel):

@@ -15,13 +15,16 @@ from typing import Any, Final
 import msgspec
 
 from api.live.subscription import JUDGED_ANEW, Subscription, sse
-from domain.errors import VitalgridError
+from api.turns import Turns
+from domain.errors import TooManyRequests, VitalgridError
 from runtime.bus import Bus
 from runtime.follower import Follower, StreamMessage
 
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_S: Final = 0.5  # promised at least every second
+CATCH_UPS: Final = 4  # of one holder at once: each reads the stream by itself, up to all that is kept of it
+_CATCH_UP_S: Final = 5.0  # that one more waits for one of those to end
 _BEAT_SLICES: Final = 10  # of the clients: a heartbeat for thousands at one time would hold up an alarm behind it
 
 
@@ -74,18 +77,19 @@ class Feed:
         self._prepare = prepare
         self._clients = _Clients()
         self._catching_up: dict[Subscription, Follower] = {}
+        self._catch_ups = Turns(CATCH_UPS)
         self._follower: Follower | None = None
         self._first = 0  # where the shared follower began
         self._last_of: dict[str, int] = {}  # subject -> newest sequence the shared follower gave
         self.stored_us: dict[str, int] = {}  # subject -> when that was stored
         self._lock = asyncio.Lock()
-        self._joining = 0
+        self._joining: dict[Subscription, None] = {}
         self._heart: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Task[None]] = set()
 
     @property
     def client_count(self) -> int:
-        return len(self._clients) + len(self._catching_up) + self._joining
+        return len(self._clients) + len(self._catching_up) + len(self._joining)
 
     @property
     def last_sequence(self) -> int:
@@ -97,12 +101,19 @@ class Feed:
         return self._bus.is_connected
 
     async def join(self, client: Subscription, after: int | None) -> None:
-        """Let `client` have every message behind sequence `after` (None: from now on). Raises Unavailable."""
-        self._joining += 1
+        """Let `client` have every message behind sequence `after` (None: from now on).
+
+        Raises Unavailable, and TooManyRequests while others of its holder catch up and go on to.
+        """
+        self._joining[client] = None
+        has_joined = False
         try:
             await self._join(client, after)
+            has_joined = True
         finally:
-            self._joining -= 1
+            del self._joining[client]
+            if not has_joined:
+                await self.leave(client)
 
     async def _join(self, client: Subscription, after: int | None) -> None:
         async with self._lock:
@@ -116,13 +127,13 @@ class Feed:
         if after + 1 < state.first_sequence:
             gap = {"from_sequence": after + 1, "until_sequence": state.first_sequence}
             client.put(sse("gap", msgspec.json.encode(gap)))
-        await self._catch_up(client)
+        await self._in_its_turn(client)
 
     async def leave(self, client: Subscription) -> None:
         """Forget `client`; the last one to leave stops the follower."""
         client.close()
         self._clients.discard(client)
-        follower = self._catching_up.pop(client, None)
+        follower = self._caught_up(client)
         if follower is not None:
             await follower.stop()
         async with self._lock:
@@ -131,20 +142,24 @@ class Feed:
 
     async def close(self) -> None:
         """End every client's stream."""
-        for client in (*self._clients.all(), *self._catching_up):
+        for client in self._everybody():
             await self.leave(client)
 
     def end_limited(self) -> None:
         """End the streams whose clients may see some patients and not others: they connect again, and are judged anew."""
-        for client in (*self._clients.all(), *self._catching_up):
+        for client in self._everybody():
             if client.is_limited:
                 client.end(*JUDGED_ANEW)
 
     def end_judged_else(self, *, is_emergency: bool) -> None:
         """End the streams whose clients would get something else now: an emergency began since they came, or is over."""
-        for client in (*self._clients.all(), *self._catching_up):
+        for client in self._everybody():
             if client.is_in_emergency not in (None, is_emergency):
                 client.end(*JUDGED_ANEW)
+
+    def _everybody(self) -> list[Subscription]:
+        """Those too that wait for their turn to catch up: what they may see was judged before."""
+        return [*self._clients.all(), *self._catching_up, *self._joining]
 
     async def _start(self) -> None:
         if self._follower is not None:
@@ -181,6 +196,22 @@ class Feed:
             logger.exception("a message of a live stream cannot be read", extra={"sequence": message.sequence})
             return None
 
+    async def _in_its_turn(self, client: Subscription) -> None:
+        """Let it catch up once few of its holder's do. Who reads slowly holds up those of the same holder alone."""
+        too_many = TooManyRequests(f"{CATCH_UPS} live streams of yours catch up with what they missed: wait until one has")
+        if self._catch_ups.waiting(client.holder) >= CATCH_UPS:
+            raise too_many
+        try:
+            async with asyncio.timeout(_CATCH_UP_S):
+                await self._catch_ups.take(client.holder)
+        except TimeoutError:
+            raise too_many from None
+        try:
+            await self._catch_up(client)
+        except BaseException:  # not met, broken or cancelled: whatever it is, the turn ends
+            self._catch_ups.give_back(client.holder)
+            raise
+
     async def _catch_up(self, client: Subscription) -> None:
         """Feed `client` by a follower of its own until it has all that the shared one gave, then move it over."""
         wanted = list(self._wanted) if client.subjects is None else sorted(client.subjects)
@@ -209,7 +240,7 @@ class Feed:
         return sequence >= passed and (sequence + 1 >= self._first or pending == 0)
 
     def _move_over(self, client: Subscription) -> None:
-        follower = self._catching_up.pop(client, None)
+        follower = self._caught_up(client)
         if follower is None:
             return
         client.is_bounded = True
@@ -218,6 +249,13 @@ class Feed:
         ending = asyncio.create_task(follower.stop())
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)
+
+    def _caught_up(self, client: Subscription) -> Follower | None:
+        """End its turn to catch up, if it has one; returns what it followed the stream by."""
+        follower = self._catching_up.pop(client, None)
+        if follower is not None:
+            self._catch_ups.give_back(client.holder)
+        return follower
 
     async def _beat(self) -> None:
         """A slice of the clients after the other. Those that want the same subjects get one and the same event."""

@@ -42,6 +42,7 @@ class Subscription:
         max_bytes: int = MAX_BYTES,
     ) -> None:
         self.subjects = subjects  # None: all of the feed's
+        self.holder = ""  # whose it is: one holder's clients take turns to catch up
         self.after = 0
         self.is_bounded = True  # while it catches up the sender is held back instead
         self._select = select

@@ -31,7 +31,7 @@ from api.selecting import selected
 from api.selection import ReadingFilter
 from api.services import Backend, Behind
 from domain.alarms import INTENDED_USE, Priority
-from domain.errors import InvalidInput, NotFound, VitalgridError
+from domain.errors import InvalidInput, NotFound, TooManyRequests, VitalgridError
 from domain.ids import parse_hospital_id
 from domain.metrics import metric_of
 from domain.permissions import Action
@@ -72,7 +72,9 @@ class LiveFilter:
 LastSeen = Annotated[int | None, Depends(_last_seen)]
 
 
-@router.get("/alarms", status_code=200, response_class=EventStream, responses={**_SSE, **problems(InvalidInput)})
+@router.get(
+    "/alarms", status_code=200, response_class=EventStream, responses={**_SSE, **problems(InvalidInput, TooManyRequests)}
+)
 async def live_alarms(
     who: AlarmsWatch,
     behind: Behind,
@@ -87,7 +89,12 @@ async def live_alarms(
     return await _opened(who, behind, behind.alarm_feed, client, last_seen, "alarms", _HELLO_ALARMS)
 
 
-@router.get("/readings", status_code=200, response_class=EventStream, responses={**_SSE, **problems(InvalidInput, NotFound)})
+@router.get(
+    "/readings",
+    status_code=200,
+    response_class=EventStream,
+    responses={**_SSE, **problems(InvalidInput, NotFound, TooManyRequests)},
+)
 async def live_readings(
     who: ReadingsWatch, behind: Behind, last_seen: LastSeen, wanted: Annotated[LiveFilter, given(LiveFilter)]
 ) -> EventStream:
@@ -130,6 +137,7 @@ async def _opened(
 ) -> EventStream:
     was_shut = who.judge.usual is not None
     client.is_in_emergency = was_shut if was_shut or has_wider(who.caller) else None
+    client.holder = who.caller.principal.id
     await feed.join(client, last_seen)
     if client.is_in_emergency not in (None, behind.trail.why_closed() is not None):
         client.close()  # an emergency began, or was over, since it was judged: it connects again

@@ -97,10 +97,7 @@ class Attacker:
         reader, writer = await self.open(port)
         try:
             writer.write(request)
-            line = await reader.readline()
-            if not line:
-                raise EOFError
-            self.seen[line[9:12].decode()] += 1
+            await _status(self, reader)
         finally:
             writer.transport.abort()
 
@@ -285,6 +282,54 @@ async def complex_questions(by: Attacker) -> None:
     await by.often(2 * by.target.busy, once)
 
 
+async def live_streams(by: Attacker) -> None:
+    """As many live streams as one token gets, held open and read; whoever is refused asks again."""
+    asked = request("GET", "/api/v1/live/alarms", by.target.users_token)
+
+    async def once(_: int) -> None:
+        reader, writer = await by.open(by.target.api)
+        try:
+            writer.write(asked)
+            if await _status(by, reader) == "200":
+                while await reader.read(65_536):
+                    pass
+                raise EOFError
+        finally:
+            writer.transport.abort()
+
+    await by.often(by.target.connections, once)
+
+
+async def catch_ups(by: Attacker) -> None:
+    """Live streams that begin with all there is, again and again: half of them read a little and leave, half never read."""
+    paths = ("/api/v1/live/alarms?after=0", f"/api/v1/live/readings?after=0&device={by.target.device}")
+
+    async def once(number: int) -> None:
+        reader, writer = await by.open(by.target.api)
+        try:
+            writer.write(request("GET", paths[number % 2], by.target.users_token))
+            if await _status(by, reader) == "200":
+                if number % 4 < 2:
+                    writer.transport.pause_reading()
+                    await asyncio.sleep(4 * _SPACE)
+                else:
+                    await reader.read(65_536)
+        finally:
+            writer.transport.abort()
+
+    await by.often(2 * by.target.busy, once)
+
+
+async def _status(by: Attacker, reader: asyncio.StreamReader) -> str:
+    """The status that an answer begins with, counted."""
+    line = await reader.readline()
+    if not line:
+        raise EOFError
+    status = line[9:12].decode()
+    by.seen[status] += 1
+    return status
+
+
 async def good_readings(by: Attacker) -> None:
     """Good readings of a device that may speak, as fast as they are taken: over MQTT unasked for its answers, and by HTTP."""
     lists = [_good(number) for number in range(4)]
@@ -352,6 +397,8 @@ FLOODS: Final[dict[str, Callable[[Attacker], Coroutine[Any, Any, None]]]] = {
     "garbage": garbage,
     "bombs": bombs,
     "complex questions": complex_questions,
+    "live streams": live_streams,
+    "catch-ups": catch_ups,
     "good readings": good_readings,
 }
 

@@ -23,6 +23,7 @@ GROUPS = (
     ("connections", "handshakes", "garbage"),
     ("MQTT connects", "wrong tokens", "logins"),
     ("oversize", "bombs", "complex questions"),
+    ("live streams", "catch-ups"),
     HELD,
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from unittest.mock import AsyncMock
 
 import httpx
@@ -22,7 +23,7 @@ from tests.callers import ADMINISTRATOR, NOBODY, TOKEN, KnownCallers
 from tests.unit.api.conftest import client_of, services_of
 
 pytestmark = pytest.mark.clause("9.1b")
-FEW = RequestLimits(failures=3, failures_a_s=0.1, cost=100, cost_a_s=0.1, at_once=3, large_at_once=2)
+FEW = RequestLimits(failures=3, failures_a_s=0.1, cost=100, cost_a_s=0.1, at_once=3, large_at_once=2, live_streams=2)
 
 
 @pytest.fixture
@@ -153,6 +154,67 @@ async def test_what_one_principal_asks_waits_behind_few_of_another(rounds: int) 
     await asyncio.gather(asyncio.create_task(ask(NOBODY)), *greedy)
     assert order.index(NOBODY.principal.id) <= FEW.at_once + 7
     assert len(order) == 101
+
+
+class LiveStreams:
+    """Requests for live streams behind a limit; each goes on until it is left."""
+
+    def __init__(self, limits: RequestLimits) -> None:
+        self._limited = PrincipalLimit(self._going_on, limits)
+        self._left: dict[asyncio.Task[None], asyncio.Event] = {}
+
+    async def _going_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await scope["left"].wait()
+
+    async def ask(self, path: str = "/api/v1/live/alarms", caller: Caller = ADMINISTRATOR) -> tuple[int, bytes, asyncio.Task]:
+        """The status of its answer, what it says of Retry-After, and the request, which may go on."""
+        begun = asyncio.get_running_loop().create_future()
+
+        async def send(message) -> None:
+            if message["type"] == "http.response.start":
+                begun.set_result((message["status"], dict(message["headers"]).get(b"retry-after", b"")))
+
+        left = asyncio.Event()
+        scope = {"type": "http", "method": "GET", "path": path, "headers": [], CALLER_KEY: caller, "left": left}
+        task = asyncio.create_task(self._limited(scope, None, send))
+        self._left[task] = left
+        async with asyncio.timeout(10):
+            return (*await begun, task)
+
+    async def leave(self, task: asyncio.Task[None]) -> None:
+        self._left[task].set()
+        await task
+
+
+async def test_so_many_live_streams_of_one_are_open_of_each_kind_and_those_of_others_beside_them() -> None:
+    streams = LiveStreams(FEW)
+    first = [await streams.ask() for _ in range(2)]
+    refused = await streams.ask()
+    others = [await streams.ask("/api/v1/live/readings"), await streams.ask(caller=NOBODY)]
+    assert [status for status, *_ in (*first, refused, *others)] == [200, 200, 429, 200, 200]
+    assert int(refused[1]) >= 1
+    await streams.leave(first[0][2])
+    assert (await streams.ask())[0] == 200
+    assert (await streams.ask())[0] == 429
+
+
+async def test_live_streams_that_begin_again_and_again_are_charged_and_nothing_else_of_their_caller_is() -> None:
+    streams = LiveStreams(FEW)
+    found = []
+    for _ in range(7):
+        status, retry_after, task = await streams.ask()
+        found.append((status, retry_after != b""))
+        await streams.leave(task)
+    assert found == [(200, False)] * 5 + [(429, True)] * 2
+    assert (await streams.ask("/api/v1/me"))[0] == 200
+    assert (await streams.ask(caller=NOBODY))[0] == 200
+
+
+async def test_a_live_stream_holds_no_turn_while_it_goes_on() -> None:
+    streams = LiveStreams(replace(FEW, live_streams=9, cost=1_000))
+    assert [(await streams.ask())[0] for _ in range(9)] == [200] * 9  # three turns
+    assert (await streams.ask("/api/v1/me"))[0] == 200
 
 
 async def test_turns_of_those_who_left_go_on_to_the_next() -> None:
