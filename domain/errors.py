@@ -131,9 +131,13 @@ class TooManyAttempts(Unavailable):
 
 
 class TooManyRequests(Unavailable):
-    """One caller, or one address, asked for more than one may have: others are to be answered too."""
+    """One caller, or one address, asked for more than one may have: others are answered too. `wait_s`: until then, if known."""
 
     code = "too-many-requests"
+
+    def __init__(self, said: str, wait_s: float | None = None) -> None:
+        super().__init__(said)
+        self.wait_s = wait_s
 
 
 class TooManyReadings(TooManyRequests):
@@ -142,8 +146,8 @@ class TooManyReadings(TooManyRequests):
     code = "too-many-readings"
 
     def __init__(self, readings_a_s: float, wait_s: float) -> None:
-        super().__init__(f"more came of this sender than {readings_a_s:g} readings a second: send it again in {wait_s:.1f} s")
-        self.wait_s = wait_s
+        said = f"more came of this sender than {readings_a_s:g} readings a second: send it again in {wait_s:.1f} s"
+        super().__init__(said, wait_s)
 
 
 class StorageFull(Unavailable):

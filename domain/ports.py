@@ -129,7 +129,7 @@ class Enrolment(Protocol):
         ...
 
     async def renew(self, sender: Sender, request: bytes) -> Enrolled:
-        """Another certificate for who is known already. Raises InvalidInput, Conflict, Unavailable."""
+        """Another certificate for who is known already. Raises InvalidInput, Conflict, TooManyRequests or Busy, Unavailable."""
         ...
 
 

@@ -26,6 +26,11 @@ def certificate_in(extensions: dict[str, Any]) -> str | None:
     return fingerprint_of(ssl.PEM_cert_to_DER_cert(chain[0])) if chain else None
 
 
+def address_of(request: Request) -> str:
+    """Where a request came from; empty where there is none."""
+    return request.client.host if request.client is not None else ""
+
+
 async def sender_of(identities: Identities, request: Request, token: str | None = None) -> Sender:
     """Who sends a request: by its certificate, by `token` or the bearer token of its header, or by both."""
     certificate = certificate_in(request.scope.get("extensions") or {})

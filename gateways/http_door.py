@@ -13,8 +13,8 @@ it has to be the same device's.
 200 {"accepted": n, "receipt": "<shard>-<sequence>"} comes after the stream's acknowledgement. Errors are RFC 9457
 problems; a message refused for what it is (4xx with a reason) is kept among the rejects first. 503 with Retry-After:
 nothing is known to be stored, send again. 507 with Retry-After: nothing is stored, there is no room on disk. 429 with
-Retry-After: nothing is stored, the sender sends more than it may (`gateways.paces`) and goes on then. A request
-without a good token is refused before its body is read.
+Retry-After: nothing is stored, the sender sends more than it may (`gateways.paces`), or has many bodies under way
+(`gateways.bodies`), and goes on then. A request without a good token is refused before its body is read.
 
 `Idempotency-Key`: 1 to 255 printable characters, chosen by the sender for one request. The same key, sender and body
 within 24 h give the same answer and store nothing again, also when the first answer was lost or the door restarted;
@@ -38,12 +38,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from domain.errors import NotFound, RejectedInput, TooManyReadings, Unavailable, VitalgridError
+from domain.errors import NotFound, RejectedInput, TooManyRequests, Unavailable, VitalgridError
 from domain.instants import to_rfc3339
 from domain.ports import Clock, Enrolment, Identities, OnceIntake, Receipt, Receipts, Sender
 from domain.readings import ReadingBatch
 from domain.traces import RequestStamp
-from gateways.client_certificates import sender_of
+from gateways.bodies import Bodies
+from gateways.client_certificates import address_of, sender_of
 from gateways.counters import DoorCounters
 from gateways.door_stamps import DoorStamps
 from gateways.formats import ALL_FORMATS, AnyFormat, EventFormat
@@ -70,6 +71,7 @@ class _Door:
     counters: DoorCounters
     watch: Watch
     stamps: DoorStamps
+    bodies: Bodies
 
     def take(self, sender: Sender, address: str, readings: int) -> None:
         """Count what came. Raises TooManyReadings."""
@@ -92,11 +94,11 @@ def http_door(
     Without `enrolment` nobody is enrolled.
     """
     watch = watch or Watch(intake, clock)
-    door = _Door(identities, intake, clock, receipts, max_payload_bytes, DoorCounters(), watch, DoorStamps(DOOR))
+    door = _Door(identities, intake, clock, receipts, max_payload_bytes, DoorCounters(), watch, DoorStamps(DOOR), Bodies())
     routes = [Route(row.path, partial(_post, door, row), methods=["POST"]) for row in ALL_FORMATS]
     routes.append(Route("/v1/receipts/{receipt}", partial(_receipt, door), methods=["GET"]))
     if enrolment is not None:
-        routes += enrolment_routes(identities, enrolment, door.counters)
+        routes += enrolment_routes(identities, enrolment, door.counters, door.take, door.bodies)
     app = Starlette(routes=routes, exception_handlers={HTTPException: _on_http_exception})
     app.state.counters, app.state.stamps = door.counters, door.stamps
     return app
@@ -120,7 +122,7 @@ async def _taken(door: _Door, row: AnyFormat, request: Request, request_id: str)
         logger.info("a request was refused", extra={"why": error.code, "path": row.path, "request": request_id})
         return problem_of(error)
     counters.messages += 1
-    software, address = request.headers.get("user-agent", ""), request.client.host if request.client else ""
+    software, address = request.headers.get("user-agent", ""), address_of(request)
     door.watch.used(sender, DOOR, address)
     door.watch.sightings.note(sender, DOOR, address, software, over_tls=request.scope.get("scheme") == "https")
     body = b""
@@ -128,7 +130,8 @@ async def _taken(door: _Door, row: AnyFormat, request: Request, request_id: str)
         door.take(sender, address, 0)
         if not door.intake.allowance(sender):
             raise Unavailable("more readings wait to be stored than the door can hold: send again later")
-        body, size_bytes = await _body(request, door.max_payload_bytes)
+        with door.bodies.one_of(sender):
+            body, size_bytes = await _body(request, door.max_payload_bytes)
         counters.bytes_received += size_bytes
         _check_envelope(row, request, size_bytes, door.max_payload_bytes)
         receipt = await _stored(door, row, sender, address, body, _key(request))
@@ -139,7 +142,7 @@ async def _taken(door: _Door, row: AnyFormat, request: Request, request_id: str)
         door.watch.refused(sender, DOOR, address, error.reason, error.detail)
         return await _rejected(door, row, sender, body, error, request_id)
     except VitalgridError as error:
-        counters.unavailable += isinstance(error, Unavailable) and not isinstance(error, TooManyReadings)  # that one is held
+        counters.unavailable += isinstance(error, Unavailable) and not isinstance(error, TooManyRequests)  # of others
         return problem_of(error)
     counters.readings += receipt.readings
     door.watch.stored(sender, DOOR, address, receipt)
@@ -157,6 +160,7 @@ async def _receipt(door: _Door, request: Request) -> Response:
     text = request.path_params["receipt"]
     try:
         sender = await sender_of(door.identities, request)
+        door.take(sender, address_of(request), 1)
         found = _RECEIPT.fullmatch(text)
         if found is None:
             raise NotFound(f"{text[:40]!r} is no receipt: expected <shard>-<sequence> as an answer gave it")

@@ -12,6 +12,8 @@ the newest one while that is not due; a token that was lost on the way needs ano
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -22,8 +24,9 @@ from starlette.routing import Route
 
 from domain.enrolment import MAX_REQUEST_BYTES, Enrolled
 from domain.errors import InvalidInput, Unauthenticated, VitalgridError
-from domain.ports import Enrolment, Identities
-from gateways.client_certificates import sender_of
+from domain.ports import Enrolment, Identities, Sender
+from gateways.bodies import Bodies
+from gateways.client_certificates import address_of, sender_of
 from gateways.counters import DoorCounters
 from gateways.problems import problem_of
 
@@ -33,10 +36,15 @@ _PEM_CHAIN: Final = "application/pem-certificate-chain"
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
-def enrolment_routes(identities: Identities, enrolment: Enrolment, counters: DoorCounters) -> list[Route]:
+def enrolment_routes(
+    identities: Identities, enrolment: Enrolment, counters: DoorCounters, take: Callable[[Sender, str, int], None],
+    bodies: Bodies,
+) -> list[Route]:  # fmt: skip
+    """`take`: counts what came of a sender from an address, and raises TooManyReadings when that was too much."""
+    own = _Renewals(identities, enrolment, counters, take, bodies)
     return [
         Route("/v1/enrolment", partial(_claim, enrolment, counters), methods=["POST"]),
-        Route("/v1/certificate", partial(_renew, identities, enrolment, counters), methods=["POST"]),
+        Route("/v1/certificate", own.renew, methods=["POST"]),
     ]
 
 
@@ -46,25 +54,34 @@ async def _claim(enrolment: Enrolment, counters: DoorCounters, request: Request)
         if scheme.lower() != "claim" or not code.strip():
             raise Unauthenticated("the request carries no claim code: expected the header 'Authorization: Claim <claim code>'")
         body = await _body(request)
-        address = request.client.host if request.client is not None else ""
-        return _answered(await enrolment.claim(code.strip(), body, address))
+        return _answered(await enrolment.claim(code.strip(), body, address_of(request)))
     except ClientDisconnect:
         return Response(status_code=400)
     except VitalgridError as error:
         return _refused(error, counters)
 
 
-async def _renew(identities: Identities, enrolment: Enrolment, counters: DoorCounters, request: Request) -> Response:
-    try:
-        sender = await sender_of(identities, request)
-        body = await _body(request)
-        if not body:
-            raise InvalidInput("the request has no body: expected a certification request, as `openssl req -new` makes it")
-        return _answered(await enrolment.renew(sender, body))
-    except ClientDisconnect:
-        return Response(status_code=400)
-    except VitalgridError as error:
-        return _refused(error, counters)
+@dataclass(frozen=True, slots=True)
+class _Renewals:
+    identities: Identities
+    enrolment: Enrolment
+    counters: DoorCounters
+    take: Callable[[Sender, str, int], None]
+    bodies: Bodies
+
+    async def renew(self, request: Request) -> Response:
+        try:
+            sender = await sender_of(self.identities, request)
+            self.take(sender, address_of(request), 1)
+            with self.bodies.one_of(sender):
+                body = await _body(request)
+            if not body:
+                raise InvalidInput("the request has no body: expected a certification request, as `openssl req -new` makes it")
+            return _answered(await self.enrolment.renew(sender, body))
+        except ClientDisconnect:
+            return Response(status_code=400)
+        except VitalgridError as error:
+            return _refused(error, self.counters)
 
 
 async def _body(request: Request) -> bytes:

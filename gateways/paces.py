@@ -1,9 +1,9 @@
 """How much a sender may send: so many readings at once, then so many a second. What is beyond waits, and is never lost.
 
 A measure is a sender's own, at whichever doors it comes and however often it connects. A message counts as one reading at
-least, and a ping, or a topic that is subscribed to or left, as one. Whoever has sent more is read no further over MQTT (its
-messages are not acknowledged meanwhile) and answered 429 over HTTP, until enough has come back. Devices that speak for
-themselves have less than gateways, which speak for a hospital.
+least, and a ping, a topic that is subscribed to or left, and a request for a receipt or a certificate as one. Whoever has sent
+more is read no further over MQTT (its messages are not acknowledged meanwhile) and answered 429 over HTTP, until enough has
+come back. Devices that speak for themselves have less than gateways, which speak for a hospital.
 
 A sender that was held again and again for `TOLD_AFTER_S`, with no pause, is told as a security event (`floods`), once a
 minute while it goes on, and as an alarm from the fifth on: a device that brings what it kept in an outage is done before.

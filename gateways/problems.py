@@ -16,7 +16,7 @@ from domain.errors import (
     RejectedInput,
     StorageFull,
     TooManyAttempts,
-    TooManyReadings,
+    TooManyRequests,
     Unauthenticated,
     Unavailable,
     VitalgridError,
@@ -48,7 +48,7 @@ _STATUS_OF_ERROR: Final = (
     (IntegrityViolation, 500),
     (StorageFull, 507),
     (TooManyAttempts, 429),
-    (TooManyReadings, 429),
+    (TooManyRequests, 429),
     (Unavailable, 503),
 )
 _TITLES: Final = {
@@ -83,6 +83,6 @@ def problem_of(error: VitalgridError) -> Response:
         return problem(_STATUS_OF_REASON.get(error.reason, 422), error.reason, error.detail)
     status = next((status for kind, status in _STATUS_OF_ERROR if isinstance(error, kind)), 503)
     headers = _HEADERS.get(status)
-    if isinstance(error, TooManyReadings):
+    if isinstance(error, TooManyRequests) and error.wait_s is not None:
         headers = {"Retry-After": str(math.ceil(error.wait_s))}
     return problem(status, error.code, str(error), headers)

@@ -16,7 +16,8 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, ParamSpec, TypeVar
 
 import msgspec
 
@@ -28,6 +29,8 @@ from runtime.access_journal import AccessJournal, NewAccess, WaitingAccess
 from runtime.batches import NewMessage
 from runtime.outbox_relay import Publisher, carry_for_ever
 
+P = ParamSpec("P")
+R = TypeVar("R")
 logger = logging.getLogger(__name__)
 
 SOURCE: Final = "accesses"
@@ -57,6 +60,7 @@ class AccessTrail:
         self._publisher = publisher
         self._log_state = log_state
         self._now_s = now_s
+        self._thread = ThreadPoolExecutor(1, "accesses")  # each answer waits for it: it is not to wait for anything else's work
         self._pending: list[tuple[Sequence[NewAccess], asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
         self._held: deque[NewAccess] = deque()
@@ -124,7 +128,7 @@ class AccessTrail:
         while self._pending:
             batch, self._pending = self._pending, []
             try:
-                await asyncio.to_thread(self._journal.add, [access for accesses, _ in batch for access in accesses])
+                await self._in_thread(self._journal.add, [access for accesses, _ in batch for access in accesses])
             except (Unavailable, IntegrityViolation) as error:
                 outcome: Exception | None = error
             else:
@@ -138,6 +142,9 @@ class AccessTrail:
                 else:
                     noted.set_exception(outcome)
 
+    async def _in_thread(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*args, **kwargs))
+
     async def run(self) -> None:
         """Carry for ever; a bus, or a disk, that is away is waited for. From now on the log has to be heard of."""
         self._unheard_since_s = self._now_s()
@@ -146,11 +153,11 @@ class AccessTrail:
     async def carry(self) -> int:
         """Carry what waits now, in memory too; returns how many. Raises Unavailable, with all of it still waiting."""
         await self._settle_held()
-        waiting = await asyncio.to_thread(self._journal.waiting, _AT_ONCE)
+        waiting = await self._in_thread(self._journal.waiting, _AT_ONCE)
         if waiting:
             self._begin_waiting()
             await self._publisher.publish_all([_message(access) for access in waiting])
-            await asyncio.to_thread(self._journal.carried, waiting[-1].n)
+            await self._in_thread(self._journal.carried, waiting[-1].n)
         self._since_s = None  # what came meanwhile begins to wait at the next look
         return len(waiting)
 
@@ -162,14 +169,14 @@ class AccessTrail:
         """Bring to disk what only memory holds. Raises Unavailable."""
         if self._held:
             settled = list(self._held)
-            await asyncio.to_thread(self._journal.add, settled)
+            await self._in_thread(self._journal.add, settled)
             for _ in settled:
                 self._held_bytes -= len(self._held.popleft().event)
             logger.warning("accesses in an emergency are noted now", extra={"accesses": len(settled)})
         if self._forgotten:
             told, self._forgotten = self._forgotten, []
             try:
-                await asyncio.to_thread(self._journal.add, [_of_forgotten(*told)])
+                await self._in_thread(self._journal.add, [_of_forgotten(*told)])
             except BaseException:
                 later = self._forgotten or [0, *told[1:]]
                 self._forgotten = [told[0] + later[0], told[1], later[2]]

@@ -43,7 +43,7 @@ _REFUSES_NEW: Final = (subjects.READINGS_STREAM, subjects.AUDIT_STREAM)  # when 
 _ERRORS: Final = {
     cls.code: cls for cls in (
         errors.InvalidInput, errors.NotFound, errors.Conflict, errors.Forbidden, errors.Unavailable, errors.IntegrityViolation,
-        errors.Unauthenticated, errors.TooManyAttempts,
+        errors.Unauthenticated, errors.TooManyAttempts, errors.TooManyRequests, errors.Busy,
     )
 }  # fmt: skip
 Handler = Callable[[bytes, str], Awaitable[bytes | pa.Table]]

@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 from domain import subjects
 from domain.claim_codes import parse_claim_code
 from domain.enrolment import ClaimAsked, Enrolled, RenewalAsked, decode_asked
-from domain.errors import Busy, TooManyAttempts, Unauthenticated
+from domain.errors import Busy, TooManyAttempts, TooManyRequests, Unauthenticated
 from domain.peers import peer_of
 from domain.ports import Clock, Sender
 from runtime.buckets import Buckets
@@ -24,6 +24,9 @@ from runtime.sql.credentials import EnrolmentRules, claim, renew
 
 _GUESSES: Final = 20  # of one peer, wrong or under way
 _GUESS_US: Final = 6_000_000  # until it may make another
+_RENEWALS: Final = 12  # of one device, in vain or not
+_RENEWAL_US: Final = 30_000_000  # until it may ask for another
+_MOST_RENEWING: Final = 32  # of all devices at once, each some milliseconds
 _ANSWER_S: Final = 10.0
 
 
@@ -44,6 +47,9 @@ class Enrolments:
         self._changed = changed
         self._guesses = Buckets(clock.now_us, _GUESSES, _GUESS_US)
         self._under_way: Counter[str] = Counter()  # by peer: each may prove to be a wrong guess
+        self._renewals = Buckets(clock.now_us, _RENEWALS, _RENEWAL_US)
+        self._renewing = 0
+        self._is_renewing = asyncio.Lock()  # they write one after the other anyway: several would only hold threads
 
     async def answer(self, payload: bytes, _subject: str) -> bytes:
         """Errors as of `claim` and `renew`."""
@@ -92,7 +98,18 @@ class Enrolments:
             signer, now_us = self._authority.signer(), self._clock.now_us()
             return renew(self._engine, asked.handle, asked.shown, read_request(asked.request), signer, now_us, self._rules)
 
-        return await asyncio.to_thread(work)
+        if self._renewing >= _MOST_RENEWING:
+            raise Busy("many certificates are being renewed: try again in a second")
+        if wait_us := self._renewals.take(str(asked.handle)):
+            raise TooManyRequests(
+                f"a certificate of this device was asked for too often: try again in {-(-wait_us // 10**6)} s"
+            )
+        self._renewing += 1
+        try:
+            async with self._is_renewing:
+                return await asyncio.to_thread(work)
+        finally:
+            self._renewing -= 1
 
 
 class BusEnrolment:

@@ -31,7 +31,7 @@ from api.selecting import selected
 from api.selection import ReadingFilter
 from api.services import Backend, Behind
 from domain.alarms import INTENDED_USE, Priority
-from domain.errors import InvalidInput, NotFound, TooManyRequests, VitalgridError
+from domain.errors import InvalidInput, NotFound, TooManyRequests
 from domain.ids import parse_hospital_id
 from domain.metrics import metric_of
 from domain.permissions import Action
@@ -126,7 +126,7 @@ async def live_readings(
     stream = await _opened(who, behind, behind.reading_feed, client, last_seen, "readings", {})
     try:
         await behind.know_apart()  # of an order that was given before this client was told of orders
-    except VitalgridError:
+    except BaseException:  # also that it is cancelled: a client that nobody serves would count as its caller's for ever
         await behind.reading_feed.leave(client)
         raise
     return stream

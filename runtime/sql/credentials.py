@@ -100,6 +100,7 @@ def claim(
         if asked is None or signer is None:
             given = Enrolled(_name(device), token=replace_token(connection, author, row["handle"]))
         else:
+            _check_room(connection, device, now_us)
             issued = signer.issue(asked, device["hospital_id"], device["device_id"], now_us, rules.certificate_us)
             used["certificate_id"] = add_certificate(connection, author, device, issued)
             given = Enrolled(_name(device), issued.pem + signer.chain)
@@ -153,6 +154,7 @@ def renew(
             is_due = now_us >= row["made_us"] + (row["ends_us"] - row["made_us"]) * _RENEWED_AT
             if row["until_us"] == row["ends_us"] and not is_due:
                 return Enrolled(_name(device), row["certificate"] + signer.chain)
+        _check_room(connection, device, now_us)
         issued = signer.issue(asked, device["hospital_id"], device["device_id"], now_us, rules.certificate_us)
         add_certificate(connection, author, device, issued)
         old = device_certificates.c.handle == handle, device_certificates.c.fingerprint.in_(list(shown))
@@ -170,19 +172,24 @@ def give_certificate(
     Raises NotFound, Conflict for a retired device or one that has too many.
     """
     device = _in_service(connection, handle)
+    _check_room(connection, device, author.now_us)
     key, issued = signer.make(device["hospital_id"], device["device_id"], author.now_us, rules.certificate_us)
     add_certificate(connection, author, device, issued)
     log_write(connection, author, "device.give-certificate", _name(device), {"serial": issued.serial})
     return key, issued.pem + signer.chain
 
 
-def add_certificate(connection: Connection, author: Author, device: Row, issued: Issued) -> int:
-    """Keep a certificate that was issued. Raises Conflict when the device has too many that are good."""
-    counted = _good(select(func.count()).where(device_certificates.c.handle == device["handle"]), author.now_us)
+def _check_room(connection: Connection, device: Row, now_us: int) -> None:
+    """Raises Conflict when the device has too many certificates that are good: asked before one is signed."""
+    counted = _good(select(func.count()).where(device_certificates.c.handle == device["handle"]), now_us)
     if connection.execute(counted).scalar_one() >= MOST_CERTIFICATES:
         raise Conflict(
             f"device {_name(device)} has {MOST_CERTIFICATES} certificates that are good: revoke some, or wait for their end"
         )
+
+
+def add_certificate(connection: Connection, author: Author, device: Row, issued: Issued) -> int:
+    """Keep a certificate that was issued, for which there was room; returns its id."""
     values = {
         "handle": device["handle"], "fingerprint": issued.fingerprint, "serial": issued.serial,
         "key_digest": issued.key_digest, "certificate": issued.pem, "made_us": author.now_us, "ends_us": issued.ends_us,

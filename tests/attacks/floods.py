@@ -20,9 +20,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from gateways.mqtt import encode, encode_publish
-from gateways.mqtt_packets import Connect
+from gateways.mqtt_packets import Connect, PacketKind, Simple
 
 _SPACE: Final = 0.5  # s between two drips
+_PINGS: Final = encode(Simple(PacketKind.PINGREQ)) * 20_000
 _DEEP: Final = b"[" * 100_000 + b"]" * 100_000
 _BOMB: Final = gzip.compress(b"0" * 50_000_000)
 _ADDRESSES: Final = 4
@@ -363,6 +364,26 @@ async def _streamed(by: Attacker, payloads: Iterator[bytes]) -> None:
         writer.transport.abort()
 
 
+async def pings(by: Attacker) -> None:
+    """Pings by a device that may speak, as fast as they are taken, and whatever is answered."""
+
+    async def once(_: int) -> None:
+        reader, writer = await by.open(by.target.mqtt)
+        try:
+            writer.write(encode(Connect("pinger", username=by.target.devices_token)))
+            while not reader.at_eof():
+                writer.write(_PINGS)
+                await writer.drain()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_SPACE):
+                        by.seen["answered"] += len(await reader.read(65_536)) // 2
+            raise EOFError
+        finally:
+            writer.transport.abort()
+
+    await by.often(1, once)
+
+
 async def _counted(by: Attacker, reader: asyncio.StreamReader) -> None:
     await reader.readexactly(4)
     while await reader.readexactly(4):
@@ -400,6 +421,7 @@ FLOODS: Final[dict[str, Callable[[Attacker], Coroutine[Any, Any, None]]]] = {
     "live streams": live_streams,
     "catch-ups": catch_ups,
     "good readings": good_readings,
+    "pings": pings,
 }
 
 

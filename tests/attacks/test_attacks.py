@@ -19,7 +19,7 @@ BUSY = 8  # at once, of attackers that do much each time
 P99_S = 10.0  # that nobody is kept out; `make attacks` judges by the second that is promised
 HELD = ("good readings",)  # their sender is made to wait, so it comes seldom
 GROUPS = (
-    ("slow headers", "slow bodies", "slow reads", "MQTT silence"),
+    ("slow headers", "slow bodies", "slow reads", "MQTT silence", "pings"),
     ("connections", "handshakes", "garbage"),
     ("MQTT connects", "wrong tokens", "logins"),
     ("oversize", "bombs", "complex questions"),

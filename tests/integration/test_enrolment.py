@@ -9,18 +9,20 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
 
-from domain.errors import Busy, Conflict, TooManyAttempts, Unauthenticated
-from runtime.device_authority import DeviceAuthority
+from domain.errors import Busy, Conflict, TooManyAttempts, TooManyRequests, Unauthenticated
+from runtime.device_authority import DeviceAuthority, Signer, read_request
 from runtime.sql import devices
-from runtime.sql.credentials import credentials_of, revoke
+from runtime.sql.credentials import MOST_CERTIFICATES, credentials_of, renew, revoke
 from runtime.sql.devices import NewDevice
+from runtime.sql.engine import writing
 from tests.doors import run
-from tests.enrolment import HOUR_US, Doors, Held, open_doors
+from tests.enrolment import HOUR_US, RULES, Doors, Held, open_doors
 from tests.openssl import needs_openssl, openssl
 from tests.sql_fixtures import ADA, HOSPITAL, SmallHospital
 from tests.waiting import until
@@ -293,6 +295,70 @@ async def test_a_device_renews_its_certificate_and_the_old_one_is_good_for_a_whi
         assert [await doors.post(held) for held in (old, new)] == [(401, "wrong-certificate"), (200, "")]
         more = [Held.make(tmp_path, f"more-{number}") for number in range(7)]
         assert [(await doors.renew(held, new))[0] for held in more] == [200] * 6 + [409]
+
+
+@pytest.mark.clause("9.1b", "9.4")
+async def test_who_renews_again_and_again_is_told_to_wait_and_another_device_is_not(
+    engine: Engine, hospital: SmallHospital, token: str, tmp_path: Path
+) -> None:
+    async with open_doors(engine, tmp_path) as doors:
+        held = await doors.enrolled(hospital.monitor["handle"], "monitor")
+        sender = await doors.identities.identify(token)
+        request = held.request.read_bytes()
+        for _ in range(12):
+            assert (await doors.enrolments.renew(sender, request)).chain == held.certificate.read_text()
+        with pytest.raises(TooManyRequests, match="again in 30 s"):
+            await doors.enrolments.renew(sender, request)
+        status, said = await doors.curl("/v1/certificate", "-i", "--data-binary", f"@{held.request}", held=held)
+        assert (status, "retry-after: 30" in said.lower(), '"too-many-requests"' in said) == (429, True, True)
+        other = Held.make(tmp_path, "pump")
+        bearer = ("-H", f"Authorization: Bearer {hospital.pump_token}")
+        assert (await doors.curl("/v1/certificate", "--data-binary", f"@{other.request}", *bearer))[0] == 200
+        doors.clock.advance(30)
+        assert (await doors.renew(held, held))[0] == 200
+
+
+@pytest.mark.clause("9.1b")
+async def test_renewals_that_wait_for_the_database_hold_one_thread(
+    engine: Engine, hospital: SmallHospital, token: str, tmp_path: Path
+) -> None:
+    async with open_doors(engine, tmp_path) as doors:
+        request = Held.make(tmp_path, "monitor").request.read_bytes()
+        senders = [await doors.identities.identify(shown) for shown in (token, hospital.pump_token)]
+        with writing(engine):
+            renewals = [asyncio.create_task(doors.enrolments.renew(sender, request)) for sender in senders * 12]
+            more = [
+                asyncio.create_task(doors.enrolments.renew(replace(senders[0], handle=n), request)) for n in range(900, 910)
+            ]
+            async with asyncio.timeout(10):
+                for _ in range(20):
+                    await asyncio.to_thread(int)
+            busy = [task for task in more if task.done()]
+            assert [type(task.exception()) for task in busy] == [Busy] * 2
+        await asyncio.gather(*renewals)
+        await asyncio.wait(more)
+
+
+async def test_a_device_with_many_certificates_is_refused_before_another_is_signed(
+    engine: Engine, hospital: SmallHospital, token: str, tmp_path: Path
+) -> None:
+    signed = []
+
+    class Counted(Signer):
+        def issue(self, *args, **kwargs):
+            signed.append(args)
+            return super().issue(*args, **kwargs)
+
+    async with open_doors(engine, tmp_path) as doors:
+        sender = await doors.identities.identify(token)
+        ours = doors.authority.signer()
+        signer = Counted(ours._own, ours._key)
+        asked = [read_request(Held.make(tmp_path, f"more-{number}").request.read_bytes()) for number in range(9)]
+        for request in asked[:MOST_CERTIFICATES]:
+            renew(engine, sender.handle, sender.credentials, request, signer, doors.clock.now_us(), RULES)
+        with pytest.raises(Conflict, match="certificates that are good"):
+            renew(engine, sender.handle, sender.credentials, asked[-1], signer, doors.clock.now_us(), RULES)
+        assert len(signed) == MOST_CERTIFICATES
 
 
 @pytest.mark.clause("9.4")

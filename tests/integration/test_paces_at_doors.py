@@ -11,6 +11,7 @@ import pytest
 from domain.frames import encode_frame
 from domain.messages import SecurityKind
 from domain.readings import ReadingBatch
+from gateways.bodies import MOST_BODIES
 from gateways.device_client import DeviceClient
 from gateways.http_door import http_door
 from gateways.mqtt import encode, encode_publish
@@ -19,7 +20,7 @@ from gateways.paces import PaceLimits
 from runtime.receipts import StreamReceipts
 from tests.doors import CUFF, GATEWAY, MONITOR, NOW_US, clock, served
 from tests.mqtt_peer import HR_72, READINGS, Raw, opened
-from tests.waiting import until
+from tests.waiting import eventually, until
 
 pytestmark = pytest.mark.integration
 LIMITS = PaceLimits(device_readings_a_s=10.0, gateway_readings_a_s=100.0, burst_s=2.0)
@@ -193,3 +194,40 @@ async def test_pings_and_topics_count_too_and_who_sends_many_is_told(stage) -> N
             assert await raw.next() == PONG
     await until(stage.bus.notices)
     assert [notice.kind for notice in stage.bus.notices()] == [SecurityKind.FLOODS]
+
+
+@pytest.mark.clause("8.1", "9.1b")
+async def test_receipts_that_are_looked_up_count_too(stage) -> None:
+    receipt = (await post(stage, [hr(number) for number in range(1, 10)])).json()["receipt"]
+
+    async def looked_up(token: str = "token-of-monitor") -> httpx.Response:
+        return await stage.http.get(f"/v1/receipts/{receipt}", headers={"Authorization": f"Bearer {token}"})
+
+    assert [(await looked_up()).status_code for _ in range(13)] == [200] * 12 + [429]
+    assert (await looked_up("token-of-cuff")).status_code == 404
+    stage.time.now_s += 0.5
+    assert (await looked_up()).status_code == 200
+
+
+@pytest.mark.clause("8.1", "9.1b")
+async def test_of_bodies_that_do_not_come_a_sender_has_few_under_way_and_others_are_heard(stage) -> None:
+    begun = (
+        "POST /v1/readings HTTP/1.1\r\nHost: door\r\nAuthorization: Bearer token-of-monitor\r\n"
+        "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n["
+    )
+    slow = [await Raw.connect(stage.http.base_url.port) for _ in range(MOST_BODIES)]
+    for peer in slow:
+        peer.send(begun.encode())
+    await until(lambda: stage.app.state.counters.messages == MOST_BODIES)
+    refused = await post(stage, hr(1))
+    assert (refused.status_code, refused.headers["retry-after"], refused.json()["code"]) == (429, "2", "too-many-requests")
+    assert (await post(stage, {"metric": "nibp_sys", "value": 120}, "token-of-cuff")).status_code == 200
+    for peer in slow:
+        peer.drop()
+
+    async def is_heard() -> bool:
+        return (await post(stage, hr(1))).status_code == 200
+
+    await eventually(is_heard)
+    assert stored(stage, MONITOR.handle) == [1]
+    assert stage.app.state.counters.unavailable == 0

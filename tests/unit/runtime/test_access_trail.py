@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
@@ -90,6 +92,20 @@ def trail(journal, stream, clock, said):
 async def test_an_access_is_on_disk_before_it_is_answered(trail, journal):
     await trail.note(access(1))
     assert [item.id for item in journal.waiting(9)] == ["a-1"]
+
+
+@pytest.mark.clause("9.3e")
+async def test_an_access_is_noted_while_other_work_has_all_threads(trail, journal):
+    loop, is_over = asyncio.get_running_loop(), threading.Event()
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    others = loop.run_in_executor(None, is_over.wait)
+    try:
+        async with asyncio.timeout(5):
+            await trail.note(access(1))
+            assert await trail.carry() == 1
+    finally:
+        is_over.set()
+        await others
 
 
 async def test_accesses_that_come_together_share_the_way_to_disk(trail, journal):
