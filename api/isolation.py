@@ -16,7 +16,8 @@ from domain.errors import InvalidInput, NotFound
 from domain.permissions import Action, Authoriser, Located
 from domain.principals import Caller, Factor, Role
 from runtime.sql import locating, users
-from runtime.sql.isolations import Attached, attached_to, isolate
+from runtime.sql.attached import NOBODY_KNOWS, Attached, Known, attached_to
+from runtime.sql.isolations import isolate
 from runtime.sql.records import Author, Row
 
 _CLINICIANS: Final = frozenset({Role.DEPARTMENT_HEAD, Role.DOCTOR, Role.NURSE})
@@ -26,14 +27,24 @@ def isolate_knowingly(
     engine: Engine, authoriser: Authoriser, author: Author, device: Row, *, confirmed_by: str | None, revoke: bool
 ) -> Row:
     """As `runtime.sql.isolations.isolate`; InvalidInput for a named person who is not of the patients' wards."""
-    known: list[str] = []
-    if confirmed_by is not None:
-        confirmed_by = users.parse_user_name(confirmed_by)
-        attached = attached_to(engine, device["handle"], author.now_us)
-        if attached:
-            _check_person(engine, authoriser, confirmed_by, author.now_us, _located(engine, device, attached, author.now_us))
-        known = [one.patient_key for one in attached]
-    return isolate(engine, author, device["handle"], confirmed_by=confirmed_by, known=known, revoke=revoke)
+    known = who_knows(engine, authoriser, device, confirmed_by, author.now_us)
+    return isolate(
+        engine, author, device["handle"], confirmed_by=known.confirmed_by, known=known.patient_keys, revoke=revoke
+    )  # fmt: skip
+
+
+def who_knows(engine: Engine, authoriser: Authoriser, device: Row, confirmed_by: str | None, now_us: int) -> Known:
+    """The person who was named, if one was, with the patients whom they know to be on the device, or on what it carries.
+
+    InvalidInput for a person who is not of the patients' wards.
+    """
+    if confirmed_by is None:
+        return NOBODY_KNOWS
+    confirmed_by = users.parse_user_name(confirmed_by)
+    attached = attached_to(engine, device["handle"], now_us)
+    if attached:
+        _check_person(engine, authoriser, confirmed_by, now_us, _located(engine, device, attached, now_us))
+    return Known(confirmed_by, frozenset(one.patient_key for one in attached))
 
 
 def _located(engine: Engine, device: Row, attached: list[Attached], now_us: int) -> list[Located]:

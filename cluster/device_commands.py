@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from cluster.command_options import DataDir, Token, target_of
-from cluster.isolation_commands import Device, isolate, isolated, path_of, release
+from cluster.isolation_commands import ConfirmedBy, Device, isolate, isolated, path_of, release
 from cluster.rest_calls import ask, ask_list, in_path
 from cluster.run_view import wide_console
 from domain.errors import InvalidInput
@@ -85,11 +85,13 @@ def credentials(device: Device, token: Token = None, data_dir: DataDir = None) -
 def revoke(
     device: Device,
     credential: Annotated[str, typer.Argument(help="Its id, as `credentials` shows it.")],
+    confirmed_by: ConfirmedBy = None,
     token: Token = None,
     data_dir: DataDir = None,
 ) -> None:
     """End one credential; a connection that came with it is ended."""
     path = f"{path_of(device)}/credentials/{in_path(credential)}"
+    path += "" if confirmed_by is None else f"?confirmed_by={quote(confirmed_by)}"
     answer: Any = ask(target_of(token, data_dir), "DELETE", path, reason=_REASON)
     assert not answer
     _console.print(f"{credential} of {device} is revoked", highlight=False)

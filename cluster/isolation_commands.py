@@ -17,15 +17,14 @@ _console = wide_console()
 _REASON: Final = "vitalgrid devices"
 
 Device = Annotated[str, typer.Argument(help="The device, such as sz.h012/mon-7.")]
+ConfirmedBy = Annotated[str | None, typer.Option(help="User name of the doctor or nurse who knows, while a patient is on it.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept.")]
 
 
 def isolate(
     device: Device,
     reason: Reason,
-    confirmed_by: Annotated[
-        str | None, typer.Option(help="User name of the doctor or nurse who knows, while a patient is on it.")
-    ] = None,
+    confirmed_by: ConfirmedBy = None,
     revoke: Annotated[bool, typer.Option("--revoke", help="A credential was stolen: all of them end for good.")] = False,
     token: Token = None,
     data_dir: DataDir = None,

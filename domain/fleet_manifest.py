@@ -60,7 +60,10 @@ class HospitalManifest(msgspec.Struct, frozen=True):
 
 
 class FleetManifest(msgspec.Struct, frozen=True):
+    """`even_on_patients`: give new tokens to devices, too, that are on patients by now, or carry what is: it cuts them off."""
+
     hospitals: list[HospitalManifest]
+    even_on_patients: bool = False
 
 
 class HospitalRegistered(msgspec.Struct, frozen=True):

@@ -14,11 +14,11 @@ from api.device_ids import read_device_ids, zip_of
 from api.errors import problems
 from api.locators import of_device, of_list
 from api.permissions import may
-from api.routes.devices import Named
+from api.routes.devices import Named, WhoKnows
 from api.schemas.credentials import IDS_BODY, ZIP_ANSWER, ClaimCodeOut, CredentialOut, EnrolledRow, EnrolmentReport
 from api.services import Backend, Behind
 from api.times import In
-from domain.errors import Conflict, InvalidInput, NotFound
+from domain.errors import Conflict, InvalidInput, NotFound, PatientAttached
 from domain.permissions import Action
 from runtime.sql import bulk_enrolment, credentials
 from runtime.sql.engine import writing
@@ -27,6 +27,7 @@ router = APIRouter(prefix="/devices", tags=["devices"])
 OfDevice = Annotated[Asking, may(Action.DEVICE_CREDENTIAL, at=of_device)]
 OfMany = Annotated[Asking, may(Action.DEVICE_CREDENTIAL, at=of_list("devices"))]
 Hospital = Annotated[str, Query(description="The hospital that all of them belong to.")]
+_REVOKE: Final = problems(NotFound, InvalidInput, PatientAttached)
 _NO_STORE: Final = "no-store"  # keys and codes are shown this once, and kept in no memory for a repeated request
 
 
@@ -93,10 +94,14 @@ async def list_credentials(_who: OfDevice, device: Named, behind: Behind, zone: 
     return [CredentialOut.of(row, zone, now_us) for row in rows]
 
 
-@router.delete("/{hospital_id}/{device_id}/credentials/{credential_id}", status_code=204, responses=problems(NotFound))
-async def revoke_credential(who: OfDevice, device: Named, credential_id: str, behind: Behind) -> None:
-    """End one credential for good. A connection that came with it is ended within seconds."""
-    await behind.write(credentials.revoke, behind.engine, behind.author(who), device["handle"], credential_id)
+@router.delete("/{hospital_id}/{device_id}/credentials/{credential_id}", status_code=204, responses=_REVOKE)
+async def revoke_credential(who: OfDevice, device: Named, credential_id: str, behind: Behind, known: WhoKnows) -> None:
+    """End one credential for good. A connection that came with it is ended within seconds.
+
+    While a patient is on the device, or on what it carries, somebody who knows has to be named (409 `patient-attached`); not
+    for a claim code.
+    """
+    await behind.write(credentials.revoke, behind.engine, behind.author(who), device["handle"], credential_id, known)
     await behind.doors_told()
 
 

@@ -12,6 +12,7 @@ from api.asking import Asking, Unplaced
 from api.device_lists import import_list, read_device_list
 from api.errors import PreconditionRequired, problems
 from api.given import given
+from api.isolation import who_knows
 from api.locators import in_hospital, makes_wards, moved_to, near_ward, of_device, of_device_readings, of_list, readings_now
 from api.paging import Page, PagedByNumber
 from api.permissions import may, may_list, may_where_body_says
@@ -31,11 +32,12 @@ from api.selection import judge_device
 from api.services import Backend, Behind
 from api.shown_readings import shown_state
 from api.times import In
-from domain.errors import Conflict, InvalidInput, NotFound, StaleVersion, Unavailable
+from domain.errors import Conflict, InvalidInput, NotFound, PatientAttached, StaleVersion, Unavailable
 from domain.ids import ActorKind, Address, parse_hospital_id, parse_token
 from domain.messages import DescribeActor
 from domain.permissions import Action, Reach
 from runtime.sql import devices
+from runtime.sql.attached import Known
 from runtime.sql.isolations import isolated_among
 from runtime.sql.records import Row
 
@@ -47,7 +49,8 @@ DeviceRead = Annotated[Asking, may(Action.DEVICE_READ, at=of_device)]
 DeviceReadings = Annotated[Asking, may(Action.READING_READ, at=of_device_readings)]
 DeviceManage = Annotated[Asking, may(Action.DEVICE_MANAGE, at=of_device)]
 DeviceCredential = Annotated[Asking, may(Action.DEVICE_CREDENTIAL, at=of_device)]
-_UPDATE = problems(NotFound, PreconditionRequired, StaleVersion)
+_UPDATE = problems(NotFound, PreconditionRequired, StaleVersion, InvalidInput, PatientAttached)
+_CUTS = problems(NotFound, InvalidInput, Conflict, PatientAttached)
 
 
 async def _device(hospital_id: str, device_id: str, behind: Behind) -> Row:
@@ -56,6 +59,26 @@ async def _device(hospital_id: str, device_id: str, behind: Behind) -> Row:
 
 
 Named = Annotated[Row, Depends(_device)]
+
+
+async def _who_knows(
+    device: Named,
+    behind: Behind,
+    confirmed_by: Annotated[
+        str | None,
+        Query(
+            max_length=64,
+            description="User name of a doctor, nurse or head of the ward who knows that the device is cut off. Needed where a "
+            "patient is on it, or on what it carries.",
+        ),
+    ] = None,
+) -> Known:
+    """See `api.isolation.who_knows`."""
+    services = behind.services
+    return await behind.read(who_knows, behind.engine, services.authoriser, device, confirmed_by, services.clock.now_us())
+
+
+WhoKnows = Annotated[Known, Depends(_who_knows)]
 
 
 @dataclass(frozen=True)
@@ -148,17 +171,21 @@ async def show_state(who: DeviceReadings, hospital_id: str, device_id: str, behi
 
 
 @router.patch("/{hospital_id}/{device_id}", responses=_UPDATE)
-async def update_device(
-    who: DeviceManage, body: DeviceChange, device: Named, behind: Behind, version: ExpectedVersion, zone: In, response: Response
-) -> DeviceOut:
-    """Change a device's ward or bed (a move, by who may do so in both wards), status or attributes."""
+async def update_device(  # noqa: PLR0913 (each is given by FastAPI)
+    who: DeviceManage, body: DeviceChange, device: Named, behind: Behind, version: ExpectedVersion, *, zone: In,
+    known: WhoKnows, response: Response,
+) -> DeviceOut:  # fmt: skip
+    """Change a device's ward or bed (a move, by who may do so in both wards), status or attributes.
+
+    `needs_certificate` ends the way in by token alone: while the device is on a patient somebody who knows has to be named.
+    """
     values, hospital_id = body.model_dump(exclude_unset=True), device["hospital_id"]
     if "ward_id" in values:
         found = await of_device(hospital_id, device["device_id"], behind)
         who.also(await moved_to(behind, found, values["ward_id"]))
     may_make = await makes_wards(behind, who, hospital_id)
     row = await behind.tell(
-        devices.update_device, behind.engine, behind.author(who), device["handle"], values, version=version,
+        devices.update_device, behind.engine, behind.author(who), device["handle"], values, version=version, known=known,
         makes_wards=may_make,
     )  # fmt: skip
     if "level" in values:
@@ -171,19 +198,28 @@ async def update_device(
 
 @router.post("/{hospital_id}/{device_id}/retire", responses=_UPDATE)
 async def retire_device(
-    who: DeviceManage, device: Named, behind: Behind, version: ExpectedVersion, zone: In, response: Response
+    who: DeviceManage, device: Named, behind: Behind, version: ExpectedVersion, zone: In, known: WhoKnows, response: Response
 ) -> DeviceOut:
-    """Take a device out of service. Its token stops working, its connection is ended, its readings stay."""
-    row = await behind.tell(devices.retire_device, behind.engine, behind.author(who), device["handle"], version=version)
+    """Take a device out of service. Its token stops working, its connection is ended, its readings stay.
+
+    Not while it is on a patient: end the association first. Of a gateway that carries what is on patients somebody who knows
+    has to be named. An isolated device stays isolated.
+    """
+    row = await behind.tell(
+        devices.retire_device, behind.engine, behind.author(who), device["handle"], version=version, known=known
+    )
     await behind.doors_told()
     set_etag(response, row["version"])
     return DeviceOut.of(row, zone)
 
 
-@router.post("/{hospital_id}/{device_id}/token", status_code=201, responses=problems(NotFound, Conflict))
-async def rotate_token(who: DeviceCredential, device: Named, behind: Behind) -> TokenOut:
-    """Give a device a new token; the old one stops working at once, and a connection that came with it is ended."""
-    token = await behind.write(devices.rotate_token, behind.engine, behind.author(who), device["handle"])
+@router.post("/{hospital_id}/{device_id}/token", status_code=201, responses=_CUTS)
+async def rotate_token(who: DeviceCredential, device: Named, behind: Behind, known: WhoKnows) -> TokenOut:
+    """Give a device a new token; the old one stops working at once, and a connection that came with it is ended.
+
+    While a patient is on it, or on what it carries, somebody who knows has to be named (409 `patient-attached`).
+    """
+    token = await behind.write(devices.rotate_token, behind.engine, behind.author(who), device["handle"], known)
     await behind.doors_told()
     return TokenOut(token=token)
 

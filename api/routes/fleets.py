@@ -11,7 +11,7 @@ from api.asking import Unplaced, of_places
 from api.errors import problems
 from api.permissions import may_where_body_says
 from api.services import Behind
-from domain.errors import Conflict, InvalidInput, NotFound
+from domain.errors import Conflict, InvalidInput, NotFound, PatientAttached
 from domain.fleet_manifest import FleetManifest
 from domain.labels import LABELS
 from domain.permissions import Action
@@ -51,7 +51,7 @@ _decoder: Final = msgspec.json.Decoder(FleetManifest)
     response_class=Response,
     responses={
         201: {"content": {"application/json": {"schema": {"type": "object"}}}},
-        **problems(InvalidInput, NotFound, Conflict),
+        **problems(InvalidInput, NotFound, Conflict, PatientAttached),
     },
 )
 async def register(who: FleetRegister, request: Request, behind: Behind) -> Response:
@@ -59,6 +59,8 @@ async def register(who: FleetRegister, request: Request, behind: Behind) -> Resp
 
     Answered when the hosts' stream has it, so that what devices send next is ordered behind.
     Safe to repeat: what exists is reused, and devices with a token get a new one: connections with the one before are ended.
+    So devices that are on patients by then, or carry what is, are refused (409 `patient-attached`) unless the manifest says
+    `"even_on_patients": true`.
     """
     manifest = await behind.lanes.codec(_decode, await request.body())
     districts = await behind.read(locating.districts_of, behind.engine, [one.hospital_id for one in manifest.hospitals])

@@ -20,6 +20,7 @@ from domain.claim_codes import new_claim_code, parse_claim_code
 from domain.enrolment import Enrolled, is_certificate
 from domain.errors import Conflict, NotFound, Unauthenticated
 from runtime.device_authority import Issued, Request, Signer
+from runtime.sql.attached import NOBODY_KNOWS, Known, check_cut_off
 from runtime.sql.credential_tables import claim_codes, credential_uses, device_certificates
 from runtime.sql.devices import IN_SERVICE, RETIRED, replace_token
 from runtime.sql.engine import reading, writing
@@ -224,12 +225,17 @@ def credentials_of(engine: Engine, handle: int) -> list[Row]:
     return [{"id": TOKEN, "kind": "token", "last_used_us": last.get(device["token_digest"]), **made}, *kept]
 
 
-def revoke(engine: Engine, author: Author, handle: int, credential_id: str) -> None:
-    """End one credential of a device for good. Raises NotFound, also when it has ended already."""
+def revoke(engine: Engine, author: Author, handle: int, credential_id: str, known: Known = NOBODY_KNOWS) -> None:
+    """End one credential of a device for good.
+
+    Raises NotFound, also when it has ended already, and PatientAttached when it may be what a device comes with that is on
+    a patient, or carries what is, of whom nobody of the ward is `known` to know. Claim codes are not.
+    """
     with writing(engine) as connection:
         query = select(devices).where(devices.c.handle == handle)
         device = one(connection, query, f"device with handle {handle}")
         row = _ROW.fullmatch(credential_id)
+        detail: Row = {"credential": credential_id}
         done: Any = None
         if credential_id == TOKEN:
             done = update(devices).where(devices.c.handle == handle, devices.c.token_digest.is_not(None))
@@ -240,7 +246,9 @@ def revoke(engine: Engine, author: Author, handle: int, credential_id: str) -> N
             done = update(table).where(*mine).values(revoked_us=author.now_us)
         if done is None or connection.execute(done).rowcount == 0:
             raise NotFound(f"credential {credential_id[:40]!r} of device {_name(device)} is unknown, or was revoked already")
-        log_write(connection, author, "device.revoke-credential", _name(device), {"credential": credential_id})
+        if row is None or row[1] != _CODE:
+            detail |= check_cut_off(connection, device, author.now_us, known)
+        log_write(connection, author, "device.revoke-credential", _name(device), detail)
 
 
 # --- for doors ---

@@ -14,11 +14,11 @@ from domain.messages import DevicesRegistered, MaintenanceSet
 from domain.permissions import Reach
 from domain.thing_catalogue import thing_model
 from runtime.sql.associations import end_spans
+from runtime.sql.attached import NOBODY_KNOWS, Known, attached, check_cut_off, name_of, on_patients
 from runtime.sql.credential_tables import credential_uses
 from runtime.sql.engine import reading, writing
 from runtime.sql.handles import take_handles
 from runtime.sql.isolation_tables import is_isolated
-from runtime.sql.isolations import end_isolation, on_patients
 from runtime.sql.places import add_places, unknown_ward, ward_ids
 from runtime.sql.records import (
     Author,
@@ -156,29 +156,44 @@ def devices_by_handle(engine: Engine, wanted: Sequence[int]) -> dict[int, Row]:
     return found
 
 
-def retire_device(engine: Engine, author: Author, handle: int, *, version: int | None) -> Row:
-    """Take a device out of service for good: its credentials stop working, it leaves its patient, and it alarms no more.
+def retire_device(
+    engine: Engine, author: Author, handle: int, *, version: int | None, known: Known = NOBODY_KNOWS
+) -> Row:  # fmt: skip
+    """Take a device out of service for good: its credentials stop working, and it alarms no more.
 
-    Its readings stay, and its handle and id are not used again. Raises NotFound, StaleVersion, Conflict when it is
-    retired already.
+    Its readings stay, and its handle and id are not used again. One that is isolated stays so until it is released: a
+    gateway may go on speaking for it. Raises NotFound, StaleVersion, Conflict when it is retired already, and
+    PatientAttached when it is on a patient, or carries what is on one of whom nobody of the ward is `known` to know.
     """
     with writing(engine) as connection:
+        detail = _check_retired(connection, author, handle, known)
         values = {"status": RETIRED, "token_digest": None, "token_made_us": None, "token_made_by": None}
         row = _change_in_service(connection, handle, values, version)
         end_spans(connection, author, author.now_us, handle=handle)
-        end_isolation(connection, author, row)  # there is nothing left to cut off
         quiet = MaintenanceSet(row["hospital_id"], author.now_us, FOR_EVER_US, handle)
         tell_hosts(connection, author, row["hospital_id"], quiet)
-        log_write(connection, author, "device.retire", f"{row['hospital_id']}/{row['device_id']}")
+        log_write(connection, author, "device.retire", name_of(row), detail)
         return row
 
 
+def _check_retired(connection: Connection, author: Author, handle: int, known: Known) -> Row:
+    """As `check_cut_off`. Whoever is on the device itself has to leave it first: retired, it would be on nobody, and nothing
+    would say that they are not monitored any more.
+    """
+    device = _device(connection, handle)
+    if any(one.handle == handle for one in attached(connection, handle, author.now_us)):
+        raise PatientAttached(f"device {name_of(device)} is on a patient: end the association first, then retire it")
+    return check_cut_off(connection, device, author.now_us, known)
+
+
 def update_device(
-    engine: Engine, author: Author, handle: int, values: dict[str, Any], *, version: int | None, makes_wards: bool = True
-) -> Row:
+    engine: Engine, author: Author, handle: int, values: dict[str, Any], *, version: int | None, known: Known = NOBODY_KNOWS,
+    makes_wards: bool = True,
+) -> Row:  # fmt: skip
     """Change ward, bed, status (in use or in maintenance) or attributes (firmware, serial number, UDI, …).
 
-    Raises InvalidInput, NotFound, StaleVersion, Conflict when it is retired.
+    Raises InvalidInput, NotFound, StaleVersion, Conflict when it is retired, and PatientAttached when it would need a
+    certificate from now on and is on a patient of whom nobody of the ward is `known` to know.
     """
     check_fields("device", values, _FIELDS)
     check_json(values.get("attributes"), "attributes")
@@ -188,13 +203,16 @@ def update_device(
             f"status {values['status']!r} is not {IN_USE!r} or {MAINTENANCE!r}; a device is retired by retiring it"
         )
     with writing(engine) as connection:
+        detail = dict(values)
+        if values.get("needs_certificate") and not _device(connection, handle)["needs_certificate"]:
+            detail |= check_cut_off(connection, _device(connection, handle), author.now_us, known)
         row = _change_in_service(connection, handle, values, version)
         if "ward_id" in values or "bed_id" in values:
             ward_id, bed_id = row["ward_id"], row["bed_id"]
             beds, wards = {bed_id: ward_id} if bed_id else {}, {ward_id} if ward_id else set()
             add_places(connection, row["hospital_id"], beds, wards, makes_wards=makes_wards)
             _announce(connection, author, row["hospital_id"], [row])
-        log_write(connection, author, "device.update", f"{row['hospital_id']}/{row['device_id']}", values)
+        log_write(connection, author, "device.update", name_of(row), detail)
         return row
 
 
@@ -205,20 +223,27 @@ def move_device(
     return update_device(engine, author, handle, {"ward_id": ward_id, "bed_id": bed_id}, version=version)
 
 
-def rotate_token(engine: Engine, author: Author, handle: int) -> str:
-    """Give a device a new token; the old one stops working. Raises NotFound, Conflict for a retired device."""
+def rotate_token(engine: Engine, author: Author, handle: int, known: Known = NOBODY_KNOWS) -> str:
+    """Give a device a new token; the old one stops working.
+
+    Raises NotFound, Conflict for a retired device, and PatientAttached when it has a token and is on a patient, or carries
+    what is, of whom nobody of the ward is `known` to know: it is cut off until somebody gives it the new one.
+    """
     with writing(engine) as connection:
-        return replace_token(connection, author, handle)
+        device = _device(connection, handle)
+        cuts_off = device["token_digest"] is not None  # a first token ends nothing
+        detail = check_cut_off(connection, device, author.now_us, known) if cuts_off else None
+        return replace_token(connection, author, handle, detail)
 
 
-def replace_token(connection: Connection, author: Author, handle: int) -> str:
-    """As `rotate_token`; part of the caller's transaction."""
+def replace_token(connection: Connection, author: Author, handle: int, detail: Row | None = None) -> str:
+    """As `rotate_token`, whoever is on it: the device itself asks, or it was looked. Part of the caller's transaction."""
     token, digest = new_token()
     values = {"token_digest": digest, "token_made_us": author.now_us, "token_made_by": author.who}
     row = _change_in_service(connection, handle, values, None)
     of_tokens = credential_uses.c.handle == handle, credential_uses.c.credential.not_like("sha256:%")
     connection.execute(delete(credential_uses).where(*of_tokens))  # that it had before
-    log_write(connection, author, "device.rotate-token", f"{row['hospital_id']}/{row['device_id']}")
+    log_write(connection, author, "device.rotate-token", name_of(row), detail)
     return token
 
 
@@ -236,13 +261,14 @@ def rotate_tokens(
         worn = on_patients(connection, [row["handle"] for row in known.values()], author.now_us)
         if worn and not even_on_patients:
             raise PatientAttached(f"{len(worn)} devices are on patients ({', '.join(worn[:5])}): a new token cuts them off")
+        detail = {"even_on_patients": len(worn)} if worn else None
         for device_id in dict.fromkeys(device_ids):
             if device_id not in known:
                 raise NotFound(f"device {device_id!r} of hospital {hospital_id!r} is unknown")
             made[device_id], digest = new_token()
             values = {"token_digest": digest, "token_made_us": author.now_us, "token_made_by": author.who}
             _change_in_service(connection, known[device_id]["handle"], values, None)
-            log_write(connection, author, "device.rotate-token", f"{hospital_id}/{device_id}")
+            log_write(connection, author, "device.rotate-token", f"{hospital_id}/{device_id}", detail)
     return made
 
 
@@ -349,6 +375,10 @@ def _insert(
         RowReport(number + 1, row.device_id, handle_of[row.device_id], token)
         for number, row, (token, _) in zip(good, chosen, issued, strict=True)
     ]
+
+
+def _device(connection: Connection, handle: int) -> Row:
+    return one(connection, select(devices).where(devices.c.handle == handle), f"device with handle {handle}")
 
 
 def _change_in_service(connection: Connection, handle: int, values: dict[str, Any], version: int | None) -> Row:

@@ -12,10 +12,11 @@ from itertools import groupby
 from sqlalchemy import Connection, Engine, Select, func, or_, select
 
 from domain.messages import AssociationSpan, Control, DeviceAssociated, LimitsPreset, MaintenanceSet, PatientAdmitted
+from runtime.sql.attached import carried_by
 from runtime.sql.devices import FOR_EVER_US, RETIRED, registered
 from runtime.sql.engine import reading
 from runtime.sql.isolation_tables import isolations
-from runtime.sql.isolations import carried_by, message_of
+from runtime.sql.isolations import message_of
 from runtime.sql.patients import admitted
 from runtime.sql.tables import associations, devices, hand_overs, hospitals, limit_presets, maintenance_windows, patients
 

@@ -2,7 +2,8 @@
 
 Registering the same manifest again is safe: what exists (the same hospital; device id and model; patient reference)
 is reused with its handle and key, and stays as it is. A device that exists gets a new token if the manifest asks for
-one with `with_token`, because the old cannot be shown; its old token stops working.
+one with `with_token`, because the old cannot be shown; its old token stops working. So one that is on a patient, or carries
+what is, gets none, and all is refused, unless it is meant (`even_on_patients`).
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, bindparam, insert, select, update
 
-from domain.errors import Conflict, InvalidInput
+from domain.errors import Conflict, InvalidInput, PatientAttached
 from domain.fleet_manifest import DeviceColumns, FleetManifest, FleetRegistered, HospitalManifest, HospitalRegistered
 from domain.thing_catalogue import thing_model
 from runtime.sql.associations import add_spans
+from runtime.sql.attached import on_patients
 from runtime.sql.devices import RETIRED, NewDevice, add_devices
 from runtime.sql.engine import writing
 from runtime.sql.handles import take_handles
@@ -37,6 +39,8 @@ def register_fleet(
 ) -> FleetRegistered:
     """All of the manifest, or nothing. Raises InvalidInput, NotFound or Conflict naming what is wrong first.
 
+    PatientAttached, a Conflict too, says whom new tokens would cut off.
+
     With `dry_run` nothing is kept, and the answer holds no handles, keys or tokens: only the shards, as they would be.
     """
     for hospital in manifest.hospitals:
@@ -45,14 +49,29 @@ def register_fleet(
     try:  # a dry run does it all, so that it finds whatever the run itself would find, and is rolled back
         with writing(engine) as connection:
             loads = ShardLoads(connection, shards)
+            worn = [one for hospital in manifest.hospitals for one in _cut_off(connection, author, hospital)]
+            if worn and not manifest.even_on_patients:
+                raise PatientAttached(f"{len(worn)} devices are on patients ({', '.join(worn[:5])}): new tokens cut them off")
             registered += [_hospital(connection, author, hospital, loads) for hospital in manifest.hospitals]
             ids = [hospital.hospital_id for hospital in manifest.hospitals]
-            log_write(connection, author, "fleet.register", ", ".join(ids), {"hospitals": ids})
+            detail = {"hospitals": ids} | ({"even_on_patients": len(worn)} if worn else {})
+            log_write(connection, author, "fleet.register", ", ".join(ids), detail)
             if dry_run:
                 raise _OnlyTried
     except _OnlyTried:
         registered = [HospitalRegistered(hospital.hospital_id, hospital.shard, [], {}, [], []) for hospital in registered]
     return FleetRegistered(registered)
+
+
+def _cut_off(connection: Connection, author: Author, wanted: HospitalManifest) -> list[str]:
+    """The devices on patients that new tokens of this manifest would cut off."""
+    columns = zip(wanted.devices.device_ids, wanted.devices.with_token, strict=True)
+    asked = {device_id for device_id, with_token in columns if with_token}
+    here = select(devices.c.device_id, devices.c.handle).where(
+        devices.c.hospital_id == wanted.hospital_id, devices.c.token_digest.is_not(None)
+    )
+    handles = [handle for device_id, handle in connection.execute(here) if device_id in asked]
+    return [f"{wanted.hospital_id}/{device_id}" for device_id in on_patients(connection, handles, author.now_us)]
 
 
 def _hospital(connection: Connection, author: Author, wanted: HospitalManifest, loads: ShardLoads) -> HospitalRegistered:

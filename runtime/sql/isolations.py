@@ -10,40 +10,25 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, Select, insert, or_, select, update
-from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy import Connection, Engine, Select, insert, select, update
 
-from domain.errors import Conflict, InvalidInput, PatientAttached
-from domain.labels import LABELS, label_of
+from domain.errors import Conflict, InvalidInput
 from domain.messages import DeviceIsolated
 from domain.permissions import Reach
 from runtime.data_keys import Owner
 from runtime.sealing import hospital_owner
+from runtime.sql.attached import attached, carried, check_known, name_of
 from runtime.sql.credential_tables import claim_codes, device_certificates
 from runtime.sql.engine import reading, writing
 from runtime.sql.isolation_tables import is_isolated, isolations
 from runtime.sql.records import Author, Page, Row, log_write, one, page, tell_hosts
 from runtime.sql.sealed import open_texts, place_of_isolation, shut_text
 from runtime.sql.sighting_tables import sightings
-from runtime.sql.tables import associations, devices, patients
+from runtime.sql.tables import devices
 from runtime.sql.within import DEVICES, within
 
-_SHOWN_PATIENTS: Final = 5
 _CHUNK: Final = 500
 _OF_DEVICE: Final = tuple(devices.c[name] for name in ("hospital_id", "device_id", "ward_id", "bed_id", "model"))
-
-
-@dataclass(frozen=True, slots=True)
-class Attached:
-    """A device that is on a patient, now or soon: the one that is asked about, or one that it carries.
-
-    `patient_level`: as `patients.level`, None where nothing is said.
-    """
-
-    handle: int
-    device_id: str
-    patient_key: str
-    patient_level: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,42 +41,32 @@ class Isolated:
     released_us: int | None
 
 
-def attached_to(engine: Engine, handle: int, now_us: int) -> list[Attached]:
-    """Who would be cut off with this device."""
-    with reading(engine) as connection:
-        return _attached(connection, handle, now_us)
-
-
 def isolate(
     engine: Engine, author: Author, handle: int, *, confirmed_by: str | None = None, known: Collection[str] = (),
     revoke: bool = False,
 ) -> Row:  # fmt: skip
     """Cut a device off from now on. `known`: the patients of whom `confirmed_by` knows; `revoke`: its credentials end for good.
 
-    Raises NotFound, InvalidInput without a reason, PatientAttached when somebody else is on it, and Conflict when it is cut
-    off already or retired.
+    One that is retired too: a gateway may go on speaking for it. Raises NotFound, InvalidInput without a reason,
+    PatientAttached when somebody else is on it, and Conflict when it is cut off already.
     """
     _check_reason(author)
     with writing(engine) as connection:
         device, name = _device(connection, handle)
-        if device["status"] == "retired":
-            raise Conflict(f"device {name} is retired: nothing of it is taken anyhow")
         if _in_force(connection, handle) is not None:
             raise Conflict(f"device {name} is isolated already: release it first")
-        attached = _attached(connection, handle, author.now_us)
-        _check_known(name, attached, known if confirmed_by is not None else ())
+        found = attached(connection, handle, author.now_us)
+        check_known(name, found, known if confirmed_by is not None else ())
         if revoke:
             _revoke_all(connection, device, author.now_us)
         row: Row = {
             "device_handle": handle, "isolated_us": author.now_us, "isolated_by": author.who,
-            "patients": len({one.patient_key for one in attached}),
-            "confirmed_by": confirmed_by if attached else None, "credentials_revoked": revoke, "released_us": None,
+            "patients": len({one.patient_key for one in found}),
+            "confirmed_by": confirmed_by if found else None, "credentials_revoked": revoke, "released_us": None,
             "released_by": None, "release_reason": None,
         }  # fmt: skip
         row["id"] = _insert(connection, row, device, author)
-        tell_hosts(
-            connection, author, device["hospital_id"], message_of(row, device["hospital_id"], _carried(attached, handle))
-        )
+        tell_hosts(connection, author, device["hospital_id"], message_of(row, device["hospital_id"], carried(found, handle)))
         detail = {name: row[name] for name in ("id", "patients", "confirmed_by", "credentials_revoked")}
         log_write(connection, author, "device.isolate", name, detail)
         return _of(device) | row | {"reason": author.reason}
@@ -111,14 +86,14 @@ def release(engine: Engine, author: Author, handle: int) -> Row:
     _check_reason(author)
     with writing(engine) as connection:
         device, name = _device(connection, handle)
-        row = end_isolation(connection, author, device)
+        row = _end(connection, author, device)
         if row is None:
             raise Conflict(f"device {name} is not isolated")
         return _opened(connection, [_of(device) | row])[0]
 
 
-def end_isolation(connection: Connection, author: Author, device: Row) -> Row | None:
-    """End the isolation that is in force of a device, if one is; part of the caller's transaction."""
+def _end(connection: Connection, author: Author, device: Row) -> Row | None:
+    """End the isolation that is in force of a device, if one is."""
     row = _in_force(connection, device["handle"])
     if row is None:
         return None
@@ -127,7 +102,7 @@ def end_isolation(connection: Connection, author: Author, device: Row) -> Row | 
     change = update(isolations).where(isolations.c.id == row["id"])
     connection.execute(change.values({name: row[name] for name in ("released_us", "released_by", "release_reason")}))
     tell_hosts(connection, author, device["hospital_id"], message_of(row, device["hospital_id"], []))
-    log_write(connection, author, "device.release", _name_of(device), {"id": row["id"]})
+    log_write(connection, author, "device.release", name_of(device), {"id": row["id"]})
     return row
 
 
@@ -187,48 +162,11 @@ def blocked_addresses(engine: Engine, *, reach: Reach, hospital_id: str | None =
         return sorted(connection.execute(query).scalars())
 
 
-def carried_by(connection: Connection, handle: int, at_us: int) -> list[int]:
-    """Devices behind a gateway that are on a patient, now or soon."""
-    return _carried(_attached(connection, handle, at_us), handle)
-
-
-def _carried(attached: Sequence[Attached], handle: int) -> list[int]:
-    return sorted({one.handle for one in attached} - {handle})
-
-
 def message_of(row: Row, hospital_id: str, carried: list[int]) -> DeviceIsolated:
     """What hosts are told of an isolation."""
     return DeviceIsolated(
         hospital_id, row["device_handle"], row["id"], row["isolated_us"], row["isolated_by"], row["confirmed_by"],
         row["released_us"] is not None, carried,
-    )  # fmt: skip
-
-
-def on_patients(connection: Connection, handles: Sequence[int], now_us: int) -> list[str]:
-    """The ids of those devices, among these and what they carry, that are on a patient, now or soon."""
-    found: set[str] = set()
-    for start in range(0, len(handles), _CHUNK):
-        some = handles[start : start + _CHUNK]
-        query = _worn(or_(devices.c.handle.in_(some), devices.c.gateway_handle.in_(some)), now_us)
-        found.update(row.device_id for row in connection.execute(query))
-    return sorted(found)
-
-
-def _attached(connection: Connection, handle: int, now_us: int) -> list[Attached]:
-    query = _worn(or_(devices.c.handle == handle, devices.c.gateway_handle == handle), now_us)
-    return [Attached(*row) for row in connection.execute(query)]
-
-
-def _worn(which: ColumnElement[bool], now_us: int) -> Select[Any]:
-    return (
-        select(devices.c.handle, devices.c.device_id, associations.c.patient_key, patients.c.level)
-        .join(associations, associations.c.device_handle == devices.c.handle)
-        .join(patients, patients.c.patient_key == associations.c.patient_key)
-        .where(
-            which, associations.c.superseded_us.is_(None),
-            or_(associations.c.end_us.is_(None), associations.c.end_us > now_us),
-        )
-        .order_by(devices.c.handle)
     )  # fmt: skip
 
 
@@ -239,26 +177,10 @@ def _of_place(query: Select[Any], hospital_id: str | None, ward_id: str | None) 
     return query
 
 
-def _check_known(name: str, attached: Sequence[Attached], known: Collection[str]) -> None:
-    """Who is protected above others is counted, not named: whoever isolates need not be one who may know of them."""
-    unknown = {one.patient_key: one.patient_level for one in attached if one.patient_key not in known}
-    if unknown:
-        keys = sorted(key for key, level in unknown.items() if label_of("patients", level) == LABELS["patients"])
-        some = [*keys[:_SHOWN_PATIENTS], "…"] if len(unknown) > len(keys[:_SHOWN_PATIENTS]) else keys
-        raise PatientAttached(
-            f"device {name} is on {len(unknown)} patient{'s' if len(unknown) > 1 else ''} ({', '.join(some)}): tell the ward, "
-            "then name the doctor or nurse of it who knows (confirmed_by); or take it off them first"
-        )
-
-
 def _device(connection: Connection, handle: int) -> tuple[Row, str]:
     """A device and its name. Raises NotFound."""
     device = one(connection, select(devices).where(devices.c.handle == handle), f"device with handle {handle}")
-    return device, _name_of(device)
-
-
-def _name_of(device: Row) -> str:
-    return f"{device['hospital_id']}/{device['device_id']}"
+    return device, name_of(device)
 
 
 def _check_reason(author: Author) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from sqlalchemy import Engine, select
 
@@ -11,6 +12,8 @@ from actors.shard import ShardCell
 from domain.alarms import AlarmEvent, Phase, Priority
 from domain.errors import Conflict, InvalidInput, NotFound, PatientAttached
 from domain.messages import DeviceIsolated
+from domain.metrics import metric_of
+from domain.readings import ReadingBatch
 from runtime.sql import isolations, patients
 from runtime.sql.credentials import standing
 from runtime.sql.devices import device_of_token, retire_device, rotate_token
@@ -99,7 +102,7 @@ def test_an_isolated_device_is_put_on_nobody_nor_is_what_it_carries(engine: Engi
     associate(engine, later(4), hospital.pump["handle"], key, later(4).now_us)
 
 
-def test_it_is_cut_off_once_for_a_reason_and_not_when_retired(engine: Engine, hospital: SmallHospital) -> None:
+def test_it_is_cut_off_once_and_for_a_reason(engine: Engine, hospital: SmallHospital) -> None:
     pump = hospital.pump["handle"]
     with pytest.raises(InvalidInput, match="X-Reason"):
         isolations.isolate(engine, replace(ADA, reason=None), pump)
@@ -110,13 +113,28 @@ def test_it_is_cut_off_once_for_a_reason_and_not_when_retired(engine: Engine, ho
         isolations.isolate(engine, later(2), pump)
     with pytest.raises(InvalidInput, match="X-Reason"):
         isolations.release(engine, replace(ADA, reason=None), pump)
-    retire_device(engine, later(4), pump, version=None)
-    assert isolations.isolated_handles(engine) == frozenset()
-    assert [message.is_over for message in told(engine, DeviceIsolated) if isinstance(message, DeviceIsolated)] == [False, True]
-    with pytest.raises(Conflict, match="retired"):
-        isolations.isolate(engine, later(5), pump)
     with pytest.raises(NotFound):
         isolations.isolate(engine, later(5), 999_999)
+
+
+def test_a_retired_device_stays_isolated_and_hosts_go_on_refusing_what_its_gateway_brings(
+    engine: Engine, hospital: SmallHospital
+) -> None:
+    monitor, gateway = hospital.monitor["handle"], hospital.gateway["handle"]
+    isolations.isolate(engine, later(1), monitor)
+    retire_device(engine, later(2), monitor, version=None)
+    assert isolations.isolated_handles(engine) == {monitor}
+    batch = ReadingBatch.of(handle=[monitor], metric=metric_of("heart_rate").id, time_us=NOW_US, value=199.0, source=gateway)
+    told_by_stream, told_by_directory = ShardCell(0), ShardCell(0)
+    for cell, messages in ((told_by_stream, told(engine)), (told_by_directory, list(shard_directory(engine, 0)))):
+        for message in messages:
+            cell.apply_control(message, later(3).now_us)
+        refused = cell.step(batch, np.array([later(4).now_us])).rejected
+        assert [(len(readings), reason) for readings, reason, _ in refused] == [(1, "isolated")]
+    isolations.release(engine, later(5), monitor)
+    assert isolations.isolated_handles(engine) == frozenset()
+    isolations.isolate(engine, later(6), monitor)  # a gateway may go on speaking for it
+    assert isolations.isolated_handles(engine) == {monitor}
 
 
 def test_the_history_is_kept_and_its_reasons_are_sealed(engine: Engine, hospital: SmallHospital) -> None:

@@ -331,7 +331,8 @@ def test_a_reject_is_resubmitted_once(engine: Engine) -> None:
 def test_a_fleet_registered_again_keeps_its_handles_and_keys(engine: Engine) -> None:
     first = register_fleet(engine, ADA, _fleet(), shards=SHARDS)
     before = {name: n for name, n in everything(engine).items() if name != "write_log"}
-    again = register_fleet(engine, later(60), _fleet(), shards=SHARDS)
+    meant = FleetManifest(_fleet().hospitals, even_on_patients=True)
+    again = register_fleet(engine, later(60), meant, shards=SHARDS)
     after = {name: n for name, n in everything(engine).items() if name != "write_log"}
     assert after == before
     assert [_without_tokens(fleet) for fleet in (first, again)] == 2 * [_without_tokens(first)]
@@ -388,8 +389,9 @@ def test_a_fleet_is_registered_whole_or_not_at_all(engine: Engine, wrong: dict[s
 
 def test_a_device_that_is_known_by_another_model_refuses_the_fleet(engine: Engine) -> None:
     register_fleet(engine, ADA, _fleet(), shards=SHARDS)
-    with pytest.raises(Conflict, match="mon-1"):
-        register_fleet(engine, ADA, _fleet(**_columns(models=["gateway", "wearable"])), shards=SHARDS)
+    other = _fleet(**_columns(models=["gateway", "wearable"])).hospitals
+    with pytest.raises(Conflict, match="'mon-1' exists as a monitor"):
+        register_fleet(engine, ADA, FleetManifest(other, even_on_patients=True), shards=SHARDS)
 
 
 @pytest.mark.clause("6.1")

@@ -12,10 +12,11 @@ from sqlalchemy import Engine
 from domain.messages import DeviceIsolated
 from domain.principals import Grant, Place, Role
 from domain.sightings import Sighting
+from runtime.clock import ManualClock
 from runtime.sql import users
-from runtime.sql.devices import find_device
+from runtime.sql.devices import find_device, rotate_token
 from runtime.sql.sightings import keep_sightings
-from tests.sql_fixtures import ADA, told
+from tests.sql_fixtures import ADA, NOW_US, told, with_certificate
 from tests.unit.api.conftest import API, client_of, make
 
 pytestmark = [pytest.mark.clause("8.4d"), pytest.mark.clause("9.4")]
@@ -80,6 +81,47 @@ async def test_neither_somebody_unknown_nor_a_disabled_user_is_named(
     refused = [await client.post(PATH, json={"confirmed_by": name}, headers=BECAUSE) for name in ("li.na", "nobody")]
     assert [answer.status_code for answer in refused] == [422, 422]
     assert refused[0].json()["detail"].replace("li.na", "nobody") == refused[1].json()["detail"]  # tells of no account
+
+
+@pytest.mark.parametrize("role", [Role.NURSE, Role.BIOMEDICAL_ENGINEER])
+async def test_whatever_else_cuts_it_off_needs_a_clinician_who_knows_too(
+    client: httpx.AsyncClient, bed: Bed, engine: Engine, role: Role
+) -> None:
+    staff(engine, "li.na", role, "sz.h001/icu")
+    handle = find_device(engine, "sz.h001", "mon-7")["handle"]
+    with_certificate(engine, handle, NOW_US, 2 * NOW_US)
+    rotate_token(engine, ADA, handle)  # its first
+    for method, path, body in (
+        ("POST", "token", None),
+        ("PATCH", "", {"needs_certificate": True}),
+        ("DELETE", "credentials/certificate-1", None),
+        ("DELETE", "credentials/token", None),
+    ):
+        headers = {"If-Match": (await client.get("devices/sz.h001/mon-7")).headers["etag"]} if method == "PATCH" else {}
+        url = f"devices/sz.h001/mon-7/{path}".rstrip("/")
+        unsaid = await client.request(method, url, json=body, headers=headers)
+        assert (unsaid.status_code, unsaid.json()["code"]) == (409, "patient-attached"), url
+        assert bed.patient_key in unsaid.json()["detail"]
+        said = await client.request(method, url, json=body, headers=headers, params={"confirmed_by": "li.na"})
+        assert said.status_code in ({200, 201, 204} if role is Role.NURSE else {422}), said.text
+    logged = [row for row in (await client.get("writes")).json()["items"] if "li.na" in str(row["detail"])]
+    assert len(logged) == (4 if role is Role.NURSE else 0)
+
+
+async def test_a_worn_device_is_retired_once_its_association_has_ended(
+    client: httpx.AsyncClient, bed: Bed, engine: Engine, clock: ManualClock
+) -> None:
+    staff(engine, "li.na", Role.NURSE, "sz.h001/icu")
+    headers = {"If-Match": (await client.get("devices/sz.h001/mon-7")).headers["etag"]}
+    refused = await client.post("devices/sz.h001/mon-7/retire", headers=headers, params={"confirmed_by": "li.na"})
+    assert (refused.status_code, refused.json()["code"]) == (409, "patient-attached")
+    assert "end the association first" in refused.json()["detail"]
+    (span,) = (await client.get("associations", params={"device": "sz.h001/mon-7"})).json()
+    clock.advance(60)
+    ended = await client.post(f"associations/{span['id']}/end", json={})
+    assert ended.is_success, ended.text
+    retired = await client.post("devices/sz.h001/mon-7/retire", headers=headers)
+    assert (retired.status_code, retired.json()["status"]) == (200, "retired")
 
 
 async def test_it_is_undone_and_both_are_listed_with_who_and_why(client: httpx.AsyncClient, bed: Bed, engine: Engine) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from domain.errors import Conflict, InvalidInput, NotFound
+from domain.errors import Conflict, InvalidInput, NotFound, PatientAttached
 from domain.fleet_manifest import DeviceColumns, FleetManifest, HospitalManifest, PatientColumns, Tier
 from domain.messages import DeviceAssociated, DevicesRegistered, PatientAdmitted
 from runtime.sql import devices
@@ -57,7 +57,11 @@ def test_a_fleet_registered_again_gets_new_tokens_only_and_tells_hosts_nothing(e
     manifest = FleetManifest([fleet_hospital()])
     (first,) = register_fleet(engine, ADA, manifest, shards=SHARDS).hospitals
     before = told(engine)
-    (second,) = register_fleet(engine, later(60), manifest, shards=SHARDS).hospitals
+    with pytest.raises(PatientAttached, match=r"sz\.h001/mon-0"):  # which the gateway carries
+        register_fleet(engine, later(60), manifest, shards=SHARDS)
+    assert device_of_token(engine, first.tokens["gw-1"]) is not None
+    meant = FleetManifest(manifest.hospitals, even_on_patients=True)
+    (second,) = register_fleet(engine, later(60), meant, shards=SHARDS).hospitals
     assert (second.handles, second.patient_keys, second.shard) == (first.handles, first.patient_keys, first.shard)
     assert told(engine) == before
     assert device_of_token(engine, first.tokens["gw-1"]) is None
@@ -85,9 +89,9 @@ def test_hospitals_of_a_fleet_are_spread_by_their_devices(engine: Engine) -> Non
 
 def test_a_retired_device_is_not_revived_by_a_fleet(engine: Engine) -> None:
     (made,) = register_fleet(engine, ADA, FleetManifest([fleet_hospital()]), shards=SHARDS).hospitals
-    devices.retire_device(engine, ADA, made.handles[2], version=1)
-    with pytest.raises(Conflict, match="'gw-1' exists as a gateway@1, retired"):
-        register_fleet(engine, ADA, FleetManifest([fleet_hospital()]), shards=SHARDS)
+    devices.retire_device(engine, ADA, made.handles[1], version=1)
+    with pytest.raises(Conflict, match="'mon-1' exists as a monitor@1, retired"):
+        register_fleet(engine, ADA, FleetManifest([fleet_hospital()], even_on_patients=True), shards=SHARDS)
 
 
 @pytest.mark.parametrize(
