@@ -225,9 +225,14 @@ class Feed:
             elif self._has_met(client, message.sequence, message.pending):
                 self._move_over(client)
 
+        def drained() -> None:
+            follower.resume()
+            if follower.pending == 0 and self._has_met(client, client.after, 0):  # nothing more may come for hours
+                self._move_over(client)
+
         follower = await self._bus.follow(self._stream, wanted, client.after + 1, receive)
         self._catching_up[client] = follower
-        client.on_drained = follower.resume
+        client.on_drained = drained
         if follower.pending == 0 and self._has_met(client, client.after, 0):
             self._move_over(client)
 

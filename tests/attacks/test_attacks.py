@@ -19,11 +19,11 @@ BUSY = 8  # at once, of attackers that do much each time
 P99_S = 10.0  # that nobody is kept out; `make attacks` judges by the second that is promised
 HELD = ("good readings",)  # their sender is made to wait, so it comes seldom
 GROUPS = (
+    ("live streams", "catch-ups"),  # first: who was refused often before is told a moment later than this lasts
     ("slow headers", "slow bodies", "slow reads", "MQTT silence", "pings"),
     ("connections", "handshakes", "garbage"),
     ("MQTT connects", "wrong tokens", "logins"),
     ("oversize", "bombs", "complex questions"),
-    ("live streams", "catch-ups"),
     HELD,
 )
 

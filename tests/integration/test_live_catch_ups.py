@@ -66,6 +66,16 @@ async def test_those_of_one_holder_wait_and_those_of_another_do_not(feed: Feed) 
         await waiting
 
 
+async def test_who_has_read_what_it_missed_makes_room_though_nothing_new_comes(feed: Feed) -> None:
+    clients = await full(feed, "ward")
+    waiting = asyncio.create_task(feed.join(client("ward"), 0))
+    await until(lambda: clients[0].after == ALARMS)
+    async with asyncio.timeout(10):
+        assert (await clients[0].take() or b"").count(b"event: alarm") == ALARMS
+        await waiting
+    assert clients[0].is_bounded
+
+
 async def test_who_waits_too_long_or_behind_too_many_is_told_so(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed_module, "_CATCH_UP_S", 0.5)
     clients = await full(feed, "villain")
