@@ -111,7 +111,8 @@ class Follower:
         )
         info = await self._jetstream.add_consumer(self._stream, config)
         self._consumer = info.name
-        self.pending = int(info.num_pending or 0)
+        if not self._consumer_sequence:  # else messages were faster than this answer, and know better
+            self.pending = int(info.num_pending or 0)
 
     async def _unsubscribe(self) -> None:
         subscription, self._subscription = self._subscription, None

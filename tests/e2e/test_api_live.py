@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from sqlalchemy import Engine
 
 from api.app import create_app
+from api.limits import RequestLimits
 from api.live.subscription import Subscription
 from cluster.serving import serving
 from domain import subjects
@@ -150,6 +151,24 @@ async def test_catching_up_while_alarms_go_on_misses_and_doubles_nothing(client:
     await writing
     assert seen[0] == list(range(1, 401))
     assert seen[1] == list(range(101, 401))
+
+
+@pytest.mark.clause("9.1b")
+async def test_one_more_stream_than_a_caller_may_have_is_refused_until_one_is_closed(bus: Bus, engine: Engine) -> None:
+    services = services_of(engine=engine, bus=bus, clock=SystemClock())
+    app = create_app(services, background=False, limits=RequestLimits(live_streams=2))
+    async with serving(app, "127.0.0.1", 0) as port:
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}/api/v1", headers=headers, timeout=10) as client:
+            async with live(client, "/live/alarms") as first, live(client, "/live/alarms?after=0") as second:
+                await next_of(first, "hello")
+                await next_of(second, "hello")
+                refused = await client.get("/live/alarms")
+            assert (refused.status_code, refused.json()["code"]) == (429, "too-many-requests")
+            assert int(refused.headers["Retry-After"]) >= 1
+            await until(lambda: app.state.backend.alarm_feed.client_count == 0)
+            async with live(client, "/live/alarms") as again:
+                await next_of(again, "hello")
 
 
 async def test_an_event_id_that_is_none_of_ours_is_refused(client: httpx.AsyncClient) -> None:
