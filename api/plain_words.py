@@ -67,7 +67,7 @@ _PATH: Final[Mapping[str, Callable[[str], bool]]] = {
 }
 _FOUND: Final = frozenset({"ward", "device", "rule"})  # of a query: ids, once they were found
 _EMPTIED: Final = frozenset(  # parameters of which the name alone stays
-    {"q", "cursor", "tz", "principal", "user", "by", "after", "bed", "door", "model", "reason"}
+    {"q", "cursor", "tz", "principal", "user", "by", "after", "bed", "door", "model", "reason", "confirmed_by"}
 )
 PARAMETERS: Final = frozenset(_QUERY) | _FOUND | _EMPTIED | {"hospital"}
 

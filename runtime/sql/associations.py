@@ -108,11 +108,9 @@ def correct_association(
         return new or withdrawn, _touched(connection, old, new)
 
 
-def end_spans(
-    connection: Connection, author: Author, at_us: int, *, handle: int | None = None, patient_key: str | None = None
-) -> None:
-    """No span of the device or patient goes on beyond `at_us`; one that was to begin later never was."""
-    for span in _spans(connection, handle=handle, patient_key=patient_key):
+def end_spans(connection: Connection, author: Author, at_us: int, *, patient_key: str) -> None:
+    """No span of the patient goes on beyond `at_us`; one that was to begin later never was."""
+    for span in _spans(connection, patient_key=patient_key):
         if span["start_us"] >= at_us:
             _supersede(connection, author, span)
         elif span["end_us"] is None or span["end_us"] > at_us:

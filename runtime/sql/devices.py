@@ -13,7 +13,6 @@ from domain.ids import parse_token
 from domain.messages import DevicesRegistered, MaintenanceSet
 from domain.permissions import Reach
 from domain.thing_catalogue import thing_model
-from runtime.sql.associations import end_spans
 from runtime.sql.attached import NOBODY_KNOWS, Known, attached, check_cut_off, name_of, on_patients
 from runtime.sql.credential_tables import credential_uses
 from runtime.sql.engine import reading, writing
@@ -169,7 +168,6 @@ def retire_device(
         detail = _check_retired(connection, author, handle, known)
         values = {"status": RETIRED, "token_digest": None, "token_made_us": None, "token_made_by": None}
         row = _change_in_service(connection, handle, values, version)
-        end_spans(connection, author, author.now_us, handle=handle)
         quiet = MaintenanceSet(row["hospital_id"], author.now_us, FOR_EVER_US, handle)
         tell_hosts(connection, author, row["hospital_id"], quiet)
         log_write(connection, author, "device.retire", name_of(row), detail)

@@ -6,16 +6,16 @@ import pytest
 from sqlalchemy import Engine
 
 from domain.errors import Conflict, InvalidInput, StaleVersion
-from domain.messages import DeviceAssociated, DevicesRegistered, MaintenanceSet
+from domain.messages import DevicesRegistered, MaintenanceSet
 from runtime.sql import devices, handles
 from runtime.sql.access import list_writes
-from runtime.sql.associations import associate, list_associations
+from runtime.sql.associations import associate
 from runtime.sql.devices import MAINTENANCE, NewDevice
 from runtime.sql.engine import writing
 from runtime.sql.handles import take_handles
 from runtime.sql.tables import devices as device_table
 from runtime.sql.tables import handles as handle_table
-from tests.sql_fixtures import ADA, ALL, HOSPITAL, NOW_US, SmallHospital, add_hospital, count, later, told
+from tests.sql_fixtures import ADA, HOSPITAL, NOW_US, SmallHospital, add_hospital, count, later, told
 
 
 def errors_of(engine: Engine, *rows: NewDevice) -> list[str | None]:
@@ -107,21 +107,16 @@ def test_what_else_a_device_is_cannot_be_changed(engine: Engine, hospital: Small
 
 
 @pytest.mark.clause("5.4a")
-def test_a_retired_device_leaves_its_patient_and_alarms_no_more(engine: Engine, hospital: SmallHospital) -> None:
+def test_a_retired_device_is_on_nobody_and_alarms_no_more(engine: Engine, hospital: SmallHospital) -> None:
     handle = hospital.monitor["handle"]
-    associate(engine, ADA, handle, hospital.patient["patient_key"], NOW_US)
     retired = later(60)
     with pytest.raises(StaleVersion):
         devices.retire_device(engine, retired, handle, version=9)
     devices.retire_device(engine, retired, handle, version=1)
-    (span,) = list_associations(engine, reach=ALL, handle=handle)
-    assert span["end_us"] == retired.now_us
-    last = told(engine)[-2:]
-    assert isinstance(last[0], DeviceAssociated)
-    assert last[0].spans[0].end_us == retired.now_us
-    assert isinstance(last[1], MaintenanceSet)
-    assert (last[1].handle, last[1].from_us) == (handle, retired.now_us)
-    assert last[1].until_us > NOW_US * 1000
+    last = told(engine)[-1]
+    assert isinstance(last, MaintenanceSet)
+    assert (last.handle, last.from_us) == (handle, retired.now_us)
+    assert last.until_us > NOW_US * 1000
     for change in (
         lambda: devices.retire_device(engine, retired, handle, version=2),
         lambda: devices.rotate_token(engine, retired, handle),
