@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -44,6 +45,8 @@ class Turns:
                 self.give_back(name)
             else:
                 called.cancel()
+                with contextlib.suppress(ValueError):  # it was called up meanwhile, and the turn goes on to the next
+                    own.waiting.remove(called)  # else it would count as waiting, with nobody there
             raise
 
     def give_back(self, name: str) -> None:

@@ -234,6 +234,21 @@ async def test_turns_of_those_who_left_go_on_to_the_next() -> None:
         await turns.take("a")
 
 
+async def test_who_left_waits_no_more() -> None:
+    turns = Turns(1)
+    await turns.take("a")
+    waiting = [asyncio.create_task(turns.take("a")) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert turns.waiting("a") == 3
+    for task in waiting[:2]:
+        task.cancel()
+    await asyncio.wait(waiting[:2])
+    assert turns.waiting("a") == 1
+    turns.give_back("a")
+    async with asyncio.timeout(5):
+        await waiting[2]
+
+
 async def test_who_reads_its_answer_slowly_holds_up_nobody() -> None:
     limited = PrincipalLimit(PlainTextResponse("done"), FEW)
     may_read = asyncio.Event()
