@@ -99,7 +99,7 @@ class MqttConnection(asyncio.Protocol):
         self._controls_left = CONTROLS_AT_ONCE  # until others have their turn
         self.sender: Sender | None = None
         self.connection_id, self.since_us = "", 0  # by which logs and traces name it; when it was admitted
-        self.client_id = ""
+        self.client_id, self.turn = "", 0  # of two connections of one sender the one with the later turn stays
         self.sighting_due_s = _NEVER  # when the door notes that it is still there
         self.will: Will | None = None
         self.why_ended = "lost"
@@ -283,9 +283,10 @@ class MqttConnection(asyncio.Protocol):
             return
         self.sender, self.client_id, self.will = known.sender, packet.client_id, packet.will
         self._pace = self._door.watch.paces.of(known.sender)
-        if not self._door.admit(self, known.good_at):
+        self.turn = known.turn
+        if why_not := self._door.admit(self, known.good_at):
             self.sender = None
-            self._refuse(ConnectCode.SERVER_UNAVAILABLE, "too-many-connections")
+            self._refuse(ConnectCode.SERVER_UNAVAILABLE, why_not)
             return
         self._guest.known()
         self._deadline_s = _NEVER

@@ -2,11 +2,12 @@
 
 Identity comes from the connection: the token is the password, or the user name (as ThingsBoard's devices send it); or the
 certificate that was shown in the TLS handshake, beside which a token has to be the same device's.
-CONNACK 4 answers a CONNECT without either, 5 a wrong one, 3 a door that is full or cannot ask who it is.
-Session take-over: a CONNECT of the same sender ends the older connection. A client id is its sender's own: who calls
-itself by another's takes nothing over from it, and is noticed (3.1.4-2 holds within a sender: else whoever has a token
-could silence any device). No session state is kept: a device subscribes again when it connects again, and repeats what was
-not acknowledged.
+CONNACK 4 answers a CONNECT without either, 5 a wrong one, 3 a door that is full or cannot ask who it is, and a CONNECT that a
+later one of its sender overtook on the way.
+Session take-over: a CONNECT of the same sender ends the older connection, in the order in which they came. A client id is its
+sender's own: who calls itself by another's takes nothing over from it, and is noticed (3.1.4-2 holds within a sender: else
+whoever has a token could silence any device). No session state is kept: a device subscribes again when it connects again, and
+repeats what was not acknowledged.
 Events: `online` when a device connects, `offline` when its connection is lost or ended by us, with its will's text as
 detail; `disconnected` when it says goodbye (DISCONNECT drops the will). A take-over is neither.
 A connection whose token was replaced, whose certificate was revoked or has ended, or whose device was retired or isolated,
@@ -20,9 +21,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import ssl
-from collections.abc import Collection, Coroutine
+from collections.abc import Collection, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -107,6 +109,7 @@ class MqttDoor:
         self._checker: asyncio.Task[None] | None = None
         self._is_recheck_due = asyncio.Event()
         self.changes = 0  # of credentials, that were told
+        self.turns: Iterator[int] = itertools.count()  # of CONNECTs, as they came, or as their wait in a conflict ended
 
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port, which is a free one for `port` 0."""
@@ -155,8 +158,8 @@ class MqttDoor:
         connection.connection_id = self._stamps.next_id()
         self._connections.add(connection)
 
-    def admit(self, connection: MqttConnection, asked_at: int) -> bool:
-        """Make room for a connection that has said who it is; False when the door is full.
+    def admit(self, connection: MqttConnection, asked_at: int) -> str | None:
+        """Make room for a connection that has said who it is; else why not: the door is full, or a later CONNECT was faster.
 
         `asked_at`: the `changes` there were when it was asked who it is. The look after a later one passed it over.
         """
@@ -165,7 +168,9 @@ class MqttDoor:
         older = self._by_handle.get(sender.handle)
         namesake = self._by_client_id.get(connection.client_id) if connection.client_id else None
         if older is None and len(self._by_handle) >= self._max_connections:
-            return False
+            return "too-many-connections"
+        if older is not None and older.turn > connection.turn:
+            return TAKEN_OVER
         before = None
         if older is not None:
             before = older.address, older.heard_s
@@ -186,7 +191,7 @@ class MqttDoor:
         self.watch.used(sender, DOOR, connection.address, before)
         if asked_at != self.changes:
             self._is_recheck_due.set()
-        return True
+        return None
 
     def _sighted(self, connection: MqttConnection, sender: Sender) -> None:
         connection.sighting_due_s = connection.heard_s + _SIGHTED_EVERY_S

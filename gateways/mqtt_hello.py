@@ -28,10 +28,11 @@ class Refused(Exception):
 
 
 class Known(NamedTuple):
-    """Who somebody is, as of which of the door's `changes`."""
+    """Who somebody is, as of which of the door's `changes`, and which of its `turns` it has: a later one takes over."""
 
     sender: Sender
     good_at: int
+    turn: int
 
 
 def shown_by(packet: Connect, certificate: str | None) -> Shown:
@@ -54,7 +55,7 @@ async def who_shows(door: DoorOfConnections, guest: Guest, shown: Shown, is_wait
 
     Raises Refused; who tries many is answered late.
     """
-    asked_at = door.changes
+    asked_at, turn = door.changes, next(door.turns)
     try:
         sender = await door.identities.sender_of(shown)
     except Unauthenticated as error:
@@ -71,10 +72,10 @@ async def who_shows(door: DoorOfConnections, guest: Guest, shown: Shown, is_wait
         if wait_s is None:
             raise Refused(ConnectCode.SERVER_UNAVAILABLE, "identity-conflict")
         if wait_s == 0.0:
-            return Known(sender, asked_at)
+            return Known(sender, asked_at, turn)
         await asyncio.sleep(wait_s)
         good_at = await _still_good(door, sender, asked_at)
-    return Known(sender, good_at) if is_waiting() else None
+    return Known(sender, good_at, next(door.turns)) if is_waiting() else None
 
 
 async def _still_good(door: DoorOfConnections, sender: Sender, asked_at: int) -> int:

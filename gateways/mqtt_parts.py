@@ -5,7 +5,7 @@ handed on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
@@ -36,9 +36,10 @@ class DoorOfConnections(Protocol):
     connect_timeout_s: float
     write_timeout_s: float
     changes: int
+    turns: Iterator[int]
 
     def opened(self, connection: MqttConnection) -> None: ...
-    def admit(self, connection: MqttConnection, asked_at: int) -> bool: ...
+    def admit(self, connection: MqttConnection, asked_at: int) -> str | None: ...
     def ended(self, connection: MqttConnection) -> None: ...
     def spawn(self, work: Coroutine[Any, Any, None]) -> None: ...
 

@@ -181,3 +181,29 @@ async def test_a_subscribe_of_very_many_topics_is_not_read() -> None:
         assert await peer.next() is None
         assert stage.door.counters.connections_ended == {"malformed": 1}
         await acknowledged(stage.port)
+
+
+async def test_of_two_connects_of_one_device_the_newer_stays_whichever_was_looked_up_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with opened() as stage:
+        asked, may_answer, sender_of = [], asyncio.Event(), stage.identities.sender_of
+
+        async def first_is_late(shown):
+            asked.append(shown)
+            if len(asked) == 1:
+                await may_answer.wait()
+            return await sender_of(shown)
+
+        monkeypatch.setattr(stage.identities, "sender_of", first_is_late)
+        older = await Raw.connect(stage.port)
+        older.send(CONNECT)
+        await until(lambda: asked)
+        newer = await Raw.connect(stage.port, "token-of-monitor")
+        may_answer.set()
+        assert await older.next() == ConnAck(ConnectCode.SERVER_UNAVAILABLE)
+        assert await older.next() is None
+        newer.send(encode_publish(READINGS, HR_72, qos=1, packet_id=1))
+        assert (await newer.next()).kind is PacketKind.PUBACK
+        assert stage.door.counters.connections_refused == {"taken-over": 1}
+        assert stage.door.counters.connections_ended == {}
