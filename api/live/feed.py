@@ -233,7 +233,9 @@ class Feed:
         follower = await self._bus.follow(self._stream, wanted, client.after + 1, receive)
         self._catching_up[client] = follower
         client.on_drained = drained
-        if follower.pending == 0 and self._has_met(client, client.after, 0):
+        if client.is_filling:  # messages were faster than the answer; once it has read them it is `drained`
+            follower.pause()
+        elif follower.pending == 0 and self._has_met(client, client.after, 0):
             self._move_over(client)
 
     def _has_met(self, client: Subscription, sequence: int, pending: int) -> bool:
