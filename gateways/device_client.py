@@ -43,6 +43,7 @@ from gateways.mqtt_packets import (
 from gateways.mqtt_reader import PacketReader
 
 ErrorHandler = Callable[[dict[str, str]], None]
+_CLOSE_S: Final = 2.0
 _PING: Final = encode(Simple(PacketKind.PINGREQ))
 _GOODBYE: Final = encode(Simple(PacketKind.DISCONNECT))
 _KEEP_ALIVE_S: Final = 30
@@ -137,11 +138,11 @@ class DeviceClient:
     async def close(self) -> None:
         """Say goodbye. What was not acknowledged fails with Unavailable."""
         await self._stop_reconnecting()
-        if self._link is not None:
-            self._link.write(_GOODBYE)
-            self._link.close()
-            self._link = None
+        link, self._link = self._link, None
         self._fail(Unavailable("the client was closed before its message was acknowledged"))
+        if link is not None:
+            link.write(_GOODBYE)
+            await link.close()
 
     # ---- sending
 
@@ -269,12 +270,14 @@ class _Link(asyncio.Protocol):
         self._last_heard_s = self._loop.time()
         self.is_paused = False
         self.is_lost = False
+        self._ended = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are none of asyncio's classes
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True
+        self._ended.set()
         if self._ping is not None:
             self._ping.cancel()
         if not self._code.done():
@@ -305,10 +308,16 @@ class _Link(asyncio.Protocol):
             self._loop.call_soon(self._flush)
         self._out += data
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """Send what is to be sent, and wait until it has left: TLS ends by a word of both."""
         self._flush()
         if self._transport is not None:
             self._transport.close()
+            try:
+                async with asyncio.timeout(_CLOSE_S):
+                    await self._ended.wait()
+            except TimeoutError:
+                self._transport.abort()
 
     def abort(self) -> None:
         if self._transport is not None:

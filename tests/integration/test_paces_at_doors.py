@@ -216,14 +216,16 @@ async def test_of_bodies_that_do_not_come_a_sender_has_few_under_way_and_others_
         "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n["
     )
     slow = [await Raw.connect(stage.http.base_url.port) for _ in range(MOST_BODIES)]
-    for peer in slow:
-        peer.send(begun.encode())
-    await until(lambda: stage.app.state.counters.messages == MOST_BODIES)
-    refused = await post(stage, hr(1))
-    assert (refused.status_code, refused.headers["retry-after"], refused.json()["code"]) == (429, "2", "too-many-requests")
-    assert (await post(stage, {"metric": "nibp_sys", "value": 120}, "token-of-cuff")).status_code == 200
-    for peer in slow:
-        peer.drop()
+    try:
+        for peer in slow:
+            peer.send(begun.encode())
+        await until(lambda: stage.app.state.counters.messages == MOST_BODIES)
+        refused = await post(stage, hr(1))
+        assert (refused.status_code, refused.headers["retry-after"], refused.json()["code"]) == (429, "2", "too-many-requests")
+        assert (await post(stage, {"metric": "nibp_sys", "value": 120}, "token-of-cuff")).status_code == 200
+    finally:
+        for peer in slow:  # the door waits for them when it closes
+            peer.drop()
 
     async def is_heard() -> bool:
         return (await post(stage, hr(1))).status_code == 200
