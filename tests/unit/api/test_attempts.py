@@ -109,7 +109,8 @@ async def test_a_clock_that_is_set_back_keeps_nobody_out_for_longer_than_an_empt
             pass
     fail(attempts, Unauthenticated("wrong"))
     clock.advance(-3_600)
-    with pytest.raises(TooManyAttempts), attempts.one("10.0.0.7"):
+    fail(attempts, TooManyAttempts("none left"))
+    with pytest.raises(TooManyAttempts), attempts.password("10.0.0.7", "ada"):
         pass
     clock.advance(max(REFILL_US, RIGHT_REFILL_US) / 1e6)
     with attempts.password("10.0.0.7", "ada"):

@@ -51,7 +51,8 @@ class Platform:
         await self.close()
         self._intake = self._opened(load(self._file, -math.inf))
         _, left = await catch_up(self.replays, self.bus, within_s=-1.0)
-        assert left and self._intake.gate is not None
+        assert left
+        assert self._intake.gate is not None
         self.reading = asyncio.create_task(read_on(self.replays, self.bus, left, self._intake.gate))
 
     async def says(self, *numbers: int, time_us: int | None = None, value: float = 1.0) -> str:
