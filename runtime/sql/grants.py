@@ -240,6 +240,6 @@ def _in_force(now_us: int) -> ColumnElement[bool]:
 
 
 def _on_team(now_us: int) -> ColumnElement[bool]:
-    """A beginning that is to come is of a clock that was set back since: it counts, unless that says an end, for who left too."""
+    """A beginning that is to come is of a clock that was set back since. With an end, they may have left meanwhile."""
     is_begun = (care_teams.c.from_us <= now_us) | care_teams.c.until_us.is_(None)
     return is_begun & or_(care_teams.c.until_us.is_(None), care_teams.c.until_us > now_us)
