@@ -23,12 +23,18 @@ class Buckets:
         """Take `cost` and return 0; or, when there is not as much, take nothing and return the µs until there is."""
         if wait_us := self.wait_us(key, cost):
             return wait_us
-        full_at_us = max(self._now_us(), self._full_at_us.get(key, 0)) + cost * self._refill_us
+        full_at_us = self._full_at(key, self._now_us()) + cost * self._refill_us
         keep_newest(self._full_at_us, key, full_at_us, MOST_KEYS)
         return 0
 
     def wait_us(self, key: str, cost: int = 1) -> int:
         """What `take` would return now."""
         now_us = self._now_us()
-        full_at_us = max(now_us, self._full_at_us.get(key, 0)) + cost * self._refill_us
+        full_at_us = self._full_at(key, now_us) + cost * self._refill_us
         return max(0, full_at_us - now_us - self._burst_us)
+
+    def _full_at(self, key: str, now_us: int) -> int:
+        """An empty bucket is the least there is: what is noted beyond that is of a clock that was set back since."""
+        if self._full_at_us.get(key, 0) > now_us + self._burst_us:
+            self._full_at_us[key] = now_us + self._burst_us
+        return max(now_us, self._full_at_us.get(key, 0))

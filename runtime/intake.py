@@ -161,7 +161,7 @@ class StreamIntake:
         if any(self._lanes.waiting.has(self._lane_of(sender, readings), shard) for shard, _ in parts):
             raise Unavailable("others wait for room already: send again later, with the same key")
         if self.gate is not None:
-            known, is_anew = self.gate.look_at(readings, claim_us, asyncio.get_running_loop().time())
+            known, is_anew = self.gate.look_at(readings, claim_us, asyncio.get_running_loop().time(), self._clock.now_us())
             if known is not None:
                 return known
         for number, (shard, batch) in enumerate(parts):
@@ -281,7 +281,7 @@ class StreamIntake:
             return
         answered: list[Submission] = []
         try:
-            group, answered = self.gate.admitted(group, asyncio.get_running_loop().time())
+            group, answered = self.gate.admitted(group, asyncio.get_running_loop().time(), self._clock.now_us())
         except Exception:  # whatever it is, no sender may wait for ever: the cells know doubles too
             logger.exception("a group could not be looked at for replays, and is stored")
         for submission in answered:

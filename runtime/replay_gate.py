@@ -52,11 +52,15 @@ class ReplayGate:
     def _move(self) -> None:
         self._replays.position = min(self._under_way.values(), default=self._newest)
 
-    def admitted(self, group: list[Submission], now_s: float) -> tuple[list[Submission], list[Submission]]:
+    def admitted(
+        self, group: list[Submission], now_s: float, now_us: int
+    ) -> tuple[list[Submission], list[Submission]]:  # fmt: skip
         """Which of a group are to be stored, and which not: those are answered, with a receipt or a RejectedInput.
 
-        Those to be stored keep their order, and are marked with what `stored` needs of them. `now_s`: the loop's time.
+        Those to be stored keep their order, and are marked with what `stored` needs of them. `now_s`: the loop's time;
+        `now_us`: the clock's.
         """
+        self._replays.clock_shows(now_us)
         refused: list[Submission] = []
         packed = [one for one in group if isinstance(one.parts[0][1], bytes)] if len(group) > 1 else []
         if packed:
@@ -85,11 +89,14 @@ class ReplayGate:
             messages[number].failed(_refusal(judged, number))
             refused.append(messages[number])
 
-    def look_at(self, readings: ReadingBatch, arrival_us: int, now_s: float) -> tuple[Receipt | None, bool]:
+    def look_at(
+        self, readings: ReadingBatch, arrival_us: int, now_s: float, now_us: int
+    ) -> tuple[Receipt | None, bool]:  # fmt: skip
         """The receipt of readings that came before, None of such as are to be stored; and whether their sender counts anew
-        with them. There is at least one reading. `arrival_us`: when they came first; `now_s`: the loop's time. Raises
-        RejectedInput of a replay.
+        with them. There is at least one reading. `arrival_us`: when they came first; `now_s`: the loop's time, `now_us`:
+        the clock's. Raises RejectedInput of a replay.
         """
+        self._replays.clock_shows(now_us)
         judged = self._replays.judge(Columns.of(readings), [0], [arrival_us], now_s)
         if judged.replayed:
             raise _refusal(judged, 0)

@@ -159,6 +159,8 @@ def _note(replays: Replays, message: StreamMessage, *, is_past: bool) -> bool:
     except (RejectedInput, IntegrityViolation):
         return False  # its shard refuses it
     if len(frame.readings):
+        if not is_past:
+            replays.stream_shows(frame.header.arrival_us)
         replays.stored(Columns.of(frame.readings), frame.header.arrival_us, is_past=is_past)
     return True
 

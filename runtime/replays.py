@@ -23,6 +23,7 @@ the messages, are the remedy.
 A message with an unnumbered reading is judged by nobody here: the cell knows doubles of the last readings. Judging is a
 compiled loop over a group commit. After a start the digests are gone, so for `DOUBT_S` what may be one of the last by its
 numbers is taken, and left to the cell. What is ahead of the clock counts as of now: a sender whose clock was set right goes on.
+So it does where the platform's own clock is set back: nothing that is known stays ahead of it (`clock_shows`).
 Clauses 5.4a, 9.4; docs/decisions/0034-replays-are-known-by-number.md.
 """
 
@@ -50,6 +51,8 @@ MOST_GAPS: Final = 64  # of a source; of more the oldest is forgotten, and what 
 _MOST_LINES: Final = 50_000  # of sources whose last messages are known
 _MOST_AGAIN: Final = 10_000
 _FIRST: Final = 1_024
+_NEVER_SHOWN: Final = 2**62  # what is known may be of a clock that was ahead when it was written
+_SET_BACK_US: Final = 1_000_000  # how soon after the clock was set back that is seen, while anything comes
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,8 @@ class Replays:
 
     def __init__(self, monotonic_s: float) -> None:
         self._began_s = monotonic_s
+        self._clock_us = _NEVER_SHOWN  # the platform's clock, when it was looked at last
+        self._read_us = 0  # newest arrival of what is read at the start
         self.highest = np.zeros(_FIRST, np.int64)  # by source, as all of these
         self.newest_us = np.zeros(_FIRST, np.int64)
         self.epoch_us = np.zeros(_FIRST, np.int64)  # newest before it counted anew
@@ -121,6 +126,34 @@ class Replays:
         self._again: dict[tuple[int, int], int] = {}  # line and digest -> how often it came again
         self._repeats: dict[int, tuple[int, int]] = {}  # line -> when it said again what it had said, and with what number
         self._anew_us: dict[int, int] = {}  # line -> when it began again: what is on its way with that is not told again
+
+    def clock_shows(self, now_us: int) -> None:
+        """The platform's clock, as it is; to be told before each `judge`.
+
+        If it went back, what is known to be of later than now can only be of the time when it was ahead: it is of just before
+        now, so that nobody is refused until the clock has come to there again.
+        """
+        if now_us < self._clock_us:
+            self._put_back(slice(None), now_us)
+            self._repeats.clear()
+            self._anew_us.clear()
+        self._clock_us = now_us
+
+    def stream_shows(self, arrival_us: int) -> None:
+        """When a frame came, of those that were there at the start, in order, before doors are open: the same as a clock.
+
+        Doors publish beside each other, so one may be a little older than the one before it.
+        """
+        if arrival_us + _LIVE_US < self._read_us:
+            self._put_back(slice(None), arrival_us)
+            self._read_us = arrival_us
+        self._read_us = max(self._read_us, arrival_us)
+
+    def _put_back(self, of: slice | NDArray[np.uint32], now_us: int) -> None:
+        """What is just being judged came up to `_LIVE_US` ago, and has to be later than a beginning of a clock ahead."""
+        for times_us, wait_us in ((self.newest_us, _SET_BACK_US), (self.epoch_us, _LIVE_US)):
+            known_us = times_us[of]
+            times_us[of] = np.where(known_us > now_us, now_us - wait_us, known_us)
 
     # ---- before it is stored
 
@@ -247,9 +280,11 @@ class Replays:
                 self.low, self.high, self.gaps,
             )  # fmt: skip
             if at == len(columns):
-                return
+                break
             self.low, self.high = _longer(self.low), _longer(self.high)
             self.gaps = np.append(self.gaps, np.zeros_like(self.gaps))
+        if arrival_us > self._clock_us + _LIVE_US:  # it was on its way, or lay in the stream, when the clock was set back
+            self._put_back(columns.source, self._clock_us)
 
     def remember(self, lines: Sequence[int], digests: Sequence[int], at: Receipt, rows: Sequence[int]) -> None:
         """These messages are in the stream, whole; the last of them `at` this place. `rows`: how many readings each has.

@@ -1,9 +1,9 @@
 """Accounts of least privilege on PostgreSQL: what each process may do in the business database, as a table.
 
 The platform itself (`vitalgrid up`) owns the schema and migrates it. Its other processes need no more than is here: none
-may change the schema, nobody may change what was notified or written in the log, and doors learn nothing of a patient but
-the number that readings bear. Hosts, audit and queries need no account; upkeep, which deletes by rule and erases persons, uses
-the platform's own.
+may change the schema, nobody may change what was notified or written in the log, the API deletes from the tables that are
+named here and from no other, and doors learn nothing of a patient but the number that readings bear. Hosts, audit and
+queries need no account; upkeep, which deletes by rule and erases persons, uses the platform's own.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ from domain.errors import InvalidInput
 from runtime.sql.tables import metadata
 
 _PREFIX: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
-_ALL: Final = ("SELECT", "INSERT", "UPDATE", "DELETE")
-_APPEND: Final = ("SELECT", "INSERT")
 _READ: Final = ("SELECT",)
-_NOT_ALL: Final[Mapping[str, tuple[str, ...]]] = {
+_APPEND: Final = ("SELECT", "INSERT")
+_KEEP: Final = ("SELECT", "INSERT", "UPDATE")  # what there was stays told, or goes by the platform's own account
+_ALL: Final = ("SELECT", "INSERT", "UPDATE", "DELETE")
+_NOT_KEPT: Final[Mapping[str, tuple[str, ...]]] = {
     **dict.fromkeys(("write_log", "alarm_events", "exports", "handles", "reject_actions", "risk_events"), _APPEND),
     "password_history": (*_APPEND, "DELETE"),  # the oldest go
-    **dict.fromkeys(("erasures", "legal_holds", "bus_certificates"), (*_APPEND, "UPDATE")),  # what there was stays told
+    **dict.fromkeys(("wards", "beds", "limit_presets"), _ALL),  # removed when somebody says so
+    **dict.fromkeys(("sessions", "ended_sessions", "service_access", "second_factors", "recovery_codes"), _ALL),
+    "credential_uses": _ALL,  # of a token that another took the place of
+    "security_events": _ALL,  # the newest are kept
 }
 
 
@@ -34,7 +38,7 @@ class Grant(NamedTuple):
 
 
 ACCOUNTS: Final[Mapping[str, Mapping[str, Grant]]] = {
-    "api": {table: Grant(_NOT_ALL.get(table, _ALL)) for table in metadata.tables},
+    "api": {table: Grant(_NOT_KEPT.get(table, _KEEP)) for table in metadata.tables},
     "doors": {
         "hospitals": Grant(_READ), "hand_overs": Grant(_READ), "devices": Grant(_READ),
         "isolations": Grant(_READ, ("device_handle", "released_us")),

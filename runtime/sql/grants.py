@@ -240,4 +240,6 @@ def _in_force(now_us: int) -> ColumnElement[bool]:
 
 
 def _on_team(now_us: int) -> ColumnElement[bool]:
-    return (care_teams.c.from_us <= now_us) & or_(care_teams.c.until_us.is_(None), care_teams.c.until_us > now_us)
+    """A beginning that is to come is of a clock that was set back since. With an end, they may have left meanwhile."""
+    is_begun = (care_teams.c.from_us <= now_us) | care_teams.c.until_us.is_(None)
+    return is_begun & or_(care_teams.c.until_us.is_(None), care_teams.c.until_us > now_us)

@@ -10,19 +10,24 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import ProgrammingError
 
 from runtime.sealing import Sealer
-from runtime.sql import access, devices, isolations, patients, users
+from runtime.sql import access, devices, isolations, patients, presets, second_factors, users
 from runtime.sql.accounts import ACCOUNTS, statements
 from runtime.sql.credentials import holders_of, standing
 from runtime.sql.devices import device_of_token
 from runtime.sql.engine import open_engine, reading, writing
 from runtime.sql.hand_overs import shards_ever_of
-from runtime.sql.places import create_ward
+from runtime.sql.places import create_ward, remove_ward
+from runtime.sql.security_events import forget_events
 from runtime.sql.sessions import SessionRules, begin_session
 from runtime.sql.tables import metadata
 from tests.contracts.test_sealed import fill
 from tests.sql_fixtures import ADA, HOSPITAL, NOW_US, POSTGRESQL, SmallHospital, later
 
 Opened = Callable[[str], Engine]
+DELETES = {
+    "beds", "credential_uses", "ended_sessions", "limit_presets", "password_history", "recovery_codes", "second_factors",
+    "security_events", "service_access", "sessions", "wards",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -32,7 +37,8 @@ def account(engine: Engine, sealer: Sealer) -> Iterator[Opened]:
         pytest.skip("SQLite has no accounts: whoever reads the file reads it whole")
     prefix = f"t{uuid.uuid4().hex[:8]}"
     with engine.begin() as connection:
-        for statement in [*statements(prefix), *statements(prefix)]:  # a second time changes nothing
+        as_before = f'GRANT ALL ON ALL TABLES IN SCHEMA public TO "{prefix}_api", "{prefix}_doors"'
+        for statement in [*statements(prefix), as_before, *statements(prefix)]:  # a second time takes back what is not here
             connection.exec_driver_sql(statement)
     opened: list[Engine] = []
 
@@ -68,13 +74,20 @@ def test_the_api_does_all_its_work_and_changes_neither_schema_nor_log(
     api = account("api")
     key = fill(api, hospital)
     create_ward(api, ADA, HOSPITAL, "w9", "w9")
-    assert access.create_token(api, ADA, "bob")
+    token = access.create_token(api, ADA, "bob")
     lina = users.create_user(api, ADA, "li.na", "a stored password")
     users.set_password(api, ADA, "li.na", "another", must_change=False)
     rules = SessionRules(10**9, 10**10)
     assert begin_session(api, lina["id"], checked="another", address="::1", now_us=ADA.now_us, rules=rules)
     patients.discharge_patient(api, later(9), key, later(9).now_us, version=None)
-    assert patients.erase_patient(api, later(10), key)["erased"]
+    presets.set_preset(api, later(10), key, "heart_rate", (None, 40.0, 150.0, None))
+    presets.remove_preset(api, later(10), key, "heart_rate")
+    remove_ward(api, ADA, HOSPITAL, "w9", version=None)
+    second_factors.propose(api, ADA, lina["id"], b"a sealed seed")
+    second_factors.reset(api, ADA, "li.na")
+    devices.rotate_token(api, later(10), hospital.monitor["handle"])
+    assert access.begin_service_access(api, "bob", token, now_us=ADA.now_us)
+    assert forget_events(api, NOW_US, kept_us=1, most=1) == 0
     for statement in (
         "CREATE TABLE mine (id int)", "ALTER TABLE patients ADD COLUMN x int", "DROP TABLE beds", "TRUNCATE write_log",
         "UPDATE write_log SET who = 'eve'", "DELETE FROM write_log", "UPDATE alarm_events SET event_us = 1",
@@ -83,6 +96,14 @@ def test_the_api_does_all_its_work_and_changes_neither_schema_nor_log(
         "SET session_replication_role = replica",
     ):  # fmt: skip
         assert is_refused(api, statement), statement
+    assert patients.erase_patient(engine, later(10), key)["erased"]  # as upkeep does, by the platform's own account
+
+
+@pytest.mark.clause("9.1a")
+def test_the_api_deletes_where_its_work_does_and_nowhere_else(engine: Engine, account: Opened) -> None:
+    api = account("api")
+    for table in metadata.tables:
+        assert is_refused(api, f"DELETE FROM {table}") == (table not in DELETES), table
 
 
 @pytest.mark.clause("9.1a")

@@ -97,3 +97,21 @@ def test_a_right_password_without_its_second_factor_is_work_too() -> None:
     clock.advance(RIGHT_REFILL_US / 1e6)
     with attempts.password("10.0.1.1", "li.na"):
         pass
+
+
+@pytest.mark.clause("7.2a")
+async def test_a_clock_that_is_set_back_keeps_nobody_out_for_longer_than_an_empty_bucket() -> None:
+    clock = ManualClock()
+    attempts = Attempts(clock)
+    clock.advance(3_600)
+    for _ in range(RIGHT_BURST):
+        with attempts.password("10.0.0.7", "ada"):
+            pass
+    fail(attempts, Unauthenticated("wrong"))
+    clock.advance(-3_600)
+    fail(attempts, TooManyAttempts("none left"))
+    with pytest.raises(TooManyAttempts), attempts.password("10.0.0.7", "ada"):
+        pass
+    clock.advance(max(REFILL_US, RIGHT_REFILL_US) / 1e6)
+    with attempts.password("10.0.0.7", "ada"):
+        pass
