@@ -72,8 +72,9 @@ def test_a_patient_above_the_reader_is_in_no_live_alarm(wards: Wards, engine: En
     raised = alarm_scope(engine, scope.reach)
     wards.raise_level("p1")
     assert not alarm_scope(engine, scope.reach).holds(AlarmSubject("sz.h001", "icu", patient_key=wards.keys["p1"]))
-    client = alarm_client(None, None, CLOCK, [], Priority.HIGH, raised)  # type: ignore[arg-type]
-    assert client.is_limited  # so it is ended when a level changes: see Feed.end_limited
+    for scope in (raised, *(alarm_scope(engine, reach_of(wards, who, Action.ALARM_READ)) for who in ("nurse", "station"))):
+        client = alarm_client(None, None, CLOCK, [], Priority.HIGH, scope)  # type: ignore[arg-type]
+        assert client.is_limited  # so it is ended when a level changes: see Feed.end_limited
 
 
 @pytest.mark.clause("9.3c")
