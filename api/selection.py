@@ -86,7 +86,7 @@ def select_by(engine: Engine, wanted: ReadingFilter, *, reach: Reach) -> Selecti
         judged = judge(connection, reach, {handle for handle, _ in found})
         _check_named(wanted, judged)
         open_to = [(handle, hospital) for handle, hospital in found if handle not in judged.closed]
-        shards = _shards_of(connection, sorted({hospital for _, hospital in open_to}))
+        shards = _shards_of(connection, sorted({hospital for _, hospital in found}))  # live, what is closed may open there
     return Selection(sorted({handle for handle, _ in open_to}), wanted.hospital or None, shards, judged=judged)
 
 

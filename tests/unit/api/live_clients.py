@@ -13,12 +13,15 @@ from fastapi import FastAPI
 
 from domain import subjects
 from domain.alarms import AlarmEvent, AlarmSubject, AlertType, Phase, Priority
+from domain.frames import encode_frame
+from domain.readings import ReadingBatch
 from runtime.bus import StreamState
 from runtime.follower import StreamMessage
+from runtime.sql.outbox import unpublished
 from runtime.tasks import end
 from tests.sql_fixtures import NOW_US
 from tests.unit.api.small_platform import SmallPlatform
-from tests.unit.api.wards import PLACES, WORN
+from tests.unit.api.wards import HEART, PLACES, WORN
 from tests.waiting import until
 
 
@@ -55,8 +58,26 @@ class LivePlatform(SmallPlatform):
             f"e-{self._said}", f"a-{device}", Phase.START, AlertType.PHYSIOLOGICAL, Priority.HIGH, "limit.high", 1,
             subject, NOW_US, NOW_US, NOW_US, "heart rate high",
         )  # fmt: skip
+        self._give(subjects.alarm(hospital_id), msgspec.json.encode(event))
+
+    def measure(self, shard: int, handle: int) -> None:
+        """A frame with a heart rate is stored."""
+        self._said += 1
+        readings = ReadingBatch.of(handle=handle, metric=HEART, time_us=NOW_US, value=70.0)
+        frame = encode_frame(readings, source=handle, sequence=1, arrival_us=NOW_US)
+        self._give(subjects.reading(shard), frame)
+
+    def learn(self) -> None:
+        """… and live streams hear of it at the same time."""
+        waiting = unpublished(self._engine, 10_000)
+        super().learn()
+        for row in waiting:
+            self._said += 1
+            self._give(row["subject"], row["payload"])
+
+    def _give(self, subject: str, payload: bytes) -> None:
         for receive in self._followers:
-            receive(StreamMessage(subjects.alarm(hospital_id), self._said, msgspec.json.encode(event), NOW_US))
+            receive(StreamMessage(subject, self._said, payload, NOW_US))
 
 
 @dataclass

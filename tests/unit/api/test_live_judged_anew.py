@@ -10,7 +10,9 @@ from fastapi import FastAPI
 from sqlalchemy import Engine
 
 from runtime.clock import ManualClock
-from tests.sql_fixtures import NOW_US
+from runtime.sql.patients import NewPatient, admit_patient
+from runtime.sql.places import get_hospital
+from tests.sql_fixtures import ADA, NOW_US
 from tests.unit.api.conftest import client_of
 from tests.unit.api.live_clients import LivePlatform, listening
 from tests.unit.api.wards import Wards
@@ -91,3 +93,30 @@ async def test_who_comes_back_and_was_not_withheld_ends_no_stream(place: tuple[W
         platform.say("mon-1", key)
         await until(lambda: b"a-mon-1" in board.body)
         assert not board.is_over
+
+
+@pytest.mark.clause("7.2b")
+@pytest.mark.parametrize("asked", ["hospital=sz.h001&ward=icu", "device=sz.h001/mon-1", "hospital=sz.h001"])
+async def test_a_device_that_comes_to_somebody_whom_one_may_see_is_in_a_stream_that_was_open(
+    place: tuple[Wards, LivePlatform, FastAPI], asked: str
+) -> None:
+    """It was on a patient of the strictest level, whom the nurse does not treat: where nothing else was asked for, it waits."""
+    wards, platform, app = place
+    wards.raise_level("p1")
+    new = NewPatient("MRN-p4", ward_id="icu", admitted_us=NOW_US - 10**9)
+    wards.keys["p4"] = admit_patient(wards.engine, ADA, "sz.h001", new)["patient_key"]
+    platform.learn()
+    async with listening(app, "nurse", f"live/readings?{asked}") as board:
+        assert (board.status, board.is_over) == (200, False), board.body
+        wards.hand_over("mon-1", "p4", off_s=1, on_s=2)
+        platform.learn()
+        await until(lambda: board.is_over)
+    async with listening(app, "nurse", f"live/readings?{asked}") as board:
+        platform.measure(get_hospital(wards.engine, "sz.h001")["shard"], wards.handles["mon-1"])
+        await until(lambda: b'"handle":%d,' % wards.handles["mon-1"] in board.body)
+
+
+async def test_what_has_no_device_is_refused(place: tuple[Wards, LivePlatform, FastAPI]) -> None:
+    _, _, app = place
+    async with listening(app, "nurse", "live/readings?hospital=sz.h001&ward=w77") as board:
+        assert board.status in (403, 404)
