@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 
 import polars as pl
 from fastapi import Query
-from sqlalchemy import Connection, Engine, func, or_, select, true, tuple_, union
+from sqlalchemy import Connection, Engine, func, or_, select, true, tuple_
 from sqlalchemy.sql.elements import ColumnElement
 
 from analytics.point_in_time import ASSOCIATIONS
@@ -86,7 +86,7 @@ def select_by(engine: Engine, wanted: ReadingFilter, *, reach: Reach) -> Selecti
         judged = judge(connection, reach, {handle for handle, _ in found})
         _check_named(wanted, judged)
         open_to = [(handle, hospital) for handle, hospital in found if handle not in judged.closed]
-        shards = _shards_of(connection, sorted({hospital for _, hospital in open_to}))
+        shards = _shards_of(connection, sorted({hospital for _, hospital in found}))  # live, what is closed may open there
     return Selection(sorted({handle for handle, _ in open_to}), wanted.hospital or None, shards, judged=judged)
 
 
@@ -115,15 +115,21 @@ def judge_device(engine: Engine, handle: int, *, reach: Reach) -> Judged:
         return judge_each(connection, reach, [handle])
 
 
-def freshness_within(engine: Engine, hospital_id: str, *, reach: Reach) -> tuple[list[int], list[int]]:
-    """The shards that hold a hospital's devices, and the handles within `reach`."""
+def freshness_within(
+    engine: Engine, hospital_id: str, *, reach: Reach, of_patients: Reach
+) -> tuple[list[int], list[int], dict[int, str]]:  # fmt: skip
+    """The shards that hold a hospital's devices, the handles of those within `reach`, and charts: patients' keys by handle.
+
+    A chart is called as its patient, so it is one whom the caller may know of: within `of_patients` too.
+    """
     with reading(engine) as connection:
         shards = _shards_of(connection, [parse_hospital_id(hospital_id)])
-        found = [
-            select(devices.c.handle).where(devices.c.hospital_id == hospital_id, within(reach, DEVICES)),
-            select(patients.c.handle).where(patients.c.hospital_id == hospital_id, within(reach, PATIENTS)),
-        ]
-        return shards, list(connection.execute(union(*found)).scalars())
+        found = select(devices.c.handle).where(devices.c.hospital_id == hospital_id, within(reach, DEVICES))
+        charts = select(patients.c.handle, patients.c.patient_key).where(
+            patients.c.hospital_id == hospital_id, within(reach, PATIENTS), within(of_patients, PATIENTS)
+        )
+        keys = {row.handle: row.patient_key for row in connection.execute(charts)}
+        return shards, list(connection.execute(found).scalars()), keys
 
 
 def _check_kinds(wanted: ReadingFilter) -> None:

@@ -191,17 +191,24 @@ async def found_by(
 
 
 async def freshness(asked: Ask, hospital_id: str, paged: Paging) -> Freshness:
-    """What each device of a hospital delivered in the last minute against what its model promises."""
-    behind = asked.behind
-    shards, shown = await behind.read(freshness_within, behind.engine, hospital_id, reach=asked.who.reach)
+    """What each device of a hospital delivered in the last minute against what its model promises.
+
+    Patients' charts too, for whoever may read the patients: each is called by the patient's key.
+    """
+    behind, who = asked.behind, asked.who
+    shards, shown, charts = await behind.read(
+        freshness_within, behind.engine, hospital_id, reach=who.reach, of_patients=who.reach_of(Action.PATIENT_READ)
+    )
     query = FreshnessQuery(hospital_id=hospital_id)
     found = await behind.lanes.of_hosts(behind.services.readings.freshness(query, shards))
-    frame = found.frame.filter(pl.col("handle").is_in(shown))
+    frame = found.frame.filter(pl.col("handle").is_in([*shown, *charts]))
     found = replace(found, frame=frame)
     if frame.is_empty():
         return Freshness.nothing(hospital_id, list(found.incomplete_shards))
     await behind.directory.refreshed_for(frame)
-    return await behind.lanes.codec(lambda: _freshness_of(asked, hospital_id, found, behind.directory.named(frame), paged))
+    answer = await behind.lanes.codec(lambda: _freshness_of(asked, hospital_id, found, behind.directory.named(frame), paged))
+    who.shows(charts.get(item.handle) for item in answer.items)
+    return answer
 
 
 def _freshness_of(asked: Ask, hospital_id: str, found: Readings, named: pl.DataFrame, paged: Paging) -> Freshness:

@@ -100,6 +100,8 @@ def _show_trace(found: Found) -> None:
     for alarm in found["alarms"]:
         answer = f", acknowledged by {alarm['acknowledged_by']} at {alarm['acknowledged']}" if alarm["acknowledged_by"] else ""
         _say(f"  alarm {alarm['rule']} {alarm['phase']} at {alarm['notified'] or alarm['at']}: {alarm['state']}{answer}")
+    if found["alarms_of_others"]:
+        _say(f"  and {found['alarms_of_others']} notifications of alarms beyond what you may read")
     shown = found["shown"]
     if shown is not None:
         _say(f"  could have been shown in {shown['answers']} answers and {shown['streams']} live streams (access log)")

@@ -15,7 +15,7 @@ from api.times import UTC_ZONE
 from domain import subjects
 from domain.alarms import INTENDED_USE, AlarmEvent, AlarmSubject, Priority
 from domain.labels import of_readings
-from domain.permissions import Level, Located, Reach
+from domain.permissions import Located, Reach
 from domain.ports import Clock
 from domain.principals import Place
 from runtime.bus import Bus
@@ -38,7 +38,8 @@ class PreparedAlarm:
 class AlarmScope:
     """Which alarms a client may see. `districts`: of the hospitals it may see any of (None: all of the region).
 
-    `raised`: the levels of patients above their class when the client came; when one changes, streams are ended.
+    `raised`: the levels of patients above their class, and who is withheld, when the client came; when one changes, streams are
+    ended.
     """
 
     reach: Reach
@@ -83,7 +84,7 @@ def alarm_client(
     inside = [one for one in hospitals if scope.districts is None or one in scope.districts] or list(scope.districts or ())
     wanted = frozenset(map(subjects.alarm, inside)) if hospitals or scope.districts is not None else None
     client = Subscription(wanted, select, _heartbeat(feed, hosts, clock))
-    client.is_limited = any(level < Level.STRICT for level in scope.reach.levels.values()) or bool(scope.reach.patients)
+    client.is_limited = True  # however far a reach goes, it holds nobody who is withheld: nor who was, until judged anew
     return client
 
 

@@ -146,7 +146,7 @@ class Feed:
             await self.leave(client)
 
     def end_limited(self) -> None:
-        """End the streams whose clients may see some patients and not others: they connect again, and are judged anew."""
+        """End the streams that may show some patients and not others: their clients connect again, and are judged anew."""
         for client in self._everybody():
             if client.is_limited:
                 client.end(*JUDGED_ANEW)

@@ -101,16 +101,22 @@ class Watch:
     """When what a client may get has to be judged anew: its stream is ended at the very change, and it connects again.
 
     `raised`: handles of patients above their class; without `by_patient` only a device that comes to one of them counts.
-    Changes up to `known` were known when the client was judged.
+    Changes up to `known` were known when the client was judged. `hidden`: handles that were asked for and are not shown, which
+    any change may bring within reach.
     """
 
     known: int
     raised: frozenset[int]
     by_patient: bool
     by_ward: bool
+    hidden: frozenset[int] = frozenset()
 
     def is_struck(self, change: PreparedChange, wanted: Wanted) -> bool:
-        if change.sequence <= self.known or wanted.device_ids.keys().isdisjoint(change.handles):
+        if change.sequence <= self.known:
+            return False
+        if not self.hidden.isdisjoint(change.handles):
+            return True
+        if wanted.device_ids.keys().isdisjoint(change.handles):
             return False
         return self.by_ward if change.is_move else self.by_patient or not self.raised.isdisjoint(change.patient_handles)
 

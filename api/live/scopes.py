@@ -32,7 +32,7 @@ def alarm_scope(engine: Engine, reach: Reach) -> AlarmScope:
 def live_handles(
     engine: Engine, selection: Selection, *, reach: Reach, now_us: int, known: int
 ) -> tuple[list[int], Watch | None]:
-    """Whose readings are shown from now on, and what would change that: nothing, for who may see all of everybody."""
+    """Whose readings are shown from now on, and what would change that: nothing, for who is shown all of everybody."""
     found = selection.handles if selection.handles is not None else handles_of(engine, selection.hospitals)
     judged = selection.judged
     on = {handle: key for handle, key, from_us, until_us in judged.spans
@@ -41,10 +41,10 @@ def live_handles(
     handles = [handle for handle in found if handle not in hidden]
     lowest = min(reach.levels.values(), default=Level.PUBLIC)
     by_ward = any(place.ward_id is not None for place in reach.levels)
-    if lowest is Level.STRICT and not reach.patients and not by_ward:
-        return handles, None
+    if lowest is Level.STRICT and not reach.patients and not by_ward:  # nothing is hidden but who is withheld
+        return handles, Watch(known, frozenset(), by_patient=False, by_ward=False, hidden=hidden) if hidden else None
     with reading(engine) as connection:
         above = select(patients.c.handle).where(patients.c.level > LABELS["patients"])
         raised = frozenset(connection.execute(above).scalars())
     by_patient = bool(reach.patients) or lowest < LABELS["patients"] or bool(judged.partly)
-    return handles, Watch(known, raised, by_patient, by_ward)
+    return handles, Watch(known, raised, by_patient, by_ward, hidden)

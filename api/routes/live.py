@@ -102,8 +102,8 @@ async def live_readings(
 
     They come before a host has seen them, so retransmissions are not yet taken out, and marks that hosts set are not
     there. What isolated devices say, or gateways that are, is left out. A hospital's devices are those it has when the client
-    connects. Whoever may see some patients and not others is disconnected when a device changes hands, and judged anew when
-    they connect again.
+    connects. Whoever may see some patients and not others is disconnected when a device changes hands, one too that was not
+    shown to them, and judged anew when they connect again. Where nothing may be shown now there are heartbeats alone.
     """
     seen = await behind.services.bus.stream_state(READINGS_STREAM)  # first: what the database says is not older
     by_name = ReadingFilter(device=wanted.device, handle=wanted.handle, hospital=wanted.hospital, ward=wanted.ward)
@@ -113,9 +113,9 @@ async def live_readings(
     )
     if selection.judged.partly:
         last_seen = None  # what came before now may be somebody else's
-    if not handles:
+    if not handles and not (watch is not None and watch.hidden):
         raise InvalidInput("live readings are asked for by device, handle, ward or hospital: name one that has devices")
-    await behind.directory.refreshed_up_to(max(handles))
+    await behind.directory.refreshed_up_to(max(handles, default=0))
     if len(handles) <= MAX_NAMED:
         now_us = behind.services.clock.now_us()
         who.shows((await behind.read(worn_between, behind.engine, handles, now_us, now_us))["patient_key"])

@@ -86,6 +86,8 @@ async def admit_patient(who: PatientAdmit, body: PatientIn, behind: Behind, zone
     row = await behind.tell(
         patients.admit_patient, behind.engine, author, body.hospital_id, body.to_new(), makes_wards=may_make
     )  # fmt: skip
+    if row["was_withheld"]:
+        behind.levels_changed()
     permitted.shows([row["patient_key"]])
     set_etag(response, row["version"])
     return PatientOut.of(row, zone, permitted.view)

@@ -85,5 +85,8 @@ async def aggregate_fleet(asked: AskedForStatistics, wanted: Filter, page: Part,
 
 @router.get("/freshness", responses=_ERRORS)
 async def show_freshness(asked: AskedForFreshness, paged: PagedByNumber, hospital: Annotated[str, Query()]) -> Freshness:
-    """Expected against received readings of a hospital's devices over the last minute of stream time."""
+    """Expected against received readings of a hospital's devices over the last minute of stream time.
+
+    What was entered at the bedside of patients whom you may read counts as one device each, called by the patient's key.
+    """
     return await state_answers.freshness(asked, hospital, paged)

@@ -104,6 +104,7 @@ class TraceOut(BaseModel):
     fates: dict[str, int] = Field({}, description="Of the readings that are listed.")
     readings: list[TracedReading] = []
     alarms: list[TracedAlarm] = []
+    alarms_of_others: int = Field(0, description="Notifications beyond what you may read of alarms (`alarm.read`).")
     shown: ShownOut | None = None
     rejects: list[str] = Field([], description="`reject-<n>` of what was refused of it.")
     resubmitted_as: str | None = None

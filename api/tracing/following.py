@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Final
 
 import polars as pl
@@ -45,7 +46,7 @@ async def followed(
     out.readings, out.fates = [_reading(row, asked.zone) for row in rows.iter_rows(named=True)], dict(Counter(rows["fate"]))
     if not rows.is_empty():
         worn = await worn_meanwhile(asked, rows)
-        out.alarms = await _alarms(asked, rows)
+        await _add_alarms(asked, out, rows)
         out.shown = await shown(asked, await _subjects(asked, rows, worn), came_us)
     out.steps, out.unknown = steps.out(asked.zone), steps.unknown
     return out
@@ -78,26 +79,34 @@ def metric_code(metric: int) -> str:
 # ---- alarms
 
 
-async def _alarms(asked: Tracing, rows: pl.DataFrame) -> list[TracedAlarm]:
+async def _add_alarms(asked: Tracing, out: TraceOut, rows: pl.DataFrame) -> None:
     """Notifications that had one of these readings among their inputs, known by metric and the time that rules went by."""
     placed = rows.filter(pl.col("fate") == "stored")
     if placed.is_empty():
-        return []
+        return
     forward = pl.max_horizontal(pl.col("clock_offset_us").fill_null(0), pl.lit(0))
     rules = placed.with_columns(rule_us=pl.min_horizontal(pl.col("time_us") + forward, pl.col("arrival_us")))
     from_us, until_us = int(rules["rule_us"].min()), int(rules["arrival_us"].max()) + _ALARM_WITHIN_US  # type: ignore[arg-type]
     inputs = {(metric_code(metric), time_us) for metric, time_us in rules.select("metric", "rule_us").iter_rows()}
     found = await alarms_between(asked, rows["handle"].unique().to_list(), from_us, until_us)
     used = [(one, metric) for one in found for metric, time_us in sorted(one.inputs) if (metric, time_us) in inputs]
-    return list(await asyncio.gather(*(traced_alarm(asked, one, metric) for one, metric in used[:_MOST_ALARMS])))
+    await add_alarms(asked, out, used)
 
 
 async def alarms_between(asked: Tracing, handles: list[int], from_us: int, until_us: int) -> list[Notified]:
-    behind = asked.behind
-    return await behind.read(notified_about, behind.engine, asked.who.reach, handles, from_us, until_us)
+    behind, who = asked.behind, asked.who
+    shown = who.reach_of(Action.ALARM_READ)
+    return await behind.read(notified_about, behind.engine, who.reach, shown, handles, from_us, until_us)
 
 
-async def traced_alarm(asked: Tracing, one: Notified, metric: str | None) -> TracedAlarm:
+async def add_alarms(asked: Tracing, out: TraceOut, found: Sequence[tuple[Notified, str | None]]) -> None:
+    """Tell of these, each with the metric that it was about: the first _MOST_ALARMS; of others than may be read, how many."""
+    shown = [(one, metric) for one, metric in found if one.is_shown]
+    out.alarms = list(await asyncio.gather(*(_traced(asked, one, metric) for one, metric in shown[:_MOST_ALARMS])))
+    out.alarms_of_others = len(found) - len(shown)
+
+
+async def _traced(asked: Tracing, one: Notified, metric: str | None) -> TracedAlarm:
     said = await asked.behind.services.bus.get_message(subjects.ALARMS_STREAM, one.stream_sequence)
     asked.who.shows([one.patient_key])
     zone = asked.zone

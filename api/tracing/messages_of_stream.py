@@ -13,7 +13,7 @@ import polars as pl
 
 from api.schemas.traces import SenderOut, TraceOut
 from api.tracing.fates import NAMED, Taken, fates_of, named_rows, refusals
-from api.tracing.following import alarms_between, followed, traced_alarm, worn_meanwhile
+from api.tracing.following import add_alarms, alarms_between, followed, worn_meanwhile
 from api.tracing.question import Tracing, Within, device_name, judged_by_clock, shards_of, unknown, within
 from api.tracing.steps import (
     Steps,
@@ -200,11 +200,12 @@ async def _of_event(asked: Tracing, message: StreamMessage, key: OfReceipt) -> T
     found = await alarms_between(asked, [event.handle], min(event.at_us, said_us[0]) - _EVENT_SLACK_US, said_us[1])
     alarms = [one for one in found if one.rule.startswith("device.") and said_us[0] <= one.arrival_us <= said_us[1]]
     await worn_meanwhile(asked, inside.shown)
-    return TraceOut(
+    out = TraceOut(
         trace=str(key), receipt=str(key), kind="event", kept_in=["stream"], steps=steps.out(asked.zone),
-        senders=[SenderOut(sender=await device_name(asked, sender), handle=sender)],
-        alarms=[await traced_alarm(asked, one, None) for one in alarms], rejects=rejects, unknown=steps.unknown,
+        senders=[SenderOut(sender=await device_name(asked, sender), handle=sender)], rejects=rejects, unknown=steps.unknown,
     )  # fmt: skip
+    await add_alarms(asked, out, [(one, None) for one in alarms])
+    return out
 
 
 def _as_row(event: DeviceEvent) -> pl.DataFrame:

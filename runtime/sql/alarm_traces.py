@@ -23,8 +23,12 @@ Input = tuple[str, int]  # the metric's code, and the event time that rules went
 
 @dataclass(frozen=True, slots=True)
 class Notified:
-    """One notification and how its alarm stands. `inputs`: readings that it was said by; `used`: those that counted."""
+    """One notification and how its alarm stands. `inputs`: readings that it was said by; `used`: those that counted.
 
+    `is_shown`: whether its alarm may be read by who asks; of others they are told how many.
+    """
+
+    is_shown: bool
     alarm_id: str
     handle: int
     patient_key: str | None
@@ -42,16 +46,18 @@ class Notified:
     acknowledged_us: int | None
 
 
-def notified_about(engine: Engine, reach: Reach, handles: Collection[int], from_us: int, until_us: int) -> list[Notified]:
+def notified_about(
+    engine: Engine, reach: Reach, shown: Reach, handles: Collection[int], from_us: int, until_us: int
+) -> list[Notified]:
     """What was notified about these devices, and the patients they were on, with event times of [from_us, until_us].
 
     Alarms within `reach` alone, of the newest MOST_ALARMS that were open then; in the order in which they were notified, at
-    most MOST_NOTIFIED.
+    most MOST_NOTIFIED. Those within `shown` may be read.
     """
     with reading(engine) as connection:
         about = {*handles, *_worn_by(connection, handles, from_us, until_us)}
         columns = (alarms.c.alarm_id, *(alarms.c[name] for name in ("state", "outcome", "acknowledged_by", "acknowledged_us")))
-        query = select(*columns).where(
+        query = select(*columns, within(shown, ALARMS).label("is_shown")).where(
             alarms.c.handle.in_(sorted(about)), alarms.c.onset_us <= until_us, alarms.c.last_event_us >= from_us,
             within(reach, ALARMS),
         )  # fmt: skip
@@ -79,7 +85,7 @@ def _notified(event: AlarmEvent, stream_sequence: int, row: Any) -> Notified:
     inputs = frozenset((one.metric, one.time_us) for one in event.inputs if one.used and one.time_us is not None)
     subject = event.subject
     return Notified(
-        event.alarm_id, subject.handle, subject.patient_key, event.rule, event.phase, int(event.priority), event.live,
-        event.event_us, event.arrival_us, stream_sequence, inputs, row.state, row.outcome, row.acknowledged_by,
-        row.acknowledged_us,
+        bool(row.is_shown), event.alarm_id, subject.handle, subject.patient_key, event.rule, event.phase,
+        int(event.priority), event.live, event.event_us, event.arrival_us, stream_sequence, inputs, row.state, row.outcome,
+        row.acknowledged_by, row.acknowledged_us,
     )  # fmt: skip

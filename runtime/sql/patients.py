@@ -12,6 +12,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, Select, insert, select
 
 from domain.errors import Conflict, InvalidInput
+from domain.labels import WITHHELD
 from domain.messages import PatientAdmitted
 from domain.permissions import NOWHERE, Reach
 from runtime.data_keys import Owner
@@ -85,6 +86,7 @@ def admit_patient(
 ) -> Row:  # fmt: skip
     """Admit a patient; one who was here before and has left comes back under the same key, with the facts given now.
 
+    With `was_withheld`: whether their records were served to nobody until now.
     Raises NotFound (hospital, and ward without `makes_wards`), InvalidInput, Conflict while a patient of that reference is
     in the hospital.
     """
@@ -106,7 +108,7 @@ def admit_patient(
             _add_places(connection, row, makes_wards=makes_wards)
             connection.execute(insert(patients).values(shut_patients(connection, [row], are_new=True)[0]))
             log_write(connection, author, "patient.admit", row["patient_key"], about=_owner(row))
-            return {**row, "erased": False}
+            return {**row, "erased": False, "was_withheld": False}
         before = dict(found)
         if before["discharged_us"] is None:
             raise Conflict(f"a patient with that reference is admitted to hospital {hospital_id!r} already")
@@ -117,7 +119,7 @@ def admit_patient(
         _add_places(connection, row, makes_wards=makes_wards)
         stay = {"last_admitted_us": before["admitted_us"], "last_discharged_us": before["discharged_us"]}
         log_write(connection, author, "patient.readmit", key, stay, about=_owner(row))
-        return row
+        return {**row, "was_withheld": before["level"] == WITHHELD}
 
 
 def update_patient(

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
-import msgspec
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import Engine
 
 from domain import subjects
-from domain.alarms import AlarmEvent, AlarmSubject, AlertType, Phase, Priority
 from domain.errors import StorageFull
 from domain.messages import LogState, encode
 from domain.principals import Caller, Factor, Grant, Kind, Place, Principal, Role
-from runtime.bus import StreamState
 from runtime.clock import ManualClock
-from runtime.follower import StreamMessage
-from runtime.tasks import end
 from tests.sql_fixtures import NOW_US
 from tests.unit.api.conftest import client_of
-from tests.unit.api.small_platform import SmallPlatform
-from tests.unit.api.wards import PLACES, WORN, Wards, ask
+from tests.unit.api.live_clients import LivePlatform, listening
+from tests.unit.api.wards import Wards, ask
 from tests.waiting import until
 
 REGION, DISTRICT = Grant(Role.DOCTOR, Place("sz")), Grant(Role.DOCTOR, Place.parse("sz:futian"))
@@ -37,42 +30,6 @@ CALLERS = {
     "both": (REGION, ICU), "district-too": (DISTRICT, ICU), "ward": (ICU,), "region": (REGION,),
     "no-clinician": (REGION, OFFICER), "display": (REGION, Grant(Role.STATION, Place.parse("sz.h001/icu"))),
 }  # fmt: skip
-
-
-class Follower:
-    pending = 0
-
-    async def stop(self) -> None:
-        pass
-
-
-class LivePlatform(SmallPlatform):
-    """With streams that `say` adds a message to."""
-
-    is_connected = True
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._followers: list[Callable[[StreamMessage], None]] = []
-        self._said = 0
-
-    async def stream_state(self, _stream: str) -> StreamState:
-        return StreamState(1, self._said, self._said, 0)
-
-    async def follow(self, _stream: str, _subjects: Any, _first: int, receive: Callable[[StreamMessage], None]) -> Follower:
-        self._followers.append(receive)
-        return Follower()
-
-    def say(self, device: str) -> None:
-        """An alarm of a device is notified."""
-        self._said += 1
-        hospital_id, ward_id = PLACES[WORN[device]]
-        event = AlarmEvent(
-            f"e-{self._said}", f"a-{device}", Phase.START, AlertType.PHYSIOLOGICAL, Priority.HIGH, "limit.high", 1,
-            AlarmSubject(hospital_id, ward_id, device_id=device), NOW_US, NOW_US, NOW_US, "heart rate high",
-        )  # fmt: skip
-        for receive in self._followers:
-            receive(StreamMessage(subjects.alarm(hospital_id), self._said, msgspec.json.encode(event), NOW_US))
 
 
 @dataclass
@@ -240,49 +197,6 @@ async def test_an_answer_with_names_is_not_given_again_by_a_grant_that_shows_non
             assert answer.status_code == 200, answer.text
         place.close()
         assert is_shut(await client.post(path, json=body))
-
-
-@dataclass
-class Listener:
-    """A client of a live stream, in the application's own process."""
-
-    status: int = 0
-    body: bytes = b""
-    is_over: bool = False
-    leaves: asyncio.Event = field(default_factory=asyncio.Event)
-
-
-@contextlib.asynccontextmanager
-async def listening(app: FastAPI, who: str, path: str) -> AsyncIterator[Listener]:
-    heard = Listener()
-    scope = {
-        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "GET", "scheme": "http",
-        "path": f"/api/v1/{path.partition('?')[0]}", "raw_path": b"", "query_string": path.partition("?")[2].encode(),
-        "root_path": "", "headers": [(b"authorization", f"Bearer {who}".encode())], "client": ("127.0.0.1", 1),
-        "server": ("test", 80),
-    }  # fmt: skip
-    is_asked = False
-
-    async def receive() -> dict[str, Any]:
-        nonlocal is_asked
-        if not is_asked:
-            is_asked = True
-            return {"type": "http.request", "body": b"", "more_body": False}
-        await heard.leaves.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(message: Any) -> None:
-        heard.status = message.get("status", heard.status)
-        heard.body += message.get("body", b"")
-        heard.is_over = message["type"] == "http.response.body" and not message.get("more_body", False)
-
-    serving = asyncio.create_task(app(scope, receive, send))
-    try:
-        await until(lambda: b"hello" in heard.body or heard.is_over)
-        yield heard
-    finally:
-        heard.leaves.set()
-        await end(serving)
 
 
 @pytest.mark.clause("6.1b", "9.3e")

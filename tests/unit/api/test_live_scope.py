@@ -15,6 +15,7 @@ from api.selection import ReadingFilter, select_by
 from domain import subjects
 from domain.alarms import AlarmEvent, AlarmSubject, AlertType, Phase, Priority
 from domain.frames import encode_frame
+from domain.labels import WITHHELD
 from domain.messages import AssociationSpan, DeviceAssociated, DeviceIsolated, DevicesRegistered, encode
 from domain.permissions import Action, Level, Reach
 from domain.principals import Place
@@ -22,7 +23,9 @@ from domain.readings import ReadingBatch
 from runtime.authorisation import CedarAuthoriser
 from runtime.clock import ManualClock
 from runtime.follower import StreamMessage
+from runtime.sql.engine import writing
 from runtime.sql.isolations import Isolated
+from runtime.sql.tables import patients
 from tests.sql_fixtures import NOW_US
 from tests.unit.api.small_platform import SmallPlatform
 from tests.unit.api.wards import PLACES, WORN, Wards
@@ -72,8 +75,9 @@ def test_a_patient_above_the_reader_is_in_no_live_alarm(wards: Wards, engine: En
     raised = alarm_scope(engine, scope.reach)
     wards.raise_level("p1")
     assert not alarm_scope(engine, scope.reach).holds(AlarmSubject("sz.h001", "icu", patient_key=wards.keys["p1"]))
-    client = alarm_client(None, None, CLOCK, [], Priority.HIGH, raised)  # type: ignore[arg-type]
-    assert client.is_limited  # so it is ended when a level changes: see Feed.end_limited
+    for scope in (raised, *(alarm_scope(engine, reach_of(wards, who, Action.ALARM_READ)) for who in ("nurse", "station"))):
+        client = alarm_client(None, None, CLOCK, [], Priority.HIGH, scope)  # type: ignore[arg-type]
+        assert client.is_limited  # so it is ended when a level changes: see Feed.end_limited
 
 
 @pytest.mark.clause("9.3c")
@@ -95,6 +99,25 @@ def test_live_readings_are_of_devices_on_whom_one_may_see_now(wards: Wards, engi
 
 
 @pytest.mark.clause("7.2b")
+def test_what_is_hidden_is_watched_whoever_asks(wards: Wards, engine: Engine) -> None:
+    """Nobody's reach holds a patient who is withheld, and they may come back."""
+    wards.raise_level("p1")
+    reaches = {"nurse": reach_of(wards, "nurse", Action.READING_READ), "region": Reach({Place("sz"): Level.STRICT}, {})}
+    hidden = {}
+    for who, reach in reaches.items():
+        selection = select_by(engine, ReadingFilter(hospital=["sz.h001"]), reach=reach)
+        _, watch = live_handles(engine, selection, reach=reach, now_us=CLOCK.now_us(), known=5)
+        hidden[who] = None if watch is None else watch.hidden
+    assert hidden == {"nurse": {wards.handles["mon-1"], wards.handles["p1"]}, "region": None}
+    with writing(engine) as connection:
+        connection.execute(patients.update().where(patients.c.patient_key == wards.keys["p1"]).values(level=WITHHELD))
+    selection = select_by(engine, ReadingFilter(hospital=["sz.h001"]), reach=reaches["region"])
+    _, watch = live_handles(engine, selection, reach=reaches["region"], now_us=CLOCK.now_us(), known=5)
+    assert watch is not None
+    assert watch.hidden == {wards.handles["mon-1"], wards.handles["p1"]}
+
+
+@pytest.mark.clause("7.2b")
 def test_a_stream_ends_at_the_very_change_that_has_to_be_judged(wards: Wards) -> None:
     came = DeviceAssociated("sz.h001", 7, [AssociationSpan(9, NOW_US)])
     moved = DevicesRegistered("sz.h001", [7], ["mon-7"], ["monitor@1"], ["w01"], [None])
@@ -105,11 +128,14 @@ def test_a_stream_ends_at_the_very_change_that_has_to_be_judged(wards: Wards) ->
         (Watch(5, frozenset(), by_patient=False, by_ward=True), [False, True]),
         (Watch(5, frozenset({9}), by_patient=False, by_ward=False), [True, False]),
         (Watch(11, frozenset({9}), by_patient=True, by_ward=True), [False, False]),  # known when the client came
+        (Watch(5, frozenset(), by_patient=False, by_ward=False, hidden=frozenset({7})), [True, True]),  # it may be shown now
+        (Watch(5, frozenset(), by_patient=True, by_ward=True, hidden=frozenset({8})), [False, False]),
     ]
     for watch, ended in cases:
         found = []
         for change in changes:
-            client = reading_client(None, CLOCK, [1], Wanted({7: "mon-7"}, frozenset()), watch)  # type: ignore[arg-type]
+            shown = {6: "mon-6"} if watch.hidden else {7: "mon-7"}
+            client = reading_client(None, CLOCK, [1], Wanted(shown, frozenset()), watch)  # type: ignore[arg-type]
             assert client.subjects == {subjects.reading(1), subjects.control(1)}
             client.offer(11, change)
             found.append(not client.put(b"x"))

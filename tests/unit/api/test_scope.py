@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,10 @@ from sqlalchemy import Engine
 
 from domain.instants import from_us
 from domain.principals import Role
+from domain.readings import ReadingBatch
+from runtime.batches import NewMessage
 from runtime.sql import associations, patients
+from runtime.sql.places import get_hospital
 from tests.sql_fixtures import ADA, ALL, NOW_US, later
 from tests.unit.api.conftest import client_of
 from tests.unit.api.wards import NAMES, NOTE, Wards, ask, open_wards
@@ -107,6 +110,34 @@ async def test_counts_and_aggregates_do_not_tell_of_other_hospitals(opened: tupl
     found = (await ask(app, "nurse", "freshness?hospital=sz.h001")).json()
     assert {row["device_id"] for row in found["items"]} >= {"mon-1", "free-1"}
     assert "mon-2" not in {row["device_id"] for row in found["items"]}
+
+
+@pytest.mark.clause("7.2b")
+@pytest.mark.clause("9.3c")
+async def test_freshness_tells_of_patients_charts_to_whom_may_read_the_patients_alone(
+    opened: tuple[Wards, FastAPI], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wards, app = opened
+    told: list[bytes] = []
+
+    async def hear(messages: Sequence[NewMessage]) -> None:
+        told.extend(message.payload for message in messages)
+
+    monkeypatch.setattr(wards.platform, "publish_all", hear)
+    shard = get_hospital(wards.engine, "sz.h001")["shard"]
+    for name in ("p1", "p2"):
+        wards.platform.take(shard, ReadingBatch.of(handle=wards.handles[name], metric=1, time_us=NOW_US, value=70.0), NOW_US)
+    key = {name: wards.keys[name] for name in ("p1", "p2")}
+    expected = {"doctor": set(key.values()), "nurse": {key["p1"]}, "station": set(), "engineer": set(), "security": set()}
+    for who, charts in expected.items():
+        answer = await ask(app, who, "freshness?hospital=sz.h001")
+        found = {row["device_id"] for row in answer.json()["items"]}
+        assert found & set(wards.keys.values()) == charts, who
+        assert answer.json()["devices"] == len(found), who
+    noted = [*told, *(one.event for one in app.state.backend.services.accesses.waiting(10**6))]
+    of = {who: [event for event in noted if b"freshness" in event and f'"{who}"'.encode() in event] for who in expected}
+    seen = {who: {one for one in key.values() if any(one.encode() in event for event in of[who])} for who in expected}
+    assert seen == expected
 
 
 @pytest.mark.clause("6.1b")
