@@ -97,5 +97,5 @@ def _permit(asking: Asking, action: Action, records: Iterable[Located]) -> None:
 def _decode(body: bytes) -> FleetManifest:
     try:
         return _decoder.decode(body)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidInput(f"the body is not a fleet manifest: {error}") from None

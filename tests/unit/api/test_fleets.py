@@ -84,3 +84,16 @@ async def test_a_patient_whose_records_are_withheld_is_told_to_nobody(
     assert first["patient_keys"][0] not in refused.text
     async with client_of(app, SYSTEM, under=API) as system:  # who is not told that they are withheld either
         assert (await system.post("fleets", json=fleet_of("mon-8", "MRN-1"))).status_code == 403
+
+
+@pytest.mark.clause("9.4")
+@pytest.mark.parametrize(
+    "body",
+    [b'[{"device_id": "m", "model": "monitor", "attributes": {"a": ' + b"[" * DEEP, b'{"unknown": ' + b"[" * DEEP],
+    ids=["import", "fleet"],
+)
+async def test_a_body_too_deep_to_read_is_refused(client: httpx.AsyncClient, first: dict[str, Any], body: bytes) -> None:
+    headers = {"Content-Type": "application/json"}
+    path = "devices/import?hospital=sz.h001" if body.startswith(b"[") else "fleets"
+    answer = await client.post(path, content=body, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")
