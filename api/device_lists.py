@@ -57,7 +57,7 @@ def _csv_rows(body: bytes) -> Iterable[dict[str, Any]]:
 def _json_rows(body: bytes) -> Iterable[dict[str, Any]]:
     try:
         return msgspec.json.decode(body, type=list[dict[str, Any]])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidInput(f"the list is not a JSON array of objects: {error}") from None
 
 

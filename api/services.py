@@ -32,8 +32,9 @@ from api.telemetry import Telemetry
 from api.told import Told
 from domain import subjects
 from domain.messages import LogState
-from domain.permissions import Authoriser
+from domain.permissions import Authoriser, Level
 from domain.ports import Clock, OnceIntake
+from domain.principals import Place
 from domain.risks import Posture
 from runtime.access_journal import AccessJournal
 from runtime.access_trail import AccessTrail
@@ -62,12 +63,14 @@ _TELL_S: Final = 2.0
 @dataclass(frozen=True, slots=True)
 class WebhookTarget:
     """Where alarm events are POSTed. `secret` is the Standard Webhooks key: `whsec_` + base64, or any text. `trust`: by what
-    a receiver with https is known.
+    a receiver with https is known. It gets alarms at `place` (None: in the region) up to `highest_level`.
     """
 
     url: str
     secret: str
     trust: Trust = field(default_factory=Trust)
+    place: Place | None = None
+    highest_level: Level = Level.IDENTIFYING
 
 
 class ScenarioLauncher(Protocol):

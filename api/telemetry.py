@@ -53,7 +53,9 @@ class Telemetry:
         self.task_failures = self._total(
             "vitalgrid_background_failures", "Crashes of background tasks; each was restarted.", "task"
         )
-        self.webhook_deliveries = self._total("vitalgrid_webhook_deliveries", "Attempts to deliver an alarm event.", "outcome")
+        self.webhook_deliveries = self._total(
+            "vitalgrid_webhook_deliveries", "Attempts to deliver an alarm event, and events left out.", "outcome"
+        )
         self.alarms_open = self._gauge("vitalgrid_alarms_open", "Alarms that are not closed.", "priority")
         self.rejects_kept = self._gauge("vitalgrid_rejects_kept", "Refused messages that are kept.")
         self.outbox_waiting = self._gauge("vitalgrid_outbox_waiting", "Messages to the hosts that wait to be published.")

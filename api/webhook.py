@@ -8,6 +8,9 @@ lost, the same event comes again with the same id, and receivers drop ids they h
 (but 408, 409, 425, 429) will not take an event at all: it is skipped and logged, because one event must not hold up
 all others for ever. Everything else is tried again, later each time, for as long as it takes; a receiver that is away
 holds up only itself.
+
+The receiver gets what its place and highest level allow (`api.webhook_scope`), and what it gets is in the access log first:
+while accesses cannot be noted, events wait in the stream.
 """
 
 from __future__ import annotations
@@ -25,9 +28,10 @@ import msgspec
 
 from api.services import Backend, WebhookTarget
 from api.times import UTC_ZONE
+from api.webhook_scope import WebhookScope
 from domain import subjects
 from domain.alarms import INTENDED_USE, AlarmEvent
-from domain.errors import InvalidInput
+from domain.errors import AuditUnavailable, InvalidInput
 from runtime.follower import StreamMessage
 from runtime.sql.alarms import position_of, save_position
 
@@ -76,6 +80,7 @@ class Webhook:
     def __init__(self, backend: Backend, target: WebhookTarget, *, first_retry_s: float = _FIRST_RETRY_S) -> None:
         self._backend = backend
         self._target = target
+        self._scope = WebhookScope(backend, target)
         self._key = signing_key(target.secret)
         self._tls = target.trust.context()
         self._first_retry_s = first_retry_s
@@ -111,10 +116,27 @@ class Webhook:
             logger.exception("an alarm event cannot be read", extra={"sequence": message.sequence})
             return
         body = body_of(event, message.sequence)
-        delay_s = self._first_retry_s
-        while not await self._attempt(client, event.event_id, body):
+        delay_s, is_noted = self._first_retry_s, False
+        while await self._scope.holds(event):  # each time: they may be withheld by now
+            if await self._may_go(event, is_noted=is_noted):
+                is_noted = True
+                if await self._attempt(client, event.event_id, body):
+                    return
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, _LAST_RETRY_S)
+        self._backend.telemetry.webhook_deliveries.labels("left-out").inc()
+
+    async def _may_go(self, event: AlarmEvent, *, is_noted: bool) -> bool:
+        """Note it, the first time; False while that cannot be."""
+        try:
+            if is_noted:
+                self._scope.check_open()
+            else:
+                await self._scope.note(event)
+        except AuditUnavailable as error:
+            logger.warning("the webhook waits: %s", error, extra={"event_id": event.event_id})
+            return False
+        return True
 
     async def _attempt(self, client: httpx.AsyncClient, event_id: str, body: bytes) -> bool:
         """Whether the event is done with."""

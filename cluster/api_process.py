@@ -28,6 +28,8 @@ from domain import bus_rights, subjects
 from domain.errors import VitalgridError
 from domain.instants import US_PER_S
 from domain.loopback import is_loopback
+from domain.permissions import Level
+from domain.principals import Place
 from domain.risks import Posture
 from runtime.access_journal import AccessJournal
 from runtime.authorisation import CedarAuthoriser
@@ -185,7 +187,8 @@ def _webhook(settings: WebhookSettings) -> WebhookTarget | None:
     if settings.url is None or settings.secret is None:
         return None
     trust = Trust(str(settings.ca_file) if settings.ca_file else "")
-    return WebhookTarget(settings.url, settings.secret.get_secret_value(), trust)
+    place = None if settings.place is None else Place.parse(settings.place)
+    return WebhookTarget(settings.url, settings.secret.get_secret_value(), trust, place, Level(settings.highest_level))
 
 
 if __name__ == "__main__":

@@ -54,6 +54,6 @@ def decode_asked(data: bytes) -> EnrolmentAsked:
     """Raises InvalidInput for anything else."""
     try:
         asked: EnrolmentAsked = _decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"a question about enrolment cannot be read: {error}") from error
     return asked

@@ -22,6 +22,9 @@ class Kind(StrEnum):
 PLATFORM: Final = "vitalgrid"
 """What logs call the platform, where it writes of its own accord."""
 
+WEBHOOK: Final = f"{PLATFORM}:webhook"
+"""What the access log calls the receiver of the platform's webhook."""
+
 OF_MACHINE: Final = "os:"
 """Before the account of this machine that gave an order."""
 
@@ -37,7 +40,7 @@ class Other(StrEnum):
 
 
 _SHAPES: Final = (
-    (Other.PLATFORM, re.compile(re.escape(PLATFORM))),
+    (Other.PLATFORM, re.compile(f"{re.escape(PLATFORM)}|{re.escape(WEBHOOK)}")),
     (Other.PATIENT_ACCOUNT, re.compile(r"u-[0-9a-f]{12}")),
     (Other.ADDRESS, re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){3}")),
     (Other.MACHINE_ACCOUNT, re.compile(r".*:.*", re.DOTALL)),

@@ -231,6 +231,13 @@ class WebhookSettings(BaseModel):
         description="Where each alarm event is POSTed, by https (in `dev` plain on this machine); none: no webhook.",
     )
     ca_file: Path | None = Field(None, description="PEM authority of its certificate; none: whom this machine trusts.")
+    place: str | None = Field(
+        None, description="Where alarms are told of: `sz`, `sz:futian`, `sz.h012` or `sz.h012/icu`; none: in the whole region."
+    )
+    highest_level: int = Field(
+        4, ge=3, le=5,
+        description="Alarms of patients above this level are not told; those of withheld records never are.",
+    )  # fmt: skip
     secret: SecretStr | None = Field(None, description="Key of the webhook's HMAC-SHA256 signature (Standard Webhooks).")
 
 

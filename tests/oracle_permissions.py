@@ -87,7 +87,8 @@ RIGHTS: Final[Mapping[Role, tuple[Right, ...]]] = {
     ),
     Role.SCENARIO_RUNNER: (
         right("place.read"),
-        right("fleet.register device.read patient.read patient.manage association.read association.manage", 4),
+        right("fleet.register device.read device.credential", 4),
+        right("patient.read patient.manage association.read association.manage", 4),
         right("reading.read statistics.read alarm.read operation.read", 4),
     ),
     Role.LOCAL_OPERATOR: (

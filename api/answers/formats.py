@@ -1,7 +1,8 @@
 """The formats of a table of readings: what the caller accepts, and how each is written.
 
 An answer names the version of the lake it was read from in its body as well as in its headers: JSON as a member, CSV
-as a comment line before the header, Arrow in the schema's metadata.
+as a comment line before the header, Arrow in the schema's metadata. In CSV a text that a spreadsheet would take for a formula
+has a `'` before it: some texts are written by devices' makers, or by whoever speaks as a device.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ _TIMES: Final = {
     "time_us": "time", "arrival_us": "arrival", "bucket_us": "bucket", "last_time_us": "last_time",
     "onset_us": "onset", "end_us": "end",
 }  # fmt: skip
+_FORMULA: Final = r"^[=+\-@\t\r]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,17 @@ def _csv(answer: TableAnswer) -> bytes:
     )
     lists = [pl.col(name).list.join("|") for name, dtype in answer.frame.schema.items() if isinstance(dtype, pl.List)]
     floats = [pl.col(name).fill_nan(None) for name, dtype in answer.frame.schema.items() if dtype.is_float()]
-    return comments.encode() + _with_times(answer, lists + floats).write_csv().encode()
+    return comments.encode() + _without_formulas(_with_times(answer, lists + floats)).write_csv().encode()
+
+
+def _without_formulas(frame: pl.DataFrame) -> pl.DataFrame:
+    """Texts that begin as formulas do, marked as texts; numbers stay as they are."""
+    texts = [name for name, dtype in frame.schema.items() if dtype == pl.String]
+    marked = [
+        pl.when(pl.col(name).str.contains(_FORMULA)).then(pl.lit("'") + pl.col(name)).otherwise(pl.col(name)).alias(name)
+        for name in texts
+    ]
+    return frame.with_columns(marked)
 
 
 def _plain(value: object) -> str:

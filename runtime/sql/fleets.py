@@ -9,13 +9,18 @@ what is, gets none, and all is refused, unless it is meant (`even_on_patients`).
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Engine, bindparam, insert, select, update
 
 from domain.errors import Conflict, InvalidInput, PatientAttached
 from domain.fleet_manifest import DeviceColumns, FleetManifest, FleetRegistered, HospitalManifest, HospitalRegistered
+from domain.labels import WITHHELD
+from domain.permissions import Located
 from domain.thing_catalogue import thing_model
+from runtime.sql import locating
 from runtime.sql.associations import add_spans
 from runtime.sql.attached import on_patients
 from runtime.sql.devices import RETIRED, NewDevice, add_devices
@@ -30,25 +35,47 @@ from runtime.sql.tables import devices, patients
 from runtime.tokens import new_token
 
 
+@dataclass(frozen=True, slots=True)
+class Met:
+    """What a manifest names that exists: devices it wants new tokens of (hospital, device), and patients."""
+
+    devices: dict[tuple[str, str], Located]
+    patients: tuple[Located, ...]
+
+
 class _OnlyTried(Exception):
     """Rolls a dry run back."""
 
 
+def met_by(engine: Engine, manifest: FleetManifest) -> Met:
+    """What needs a permission of its own, because it is there already. Raises InvalidInput for columns that do not fit."""
+    _check_columns(manifest)
+    named = [(one.hospital_id, device_id) for one in manifest.hospitals for device_id in _with_token(one)]
+    people = [
+        patient for one in manifest.hospitals
+        for patient in locating.patients_of_refs(engine, one.hospital_id, one.patients.refs)
+    ]  # fmt: skip
+    return Met(locating.located_devices(engine, named), tuple(people))
+
+
 def register_fleet(
-    engine: Engine, author: Author, manifest: FleetManifest, *, shards: int, dry_run: bool = False
+    engine: Engine, author: Author, manifest: FleetManifest, *, shards: int, dry_run: bool = False, met: Met | None = None
 ) -> FleetRegistered:
     """All of the manifest, or nothing. Raises InvalidInput, NotFound or Conflict naming what is wrong first.
+
+    `met`: what may be reused, for callers who need a permission for it: more that exists by now is a Conflict.
+    A patient whose records are withheld is one always: nothing is told of them.
 
     PatientAttached, a Conflict too, says whom new tokens would cut off.
 
     With `dry_run` nothing is kept, and the answer holds no handles, keys or tokens: only the shards, as they would be.
     """
-    for hospital in manifest.hospitals:
-        _check_columns(hospital)
+    _check_columns(manifest)
     registered: list[HospitalRegistered] = []
     try:  # a dry run does it all, so that it finds whatever the run itself would find, and is rolled back
         with writing(engine) as connection:
             loads = ShardLoads(connection, shards)
+            _check_met(connection, manifest, met)
             worn = [one for hospital in manifest.hospitals for one in _cut_off(connection, author, hospital)]
             if worn and not manifest.even_on_patients:
                 raise PatientAttached(f"{len(worn)} devices are on patients ({', '.join(worn[:5])}): new tokens cut them off")
@@ -65,8 +92,7 @@ def register_fleet(
 
 def _cut_off(connection: Connection, author: Author, wanted: HospitalManifest) -> list[str]:
     """The devices on patients that new tokens of this manifest would cut off."""
-    columns = zip(wanted.devices.device_ids, wanted.devices.with_token, strict=True)
-    asked = {device_id for device_id, with_token in columns if with_token}
+    asked = _with_token(wanted)
     here = select(devices.c.device_id, devices.c.handle).where(
         devices.c.hospital_id == wanted.hospital_id, devices.c.token_digest.is_not(None)
     )
@@ -137,11 +163,7 @@ def _patients(connection: Connection, author: Author, hospital: HospitalManifest
     wanted = hospital.patients
     if not wanted.refs:
         return []
-    query = select(patients.c.ref_index, patients.c.patient_key, patients.c.handle)
-    here = connection.execute(query.where(patients.c.hospital_id == hospital.hospital_id)).mappings()
-    by_index: dict[str, Row] = {row["ref_index"]: dict(row) for row in here}
-    indexes = zip(wanted.refs, ref_indexes(connection, hospital.hospital_id, wanted.refs), strict=True) if by_index else ()
-    by_ref = {ref: by_index[index] for ref, under_each in indexes for index in under_each if index in by_index}
+    by_ref = _known(connection, hospital.hospital_id, wanted.refs)
     fresh = [number for number, ref in enumerate(wanted.refs) if ref not in by_ref]
     beds = {bed: ward for bed, ward in zip(wanted.bed_ids, wanted.ward_ids, strict=True) if bed}
     add_places(connection, hospital.hospital_id, beds, {ward for ward in wanted.ward_ids if ward})
@@ -153,6 +175,19 @@ def _patients(connection: Connection, author: Author, hospital: HospitalManifest
         add_spans(connection, author, _spans(hospital, made, fresh, handles))
     by_ref |= {row["ref"]: row for row in made}
     return [by_ref[ref] for ref in wanted.refs]
+
+
+def _known(connection: Connection, hospital_id: str, refs: Sequence[str]) -> dict[str, Row]:
+    """The patients whom the hospital knows by these numbers. Raises Conflict where the records of one are withheld."""
+    query = select(patients.c.ref_index, patients.c.patient_key, patients.c.handle, patients.c.level)
+    here = connection.execute(query.where(patients.c.hospital_id == hospital_id)).mappings()
+    by_index: dict[str, Row] = {row["ref_index"]: dict(row) for row in here}
+    indexes = zip(refs, ref_indexes(connection, hospital_id, refs), strict=True) if by_index else ()
+    by_ref = {ref: by_index[index] for ref, under_each in indexes for index in under_each if index in by_index}
+    for number, ref in enumerate(refs, start=1):
+        if ref in by_ref and by_ref[ref]["level"] == WITHHELD:
+            raise Conflict(f"the records of patient {number} of the manifest of hospital {hospital_id!r} are withheld")
+    return by_ref
 
 
 def _patient_row(hospital: HospitalManifest, number: int, handle: int, author: Author) -> Row:
@@ -183,7 +218,31 @@ def _spans(hospital: HospitalManifest, people: list[Row], numbers: list[int], ha
     return spans
 
 
-def _check_columns(hospital: HospitalManifest) -> None:
+def _with_token(hospital: HospitalManifest) -> set[str]:
+    columns = zip(hospital.devices.device_ids, hospital.devices.with_token, strict=True)
+    return {device_id for device_id, with_token in columns if with_token}
+
+
+def _check_met(connection: Connection, manifest: FleetManifest, met: Met | None) -> None:
+    """Raises Conflict for what came to exist since `met` was found."""
+    if met is None:
+        return
+    keys = {patient.patient_key for patient in met.patients}
+    for hospital in manifest.hospitals:
+        here = select(devices.c.device_id).where(devices.c.hospital_id == hospital.hospital_id)
+        asked = {device_id for device_id in _with_token(hospital) if (hospital.hospital_id, device_id) not in met.devices}
+        known = _known(connection, hospital.hospital_id, hospital.patients.refs) if hospital.patients.refs else {}
+        is_more = bool(asked) and any(device_id in asked for device_id in connection.execute(here).scalars())
+        if is_more or any(row["patient_key"] not in keys for row in known.values()):
+            raise Conflict(f"somebody registers devices or patients of hospital {hospital.hospital_id!r} as well: try again")
+
+
+def _check_columns(manifest: FleetManifest) -> None:
+    for hospital in manifest.hospitals:
+        _check_columns_of(hospital)
+
+
+def _check_columns_of(hospital: HospitalManifest) -> None:
     for what, columns in (("devices", hospital.devices), ("patients", hospital.patients)):
         lengths = {name: len(getattr(columns, name)) for name in columns.__struct_fields__}
         if len(set(lengths.values())) > 1:

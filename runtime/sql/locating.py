@@ -5,7 +5,7 @@ Clauses 7.2b, 9.3c. A record that does not exist is None: whether that may be to
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, Select, select
@@ -120,6 +120,17 @@ def patient_of_ref(engine: Engine, hospital_id: str, ref: str) -> Located | None
                 return _but_for_withholding(connection, row)
             looked_for = indexes
         return None
+
+
+def patients_of_refs(engine: Engine, hospital_id: str, refs: Sequence[str]) -> list[Located]:
+    """As `patient_of_ref`, of many; without those whom the hospital does not know."""
+    if not refs:
+        return []
+    with reading(engine) as connection:
+        rows = connection.execute(_patients(patients.c.hospital_id == hospital_id).add_columns(patients.c.ref_index)).all()
+        named = ref_indexes(connection, hospital_id, refs) if rows else []
+        wanted = {index for under_each in named for index in under_each}
+        return [_but_for_withholding(connection, row) for row in rows if row.ref_index in wanted]
 
 
 def patient_to_erase(engine: Engine, patient_key: str) -> Located | None:

@@ -7,7 +7,7 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import httpx
 import msgspec
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
 from api import background
 from api.app import create_app
@@ -24,13 +24,21 @@ from cluster.serving import serving
 from domain import subjects
 from domain.alarms import INTENDED_USE, AlarmEvent, AlarmSubject, AlertType, KnownInput, Phase, Priority
 from domain.instants import from_us
+from domain.labels import WITHHELD
+from domain.messages import LogState
+from domain.permissions import Level
+from domain.principals import Place
+from runtime.access_journal import IN_MEMORY, AccessJournal, NewAccess
 from runtime.bus import Bus
 from runtime.certificates import Authority, Wanted
 from runtime.clock import ManualClock
 from runtime.sealing import Sealer, patient_owner
 from runtime.sql.alarms import position_of
-from runtime.sql.engine import migrate, open_engine
+from runtime.sql.engine import migrate, open_engine, writing
+from runtime.sql.patients import NewPatient, admit_patient
+from runtime.sql.tables import patients
 from runtime.tls import CertificateFiles, TakenUp, Trust
+from tests.sql_fixtures import ADA, add_hospital
 from tests.unit.api.conftest import client_of, services_of
 from tests.waiting import eventually, until
 
@@ -232,6 +240,74 @@ async def test_the_webhook_delivers_signed_in_order_and_tries_again(
     assert [event["data"]["event"]["alarm_id"] for event in told.taken] == ["a1", "a3"]
     assert told.taken[0]["type"] == "alarm.start"
     assert told.taken[0]["data"]["intended_use"] == INTENDED_USE
+
+
+class Kept(AccessJournal):
+    """The journal of accesses, and a copy of what it was given."""
+
+    def add(self, accesses: Sequence[NewAccess]) -> None:
+        super().add(accesses)
+        self.events = [*getattr(self, "events", []), *(json.loads(access.event) for access in accesses)]
+
+
+def of_patients(engine: Engine) -> list[AlarmEvent]:
+    """An alarm each of a patient of the usual level, one of the strictest, and one whose records are withheld."""
+    add_hospital(engine, "sz.h001")
+    events = []
+    for number, level in enumerate((None, Level.STRICT, WITHHELD), start=1):
+        key = admit_patient(engine, ADA, "sz.h001", NewPatient(f"MRN-{number}", ward_id="icu"))["patient_key"]
+        with writing(engine) as connection:
+            connection.execute(update(patients).where(patients.c.patient_key == key).values(level=level))
+        event = alarm(number)
+        events.append(msgspec.structs.replace(event, subject=msgspec.structs.replace(event.subject, patient_key=key)))
+    return events
+
+
+@pytest.mark.clause("9.3c")
+@pytest.mark.parametrize(
+    ("scope", "taken"),
+    [
+        ({}, ["a1"]), ({"highest_level": Level.STRICT}, ["a1", "a2"]), ({"place": Place.parse("sz.h001/icu")}, ["a1"]),
+        ({"place": Place.parse("sz.h002")}, []), ({"highest_level": Level.RESTRICTED}, []),
+    ],
+)  # fmt: skip
+async def test_the_webhook_tells_what_its_place_and_level_allow_and_never_what_is_withheld(
+    bus: Bus, engine: Engine, clock: ManualClock, receiver: tuple[Receiver, str], scope: dict, taken: list[str]
+) -> None:
+    told, url = receiver
+    events = of_patients(engine)
+    accesses = Kept.open(IN_MEMORY)
+    await notify(bus, alarm(0))
+    target = WebhookTarget(url, SECRET, **scope)
+    made = create_app(services_of(bus=bus, engine=engine, clock=clock, accesses=accesses, webhook=target))
+    async with made.router.lifespan_context(made):
+        await until(lambda: position_of(engine, "webhook") == 1)
+        await notify(bus, *events)
+        await until(lambda: position_of(engine, "webhook") == 4)
+    assert [event["data"]["event"]["alarm_id"] for event in told.taken] == taken
+    noted = getattr(accesses, "events", [])
+    assert [event["agent"][-1]["who"]["display"] for event in noted] == ["vitalgrid:webhook"] * len(taken)
+    keys = [event.subject.patient_key for event in events[: len(taken)]]
+    assert all(key in json.dumps(event) for key, event in zip(keys, noted, strict=True))
+
+
+@pytest.mark.clause("9.3e")
+async def test_the_webhook_waits_while_accesses_cannot_be_noted(
+    bus: Bus, engine: Engine, clock: ManualClock, receiver: tuple[Receiver, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    told, url = receiver
+    await notify(bus, alarm(0))
+    made = create_app(services_of(bus=bus, engine=engine, clock=clock, webhook=WebhookTarget(url, SECRET)))
+    async with made.router.lifespan_context(made):
+        await until(lambda: position_of(engine, "webhook") == 1)
+        backend = made.state.backend
+        backend.log_state.receive(msgspec.json.encode(LogState(NOW_US, 5, 0, "the disk is full")), subjects.LOG_STATE)
+        await notify(bus, alarm(1))
+        await until(lambda: "the webhook waits" in caplog.text)
+        assert (told.attempts, position_of(engine, "webhook")) == ([], 1)
+        backend.log_state.receive(msgspec.json.encode(LogState(NOW_US, 5, 0)), subjects.LOG_STATE)
+        await until(lambda: position_of(engine, "webhook") == 2)
+    assert told.attempts == ["e1-start"]
 
 
 async def test_the_webhook_goes_on_behind_what_was_taken(

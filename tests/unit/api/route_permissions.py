@@ -121,6 +121,15 @@ def _fleet_body(w: Ward) -> dict[str, Any]:
     return {"hospitals": [{"hospital_id": w.hospital_id, "name": "n", "tier": "primary", "beds": 1}]}
 
 
+def _fleet_again_body(w: Ward) -> dict[str, Any]:
+    """New tokens for a device that exists."""
+    columns = {
+        "device_ids": [w.device_id], "models": ["monitor"], "ward_ids": [w.ward_id], "bed_ids": [None],
+        "gateway_ids": [None], "with_token": [True],
+    }  # fmt: skip
+    return {"hospitals": [{"hospital_id": w.hospital_id, "name": "n", "tier": "primary", "beds": 1, "devices": columns}]}
+
+
 def _associate(w: Ward) -> list[Located]:
     return [Located(w.place, Level.IDENTIFYING), w.of_patient()]
 
@@ -177,7 +186,10 @@ ROUTES: Final[dict[str, list[Route]]] = {
     "DELETE /devices/{hospital_id}/{device_id}/credentials/{credential_id}": [_ward("device.credential", 2)],
     "POST /devices/claim-codes": [_hospital("device.credential", query=_in_hospital)],
     "POST /devices/certificates": [_hospital("device.credential", query=_in_hospital)],
-    "POST /fleets": [_hospital("fleet.register", 4, body=_fleet_body)],
+    "POST /fleets": [
+        _hospital("fleet.register", 4, body=_fleet_body),
+        _hospital("fleet.register", 4, body=_fleet_again_body, also=Action.DEVICE_CREDENTIAL),
+    ],
     "GET /maintenance-windows": [_hospital_list("maintenance.read", query=_in_hospital)],
     "POST /maintenance-windows": [_ward("maintenance.manage", 2, body=_window_body)],
     "POST /maintenance-windows/{window_id}/end": [_ward("maintenance.manage", 2, is_hidden=True)],

@@ -86,6 +86,21 @@ async def test_it_is_exported_as_csv_and_arrow(client: httpx.AsyncClient, tokens
     assert pl.read_ipc_stream(arrow)["score"].to_list() == rows["score"].to_list()
 
 
+async def test_in_csv_no_text_of_a_device_is_a_formula(client: httpx.AsyncClient, tokens: dict[str, str]) -> None:
+    attributes = {"serial": "=cmd|' /C calc'!A0", "firmware": "-1", "manufacturer": "@SUM(1)"}
+    device = {"hospital_id": "sz.h001", "model": "monitor", "device_id": "mon-4", "attributes": attributes}
+    await make(client, "devices", device)
+    await make(client, "devices", device | {"device_id": "mon-5", "attributes": {"serial": "\t=1", "manufacturer": "A=B"}})
+    text = (await client.get("security/inventory", params={"format": "csv"})).text
+    rows = {row["device_id"]: row for row in pl.read_csv(text.encode(), comment_prefix="#").to_dicts()}
+    four, five = rows["mon-4"], rows["mon-5"]
+    assert [four[name] for name in ("serial", "firmware", "maker")] == ["'=cmd|' /C calc'!A0", "'-1", "'@SUM(1)"]
+    assert (five["serial"], five["maker"]) == ("'\t=1", "A=B")
+    assert isinstance(four["score"], int)
+    shown = (await client.get("security/inventory", params={"min_score": 0})).json()["items"]
+    assert {row["serial"] for row in shown} >= {attributes["serial"]}  # programs get what is there
+
+
 @pytest.mark.parametrize(
     ("role", "names"), [("biomedical-engineer@sz.h001/icu", ["mon-1", "mon-2"]), ("nurse@sz.h001/icu", None)]
 )

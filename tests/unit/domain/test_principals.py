@@ -56,7 +56,8 @@ def test_a_record_without_a_ward_is_not_in_any():
 @pytest.mark.parametrize(
     ("name", "other"),
     [
-        ("vitalgrid", Other.PLATFORM), (" VitalGrid ", Other.PLATFORM), ("u-0123456789ab", Other.PATIENT_ACCOUNT),
+        ("vitalgrid", Other.PLATFORM), (" VitalGrid ", Other.PLATFORM), ("vitalgrid:webhook", Other.PLATFORM),
+        ("u-0123456789ab", Other.PATIENT_ACCOUNT),
         ("os:root", Other.MACHINE_ACCOUNT), ("a\n:b", Other.MACHINE_ACCOUNT), ("sz.h012/mon-7", Other.DEVICE),
         ("10.0.0.7", Other.ADDRESS),
     ],

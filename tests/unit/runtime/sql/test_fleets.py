@@ -12,7 +12,7 @@ from domain.fleet_manifest import DeviceColumns, FleetManifest, HospitalManifest
 from domain.messages import DeviceAssociated, DevicesRegistered, PatientAdmitted
 from runtime.sql import devices
 from runtime.sql.devices import device_of_token
-from runtime.sql.fleets import register_fleet
+from runtime.sql.fleets import Met, met_by, register_fleet
 from runtime.sql.patients import list_patients
 from runtime.sql.tables import handles, hospitals, outbox, patients, write_log
 from tests.sql_fixtures import ADA, ALL, NOW_US, SHARDS, count, later, told
@@ -68,6 +68,21 @@ def test_a_fleet_registered_again_gets_new_tokens_only_and_tells_hosts_nothing(e
     gateway = device_of_token(engine, second.tokens["gw-1"])
     assert gateway is not None
     assert (gateway["device_id"], gateway["version"]) == ("gw-1", 2)
+
+
+def test_what_came_to_exist_since_it_was_asked_for_is_not_given(engine: Engine) -> None:
+    manifest = FleetManifest([fleet_hospital()], even_on_patients=True)
+    nothing = met_by(engine, manifest)
+    (first,) = register_fleet(engine, ADA, manifest, shards=SHARDS, met=nothing).hospitals
+    met = met_by(engine, manifest)
+    assert set(met.devices) == {("sz.h001", "gw-1")}
+    assert [patient.patient_key for patient in met.patients] == first.patient_keys
+    for known in (nothing, Met(met.devices, ()), Met({}, met.patients)):
+        with pytest.raises(Conflict, match=r"sz\.h001.*try again"):
+            register_fleet(engine, ADA, manifest, shards=SHARDS, met=known)
+    assert device_of_token(engine, first.tokens["gw-1"]) is not None
+    (second,) = register_fleet(engine, ADA, manifest, shards=SHARDS, met=met).hospitals
+    assert second.patient_keys == first.patient_keys
 
 
 def test_answers_are_in_the_order_of_the_manifest_whatever_is_registered_first(engine: Engine) -> None:
