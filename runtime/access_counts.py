@@ -1,6 +1,7 @@
 """What each person asked for of records of level 4 and above, counted from the access log: numbers, and no patient.
 
-Reads events beside the audit process, some at a time; keys of patients are compared in memory and forgotten. Clause 6.1.
+Reads events beside the audit process, some at a time; of patients' keys some thousand hashes are compared in memory, and
+forgotten. An event names up to 500 patients, so events and patients are counted apart. Clause 6.1.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Final, NamedTuple
 
 from domain.accesses import Outcome
 from domain.audit_reading import Asked, asked
+from domain.distinct import Distinct
 from domain.instants import US_PER_S, from_us
 from domain.labels import LABELS
 from domain.log_entries import read_entry
@@ -37,7 +39,8 @@ _KINDS: Final = {
 class _Counting:
     counts: Accesses = field(default_factory=Accesses)
     wards: set[str] = field(default_factory=set)
-    patients: set[str] = field(default_factory=set)
+    patients: Distinct = field(default_factory=Distinct)
+    by_name: Distinct = field(default_factory=Distinct)
 
 
 class Counted(NamedTuple):
@@ -81,12 +84,14 @@ def _add(counted: _Counting, one: Asked, local: Callable[[datetime], datetime]) 
         return
     counts.asked += 1
     counts.at_night += local(from_us(one.at_us)).hour in _NIGHT_H
-    counts.unmasked += one.view == View.CLEAR and bool(one.patients)
     if one.place is not None and "/" in one.place:
         counted.wards.add(one.place)
-    counted.patients |= one.patients
+    counted.patients.add(one.patients)
+    if one.view == View.CLEAR:
+        counted.by_name.add(one.patients)
 
 
 def _settled(counted: _Counting) -> Accesses:
-    counted.counts.wards, counted.counts.patients = len(counted.wards), len(counted.patients)
-    return counted.counts
+    counts = counted.counts
+    counts.wards, counts.patients, counts.by_name = len(counted.wards), len(counted.patients), len(counted.by_name)
+    return counts
