@@ -84,8 +84,7 @@ def _add(counted: _Counting, one: Asked, local: Callable[[datetime], datetime]) 
         return
     counts.asked += 1
     counts.at_night += local(from_us(one.at_us)).hour in _NIGHT_H
-    if one.place is not None and "/" in one.place:
-        counted.wards.add(one.place)
+    counted.wards |= one.wards
     counted.patients.add(one.patients)
     if one.view == View.CLEAR:
         counted.by_name.add(one.patients)

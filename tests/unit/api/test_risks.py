@@ -185,6 +185,21 @@ async def test_what_people_read_is_counted_from_the_log_and_shows_no_patient(
     assert key(1) not in str(risks)
 
 
+async def test_wards_that_are_read_by_lists_are_counted(
+    client: httpx.AsyncClient, clock: ManualClock, keeper: LogKeeper
+) -> None:
+    whole, own = (Principal(Kind.USER, f"u-{name}", name) for name in ("whole", "own"))
+    of_hospital = tuple(f"sz.h001/w{number}" for number in range(7))
+    searched = {"interaction": Interaction.SEARCH, "place": None}
+    keeper.take([accessed(1, clock.now_us(), principal=whole, wards=of_hospital, **searched)])
+    keeper.take([accessed(number, clock.now_us(), principal=own, wards=of_hospital[:1], **searched) for number in range(2, 50)])
+    keeper.close()
+    risks = await found(client)
+    assert {risk: risks[risk]["evidence"]["count"] for risk in risks if risk.startswith("many-wards")} == {
+        "many-wards|whole": 7
+    }  # fmt: skip
+
+
 async def test_names_in_bulk_are_patients_seen_by_name_and_not_accesses(
     client: httpx.AsyncClient, clock: ManualClock, keeper: LogKeeper
 ) -> None:
