@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -198,6 +198,48 @@ async def test_wards_that_are_read_by_lists_are_counted(
     assert {risk: risks[risk]["evidence"]["count"] for risk in risks if risk.startswith("many-wards")} == {
         "many-wards|whole": 7
     }  # fmt: skip
+
+
+async def test_a_token_that_shows_many_more_names_than_on_its_usual_day_is_found(
+    client: httpx.AsyncClient, clock: ManualClock, keeper: LogKeeper
+) -> None:
+    steady, taken, masked = (Principal(Kind.SERVICE, f"t-{name}", name) for name in ("steady", "taken", "masked"))
+    all_of_them = [tuple(key(number) for number in range(begin, begin + 500)) for begin in range(0, 1000, 500)]
+    numbers = iter(range(10_000))
+
+    def read(who: Principal, days_ago: float, pages: Sequence[tuple[str, ...]], view: View = View.CLEAR) -> None:
+        at_us = clock.now_us() - int(days_ago * DAY_US)
+        keeper.take([accessed(next(numbers), at_us, principal=who, patients=page, view=view) for page in pages])
+
+    for day in range(7):
+        read(steady, day + 0.5, all_of_them)
+        read(taken, day + 0.5, [(key(1),)] * 300)
+    read(taken, 2.5, all_of_them)
+    read(masked, 0.5, all_of_them, View.MASKED)
+    keeper.close()
+    risks = await found(client)
+    named = {risk: risks[risk]["evidence"] for risk in risks if risk.endswith(("steady", "taken", "masked"))}
+    assert named == {"token-unusual|taken": {"count": 1000, "usual": 1, "days": 7}}
+
+
+async def test_of_tokens_whole_days_alone_are_counted_where_events_are_too_many(
+    clock: ManualClock, keeper: LogKeeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access_counts, "_AT_ONCE", 10)
+    monkeypatch.setattr(access_counts, "MOST_EVENTS", 50)
+    since_us, token = clock.now_us() - 7 * DAY_US, Principal(Kind.SERVICE, "t-1", "his")
+    keeper.take([
+        accessed(number, since_us + number * DAY_US // 10, principal=token, patients=(key(number),)) for number in range(70)
+    ])  # fmt: skip
+    keeper.close()
+    counted = access_counts.count_accesses(tmp_path / "audit", since_us, 7, lambda instant: instant)
+    assert counted.reached_us == since_us + 2 * DAY_US
+    assert counted.by_tokens["his"].by_name_daily == (10,) * 5
+    monkeypatch.setattr(access_counts, "MOST_EVENTS", 45)
+    monkeypatch.setattr(access_counts, "_AT_ONCE", 9)
+    counted = access_counts.count_accesses(tmp_path / "audit", since_us, 7, lambda instant: instant)
+    assert counted.reached_us == since_us + 5 * DAY_US // 2
+    assert counted.by_tokens["his"].by_name_daily == (10,) * 4
 
 
 async def test_names_in_bulk_are_patients_seen_by_name_and_not_accesses(
