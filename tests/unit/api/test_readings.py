@@ -350,6 +350,7 @@ async def test_an_empty_answer_is_a_table_in_each_format(client: httpx.AsyncClie
         ("readings", {"device": "sz.h001/mon-7", "from": at(0), "until": at(30), "format": "csv"}, "first second"),
         ("readings/buckets", {"device": "sz.h001/mon-7", "from": at(20), "until": at(30), "bucket_s": 10}, "second"),
         ("readings/latest", {"device": "sz.h001/mon-7"}, "second"),
+        ("associations", {"device": "sz.h001/mon-7"}, "first second"),
         ("readings", {"device": "sz.h001/mon-7", "from": at(100), "until": at(110)}, ""),
     ],
 )
