@@ -55,6 +55,7 @@ _ALARMS: Final = "/alarms"
 _PREFIX: Final = "/api/v1"
 _OF_USERS: Final = ("/users/{name}", "/patients/{patient_key}/care-team/{name}")  # paths with a user's name begin so
 MOST_PATIENTS: Final = 500  # in one event
+MOST_WARDS: Final = 100  # of one access, beside its place
 _CREATED: Final = 201
 _BAD_REQUEST: Final = 400
 _UNEXPECTED: Final = 500
@@ -79,6 +80,7 @@ class Asked:
     place: Place | None = None
     is_one: bool = False  # one record, which the caller named
     patients: set[str] = field(default_factory=set)
+    wards: set[str] = field(default_factory=set)  # whose records are shown
     policies: set[str] = field(default_factory=set)
     view: View | None = None
     is_repeated: bool = False  # the answer of before is given again, nothing is done
@@ -94,6 +96,8 @@ class Asked:
     def judged(self, action: Action, record: Located, decision: Decision, *, is_one: bool) -> None:
         """A record that is asked for, and what was decided."""
         self.place = self.place or record.place
+        if record.place.ward_id is not None:
+            self.wards.add(str(record.place))
         self.is_one = is_one
         self.policies.update(decision.policies)
         if self.is_emergency or record.patient_key is not None:
@@ -242,6 +246,7 @@ def _access(
         address=client[0] if client else None,
         place=None if asked.place is None else str(asked.place),
         patients=tuple(sorted(asked.patients)),
+        wards=tuple(sorted(asked.wards - {str(asked.place)})[:MOST_WARDS]) if is_found else (),
         purpose=asked.purpose,
         policies=tuple(sorted(asked.policies)),
         view=asked.view if asked.patients else None,
@@ -270,7 +275,7 @@ def _parts(access: Access) -> Iterator[Access]:
     """The same access in events of so many patients each as a message of the bus can bear, under one request id."""
     yield replace(access, patients=access.patients[:MOST_PATIENTS])
     for begin_at in range(MOST_PATIENTS, len(access.patients), MOST_PATIENTS):
-        yield replace(access, id=_new_id(), patients=access.patients[begin_at : begin_at + MOST_PATIENTS])
+        yield replace(access, id=_new_id(), wards=(), patients=access.patients[begin_at : begin_at + MOST_PATIENTS])
 
 
 def _interaction(method: str, status: int, *, is_one: bool) -> Interaction:

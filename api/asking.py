@@ -6,9 +6,10 @@ sentence. Where the caller named the place itself, the refusal says what is miss
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from api.access_audit import Asked
 from domain.errors import Forbidden, NotFound
@@ -153,6 +154,16 @@ class Asking:
     def shows(self, patients: Iterable[str | None]) -> None:
         """The answer shows something of these patients (their keys): it is noted in the access log."""
         self.judge.asked.patients.update(key for key in patients if key is not None)
+
+    def shows_of(self, wards: Iterable[tuple[str, str | None]]) -> None:
+        """The answer shows records of these wards (hospital, ward): it is noted too."""
+        self.judge.asked.wards.update(f"{hospital_id}/{ward_id}" for hospital_id, ward_id in wards if ward_id is not None)
+
+    def shows_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """The answer shows these rows of a list, each of a patient or of none, in a ward or in none."""
+        for row in rows:
+            self.shows([row["patient_key"]])
+            self.shows_of([(row["hospital_id"], row["ward_id"])])
 
     def also(self, target: Target, action: Action | None = None) -> None:
         """Permit more than what was asked for first, or raise as that does."""

@@ -37,6 +37,7 @@ from runtime.large_questions import LargeReadings
 from runtime.reading_store import Readings, ReadingStore
 from runtime.sql.access import record_export, without_search
 from runtime.sql.associations import worn_between
+from runtime.sql.locating import wards_of_devices
 
 MAX_JSON_ROWS: Final = 10_000
 MAX_EXPORT_ROWS: Final = 1_000_000
@@ -239,12 +240,16 @@ def _response(asked: Ask, worn: pl.DataFrame | None, frame: pl.DataFrame, about:
 
 
 async def wearing(asked: Ask, frame: pl.DataFrame) -> pl.DataFrame | None:
-    """Who wore the devices of these rows meanwhile (spans); None for more devices than the access log names patients of."""
+    """Who wore the devices of these rows meanwhile (spans); None for more devices than the access log names patients of.
+
+    The log is told in which wards these devices are.
+    """
     if "handle" not in frame.columns or not 0 < frame["handle"].n_unique() <= MAX_NAMED:
         return None
     begin, end = _times_of(frame)
     first, last = frame.select(first=pl.col(begin).min(), last=pl.col(end).max()).row(0)
     handles = frame["handle"].unique().to_list()
+    asked.who.shows_of(await asked.behind.read(wards_of_devices, asked.behind.engine, handles))
     return await asked.behind.read(worn_between, asked.behind.engine, handles, first, last)
 
 

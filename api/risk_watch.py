@@ -42,7 +42,7 @@ async def look_for_risks(backend: Backend) -> int:
     facts = Facts(
         now_us, services.posture or Posture(), known.accounts, known.tokens, known.exports, known.last_backup_us,
         counted and counted.accesses, _WINDOW_DAYS, known.devices, known.overdue, known.notices,
-        counted and counted.reached_us,
+        counted and counted.reached_us, counted and counted.by_tokens,
     )  # fmt: skip
     found, judged = evaluate(facts)
     return await backend.write(risks.bring_in, backend.engine, by_platform("rules", now_us), found, judged)
@@ -51,7 +51,7 @@ async def look_for_risks(backend: Backend) -> int:
 async def _accesses(backend: Backend, since_us: int) -> Counted | None:
     """None while the log cannot be read: then nothing is said about it, and nothing closed."""
     try:
-        return await backend.lanes.codec(count_accesses, backend.services.log.folder, since_us, _local)
+        return await backend.lanes.codec(count_accesses, backend.services.log.folder, since_us, _WINDOW_DAYS, _local)
     except VitalgridError as error:
         logger.warning("accesses cannot be counted for the register of risks: %s", error)
         return None

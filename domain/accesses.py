@@ -27,6 +27,7 @@ ROLES_OF_ENTITIES: Final = f"{_TERMINOLOGY}/object-role"
 KINDS_OF_ENTITIES: Final = f"{_TERMINOLOGY}/audit-entity-type"
 RECORD, QUERY = "4", "24"  # of object-role: a domain resource, a query
 REASON: Final = "reason"
+WARD: Final = "ward"
 DETAIL: Final = "detail"  # of a write: what it says beyond its target, in JSON
 OURS: Final = "urn:vitalgrid:"
 PATIENT: Final = "Patient/"
@@ -70,6 +71,7 @@ class Access:
     session_id: str | None = None
     address: str | None = None
     place: str | None = None
+    wards: tuple[str, ...] = ()  # whose records were shown besides: of a list, all of them
     patients: tuple[str, ...] = ()  # keys of those whose records were shown or changed
     purpose: Purpose | None = None
     policies: tuple[str, ...] = ()  # that allowed it
@@ -228,7 +230,7 @@ def _entities(access: Access) -> list[dict[str, Any]]:
         "role": coding(ROLES_OF_ENTITIES, QUERY if is_search else RECORD),
         "description": access.route,
     }
-    details = [("place", access.place), ("view", access.view), (REASON, access.reason)]
+    details = [("place", access.place), ("view", access.view), (REASON, access.reason), *((WARD, one) for one in access.wards)]
     if any(text for _, text in details):
         asked["detail"] = [{"type": name, "valueString": text} for name, text in details if text]
     if is_search:

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from domain.accesses import DETAIL, OURS, PATIENT, PATIENT_KEY, QUERY, REASON, RECORD, Outcome
+from domain.accesses import DETAIL, OURS, PATIENT, PATIENT_KEY, QUERY, REASON, RECORD, WARD, Outcome
 from domain.errors import InvalidInput
 from domain.failed_sign_ins import USER_SYSTEM
 from domain.instants import parse_rfc3339
@@ -199,7 +199,7 @@ class Asked:
     action: str
     outcome: str
     at_us: int
-    place: str | None
+    wards: frozenset[str]  # whose records were shown, as `Place` writes them
     view: str | None
     patients: frozenset[str]
 
@@ -231,4 +231,10 @@ def asked(event: bytes) -> Asked | None:
     references = [entity.what.reference for entity in read.entity if entity.what is not None and entity.what.reference]
     patients = frozenset(one.removeprefix(PATIENT) for one in references if one.startswith(PATIENT))
     kind = (who.identifier.system if who.identifier is not None else "").removeprefix(OURS)
-    return Asked(who.display, kind, action, read.outcome, at_us, details.get("place"), details.get("view"), patients)
+    return Asked(who.display, kind, action, read.outcome, at_us, _wards(read), details.get("view"), patients)
+
+
+def _wards(read: _Access) -> frozenset[str]:
+    """A place is a ward's, a hospital's or a larger one."""
+    details = (detail for entity in read.entity for detail in entity.detail)
+    return frozenset(one.valueString for one in details if one.type in (WARD, "place") and "/" in one.valueString)

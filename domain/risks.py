@@ -25,11 +25,14 @@ OVERDUE_DAYS: Final = 2  # a round of deletion is an hour, an erasure some secon
 LONG_ISOLATED_DAYS: Final = 7
 MANY_NOTICES: Final = 20
 MANY_EXPORTS: Final = 20
-MANY_UNMASKED: Final = 200
+MANY_BY_NAME: Final = 200
 MANY_WARDS: Final = 5
 MANY_PATIENTS: Final = 500
 MANY_AT_NIGHT: Final = 50
 MANY_REFUSED: Final = 50
+MANY_BY_TOKEN: Final = 500  # patients by name in one day
+UNUSUAL: Final = 3  # times what a token shows on a usual day
+DAYS_OF_USE: Final = 3  # below so many whole days nothing is usual
 _MOSTLY: Final = 0.8
 
 
@@ -73,14 +76,35 @@ class Token:
 
 @dataclass(slots=True)
 class Accesses:
-    """What one person asked for of records of level 4 and above, within a window. Numbers only."""
+    """What one person asked for of records of level 4 and above, within a window. Numbers only.
+
+    The first three count accesses, the others what was different in them: wards, patients, patients whom they may have seen
+    by name. Of more than a thousand patients the number is near the true one (`domain.distinct`).
+    """
 
     asked: int = 0
     at_night: int = 0
-    unmasked: int = 0
     refused: int = 0
     wards: int = 0
     patients: int = 0
+    by_name: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ByToken:
+    """How many different patients a service's token may have shown by name on each whole day of the window that was counted."""
+
+    by_name_daily: tuple[int, ...]
+
+    @property
+    def usual(self) -> int:
+        """The median day."""
+        return sorted(self.by_name_daily)[len(self.by_name_daily) // 2]
+
+    @property
+    def bound(self) -> int:
+        """From how many on a day is unusual."""
+        return max(MANY_BY_TOKEN, UNUSUAL * self.usual)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +150,7 @@ class Facts:
     overdue: Overdue = Overdue()
     notices: Mapping[str, int] = field(default_factory=dict)  # security events of devices by kind, within the window
     accesses_reached_us: int | None = None
+    by_tokens: Mapping[str, ByToken] | None = None  # of services' tokens, as `accesses`
 
     @property
     def counted_in(self) -> Mapping[str, int]:
@@ -301,6 +326,17 @@ def _by_access(
     return find
 
 
+def _unusual_token(facts: Facts) -> Iterator[Found] | None:
+    """A program may rightly see everybody, so it is held against its own usual day: one that is new has none."""
+    if facts.by_tokens is None:
+        return None
+    known = {name: one for name, one in sorted(facts.by_tokens.items()) if len(one.by_name_daily) >= DAYS_OF_USE}
+    return (
+        Found("token-unusual", _more(most, one.bound), 4, {"count": most, "usual": one.usual, **facts.counted_in}, name)
+        for name, one in known.items() if (most := max(one.by_name_daily)) >= one.bound
+    )  # fmt: skip
+
+
 def _at_night(facts: Facts) -> Iterator[Found] | None:
     """Of a part of the window, which may be a night, nothing can be said."""
     by_night = _by_access("at-night", 3, MANY_AT_NIGHT, _mostly_at_night)
@@ -365,7 +401,10 @@ RULES: Final = _rules([
          "Ask for what; narrow what was given", "readings", Role.PRIVACY_OFFICER, _exports),
     Rule("names-in-bulk", "Somebody sees many patients by name", "Ask why; have names asked for with a reason only",
          "patients", Role.PRIVACY_OFFICER,
-         _by_access("names-in-bulk", 4, MANY_UNMASKED, lambda one: one.unmasked), counts_accesses=True),
+         _by_access("names-in-bulk", 4, MANY_BY_NAME, lambda one: one.by_name), counts_accesses=True),
+    Rule("token-unusual", "A program's token showed many more patients by name in a day than it usually does",
+         "Ask who uses it for what; replace or revoke it, or narrow its place", "patients", Role.SECURITY_ADMINISTRATOR,
+         _unusual_token, counts_accesses=True),
     Rule("many-wards", "Somebody reads records of many wards: more than one place of work",
          "Narrow the grant to the wards of work", "patients", Role.PRIVACY_OFFICER,
          _by_access("many-wards", 3, MANY_WARDS, lambda one: one.wards), counts_accesses=True),

@@ -83,7 +83,7 @@ async def list_alarms(
     if usual is not None and not found.rows and (wanted.patient, wanted.handle) != (None, None):
         beyond = await behind.read(question, reach=usual.reach, clear=NOWHERE, limit=1, after=None)
         who.judge.check_shut(lambda _: bool(beyond.rows))  # an empty list would say that nobody has an alarm there
-    who.shows(row["patient_key"] for row in found.rows)
+    who.shows_rows(found.rows)
     return AlarmPage(items=[AlarmOut.of(row, zone, view_in(row)) for row in found.rows], next=paged.link_after(found.after))
 
 

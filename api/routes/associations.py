@@ -42,14 +42,14 @@ async def list_associations(
         raise InvalidInput("associations are listed for a device or for a patient: give one of the two")
     if patient is not None:
         who.also(await of_patient(patient, behind))
-    handle = (
-        None if device is None else (await behind.read(devices.find_device, behind.engine, *split_device(device)))["handle"]
-    )
+    worn = None if device is None else await behind.read(devices.find_device, behind.engine, *split_device(device))
     rows = await behind.read(
-        associations.list_associations, behind.engine, reach=who.reach, clear=who.clear, handle=handle, patient_key=patient,
-        known_at_us=maybe_instant(known_at),
+        associations.list_associations, behind.engine, reach=who.reach, clear=who.clear,
+        handle=None if worn is None else worn["handle"], patient_key=patient, known_at_us=maybe_instant(known_at),
     )  # fmt: skip
     who.shows(row["patient_key"] for row in rows)
+    if worn is not None and rows:
+        who.shows_of([(worn["hospital_id"], worn["ward_id"])])
     return [AssociationOut.of(row, zone, view_in(row)) for row in rows]
 
 

@@ -37,6 +37,7 @@ from domain.metrics import metric_of
 from domain.permissions import Action
 from domain.subjects import READINGS_STREAM
 from runtime.sql.associations import worn_between
+from runtime.sql.locating import wards_of_devices
 
 router = APIRouter(prefix="/live", tags=["live"])
 AlarmsWatch = Annotated[Asking, may_list(Action.ALARM_READ, at=near_hospitals)]
@@ -118,7 +119,9 @@ async def live_readings(
     await behind.directory.refreshed_up_to(max(handles, default=0))
     if len(handles) <= MAX_NAMED:
         now_us = behind.services.clock.now_us()
-        who.shows((await behind.read(worn_between, behind.engine, handles, now_us, now_us))["patient_key"])
+        worn = await behind.read(worn_between, behind.engine, handles, now_us, now_us)
+        who.shows(worn["patient_key"])
+        who.shows_of(await behind.read(wards_of_devices, behind.engine, handles))
     metrics = frozenset(metric_of(code).id for code in wanted.metric or [])
     names = behind.live_wanted.get(behind.directory.device_ids(handles), metrics)
     client = reading_client(behind.reading_feed, behind.services.clock, selection.shards or [], names, watch)

@@ -69,7 +69,7 @@ async def list_patients(
         patients.list_patients, behind.engine, reach=who.reach, clear=who.clear, limit=paged.limit, after=paged.after,
         hospital_id=wanted.hospital, ward_id=wanted.ward, text=wanted.q, present_only=wanted.present,
     )  # fmt: skip
-    who.shows(row["patient_key"] for row in found.rows)
+    who.shows_rows(found.rows)
     return paged.page([PatientOut.of(row, zone, view_in(row)) for row in found.rows], found.after)
 
 

@@ -84,6 +84,18 @@ def places_of_devices(engine: Engine, named: Collection[tuple[str, str]]) -> dic
     return {name: found.place for name, found in located_devices(engine, named).items()}
 
 
+def wards_of_devices(engine: Engine, handles: Collection[int]) -> set[tuple[str, str]]:
+    """The wards (hospital, ward) in which these devices are."""
+    found: set[tuple[str, str]] = set()
+    wanted = sorted(handles)
+    with reading(engine) as connection:
+        for start in range(0, len(wanted), _CHUNK):
+            query = select(devices.c.hospital_id, devices.c.ward_id).distinct()
+            query = query.where(devices.c.handle.in_(wanted[start : start + _CHUNK]), devices.c.ward_id.is_not(None))
+            found.update((row.hospital_id, row.ward_id) for row in connection.execute(query))
+    return found
+
+
 def located_devices(engine: Engine, named: Collection[tuple[str, str]]) -> dict[tuple[str, str], Located]:
     """As `device`, of many; without those that do not exist."""
     ids: dict[str, list[str]] = {}

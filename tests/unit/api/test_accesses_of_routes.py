@@ -17,6 +17,7 @@ from api.access_audit import EMERGENCY, UNPROTECTED
 from api.app import create_app
 from api.permissions import ANYBODYS, PERMISSION
 from domain import subjects
+from domain.audit_reading import asked as read_again
 from domain.audit_reading import concerned, said
 from domain.errors import Unavailable
 from domain.fleet_manifest import Tier
@@ -189,6 +190,18 @@ async def test_of_a_list_the_trail_says_whether_names_were_asked_for(asked: Aske
     headers = {"X_Unmask": unmask, "X_Reason": "a request"}
     _, (access,) = await asked.ask("GET", "/api/v1/patients?hospital=sz.h001", OFFICERS_TOKEN, **headers)
     assert _detail(access)["view"] == view
+
+
+@pytest.mark.clause("6.1", "9.3e")
+async def test_of_a_list_the_trail_says_in_which_wards_those_are_whom_it_shows(asked: Asked, engine: Engine) -> None:
+    create_ward(engine, ADA, "sz.h001", "er", "Emergency")
+    admit_patient(engine, ADA, "sz.h001", NewPatient("r-2", "Li", ward_id="er"))
+    for query, wards in (("?hospital=sz.h001", {"sz.h001/icu", "sz.h001/er"}), ("?hospital=sz.h001&ward=er", {"sz.h001/er"}),
+                         ("?q=nobody", set())):  # fmt: skip
+        answer, (access,) = await asked.ask("GET", f"/api/v1/patients{query}", OFFICERS_TOKEN)
+        found = read_again(access.event)
+        assert found is not None
+        assert (answer.status_code, found.wards) == (200, wards)
 
 
 @pytest.mark.clause("7.2b", "9.3e")

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from sqlalchemy import Engine, select
 
 from api.app import create_app
-from domain.audit_reading import concerned
+from domain.audit_reading import asked, concerned
 from domain.instants import from_us
 from domain.metrics import metric_of
 from domain.quality import Mark, Mode, Origin, Validity, pack
@@ -350,6 +350,7 @@ async def test_an_empty_answer_is_a_table_in_each_format(client: httpx.AsyncClie
         ("readings", {"device": "sz.h001/mon-7", "from": at(0), "until": at(30), "format": "csv"}, "first second"),
         ("readings/buckets", {"device": "sz.h001/mon-7", "from": at(20), "until": at(30), "bucket_s": 10}, "second"),
         ("readings/latest", {"device": "sz.h001/mon-7"}, "second"),
+        ("associations", {"device": "sz.h001/mon-7"}, "first second"),
         ("readings", {"device": "sz.h001/mon-7", "from": at(100), "until": at(110)}, ""),
     ],
 )
@@ -366,3 +367,6 @@ async def test_who_wore_the_devices_whose_readings_are_shown_is_noted(
     monkeypatch.setattr(app.state.backend.services.accesses, "add", noted.extend)
     assert (await client.get(path, params=params)).status_code == 200
     assert concerned(noted[-1].event).patients == {keys[ref] for ref in whose.split()}
+    access = asked(noted[-1].event)
+    assert access is not None
+    assert access.wards == ({"sz.h001/icu"} if whose else set())

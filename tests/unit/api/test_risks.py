@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -32,7 +32,10 @@ from runtime.sql.tables import exports, write_log
 from tests.unit.api.conftest import client_of, services_of
 
 pytestmark = pytest.mark.clause("6.1")
-PATIENT = "0123456789abcdef0123456789abcdef"
+
+
+def key(number: int) -> str:
+    return f"{number:032x}"
 
 
 @pytest.fixture
@@ -50,6 +53,11 @@ async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     async with client_of(app) as opened:
         opened.headers["X-Reason"] = "the yearly review"
         yield opened
+
+
+@pytest.fixture
+def keeper(tmp_path: Path) -> LogKeeper:
+    return LogKeeper.open(tmp_path / "audit", LogSigner(SoftKeys(tmp_path / "log-keys"), "test"), lambda: bytes(32))
 
 
 def backed_up(engine: Engine, at_us: int) -> None:
@@ -154,51 +162,127 @@ def accessed(number: int, at_us: int, **parts: object) -> Received:
         **{
             "id": f"a-{number}", "at_us": at_us, "request_id": "r", "principal": who, "action": Action.PATIENT_READ,
             "interaction": Interaction.READ, "route": "GET /x", "path": "/x", "status": 200, "place": f"sz.h001/w{number % 6}",
-            "patients": (PATIENT,), "view": View.CLEAR,
+            "patients": (key(0),), "view": View.CLEAR,
         } | parts
     )  # fmt: skip
     return Received(number, LogRecord(f"a-{number}", at_us, "accesses", number, msgspec.Raw(audit_event(access, "sz"))))
 
 
 async def test_what_people_read_is_counted_from_the_log_and_shows_no_patient(
-    client: httpx.AsyncClient, clock: ManualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: httpx.AsyncClient, clock: ManualClock, keeper: LogKeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(access_counts, "_AT_ONCE", 100)  # several reads
-    keeper = LogKeeper.open(tmp_path / "audit", LogSigner(SoftKeys(tmp_path / "log-keys"), "test"), lambda: bytes(32))
     now_us = clock.now_us()
-    keeper.take([accessed(number, now_us - 8 * DAY_US) for number in range(1000, 1400)])  # before the window
-    keeper.take([accessed(number, now_us - number) for number in range(1, 211)])
-    keeper.take([accessed(number, now_us, status=403) for number in range(300, 360)])
+    keeper.take([accessed(number, now_us - 8 * DAY_US, patients=(key(number),)) for number in range(1000, 1400)])  # before
+    keeper.take([accessed(number, now_us - number, patients=(key(number),)) for number in range(1, 211)])
+    keeper.take([accessed(number, now_us, status=403, patients=(key(number),)) for number in range(300, 360)])
     keeper.take([accessed(number, now_us, action=Action.DEVICE_READ) for number in range(400, 700)])
     keeper.close()
     risks = await found(client)
     assert risks["names-in-bulk|li.na"]["evidence"] == {"count": 210, "days": 7}
     assert risks["many-wards|li.na"]["evidence"]["count"] == 6
     assert risks["often-refused|li.na"]["evidence"]["count"] == 60
-    assert PATIENT not in str(risks)
+    assert key(1) not in str(risks)
+
+
+async def test_wards_that_are_read_by_lists_are_counted(
+    client: httpx.AsyncClient, clock: ManualClock, keeper: LogKeeper
+) -> None:
+    whole, own = (Principal(Kind.USER, f"u-{name}", name) for name in ("whole", "own"))
+    of_hospital = tuple(f"sz.h001/w{number}" for number in range(7))
+    searched = {"interaction": Interaction.SEARCH, "place": None}
+    keeper.take([accessed(1, clock.now_us(), principal=whole, wards=of_hospital, **searched)])
+    keeper.take([accessed(number, clock.now_us(), principal=own, wards=of_hospital[:1], **searched) for number in range(2, 50)])
+    keeper.close()
+    risks = await found(client)
+    assert {risk: risks[risk]["evidence"]["count"] for risk in risks if risk.startswith("many-wards")} == {
+        "many-wards|whole": 7
+    }  # fmt: skip
+
+
+async def test_a_token_that_shows_many_more_names_than_on_its_usual_day_is_found(
+    client: httpx.AsyncClient, clock: ManualClock, keeper: LogKeeper
+) -> None:
+    steady, taken, masked = (Principal(Kind.SERVICE, f"t-{name}", name) for name in ("steady", "taken", "masked"))
+    all_of_them = [tuple(key(number) for number in range(begin, begin + 500)) for begin in range(0, 1000, 500)]
+    numbers = iter(range(10_000))
+
+    def read(who: Principal, days_ago: float, pages: Sequence[tuple[str, ...]], view: View = View.CLEAR) -> None:
+        at_us = clock.now_us() - int(days_ago * DAY_US)
+        keeper.take([accessed(next(numbers), at_us, principal=who, patients=page, view=view) for page in pages])
+
+    for day in range(7):
+        read(steady, day + 0.5, all_of_them)
+        read(taken, day + 0.5, [(key(1),)] * 300)
+    read(taken, 2.5, all_of_them)
+    read(masked, 0.5, all_of_them, View.MASKED)
+    keeper.close()
+    risks = await found(client)
+    named = {risk: risks[risk]["evidence"] for risk in risks if risk.endswith(("steady", "taken", "masked"))}
+    assert named == {"token-unusual|taken": {"count": 1000, "usual": 1, "days": 7}}
+
+
+async def test_of_tokens_whole_days_alone_are_counted_where_events_are_too_many(
+    clock: ManualClock, keeper: LogKeeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access_counts, "_AT_ONCE", 10)
+    monkeypatch.setattr(access_counts, "MOST_EVENTS", 50)
+    since_us, token = clock.now_us() - 7 * DAY_US, Principal(Kind.SERVICE, "t-1", "his")
+    keeper.take([
+        accessed(number, since_us + number * DAY_US // 10, principal=token, patients=(key(number),)) for number in range(70)
+    ])  # fmt: skip
+    keeper.close()
+    counted = access_counts.count_accesses(tmp_path / "audit", since_us, 7, lambda instant: instant)
+    assert counted.reached_us == since_us + 2 * DAY_US
+    assert counted.by_tokens["his"].by_name_daily == (10,) * 5
+    monkeypatch.setattr(access_counts, "MOST_EVENTS", 45)
+    monkeypatch.setattr(access_counts, "_AT_ONCE", 9)
+    counted = access_counts.count_accesses(tmp_path / "audit", since_us, 7, lambda instant: instant)
+    assert counted.reached_us == since_us + 5 * DAY_US // 2
+    assert counted.by_tokens["his"].by_name_daily == (10,) * 4
+
+
+async def test_names_in_bulk_are_patients_seen_by_name_and_not_accesses(
+    client: httpx.AsyncClient, clock: ManualClock, keeper: LogKeeper
+) -> None:
+    now_us = clock.now_us()
+    nurse, reader, masked = (Principal(Kind.USER, f"u-{name}", name) for name in ("nurse", "reader", "masked"))
+    own = tuple(key(number) for number in range(40))
+    pages = [tuple(key(number) for number in range(begin, begin + 500)) for begin in range(0, 5000, 500)]
+    keeper.take([accessed(number, now_us, principal=nurse, patients=(own[number % 40],)) for number in range(800)])
+    keeper.take([accessed(number, now_us, principal=reader, patients=page) for number, page in enumerate(pages, 1000)])
+    keeper.take(
+        [accessed(n, now_us, principal=masked, patients=page, view=View.MASKED) for n, page in enumerate(pages, 2000)]
+    )  # fmt: skip
+    keeper.close()
+    risks = await found(client)
+    assert {risk for risk in risks if risk.startswith("names-in-bulk")} == {"names-in-bulk|reader"}
+    assert risks["names-in-bulk|reader"]["evidence"]["count"] == pytest.approx(5000, rel=0.2)
+    assert {risk for risk in risks if risk.startswith("many-patients")} == {"many-patients|reader", "many-patients|masked"}
 
 
 async def test_accesses_that_are_too_many_to_count_close_nothing(
-    client: httpx.AsyncClient, clock: ManualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: httpx.AsyncClient, clock: ManualClock, keeper: LogKeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await test_what_people_read_is_counted_from_the_log_and_shows_no_patient(client, clock, tmp_path, monkeypatch)
+    await test_what_people_read_is_counted_from_the_log_and_shows_no_patient(client, clock, keeper, monkeypatch)
     monkeypatch.setattr(access_counts, "MOST_EVENTS", 300)  # the newest tell of devices
     risks = await found(client)
     assert (risks["many-wards|li.na"]["state"], risks["often-refused|li.na"]["state"]) == ("open", "open")
 
 
 async def test_patients_are_in_the_register_by_the_id_of_their_account(
-    client: httpx.AsyncClient, clock: ManualClock, tmp_path: Path
+    client: httpx.AsyncClient, clock: ManualClock, keeper: LogKeeper
 ) -> None:
-    keeper = LogKeeper.open(tmp_path / "audit", LogSigner(SoftKeys(tmp_path / "log-keys"), "test"), lambda: bytes(32))
     patient = Principal(Kind.USER, "u-9", "ouyang.canary", is_patient=True)
     keeper.take([accessed(number, clock.now_us(), status=403, principal=patient) for number in range(60)])
     keeper.close()
     assert {key for key in await found(client) if key.startswith("often-refused")} == {"often-refused|u-9"}
 
 
-async def test_a_log_that_cannot_be_read_closes_nothing(client: httpx.AsyncClient, clock: ManualClock, tmp_path: Path) -> None:
-    await test_what_people_read_is_counted_from_the_log_and_shows_no_patient(client, clock, tmp_path, pytest.MonkeyPatch())
+async def test_a_log_that_cannot_be_read_closes_nothing(
+    client: httpx.AsyncClient, clock: ManualClock, keeper: LogKeeper, tmp_path: Path
+) -> None:
+    await test_what_people_read_is_counted_from_the_log_and_shows_no_patient(client, clock, keeper, pytest.MonkeyPatch())
     for file in (tmp_path / "audit").glob("events.db*"):
         file.write_bytes(b"nothing that SQLite knows" * 1000)
     assert (await found(client))["names-in-bulk|li.na"]["state"] == "open"

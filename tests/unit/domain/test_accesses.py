@@ -10,7 +10,7 @@ import pytest
 from fhir.resources.R4B.auditevent import AuditEvent
 
 from domain.accesses import Access, Interaction, audit_event, write_event
-from domain.audit_reading import Concerned, Said, concerned, said
+from domain.audit_reading import Concerned, Said, asked, concerned, said
 from domain.permissions import Action, Purpose, View
 from domain.principals import Kind, Principal
 
@@ -28,6 +28,7 @@ LIST = replace(
 CASES = {
     "one patient": READ,
     "a list": LIST,
+    "a list of wards": replace(LIST, place=None, wards=("sz.h001/er", "sz.h001/icu")),
     "a list of nobody": replace(LIST, patients=()),
     "unmasked": replace(READ, view=View.CLEAR, reason="v1|0|c2VhbGVk"),
     "a list unmasked": replace(LIST, view=View.CLEAR, reason="v1|0|c2VhbGVk", place=None),
@@ -77,6 +78,20 @@ def test_it_says_who_what_why_by_which_policy_and_when():
     assert event["purposeOfEvent"][0]["coding"][0]["code"] == "TREAT"
     assert {"reference": f"Patient/{PATIENT}"} in [entity.get("what") for entity in event["entity"]]
     assert "r-12345678" in str(event["entity"])
+
+
+@pytest.mark.parametrize(
+    ("access", "wards"),
+    [
+        (READ, {"sz.h001/icu"}),
+        (CASES["a list of wards"], {"sz.h001/er", "sz.h001/icu"}),
+        (replace(READ, place="sz.h001"), set()),
+    ],
+)
+def test_it_says_of_which_wards_records_were_shown(access, wards):
+    found = asked(audit_event(access, "sz"))
+    assert found is not None
+    assert found.wards == wards
 
 
 def test_a_search_keeps_its_question():

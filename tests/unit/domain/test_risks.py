@@ -9,13 +9,14 @@ import pytest
 from domain.instants import DAY_US
 from domain.labels import LABELS
 from domain.principals import Role
-from domain.risks import RULES, Accesses, Account, Devices, Facts, Overdue, Posture, Token, evaluate
+from domain.risks import RULES, Accesses, Account, ByToken, Devices, Facts, Overdue, Posture, Token, evaluate
 
 NOW_US = 2_000_000_000_000_000
 SAFE = Posture(speaks_plain=False, seals_files=True, keys_lie_beside=False, outside_witnesses=1)
 NURSE = Account("li", frozenset({Role.NURSE}), NOW_US, NOW_US, has_second_factor=False)
 CALM = Facts(
-    NOW_US, SAFE, [NURSE], [Token("his", NOW_US, NOW_US)], {"li": 1}, NOW_US - DAY_US, {"li": Accesses(asked=100, wards=1)}
+    NOW_US, SAFE, [NURSE], [Token("his", NOW_US, NOW_US)], {"li": 1}, NOW_US - DAY_US, {"li": Accesses(asked=100, wards=1)},
+    by_tokens={"his": ByToken((5000,) * 7)},
 )  # fmt: skip
 LONG_AGO_US = NOW_US - 400 * DAY_US
 
@@ -38,7 +39,8 @@ WORSE = {
     "one-factor": {"accounts": [replace(NURSE, roles=frozenset({Role.SECURITY_ADMINISTRATOR}))]},
     "token-without-end": {"tokens": [Token("his", LONG_AGO_US, NOW_US)]},
     "bulk-export": {"exports": {"li": 20}},
-    "names-in-bulk": {"accesses": {"li": Accesses(asked=900, unmasked=200)}},
+    "names-in-bulk": {"accesses": {"li": Accesses(asked=1, by_name=200)}},
+    "token-unusual": {"by_tokens": {"his": ByToken((1000, 1100, 900, 0, 1000, 4000, 1000))}},
     "many-wards": {"accesses": {"li": Accesses(asked=900, wards=5)}},
     "many-patients": {"accesses": {"li": Accesses(asked=900, patients=500)}},
     "at-night": {"accesses": {"li": Accesses(asked=60, at_night=50)}},
@@ -67,9 +69,9 @@ def test_every_rule_says_what_is_at_risk_and_what_is_done_about_it_by_whom():
 
 
 def test_what_is_not_known_is_judged_by_no_rule():
-    _, judged = evaluate(replace(CALM, posture=Posture(), accesses=None))
+    _, judged = evaluate(replace(CALM, posture=Posture(), accesses=None, by_tokens=None))
     of_posture = {"plain-links", "files-in-clear", "keys-beside-data", "log-unwitnessed"}
-    of_accesses = {"names-in-bulk", "many-wards", "many-patients", "at-night", "often-refused"}
+    of_accesses = {"names-in-bulk", "many-wards", "many-patients", "at-night", "often-refused", "token-unusual"}
     assert judged == set(RULES) - of_posture - of_accesses
 
 
@@ -78,6 +80,23 @@ def test_of_a_part_of_the_window_what_is_found_is_so_and_nothing_is_over():
     found, judged = evaluate(replace(CALM, accesses=many, accesses_reached_us=NOW_US - DAY_US // 2))
     assert [(one.key, one.evidence) for one in found] == [("many-patients|li", {"count": 600, "hours": 12})]
     assert judged == {rule.id for rule in RULES.values() if not rule.counts_accesses}
+
+
+@pytest.mark.parametrize(
+    ("daily", "count"),
+    [
+        ((0, 0, 0, 0, 0, 0, 500), 500),  # a token that is new, or was never used so
+        ((0, 0, 0, 0, 0, 0, 499), None),
+        ((20, 20, 20, 20, 20, 20, 200), None),  # many times its usual, and still few
+        ((5000, 5000, 5000, 5000, 5000, 5000, 9000), None),
+        ((5000, 5000, 15_000, 5000, 5000, 5000, 5000), 15_000),  # until the day is out of the window
+        ((0, 0, 0, 600, 600, 600, 600), None),  # its usual by now
+        ((0, 4000), None),  # nothing is usual yet
+    ],
+)
+def test_a_token_is_held_against_its_own_usual_day(daily, count):
+    found, _ = evaluate(replace(CALM, by_tokens={"his": ByToken(daily)}))
+    assert [(one.key, one.evidence["count"]) for one in found] == ([] if count is None else [("token-unusual|his", count)])
 
 
 def test_no_backup_at_all_is_likelier_to_hurt_than_an_old_one():
