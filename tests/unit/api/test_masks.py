@@ -38,7 +38,8 @@ HARMLESS: Final = {
     "the way of a message, without values": """
         kept_in steps senders sender protocol connection request peer size_bytes step after_ms facts fates fate where lake_file
         row_group in_rollups source_sequence first_sequence last_sequence missing messages metrics readings
-        readings_in_message readings_of_others readings_not_listed unknown shown answers streams link route is_stream alarms""",
+        readings_in_message readings_of_others readings_not_listed unknown shown answers streams link route is_stream alarms
+        alarms_of_others""",
     "how open to attack a device is, and that it is cut off": """
         findings points remedy fingerprint_parts fingerprint_parts_before changes matched is_isolated isolated patients
         credentials_revoked""",
