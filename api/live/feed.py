@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT_S: Final = 0.5  # promised at least every second
 CATCH_UPS: Final = 4  # of one holder at once: each reads the stream by itself, up to all that is kept of it
-_CATCH_UP_S: Final = 5.0  # that one more waits for one of those to end
+_CATCH_UP_S: Final = 30.0  # that others of the holder wait for their turn: a display that is refused may not come again
 _BEAT_SLICES: Final = 10  # of the clients: a heartbeat for thousands at one time would hold up an alarm behind it
 
 
@@ -198,14 +198,12 @@ class Feed:
 
     async def _in_its_turn(self, client: Subscription) -> None:
         """Let it catch up once few of its holder's do. Who reads slowly holds up those of the same holder alone."""
-        too_many = TooManyRequests(f"{CATCH_UPS} live streams of yours catch up with what they missed: wait until one has")
-        if self._catch_ups.waiting(client.holder) >= CATCH_UPS:
-            raise too_many
         try:
             async with asyncio.timeout(_CATCH_UP_S):
                 await self._catch_ups.take(client.holder)
         except TimeoutError:
-            raise too_many from None
+            what = f"{CATCH_UPS} live streams of yours catch up with what they missed, and others wait: wait until one has"
+            raise TooManyRequests(what) from None
         try:
             await self._catch_up(client)
         except BaseException:  # not met, broken or cancelled: whatever it is, the turn ends
