@@ -234,10 +234,7 @@ class WebhookSettings(BaseModel):
     place: str | None = Field(
         None, description="Where alarms are told of: `sz`, `sz:futian`, `sz.h012` or `sz.h012/icu`; none: in the whole region."
     )
-    highest_level: int = Field(
-        4, ge=3, le=5,
-        description="Alarms of patients above this level are not told; those of withheld records never are.",
-    )  # fmt: skip
+    highest_level: int = Field(4, ge=3, le=5, description="Alarms above this level are not told; withheld ones never are.")
     secret: SecretStr | None = Field(None, description="Key of the webhook's HMAC-SHA256 signature (Standard Webhooks).")
 
 
