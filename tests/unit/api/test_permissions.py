@@ -350,7 +350,7 @@ async def test_a_patients_facts_are_corrected_though_their_ward_is_gone(
 ) -> None:
     key = wards[0].patient_key
     patients.discharge_patient(engine, ADA, key, NOW_US + 1, version=None)
-    devices.retire_device(engine, ADA, wards[0].handle, version=None)
+    devices.retire_device(engine, replace(ADA, now_us=NOW_US + 2), wards[0].handle, version=None)
     places.remove_bed(engine, ADA, "sz.h001", "bed-1", version=None)
     places.remove_ward(engine, ADA, "sz.h001", "icu", version=None)
     async with client_of(app, "integration@sz.h001", under=API) as client:
