@@ -19,9 +19,10 @@ TOKEN = "a-token-for-tests"
 
 
 @pytest.fixture(autouse=True)
-def first_word_of_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Applications in this process have no access log beside them that says something of itself: none is waited for."""
+def patience_with_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Applications in this process have no access log beside them that says something of itself, nor need it to keep up."""
     monkeypatch.setattr(access_trail, "FIRST_WORD_S", math.inf)
+    monkeypatch.setattr(access_trail, "MOST_BEHIND_S", math.inf)
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def access(number, at_us=0):
 
 
 @pytest.fixture
-def first_word_of_the_log() -> None:
+def patience_with_the_log() -> None:
     """It is waited for, as in a platform."""
 
 

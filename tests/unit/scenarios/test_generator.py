@@ -126,7 +126,7 @@ async def test_a_door_that_stalls_does_not_hold_up_the_schedule_and_the_stall_is
     assert len(door.made[0].frames) == 10, "the tenth was sent although nothing had been answered"
     assert durable.percentile_ms(99) >= 115, "the first measured one waited until the last was sent, 120 ms after it was due"
     spread_ms = durable.max_ms - durable.percentile_ms(1)
-    assert spread_ms == pytest.approx(120, abs=3), "each counts from its own due time"
+    assert spread_ms == pytest.approx(120, abs=20), "each counts from its own due time"
     assert sum(done.rates["sent"].values()) == 30
 
 
