@@ -49,7 +49,7 @@ from runtime.reading_store import ReadingStore
 from runtime.rejects import RejectLog
 from runtime.retention import Periods
 from runtime.second_factors import SecondFactors
-from runtime.settings import LakeSettings, RetentionSettings
+from runtime.setting_sections import LakeSettings, RetentionSettings
 from runtime.sql.credentials import EnrolmentRules
 from runtime.sql.isolations import all_orders
 from runtime.sql.records import Author

@@ -51,7 +51,8 @@ from runtime.priority import share_finely
 from runtime.reading_store import ReadingStore
 from runtime.retention import Periods
 from runtime.second_factors import SecondFactors
-from runtime.settings import SecuritySettings, Settings, WebhookSettings
+from runtime.setting_sections import SecuritySettings, WebhookSettings
+from runtime.settings import Settings
 from runtime.sql.credentials import EnrolmentRules
 from runtime.sql.engine import open_engine
 from runtime.sql.lockout import LockRule

@@ -38,7 +38,8 @@ from runtime.priority import share_finely
 from runtime.receipts import StreamReceipts
 from runtime.replay_keeping import catch_up, keep, known_now, load, read_on, save
 from runtime.replays import Replays
-from runtime.settings import IntakeSettings, Settings
+from runtime.setting_sections import IntakeSettings
+from runtime.settings import Settings
 from runtime.sql.engine import open_engine
 from runtime.storage import of_stream
 from runtime.tasks import end

@@ -20,7 +20,8 @@ from runtime.password_policy import first_password
 from runtime.sealing import SEALING_KEYS, Sealer
 from runtime.second_factors import SecondFactors
 from runtime.security_profile import SecurityProfile
-from runtime.settings import SecuritySettings, Settings
+from runtime.setting_sections import SecuritySettings
+from runtime.settings import Settings
 from runtime.sql.access import create_first_token, named_as_others, tokens_of_people
 from runtime.sql.blind_indexes import index_anew
 from runtime.sql.engine import has_sealed, migrate

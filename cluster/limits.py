@@ -11,7 +11,8 @@ from cluster.http_protocol import HttpLimits
 from gateways.listener import ListenerLimits
 from gateways.mqtt_door import MqttLimits
 from gateways.paces import PaceLimits
-from runtime.settings import DoorSettings, LimitSettings, Settings
+from runtime.setting_sections import DoorSettings, LimitSettings
+from runtime.settings import Settings
 
 
 def proxies(limits: LimitSettings) -> TrustedProxies:

@@ -23,7 +23,8 @@ from domain.ports import Clock
 from runtime.bus_access import BusCertificate, CertificateAccess, TokenAccess, wanted_by_process
 from runtime.certificates import Authority, Wanted, canonical
 from runtime.security_profile import SecurityProfile
-from runtime.settings import ApiSettings, DoorSettings, Settings
+from runtime.setting_sections import ApiSettings, DoorSettings
+from runtime.settings import Settings
 from runtime.tls import CertificateFiles, TakenUp, Trust
 
 logger = logging.getLogger(__name__)

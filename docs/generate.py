@@ -55,7 +55,7 @@ def settings_page() -> str:
     """docs/settings.md: each setting with its key, default and meaning."""
     parts = [
         "# Settings\n",
-        "<!-- made by `make docs` from runtime/settings.py; do not edit -->\n",
+        "<!-- made by `make docs` from runtime/setting_sections.py; do not edit -->\n",
         "Read from `vitalgrid.toml` in the working directory, then from the environment, which wins: "
         "`doors.mqtt_port` is `VITALGRID_DOORS__MQTT_PORT`. An unknown key or a bad value stops the start with all "
         "problems named at once.\n",

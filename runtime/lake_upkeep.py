@@ -28,7 +28,7 @@ from runtime.lake_files import DataFile, discard, scan_files, seal_file, write_f
 from runtime.lake_folder import LakeFolder
 from runtime.lake_rollups import RollupMaker, roll_up_file, sweep
 from runtime.lake_schema import FILE_ORDER
-from runtime.settings import LakeSettings
+from runtime.setting_sections import LakeSettings
 from runtime.storage import Place, look_at
 from runtime.tasks import again_and_again
 

@@ -22,7 +22,7 @@ from domain.retention import RULES
 from runtime.lake import Lake
 from runtime.lake_rewriting import SeenFiles, count_overdue, expire_but
 from runtime.lake_upkeep import expire, stats
-from runtime.settings import LakeSettings, RetentionSettings
+from runtime.setting_sections import LakeSettings, RetentionSettings
 from runtime.sql.erasures import request_by_rule
 from runtime.sql.holds import kept_readings
 from runtime.sql.records import by_platform

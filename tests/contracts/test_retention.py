@@ -7,7 +7,7 @@ from sqlalchemy import Engine, func, insert, select, update
 
 from domain.erasures import Held
 from runtime.retention import Periods, dry_run, run_rules
-from runtime.settings import LakeSettings, RetentionSettings
+from runtime.setting_sections import LakeSettings, RetentionSettings
 from runtime.sql import access, holds, places, presets, tables
 from runtime.sql.devices import NewDevice, register_device
 from runtime.sql.engine import writing

@@ -9,7 +9,7 @@ from domain.erasures import State, Step
 from domain.instants import DAY_US
 from domain.risks import Devices, Overdue
 from runtime.retention import Periods
-from runtime.settings import LakeSettings, RetentionSettings
+from runtime.setting_sections import LakeSettings, RetentionSettings
 from runtime.sql import isolations, patients
 from runtime.sql.engine import writing
 from runtime.sql.life_tables import erasures

@@ -18,7 +18,7 @@ from api.limits import AddressLimit, PrincipalLimit, RequestLimits
 from api.proxies import BehindProxies, TrustedProxies
 from api.turns import Turns
 from domain.principals import Caller
-from runtime.settings import LimitSettings
+from runtime.setting_sections import LimitSettings
 from tests.callers import ADMINISTRATOR, NOBODY, TOKEN, KnownCallers
 from tests.unit.api.conftest import client_of, services_of
 

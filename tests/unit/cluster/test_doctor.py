@@ -19,7 +19,8 @@ from cluster.pki import CertificateKeeper
 from domain.errors import Unavailable
 from domain.instants import US_PER_S
 from runtime.clock import ManualClock, SystemClock
-from runtime.settings import ApiSettings, BusSettings, DoorSettings, HostSettings, SecuritySettings, Settings
+from runtime.setting_sections import ApiSettings, BusSettings, DoorSettings, HostSettings, SecuritySettings
+from runtime.settings import Settings
 
 Usage = namedtuple("Usage", "total used free")
 

@@ -11,7 +11,8 @@ from domain.permissions import Level
 from domain.personal_information import INVENTORY, OF_NOBODY
 from domain.retention import FILES, RULES, End, too_short
 from runtime.retention import Periods
-from runtime.settings import LakeSettings, RetentionSettings, Settings
+from runtime.setting_sections import LakeSettings, RetentionSettings
+from runtime.settings import Settings
 from runtime.sql.retention import EXPIRING
 from runtime.sql.tables import metadata
 

@@ -15,7 +15,7 @@ from runtime import lake_upkeep
 from runtime.clock import ManualClock
 from runtime.lake import Advance, Lake, ReadingQuery
 from runtime.lake_upkeep import LakeUpkeep, compact, expire, stats, vacuum
-from runtime.settings import LakeSettings
+from runtime.setting_sections import LakeSettings
 from tests.lake_samples import DAY_US, START_US, as_set, sample_rows, table_set
 from tests.waiting import until
 

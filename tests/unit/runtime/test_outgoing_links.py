@@ -94,3 +94,11 @@ def test_every_plain_link_of_the_settings_is_named_at_once(profile: str) -> None
     assert [name for name in (*named, "security.password_iterations") if f"{name} is " not in problem["msg"]] == []
     assert "audit.witnesses[0]" not in problem["msg"]
     assert "s3cret" not in problem["msg"]
+
+
+def test_a_place_of_the_webhook_that_is_none_stops_the_start_and_says_which() -> None:
+    for place in ("sz", "sz:futian", "sz.h012", "sz.h012/icu"):
+        assert Settings(webhook={"place": place}).webhook.place == place
+    for place in ("", "sz.h012/", "Sz/icu", "sz:"):
+        with pytest.raises(ValidationError, match=r"webhook\.place\n.*expected"):
+            Settings(webhook={"place": place})

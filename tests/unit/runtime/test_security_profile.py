@@ -13,7 +13,8 @@ from runtime.security_profile import (
     contradictions,
     too_lax_accounts,
 )
-from runtime.settings import ApiSettings, BusSettings, DoorSettings, SecuritySettings, Settings
+from runtime.setting_sections import ApiSettings, BusSettings, DoorSettings, SecuritySettings
+from runtime.settings import Settings
 
 TLS = {"tls_cert_file": "door.pem", "tls_key_file": "door.key"}
 
