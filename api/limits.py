@@ -35,7 +35,9 @@ _MOST_GOOD: Final = 20_000  # credentials that are remembered for having been go
 _MOST_UNPROVEN: Final = 4_096  # of one address at once: a ward, or a test of load, that begins anew
 _PROBES: Final = frozenset({"/health", "/ready", "/metrics"})
 _MOST_WAITING: Final = 1_000  # of one principal
+_STREAMS_AT_ONCE: Final = 2  # of one principal begin: each is as much work as many simple questions
 _STREAM_S: Final = 5  # until it is worth a try to open one more
+END_TURN_KEY: Final = "vitalgrid.end_turn"  # in the scope: what ends a request's turn before its answer begins
 _PREFIX: Final = "/api/v1"
 LARGE: Final = 20
 _COST_OF: Final[Mapping[str, int]] = {
@@ -142,7 +144,7 @@ class PrincipalLimit:
     """ASGI middleware behind authentication: nobody gets all of the platform, by number of requests or by their weight.
 
     A few requests of one principal are worked on at once; further ones wait their turn behind them, so that what another one
-    asks stands behind few. A turn ends when the answer begins: who reads slowly holds up nobody.
+    asks stands behind few. A turn ends when the answer begins, or by `END_TURN_KEY`: who reads slowly holds up nobody.
 
     A live stream costs as a large request when it begins, and so many may be open. Cost and turns of these are counted by
     themselves: a display of alarms that connects again does not stand behind what else is asked with its token.
@@ -156,7 +158,7 @@ class PrincipalLimit:
         self._turns = Turns(limits.at_once)
         self._live = Counter[tuple[str, str]]()  # streams that are open or begin, by principal and path
         self._live_costs = Buckets(_monotonic_us, limits.cost, max(1, round(US_PER_S / limits.cost_a_s)))
-        self._live_turns = Turns(limits.at_once)
+        self._live_turns = Turns(_STREAMS_AT_ONCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "").removeprefix(_PREFIX)
@@ -222,6 +224,7 @@ class PrincipalLimit:
             end_turn()
             await send(message)
 
+        scope[END_TURN_KEY] = end_turn
         try:
             await self._app(scope, receive, begun)
         finally:

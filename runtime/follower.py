@@ -28,6 +28,7 @@ _HEARTBEAT_S: Final = 1.0
 _SILENCE_S: Final = 3.5
 _V1_TOKENS: Final = 9
 _AT_ONCE: Final = 32  # messages, before others have a turn: a queue that is full is never waited for
+_TURN_S: Final = 0.001  # the same of work: some messages are large, and several followers have their turns one after the other
 _MESSAGE_ID: Final = api.Header.MSG_ID.value
 
 
@@ -67,6 +68,7 @@ class Follower:
         self._on_message = on_message
         self._consumer_sequence = 0
         self._unbroken = 0
+        self._turn_began_s = 0.0
         self._subscription: object | None = None
         self._consumer: str | None = None
         self._last_sign = 0.0
@@ -161,9 +163,11 @@ class Follower:
         stored_us = int(tokens[base + 5]) // 1000
         self._on_message(StreamMessage(message.subject, sequence, message.data, stored_us, self.pending, message_id))
         self._unbroken += 1
-        if self._unbroken >= _AT_ONCE:
+        loop = asyncio.get_running_loop()
+        if self._unbroken >= _AT_ONCE or loop.time() - self._turn_began_s >= _TURN_S:
             self._unbroken = 0
             await asyncio.sleep(0)
+            self._turn_began_s = loop.time()
 
     async def _control(self, message: Msg, headers: dict[str, str]) -> None:
         """Flow control is answered when we are ready for more; a heartbeat tells whether anything was missed."""

@@ -8,16 +8,18 @@ something else than when it came, gets a final `end` event with `code` and `deta
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 import msgspec
-from fastapi import APIRouter, Depends, Header, Query
+from fastapi import APIRouter, Depends, Header, Query, Request
 
 from api.asking import Asking
 from api.emergency import has_wider
 from api.errors import problems
 from api.given import given
+from api.limits import END_TURN_KEY
 from api.live.alarms import alarm_client
 from api.live.feed import Feed
 from api.live.readings import reading_client
@@ -70,7 +72,13 @@ class LiveFilter:
     metric: Annotated[list[str] | None, Query(description="Only these.", examples=["heart_rate"])] = None
 
 
+async def _end_turn(request: Request) -> Callable[[], None]:
+    """What is left to do is to wait: for others of the caller that catch up, which holds up none who do not."""
+    return cast("Callable[[], None]", request.scope.get(END_TURN_KEY, lambda: None))
+
+
 LastSeen = Annotated[int | None, Depends(_last_seen)]
+EndTurn = Annotated[Callable[[], None], Depends(_end_turn)]
 
 
 @router.get(
@@ -80,6 +88,7 @@ async def live_alarms(
     who: AlarmsWatch,
     behind: Behind,
     last_seen: LastSeen,
+    end_turn: EndTurn,
     hospital: Annotated[list[str] | None, Query(description="Only of these hospitals.")] = None,
     priority: Annotated[Priority, Query(description="This priority and above: 0 information … 3 high.")] = Priority.INFORMATION,
 ) -> EventStream:
@@ -87,6 +96,7 @@ async def live_alarms(
     hospitals = [parse_hospital_id(one) for one in hospital or []]
     scope = await behind.read(alarm_scope, behind.engine, who.reach)
     client = alarm_client(behind.alarm_feed, behind.hosts, behind.services.clock, hospitals, priority, scope)
+    end_turn()
     return await _opened(who, behind, behind.alarm_feed, client, last_seen, "alarms", _HELLO_ALARMS)
 
 
@@ -97,7 +107,11 @@ async def live_alarms(
     responses={**_SSE, **problems(InvalidInput, NotFound, TooManyRequests)},
 )
 async def live_readings(
-    who: ReadingsWatch, behind: Behind, last_seen: LastSeen, wanted: Annotated[LiveFilter, given(LiveFilter)]
+    who: ReadingsWatch,
+    behind: Behind,
+    last_seen: LastSeen,
+    end_turn: EndTurn,
+    wanted: Annotated[LiveFilter, given(LiveFilter)],
 ) -> EventStream:
     """Readings as they are stored in the stream: events `hello`, `readings`, `heartbeat`, `gap`, `overflow`, `end`.
 
@@ -126,6 +140,7 @@ async def live_readings(
     names = behind.live_wanted.get(behind.directory.device_ids(handles), metrics)
     client = reading_client(behind.reading_feed, behind.services.clock, selection.shards or [], names, watch)
     await behind.know_apart()
+    end_turn()
     stream = await _opened(who, behind, behind.reading_feed, client, last_seen, "readings", {})
     try:
         await behind.know_apart()  # of an order that was given before this client was told of orders

@@ -14,13 +14,14 @@ from starlette.types import Receive, Scope, Send
 
 from api.app import create_app
 from api.auth import BELIEVED_KEY, CALLER_KEY, Authentication
-from api.limits import AddressLimit, PrincipalLimit, RequestLimits
+from api.limits import END_TURN_KEY, AddressLimit, PrincipalLimit, RequestLimits
 from api.proxies import BehindProxies, TrustedProxies
 from api.turns import Turns
 from domain.principals import Caller
 from runtime.setting_sections import LimitSettings
 from tests.callers import ADMINISTRATOR, NOBODY, TOKEN, KnownCallers
 from tests.unit.api.conftest import client_of, services_of
+from tests.waiting import until
 
 pytestmark = pytest.mark.clause("9.1b")
 FEW = RequestLimits(failures=3, failures_a_s=0.1, cost=100, cost_a_s=0.1, at_once=3, large_at_once=2, live_streams=2)
@@ -211,9 +212,27 @@ async def test_live_streams_that_begin_again_and_again_are_charged_and_nothing_e
     assert (await streams.ask(caller=NOBODY))[0] == 200
 
 
+async def test_live_streams_that_wait_for_others_to_catch_up_keep_none_from_beginning() -> None:
+    waiting, caught_up = 0, asyncio.Event()
+
+    async def catching_up(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal waiting
+        scope[END_TURN_KEY]()
+        waiting += 1
+        await caught_up.wait()
+        await PlainTextResponse("done")(scope, receive, send)
+
+    limited = PrincipalLimit(catching_up, replace(FEW, live_streams=9, cost=1_000))
+    scope = {"type": "http", "method": "GET", "path": "/api/v1/live/alarms", "headers": [], CALLER_KEY: ADMINISTRATOR}
+    asked = [asyncio.create_task(limited(dict(scope), None, AsyncMock())) for _ in range(9)]
+    await until(lambda: waiting == 9)
+    caught_up.set()
+    await asyncio.gather(*asked)
+
+
 async def test_a_live_stream_holds_no_turn_while_it_goes_on() -> None:
     streams = LiveStreams(replace(FEW, live_streams=9, cost=1_000))
-    assert [(await streams.ask())[0] for _ in range(9)] == [200] * 9  # three turns
+    assert [(await streams.ask())[0] for _ in range(9)] == [200] * 9  # two turns
     assert (await streams.ask("/api/v1/me"))[0] == 200
 
 
