@@ -20,6 +20,7 @@ from api.auth import CALLER_KEY
 from api.browsers import SAFE_METHODS
 from api.emergency import Shut, is_of_a_hospital
 from api.errors import REQUEST_ID_KEY, problem_response
+from api.paths import template_of
 from api.plain_words import LEFT_OUT, plain_path, plain_query
 from domain.accesses import REASON, Access, Interaction, audit_event
 from domain.alarms import OPEN_STATES
@@ -52,7 +53,6 @@ EMERGENCY: Final = frozenset(
     }
 )  # fmt: skip
 _ALARMS: Final = "/alarms"
-_PREFIX: Final = "/api/v1"
 _OF_USERS: Final = ("/users/{name}", "/patients/{patient_key}/care-team/{name}")  # paths with a user's name begin so
 MOST_PATIENTS: Final = 500  # in one event
 MOST_WARDS: Final = 100  # of one access, beside its place
@@ -137,7 +137,7 @@ def _check_open(scope: Scope, asked: Asked, closed: str | None) -> None:
 
 
 def _is_emergency(scope: Scope) -> bool:
-    path = getattr(scope.get("route"), "path", "").removeprefix(_PREFIX)
+    path = template_of(scope) or ""
     is_now = path in EMERGENCY or (path == _ALARMS and _is_of_open_alarms(scope["query_string"]))
     return is_now and is_of_a_hospital(scope[CALLER_KEY])
 
@@ -217,7 +217,7 @@ async def _note(scope: Scope, message: Message) -> None:
 async def _in_log(scope: Scope, backend: Backend) -> dict[str, Any]:
     """What stands in the path, with the id of a patient's account in the place of its name."""
     values = dict(scope.get("path_params", {}))
-    if getattr(scope.get("route"), "path", "").removeprefix(_PREFIX).startswith(_OF_USERS):
+    if (template_of(scope) or "").startswith(_OF_USERS):
         try:
             values["name"] = await backend.read(called_in_log, backend.engine, values["name"])
         except Unavailable:
@@ -229,8 +229,7 @@ def _access(
     scope: Scope, asked: Asked, status: int, values: Mapping[str, Any], region_id: str, now_us: int
 ) -> Access:  # fmt: skip
     caller: Caller = scope[CALLER_KEY]
-    client, is_found = scope.get("client"), status < _BAD_REQUEST
-    template: str | None = getattr(scope.get("route"), "path", None)
+    client, is_found, template = scope.get("client"), status < _BAD_REQUEST, template_of(scope)
     return Access(
         id=_new_id(),
         at_us=now_us,

@@ -21,18 +21,17 @@ from api.background import running, tasks_of
 from api.body_limit import BodyLimit
 from api.browsers import cookie_name
 from api.emergency import end_wider_streams
-from api.errors import InternalError, ValidationFailed, problems
 from api.idempotency import IdempotencyKeys
 from api.limits import AddressLimit, PrincipalLimit, RequestLimits
 from api.live.hospital_streams import HospitalStreams
+from api.paths import PREFIX
 from api.request_log import RequestLog
+from api.routes.router import EVERYWHERE
 from api.routing import OPERATION, ROUTERS, TOKENS
 from api.services import Backend, Services
 from api.telemetry import Telemetry
 from api.vitals import watch_platform
-from domain.errors import Forbidden, Unauthenticated, Unavailable
 
-PREFIX: Final = "/api/v1"
 _GZIP_LEVEL: Final = 3
 _NOT_ZIPPED: Final = (*DEFAULT_EXCLUDED_CONTENT_TYPES, MEDIA_TYPES[Format.ARROW])  # its columns are compressed already
 _DESCRIPTION: Final = """
@@ -91,7 +90,6 @@ def create_app(services: Services, *, background: bool = True, limits: RequestLi
         docs_url=None,
         redoc_url=None,
         openapi_url=None,  # documentation serves it
-        responses=problems(Unauthenticated, Forbidden, ValidationFailed, Unavailable, InternalError),
         middleware=[
             Middleware(RequestLog, telemetry=telemetry),
             Middleware(AddressLimit, limits=limits),
@@ -106,10 +104,8 @@ def create_app(services: Services, *, background: bool = True, limits: RequestLi
     app.state.telemetry = telemetry
     errors.install(app)
     documentation.install(app)
-    app.include_router(account_pages.router)
-    app.include_router(second_factor_pages.router)
-    for router in ROUTERS:
-        app.include_router(router, prefix=PREFIX)
-    app.include_router(TOKENS)
+    for router in (account_pages.router, second_factor_pages.router, *ROUTERS, TOKENS):
+        app.router.routes.extend(router.routes)
+    app.include_router(OPERATION, prefix=PREFIX, responses=EVERYWHERE)
     app.include_router(OPERATION, include_in_schema=False)  # where probes and Prometheus look for them
     return app

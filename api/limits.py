@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.auth import CALLER_KEY, OPEN_PATHS, is_live
 from api.errors import problem_response
+from api.paths import PREFIX
 from api.turns import Turns
 from domain.bounded import keep_newest
 from domain.errors import TooManyRequests
@@ -38,7 +39,6 @@ _MOST_WAITING: Final = 1_000  # of one principal
 _STREAMS_AT_ONCE: Final = 2  # of one principal begin: each is as much work as many simple questions
 _STREAM_S: Final = 5  # until it is worth a try to open one more
 END_TURN_KEY: Final = "vitalgrid.end_turn"  # in the scope: what ends a request's turn before its answer begins
-_PREFIX: Final = "/api/v1"
 LARGE: Final = 20
 _COST_OF: Final[Mapping[str, int]] = {
     "/readings": 3,
@@ -161,7 +161,7 @@ class PrincipalLimit:
         self._live_turns = Turns(_STREAMS_AT_ONCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope.get("path", "").removeprefix(_PREFIX)
+        path = scope.get("path", "").removeprefix(PREFIX)
         if CALLER_KEY not in scope or path in _PROBES:
             await self._app(scope, receive, send)
             return

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.documentation import ASSETS_URL
 from api.errors import REQUEST_ID_KEY
+from api.paths import template_of
 from api.telemetry import Telemetry
 
 SEND_KEY: Final = "vitalgrid.send"  # the server's own send, past all layers
@@ -61,4 +62,4 @@ def _kept_by_nobody(scope: Scope, headers: list[tuple[bytes, bytes]]) -> list[tu
 
 def _route_of(scope: Scope) -> str:
     """The route's template, so that ids do not become labels; unmatched paths share one label."""
-    return str(getattr(scope.get("route"), "path", "unmatched"))
+    return template_of(scope) or "unmatched"

@@ -70,7 +70,6 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     risks.router,
     me.router,
     hosts.router,
-    operation.router,
 )
-OPERATION: Final[APIRouter] = operation.router
+OPERATION: Final[APIRouter] = operation.router  # served at two places
 TOKENS: Final[APIRouter] = oauth.router  # where clients of OAuth look for it

@@ -13,7 +13,15 @@ from runtime.bus import Bus
 from runtime.bus_access import TokenAccess
 from runtime.nats_server import NatsServer
 from tests.running_platform import RunningPlatform, start_platform
-from tests.sql_fixtures import database_url, engine, hospital, new_database, sealer, template_url  # noqa: F401 (fixtures)
+from tests.sql_fixtures import (  # noqa: F401 (fixtures)
+    database_url,
+    engine,
+    hospital,
+    new_database,
+    sealer,
+    sqlite_template,
+    template_url,
+)
 
 TOKEN = "a-token-for-tests"
 

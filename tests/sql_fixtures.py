@@ -5,6 +5,7 @@ A test that takes `engine` runs once on each. `tests/conftest.py` makes the fixt
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import uuid
@@ -78,7 +79,18 @@ def new_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 @pytest.fixture(scope="session")
 def template_url(new_database: NewDatabase) -> str:
     """A database with the present schema, migrated once for all tests."""
-    url = new_database()
+    return _migrated(new_database())
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with the present schema and nothing in it, for tests of one kind of database: to be copied."""
+    path = tmp_path_factory.mktemp("template") / "vitalgrid.db"
+    _migrated(f"sqlite:///{path}")
+    return path
+
+
+def _migrated(url: str) -> str:
     engine = open_engine(url)
     migrate(engine)
     if engine.dialect.name == SQLITE:
@@ -86,6 +98,14 @@ def template_url(new_database: NewDatabase) -> str:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
     engine.dispose()
     return url
+
+
+@contextlib.contextmanager
+def copy_of(template: Path, folder: Path, sealer: Sealer) -> Iterator[Engine]:
+    """A database of its own in `folder`, with what is in `template`."""
+    opened = open_engine(f"sqlite:///{shutil.copyfile(template, folder / 'vitalgrid.db')}", sealer)
+    yield opened
+    opened.dispose()
 
 
 @pytest.fixture

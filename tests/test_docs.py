@@ -71,12 +71,11 @@ def test_every_vitalgrid_command_exists(page, command_line):
 
 @pytest.fixture(scope="module")
 def routes():
-    from api.routing import ROUTERS  # noqa: PLC0415
+    from api.routing import OPERATION, ROUTERS  # noqa: PLC0415
     from gateways.formats import FORMATS  # noqa: PLC0415
 
-    paths = [route.path for router in ROUTERS for route in router.routes]
-    paths += [row.path.removeprefix("/api/v1") for row in FORMATS]
-    return [re.sub(r"\{[^}]*\}", "[^/]+", path) for path in paths]
+    paths = [route.path for router in (*ROUTERS, OPERATION) for route in router.routes] + [row.path for row in FORMATS]
+    return [re.sub(r"\{[^}]*\}", "[^/]+", path.removeprefix("/api/v1")) for path in paths]
 
 
 @every_hand_written_page

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from api.asking import Asking, Unplaced, of_places
 from api.errors import problems
@@ -13,6 +13,7 @@ from api.gifts import check_gift, check_program, shows_names
 from api.locators import in_region, of_token, places_of
 from api.paging import Page, PagedByName, PagedByNumber
 from api.permissions import may, may_list, may_where_body_says
+from api.routes.router import api_router
 from api.schemas.access import ExportOut, TokenIn, TokenMade, TokenOut, WriteOut
 from api.services import Behind
 from api.times import In
@@ -24,7 +25,7 @@ from runtime.sql import access
 
 logger = logging.getLogger(__name__)
 
-router = APIRouter(tags=["access"])
+router = api_router(tags=["access"])
 TokenMake = Annotated[Unplaced, may_where_body_says(Action.TOKEN_MANAGE)]
 TokenList = Annotated[Asking, may_list(Action.TOKEN_READ)]
 TokenRevoke = Annotated[Asking, may(Action.TOKEN_MANAGE, at=of_token)]

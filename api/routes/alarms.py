@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 
 from api import episode_answers
 from api.answers.formats import TABLE_RESPONSES
@@ -19,6 +19,7 @@ from api.paging import NUMBER, TEXT, Paging, paged_by
 from api.permissions import may, may_list
 from api.preconditions import OptionalVersion, set_etag
 from api.reading_answers import AskedForAlarms
+from api.routes.router import api_router
 from api.schemas.alarms import (
     AcknowledgeIn,
     AlarmOut,
@@ -38,7 +39,7 @@ from domain.errors import Conflict, InvalidInput, NotFound, StaleVersion
 from domain.permissions import NOWHERE, Action
 from runtime.sql import alarms
 
-router = APIRouter(prefix="/alarms", tags=["alarms"])
+router = api_router("/alarms", tags=["alarms"])
 Paged = Annotated[Paging, paged_by(NUMBER, TEXT)]
 AlarmList = Annotated[Asking, may_list(Action.ALARM_READ, at=near_ward)]
 AlarmCount = Annotated[Asking, may_list(Action.STATISTICS_READ, at=near_query)]

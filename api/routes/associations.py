@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from api.asking import Asking, Unplaced
 from api.device_names import split_device
@@ -12,6 +12,7 @@ from api.errors import problems
 from api.locators import near_device, of_association, of_patient, worn_by
 from api.masks import view_in
 from api.permissions import may, may_list, may_where_body_says
+from api.routes.router import api_router
 from api.schemas.patients import AssociationCorrection, AssociationEnd, AssociationIn, AssociationOut, Corrected, TouchedOut
 from api.services import Behind
 from api.times import In, Rfc3339, instant, maybe_instant
@@ -19,7 +20,7 @@ from domain.errors import Conflict, InvalidInput, NotFound
 from domain.permissions import Action
 from runtime.sql import associations, devices
 
-router = APIRouter(prefix="/associations", tags=["patients"])
+router = api_router("/associations", tags=["patients"])
 SpanList = Annotated[Asking, may_list(Action.ASSOCIATION_READ, at=near_device)]
 Associate = Annotated[Unplaced, may_where_body_says(Action.ASSOCIATION_MANAGE)]
 SpanManage = Annotated[Asking, may(Action.ASSOCIATION_MANAGE, at=of_association)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from sqlalchemy import Engine
 
 from api.asking import Asking
@@ -14,6 +14,7 @@ from api.given import given
 from api.locators import in_region, of_patient
 from api.paging import Page, PagedByNumber, Paging
 from api.permissions import may
+from api.routes.router import api_router
 from api.schemas.audit import AccessOut, AuditEventOut
 from api.services import Backend, Behind
 from api.times import In, Rfc3339, maybe_instant
@@ -24,7 +25,7 @@ from runtime.sealing import Sealer
 from runtime.sql.engine import reading
 from runtime.sql.sealed import sealer_of
 
-router = APIRouter(tags=["access log"])
+router = api_router(tags=["access log"])
 AuditRead = Annotated[Asking, may(Action.AUDIT_READ, at=in_region("AUDIT"))]
 OwnAudit = Annotated[Asking, may(Action.AUDIT_READ, at=of_patient)]
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from api.asking import Asking
 from api.errors import problems
 from api.locators import of_token
 from api.permissions import may
+from api.routes.router import api_router
 from api.schemas.bus_certificates import BusCertificateIn, BusCertificateOut, RevokedSoon
 from api.services import Backend, Behind
 from api.times import In
@@ -23,7 +24,7 @@ from domain.permissions import Action
 from runtime.device_authority import read_request
 from runtime.sql import bus_certificates
 
-router = APIRouter(prefix="/tokens/{name}/bus-certificates", tags=["access"])
+router = api_router("/tokens/{name}/bus-certificates", tags=["access"])
 Manage = Annotated[Asking, may(Action.TOKEN_MANAGE, at=of_token)]
 Read = Annotated[Asking, may(Action.TOKEN_READ, at=of_token)]
 _LOOK_S: Final = 10.0

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from api.asking import Asking
 from api.errors import problems
 from api.locators import in_region
 from api.permissions import may
+from api.routes.router import api_router
 from api.schemas.catalogue import MetricOut, ThingModelOut, thing_description
 from domain.errors import NotFound
 from domain.metrics import BY_CODE, METRICS, Group
 from domain.permissions import Action
 from domain.thing_catalogue import THING_MODELS, thing_model
 
-router = APIRouter(tags=["catalogue"])
+router = api_router(tags=["catalogue"])
 CatalogueRead = Annotated[Asking, may(Action.CATALOGUE_READ, at=in_region("catalogue"))]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 
 from api.asking import Asking
 from api.device_ids import read_device_ids, zip_of
@@ -15,6 +15,7 @@ from api.errors import problems
 from api.locators import of_device, of_list
 from api.permissions import may
 from api.routes.devices import Named, WhoKnows
+from api.routes.router import api_router
 from api.schemas.credentials import IDS_BODY, ZIP_ANSWER, ClaimCodeOut, CredentialOut, EnrolledRow, EnrolmentReport
 from api.services import Backend, Behind
 from api.times import In
@@ -23,7 +24,7 @@ from domain.permissions import Action
 from runtime.sql import bulk_enrolment, credentials
 from runtime.sql.engine import writing
 
-router = APIRouter(prefix="/devices", tags=["devices"])
+router = api_router("/devices", tags=["devices"])
 OfDevice = Annotated[Asking, may(Action.DEVICE_CREDENTIAL, at=of_device)]
 OfMany = Annotated[Asking, may(Action.DEVICE_CREDENTIAL, at=of_list("devices"))]
 Hospital = Annotated[str, Query(description="The hospital that all of them belong to.")]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import Depends, Query, Request, Response
 
 from api.asking import Asking, Unplaced
 from api.device_lists import import_list, read_device_list
@@ -18,6 +18,7 @@ from api.paging import Page, PagedByNumber
 from api.permissions import may, may_list, may_where_body_says
 from api.preconditions import ExpectedVersion, set_etag
 from api.readable import readable
+from api.routes.router import api_router
 from api.schemas.devices import (
     IMPORT_BODY,
     DeviceChange,
@@ -41,7 +42,7 @@ from runtime.sql.attached import Known
 from runtime.sql.isolations import isolated_among
 from runtime.sql.records import Row
 
-router = APIRouter(prefix="/devices", tags=["devices"])
+router = api_router("/devices", tags=["devices"])
 DeviceList = Annotated[Asking, may_list(Action.DEVICE_READ, at=near_ward)]
 DeviceRegister = Annotated[Unplaced, may_where_body_says(Action.DEVICE_MANAGE)]
 DeviceImport = Annotated[Asking, may(Action.DEVICE_MANAGE, at=of_list("devices"))]

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Final
 
 import msgspec
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
 from api.asking import Asking, Target, Unplaced, of_places
 from api.errors import problems
 from api.permissions import may_where_body_says
+from api.routes.router import api_router
 from api.services import Behind
 from domain.errors import Conflict, InvalidInput, NotFound, PatientAttached
 from domain.fleet_manifest import FleetManifest
@@ -20,7 +21,7 @@ from domain.principals import Place
 from runtime.sql import locating
 from runtime.sql.fleets import Met, met_by, register_fleet
 
-router = APIRouter(prefix="/fleets", tags=["devices"])
+router = api_router("/fleets", tags=["devices"])
 FleetRegister = Annotated[Unplaced, may_where_body_says(Action.FLEET_REGISTER)]
 _EXAMPLE: Final = {
     "hospitals": [

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter
-
 from api.asking import Asking, Unplaced, of_places
 from api.errors import problems
 from api.gifts import check_gift, check_powers
 from api.locators import of_grant, of_user, places_of
 from api.permissions import may, may_where_body_says
+from api.routes.router import api_router
 from api.schemas.users import GrantIn, GrantShown
 from api.services import Behind
 from api.times import In
@@ -20,7 +19,7 @@ from domain.permissions import Action
 from domain.principals import Place
 from runtime.sql import grants
 
-router = APIRouter(prefix="/users/{name}/grants", tags=["users"])
+router = api_router("/users/{name}/grants", tags=["users"])
 GrantList = Annotated[Asking, may(Action.USER_READ, at=of_user)]
 GrantGive = Annotated[Unplaced, may_where_body_says(Action.GRANT_MANAGE)]
 GrantEnd = Annotated[Asking, may(Action.GRANT_MANAGE, at=of_grant)]

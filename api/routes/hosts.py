@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Annotated, Final
 
 import msgspec
-from fastapi import APIRouter
 
 from api.asking import Asking
 from api.errors import problems
 from api.locators import in_region
 from api.permissions import may
+from api.routes.router import api_router
 from api.schemas.hosts import HostsOut
 from api.services import Backend, Behind
 from domain import subjects
@@ -24,7 +24,7 @@ from domain.messages import encode
 from domain.permissions import Action
 from runtime.sql.records import note_write
 
-router = APIRouter(prefix="/hosts", tags=["operation"])
+router = api_router("/hosts", tags=["operation"])
 HostRead = Annotated[Asking, may(Action.HOST_READ, at=in_region("operation"))]
 HostManage = Annotated[Asking, may(Action.HOST_MANAGE, at=in_region("operation"))]
 _ORDER_S: Final = 60.0  # a host takes some seconds to start

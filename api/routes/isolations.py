@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from api.asking import Asking
 from api.errors import problems
@@ -13,6 +13,7 @@ from api.locators import near_ward, of_device
 from api.paging import Page, PagedByNumber
 from api.permissions import may, may_list
 from api.routes.devices import Named
+from api.routes.router import api_router
 from api.schemas.isolations import IsolationIn, IsolationOut
 from api.services import Behind
 from api.times import In
@@ -20,7 +21,7 @@ from domain.errors import Conflict, InvalidInput, NotFound, PatientAttached
 from domain.permissions import Action
 from runtime.sql import isolations
 
-router = APIRouter(tags=["devices"])
+router = api_router(tags=["devices"])
 DeviceIsolate = Annotated[Asking, may(Action.DEVICE_ISOLATE, at=of_device)]
 DeviceExposure = Annotated[Asking, may(Action.EXPOSURE_READ, at=of_device)]
 IsolationList = Annotated[Asking, may_list(Action.EXPOSURE_READ, at=near_ward)]

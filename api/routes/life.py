@@ -5,14 +5,13 @@ from __future__ import annotations
 from base64 import b64encode
 from typing import Annotated
 
-from fastapi import APIRouter
-
 from api.asking import Asking, Target, Unplaced
 from api.errors import problems
 from api.locators import in_hospital, in_region, of_hold, of_patient_to_erase
 from api.paging import Page, PagedByNumber
 from api.permissions import may, may_list, may_where_body_says
 from api.routes.log import entry_proof_of
+from api.routes.router import api_router
 from api.schemas.life import CertificateOut, ErasureOut, HoldIn, HoldOut, RuleOut
 from api.schemas.patients import PatientOut
 from api.services import Backend, Behind
@@ -25,7 +24,7 @@ from runtime.log_events import certified_by
 from runtime.retention import overview
 from runtime.sql import erasures, holds, patients
 
-router = APIRouter(tags=["life of data"])
+router = api_router(tags=["life of data"])
 RetentionRead = Annotated[Asking, may(Action.RISK_READ, at=in_region("operation"))]
 HoldList = Annotated[Asking, may_list(Action.PATIENT_ERASE)]
 HoldAdd = Annotated[Unplaced, may_where_body_says(Action.PATIENT_ERASE)]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final, cast
 
 import msgspec
-from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import Depends, Header, Query, Request
 
 from api.asking import Asking
 from api.emergency import has_wider
@@ -29,6 +29,7 @@ from api.live.subscription import Subscription, sse
 from api.locators import near_hospitals, near_readings
 from api.permissions import may_list
 from api.reading_answers import MAX_NAMED
+from api.routes.router import api_router
 from api.selecting import selected
 from api.selection import ReadingFilter
 from api.services import Backend, Behind
@@ -41,7 +42,7 @@ from domain.subjects import READINGS_STREAM
 from runtime.sql.associations import worn_between
 from runtime.sql.locating import wards_of_devices
 
-router = APIRouter(prefix="/live", tags=["live"])
+router = api_router("/live", tags=["live"])
 AlarmsWatch = Annotated[Asking, may_list(Action.ALARM_READ, at=near_hospitals)]
 ReadingsWatch = Annotated[Asking, may_list(Action.READING_READ, at=near_readings)]
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 
 from api.asking import Asking
 from api.errors import problems
 from api.locators import in_region
 from api.permissions import may
+from api.routes.router import api_router
 from api.services import Behind
 from domain.errors import IntegrityViolation, InvalidInput, NotFound
 from domain.merkle import consistency_proof, inclusion_proof
@@ -24,7 +25,7 @@ from domain.tiles import parse_tile
 from runtime import log_verifier
 from runtime.log_store import LogReader
 
-router = APIRouter(prefix="/log", tags=["access log"])
+router = api_router("/log", tags=["access log"])
 LogRead = Annotated[Asking, may(Action.LOG_READ, at=in_region("log"))]
 
 TEXT: Final = "text/plain; charset=utf-8"

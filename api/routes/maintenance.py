@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from api.asking import Asking, Unplaced
 from api.errors import PreconditionRequired, problems
 from api.locators import in_hospital, near_query, of_device, of_window
 from api.permissions import may, may_list, may_where_body_says
 from api.preconditions import ExpectedVersion
+from api.routes.router import api_router
 from api.schemas.patients import MaintenanceIn, MaintenanceOut
 from api.services import Behind
 from api.times import In, instant
@@ -18,7 +19,7 @@ from domain.errors import InvalidInput, NotFound, StaleVersion
 from domain.permissions import Action
 from runtime.sql import devices, presets
 
-router = APIRouter(prefix="/maintenance-windows", tags=["devices"])
+router = api_router("/maintenance-windows", tags=["devices"])
 WindowList = Annotated[Asking, may_list(Action.MAINTENANCE_READ, at=near_query)]
 WindowOpen = Annotated[Unplaced, may_where_body_says(Action.MAINTENANCE_MANAGE)]
 WindowEnd = Annotated[Asking, may(Action.MAINTENANCE_MANAGE, at=of_window)]

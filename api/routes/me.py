@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
 from api.asking import Asking
 from api.errors import problems
 from api.forms import address_of
 from api.locators import in_region
 from api.permissions import may
+from api.routes.router import api_router
 from api.schemas.users import (
     CodeIn,
     MeOut,
@@ -29,7 +30,7 @@ from domain.errors import Conflict, Forbidden, InvalidInput, TooManyAttempts
 from domain.permissions import Action
 from runtime.sql import watching
 
-router = APIRouter(prefix="/me", tags=["sign-in"])
+router = api_router("/me", tags=["sign-in"])
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 Oneself = Annotated[Asking, may(Action.SELF, at=in_region("users"))]
 

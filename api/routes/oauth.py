@@ -13,11 +13,12 @@ from fastapi.responses import JSONResponse
 
 from api.errors import headers_of, problem_type
 from api.forms import MEDIA_TYPE, address_of, form_of
+from api.routes.router import EVERYWHERE
 from api.services import Backend, Behind
 from api.sign_in import Issued
 from domain.errors import Busy, InvalidInput, TooManyAttempts, Unauthenticated, VitalgridError
 
-router = APIRouter(prefix="/oauth", tags=["sign-in"])
+router = APIRouter(prefix="/oauth", tags=["sign-in"], responses=EVERYWHERE)
 _NO_STORE: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 _ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
     200: {"content": {"application/json": {"example": {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import Header, Query, Response
 
 from api.asking import Asking, Target, Unplaced
 from api.errors import PreconditionRequired, problems
@@ -17,6 +17,7 @@ from api.paging import Page, PagedByName
 from api.permissions import may, may_list, may_where_body_says
 from api.preconditions import ExpectedVersion, set_etag
 from api.readable import readable
+from api.routes.router import api_router
 from api.schemas.patients import (
     Discharge,
     MemberIn,
@@ -38,7 +39,7 @@ from domain.metrics import metric_of
 from domain.permissions import Action
 from runtime.sql import grants, locating, patients, presets
 
-router = APIRouter(prefix="/patients", tags=["patients"])
+router = api_router("/patients", tags=["patients"])
 PatientList = Annotated[Asking, may_list(Action.PATIENT_READ, at=near_ward)]
 PatientAdmit = Annotated[Unplaced, may_where_body_says(Action.PATIENT_MANAGE)]
 PatientRead = Annotated[Asking, may(Action.PATIENT_READ, at=of_patient)]

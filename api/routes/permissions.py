@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated
 
-from fastapi import APIRouter
-
 from api.asking import Asking
 from api.errors import problems
 from api.locators import in_region, of_user
 from api.permissions import may
 from api.rights import differing, rights_of
+from api.routes.router import api_router
 from api.schemas.users import OtherFactors, PermissionsOut
 from api.services import Backend, Behind
 from api.times import In, Zone
@@ -20,7 +19,7 @@ from domain.permissions import Action
 from domain.principals import Caller, Factor, Kind
 from runtime.sql import users
 
-router = APIRouter(tags=["users"])
+router = api_router(tags=["users"])
 UserRead = Annotated[Asking, may(Action.USER_READ, at=of_user)]
 Oneself = Annotated[Asking, may(Action.SELF, at=in_region("users"))]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 
 from api.asking import Asking, Unplaced
 from api.errors import PreconditionRequired, problems
@@ -12,6 +12,7 @@ from api.locators import in_hospital, in_region, near_hospital, of_bed, of_hospi
 from api.paging import Page, PagedByName
 from api.permissions import may, may_list, may_where_body_says
 from api.preconditions import ExpectedVersion, set_etag
+from api.routes.router import api_router
 from api.schemas.places import (
     BedChange,
     BedIn,
@@ -36,7 +37,7 @@ from domain.permissions import Action
 from runtime.sql import hand_overs, placement, places
 from runtime.sql.records import Row
 
-router = APIRouter(prefix="/hospitals", tags=["places"])
+router = api_router("/hospitals", tags=["places"])
 HospitalList = Annotated[Asking, may_list(Action.PLACE_READ)]
 WardList = Annotated[Asking, may_list(Action.PLACE_READ, at=near_hospital)]
 HospitalRead = Annotated[Asking, may(Action.PLACE_READ, at=of_hospital())]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 
 from api import reading_answers, state_answers
 from api.answers.formats import TABLE_RESPONSES
@@ -18,11 +18,12 @@ from api.reading_answers import (
     ReadingPage,
     With,
 )
+from api.routes.router import api_router
 from api.schemas.readings import BucketTable, Freshness, JoinedTable, LatestTable, ReadingTable
 from api.selection import ReadingFilter
 from domain.errors import InvalidInput, NotFound, Unavailable
 
-router = APIRouter(tags=["readings"])
+router = api_router(tags=["readings"])
 Filter = Annotated[ReadingFilter, given(ReadingFilter)]
 PagedByChannel = Annotated[Paging, paged_by(NUMBER, NUMBER, NUMBER)]
 Part = Annotated[ReadingPage, given(ReadingPage)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from api.asking import Asking
 from api.device_names import split_device
@@ -13,6 +13,7 @@ from api.locators import near_hospitals, of_device_readings, of_reject
 from api.paging import Page, PagedByNumber
 from api.permissions import may, may_list
 from api.repair import resubmit
+from api.routes.router import api_router
 from api.schemas.patients import ReceiptOut
 from api.schemas.rejects import RejectOut, RejectShown, ResubmitIn
 from api.services import Behind
@@ -24,7 +25,7 @@ from runtime.rejects import RejectFilter
 from runtime.sql.access import resubmissions
 from runtime.sql.within import hospitals_within
 
-router = APIRouter(prefix="/rejects", tags=["rejects"])
+router = api_router("/rejects", tags=["rejects"])
 RejectList = Annotated[Asking, may_list(Action.REJECT_READ, at=near_hospitals)]
 RejectRead = Annotated[Asking, may(Action.REJECT_READ, at=of_reject)]
 RejectResubmit = Annotated[Asking, may(Action.REJECT_RESUBMIT, at=of_reject)]

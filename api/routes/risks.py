@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 
 from api.asking import Asking
 from api.errors import PreconditionRequired, problems
@@ -13,6 +13,7 @@ from api.paging import Page, PagedByNumber
 from api.permissions import may
 from api.preconditions import ExpectedVersion, set_etag
 from api.risk_watch import look_for_risks
+from api.routes.router import api_router
 from api.schemas.risks import LookedFor, RiskChange, RiskEventOut, RiskIn, RiskOut, RiskWithHistory
 from api.services import Behind
 from api.times import In, instant
@@ -22,7 +23,7 @@ from domain.risks import RiskState
 from runtime.sql import risks
 from runtime.sql.risks import NewRisk
 
-router = APIRouter(prefix="/risks", tags=["risks"])
+router = api_router("/risks", tags=["risks"])
 RiskRead = Annotated[Asking, may(Action.RISK_READ, at=in_region("risks"))]
 RiskManage = Annotated[Asking, may(Action.RISK_MANAGE, at=in_region("risks"))]
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import Depends, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.asking import Asking
 from api.errors import problems
 from api.locators import in_region
 from api.permissions import may
+from api.routes.router import api_router
 from api.services import Behind, ScenarioLauncher
 from domain.errors import Conflict, InvalidInput, NotFound, Unavailable
 from domain.permissions import Action
 
-router = APIRouter(tags=["scenarios"])
+router = api_router(tags=["scenarios"])
 ScenarioRead = Annotated[Asking, may(Action.SCENARIO_READ, at=in_region("scenarios"))]
 ScenarioRun = Annotated[Asking, may(Action.SCENARIO_RUN, at=in_region("scenarios"))]
 _MEDIA = {"html": "text/html; charset=utf-8", "json": "application/json"}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import polars as pl
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 
 from api.answers.formats import TABLE_RESPONSES, TableAnswer, Wanted, table_response
 from api.asking import Asking, Unplaced
@@ -21,6 +21,7 @@ from api.locators import near_ward, of_device, of_devices
 from api.paging import PagedByNumbers, next_link
 from api.permissions import may, may_list, may_where_body_says
 from api.routes.devices import Named
+from api.routes.router import api_router
 from api.schemas.security import ExposureOut, InventoryTable, RotatedOut, RotationIn
 from api.services import Behind
 from api.times import In, Zone
@@ -32,7 +33,7 @@ from runtime.sql import devices
 from runtime.sql.isolations import blocked_addresses
 from runtime.sql.sightings import sighting_of
 
-router = APIRouter(prefix="/security", tags=["security"])
+router = api_router("/security", tags=["security"])
 ExposureList = Annotated[Asking, may_list(Action.EXPOSURE_READ, at=near_ward)]
 ExposureRead = Annotated[Asking, may(Action.EXPOSURE_READ, at=of_device)]
 Credentials = Annotated[Unplaced, may_where_body_says(Action.DEVICE_CREDENTIAL)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from api.asking import Asking
 from api.device_names import split_device
@@ -14,6 +14,7 @@ from api.given import given
 from api.locators import near_device_or_hospital
 from api.paging import Page, PagedByNumbers
 from api.permissions import may_list
+from api.routes.router import api_router
 from api.schemas.security_events import SecurityEventOut
 from api.services import Behind
 from api.times import In, Rfc3339, maybe_instant
@@ -22,7 +23,7 @@ from domain.messages import SecurityKind
 from domain.permissions import Action
 from runtime.sql.security_events import EventFilter, list_events
 
-router = APIRouter(prefix="/security", tags=["security"])
+router = api_router("/security", tags=["security"])
 EventList = Annotated[Asking, may_list(Action.EXPOSURE_READ, at=near_device_or_hospital)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from api.asking import Asking
 from api.errors import problems
@@ -12,6 +12,7 @@ from api.gifts import check_powers
 from api.locators import of_session
 from api.paging import Page, PagedByName
 from api.permissions import may, may_list
+from api.routes.router import api_router
 from api.schemas.users import SessionShown
 from api.services import Behind
 from api.times import In
@@ -19,7 +20,7 @@ from domain.errors import NotFound
 from domain.permissions import Action
 from runtime.sql import users, watching
 
-router = APIRouter(prefix="/sessions", tags=["users"])
+router = api_router("/sessions", tags=["users"])
 SessionList = Annotated[Asking, may_list(Action.USER_READ)]
 SessionEnd = Annotated[Asking, may(Action.USER_MANAGE, at=of_session)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from sqlalchemy import Engine
 
 from api.asking import Asking
@@ -14,6 +14,7 @@ from api.errors import problems
 from api.given import given
 from api.locators import near_device
 from api.permissions import may_list
+from api.routes.router import api_router
 from api.schemas.traces import MessagesOut, TraceOut
 from api.services import Backend, Behind
 from api.times import In, Rfc3339, Zone, maybe_instant
@@ -29,7 +30,7 @@ from domain.permissions import Action
 from domain.traces import OfArrival, OfReceipt, parse_key
 from runtime.sql.devices import find_device
 
-router = APIRouter(prefix="/traces", tags=["traces"])
+router = api_router("/traces", tags=["traces"])
 MessageTrace = Annotated[Asking, may_list(Action.MESSAGE_TRACE)]
 DeviceTrace = Annotated[Asking, may_list(Action.MESSAGE_TRACE, at=near_device)]
 Metrics = Annotated[list[str] | None, Query(description="Only readings of these metrics.", examples=["heart_rate"])]

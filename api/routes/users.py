@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from api.asking import Asking, Unplaced, of_places
 from api.errors import problems
@@ -12,6 +12,7 @@ from api.gifts import check_gift, check_powers
 from api.locators import of_patient, of_user, places_of
 from api.paging import Page, PagedByName
 from api.permissions import may, may_list, may_where_body_says
+from api.routes.router import api_router
 from api.schemas.users import FirstPassword, UserIn, UserOut
 from api.services import Backend, Behind
 from api.times import In
@@ -22,7 +23,7 @@ from domain.principals import Place
 from runtime.sql import second_factors, users
 from runtime.sql.records import Row
 
-router = APIRouter(prefix="/users", tags=["users"])
+router = api_router("/users", tags=["users"])
 UserCreate = Annotated[Unplaced, may_where_body_says(Action.USER_MANAGE)]
 UserList = Annotated[Asking, may_list(Action.USER_READ)]
 UserRead = Annotated[Asking, may(Action.USER_READ, at=of_user)]

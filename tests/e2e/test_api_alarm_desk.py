@@ -34,11 +34,11 @@ from runtime.certificates import Authority, Wanted
 from runtime.clock import ManualClock
 from runtime.sealing import Sealer, patient_owner
 from runtime.sql.alarms import position_of
-from runtime.sql.engine import migrate, open_engine, writing
+from runtime.sql.engine import writing
 from runtime.sql.patients import NewPatient, admit_patient
 from runtime.sql.tables import patients
 from runtime.tls import CertificateFiles, TakenUp, Trust
-from tests.sql_fixtures import ADA, add_hospital
+from tests.sql_fixtures import ADA, add_hospital, copy_of
 from tests.unit.api.conftest import client_of, services_of
 from tests.waiting import eventually, until
 
@@ -65,11 +65,9 @@ async def notify(bus: Bus, *events: AlarmEvent) -> None:
 
 
 @pytest.fixture
-def engine(tmp_path: Path, sealer: Sealer) -> Iterator[Engine]:
-    opened = open_engine(f"sqlite:///{tmp_path / 'vitalgrid.db'}", sealer)
-    migrate(opened)
-    yield opened
-    opened.dispose()
+def engine(sqlite_template: Path, tmp_path: Path, sealer: Sealer) -> Iterator[Engine]:
+    with copy_of(sqlite_template, tmp_path, sealer) as opened:
+        yield opened
 
 
 @pytest.fixture

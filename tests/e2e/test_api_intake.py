@@ -27,9 +27,9 @@ from runtime.clock import SystemClock
 from runtime.identities import SqlIdentities
 from runtime.intake import StreamIntake
 from runtime.sealing import Sealer
-from runtime.sql.engine import migrate, open_engine
 from runtime.sql.outbox import waiting
 from runtime.sql.places import get_hospital
+from tests.sql_fixtures import copy_of
 from tests.unit.api.conftest import TOKEN, client_of, make, services_of
 
 pytestmark = pytest.mark.integration
@@ -37,11 +37,9 @@ HEART = metric_of("heart_rate").id
 
 
 @pytest.fixture
-def engine(tmp_path: Path, sealer: Sealer) -> Iterator[Engine]:
-    opened = open_engine(f"sqlite:///{tmp_path / 'vitalgrid.db'}", sealer)
-    migrate(opened)
-    yield opened
-    opened.dispose()
+def engine(sqlite_template: Path, tmp_path: Path, sealer: Sealer) -> Iterator[Engine]:
+    with copy_of(sqlite_template, tmp_path, sealer) as opened:
+        yield opened
 
 
 @pytest.fixture

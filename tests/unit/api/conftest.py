@@ -11,7 +11,8 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import Engine
 
-from api.app import PREFIX, create_app
+from api.app import create_app
+from api.paths import PREFIX
 from api.services import Services
 from domain import subjects
 from domain.errors import Unavailable
@@ -24,8 +25,8 @@ from runtime.clock import ManualClock
 from runtime.device_authority import DeviceAuthority
 from runtime.sealing import Sealer
 from runtime.sql.credentials import EnrolmentRules
-from runtime.sql.engine import migrate, open_engine
 from tests.callers import ADMINISTRATOR, NOBODY, TOKEN, TOKEN_OF_NOBODY, KnownCallers
+from tests.sql_fixtures import copy_of
 
 
 class NoBus:
@@ -88,12 +89,10 @@ async def plain_client(plain_app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture
-def engine(tmp_path: Path, sealer: Sealer) -> Iterator[Engine]:
+def engine(sqlite_template: Path, tmp_path: Path, sealer: Sealer) -> Iterator[Engine]:
     """A real SQLite database with the present schema."""
-    opened = open_engine(f"sqlite:///{tmp_path / 'vitalgrid.db'}", sealer)
-    migrate(opened)
-    yield opened
-    opened.dispose()
+    with copy_of(sqlite_template, tmp_path, sealer) as opened:
+        yield opened
 
 
 @pytest.fixture

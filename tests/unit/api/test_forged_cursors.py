@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Iterator
 from itertools import product
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
@@ -14,8 +15,9 @@ import pytest_asyncio
 from fastapi import FastAPI
 from sqlalchemy import Engine
 
-from api.app import PREFIX, create_app
+from api.app import create_app
 from api.paging import encode_cursor
+from api.paths import PREFIX
 from domain.instants import from_us
 from domain.log_entries import LogRecord
 from runtime.clock import ManualClock
@@ -26,8 +28,7 @@ from runtime.log_signing import LogSigner
 from runtime.log_store import LogReader
 from runtime.sealing import Sealer
 from runtime.soft_keys import SoftKeys
-from runtime.sql.engine import migrate, open_engine
-from tests.sql_fixtures import NOW_US
+from tests.sql_fixtures import NOW_US, copy_of
 from tests.unit.api.conftest import client_of, services_of
 from tests.unit.api.house import RULES
 from tests.unit.api.small_platform import SmallPlatform
@@ -56,11 +57,9 @@ class _Platform(SmallPlatform, RejectsBus):
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory, sealer: Sealer) -> Iterator[Engine]:
-    engine = open_engine(f"sqlite:///{tmp_path_factory.mktemp('lists') / 'vitalgrid.db'}", sealer)
-    migrate(engine)
-    yield engine
-    engine.dispose()
+def database(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory, sealer: Sealer) -> Iterator[Engine]:
+    with copy_of(sqlite_template, tmp_path_factory.mktemp("lists"), sealer) as engine:
+        yield engine
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

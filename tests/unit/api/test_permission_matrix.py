@@ -18,16 +18,16 @@ from fastapi import FastAPI
 from sqlalchemy import Engine
 
 from api import services as services_module
-from api.app import PREFIX, create_app
+from api.app import create_app
 from api.auth import OPEN_PATHS
 from api.live.feed import Feed
+from api.paths import PREFIX
 from domain.principals import Caller, Role
 from runtime.clock import ManualClock
 from runtime.sealing import Sealer
-from runtime.sql.engine import migrate, open_engine
 from tests.callers import KnownCallers, caller_as
 from tests.oracle_permissions import is_allowed
-from tests.sql_fixtures import NOW_US
+from tests.sql_fixtures import NOW_US, copy_of
 from tests.unit.api.conftest import client_of, services_of
 from tests.unit.api.house import RULES
 from tests.unit.api.route_permissions import OWN, ROUTES, Route
@@ -45,12 +45,9 @@ class Stage:
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory, sealer: Sealer) -> Iterator[Engine]:
-    path: Path = tmp_path_factory.mktemp("matrix") / "vitalgrid.db"
-    engine = open_engine(f"sqlite:///{path}", sealer)
-    migrate(engine)
-    yield engine
-    engine.dispose()
+def database(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory, sealer: Sealer) -> Iterator[Engine]:
+    with copy_of(sqlite_template, tmp_path_factory.mktemp("matrix"), sealer) as engine:
+        yield engine
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 
 import api.routes
 from api.permissions import permissions_of
-from api.routing import ROUTERS
+from api.routing import OPERATION, ROUTERS
 from domain.permissions import everywhere
 from runtime.sql import devices, erasures, patients, places
 from tests.callers import caller_as
@@ -26,7 +26,7 @@ from tests.unit.api.conftest import API, client_of
 from tests.unit.api.two_hospitals import Ward, fill
 
 FOLDER = Path(api.routes.__file__).parent
-HANDLERS = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+HANDLERS = [route for router in (*ROUTERS, OPERATION) for route in router.routes if isinstance(route, APIRoute)]
 
 
 @pytest.fixture
