@@ -181,10 +181,11 @@ async def update_device(  # noqa: PLR0913 (each is given by FastAPI)
     `needs_certificate` ends the way in by token alone: while the device is on a patient somebody who knows has to be named.
     """
     values, hospital_id = body.model_dump(exclude_unset=True), device["hospital_id"]
+    may_make = False
     if "ward_id" in values:
         found = await of_device(hospital_id, device["device_id"], behind)
         who.also(await moved_to(behind, found, values["ward_id"]))
-    may_make = await makes_wards(behind, who, hospital_id)
+        may_make = await makes_wards(behind, who, hospital_id)
     row = await behind.tell(
         devices.update_device, behind.engine, behind.author(who), device["handle"], values, version=version, known=known,
         makes_wards=may_make,

@@ -129,9 +129,10 @@ async def update_patient(
     found = await of_patient(patient_key, behind)
     if "level" in values:  # reports need one factor: they must not open what takes two
         who.also(found, Action.PATIENT_READ)
+    may_make = False
     if "ward_id" in values:
         who.also(await moved_to(behind, found, values["ward_id"]))
-    may_make = await makes_wards(behind, who, str(found.records[0].place.hospital_id))
+        may_make = await makes_wards(behind, who, str(found.records[0].place.hospital_id))
     row = await behind.tell(
         patients.update_patient, behind.engine, behind.author(who), patient_key, values, version=version, makes_wards=may_make
     )

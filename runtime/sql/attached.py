@@ -20,6 +20,7 @@ from runtime.sql.records import Row
 from runtime.sql.tables import associations, devices, patients
 
 _SHOWN_PATIENTS: Final = 5
+_SHOWN_DEVICES: Final = 5
 _CHUNK: Final = 500
 
 
@@ -92,6 +93,14 @@ def carried_by(connection: Connection, handle: int, at_us: int) -> list[int]:
 def carried(found: Sequence[Attached], handle: int) -> list[int]:
     """The handles of those that the device with this `handle` carries."""
     return sorted({one.handle for one in found} - {handle})
+
+
+def cut_off_by_tokens(worn: Sequence[str]) -> PatientAttached:
+    """What is said to whoever asks for new tokens of `worn` devices and did not say that they know."""
+    named = ", ".join(worn[:_SHOWN_DEVICES]) + (f" and {len(worn) - _SHOWN_DEVICES} more" if len(worn) > _SHOWN_DEVICES else "")
+    return PatientAttached(
+        f'new tokens would cut off what is on a patient now ({named}): if it is meant, say "even_on_patients": true'
+    )
 
 
 def on_patients(connection: Connection, handles: Sequence[int], now_us: int) -> list[str]:

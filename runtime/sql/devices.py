@@ -13,7 +13,7 @@ from domain.ids import parse_token
 from domain.messages import DevicesRegistered, MaintenanceSet
 from domain.permissions import Reach
 from domain.thing_catalogue import thing_model
-from runtime.sql.attached import NOBODY_KNOWS, Known, attached, check_cut_off, name_of, on_patients
+from runtime.sql.attached import NOBODY_KNOWS, Known, attached, check_cut_off, cut_off_by_tokens, name_of, on_patients
 from runtime.sql.credential_tables import credential_uses
 from runtime.sql.engine import reading, writing
 from runtime.sql.handles import take_handles
@@ -258,7 +258,7 @@ def rotate_tokens(
         known = _known_devices(connection, hospital_id, device_ids)
         worn = on_patients(connection, [row["handle"] for row in known.values()], author.now_us)
         if worn and not even_on_patients:
-            raise PatientAttached(f"{len(worn)} devices are on patients ({', '.join(worn[:5])}): a new token cuts them off")
+            raise cut_off_by_tokens(worn)
         detail = {"even_on_patients": len(worn)} if worn else None
         for device_id in dict.fromkeys(device_ids):
             if device_id not in known:

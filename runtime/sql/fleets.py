@@ -15,14 +15,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, bindparam, insert, select, update
 
-from domain.errors import Conflict, InvalidInput, PatientAttached
+from domain.errors import Conflict, InvalidInput
 from domain.fleet_manifest import DeviceColumns, FleetManifest, FleetRegistered, HospitalManifest, HospitalRegistered
 from domain.labels import WITHHELD
 from domain.permissions import Located
 from domain.thing_catalogue import thing_model
 from runtime.sql import locating
 from runtime.sql.associations import add_spans
-from runtime.sql.attached import on_patients
+from runtime.sql.attached import cut_off_by_tokens, on_patients
 from runtime.sql.devices import RETIRED, NewDevice, add_devices
 from runtime.sql.engine import writing
 from runtime.sql.handles import take_handles
@@ -78,7 +78,7 @@ def register_fleet(
             _check_met(connection, manifest, met)
             worn = [one for hospital in manifest.hospitals for one in _cut_off(connection, author, hospital)]
             if worn and not manifest.even_on_patients:
-                raise PatientAttached(f"{len(worn)} devices are on patients ({', '.join(worn[:5])}): new tokens cut them off")
+                raise cut_off_by_tokens(worn)
             registered += [_hospital(connection, author, hospital, loads) for hospital in manifest.hospitals]
             ids = [hospital.hospital_id for hospital in manifest.hospitals]
             detail = {"hospitals": ids} | ({"even_on_patients": len(worn)} if worn else {})
