@@ -16,12 +16,12 @@ from urllib.parse import parse_qs
 from sqlalchemy import Engine
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.auth import CALLER_KEY
 from api.browsers import SAFE_METHODS
 from api.emergency import Shut, is_of_a_hospital
-from api.errors import REQUEST_ID_KEY, problem_response
+from api.errors import problem_response
 from api.paths import template_of
 from api.plain_words import LEFT_OUT, plain_path, plain_query
+from api.scope_keys import ACCESS_KEY, CALLER_KEY, REQUEST_ID_KEY
 from domain.accesses import REASON, Access, Interaction, audit_event
 from domain.alarms import OPEN_STATES
 from domain.errors import AuditUnavailable, IntegrityViolation, Unavailable
@@ -38,7 +38,6 @@ if TYPE_CHECKING:  # else in a circle
 
 logger = logging.getLogger(__name__)
 
-ACCESS_KEY: Final = "vitalgrid.access"  # in the ASGI scope
 # what tells nobody anything of anybody: noted only when it is refused
 UNPROTECTED: Final = frozenset(
     {Action.CATALOGUE_READ, Action.OPERATION_READ, Action.LOG_READ, Action.HOST_READ, Action.PLACE_READ, Action.SELF}

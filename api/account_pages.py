@@ -12,11 +12,12 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
-from api.auth import CALLER_KEY, PASSWORD_URL
+from api.auth import PASSWORD_URL
 from api.browsers import HOME_URL, LOGIN_URL, cookie_name, cookie_of, local_path
 from api.errors import problem_type
 from api.forms import address_of
 from api.pages import HEADERS, check_origin, fields_of, shown
+from api.scope_keys import CALLER_KEY
 from api.services import Backend, Behind
 from api.sign_in import Issued
 from domain.errors import (

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.browsers import LOGIN_URL, SAFE_METHODS, cookie_of, header, is_page_wanted, is_same_origin, is_script, to_login
 from api.errors import headers_of, problem_response
+from api.scope_keys import BELIEVED_KEY, CALLER_KEY
 from domain.errors import (
     Forbidden,
     PasswordChangeRequired,
@@ -27,8 +28,6 @@ from domain.errors import (
 from domain.principals import Caller, Must
 from runtime.tasks import end
 
-CALLER_KEY: Final = "vitalgrid.caller"  # in the ASGI scope
-BELIEVED_KEY: Final = "vitalgrid.believed"  # what the server, if it put that there, is to be called with once a caller is known
 PASSWORD_URL: Final = "/password"  # noqa: S105 (a page)
 FACTOR_URL: Final = "/second-factor"
 FACTOR_CONFIRM_URL: Final = "/second-factor/confirm"

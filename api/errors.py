@@ -17,13 +17,13 @@ from fastapi.responses import Response
 from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 
+from api.scope_keys import REQUEST_ID_KEY
 from domain import errors
 from domain.errors import Conflict, InvalidInput, RejectedInput, VitalgridError
 
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE: Final = "application/problem+json"
-REQUEST_ID_KEY: Final = "vitalgrid.request_id"  # in the ASGI scope
 _RETRY_AFTER_S: Final = {429: 5, 503: 2, 507: 30}
 
 

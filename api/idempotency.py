@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.access_audit import ACCESS_KEY, Asked, Judged, asked_of, begin_again
-from api.auth import CALLER_KEY
+from api.access_audit import Asked, Judged, asked_of, begin_again
 from api.emergency import at_hospitals
 from api.errors import problem_response
+from api.scope_keys import ACCESS_KEY, CALLER_KEY
 from domain.errors import Conflict, Forbidden, InvalidInput, VitalgridError
 from domain.instants import DAY_US
 from domain.permissions import Action, Authoriser, Located, View

@@ -21,9 +21,10 @@ from typing import Final
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.auth import CALLER_KEY, OPEN_PATHS, is_live
+from api.auth import OPEN_PATHS, is_live
 from api.errors import problem_response
 from api.paths import PREFIX
+from api.scope_keys import CALLER_KEY, END_TURN_KEY
 from api.turns import Turns
 from domain.bounded import keep_newest
 from domain.errors import TooManyRequests
@@ -38,7 +39,6 @@ _PROBES: Final = frozenset({"/health", "/ready", "/metrics"})
 _MOST_WAITING: Final = 1_000  # of one principal
 _STREAMS_AT_ONCE: Final = 2  # of one principal begin: each is as much work as many simple questions
 _STREAM_S: Final = 5  # until it is worth a try to open one more
-END_TURN_KEY: Final = "vitalgrid.end_turn"  # in the scope: what ends a request's turn before its answer begins
 LARGE: Final = 20
 _COST_OF: Final[Mapping[str, int]] = {
     "/readings": 3,

@@ -19,8 +19,8 @@ from fastapi.routing import APIRoute
 
 from api.access_audit import begin
 from api.asking import Asking, Judge, Target, Unplaced
-from api.auth import CALLER_KEY
 from api.emergency import at_hospitals
+from api.scope_keys import CALLER_KEY
 from api.services import Behind
 from domain.errors import InvalidInput
 from domain.permissions import Action, Purpose

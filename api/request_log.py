@@ -10,11 +10,10 @@ from typing import Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.documentation import ASSETS_URL
-from api.errors import REQUEST_ID_KEY
 from api.paths import template_of
+from api.scope_keys import REQUEST_ID_KEY, SEND_KEY
 from api.telemetry import Telemetry
 
-SEND_KEY: Final = "vitalgrid.send"  # the server's own send, past all layers
 # A UUID, or 32 hex digits such as a W3C trace id; with a letter in it, which no number of a person has.
 _USABLE_ID: Final = re.compile(rb"(?=[0-9-]*[a-f])(?:[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\Z", re.I)
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import segno
 from fastapi import APIRouter, Request, Response
 
-from api.auth import CALLER_KEY, FACTOR_CONFIRM_URL, FACTOR_REMOVE_URL, FACTOR_URL
+from api.auth import FACTOR_CONFIRM_URL, FACTOR_REMOVE_URL, FACTOR_URL
 from api.errors import problem_type
 from api.forms import address_of
 from api.pages import fields_of, shown
+from api.scope_keys import CALLER_KEY
 from api.services import Backend, Behind
 from domain.errors import InvalidInput, VitalgridError
 from domain.principals import Caller, Must

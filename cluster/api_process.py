@@ -13,6 +13,7 @@ import uvloop
 from sqlalchemy import Engine
 
 from api.app import create_app
+from api.limits import RequestLimits
 from api.proxies import BehindProxies
 from api.services import Services, WebhookTarget
 from api.sign_in import SignInRules
@@ -51,7 +52,7 @@ from runtime.priority import share_finely
 from runtime.reading_store import ReadingStore
 from runtime.retention import Periods
 from runtime.second_factors import SecondFactors
-from runtime.setting_sections import SecuritySettings, WebhookSettings
+from runtime.setting_sections import LimitSettings, SecuritySettings, WebhookSettings
 from runtime.settings import Settings
 from runtime.sql.credentials import EnrolmentRules
 from runtime.sql.engine import open_engine
@@ -110,7 +111,7 @@ async def main() -> None:
         changed=partial(bus.core_publish, subjects.DIRECTORY_CHANGED, b""),
     )  # fmt: skip
     await bus.answer(subjects.ENROLMENT, enrolments.answer)
-    app = create_app(services, limits=limits.api_requests(settings.limits))
+    app = create_app(services, limits=_requests(settings.limits))
     cut = app.state.telemetry.connections_cut
     served = serving(
         BehindProxies(app, limits.proxies(settings.limits)), settings.api.host, settings.api.port, tls=tls,
@@ -121,17 +122,22 @@ async def main() -> None:
         tell_ready(port=port)
         logger.info("API open", extra={"port": port})
         ahead = asyncio.create_task(services.readings.look_ahead(), name="look ahead")
-        # takes a second, of whoever asked first
-        describing = asyncio.create_task(asyncio.to_thread(app.openapi), name="describe")
         names = asyncio.create_task(_warm_names(engine), name="names")
         await until_ended()
     await intake.close()
     close_names(engine)
-    await end(places, ahead, describing, names)
+    await end(places, ahead, names)
     await of_hospitals.close()
     await bus.close()
     accesses.close()
     engine.dispose()
+
+
+def _requests(limits: LimitSettings) -> RequestLimits:
+    return RequestLimits(
+        limits.failures, limits.failures_a_s, limits.cost, limits.cost_a_s, limits.at_once, limits.large_at_once,
+        limits.live_streams,
+    )  # fmt: skip
 
 
 async def _connected(connection: Connection, name: str) -> Bus:

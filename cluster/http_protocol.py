@@ -19,7 +19,7 @@ from typing import Any, Final, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from api.auth import BELIEVED_KEY
+from api.scope_keys import BELIEVED_KEY
 from gateways.listener import Guest
 
 _NEVER: Final = float("inf")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from api.auth import CALLER_KEY
-from api.limits import RequestLimits
 from api.proxies import TrustedProxies
+from api.scope_keys import CALLER_KEY
 from cluster.http_protocol import HttpLimits
 from gateways.listener import ListenerLimits
 from gateways.mqtt_door import MqttLimits
@@ -40,13 +39,6 @@ def api_http(limits: LimitSettings, cut: Counter[str]) -> HttpLimits:
     return HttpLimits(
         header_timeout_s=limits.introduction_s, body_grace_s=limits.body_grace_s, body_bytes_a_s=limits.body_bytes_a_s,
         write_timeout_s=limits.unread_s, is_known=lambda scope, _status: CALLER_KEY in scope, cut=cut,
-    )  # fmt: skip
-
-
-def api_requests(limits: LimitSettings) -> RequestLimits:
-    return RequestLimits(
-        limits.failures, limits.failures_a_s, limits.cost, limits.cost_a_s, limits.at_once, limits.large_at_once,
-        limits.live_streams,
     )  # fmt: skip
 
 

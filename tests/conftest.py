@@ -61,7 +61,7 @@ async def bus(nats_url: tuple[str, str]) -> AsyncIterator[Bus]:
 
 @pytest.fixture(scope="session")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPlatform]:
-    """One platform for all tests that only use it; tests that break things start their own."""
+    """One platform for all tests that use it, or kill what comes back by itself; tests that break more start their own."""
     running = start_platform(tmp_path_factory.mktemp("platform"))
     yield running
     running.stop()

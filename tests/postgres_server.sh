@@ -35,7 +35,7 @@ trap 'exit 143' TERM
 
 # durability is not what these tests are about, so the throw-away server may lose everything
 options="-c listen_addresses=127.0.0.1 -c unix_socket_directories=$folder -c fsync=off -c synchronous_commit=off
-    -c full_page_writes=off -c shared_buffers=64MB -c max_connections=50"
+    -c full_page_writes=off -c autovacuum=off -c shared_buffers=64MB -c max_connections=50"
 started=""
 for _ in 1 2 3 4 5; do  # another program may take the free port first
     port="$(.venv/bin/python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')"

@@ -123,12 +123,17 @@ def database_url(template_url: str, new_database: NewDatabase) -> Iterator[str]:
 
 
 def empty(url: str) -> None:
-    """Empty a PostgreSQL database and let its counters start anew: a hundred times quicker than making one."""
-    names = ", ".join(table.name for table in metadata.sorted_tables)
+    """Empty a PostgreSQL database and let its counters start anew: a thousand times quicker than making one.
+
+    Only what holds rows is emptied, by DELETE: TRUNCATE makes files anew for each table and index.
+    """
+    held = " UNION ALL ".join(f"SELECT '{table}' WHERE EXISTS (SELECT FROM {table})" for table in metadata.tables)
     engine = open_engine(url)
     with engine.begin() as connection:
         connection.exec_driver_sql("SET LOCAL session_replication_role = replica")  # else the write log refuses
-        connection.exec_driver_sql(f"TRUNCATE {names} RESTART IDENTITY")
+        for (table,) in connection.exec_driver_sql(held).all():
+            connection.exec_driver_sql(f"DELETE FROM {table}")
+        connection.exec_driver_sql("SELECT setval(seqrelid, seqstart, false) FROM pg_sequence")
     engine.dispose()
 
 

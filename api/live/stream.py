@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from api.auth import ENDED
 from api.live.feed import Feed
 from api.live.subscription import JUDGED_ANEW, Subscription
-from api.request_log import SEND_KEY
+from api.scope_keys import SEND_KEY
 from api.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)

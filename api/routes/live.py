@@ -19,7 +19,6 @@ from api.asking import Asking
 from api.emergency import has_wider
 from api.errors import problems
 from api.given import given
-from api.limits import END_TURN_KEY
 from api.live.alarms import alarm_client
 from api.live.feed import Feed
 from api.live.readings import reading_client
@@ -30,6 +29,7 @@ from api.locators import near_hospitals, near_readings
 from api.permissions import may_list
 from api.reading_answers import MAX_NAMED
 from api.routes.router import api_router
+from api.scope_keys import END_TURN_KEY
 from api.selecting import selected
 from api.selection import ReadingFilter
 from api.services import Backend, Behind

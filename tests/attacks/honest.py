@@ -54,7 +54,7 @@ class Honest:
 
     def _http(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(
-            base_url=self._base, headers=self._headers, verify=self._tls or True, timeout=10, trust_env=False
+            base_url=self._base, headers=self._headers, verify=self._tls or False, timeout=10, trust_env=False
         )
 
     async def start(self, probes: int) -> None:

@@ -10,19 +10,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.running_platform import RunningPlatform, start_platform, wait_until
+from tests.running_platform import RunningPlatform, wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
 HOSPITAL = "sz.replay"
 AWAY = "127.0.0.2"
-
-
-@pytest.fixture(scope="module")
-def platform(tmp_path_factory: pytest.TempPathFactory):
-    running = start_platform(tmp_path_factory.mktemp("replays"))
-    yield running
-    if running.process.poll() is None:
-        running.stop()
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +20,7 @@ from domain.metrics import metric_of
 from domain.readings import ReadingBatch
 from runtime.clock import SystemClock
 from tests.e2e.test_restoration import forget
-from tests.running_platform import RunningPlatform, start_platform, wait_until
+from tests.running_platform import RunningPlatform, wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(280), pytest.mark.clause("9.2a")]
 
@@ -91,16 +90,7 @@ class Traced:
 
 
 @pytest.fixture(scope="module")
-def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traced]:
-    platform = start_platform(tmp_path_factory.mktemp("traces"))
-    try:
-        yield _filled(platform)
-    finally:
-        if platform.process.poll() is None:
-            platform.stop()
-
-
-def _filled(platform: RunningPlatform) -> Traced:
+def traced(platform: RunningPlatform) -> Traced:
     token = platform.register_monitor(HOSPITAL)
     with platform.http() as http:
 

@@ -13,9 +13,10 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from api.app import create_app
-from api.auth import BELIEVED_KEY, CALLER_KEY, Authentication
-from api.limits import END_TURN_KEY, AddressLimit, PrincipalLimit, RequestLimits
+from api.auth import Authentication
+from api.limits import AddressLimit, PrincipalLimit, RequestLimits
 from api.proxies import BehindProxies, TrustedProxies
+from api.scope_keys import BELIEVED_KEY, CALLER_KEY, END_TURN_KEY
 from api.turns import Turns
 from domain.principals import Caller
 from runtime.setting_sections import LimitSettings

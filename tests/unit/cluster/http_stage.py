@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from api.auth import BELIEVED_KEY
+from api.scope_keys import BELIEVED_KEY
 from cluster.http_protocol import HttpLimits
 from cluster.serving import serving
 from gateways.listener import ListenerLimits
