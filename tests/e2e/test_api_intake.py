@@ -215,7 +215,7 @@ async def test_a_reject_of_an_unknown_sender_is_given_its_device(client: httpx.A
 async def live(app_port: int, path: str) -> AsyncIterator[AsyncIterator[tuple[str, str, dict]]]:
     headers = {"Authorization": f"Bearer {TOKEN}"}
     async with (
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{app_port}/api/v1", headers=headers, timeout=10) as client,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{app_port}/api/v1", headers=headers, timeout=30) as client,
         client.stream("GET", path) as response,
     ):
         assert response.status_code == 200, await response.aread()
@@ -249,7 +249,7 @@ async def test_live_readings_are_pushed_by_what_was_asked_for(
         paths = ("device=sz.h001/mon-7", f"handle={other_handle}", "hospital=sz.h001&metric=heart_rate")
         found = []
         for path in paths:
-            async with live(port, f"/live/readings?{path}") as stream, asyncio.timeout(10):
+            async with live(port, f"/live/readings?{path}") as stream, asyncio.timeout(30):
                 async for name, identity, data in stream:
                     if name == "hello":
                         sequence = await bus.publish(subjects.reading(shard), frame, f"frame-{path}")

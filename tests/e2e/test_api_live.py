@@ -62,7 +62,7 @@ async def events(lines: AsyncIterator[str]) -> AsyncIterator[tuple[str, str | No
 
 
 async def next_of(stream: AsyncIterator[tuple[str, str | None, dict]], wanted: str) -> tuple[str | None, dict]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         async for name, identity, data in stream:
             if name == wanted:
                 return identity, data
@@ -78,7 +78,7 @@ async def app(bus: Bus, engine: Engine) -> FastAPI:
 async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     async with serving(app, "127.0.0.1", 0) as port:
         headers = {"Authorization": f"Bearer {TOKEN}"}
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}/api/v1", headers=headers, timeout=10) as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}/api/v1", headers=headers, timeout=30) as client:
             yield client
 
 
@@ -159,7 +159,7 @@ async def test_one_more_stream_than_a_caller_may_have_is_refused_until_one_is_cl
     app = create_app(services, background=False, limits=RequestLimits(live_streams=2))
     async with serving(app, "127.0.0.1", 0) as port:
         headers = {"Authorization": f"Bearer {TOKEN}"}
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}/api/v1", headers=headers, timeout=10) as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}/api/v1", headers=headers, timeout=30) as client:
             async with live(client, "/live/alarms") as first, live(client, "/live/alarms?after=0") as second:
                 await next_of(first, "hello")
                 await next_of(second, "hello")

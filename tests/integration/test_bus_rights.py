@@ -359,7 +359,7 @@ async def test_a_host_is_let_in_while_readings_flow_and_nothing_is_lost(guarded)
         await guarded.server.reload()
         late = await guarded.bus(f"host-{number}")
         await late.core_publish(f"heartbeat.host.host-{number}", b"alive")
-    await until(lambda: len(got) == sent, 10)
+    await until(lambda: len(got) == sent)
     assert got == [b"%d" % number for number in range(sent)]
     assert supervisor.is_connected
     await follower.stop()
@@ -408,5 +408,5 @@ async def test_certificates_are_renewed_without_a_restart(guarded):
     assert supervisor.is_connected
     await guarded.server.stop()
     await guarded.server.start()
-    await until(lambda: supervisor.is_connected, 10)
+    await until(lambda: supervisor.is_connected)
     assert (await supervisor.stream_state("READINGS")).messages == 0

@@ -140,7 +140,7 @@ async def test_a_program_says_and_hears_what_is_its_own_and_nothing_else(region:
         said = [word.replace("permissions violation for ", "").replace('"', "") for word in region.said[number]]
         return {word.removeprefix("nats: ").strip("'") for word in said}
 
-    await until(lambda: len(refused()) >= len({word.lower() for word in forbidden}), 10)
+    await until(lambda: len(refused()) >= len({word.lower() for word in forbidden}))
     assert refused() == {word.lower() for word in forbidden}
 
 
@@ -306,7 +306,7 @@ async def test_who_says_what_the_server_says_of_a_reload_makes_none_of_it(region
         assert client._transport is not None
         client._transport.write(words)
         await client._transport.drain()
-        await until(lambda: not client.is_connected, 10)
+        await until(lambda: not client.is_connected)
 
     async def say_again_and_again() -> None:
         while True:
@@ -314,7 +314,7 @@ async def test_who_says_what_the_server_says_of_a_reload_makes_none_of_it(region
 
     saying = asyncio.create_task(say_again_and_again())
     log = region.server.directory / "nats-server.log"
-    await until(lambda: words.strip() in log.read_bytes(), 10)
+    await until(lambda: words.strip() in log.read_bytes())
     with monkeypatch.context() as patched:
         patched.setattr(region.access, "config", lambda: "accounts {")
         with pytest.raises(Unavailable, match="does not take up"):

@@ -61,10 +61,10 @@ async def test_a_program_hears_what_its_role_may_see_and_it_is_noted_first(distr
     await district.notify(2)
     await district.notify(3, ward_id="icu")
     await district.notify(4, OTHER)
-    await until(lambda: (whole.alarms(), ward.alarms(), other.alarms()) == (["e1", "e2", "e3"], ["e3"], ["e4"]), 10)
+    await until(lambda: (whole.alarms(), ward.alarms(), other.alarms()) == (["e1", "e2", "e3"], ["e3"], ["e4"]))
     assert [number for event, number, _ in whole.heard if event == "alarm"] == [1, 2, 3]
     assert whole.heard[0][0] == "hello"
-    await until(lambda: any(event == "heartbeat" for event, _, _ in whole.heard), 10)
+    await until(lambda: any(event == "heartbeat" for event, _, _ in whole.heard))
     answers = await asyncio.gather(*(program.go_on() for program in (whole, ward, other)))
     assert {code for code, _ in answers} == {None}
     assert whole.numbers == list(range(1, len(whole.numbers) + 1))
@@ -80,7 +80,7 @@ async def test_who_is_withheld_is_withheld_here_too(district: District) -> None:
     assert (await program.ask())[0] is None
     await district.notify(1, ward_id="icu", patient=key)
     await district.notify(2, ward_id="icu")
-    await until(lambda: program.alarms() == ["e2"], 10)
+    await until(lambda: program.alarms() == ["e2"])
 
 
 async def test_the_certificate_alone_opens_nothing_and_neither_does_another_token(
@@ -113,11 +113,11 @@ async def test_who_says_no_more_that_they_hear_is_sent_no_more(district: Distric
     with monkeypatch.context() as patched:
         patched.setattr(hospital_streams, "LEASE_S", 1.5)
         await program.ask()
-    await until(lambda: program.heard and program.heard[-1][0] == "end", 10)
+    await until(lambda: program.heard and program.heard[-1][0] == "end")
     await district.notify(1)
     assert (await program.go_on())[0] == "conflict"
     await program.ask(after=0)
-    await until(lambda: program.alarms() == ["e1"], 10)
+    await until(lambda: program.alarms() == ["e1"])
 
 
 async def test_while_the_database_is_away_who_hears_alarms_goes_on_and_nobody_else_begins(
@@ -141,9 +141,9 @@ async def test_an_answer_that_another_program_has_sent_here_is_no_message_of_a_s
     await program.ask()
     question = json.dumps({"token": sly.token}).encode()
     await sly.client.publish(sly.made["asks"], question, reply=program.made["hears"])
-    await until(lambda: program.unnumbered, 10)
+    await until(lambda: program.unnumbered)
     assert program.unnumbered == [b'{"lease_s":30.0}']
-    await until(lambda: len(program.numbers) > 1, 10)
+    await until(lambda: len(program.numbers) > 1)
     assert (await program.go_on())[0] is None
     foreign = await district.program("his-3", OTHER)
     await foreign.client.publish(foreign.made["asks"], b"rubbish", reply=program.made["hears"])
@@ -182,15 +182,15 @@ async def test_who_floods_with_questions_is_answered_few_of_them_and_others_all(
     await until(lambda: sum(getattr(record, "unanswered", 0) for record in caplog.records) > 2_900, 20)
     assert 0 < len(answers) < 40
     await district.notify(1, OTHER)
-    await until(lambda: other.alarms() == ["e1"], 10)
+    await until(lambda: other.alarms() == ["e1"])
 
 
 async def test_an_api_that_stops_says_so_to_who_hears_alarms(district: District) -> None:
     program = await district.program("his-1", OWN)
     await program.ask()
-    await until(lambda: program.heard, 10)
+    await until(lambda: program.heard)
     await end(district.streams)
-    await until(lambda: program.heard[-1][0] == "end", 10)
+    await until(lambda: program.heard[-1][0] == "end")
     assert program.numbers == list(range(1, len(program.numbers) + 1))
 
 
@@ -200,7 +200,7 @@ async def test_a_bus_that_does_not_take_it_keeps_no_stream_from_its_end_and_is_s
     programs = [await district.program(*one) for one in (("his-1", OWN), ("his-2", OTHER))]
     for program in programs:
         await program.ask()
-        await until(lambda program=program: program.heard, 10)
+        await until(lambda program=program: program.heard)
     failing = set[str]()
     takes = Bus.core_publish
 
@@ -213,7 +213,7 @@ async def test_a_bus_that_does_not_take_it_keeps_no_stream_from_its_end_and_is_s
     monkeypatch.setattr(Bus, "core_publish", fails)
     await end(district.streams)
     assert failing == {programs[0].made["hears"]}
-    await until(lambda: programs[1].heard[-1][0] == "end", 10)
+    await until(lambda: programs[1].heard[-1][0] == "end")
     said = [record for record in caplog.records if "alarms end" in record.message]
     assert [record.subject for record in said] == [programs[0].made["hears"]]
 
@@ -221,7 +221,7 @@ async def test_a_bus_that_does_not_take_it_keeps_no_stream_from_its_end_and_is_s
 async def test_what_was_lost_on_the_way_is_found_and_comes_when_it_is_asked_for_anew(district: District) -> None:
     program = await district.program("his-1", OWN)
     await program.ask(after=0)
-    await until(lambda: program.heard, 10)
+    await until(lambda: program.heard)
     assert (await program.ask(goes_on=1_000))[0] == "conflict"  # that many were never sent
     assert program.hearing is not None
     await program.hearing.unsubscribe()  # as a connection that breaks and comes back: what is said meanwhile is said to nobody
@@ -230,12 +230,12 @@ async def test_what_was_lost_on_the_way_is_found_and_comes_when_it_is_asked_for_
     assert await program.ask(goes_on=before) == (None, '{"lease_s":30.0}')  # it may be on its way
     await district.notify(1)
     await program.listen()
-    await until(lambda: program.numbers[-1] > before + 1, 10)
+    await until(lambda: program.numbers[-1] > before + 1)
     await program.ask(goes_on=before)
     code, said = await program.ask(goes_on=before)
     assert (code, "lost" in said) == ("conflict", True), said
     await program.ask(after=0)
-    await until(lambda: program.numbers.count(1) == 2 and program.alarms_of_this_stream() == ["e1"], 10)
+    await until(lambda: program.numbers.count(1) == 2 and program.alarms_of_this_stream() == ["e1"])
 
 
 async def test_the_program_of_the_howto_misses_nothing_when_its_connection_breaks(district: District) -> None:
@@ -281,9 +281,9 @@ async def test_revoked_it_hears_nothing_more_and_is_cut_off(district: District, 
     path = "/tokens/his-1" if what == "token" else f"/tokens/his-1/bus-certificates/{program.made['id']}"
     assert (await district.http.delete(path)).status_code == 204
     await district.hospitals.look()  # as `run` does every two seconds
-    await until(lambda: not program.client.is_connected, 10)
+    await until(lambda: not program.client.is_connected)
     await district.notify(1)
-    await until(lambda: other.alarms() == ["e1"], 10)
+    await until(lambda: other.alarms() == ["e1"])
     assert (other.client.is_connected, program.alarms()) == (True, [])
     if what == "certificate":
         assert (await district.http.delete(path)).status_code == 404
@@ -302,7 +302,7 @@ async def test_who_revokes_is_told_when_the_bus_does_not_take_it_up(district: Di
     assert (answer.status_code, "the bus may let it in" in answer.json()["detail"]) == (202, True), answer.text
     assert program.client.is_connected
     await district.hospitals.look()  # as `run` does every two seconds
-    await until(lambda: not program.client.is_connected, 10)
+    await until(lambda: not program.client.is_connected)
 
 
 async def test_what_is_no_request_or_no_program_of_a_hospital_gets_none(district: District) -> None:

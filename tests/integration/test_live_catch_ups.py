@@ -57,12 +57,12 @@ async def test_those_of_one_holder_wait_and_those_of_another_do_not(feed: Feed) 
     clients = await full(feed, "villain")
     waiting = asyncio.create_task(feed.join(client("villain"), 0))
     await until(lambda: feed._catch_ups.waiting("villain") == 1)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await feed.join(client("ward"), 0)
         await feed.join(client("villain"), None)  # from now on: that needs no turn
     assert not waiting.done()
     await feed.leave(clients[0])
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await waiting
 
 
@@ -70,7 +70,7 @@ async def test_who_has_read_what_it_missed_makes_room_though_nothing_new_comes(f
     clients = await full(feed, "ward")
     waiting = asyncio.create_task(feed.join(client("ward"), 0))
     await until(lambda: clients[0].after == ALARMS)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert (await clients[0].take() or b"").count(b"event: alarm") == ALARMS
         await waiting
     assert clients[0].is_bounded
@@ -116,7 +116,7 @@ async def test_who_waits_for_a_turn_is_ended_with_the_others_when_it_has_to_be_j
     await until(lambda: feed._catch_ups.waiting("villain") == 1)
     feed.end_limited()
     await feed.leave(clients[0])
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await waiting
         assert b"judged-anew" in (await late.take() or b"")
         assert await late.take() is None

@@ -152,7 +152,7 @@ async def test_a_witness_that_is_away_holds_nothing_up_and_catches_up(
     assert (told[-1].problem, told[-1].cosigned) == (None, 0)
     assert "the platform's own witness: it does not answer" in str(told[-1].unwitnessed)
     processes.start("witness")
-    await until(lambda: cosigned(log), 15)
+    await until(lambda: cosigned(log))
     await until(lambda: told[-1].cosigned == 2 and told[-1].unwitnessed is None)
     await processes.end("witness", signal.SIGKILL)
     await log.tell(3)
@@ -161,7 +161,7 @@ async def test_a_witness_that_is_away_holds_nothing_up_and_catches_up(
     with pytest.raises(DoesNotHold, match=r"not signed by the witness"):
         verified(log)
     processes.start("witness")
-    await until(lambda: cosigned(log), 15)
+    await until(lambda: cosigned(log))
     assert verified(log) == 3
 
 
