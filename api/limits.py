@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.auth import OPEN_PATHS, is_live
 from api.errors import problem_response
 from api.paths import PREFIX
-from api.scope_keys import CALLER_KEY, END_TURN_KEY
+from api.scope_keys import CALLER_KEY, END_TURN_KEY, GONE_KEY
 from api.turns import Turns
 from domain.bounded import keep_newest
 from domain.errors import TooManyRequests
@@ -144,7 +144,8 @@ class PrincipalLimit:
     """ASGI middleware behind authentication: nobody gets all of the platform, by number of requests or by their weight.
 
     A few requests of one principal are worked on at once; further ones wait their turn behind them, so that what another one
-    asks stands behind few. A turn ends when the answer begins, or by `END_TURN_KEY`: who reads slowly holds up nobody.
+    asks stands behind few. A turn ends when the answer begins, or by `END_TURN_KEY`: who reads slowly holds up nobody. Of a
+    request whose sender left while it waited nothing is done.
 
     A live stream costs as a large request when it begins, and so many may be open. Cost and turns of these are counted by
     themselves: a display of alarms that connects again does not stand behind what else is asked with its token.
@@ -226,6 +227,8 @@ class PrincipalLimit:
 
         scope[END_TURN_KEY] = end_turn
         try:
+            if GONE_KEY in scope and scope[GONE_KEY]():  # it left while it waited: others have not
+                return
             await self._app(scope, receive, begun)
         finally:
             end_turn()

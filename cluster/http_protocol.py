@@ -9,6 +9,7 @@ Clause 9.1b; RFC 9110 15.5.9 (408), RFC 6585 5 (431).
 from __future__ import annotations
 
 import asyncio
+import select
 import ssl
 from collections import Counter
 from collections.abc import Callable
@@ -17,12 +18,13 @@ from http import HTTPStatus
 from typing import Any, Final, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from api.scope_keys import BELIEVED_KEY
+from api.scope_keys import BELIEVED_KEY, GONE_KEY
 from gateways.listener import Guest
 
 _NEVER: Final = float("inf")
+_ENDED: Final = getattr(select, "POLLRDHUP", select.POLLHUP)  # where there is no such thing, only when both ends are
 _PIECE_BYTES: Final = 65_536
 _AFTER_ANSWER_BYTES: Final = 2**20  # of a body that nobody reads: the peer may still want to see the answer
 
@@ -61,6 +63,7 @@ class LimitedHttp(HttpToolsProtocol):
         self._stalled_s = _NEVER  # since when the peer reads nothing of what waits for it
         self._unsent_bytes = 0  # at the last look
         self._tls: dict[str, Any] | None = None
+        self._answered: RequestResponseCycle | None = None  # `cycle` is the newest, which may have been sent ahead of it
 
     # ---- the transport's side
 
@@ -77,9 +80,28 @@ class LimitedHttp(HttpToolsProtocol):
         super().connection_lost(exc)
         self._unset_keepalive_if_required()  # uvicorn keeps it when the connection was reset, and us with it
         self._guest.left()
+        self._forget_requests()
+        self.pipeline.clear()
         # cycles would keep it, TLS's buffers too, until Python looks for them, and it looks seldom (`runtime.garbage`)
         self.app = self._application
-        self.cycle = self.transport = self.flow = None  # type: ignore[assignment]
+        self.cycle = self.transport = self.flow = self._answered = None  # type: ignore[assignment]
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _forget_requests(self) -> None:
+        """Of a connection that is lost uvicorn tells the newest request alone: that before it would write on, to nobody."""
+        if self._answered is not None and not self._answered.response_complete:
+            self._answered.disconnected = True
+            self._answered.message_event.set()
+
+    def _has_left(self) -> bool:
+        """Whether nobody waits for the answer. A connection is not read while requests wait on it: its end is not seen."""
+        if self._answered is not None and not self._answered.disconnected and _is_ended(self.transport):
+            self._forget_requests()
+            self.transport.abort()
+        return self._answered is None or self._answered.disconnected
 
     def on_response_complete(self) -> None:
         if cast("asyncio.Transport | None", self.transport) is not None:  # lost while the last of the answer was on its way
@@ -194,8 +216,9 @@ class LimitedHttp(HttpToolsProtocol):
         Who is refused many times is answered late: a stranger whatever the refusal is, a login that found no room too;
         a caller who is known where it asked for too much.
         """
-        send = _in_pieces(send)
+        send = self._in_pieces(send)
         scope[BELIEVED_KEY] = self._guest.known
+        scope[GONE_KEY] = self._has_left
 
         async def judged(message: Any) -> None:
             if message["type"] == "http.response.start":
@@ -211,6 +234,30 @@ class LimitedHttp(HttpToolsProtocol):
             method = scope["method"]
             scope.clear()  # the frameworks above keep ways back to us in it: each would be a cycle, with its buffers
             scope["method"] = method  # of it an answer that was never begun is made
+
+    def _in_pieces(self, send: Any) -> Any:
+        """`send`, of large bodies piece by piece: uvicorn waits between two until the peer has read enough.
+
+        One large write would be seen to move only when all of it is read. What nobody gets any more is not written.
+        """
+
+        async def sent(message: Any) -> None:
+            body = memoryview(message.get("body", b""))
+            while len(body) > _PIECE_BYTES:
+                await written({"type": message["type"], "body": body[:_PIECE_BYTES], "more_body": True})
+                body = body[_PIECE_BYTES:]
+            await written({**message, "body": body} if body else message)
+
+        async def written(message: Any) -> None:
+            if self._is_lost():
+                self._forget_requests()
+            await send(message)
+
+        return sent
+
+    def _is_lost(self) -> bool:
+        transport = cast("asyncio.Transport | None", self.transport)
+        return transport is None or transport.is_closing()
 
     def _is_strangers(self, status: int) -> bool:
         return status >= HTTPStatus.BAD_REQUEST and not self._guest.is_known
@@ -256,20 +303,8 @@ class LimitedHttp(HttpToolsProtocol):
         self.transport.abort()
 
 
-def _in_pieces(send: Any) -> Any:
-    """`send`, of large bodies piece by piece: uvicorn waits between two until the peer has read enough.
-
-    One large write would be seen to move only when all of it is read.
-    """
-
-    async def sent(message: Any) -> None:
-        body = message.get("body", b"")
-        if len(body) > _PIECE_BYTES:
-            rest = memoryview(body)
-            while len(rest) > _PIECE_BYTES:
-                await send({"type": message["type"], "body": rest[:_PIECE_BYTES], "more_body": True})
-                rest = rest[_PIECE_BYTES:]
-            message = {**message, "body": rest}
-        await send(message)
-
-    return sent
+def _is_ended(transport: asyncio.Transport) -> bool:
+    """Whether the peer says nothing more, of a connection that may not be read now."""
+    ended = select.poll()
+    ended.register(transport.get_extra_info("socket").fileno(), _ENDED)
+    return bool(ended.poll(0))

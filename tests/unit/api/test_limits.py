@@ -16,7 +16,7 @@ from api.app import create_app
 from api.auth import Authentication
 from api.limits import AddressLimit, PrincipalLimit, RequestLimits
 from api.proxies import BehindProxies, TrustedProxies
-from api.scope_keys import BELIEVED_KEY, CALLER_KEY, END_TURN_KEY
+from api.scope_keys import BELIEVED_KEY, CALLER_KEY, END_TURN_KEY, GONE_KEY
 from api.turns import Turns
 from domain.principals import Caller
 from runtime.setting_sections import LimitSettings
@@ -156,6 +156,30 @@ async def test_what_one_principal_asks_waits_behind_few_of_another(rounds: int) 
     await asyncio.gather(asyncio.create_task(ask(NOBODY)), *greedy)
     assert order.index(NOBODY.principal.id) <= FEW.at_once + 7
     assert len(order) == 101
+
+
+async def test_nothing_is_done_for_whoever_left_while_it_waited() -> None:
+    done = []
+    may_answer = asyncio.Event()
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await may_answer.wait()
+        done.append(scope["number"])
+        await PlainTextResponse("done")(scope, receive, send)
+
+    gone: set[int] = set()
+    limited = PrincipalLimit(slow, FEW)
+
+    async def ask(number: int) -> None:
+        scope = {"type": "http", "method": "GET", "path": "/api/v1/me", "headers": [], CALLER_KEY: ADMINISTRATOR}
+        await limited({**scope, "number": number, GONE_KEY: lambda: number in gone}, None, AsyncMock())
+
+    asked = [asyncio.create_task(ask(number)) for number in range(FEW.at_once + 3)]
+    await asyncio.sleep(0)
+    gone |= {0, FEW.at_once, FEW.at_once + 1}  # the first is worked on already
+    may_answer.set()
+    await asyncio.gather(*asked)
+    assert sorted(done) == [*range(FEW.at_once), FEW.at_once + 2]
 
 
 class LiveStreams:

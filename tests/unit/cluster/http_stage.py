@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from api.scope_keys import BELIEVED_KEY
+from api.scope_keys import BELIEVED_KEY, GONE_KEY
 from cluster.http_protocol import HttpLimits
 from cluster.serving import serving
 from gateways.listener import ListenerLimits
@@ -56,12 +56,26 @@ async def later(request: Request) -> Response:
     stage: Stage = request.app.state.stage
     stage.asked += 1
     await stage.may_answer.wait()
+    stage.answered += 1
     return PlainTextResponse("later")
 
 
 async def believed(request: Request) -> Response:
     request.scope[BELIEVED_KEY]()
     return await later(request)
+
+
+async def large_later(request: Request) -> Response:
+    await later(request)
+    return await large(request)
+
+
+async def looking(request: Request) -> Response:
+    """Once the test lets it, much to whoever is not there any more."""
+    await later(request)
+    has_left = request.scope[GONE_KEY]()
+    request.app.state.stage.left += has_left
+    return await large(request) if has_left else PlainTextResponse("there")
 
 
 async def early(request: Request) -> Response:
@@ -80,6 +94,8 @@ ROUTES = [
     Route("/early", early, methods=["POST"]),
     Route("/later", later),
     Route("/believed", believed),
+    Route("/large-later", large_later),
+    Route("/looking", looking),
     Route("/late", late, methods=["GET", "POST"]),
     Route("/fields", fields, methods=["POST"]),
 ]
@@ -90,6 +106,8 @@ class Stage:
     port: int
     limits: HttpLimits
     asked: int = 0  # for what is answered later
+    answered: int = 0  # of those
+    left: int = 0  # of those, when they were looked at
     may_answer: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def peer(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import socket
 import weakref
 from collections.abc import Callable
@@ -184,6 +185,30 @@ async def test_requests_sent_far_ahead_of_their_answers_are_not_kept() -> None:
         assert (await stage.answer(REQUEST * 10 + REQUEST[:-2] + b"connection: close\r\n\r\n")).count(b"200 OK") == 11
         await stage.answer(REQUEST * 1_000)
         assert stage.limits.cut["malformed"] == 1
+
+
+@pytest.mark.parametrize("path", [b"/looking", b"/large-later"])
+async def test_whoever_left_is_not_answered_though_more_was_sent_ahead(caplog: pytest.LogCaptureFixture, path: bytes) -> None:
+    """uvicorn tells the newest request of a connection alone, and wrote on to nobody for that before it."""
+    async with served() as stage:
+        _, writer = await stage.peer()
+        writer.write(REQUEST.replace(b"/ ", path + b" ") * 3)
+        await until(lambda: stage.asked)
+        writer.transport.abort()
+        stage.may_answer.set()
+        await until(lambda: stage.answered)
+        assert (await stage.answer(REQUEST[:-2] + b"connection: close\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        assert stage.asked == 1
+        assert stage.left == (path == b"/looking")
+    assert not [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_who_is_there_has_not_left() -> None:
+    async with served(PATIENT) as stage:
+        stage.may_answer.set()
+        answer = await stage.answer(REQUEST.replace(b"/ ", b"/looking ") * 2 + REQUEST[:-2] + b"connection: close\r\n\r\n")
+        assert answer.count(b"HTTP/1.1 200") == 3
+        assert (stage.left, stage.asked) == (0, 2)
 
 
 async def test_an_offer_to_speak_something_else_is_answered_in_http() -> None:
