@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
+import numpy as np
 import polars as pl
 from sqlalchemy import Engine, String, cast, null, select, union_all
 
@@ -57,9 +58,10 @@ class Directory:
     def named(self, frame: pl.DataFrame) -> pl.DataFrame:
         """`frame` (with `handle`) with the columns hospital, device_id and patient_key; null for an unknown handle."""
         table = self._table
-        rows = pl.when(pl.col("handle") < len(table)).then(pl.col("handle")).otherwise(0)
-        names = table.select(_NAMES)[frame.select(rows.alias("row"))["row"]]
-        return pl.concat([frame.drop(_NAMES, strict=False), names], how="horizontal")
+        handles = frame["handle"].to_numpy()
+        rows = np.where(handles < len(table), handles, 0).astype(np.uint32)
+        names = [table[name][pl.Series(rows)] for name in _NAMES]
+        return pl.DataFrame([column for column in frame.get_columns() if column.name not in _NAMES]).hstack(names)
 
     def devices_named(self, part: str, hospital_ids: Sequence[str] | None) -> list[tuple[int, str]]:
         """(handle, hospital) of the devices that have `part` in their id, in any case. Looks at all: call it in a thread."""

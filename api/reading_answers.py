@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import polars as pl
+import pyarrow.compute as pc
 from fastapi import Query, Request
 from fastapi.responses import Response
 
 from analytics.point_in_time import join_patients
-from api.answers.columns import with_metric_names, with_quality_words
+from api.answers.columns import with_metric_names, with_quality_words, with_unit_words
 from api.answers.formats import Format, TableAnswer, Wanted, table_response
 from api.asking import Asking
 from api.given import given
@@ -30,7 +31,6 @@ from api.times import In
 from domain.errors import InvalidInput
 from domain.instants import DAY_US
 from domain.permissions import Action
-from domain.units import spelling_of
 from runtime.lake import ReadingCursor, ReadingQuery
 from runtime.lake_queries import cursor_behind
 from runtime.large_questions import LargeReadings
@@ -236,7 +236,8 @@ def _response(asked: Ask, worn: pl.DataFrame | None, frame: pl.DataFrame, about:
     asked.who.shows([asked.request.query_params.get("patient")])
     if "patient_key" in frame.columns:
         asked.who.shows(frame["patient_key"].unique())
-    return table_response(TableAnswer(frame, asked.zone, about, units=_units_of(frame)), asked.format)
+    told = TableAnswer(frame, asked.zone, about, units=_units_of(frame) if asked.format is Format.CSV else "")
+    return table_response(told, asked.format)
 
 
 async def wearing(asked: Ask, frame: pl.DataFrame) -> pl.DataFrame | None:
@@ -244,11 +245,11 @@ async def wearing(asked: Ask, frame: pl.DataFrame) -> pl.DataFrame | None:
 
     The log is told in which wards these devices are.
     """
-    if "handle" not in frame.columns or not 0 < frame["handle"].n_unique() <= MAX_NAMED:
+    handles = pc.unique(frame["handle"].to_arrow()).to_pylist() if "handle" in frame.columns else []
+    if not 0 < len(handles) <= MAX_NAMED:
         return None
     begin, end = _times_of(frame)
-    first, last = frame.select(first=pl.col(begin).min(), last=pl.col(end).max()).row(0)
-    handles = frame["handle"].unique().to_list()
+    first, last = frame[begin].min(), frame[end].max()
     asked.who.shows_of(await asked.behind.read(wards_of_devices, asked.behind.engine, handles))
     return await asked.behind.read(worn_between, asked.behind.engine, handles, first, last)
 
@@ -256,7 +257,7 @@ async def wearing(asked: Ask, frame: pl.DataFrame) -> pl.DataFrame | None:
 def on_whom(frame: pl.DataFrame, worn: pl.DataFrame) -> list[str]:
     """The patients whom the rows that are shown were measured of."""
     begin, end = _times_of(frame)
-    if begin not in frame.columns:  # episodes, which say themselves whose they are
+    if begin not in frame.columns or worn.is_empty():  # episodes say themselves whose they are
         return []
     rows = frame.select(pl.col("handle").cast(worn.schema["handle"]), begin_us=pl.col(begin), last_us=pl.col(end))
     met = rows.join(worn, on="handle").filter(
@@ -284,10 +285,8 @@ def _shown(frame: pl.DataFrame, named: Callable[[pl.DataFrame], pl.DataFrame]) -
     full = named(frame)
     if told is not None:
         full = full.with_columns(told["patient_key"], told["ambiguous"])
-    full = with_quality_words(with_metric_names(full))
-    codes = full["raw_unit"].unique().to_list()
-    full = full.with_columns(pl.col("raw_unit").replace_strict(codes, [spelling_of(c) for c in codes], return_dtype=pl.String))
-    return full.select(*_SHOWN, *(["ambiguous"] if told is not None else []))
+    full = with_unit_words(with_quality_words(with_metric_names(full)), "raw_unit")
+    return full[[*_SHOWN, *(["ambiguous"] if told is not None else [])]]
 
 
 def _units_of(frame: pl.DataFrame) -> str:

@@ -148,8 +148,8 @@ def cursor_behind(page: pl.DataFrame, query: ReadingQuery) -> ReadingCursor | No
     """Where the page behind `page` (the answer to `query`) begins; None when there is none."""
     if query.limit is None or len(page) < query.limit:
         return None
-    last = page.select(*CHANNEL, "time_us").row(-1, named=True)
-    given = len(page.filter(*(pl.col(name) == value for name, value in last.items())))
+    last = {name: page[name][-1] for name in (*CHANNEL, "time_us")}
+    given = int(np.logical_and.reduce([page[name].to_numpy() == value for name, value in last.items()]).sum())
     if query.after is not None and given == len(page) and (*last.values(),) == _key_of(query.after):
         given += query.after.given
     return ReadingCursor(**last, given=given)

@@ -223,7 +223,7 @@ class ReadingStore:
 
 def _fitting(tables: list[pa.Table], query: ReadingQuery) -> pl.DataFrame:
     """Rows of tails that fit the question, as the lake has them."""
-    tail = pl.DataFrame(pa.concat_tables(tables)).select(*POLARS_ROWS)
+    tail = pl.DataFrame(pa.concat_tables(tables))[[*POLARS_ROWS]]
     return lake_queries.matching(tail.lazy(), query).with_columns(pl.col("raw_value").fill_nan(None)).collect()
 
 

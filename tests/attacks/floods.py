@@ -283,6 +283,25 @@ async def complex_questions(by: Attacker) -> None:
     await by.often(2 * by.target.busy, once)
 
 
+async def simple_questions(by: Attacker) -> None:
+    """What honest screens ask too, again as soon as it is answered, on connections that stay."""
+    device = by.target.device
+    paths = (f"/devices/{device}", f"/readings?device={device}&metric=heart_rate&limit=50&descending=true")
+
+    async def once(number: int) -> None:
+        reader, writer = await by.open(by.target.api)
+        try:
+            while True:
+                writer.write(request("GET", f"/api/v1{paths[number % 2]}", by.target.users_token))
+                await _status(by, reader)
+                header = (await reader.readuntil(b"\r\n\r\n")).lower()
+                await reader.readexactly(int(header.partition(b"content-length:")[2].split(b"\r\n", 1)[0]))
+        finally:
+            writer.transport.abort()
+
+    await by.often(by.target.busy, once)
+
+
 async def live_streams(by: Attacker) -> None:
     """As many live streams as one token gets, held open and read; whoever is refused asks again."""
     asked = request("GET", "/api/v1/live/alarms", by.target.users_token)
@@ -418,6 +437,7 @@ FLOODS: Final[dict[str, Callable[[Attacker], Coroutine[Any, Any, None]]]] = {
     "garbage": garbage,
     "bombs": bombs,
     "complex questions": complex_questions,
+    "simple questions": simple_questions,
     "live streams": live_streams,
     "catch-ups": catch_ups,
     "good readings": good_readings,
