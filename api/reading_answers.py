@@ -249,7 +249,7 @@ async def wearing(asked: Ask, frame: pl.DataFrame) -> pl.DataFrame | None:
     if not 0 < len(handles) <= MAX_NAMED:
         return None
     begin, end = _times_of(frame)
-    first, last = frame[begin].min(), frame[end].max()
+    first, last = int(frame[begin].to_numpy().min()), int(frame[end].to_numpy().max())
     asked.who.shows_of(await asked.behind.read(wards_of_devices, asked.behind.engine, handles))
     return await asked.behind.read(worn_between, asked.behind.engine, handles, first, last)
 

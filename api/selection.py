@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 
 import polars as pl
 from fastapi import Query
-from sqlalchemy import Connection, Engine, func, or_, select, true, tuple_
+from sqlalchemy import Connection, Engine, bindparam, func, or_, select, true, tuple_
 from sqlalchemy.sql.elements import ColumnElement
 
 from analytics.point_in_time import ASSOCIATIONS
@@ -31,6 +31,11 @@ MAX_FOUND: Final = 20_000
 _CHUNK: Final = 500
 _MANY: Final = 5_000
 CLOCK_UNCERTAINTY_US: Final = 2_000_000  # as of `messages.DeviceAssociated`
+# made once: to build a statement takes longer than the answer
+_SHARDS: Final = select(hospitals.c.id, hospitals.c.shard).where(hospitals.c.id.in_(bindparam("hospitals", expanding=True)))
+_NAMED: Final = select(devices.c.hospital_id, devices.c.device_id, devices.c.handle).where(
+    tuple_(devices.c.hospital_id, devices.c.device_id).in_(bindparam("names", expanding=True))
+)
 
 
 @dataclass(frozen=True)
@@ -268,11 +273,8 @@ def _devices(connection: Connection, names: list[str]) -> list[tuple[int, str]]:
     pairs = [split_device(name) for name in names]
     found: dict[tuple[str, str], int] = {}
     for start in range(0, len(pairs), _CHUNK):
-        key = tuple_(devices.c.hospital_id, devices.c.device_id)
-        query = select(devices.c.hospital_id, devices.c.device_id, devices.c.handle).where(
-            key.in_(pairs[start : start + _CHUNK])
-        )
-        found |= {(hospital, device): handle for hospital, device, handle in connection.execute(query)}
+        part = {"names": pairs[start : start + _CHUNK]}
+        found |= {(hospital, device): handle for hospital, device, handle in connection.execute(_NAMED, part)}
     unknown = ["/".join(pair) for pair in pairs if pair not in found]
     if unknown:
         raise NotFound(f"device {unknown[0]!r} is unknown")
@@ -318,8 +320,8 @@ def _of_ward(connection: Connection, wanted: ReadingFilter) -> list[tuple[int, s
 
 def _shards_of(connection: Connection, hospital_ids: Sequence[str]) -> list[int]:
     """The shards to ask for readings of these hospitals: where they are, and where their last rows may lie."""
-    query = select(hospitals.c.id, hospitals.c.shard).where(hospitals.c.id.in_(list(hospital_ids)))
-    found = {row.id: row.shard for row in connection.execute(query)} if hospital_ids else {}
+    of_these = {"hospitals": list(hospital_ids)}
+    found = {row.id: row.shard for row in connection.execute(_SHARDS, of_these)} if hospital_ids else {}
     for hospital_id in hospital_ids:
         if hospital_id not in found:
             raise NotFound(f"hospital {hospital_id!r} is unknown")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import polars as pl
-from sqlalchemy import Connection, Engine, Select, delete, insert, literal, or_, select, update
+from sqlalchemy import Connection, Engine, Select, bindparam, delete, insert, literal, or_, select, update
 
 from domain.errors import Conflict, InvalidInput
 from domain.messages import AssociationSpan, DeviceAssociated
@@ -27,6 +27,12 @@ from runtime.sql.within import PATIENTS, within
 
 FRAME: Final = pl.Schema({"handle": pl.UInt32, "patient_key": pl.String, "start_us": pl.Int64, "end_us": pl.Int64})
 _CHUNK: Final = 500
+_WORN_BETWEEN: Final = select(*(associations.c[name] for name in ("device_handle", "patient_key", "start_us", "end_us"))).where(
+    associations.c.device_handle.in_(bindparam("handles", expanding=True)),
+    associations.c.superseded_us.is_(None),
+    associations.c.start_us <= bindparam("until_us"),
+    or_(associations.c.end_us.is_(None), associations.c.end_us > bindparam("from_us")),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,13 +198,8 @@ def worn_between(engine: Engine, handles: Sequence[int], from_us: int, until_us:
     rows: list[tuple[Any, ...]] = []
     with reading(engine) as connection:
         for start in range(0, len(handles), _CHUNK):
-            query = select(*(associations.c[name] for name in ("device_handle", "patient_key", "start_us", "end_us"))).where(
-                associations.c.device_handle.in_(handles[start : start + _CHUNK]),
-                associations.c.superseded_us.is_(None),
-                associations.c.start_us <= until_us,
-                or_(associations.c.end_us.is_(None), associations.c.end_us > from_us),
-            )
-            rows += [tuple(row) for row in connection.execute(query)]
+            part = {"handles": handles[start : start + _CHUNK], "from_us": from_us, "until_us": until_us}
+            rows += [tuple(row) for row in connection.execute(_WORN_BETWEEN, part)]
     return pl.DataFrame(rows, schema=FRAME, orient="row")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, and_, delete, func, insert, select
+from sqlalchemy import Connection, Engine, and_, bindparam, delete, func, insert, select
 
 from domain.errors import Conflict, InvalidInput, NotFound, PatientAttached, VitalgridError
 from domain.ids import parse_token
@@ -45,6 +45,9 @@ FOR_EVER_US: Final = 2**62
 _PER_MESSAGE: Final = 20_000
 _LOOKUP_CHUNK: Final = 500
 IN_SERVICE: Final = and_(devices.c.status != RETIRED, ~is_isolated(devices.c.handle))  # whose credentials are good
+_NAMED: Final = select(devices).where(
+    devices.c.hospital_id == bindparam("hospital"), devices.c.device_id == bindparam("device")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +125,9 @@ def get_device(engine: Engine, handle: int) -> Row:
 
 def find_device(engine: Engine, hospital_id: str, device_id: str) -> Row:
     """Raises NotFound."""
-    query = select(devices).where(devices.c.hospital_id == hospital_id, devices.c.device_id == device_id)
+    name = {"hospital": hospital_id, "device": device_id}
     with reading(engine) as connection:
-        return one(connection, query, f"device {device_id!r} of hospital {hospital_id!r}")
+        return one(connection, _NAMED, f"device {device_id!r} of hospital {hospital_id!r}", name)
 
 
 def list_devices(  # noqa: PLR0913 (one filter each)

@@ -7,9 +7,9 @@ the new shard; doors and readers follow. Settled: nobody can send to the old sha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy import Connection, Engine, bindparam, insert, select, update
 
 from domain import subjects
 from domain.errors import Conflict, NotFound
@@ -17,6 +17,10 @@ from domain.messages import HandOver, HandOverStep, encode
 from runtime.sql.engine import reading, writing
 from runtime.sql.records import Author, Row, log_write, shard_of
 from runtime.sql.tables import hand_overs, hospitals, outbox
+
+_EVER_OF: Final = select(hand_overs.c.from_shard, hand_overs.c.to_shard).where(
+    hand_overs.c.hospital_id.in_(bindparam("hospitals", expanding=True))
+)
 
 
 def begin(connection: Connection, author: Author, hospital_id: str, to_shard: int) -> Row:
@@ -91,9 +95,7 @@ def places(engine: Engine) -> dict[str, int]:
 
 def shards_ever_of(connection: Connection, hospital_ids: Sequence[str]) -> set[int]:
     """Where these hospitals are on their way to, or ever were before: some of their last rows may lie there still."""
-    table = hand_overs
-    query = select(table.c.from_shard, table.c.to_shard).where(table.c.hospital_id.in_(hospital_ids))
-    return {int(shard) for row in connection.execute(query) for shard in row}
+    return {int(shard) for row in connection.execute(_EVER_OF, {"hospitals": hospital_ids}) for shard in row}
 
 
 def _newest(connection: Connection, hospital_id: str) -> Row | None:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, Select, insert, select, update
+from sqlalchemy import Connection, Engine, Select, bindparam, insert, select, update
 
 from domain.errors import Conflict, InvalidInput
 from domain.messages import DeviceIsolated
@@ -29,6 +29,11 @@ from runtime.sql.within import DEVICES, within
 
 _CHUNK: Final = 500
 _OF_DEVICE: Final = tuple(devices.c[name] for name in ("hospital_id", "device_id", "ward_id", "bed_id", "model"))
+_AMONG: Final = (
+    select(devices.c.hospital_id, devices.c.device_id)
+    .join(isolations, isolations.c.device_handle == devices.c.handle)
+    .where(isolations.c.released_us.is_(None), devices.c.handle.in_(bindparam("handles", expanding=True)))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +147,8 @@ def isolated_among(engine: Engine, handles: Sequence[int]) -> list[str]:
     names: list[str] = []
     with reading(engine) as connection:
         for start in range(0, len(handles), _CHUNK):
-            query = (
-                select(devices.c.hospital_id, devices.c.device_id)
-                .join(isolations, isolations.c.device_handle == devices.c.handle)
-                .where(isolations.c.released_us.is_(None), devices.c.handle.in_(handles[start : start + _CHUNK]))
-            )
-            names += [f"{row.hospital_id}/{row.device_id}" for row in connection.execute(query)]
+            part = {"handles": handles[start : start + _CHUNK]}
+            names += [f"{row.hospital_id}/{row.device_id}" for row in connection.execute(_AMONG, part)]
     return names
 
 

@@ -5,10 +5,10 @@ Clauses 7.2b, 9.3c. A record that does not exist is None: whether that may be to
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, Select, select
+from sqlalchemy import Connection, Engine, Select, bindparam, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from domain.labels import WITHHELD, label_of, of_readings
@@ -22,6 +22,31 @@ from runtime.sql.tables import alarms, associations, beds, devices, hospitals, m
 
 _CHUNK: Final = 500
 _DISTRICT: Final = hospitals.c.district.label("district")
+# what every question about a device or its readings asks is made once: to build it takes longer than the answer
+_DEVICE: Final = (devices.c.hospital_id, devices.c.device_id, devices.c.ward_id, devices.c.level, _DISTRICT)
+_IN_HOSPITAL: Final = devices.join(hospitals, hospitals.c.id == devices.c.hospital_id)
+_DEVICES: Final = (
+    select(*_DEVICE)
+    .select_from(_IN_HOSPITAL)
+    .where(devices.c.hospital_id == bindparam("hospital"), devices.c.device_id.in_(bindparam("devices", expanding=True)))
+)
+_NOW: Final = bindparam("now_us", type_=associations.c.start_us.type)
+_WORN: Final = (
+    (associations.c.device_handle == devices.c.handle) & associations.c.superseded_us.is_(None)
+    & (associations.c.start_us <= _NOW) & (associations.c.end_us.is_(None) | (associations.c.end_us > _NOW))
+)  # fmt: skip
+_WORN_NOW: Final = (
+    select(*_DEVICE, patients.c.patient_key, patients.c.level.label("patient_level"))
+    .select_from(
+        _IN_HOSPITAL.outerjoin(associations, _WORN).outerjoin(patients, patients.c.patient_key == associations.c.patient_key)
+    )
+    .where(devices.c.hospital_id == bindparam("hospital"), devices.c.device_id == bindparam("device"))
+)
+_WARDS: Final = (
+    select(devices.c.hospital_id, devices.c.ward_id)
+    .distinct()
+    .where(devices.c.handle.in_(bindparam("handles", expanding=True)), devices.c.ward_id.is_not(None))
+)
 
 
 def place_in(district_id: str | None, hospital_id: str, ward_id: str | None = None) -> Place:
@@ -55,24 +80,13 @@ def bed(engine: Engine, hospital_id: str, bed_id: str) -> Located | None:
 
 def device(engine: Engine, hospital_id: str, device_id: str) -> Located | None:
     """What a device is; of its readings see `readings_now`."""
-    row = _first(engine, _devices(devices.c.hospital_id == hospital_id, devices.c.device_id == device_id))
+    row = _first(engine, _DEVICES, {"hospital": hospital_id, "devices": [device_id]})
     return None if row is None else Located(_place(row), label_of("devices", row.level))
 
 
 def readings_now(engine: Engine, hospital_id: str, device_id: str, now_us: int) -> Located | None:
     """What a device measures now: of the patient it is on, if it is on one."""
-    worn = (
-        (associations.c.device_handle == devices.c.handle) & associations.c.superseded_us.is_(None)
-        & (associations.c.start_us <= now_us) & (associations.c.end_us.is_(None) | (associations.c.end_us > now_us))
-    )  # fmt: skip
-    columns = (devices.c.hospital_id, devices.c.ward_id, devices.c.level, _DISTRICT)
-    query = (
-        select(*columns, patients.c.patient_key, patients.c.level.label("patient_level"))
-        .select_from(devices.join(hospitals, hospitals.c.id == devices.c.hospital_id)
-                     .outerjoin(associations, worn).outerjoin(patients, patients.c.patient_key == associations.c.patient_key))
-        .where(devices.c.hospital_id == hospital_id, devices.c.device_id == device_id)
-    )  # fmt: skip
-    row = _first(engine, query)
+    row = _first(engine, _WORN_NOW, {"hospital": hospital_id, "device": device_id, "now_us": now_us})
     if row is None:
         return None
     level = of_readings(row.patient_level, has_patient=row.patient_key is not None, device_level=row.level)
@@ -90,9 +104,8 @@ def wards_of_devices(engine: Engine, handles: Collection[int]) -> set[tuple[str,
     wanted = sorted(handles)
     with reading(engine) as connection:
         for start in range(0, len(wanted), _CHUNK):
-            query = select(devices.c.hospital_id, devices.c.ward_id).distinct()
-            query = query.where(devices.c.handle.in_(wanted[start : start + _CHUNK]), devices.c.ward_id.is_not(None))
-            found.update((row.hospital_id, row.ward_id) for row in connection.execute(query))
+            part = {"handles": wanted[start : start + _CHUNK]}
+            found.update((row.hospital_id, row.ward_id) for row in connection.execute(_WARDS, part))
     return found
 
 
@@ -105,11 +118,10 @@ def located_devices(engine: Engine, named: Collection[tuple[str, str]]) -> dict[
     with reading(engine) as connection:
         for hospital_id, device_ids in ids.items():
             for start in range(0, len(device_ids), _CHUNK):
-                which = devices.c.device_id.in_(device_ids[start : start + _CHUNK])
-                query = _devices(devices.c.hospital_id == hospital_id, which).add_columns(devices.c.device_id)
+                part = {"hospital": hospital_id, "devices": device_ids[start : start + _CHUNK]}
                 found |= {
                     (row.hospital_id, row.device_id): Located(_place(row), label_of("devices", row.level))
-                    for row in connection.execute(query)
+                    for row in connection.execute(_DEVICES, part)
                 }
     return found
 
@@ -212,11 +224,6 @@ def located_places(engine: Engine, places: Collection[Place]) -> list[Place]:
     ]
 
 
-def _devices(*which: ColumnElement[bool]) -> Select[Any]:
-    columns = (devices.c.hospital_id, devices.c.ward_id, devices.c.level, _DISTRICT)
-    return select(*columns).select_from(devices.join(hospitals, hospitals.c.id == devices.c.hospital_id)).where(*which)
-
-
 def _patients(*which: ColumnElement[bool], of: Any = patients) -> Select[Any]:
     columns = (
         patients.c.handle,
@@ -245,6 +252,6 @@ def _place(row: Any) -> Place:
     return place_in(row.district, row.hospital_id, row.ward_id)
 
 
-def _first(engine: Engine, query: Select[Any]) -> Any:
+def _first(engine: Engine, query: Select[Any], values: Mapping[str, Any] | None = None) -> Any:
     with reading(engine) as connection:
-        return connection.execute(query).first()
+        return connection.execute(query, values).first()

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select, and_, select, true, union, union_all
+from sqlalchemy import BindParameter, CompoundSelect, Connection, Select, and_, bindparam, select, true, union, union_all
 from sqlalchemy.sql.elements import ColumnElement
 
 from domain.labels import LABELS, label_of, of_readings
@@ -23,6 +24,27 @@ from runtime.sql.within import Kind, is_all, within
 
 _CHUNK: Final = 500
 _BELIEVED: Final = associations.c.superseded_us.is_(None)
+_HANDLES: Final[BindParameter[Any]] = bindparam("handles", expanding=True)
+# made once, as other statements of the reading path: to build one takes longer than SQLite takes to answer it
+_OF_DEVICES: Final = (  # each with every patient it was ever on
+    select(
+        devices.c.handle, devices.c.hospital_id, devices.c.ward_id, devices.c.level, hospitals.c.district,
+        patients.c.patient_key, patients.c.ward_id.label("patient_ward_id"), patients.c.level.label("patient_level"),
+        associations.c.start_us, associations.c.end_us,
+    )
+    .select_from(
+        devices.join(hospitals, hospitals.c.id == devices.c.hospital_id)
+        .outerjoin(associations, and_(associations.c.device_handle == devices.c.handle, _BELIEVED))
+        .outerjoin(patients, patients.c.patient_key == associations.c.patient_key)
+    )
+    .where(devices.c.handle.in_(_HANDLES))
+)  # fmt: skip
+_OF_PATIENTS: Final = (
+    select(patients.c.handle, patients.c.hospital_id, patients.c.ward_id, patients.c.level, patients.c.patient_key,
+           hospitals.c.district)
+    .join(hospitals, hospitals.c.id == patients.c.hospital_id)
+    .where(patients.c.handle.in_(_HANDLES))
+)  # fmt: skip
 Span = tuple[int, str, int, int | None]  # handle, patient key, from, until
 
 
@@ -73,7 +95,7 @@ def judge(
 ) -> Judged:
     """Look at these handles; None: at those of the hospitals (None: of the reach's), where the reach is `broad`."""
     if handles is None:
-        handles = connection.execute(union(*_doubtful(reach, hospital_ids))).scalars().all()
+        handles = connection.execute(union(*_doubtful(_highest(reach), hospital_ids))).scalars().all()
     elif broad(reach) and is_all(connection, reach, LABELS["readings"]):
         handles = _in_doubt(connection, reach, set(handles))
     return judge_each(connection, reach, handles)
@@ -85,15 +107,13 @@ def judge_each(connection: Connection, reach: Reach, handles: Collection[int]) -
     spans: list[Span] = []
     wanted = sorted(set(handles))
     for start in range(0, len(wanted), _CHUNK):
-        part = wanted[start : start + _CHUNK]
-        for row in connection.execute(_with_patients(devices.c.handle.in_(part))):
+        part = {"handles": wanted[start : start + _CHUNK]}
+        for row in connection.execute(_OF_DEVICES, part):
             shown = seen.setdefault(row.handle, {None: reach.holds(_alone(row))})
             if row.patient_key is not None:
                 shown[row.patient_key] = _is_shown_with(reach, row)
                 spans.append((row.handle, row.patient_key, row.start_us, row.end_us))
-        for row in connection.execute(_patients_of(patients.c.handle.in_(part))):
-            if not reach.holds(_patient(row)):
-                closed.add(row.handle)
+        closed |= {of.handle for of in connection.execute(_OF_PATIENTS, part) if not reach.holds(_patient(of))}
     closed |= {handle for handle, shown in seen.items() if not any(shown.values())}
     partly = {handle for handle, shown in seen.items() if any(shown.values()) and not all(shown.values())}
     allowed = frozenset((handle, key) for handle in partly for key, is_shown in seen[handle].items() if is_shown)
@@ -102,16 +122,26 @@ def judge_each(connection: Connection, reach: Reach, handles: Collection[int]) -
 
 def _in_doubt(connection: Connection, reach: Reach, named: set[int]) -> set[int]:
     """Which of these to look at: those in doubt, as long as no more are in doubt anywhere than are named; else all of them."""
-    found = connection.execute(union_all(*_doubtful(reach, None)).limit(len(named) + 1)).scalars().all()
+    found = connection.execute(_any_doubtful(_highest(reach)), {"most": len(named) + 1}).scalars().all()
     return named if len(found) > len(named) else named.intersection(found)
 
 
-def _doubtful(reach: Reach, hospital_ids: Collection[str] | None) -> tuple[Select[Any], ...]:
+def _highest(reach: Reach) -> Level:
+    """Up to which level a broad reach allows everything."""
+    return min((level for place, level in reach.levels.items() if place in (broad(reach) or ())), default=Level.PUBLIC)
+
+
+@cache
+def _any_doubtful(highest: Level) -> CompoundSelect[Any]:
+    """The first `most` of them, wherever."""
+    return union_all(*_doubtful(highest, None)).limit(bindparam("most"))
+
+
+def _doubtful(highest: Level, hospital_ids: Collection[str] | None) -> tuple[Select[Any], ...]:
     """Handles of which something may be beyond a broad reach: of devices and patients above the level that it allows.
 
     Above every level are patients whose records are withheld (`domain.labels.WITHHELD`).
     """
-    highest = min((level for place, level in reach.levels.items() if place in (broad(reach) or ())), default=Level.PUBLIC)
     above: ColumnElement[bool] = true() if highest < LABELS["patients"] else patients.c.level > highest
     of_patients: list[ColumnElement[bool]] = [above]
     of_devices: list[ColumnElement[bool]] = [devices.c.level > highest]
@@ -123,25 +153,6 @@ def _doubtful(reach: Reach, hospital_ids: Collection[str] | None) -> tuple[Selec
         select(devices.c.handle).where(*of_devices), worn.where(_BELIEVED, *of_patients),
         select(patients.c.handle).where(*of_patients),
     )  # fmt: skip
-
-
-def _with_patients(*which: ColumnElement[bool]) -> Select[Any]:
-    """Devices, each with every patient it was ever on."""
-    worn = and_(associations.c.device_handle == devices.c.handle, _BELIEVED)
-    joined = devices.join(hospitals, hospitals.c.id == devices.c.hospital_id).outerjoin(associations, worn)
-    joined = joined.outerjoin(patients, patients.c.patient_key == associations.c.patient_key)
-    return (
-        select(
-            devices.c.handle, devices.c.hospital_id, devices.c.ward_id, devices.c.level, hospitals.c.district,
-            patients.c.patient_key, patients.c.ward_id.label("patient_ward_id"), patients.c.level.label("patient_level"),
-            associations.c.start_us, associations.c.end_us,
-        ).select_from(joined).where(*which)
-    )  # fmt: skip
-
-
-def _patients_of(*which: ColumnElement[bool]) -> Select[Any]:
-    columns = (patients.c.handle, patients.c.hospital_id, patients.c.ward_id, patients.c.level, patients.c.patient_key)
-    return select(*columns, hospitals.c.district).join(hospitals, hospitals.c.id == patients.c.hospital_id).where(*which)
 
 
 def _alone(row: Any) -> Located:

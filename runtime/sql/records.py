@@ -125,9 +125,9 @@ def shard_of(connection: Connection, hospital_id: str) -> int:
     return int(shard)
 
 
-def one(connection: Connection, query: Select[Any], what: str) -> Row:
-    """The only row of `query`; raises NotFound naming `what`."""
-    row = connection.execute(query).mappings().one_or_none()
+def one(connection: Connection, query: Select[Any], what: str, values: Mapping[str, Any] | None = None) -> Row:
+    """The only row of `query`, with these `values` of its parameters; raises NotFound naming `what`."""
+    row = connection.execute(query, values).mappings().one_or_none()
     if row is None:
         raise NotFound(f"{what} is unknown")
     return dict(row)

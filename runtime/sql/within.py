@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, and_, false, func, literal, or_, select, true
+from sqlalchemy import Connection, Engine, Select, and_, false, func, literal, or_, select, true
 from sqlalchemy.sql.elements import ColumnElement
 
 from domain.labels import LABELS
@@ -113,10 +114,17 @@ COUNTED_ALARMS: Final = Kind(alarms.c.hospital_id, alarms.c.ward_id, all_at(LABE
 
 def is_all(connection: Connection, reach: Reach, level: Level) -> bool:
     """Whether all records of a level are within, of every hospital there is."""
-    if not any(highest >= level and place == Place(place.region_id) for place, highest in reach.levels.items()):
+    places = frozenset(place for place, highest in reach.levels.items() if highest >= level)
+    if not any(place == Place(place.region_id) for place in places):
         return False
-    beyond = select(hospitals.c.id).where(~within(reach, Kind(hospitals.c.id, None, all_at(level)))).limit(1)
-    return connection.execute(beyond).first() is None  # a region that is another one holds nothing here
+    return connection.execute(_beyond(places)).first() is None  # a region that is another one holds nothing here
+
+
+@lru_cache(maxsize=256)
+def _beyond(places: frozenset[Place]) -> Select[Any]:
+    """The first hospital that is in none of these places. Kept: every question to the readings asks this."""
+    hospital = Kind(hospitals.c.id, None, all_at(Level.PUBLIC))
+    return select(hospitals.c.id).where(~or_(false(), *(_inside(place, hospital) for place in places))).limit(1)
 
 
 def hospitals_within(engine: Engine, reach: Reach, level: Level) -> frozenset[str] | None:
