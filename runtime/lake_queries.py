@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from domain.quality import Mode
 from runtime.lake_files import STORED, gone, scan_files
@@ -68,25 +69,26 @@ def collect(frame: pl.LazyFrame) -> pl.DataFrame:
 
 def prune(files: pl.DataFrame, query: ReadingQuery) -> pl.DataFrame:
     """The files that can hold rows for `query`, by their statistics."""
+    named: tuple[tuple[str, Sequence[int] | Sequence[str] | None], ...] = (
+        ("handle", query.handles), ("metric", query.metrics), ("hospital", query.hospitals)
+    )  # fmt: skip
+    can = [_meets(files, name, keys) for name, keys in named if keys is not None]
     if query.from_us is not None:
-        files = files.filter(pl.col("max.time_us") >= query.from_us)
+        can.append(files["max.time_us"].to_numpy() >= query.from_us)
     if query.until_us is not None:
-        files = files.filter(pl.col("min.time_us") < query.until_us)
-    first = query.after
-    for name, keys in (("handle", query.handles), ("metric", query.metrics), ("hospital", query.hospitals)):
-        if keys is not None:
-            files = files.filter(_meets(files, name, keys))
-    if first is not None:
-        beyond = pl.col("min.handle") <= first.handle if query.descending else pl.col("max.handle") >= first.handle
-        files = files.filter(beyond)
-    return files
+        can.append(files["min.time_us"].to_numpy() < query.until_us)
+    if (first := query.after) is not None and query.descending:
+        can.append(files["min.handle"].to_numpy() <= first.handle)
+    elif first is not None:
+        can.append(files["max.handle"].to_numpy() >= first.handle)
+    return files[pl.Series(np.flatnonzero(np.logical_and.reduce(can)))] if can else files
 
 
-def _meets(files: pl.DataFrame, name: str, keys: Sequence[int] | Sequence[str]) -> pl.Series:
+def _meets(files: pl.DataFrame, name: str, keys: Sequence[int] | Sequence[str]) -> NDArray[np.bool_]:
     """Which files have one of `keys` between the least and the greatest `name` they hold."""
     ordered = np.sort(np.asarray(keys, dtype=object if name == "hospital" else np.int64))
     least, greatest = (files[f"{end}.{name}"].to_numpy() for end in ("min", "max"))
-    return pl.Series(np.searchsorted(ordered, greatest, side="right") > np.searchsorted(ordered, least, side="left"))
+    return np.searchsorted(ordered, greatest, side="right") > np.searchsorted(ordered, least, side="left")
 
 
 def scan(folder: LakeFolder, paths: list[str]) -> pl.LazyFrame:

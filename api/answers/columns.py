@@ -15,7 +15,7 @@ from domain.units import spelling_of
 
 _METRIC_NAMES: Final = {metric.id: (metric.code, metric.unit) for metric in METRICS}
 _NAMES: Final = pl.Schema({"metric": pl.String, "unit": pl.String})
-_WORDS: Final = pl.Schema({"validity": pl.String, "mode": pl.String, "origin": pl.String, "marks": pl.List(pl.String)})
+_WORDS: Final = pl.Schema([("validity", pl.String), ("mode", pl.String), ("origin", pl.String), ("marks", pl.List(pl.String))])
 
 
 def with_each(frame: pl.DataFrame, code: str, described: Callable[[list[int]], pl.DataFrame]) -> pl.DataFrame:

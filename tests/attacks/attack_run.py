@@ -12,7 +12,8 @@ from typing import Any, Final
 import httpx
 import psutil
 
-from tests.attacks.floods import Target, command
+from tests.attacks.attacker import Target
+from tests.attacks.floods import command
 from tests.attacks.honest import Honest, Seen
 from tests.running_platform import RunningPlatform
 

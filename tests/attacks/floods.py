@@ -12,106 +12,19 @@ import itertools
 import json
 import os
 import random
-import ssl
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import asdict
 from typing import Any, Final
 
 from gateways.mqtt import encode, encode_publish
 from gateways.mqtt_packets import Connect, PacketKind, Simple
+from tests.attacks.attacker import SPACE_S, Attacker, Target, guess, request
 
-_SPACE: Final = 0.5  # s between two drips
 _PINGS: Final = encode(Simple(PacketKind.PINGREQ)) * 20_000
 _DEEP: Final = b"[" * 100_000 + b"]" * 100_000
 _BOMB: Final = gzip.compress(b"0" * 50_000_000)
-_ADDRESSES: Final = 4
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where, with what, and how hard. `users_token` and `devices_token` are an attacker's own, and good."""
-
-    api: int
-    http: int
-    mqtt: int
-    ca: str
-    users_token: str
-    devices_token: str
-    device: str
-    connections: int = 200
-    busy: int = 32
-    shares_address: bool = False
-
-
-@dataclass
-class Attacker:
-    """`seen` counts what became of it: `opened`, `cut` (ended by the platform), and statuses that were answered."""
-
-    target: Target
-    seen: Counter[str] = field(default_factory=Counter)
-
-    def __post_init__(self) -> None:
-        self._tls = ssl.create_default_context(cafile=self.target.ca) if self.target.ca else None
-        self._number = itertools.count()
-
-    async def open(self, port: int, *, plain: bool = False) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        host = "127.0.0.1" if self.target.shares_address else f"127.0.0.{2 + next(self._number) % _ADDRESSES}"
-        made = await asyncio.open_connection(
-            "127.0.0.1", port, ssl=None if plain else self._tls, local_addr=(host, 0), ssl_handshake_timeout=None
-        )
-        self.seen["opened"] += 1
-        return made
-
-    async def often(self, count: int, once: Callable[[int], Awaitable[None]]) -> None:
-        """`count` at a time, each again and again. That it is cut off is what an attacker expects."""
-
-        async def one(number: int) -> None:
-            while True:
-                try:
-                    await once(number)
-                except (OSError, EOFError, TimeoutError):
-                    self.seen["cut"] += 1
-                    await asyncio.sleep(0.02)
-
-        await asyncio.gather(*map(one, range(count)))
-
-    async def hold(self, port: int, begun: bytes, drip: bytes, *, plain: bool = False) -> None:
-        """A connection that says something of no end."""
-        reader, writer = await self.open(port, plain=plain)
-        try:
-            writer.write(begun)
-            while not reader.at_eof():
-                writer.write(drip)
-                await writer.drain()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_SPACE):
-                        if not await reader.read(65_536):
-                            break
-            raise EOFError
-        finally:
-            writer.transport.abort()
-
-    async def ask(self, port: int, request: bytes) -> None:
-        """One request on a connection of its own; counts the status."""
-        reader, writer = await self.open(port)
-        try:
-            writer.write(request)
-            await _status(self, reader)
-        finally:
-            writer.transport.abort()
-
-
-def request(method: str, path: str, token: str = "", body: bytes = b"", **headers: str) -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "host: x", f"content-length: {len(body)}"]
-    lines += [f"authorization: Bearer {token}"] if token else []
-    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
-
-
-def guess() -> str:
-    return os.urandom(24).hex()
 
 
 async def slow_headers(by: Attacker) -> None:
@@ -137,7 +50,7 @@ async def slow_reads(by: Attacker) -> None:
             for _ in range(240):
                 writer.write(asked)
                 await writer.drain()
-                await asyncio.sleep(_SPACE)
+                await asyncio.sleep(SPACE_S)
                 if writer.transport.is_closing():
                     raise EOFError
         finally:
@@ -293,7 +206,7 @@ async def simple_questions(by: Attacker) -> None:
         try:
             while True:
                 writer.write(request("GET", f"/api/v1{paths[number % 2]}", by.target.users_token))
-                await _status(by, reader)
+                await by.status(reader)
                 header = (await reader.readuntil(b"\r\n\r\n")).lower()
                 await reader.readexactly(int(header.partition(b"content-length:")[2].split(b"\r\n", 1)[0]))
         finally:
@@ -310,7 +223,7 @@ async def live_streams(by: Attacker) -> None:
         reader, writer = await by.open(by.target.api)
         try:
             writer.write(asked)
-            if await _status(by, reader) == "200":
+            if await by.status(reader) == "200":
                 while await reader.read(65_536):
                     pass
                 raise EOFError
@@ -328,26 +241,16 @@ async def catch_ups(by: Attacker) -> None:
         reader, writer = await by.open(by.target.api)
         try:
             writer.write(request("GET", paths[number % 2], by.target.users_token))
-            if await _status(by, reader) == "200":
+            if await by.status(reader) == "200":
                 if number % 4 < 2:
                     writer.transport.pause_reading()
-                    await asyncio.sleep(4 * _SPACE)
+                    await asyncio.sleep(4 * SPACE_S)
                 else:
                     await reader.read(65_536)
         finally:
             writer.transport.abort()
 
     await by.often(2 * by.target.busy, once)
-
-
-async def _status(by: Attacker, reader: asyncio.StreamReader) -> str:
-    """The status that an answer begins with, counted."""
-    line = await reader.readline()
-    if not line:
-        raise EOFError
-    status = line[9:12].decode()
-    by.seen[status] += 1
-    return status
 
 
 async def good_readings(by: Attacker) -> None:
@@ -394,7 +297,7 @@ async def pings(by: Attacker) -> None:
                 writer.write(_PINGS)
                 await writer.drain()
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_SPACE):
+                    async with asyncio.timeout(SPACE_S):
                         by.seen["answered"] += len(await reader.read(65_536)) // 2
             raise EOFError
         finally:

@@ -23,7 +23,7 @@ GROUPS = (
     ("slow headers", "slow bodies", "slow reads", "MQTT silence", "pings"),
     ("connections", "handshakes", "garbage"),
     ("MQTT connects", "wrong tokens", "logins"),
-    ("oversize", "bombs", "complex questions"),
+    ("oversize", "bombs", "complex questions", "simple questions"),
     HELD,
 )
 
