@@ -111,9 +111,9 @@ simulate: setup ## play the platform on virtual time under faults: SEEDS=1000 ru
 .PHONY: bench
 bench: setup ## measure, and write docs/performance.md; QUICK=1 for a smoke run that writes nothing
 	@mkdir -p build/bench; \
-	for file in benchmarks/bench_*.py; do \
-		echo "== $$file"; $(BIN)/python "$$file" $(if $(QUICK),--quick) $(ARGS); done
-	@$(if $(QUICK),,$(BIN)/python docs/generate.py performance)
+	if [ -n "$(QUICK)" ]; then exec $(BIN)/python -m benchmarks; fi; \
+	for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file" $(ARGS); done; \
+	$(BIN)/python docs/generate.py performance
 
 .PHONY: scenarios
 scenarios: setup ## play every story at full size, each against a new platform; reports in build/scenarios (15 minutes)

@@ -11,5 +11,5 @@ PREFIX: Final = "/api/v1"
 
 def template_of(scope: Scope) -> str | None:
     """The template of the route that was met, below `PREFIX`, such as `/hospitals/{hospital_id}`; None before, or for none."""
-    path: str | None = getattr(scope.get("route"), "path", None)
+    path: str | None = getattr(scope.get("route"), "path_format", None)
     return None if path is None else path.removeprefix(PREFIX)

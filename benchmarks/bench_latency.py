@@ -47,7 +47,7 @@ async def most_of(fleet: Gateways, lake: Lake, frames_each: int) -> float:
 async def measure(bench: Bench, target: Target, host_pids: list[int]) -> None:
     async with Rest(target) as rest:
         gateways, probes = (HOSPITALS, 1) if bench.quick else (80, 10)
-        manifest = manifest_of(HOSPITALS, gateways, target.region_id)
+        manifest = manifest_of(HOSPITALS, gateways, target.region_id, prefix="l")
         registered = await rest.register(manifest)
         own = manifest_of(2 * HOSPITALS, 0, target.region_id, probes=probes, prefix="p")
         critical = AlarmProbes(target, probes_of(own, await rest.register(own)))

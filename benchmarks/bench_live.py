@@ -145,7 +145,7 @@ def paths_of(hospitals: list[str], count: int) -> tuple[list[str], list[str]]:
 async def measure(bench: Bench, target: Target, connection: Connection) -> None:
     gateways, rate, seconds = (HOSPITALS, 10_000, 2.0) if bench.quick else (40, READINGS_A_SECOND, 15.0)
     async with Rest(target) as rest:
-        manifest = manifest_of(HOSPITALS, gateways, target.region_id, MONITORS, probes=4)
+        manifest = manifest_of(HOSPITALS, gateways, target.region_id, MONITORS, probes=4, prefix="v")
         registered = await rest.register(manifest)
     fleet = Gateways(target, senders_of(manifest, registered, MONITORS), MONITORS, in_flight=4)
     critical = AlarmProbes(target, probes_of(manifest, registered), every_s=0.5 if bench.quick else 2.0)

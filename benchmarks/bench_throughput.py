@@ -38,7 +38,7 @@ HOSPITALS = 10
 
 async def prepared(target: Target, gateways: int, seconds: int) -> tuple[list[DeviceClient], list[Sender], list[list[bytes]]]:
     """The fleet registered and connected, and its frames, which end now."""
-    manifest = manifest_of(min(HOSPITALS, gateways), gateways, target.region_id)
+    manifest = manifest_of(min(HOSPITALS, gateways), gateways, target.region_id, prefix="t")
     async with Rest(target) as rest:
         senders = senders_of(manifest, await rest.register(manifest))
     host, port, tls = target.mqtt_host, target.mqtt_port, target.doors_tls()

@@ -51,7 +51,7 @@ async def look(_who: RiskManage, behind: Behind) -> LookedFor:
     return LookedFor(changed=await look_for_risks(behind))
 
 
-@router.get("/{risk_id}", responses=problems(NotFound))
+@router.get("/{risk_id:int}", responses=problems(NotFound))
 async def get_risk(_who: RiskRead, risk_id: int, behind: Behind, zone: In, response: Response) -> RiskWithHistory:
     """One risk, and how it came to be as it is."""
     row, events = await behind.read(risks.get_risk, behind.engine, risk_id)
@@ -59,7 +59,7 @@ async def get_risk(_who: RiskRead, risk_id: int, behind: Behind, zone: In, respo
     return RiskWithHistory(risk=RiskOut.of(row, zone), history=[RiskEventOut.of(event, zone) for event in events])
 
 
-@router.patch("/{risk_id}", responses=problems(NotFound, InvalidInput, Conflict, PreconditionRequired, StaleVersion))
+@router.patch("/{risk_id:int}", responses=problems(NotFound, InvalidInput, Conflict, PreconditionRequired, StaleVersion))
 async def judge_risk(
     who: RiskManage, risk_id: int, body: RiskChange, behind: Behind, version: ExpectedVersion, zone: In, response: Response
 ) -> RiskOut:

@@ -45,6 +45,14 @@ def test_every_handler_states_one_permission_and_before_all_else(route: APIRoute
     assert list(permissions_of(first)), "what comes before it is told to whom nothing may be told"
 
 
+@pytest.mark.parametrize("route", [route for route in HANDLERS if "{" not in route.path_format], ids=lambda route: route.path)
+def test_a_path_that_is_spelled_out_is_met_by_no_route_that_takes_a_part_of_it_for_a_name(route: APIRoute) -> None:
+    """PATCH of `/risks/look` asked for a risk called `look`, and a 405 offered that."""
+    own = [other for other in HANDLERS if other.path_format == route.path_format]
+    others = [other for other in HANDLERS if other not in own and other.path_regex.match(route.path_format)]
+    assert {method for other in others for method in other.methods} <= {method for other in own for method in other.methods}
+
+
 @pytest.mark.clause("9.3c")
 @pytest.mark.parametrize("route", HANDLERS, ids=lambda route: f"{min(route.methods)} {route.path}")
 def test_what_a_permission_is_judged_by_the_handler_heeds_too(route: APIRoute) -> None:
