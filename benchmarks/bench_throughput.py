@@ -38,7 +38,7 @@ HOSPITALS = 10
 
 async def prepared(target: Target, gateways: int, seconds: int) -> tuple[list[DeviceClient], list[Sender], list[list[bytes]]]:
     """The fleet registered and connected, and its frames, which end now."""
-    manifest = manifest_of(min(HOSPITALS, gateways), gateways, target.region_id, prefix="t")
+    manifest = manifest_of(min(HOSPITALS, gateways), gateways, target.region_id)
     async with Rest(target) as rest:
         senders = senders_of(manifest, await rest.register(manifest))
     host, port, tls = target.mqtt_host, target.mqtt_port, target.doors_tls()
@@ -93,7 +93,7 @@ async def through_the_platform(target: Target, gateways: int, seconds: int) -> P
 def main() -> None:
     bench = Bench("throughput")
     gateways, seconds = (4, 4) if bench.quick else (200, 60)
-    with own_platform() as (_, target):
+    with own_platform(alone=True) as (_, target):
         passage = uvloop.run(through_the_platform(target, gateways, seconds))
     readings = len(passage.frames) * READINGS_A_FRAME
     bare = readings_per_s(passage.frames)

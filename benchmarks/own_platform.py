@@ -21,7 +21,7 @@ _shared: list[RunningPlatform] = []
 
 @contextlib.contextmanager
 def shared_platform() -> Iterator[None]:
-    """Meanwhile `own_platform` gives one and the same, unless a folder is named: for smoke runs."""
+    """Meanwhile `own_platform` gives one and the same, unless a folder is named or one wants it alone: for smoke runs."""
     with own_platform(**_FOR_EACH) as (platform, _):
         _shared.append(platform)
         try:
@@ -31,12 +31,14 @@ def shared_platform() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def own_platform(data_dir: Path | None = None, **settings: str) -> Iterator[tuple[RunningPlatform, Target]]:
+def own_platform(
+    data_dir: Path | None = None, *, alone: bool = False, **settings: str
+) -> Iterator[tuple[RunningPlatform, Target]]:
     """Start a platform, in `data_dir` or a folder that is deleted afterwards; stop it whatever happens.
 
-    `settings`: what it has otherwise than users, as VITALGRID_* variables.
+    `settings`: what it has otherwise than users, as VITALGRID_* variables. `alone`: it counts all that is in the lake.
     """
-    if _shared and data_dir is None:
+    if _shared and data_dir is None and not alone:
         yield _shared[0], _target(_shared[0])
         return
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
