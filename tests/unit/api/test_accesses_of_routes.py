@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,10 @@ from api.permissions import ANYBODYS, PERMISSION
 from domain import subjects
 from domain.audit_reading import asked as read_again
 from domain.audit_reading import concerned, said
-from domain.errors import Unavailable
 from domain.fleet_manifest import Tier
 from domain.messages import LogState, encode
 from domain.principals import Caller, Grant, Kind, Place, Principal, Role
 from runtime.access_journal import IN_MEMORY, AccessJournal, WaitingAccess
-from runtime.batches import NewMessage
 from runtime.log_store import LogReader
 from runtime.sql.engine import reading
 from runtime.sql.patients import NewPatient, admit_patient
@@ -33,7 +31,7 @@ from runtime.sql.sealed import reason_shown, sealer_of
 from runtime.sql.users import as_caller, create_user
 from tests.callers import ADMINISTRATOR, NOBODY, TOKEN, TOKEN_OF_NOBODY, KnownCallers
 from tests.sql_fixtures import ADA
-from tests.unit.api.conftest import NoBus, client_of, services_of
+from tests.unit.api.conftest import BusAway, client_of, services_of
 
 NAME = "Ouyang Canary"
 NURSES_TOKEN = "a-token-of-a-nurse"
@@ -41,13 +39,6 @@ NURSE = Caller(Principal(Kind.USER, "u-nurse", "li"), (Grant(Role.NURSE, Place.p
 OFFICERS_TOKEN = "a-token-of-a-privacy-officer"
 OFFICER = Caller(Principal(Kind.USER, "u-officer", "zhao"), (Grant(Role.PRIVACY_OFFICER, Place.parse("sz")),))
 VALUES = {"hospital_id": "sz.h001", "ward_id": "icu", "device_id": "mon-1", "index": "0", "version": "1", "metric": "spo2"}
-
-
-class BusAway(NoBus):
-    """Takes no notes of accesses: they stay in the journal."""
-
-    async def publish_all(self, messages: Sequence[NewMessage]) -> None:
-        raise Unavailable("the bus is away")
 
 
 @dataclass
