@@ -62,7 +62,8 @@ def record(
     Needs a token that reads patients' readings there (`vitalgrid token add NAME --role scenario-runner`): this machine's own
     reads no patient. What its holder may not see, such as patients whose records are withheld, is left out.
     """
-    order = partial(ask, target := target_of(token, data_dir), reason=reason)
+    target = target_of(token, data_dir)
+    order = partial(ask, target, reason=reason)
     recorded = asyncio.run(_record(target, order, out, hospital, parse_duration_s(duration)))
     table = Table("hospital", "folder", "devices", "patients", "readings", "left out")
     for one in recorded:
@@ -89,7 +90,8 @@ async def _record(
 
 async def _listen(target: Target, recorder: Recorder, seconds: float) -> None:
     """Give the recorder what the stream tells of devices and patients, and all readings of so many seconds."""
-    bus = await Bus.connect(str(target.nats_url), target.bus_key, "fleet record")
+    assert target.nats_url is not None and target.bus_key is not None, "of this machine"  # noqa: PT018
+    bus = await Bus.connect(target.nats_url, target.bus_key, "fleet record")
     try:
         state = await bus.stream_state(subjects.READINGS_STREAM)
         past = await bus.follow(subjects.READINGS_STREAM, ["control.*"], 1, recorder.take)
