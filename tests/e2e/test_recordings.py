@@ -75,4 +75,4 @@ def test_a_recording_leaves_out_who_is_withheld_and_is_in_the_access_log(platfor
     assert "left out" in made.stdout
     with platform.http() as http:
         assert http.get("/exports").json()["items"][0]["query"]["recording"] == HOSPITAL
-        wait_until(lambda: "/api/v1/recordings" in http.get("/audit/events").text, 20)
+        wait_until(lambda: "reading.read /recordings: 201" in http.get("/audit/events").text, 20)

@@ -80,7 +80,7 @@ async def region(engine: Engine, clock: ManualClock, tmp_path: Path) -> AsyncIte
 
 @pytest.mark.parametrize(
     ("who", "hospital"),
-    [(RUNNER, None), (RUNNER, "sz.h001"), ("doctor@sz.h001", "sz.h001"), ("integration@sz.h002", "sz.h002")],
+    [(RUNNER, None), (RUNNER, "sz.h001"), ("doctor@sz.h001", "sz.h001"), ("administrator@sz.h002", "sz.h002")],
 )
 async def test_whoever_reads_all_of_a_place_records_it_and_the_log_and_the_exports_say_so(
     region: Region, who: str, hospital: str | None
@@ -90,7 +90,7 @@ async def test_whoever_reads_all_of_a_place_records_it_and_the_log_and_the_expor
     access = region.noted()[-1]
     told, event = answered(access.event), msgspec.json.decode(access.event)
     assert told is not None
-    assert (told.who, told.action, told.route) == (who, "reading.read", "POST /api/v1/recordings")
+    assert (told.who, told.action, told.route) == (who, "reading.read", "POST /recordings")
     assert (told.place or "").endswith(hospital or "sz")
     assert event["action"] == "R"
     (export,) = region.exports()
