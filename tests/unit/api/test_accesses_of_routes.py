@@ -19,6 +19,7 @@ from api.permissions import ANYBODYS, PERMISSION
 from domain import subjects
 from domain.audit_reading import asked as read_again
 from domain.audit_reading import concerned, said
+from domain.errors import StorageFull
 from domain.fleet_manifest import Tier
 from domain.messages import LogState, encode
 from domain.principals import Caller, Grant, Kind, Place, Principal, Role
@@ -214,6 +215,24 @@ async def test_an_answer_that_is_given_again_is_noted_and_to_nobody_who_may_not_
         access = asked.journal.waiting(10**6)[-1]
         assert concerned(access.event).patients == frozenset()
         assert msgspec.json.decode(access.event)["outcome"] == "4"
+
+
+@pytest.mark.clause("9.3e")
+async def test_an_answer_that_is_given_again_is_given_to_nobody_while_that_cannot_be_noted(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is done by it that stands in the write log."""
+
+    def full(_accesses: Any) -> None:
+        raise StorageFull("no room")
+
+    path, body = "http://test/api/v1/patients", {"hospital_id": "sz.h001", "ref": "r-3", "name": NAME, "ward_id": "icu"}
+    async with client_of(asked.app, NURSES_TOKEN) as client:
+        client.headers["Idempotency-Key"] = "k-2"
+        assert NAME in (await client.post(path, json=body)).text
+        monkeypatch.setattr(asked.app.state.backend.trail._journal, "add", full)
+        again = await client.post(path, json=body)
+    assert (again.status_code, NAME in again.text) == (503, False)
 
 
 def _detail(access: WaitingAccess) -> dict[str, str]:

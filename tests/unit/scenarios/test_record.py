@@ -121,6 +121,15 @@ def test_from_when_a_device_is_on_somebody_who_is_left_out_its_readings_are_too(
 
 
 @pytest.mark.clause("9.3c")
+def test_nor_is_a_fact_of_theirs_known_by_a_gateway_that_they_wear(recorder, tmp_path):
+    recorder.leave_out([OTHER_PATIENT])
+    recorder.take(told(PatientAdmitted("sz.h001", "pk-2", OTHER_PATIENT, age_years=34.0)))
+    recorder.take(told(DeviceAssociated("sz.h001", GATEWAY, [AssociationSpan(OTHER_PATIENT, 0)])))
+    recorder.save(tmp_path)
+    assert read_recording(tmp_path).manifest.hospitals[0].patients.ages_years == [61.0]
+
+
+@pytest.mark.clause("9.3c")
 def test_where_all_is_left_out_nothing_is_written(recorder, tmp_path):
     recorder.leave_out([MONITOR, CUFF])
     with pytest.raises(NotFound, match=r"nothing was recorded.*; 3 readings were left out"):
