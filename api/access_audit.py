@@ -88,6 +88,11 @@ class Asked:
     shut: Shut | None = None  # in an emergency: of the caller's grants not all count
     records: list[Judged] = field(default_factory=list)  # of patients; in an emergency all
 
+    @property
+    def is_reading(self) -> bool:
+        """Whatever the method is, nothing but reading is asked for: a recording is begun by POST."""
+        return self.is_repeated or self.action is Action.READING_READ
+
     def appear(self, view: View) -> None:
         """How patients appear in the answer: by name, when any of them may."""
         self.view = View.CLEAR if View.CLEAR in (view, self.view) else view
@@ -203,7 +208,7 @@ async def _note(scope: Scope, message: Message) -> None:
     try:
         await backend.trail.note(*noted, is_emergency=asked.is_emergency)
     except AuditUnavailable as error:
-        if scope["method"] in SAFE_METHODS or status >= _BAD_REQUEST:
+        if scope["method"] in SAFE_METHODS or asked.is_reading or status >= _BAD_REQUEST:
             raise
         # done is done, and its own transaction has told the write log: to say "failed" now would have it done twice
         logger.error("a change is in the write log, but its access is not noted: %s", error)
@@ -235,7 +240,7 @@ def _access(
         request_id=scope[REQUEST_ID_KEY],
         principal=caller.principal,
         action=asked.action,
-        interaction=Interaction.READ if asked.is_repeated else _interaction(scope["method"], status, is_one=asked.is_one),
+        interaction=_interaction(asked, scope["method"], status),
         route=f"{scope['method']} {template or LEFT_OUT}",
         path=plain_path(template, values, region_id, is_found=is_found),
         status=status,
@@ -276,9 +281,11 @@ def _parts(access: Access) -> Iterator[Access]:
         yield replace(access, id=_new_id(), wards=(), patients=access.patients[begin_at : begin_at + MOST_PATIENTS])
 
 
-def _interaction(method: str, status: int, *, is_one: bool) -> Interaction:
-    if method in SAFE_METHODS:
-        return Interaction.READ if is_one else Interaction.SEARCH
+def _interaction(asked: Asked, method: str, status: int) -> Interaction:
+    if method in SAFE_METHODS and not asked.is_repeated:
+        return Interaction.READ if asked.is_one else Interaction.SEARCH
+    if asked.is_reading:
+        return Interaction.READ
     if method == "DELETE":
         return Interaction.DELETE
     return Interaction.CREATE if method == "POST" and status == _CREATED else Interaction.UPDATE

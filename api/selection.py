@@ -120,6 +120,19 @@ def judge_device(engine: Engine, handle: int, *, reach: Reach) -> Judged:
         return judge_each(connection, reach, [handle])
 
 
+def left_out_of(engine: Engine, hospital_id: str | None, *, reach: Reach) -> list[int]:
+    """Handles of devices and patients of a hospital (None: of the region) of whom not every reading is within `reach`.
+
+    `reach` holds the place itself. A device that was ever on somebody out of reach is left out whole: what goes by handles
+    alone cannot tell its readings apart. Raises NotFound for a hospital that does not exist.
+    """
+    with reading(engine) as connection:
+        if hospital_id is not None:
+            _shards_of(connection, [hospital_id])
+        judged = judge(connection, reach, None, None if hospital_id is None else [hospital_id])
+    return sorted(judged.closed | judged.partly)
+
+
 def freshness_within(
     engine: Engine, hospital_id: str, *, reach: Reach, of_patients: Reach
 ) -> tuple[list[int], list[int], dict[int, str]]:  # fmt: skip

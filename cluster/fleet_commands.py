@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
+from urllib.parse import urlencode
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from cluster.command_options import DataDir, Token
-from cluster.connection import Connection
+from cluster.command_options import DataDir, Token, target_of
+from cluster.rest_calls import ask
 from cluster.run_target import settings_of, some_platform
 from cluster.run_view import RunView, wide_console
-from domain import bus_rights, subjects
+from domain import subjects
 from domain.alarms import INTENDED_USE
 from domain.errors import InvalidInput
 from runtime.bus import Bus
@@ -25,6 +28,7 @@ from scenarios.launch import new_run_id
 from scenarios.record import Recorded, Recorder
 from scenarios.recorded import place_of
 from scenarios.replay import Replay, ReplayResult, ReplayWish
+from scenarios.target import Target
 from scenarios.verdicts import ExitCode
 
 fleet = typer.Typer(name="fleet", help="Fleets recorded and played back through the real doors.", no_args_is_help=True)
@@ -49,22 +53,46 @@ def record(
     out: Annotated[Path, typer.Option("--out", help="Folder for the recording.")],
     hospital: Annotated[str | None, typer.Option(help="Only this hospital (default: all, a folder each).")] = None,
     duration: Annotated[str, typer.Option("--for", help="How long, such as 60s or 5m.")] = "60s",
+    reason: Annotated[str, typer.Option("--reason", help="Why; it stands in the access log.")] = "vitalgrid fleet record",
+    token: Token = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Write what the platform of this machine receives from now on as Parquet, with the fleet that sent it. No names."""
-    recorded = asyncio.run(_record(settings_of(data_dir), out, hospital, parse_duration_s(duration)))
-    table = Table("hospital", "folder", "devices", "patients", "readings")
+    """Write what the platform of this machine receives from now on as Parquet, with the fleet that sent it. No names.
+
+    Needs a token that reads patients' readings there (`vitalgrid token add NAME --role scenario-runner`): this machine's own
+    reads no patient. What its holder may not see, such as patients whose records are withheld, is left out.
+    """
+    target = target_of(token, data_dir)
+    order = partial(ask, target, reason=reason)
+    recorded = asyncio.run(_record(target, order, out, hospital, parse_duration_s(duration)))
+    table = Table("hospital", "folder", "devices", "patients", "readings", "left out")
     for one in recorded:
-        table.add_row(one.hospital_id, one.folder, f"{one.devices:,}", f"{one.patients:,}", f"{one.readings:,}")
+        counts = (f"{count:,}" for count in (one.devices, one.patients, one.readings, one.left_out))
+        table.add_row(one.hospital_id, one.folder, *counts)
     _console.print(table)
 
 
-async def _record(settings: Settings, out: Path, hospital: str | None, seconds: float) -> list[Recorded]:
-    connection = Connection.load(settings.data_dir)
-    bus = await Bus.connect(connection.nats_url, connection.bus_key(bus_rights.OBSERVER), "fleet record")
+async def _record(
+    target: Target, order: Callable[..., dict[str, Any]], out: Path, hospital: str | None, seconds: float
+) -> list[Recorded]:
+    """`order` asks the API, which grants it before anything is read of the bus, and says before it is written what may be."""
+    await asyncio.to_thread(out.mkdir, parents=True, exist_ok=True)  # before so much is heard for nothing
+    wish = {"hospital_id": hospital, "duration_s": seconds}
+    granted = await asyncio.to_thread(order, "POST", "/recordings", wish)
     recorder = Recorder(hospital)
+    recorder.leave_out(granted["left_out_handles"])
+    await _listen(target, recorder, seconds)
+    query = "" if hospital is None else f"?{urlencode({'hospital': hospital})}"
+    now = await asyncio.to_thread(order, "GET", f"/recordings/left-out{query}")
+    recorder.leave_out(now["left_out_handles"])
+    return await asyncio.to_thread(recorder.save, out)
+
+
+async def _listen(target: Target, recorder: Recorder, seconds: float) -> None:
+    """Give the recorder what the stream tells of devices and patients, and all readings of so many seconds."""
+    assert target.nats_url is not None and target.bus_key is not None, "of this machine"  # noqa: PT018
+    bus = await Bus.connect(target.nats_url, target.bus_key, "fleet record")
     try:
-        await asyncio.to_thread(out.mkdir, parents=True, exist_ok=True)  # before so much is heard for nothing
         state = await bus.stream_state(subjects.READINGS_STREAM)
         past = await bus.follow(subjects.READINGS_STREAM, ["control.*"], 1, recorder.take)
         readings = await bus.follow(
@@ -77,7 +105,6 @@ async def _record(settings: Settings, out: Path, hospital: str | None, seconds: 
             _console.print(f"{recorder.readings:,} readings, {max(0.0, ends - time.monotonic()):.0f} s to go", highlight=False)
         await readings.stop()
         await past.stop()
-        return await asyncio.to_thread(recorder.save, out)
     finally:
         await bus.close()
 

@@ -170,8 +170,8 @@ def retention_page() -> str:
         "The inventory that GB/T 35273 asks for: each kind of record in which somebody can be told. *Read by*: the roles whom "
         "policies let see such a record for their usual purpose, at the places of their grants; everybody manages their own "
         "account. The bases are paragraphs of the Personal Information Protection Law; whether they hold for a hospital's use "
-        "is the operator's to answer for. It leaves the platform by exports, by recordings made on "
-        "the machine itself, and by a webhook for alarms, if one is set.\n",
+        "is the operator's to answer for. It leaves the platform by exports, recordings "
+        "among them, and by a webhook for alarms, if one is set.\n",
         table(("kind", "level", "whose", "what", "purpose", "legal basis", "kept", "then", "read by"), persons),
     ])  # fmt: skip
 

@@ -2,16 +2,20 @@
 
 Who the devices and patients are is read from the control messages of the same stream, so a recording needs no
 database and holds no names. Devices registered longer ago than the stream keeps its messages are left out, and
-counted.
+counted. So is whatever its caller may not see: handles that the API names (`POST /recordings`), and each device from when on
+it is on one of these patients.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from domain import subjects
 from domain.errors import NotFound
@@ -36,6 +40,7 @@ class Recorded(msgspec.Struct, frozen=True):
     devices: int
     patients: int
     readings: int
+    left_out: int  # readings that its caller may not see
 
 
 @dataclass
@@ -58,6 +63,9 @@ class Recorder:
     _patients: dict[int, PatientAdmitted] = field(default_factory=dict)
     _worn: dict[int, int] = field(default_factory=dict)  # device handle -> patient handle, the span that is open
     _batches: list[ReadingBatch] = field(default_factory=list)
+    _left_out: set[int] = field(default_factory=set)  # handles
+    _closed: NDArray[np.uint32] = field(default_factory=lambda: np.empty(0, np.uint32))  # the same
+    _dropped: list[NDArray[np.uint32]] = field(default_factory=list)  # handles of the readings that were left out
 
     @property
     def readings(self) -> int:
@@ -67,9 +75,25 @@ class Recorder:
         if message.subject.startswith(subjects.control(0)[:-1]):
             self._learn(message.payload)
         elif self.recording:
-            readings = decode_frame(message.payload).readings
-            if len(readings):
-                self._batches.append(readings)
+            self._keep([decode_frame(message.payload).readings])
+
+    def leave_out(self, handles: Iterable[int]) -> None:
+        """No reading of these is recorded, nor what was heard of them so far."""
+        self._close(handles)
+        heard, self._batches = self._batches, []
+        self._keep(heard)
+
+    def _close(self, handles: Iterable[int]) -> None:
+        self._left_out.update(handles)
+        self._closed = np.fromiter(self._left_out, np.uint32, len(self._left_out))
+
+    def _keep(self, batches: Iterable[ReadingBatch]) -> None:
+        for batch in batches:
+            is_closed = np.isin(batch.handle, self._closed)
+            if is_closed.any():
+                self._dropped.append(batch.handle[is_closed])
+            if not is_closed.all():
+                self._batches.append(batch.take(~is_closed))
 
     def _learn(self, payload: bytes) -> None:
         match decode_control(payload):
@@ -83,6 +107,8 @@ class Recorder:
                 self._worn.pop(told.handle, None)
                 if open_spans:
                     self._worn[told.handle] = open_spans[-1].patient_handle
+                    if open_spans[-1].patient_handle in self._left_out:
+                        self._close([told.handle])
 
     def save(self, folder: Path) -> list[Recorded]:
         """Write one recording a hospital: in `folder` itself when there is one, else in a folder each.
@@ -96,8 +122,10 @@ class Recorder:
         if self.hospital_id is not None:
             hospitals = [hospital for hospital in hospitals if hospital == self.hospital_id]
         if not hospitals:
+            left_out = f"; {count:,} readings were left out" if (count := sum(map(len, self._dropped))) else ""
             raise NotFound(
                 f"nothing was recorded: no reading of a device known to the stream in {self.hospital_id or 'the region'}"
+                f"{left_out}"
             )
         return [
             self._save_one(hospital, readings, folder if len(hospitals) == 1 else folder / hospital) for hospital in hospitals
@@ -115,7 +143,12 @@ class Recorder:
         senders = tuple(Gateway(0, self._devices[handle].device_id, position[handle]) for handle in _senders(handles, carriers))
         write_recording(folder, manifest, rows.filter(pl.col("offset_us") >= 0), senders)
         people = len(manifest.hospitals[0].patients.refs)
-        return Recorded(hospital_id, str(folder), len(heard), people, len(rows))
+        return Recorded(hospital_id, str(folder), len(heard), people, len(rows), self._left_out_in(hospital_id))
+
+    def _left_out_in(self, hospital_id: str) -> int:
+        """How many readings of a hospital's devices were left out."""
+        theirs = np.array([handle for handle in self._left_out if self._is_of(handle, hospital_id)], np.uint32)
+        return sum(int(np.isin(handles, theirs).sum()) for handles in self._dropped)
 
     def _is_of(self, handle: int, hospital_id: str) -> bool:
         device = self._devices.get(handle)
@@ -137,7 +170,7 @@ class Recorder:
         people: dict[int, list[str]] = {}
         for handle in handles:
             patient = self._worn.get(handle)
-            if patient in self._patients:
+            if patient in self._patients and patient not in self._left_out:
                 people.setdefault(patient, []).append(self._devices[handle].device_id)
         facts = [self._patients[handle] for handle in people]
         patients = PatientColumns(

@@ -83,6 +83,6 @@ async def list_writes(
 
 @router.get("/exports")
 async def list_exports(_who: ExportsRead, behind: Behind, paged: PagedByNumber, zone: In) -> Page[ExportOut]:
-    """What left the platform as CSV or Arrow, the newest first."""
+    """What left the platform as CSV, Arrow or a recording, the newest first."""
     found = await behind.read(access.list_exports, behind.engine, limit=paged.limit, after=paged.after)
     return paged.page([ExportOut.of(row, zone) for row in found.rows], found.after)

@@ -238,6 +238,11 @@ def test_this_machines_token_gives_orders_and_reads_no_patient(
     ):  # fmt: skip
         done = vitalgrid(platform, *words.split())
         assert done.exit_code == 0, (words, done.output[-2000:])
+    refused = vitalgrid(platform, "fleet", "record", "--out", str(tmp_path / "recording"), "--for", "1s")
+    assert isinstance(refused.exception, VitalgridError), refused.output
+    assert "may not reading.read" in str(refused.exception)
+    assert "--token" in str(refused.exception)
+    assert list((tmp_path / "recording").iterdir()) == []
     by_rest = f"{platform.connection.api_url}/api/v1/log"
     done = vitalgrid(platform, "log", "verify", by_rest)
     assert done.exit_code == 0, done.output

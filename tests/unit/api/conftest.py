@@ -52,6 +52,13 @@ class NoBus:
             raise Unavailable("there is no bus in this test")
 
 
+class BusAway(NoBus):
+    """Takes no notes of accesses: they stay in the journal."""
+
+    async def publish_all(self, messages: Sequence[NewMessage]) -> None:
+        raise Unavailable("the bus is away")
+
+
 def services_of(**parts: Any) -> Services:
     """Services for routes that need only some parts; whatever touches a missing one fails loudly."""
     missing: Any = None

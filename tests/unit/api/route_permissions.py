@@ -13,6 +13,7 @@ from tests.unit.api.two_hospitals import Ward
 REGION: Final = Place("sz")
 OWN: Final = "own"  # stands for the key of a caller who is a patient
 _OWN_WARD: Final = Place("sz", "futian", "sz.h001", "icu")  # of the callers with the smallest place
+_RECORDING: Final[dict[str, Any]] = {"duration_s": 60}
 Need = tuple[Action, Located]
 
 
@@ -239,6 +240,11 @@ ROUTES: Final[dict[str, list[Route]]] = {
         _hospital_list("reading.read", query=lambda w: _in_hospital(w) | {"q": "mon"}),
         _ward_list("reading.read", query=lambda w: _in_ward(w) | {"above": 1}),
     ],
+    "POST /recordings": [
+        Route(Action.READING_READ, lambda _: [Located(REGION, Level.IDENTIFYING)], is_placed=False, body=lambda _: _RECORDING),
+        _hospital("reading.read", 4, body=lambda w: _RECORDING | {"hospital_id": w.hospital_id}),
+    ],
+    "GET /recordings/left-out": [_region("reading.read", 4), _hospital("reading.read", 4, query=_in_hospital)],
     "GET /aggregates/fleet": [_region_list("statistics.read"), _hospital_list("statistics.read", query=_in_hospital)],
     "GET /freshness": [_hospital_list("device.read", query=_in_hospital)],
     "GET /alarms": [

@@ -79,6 +79,10 @@ async def client(trail, answered):
         asked(request, Action.PATIENT_MANAGE)
         return PlainTextResponse("done", int(request.query_params["status"]))
 
+    async def recording(request: Request):
+        asked(request, Action.READING_READ)
+        return PlainTextResponse("left out: none", 201)
+
     async def health(request: Request):
         asked(request, Action.OPERATION_READ)
         return PlainTextResponse("alive", int(request.query_params.get("status", 200)))
@@ -91,6 +95,7 @@ async def client(trail, answered):
     app = FastAPI(middleware=layers)
     for path, handler in (("/patients/{key}", patient), ("/alarms", alarms), ("/health", health)):
         app.add_api_route(path, handler)
+    app.add_api_route("/recordings", recording, methods=["POST"])
     app.add_api_route("/patients", change, methods=["POST", "DELETE", "PATCH"])
     app.state.backend = SimpleNamespace(trail=trail, services=SimpleNamespace(clock=ManualClock(), region_id="sz"))
     headers = {"Authorization": f"Bearer {TOKEN}", "X-Request-Id": REQUEST}
@@ -131,6 +136,14 @@ async def test_what_was_done_is_not_said_to_have_failed(client, trail):
     trail.is_full = True
     assert (await client.post("/patients?status=201")).status_code == 201
     assert (await client.post("/patients?status=409")).status_code == 503
+
+
+@pytest.mark.clause("9.3e")
+async def test_what_is_read_by_an_order_is_noted_as_read_and_refused_when_it_cannot_be(client, trail):
+    assert (await client.post("/recordings")).status_code == 201
+    assert [event["action"] for event in trail.noted] == ["R"]
+    trail.is_full = True
+    assert (await client.post("/recordings")).json()["code"] == "audit-unavailable"
 
 
 @pytest.mark.clause("9.3e")

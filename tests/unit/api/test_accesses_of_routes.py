@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,11 @@ from api.permissions import ANYBODYS, PERMISSION
 from domain import subjects
 from domain.audit_reading import asked as read_again
 from domain.audit_reading import concerned, said
-from domain.errors import Unavailable
+from domain.errors import StorageFull
 from domain.fleet_manifest import Tier
 from domain.messages import LogState, encode
 from domain.principals import Caller, Grant, Kind, Place, Principal, Role
 from runtime.access_journal import IN_MEMORY, AccessJournal, WaitingAccess
-from runtime.batches import NewMessage
 from runtime.log_store import LogReader
 from runtime.sql.engine import reading
 from runtime.sql.patients import NewPatient, admit_patient
@@ -33,7 +32,7 @@ from runtime.sql.sealed import reason_shown, sealer_of
 from runtime.sql.users import as_caller, create_user
 from tests.callers import ADMINISTRATOR, NOBODY, TOKEN, TOKEN_OF_NOBODY, KnownCallers
 from tests.sql_fixtures import ADA
-from tests.unit.api.conftest import NoBus, client_of, services_of
+from tests.unit.api.conftest import BusAway, client_of, services_of
 
 NAME = "Ouyang Canary"
 NURSES_TOKEN = "a-token-of-a-nurse"
@@ -41,13 +40,6 @@ NURSE = Caller(Principal(Kind.USER, "u-nurse", "li"), (Grant(Role.NURSE, Place.p
 OFFICERS_TOKEN = "a-token-of-a-privacy-officer"
 OFFICER = Caller(Principal(Kind.USER, "u-officer", "zhao"), (Grant(Role.PRIVACY_OFFICER, Place.parse("sz")),))
 VALUES = {"hospital_id": "sz.h001", "ward_id": "icu", "device_id": "mon-1", "index": "0", "version": "1", "metric": "spo2"}
-
-
-class BusAway(NoBus):
-    """Takes no notes of accesses: they stay in the journal."""
-
-    async def publish_all(self, messages: Sequence[NewMessage]) -> None:
-        raise Unavailable("the bus is away")
 
 
 @dataclass
@@ -223,6 +215,24 @@ async def test_an_answer_that_is_given_again_is_noted_and_to_nobody_who_may_not_
         access = asked.journal.waiting(10**6)[-1]
         assert concerned(access.event).patients == frozenset()
         assert msgspec.json.decode(access.event)["outcome"] == "4"
+
+
+@pytest.mark.clause("9.3e")
+async def test_an_answer_that_is_given_again_is_given_to_nobody_while_that_cannot_be_noted(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is done by it that stands in the write log."""
+
+    def full(_accesses: Any) -> None:
+        raise StorageFull("no room")
+
+    path, body = "http://test/api/v1/patients", {"hospital_id": "sz.h001", "ref": "r-3", "name": NAME, "ward_id": "icu"}
+    async with client_of(asked.app, NURSES_TOKEN) as client:
+        client.headers["Idempotency-Key"] = "k-2"
+        assert NAME in (await client.post(path, json=body)).text
+        monkeypatch.setattr(asked.app.state.backend.trail._journal, "add", full)
+        again = await client.post(path, json=body)
+    assert (again.status_code, NAME in again.text) == (503, False)
 
 
 def _detail(access: WaitingAccess) -> dict[str, str]:

@@ -18,7 +18,7 @@ from domain.permissions import View
 HARMLESS: Final = {
     "keys and counters that mean nothing outside": """
         accepted alarm_id alarm_ids device_handle event_id export_ids gateway_handle handle handles id members number
-        patient_key patient_keys pid receipt trace rejects
+        left_out_handles patient_key patient_keys pid receipt trace rejects
         reject_id request_id resubmitted_as run_id sequence session source stream_sequence
         version""",
     "places and equipment": """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import polars as pl
 import pytest
 
 from domain.errors import NotFound
@@ -15,7 +16,7 @@ from runtime.follower import StreamMessage
 from scenarios.record import Recorder
 from sim.recordings import read_recording
 
-GATEWAY, MONITOR, CUFF, PATIENT, OTHER = 1, 2, 3, 9, 20
+GATEWAY, MONITOR, CUFF, PATIENT, OTHER_PATIENT, OTHER = 1, 2, 3, 9, 10, 20
 HEART, SYSTOLIC = metric_of("heart_rate").id, metric_of("nibp_sys").id
 
 
@@ -46,6 +47,7 @@ def recorder():
 def test_a_hospital_is_written_with_its_senders_and_patients(recorder, tmp_path):
     (written,) = recorder.save(tmp_path)
     assert (written.hospital_id, written.devices, written.patients, written.readings) == ("sz.h001", 2, 1, 3)
+    assert written.left_out == 0
     recording = read_recording(tmp_path)
     hospital = recording.manifest.hospitals[0]
     assert hospital.hospital_id == "sz.h001-rec"
@@ -80,6 +82,59 @@ def test_readings_of_unknown_devices_are_left_out_and_counted(recorder, tmp_path
     recorder.take(heard(77, HEART, 8))
     assert recorder.save(tmp_path)[0].readings == 3
     assert recorder.unknown == 1
+
+
+@pytest.mark.clause("9.3c")
+def test_who_is_left_out_is_in_it_with_no_reading_and_no_fact(recorder, tmp_path):
+    recorder.leave_out([MONITOR, PATIENT])  # what was heard before, too
+    recorder.take(heard(MONITOR, HEART, 8))
+    recorder.take(heard(OTHER, HEART, 9, source=OTHER))
+    first, second = recorder.save(tmp_path)
+    assert (first.devices, first.patients, first.readings, first.left_out) == (1, 0, 1, 3)
+    assert (second.readings, second.left_out) == (1, 0)
+    recording = read_recording(tmp_path / "sz.h001")
+    assert recording.manifest.hospitals[0].devices.device_ids == ["cuff-1"]
+    assert recording.manifest.hospitals[0].patients.ages_years == []
+    assert set(pl.read_parquet(tmp_path / "sz.h001" / "readings.parquet")["value"]) == {77.0}
+
+
+@pytest.mark.clause("9.3c")
+def test_of_one_frame_the_rest_is_kept(recorder, tmp_path):
+    recorder.leave_out([MONITOR])
+    both = ReadingBatch.of(
+        handle=[MONITOR, CUFF, MONITOR], metric=HEART, time_us=[8_000_000, 9_000_000, 9_000_000], value=[1.0, 2.0, 3.0]
+    )
+    recorder.take(StreamMessage("reading.0", 3, encode_frame(both, source=GATEWAY, sequence=2, arrival_us=0), 0))
+    (written,) = recorder.save(tmp_path)
+    assert (written.readings, written.left_out) == (2, 4)
+
+
+@pytest.mark.clause("9.3c")
+def test_from_when_a_device_is_on_somebody_who_is_left_out_its_readings_are_too(recorder, tmp_path):
+    recorder.leave_out([OTHER_PATIENT])
+    recorder.take(told(DeviceAssociated("sz.h001", CUFF, [AssociationSpan(OTHER_PATIENT, 7_500_000)])))
+    recorder.take(heard(CUFF, SYSTOLIC, 8, source=CUFF))
+    recorder.take(told(DeviceAssociated("sz.h001", MONITOR, [AssociationSpan(PATIENT, 0)])))
+    recorder.take(heard(MONITOR, HEART, 8))
+    (written,) = recorder.save(tmp_path)
+    assert (written.readings, written.left_out) == (4, 1)
+
+
+@pytest.mark.clause("9.3c")
+def test_nor_is_a_fact_of_theirs_known_by_a_gateway_that_they_wear(recorder, tmp_path):
+    recorder.leave_out([OTHER_PATIENT])
+    recorder.take(told(PatientAdmitted("sz.h001", "pk-2", OTHER_PATIENT, age_years=34.0)))
+    recorder.take(told(DeviceAssociated("sz.h001", GATEWAY, [AssociationSpan(OTHER_PATIENT, 0)])))
+    recorder.save(tmp_path)
+    assert read_recording(tmp_path).manifest.hospitals[0].patients.ages_years == [61.0]
+
+
+@pytest.mark.clause("9.3c")
+def test_where_all_is_left_out_nothing_is_written(recorder, tmp_path):
+    recorder.leave_out([MONITOR, CUFF])
+    with pytest.raises(NotFound, match=r"nothing was recorded.*; 3 readings were left out"):
+        recorder.save(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_heard_is_no_recording(tmp_path):
