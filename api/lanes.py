@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, ParamSpec, TypeVar
 
 from runtime.hashing_lane import HashingLane
+from runtime.priority import thread_stays_behind
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -21,7 +22,8 @@ class Lanes:
     """Where blocking work runs, so that no kind of it can starve another or the event loop.
 
     SQL has its own threads, hashing of passwords one (`hashing`), and judging new ones another (`estimating`): who
-    chooses a password holds up nobody who signs in, and the estimator, which is not made for threads, runs in one. Of
+    chooses a password holds up nobody who signs in, and the estimator, which is not made for threads, runs in one. To list
+    the rights of whoever has dozens of grants takes seconds: one thread, behind all others. Of
     questions to the readings a few light ones run at once here, and many that hosts answer alone; heavy ones (searches,
     aggregates of a region) have a queue and a process of their own (`runtime.large_questions`).
     """
@@ -29,6 +31,7 @@ class Lanes:
     def __init__(self) -> None:
         self._sql = ThreadPoolExecutor(_SQL_THREADS, "api-sql")
         self._codec = ThreadPoolExecutor(_CODEC_THREADS, "api-codec")
+        self._rights = ThreadPoolExecutor(1, "api-rights", initializer=thread_stays_behind)
         self.hashing = HashingLane()
         self.estimating = HashingLane(name="estimating")
         self._light = asyncio.Semaphore(_LIGHT_QUERIES)
@@ -41,6 +44,10 @@ class Lanes:
     async def codec(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run encoding or decoding of something large in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._codec, lambda: work(*args, **kwargs))
+
+    async def rights(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Find out what somebody may do in effect."""
+        return await asyncio.get_running_loop().run_in_executor(self._rights, lambda: work(*args, **kwargs))
 
     async def light(self, question: Awaitable[R]) -> R:
         """Await a small question to the readings."""
@@ -57,3 +64,4 @@ class Lanes:
         self.estimating.close()
         self._sql.shutdown(wait=False, cancel_futures=True)
         self._codec.shutdown(wait=False, cancel_futures=True)
+        self._rights.shutdown(wait=False, cancel_futures=True)

@@ -41,9 +41,9 @@ async def show_own(who: Oneself, behind: Behind, zone: In) -> PermissionsOut:
 
 
 async def _shown(behind: Backend, caller: Caller, zone: Zone) -> PermissionsOut:
-    rights = await behind.lanes.codec(rights_of, behind.services.authoriser, caller)
+    rights = await behind.lanes.rights(rights_of, behind.services.authoriser, caller)
     if caller.principal.kind is not Kind.USER:
         return PermissionsOut.of(caller, rights, zone)
     other = replace(caller, factors=caller.factors ^ {Factor.TOTP})
-    others = await behind.lanes.codec(rights_of, behind.services.authoriser, other)
+    others = await behind.lanes.rights(rights_of, behind.services.authoriser, other)
     return PermissionsOut.of(caller, rights, zone, OtherFactors.of(other, differing(others, rights), zone))
