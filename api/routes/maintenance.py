@@ -15,7 +15,7 @@ from api.routes.router import api_router
 from api.schemas.patients import MaintenanceIn, MaintenanceOut
 from api.services import Behind
 from api.times import In, instant
-from domain.errors import InvalidInput, NotFound, StaleVersion
+from domain.errors import Conflict, InvalidInput, NotFound, StaleVersion
 from domain.permissions import Action
 from runtime.sql import devices, presets
 
@@ -39,7 +39,7 @@ async def list_windows(
     return [MaintenanceOut.of(row, zone) for row in rows]
 
 
-@router.post("", status_code=201, responses=problems(NotFound, InvalidInput))
+@router.post("", status_code=201, responses=problems(NotFound, InvalidInput, Conflict))
 async def start_maintenance(who: WindowOpen, body: MaintenanceIn, behind: Behind, zone: In) -> MaintenanceOut:
     """Open a window for a device or a ward."""
     if body.device_id is not None:
@@ -57,7 +57,7 @@ async def start_maintenance(who: WindowOpen, body: MaintenanceIn, behind: Behind
     return MaintenanceOut.of(row, zone)
 
 
-@router.post("/{window_id}/end", responses=problems(NotFound, PreconditionRequired, StaleVersion))
+@router.post("/{window_id}/end", responses=problems(NotFound, Conflict, PreconditionRequired, StaleVersion))
 async def end_maintenance(who: WindowEnd, window_id: int, behind: Behind, version: ExpectedVersion, zone: In) -> MaintenanceOut:
     """End a window now."""
     row = await behind.tell(presets.end_maintenance, behind.engine, behind.author(who), window_id, version=version)

@@ -108,7 +108,7 @@ async def disable_user(who: UserManage, name: str, behind: Behind, zone: In) -> 
     return await _answer(await behind.write(users.disable_user, behind.engine, behind.author(who), name), behind, zone)
 
 
-@router.post("/{name}/enable", responses=problems(NotFound))
+@router.post("/{name}/enable", responses=problems(NotFound, Conflict))
 async def enable_user(who: UserManage, name: str, behind: Behind, zone: In) -> UserOut:
     """Let a disabled user in again, with the password they had."""
     await _managed(behind, who, name)
