@@ -23,9 +23,9 @@ class Lanes:
 
     SQL has its own threads, hashing of passwords one (`hashing`), and judging new ones another (`estimating`): who
     chooses a password holds up nobody who signs in, and the estimator, which is not made for threads, runs in one. To list
-    the rights of whoever has dozens of grants takes seconds: one thread, behind all others. Of
-    questions to the readings a few light ones run at once here, and many that hosts answer alone; heavy ones (searches,
-    aggregates of a region) have a queue and a process of their own (`runtime.large_questions`).
+    the rights of whoever has dozens of grants takes seconds: one thread, behind all others. Of questions to the readings a
+    few light ones run at once here, and many that hosts answer alone; heavy ones (searches, aggregates of a region) have a
+    queue and a process of their own (`runtime.large_questions`).
     """
 
     def __init__(self) -> None:

@@ -98,10 +98,11 @@ class LimitedHttp(HttpToolsProtocol):
 
     def _has_left(self) -> bool:
         """Whether nobody waits for the answer. A connection is not read while requests wait on it: its end is not seen."""
-        if self._answered is not None and not self._answered.disconnected and _is_ended(self.transport):
-            self._forget_requests()
+        if not self._is_lost() and _is_ended(self.transport):
             self.transport.abort()
-        return self._answered is None or self._answered.disconnected
+        if is_lost := self._is_lost():
+            self._forget_requests()  # what is not begun then is no defect
+        return is_lost
 
     def on_response_complete(self) -> None:
         if cast("asyncio.Transport | None", self.transport) is not None:  # lost while the last of the answer was on its way
@@ -242,11 +243,13 @@ class LimitedHttp(HttpToolsProtocol):
         """
 
         async def sent(message: Any) -> None:
-            body = memoryview(message.get("body", b""))
-            while len(body) > _PIECE_BYTES:
-                await written({"type": message["type"], "body": body[:_PIECE_BYTES], "more_body": True})
-                body = body[_PIECE_BYTES:]
-            await written({**message, "body": body} if body else message)
+            if len(message.get("body", b"")) > _PIECE_BYTES:
+                body = memoryview(message["body"])
+                while len(body) > _PIECE_BYTES:
+                    await written({"type": message["type"], "body": body[:_PIECE_BYTES], "more_body": True})
+                    body = body[_PIECE_BYTES:]
+                message = {**message, "body": body}
+            await written(message)
 
         async def written(message: Any) -> None:
             if self._is_lost():

@@ -47,11 +47,6 @@ def with_unit_words(frame: pl.DataFrame, column: str) -> pl.DataFrame:
     return with_each(frame, column, spelt)
 
 
-def with_device_names(frame: pl.DataFrame, names: pl.DataFrame) -> pl.DataFrame:
-    """Add what `names` (by `handle`) tells of each handle; null where it tells nothing."""
-    return frame.join(names, on="handle", how="left", maintain_order="left")
-
-
 def with_quality_words(frame: pl.DataFrame) -> pl.DataFrame:
     """Add `validity`, `mode`, `origin` and `marks` (a list); `quality` stays the stored number."""
 

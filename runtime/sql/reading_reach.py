@@ -128,7 +128,8 @@ def _in_doubt(connection: Connection, reach: Reach, named: set[int]) -> set[int]
 
 def _highest(reach: Reach) -> Level:
     """Up to which level a broad reach allows everything."""
-    return min((level for place, level in reach.levels.items() if place in (broad(reach) or ())), default=Level.PUBLIC)
+    wide = broad(reach) or ()
+    return min((level for place, level in reach.levels.items() if place in wide), default=Level.PUBLIC)
 
 
 @cache
