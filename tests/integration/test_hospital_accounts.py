@@ -237,6 +237,11 @@ async def test_accounts_hold_even_where_permissions_would_not(region: Region, mo
         mine = {one.hears for one in region.systems.values() if one.hospital_id == WHO[number]}
         await until(lambda: set(received) >= mine)
         assert set(received) == {"probe.of.mine", *mine}
+
+        async def kept() -> bool:  # what the API itself said: the stream takes it up after the bus does
+            return (await supervisor.stream_state("READINGS")).messages == 1
+
+        await eventually(kept)
         before = {name: await supervisor.stream_state(name) for name in ("READINGS", "ALARMS")}
         for subject in (*SPOKEN, *ABROAD):
             await client.publish(subject, b"{}", reply=f"_INBOX.{number}.r")
