@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,6 @@ from runtime import access_trail
 from runtime.bus import Bus
 from runtime.bus_access import TokenAccess
 from runtime.nats_server import NatsServer
-from tests.running_platform import RunningPlatform, start_platform
 from tests.sql_fixtures import (  # noqa: F401 (fixtures)
     database_url,
     engine,
@@ -24,6 +24,14 @@ from tests.sql_fixtures import (  # noqa: F401 (fixtures)
 )
 
 TOKEN = "a-token-for-tests"
+
+gc.set_threshold(100_000, 20, 20)  # by default a sixth of the tests' processor time goes into looking for cycles
+
+
+def pytest_collection_finish() -> None:
+    """Never look for cycles again in what thousands of tests were collected as: no less is garbage of a test's own."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -57,11 +65,3 @@ async def bus(nats_url: tuple[str, str]) -> AsyncIterator[Bus]:
     connected = await Bus.connect(*nats_url, "test")
     yield connected
     await connected.close()
-
-
-@pytest.fixture(scope="session")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPlatform]:
-    """One platform for all tests that use it, or kill what comes back by itself; tests that break more start their own."""
-    running = start_platform(tmp_path_factory.mktemp("platform"))
-    yield running
-    running.stop()
