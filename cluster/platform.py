@@ -12,6 +12,7 @@ import fcntl
 import logging
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import IO, Final
 
 from sqlalchemy import Engine
@@ -45,6 +46,7 @@ from runtime.sealing import Sealer
 from runtime.settings import Settings
 from runtime.shard_directory import ShardDirectory
 from runtime.snapshots import SnapshotStore
+from runtime.sql.directory import shard_directory
 from runtime.sql.engine import open_engine
 from runtime.storage import StorageWatch
 from runtime.tasks import end
@@ -132,7 +134,8 @@ class Platform:
         self._engine = open_engine(settings.sql_url, sealer)
         await asyncio.to_thread(self._open_stores, self._engine, sealer)
         self._hospitals = await self._open_to_hospitals(self._bus, self._engine)
-        await self._bus.answer(subjects.DIRECTORIES, ShardDirectory(self._engine).answer)  # hosts may ask as they start
+        directory = ShardDirectory(partial(shard_directory, self._engine))
+        await self._bus.answer(subjects.DIRECTORIES, directory.answer)  # hosts may ask as they start
         seal = file_seal(settings)
         lake = await asyncio.to_thread(Lake, settings.lake_dir.resolve(), seal)
         snapshots = SnapshotStore(self._snapshot_dir, seal=seal)

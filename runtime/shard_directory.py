@@ -8,15 +8,13 @@ applying it is what hosts do with the stream anyhow. Why: docs/decisions/0011-th
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
-
-from sqlalchemy import Engine
 
 from domain import subjects
 from domain.errors import Unavailable
 from domain.messages import Control, decode_controls, encode_controls
 from runtime.bus import Bus
-from runtime.sql.directory import shard_directory
 
 ANSWER_S: Final = 30.0  # the largest shard's devices are read, sent and taken well within it
 PATIENCE_S: Final = 5.0  # how long nobody may answer before whoever asks gives up for now
@@ -25,10 +23,13 @@ _LAST_WAIT_S: Final = 1.0
 
 
 class ShardDirectory:
-    """Answers for one business database; `answer` is a handler for `Bus.answer` on `subjects.DIRECTORIES`."""
+    """Answers for one business database; `answer` is a handler for `Bus.answer` on `subjects.DIRECTORIES`.
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    `controls_of` is `runtime.sql.directory.shard_directory` of it: whoever only asks, as hosts do, loads nothing of SQL.
+    """
+
+    def __init__(self, controls_of: Callable[[int, int], list[Control]]) -> None:
+        self._controls_of = controls_of
         self._one_at_a_time = asyncio.Lock()  # an answer can be large, and all shards may ask at once
 
     async def answer(self, payload: bytes, subject: str) -> bytes:
@@ -40,7 +41,7 @@ class ShardDirectory:
             return await asyncio.to_thread(self._said, int(subject.rpartition(".")[2]), int(payload or b"0"))
 
     def _said(self, shard: int, since: int) -> bytes:
-        return encode_controls(shard_directory(self._engine, shard, since))
+        return encode_controls(self._controls_of(shard, since))
 
 
 async def ask_directory(bus: Bus, shard: int, patience_s: float = PATIENCE_S) -> list[Control]:

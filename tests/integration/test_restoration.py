@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from runtime.lake import Lake
 from runtime.outbox_relay import OutboxRelay
 from runtime.shard_directory import ShardDirectory, ask_directory
 from runtime.snapshots import SnapshotStore
+from runtime.sql import directory
 from runtime.sql.alarm_projection import move_position
 from runtime.sql.devices import NewDevice, register_device
 from runtime.sql.engine import open_engine
@@ -37,6 +39,11 @@ pytestmark = pytest.mark.integration
 SHARD = 0
 METRIC = "nibp_sys"
 OWN_LOW = (100.0, 110.0, None, None)  # a reading of 105 is normal for anybody else
+
+
+def directory_of(engine: Engine) -> Callable[[bytes, str], Awaitable[bytes]]:
+    """What answers for the business database of `engine`."""
+    return ShardDirectory(partial(directory.shard_directory, engine)).answer
 
 
 def delete(folder: Path) -> None:
@@ -83,7 +90,7 @@ async def test_without_a_snapshot_and_beyond_retention_nothing_is_lost_doubled_o
     await forget(bus, before=unseen)
     names = {path.name for path in rig.snapshot_dir.rglob("*.snapshot")}
     lose(rig.snapshot_dir)
-    await bus.answer(subjects.DIRECTORIES, ShardDirectory(engine).answer)
+    await bus.answer(subjects.DIRECTORIES, directory_of(engine))
 
     with caplog.at_level(logging.WARNING):
         async with rig.host("host-2", shard_0=2) as host:
@@ -113,7 +120,7 @@ async def test_after_the_loss_of_the_stream_a_new_one_goes_on_behind_it(
     await bus._jetstream.delete_stream(subjects.READINGS_STREAM)
     beginnings = stream_beginnings(Lake(rig.lake_dir), SnapshotStore(rig.snapshot_dir), engine, rig.audit_dir)
     await bus.ensure_streams(max_stream_bytes=2**30, retention_s=86_400, duplicate_window_s=600, beginnings=beginnings)
-    await bus.answer(subjects.DIRECTORIES, ShardDirectory(engine).answer)
+    await bus.answer(subjects.DIRECTORIES, directory_of(engine))
     async with rig.host("host-2", shard_0=2) as host:
         await send(bus, SHARD, pump["handle"], "battery", {1: 80.0})
         await caught_up(host, SHARD, await send(bus, SHARD, monitor, METRIC, {3: 122.0}))
@@ -149,7 +156,7 @@ async def test_a_host_waits_for_the_directory_without_holding_up_its_other_shard
         monkeypatch.setattr("actors.restoration.ask_directory", ask_directory)
         waiting = asyncio.create_task(host.acquire(SHARD, 2))
         await asyncio.sleep(0)
-        await bus.answer(subjects.DIRECTORIES, ShardDirectory(engine).answer)
+        await bus.answer(subjects.DIRECTORIES, directory_of(engine))
         await waiting
         assert [(held.shard, held.devices) for held in host.heartbeat().shards] == [(SHARD, 4)]
 
@@ -169,7 +176,7 @@ async def test_a_shard_that_cannot_be_restored_after_a_broken_turn_is_let_go_and
 ) -> None:
     """Found by reading: an error that nobody had thought of ended the turns of all the host's shards, for a minute."""
     await forget(bus, before=3)
-    silence = await bus.answer(subjects.DIRECTORIES, ShardDirectory(engine).answer)
+    silence = await bus.answer(subjects.DIRECTORIES, directory_of(engine))
     async with rig.host(shard_0=1, shard_1=1) as host:
         await silence()
         monkeypatch.setattr("actors.restoration.ask_directory", ask)
@@ -186,7 +193,7 @@ def broken(_most_readings: int) -> None:
 
 
 async def test_a_database_that_is_away_is_waited_for(bus: Bus, nats_url: tuple[str, str], tmp_path: Path) -> None:
-    await bus.answer(subjects.DIRECTORIES, ShardDirectory(open_engine(f"sqlite:///{tmp_path}/no/such.db")).answer)
+    await bus.answer(subjects.DIRECTORIES, directory_of(open_engine(f"sqlite:///{tmp_path}/no/such.db")))
     asker = await Bus.connect(*nats_url, "asker")
     with pytest.raises(Unavailable):
         await ask_directory(asker, SHARD, 0.3)
@@ -212,7 +219,7 @@ async def test_a_stream_that_lost_its_end_goes_on_behind_what_was_taken_of_it(
     assert await lead_on_streams(bus, taken_of_streams(*kept)) == [subjects.READINGS_STREAM, subjects.ALARMS_STREAM]
     assert await lead_on_streams(bus, taken_of_streams(*kept)) == []
     assert (await bus.stream_state(subjects.ALARMS_STREAM)).last_sequence == 7
-    await bus.answer(subjects.DIRECTORIES, ShardDirectory(engine).answer)
+    await bus.answer(subjects.DIRECTORIES, directory_of(engine))
     async with rig.host("host-2", shard_0=2) as host:
         await caught_up(host, SHARD, await send(bus, SHARD, monitor, METRIC, {10: 140.0}))
     assert sorted(rig.stored()["value"].to_list()) == [*(120.0 + n for n in range(1, 9)), 140.0]
