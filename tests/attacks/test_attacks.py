@@ -1,4 +1,8 @@
-"""Every flood, small and many at once, against a platform whose links all speak TLS. `make attacks` plays each at full size."""
+"""The drill, then every flood, small and many at once, against a platform whose links all speak TLS.
+
+`make attacks` plays each flood at full size. In the drill a flooding and a spoofed monitor are cut off, one of them from a
+patient, and taken back.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,10 @@ import pytest
 from domain.principals import Role
 from tests.attacks.attack_run import AttackBench
 from tests.attacks.floods import FLOODS
+from tests.attacks.isolation_drill import play, refused_of
 from tests.running_platform import RunningPlatform, wait_until
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240), pytest.mark.clause("9.1b")]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
 SECONDS = 1.5
 TRIES = 3
 BUSY = 8  # at once, of attackers that do much each time
@@ -35,6 +40,29 @@ def held(platform: RunningPlatform) -> float:
     return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("vitalgrid_door_held_total{"))
 
 
+def test_what_comes_through_behind_the_first_refusal_is_seen() -> None:
+    assert refused_of({1, 2, 3, 4}, {1, 2}) == ({3, 4}, set())
+    assert refused_of({1, 2, 3, 4}, {1, 2, 4}) == ({3}, {4})
+    assert refused_of({1, 2}, {1, 2}) == (set(), set())
+
+
+@pytest.mark.clause("8.4b", "8.4d")
+@pytest.mark.clause("9.4")
+def test_a_spoofed_and_a_flooding_device_are_cut_off_within_seconds_and_nobody_else_loses_a_reading(
+    platform: RunningPlatform,
+) -> None:
+    drill = asyncio.run(play(platform))
+    assert drill.problems == [], str(drill)
+    assert drill.seconds["flood: told as a security event, before any order"] < 25.0, str(drill)
+    assert drill.seconds["spoof: the ward's alarm"] < 10.0, str(drill)
+    assert drill.seconds["flood: its token opens nothing"] < 10.0, str(drill)
+    rules = [line.split(": ")[0].split()[-1] for line in drill.seen]
+    assert "technical.device-isolated" in rules
+    assert "undo: the ward's alarm is over" in drill.seconds, str(drill)
+    assert drill.kept_apart > 0
+
+
+@pytest.mark.clause("9.1b")
 def test_each_flood_is_played() -> None:
     assert sorted(name for group in GROUPS for name in group) == sorted(FLOODS)
 
@@ -47,8 +75,9 @@ async def under(bench: AttackBench, group: Sequence[str]) -> bool:
     return outcome.attackers.get("opened", 0) >= (2 if group == HELD else BUSY) and bool(told)
 
 
+@pytest.mark.clause("9.1b")
 def test_floods_keep_no_honest_client_out_and_cost_no_reading(platform: RunningPlatform) -> None:
-    async def play() -> set[int]:
+    async def flooded() -> set[int]:
         bench = AttackBench(platform, connections=40, busy=BUSY)
         await bench.start(TRIES * len(GROUPS))
         for group in GROUPS:
@@ -60,7 +89,7 @@ def test_floods_keep_no_honest_client_out_and_cost_no_reading(platform: RunningP
         assert len(bench.honest.acknowledged) > 20
         return await bench.honest.lost()
 
-    assert asyncio.run(play()) == set()
+    assert asyncio.run(flooded()) == set()
     wait_until(lambda: held(platform) >= 1, 10)
     for name in ("api", "doors"):
         assert "Traceback" not in platform.log(f"{name}.log"), platform.log(f"{name}.log")[-3000:]

@@ -1,4 +1,4 @@
-"""The whole platform as its users meet it: `vitalgrid up`, a real MQTT client, REST, kill -9, Ctrl-C."""
+"""The whole platform as its users meet it: `vitalgrid up`, a real MQTT client, REST, kill -9."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from domain.audit_reading import said
 from runtime.log_events import events_between
 from runtime.log_store import LogReader
 from runtime.log_verifier import Source, verify_log
-from tests.running_platform import RunningPlatform, start_platform, wait_until
+from tests.running_platform import RunningPlatform, wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -28,17 +28,9 @@ HOSPITAL = "sz.e2e"
 
 
 @pytest.fixture(scope="module")
-def own_platform(tmp_path_factory: pytest.TempPathFactory):
-    running = start_platform(tmp_path_factory.mktemp("e2e"))
-    yield running
-    if running.process.poll() is None:
-        running.stop()
-
-
-@pytest.fixture(scope="module")
-def monitor_token(own_platform: RunningPlatform) -> str:
+def monitor_token(platform: RunningPlatform) -> str:
     """A monitor at a bed of a hospital, registered as an operator would."""
-    return own_platform.register_monitor(HOSPITAL)
+    return platform.register_monitor(HOSPITAL)
 
 
 def publish(platform: RunningPlatform, token: str, payload: str) -> None:
@@ -59,22 +51,22 @@ def items(platform: RunningPlatform, path: str, **params: Any) -> list[dict[str,
 
 @pytest.mark.clause("5.4e")
 @pytest.mark.clause("7.1a")
-def test_a_reading_sent_by_mqtt_is_answered_by_rest(own_platform: RunningPlatform, monitor_token: str) -> None:
-    publish(own_platform, monitor_token, '{"hr": 72, "spo2": 97}')
-    found = wait_until(lambda: items(own_platform, "/readings", device=f"{HOSPITAL}/mon-1"), 20)
+def test_a_reading_sent_by_mqtt_is_answered_by_rest(platform: RunningPlatform, monitor_token: str) -> None:
+    publish(platform, monitor_token, '{"hr": 72, "spo2": 97}')
+    found = wait_until(lambda: items(platform, "/readings", device=f"{HOSPITAL}/mon-1"), 20)
     assert {(row["metric"], row["value"]) for row in found} == {("heart_rate", 72.0), ("spo2", 97.0)}
 
 
 @pytest.mark.clause("6.3f")
 @pytest.mark.clause("9.2c")
 def test_a_value_beyond_its_limit_becomes_an_alarm_that_tells_what_was_known(
-    own_platform: RunningPlatform, monitor_token: str
+    platform: RunningPlatform, monitor_token: str
 ) -> None:
-    publish(own_platform, monitor_token, '{"nibp_sys": 70, "nibp_dia": 40}')
-    raised = wait_until(lambda: items(own_platform, "/alarms", hospital=HOSPITAL), 20)
+    publish(platform, monitor_token, '{"nibp_sys": 70, "nibp_dia": 40}')
+    raised = wait_until(lambda: items(platform, "/alarms", hospital=HOSPITAL), 20)
     alarm = next(row for row in raised if row["rule"] == "limit.very-low" and row["metric"] == "nibp_sys")
     assert (alarm["value"], alarm["limit"], alarm["state"], alarm["priority_name"]) == (70.0, 80.0, "active", "high")
-    with own_platform.http() as http:
+    with platform.http() as http:
         knowledge = http.get(f"/alarms/{alarm['alarm_id']}/knowledge").json()
     assert "information-only" in str(knowledge)
     assert "nibp_sys" in str(knowledge)
@@ -82,11 +74,9 @@ def test_a_value_beyond_its_limit_becomes_an_alarm_that_tells_what_was_known(
 
 @pytest.mark.clause("5.4a")
 @pytest.mark.clause("9.3b")
-def test_a_device_whose_token_is_replaced_loses_its_connection_at_once(
-    own_platform: RunningPlatform, monitor_token: str
-) -> None:
+def test_a_device_whose_token_is_replaced_loses_its_connection_at_once(platform: RunningPlatform, monitor_token: str) -> None:
     assert monitor_token
-    with own_platform.http() as http:
+    with platform.http() as http:
         made = http.post(
             "/devices", json={"hospital_id": HOSPITAL, "device_id": "pump-1", "model": "infusion-pump", "with_token": True}
         )
@@ -94,7 +84,7 @@ def test_a_device_whose_token_is_replaced_loses_its_connection_at_once(
         client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id="pump-1")
         client.username_pw_set(made.json()["token"])
         client.on_disconnect = lambda *_: ended.set()
-        client.connect(own_platform.connection.mqtt_host, own_platform.connection.mqtt_port)
+        client.connect(platform.connection.mqtt_host, platform.connection.mqtt_port)
         client.loop_start()
         try:
             wait_until(client.is_connected, 10)
@@ -107,15 +97,15 @@ def test_a_device_whose_token_is_replaced_loses_its_connection_at_once(
 
 @pytest.mark.clause("7.1b")
 def test_large_questions_are_answered_by_a_process_of_their_own_that_comes_back(
-    own_platform: RunningPlatform, monitor_token: str
+    platform: RunningPlatform, monitor_token: str
 ) -> None:
-    publish(own_platform, monitor_token, '{"map": 90}')
-    before = own_platform.connection.process_pids["queries"]
+    publish(platform, monitor_token, '{"map": 90}')
+    before = platform.connection.process_pids["queries"]
     os.kill(before, signal.SIGKILL)
-    wait_until(lambda: own_platform.connection.process_pids["queries"] != before, 30)
+    wait_until(lambda: platform.connection.process_pids["queries"] != before, 30)
 
     def by_hour() -> list[dict[str, Any]]:
-        with own_platform.http() as http:
+        with platform.http() as http:
             answer = http.get("/aggregates/fleet", params={"metric": "nibp_mean"})
         return list(answer.json()["items"]) if answer.status_code == 200 else []
 
@@ -125,13 +115,13 @@ def test_large_questions_are_answered_by_a_process_of_their_own_that_comes_back(
 
 @pytest.mark.clause("5.4a")
 @pytest.mark.parametrize("path", ["/api/v1/hospitals", "/docs", "/openapi.json", "/health", "/ready", "/metrics"])
-def test_nothing_answers_without_a_token(own_platform: RunningPlatform, path: str) -> None:
-    assert httpx.get(own_platform.connection.api_url + path).status_code == 401
+def test_nothing_answers_without_a_token(platform: RunningPlatform, path: str) -> None:
+    assert httpx.get(platform.connection.api_url + path).status_code == 401
 
 
 @pytest.mark.clause("7.2d")
-def test_the_first_administrator_signs_in_changes_the_password_and_has_one_session(own_platform: RunningPlatform) -> None:
-    api, first = own_platform.connection.api_url, first_password_file(own_platform.data_dir)
+def test_the_first_administrator_signs_in_changes_the_password_and_has_one_session(platform: RunningPlatform) -> None:
+    api, first = platform.connection.api_url, first_password_file(platform.data_dir)
     assert first.stat().st_mode & 0o077 == 0
     given, new = first.read_text(), "kettle otter nine violins"
 
@@ -157,16 +147,16 @@ def test_the_first_administrator_signs_in_changes_the_password_and_has_one_sessi
     assert get("/hospitals", changed.json()) == (401, "session-superseded")
     assert get("/hospitals", again) == (200, "")
     secrets = (given, new, begun["access_token"], again["access_token"], again["refresh_token"])
-    for log in (own_platform.data_dir / "log").iterdir():
+    for log in (platform.data_dir / "log").iterdir():
         text = log.read_text(errors="replace")
         assert [secret for secret in secrets if secret in text] == [], log
 
 
 @pytest.mark.clause("9.3b")
-def test_users_are_made_and_listed_from_the_command_line(own_platform: RunningPlatform) -> None:
+def test_users_are_made_and_listed_from_the_command_line(platform: RunningPlatform) -> None:
     def vitalgrid_user(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "cluster.cli", "user", *words, "--data-dir", str(own_platform.data_dir)],
+            [sys.executable, "-m", "cluster.cli", "user", *words, "--data-dir", str(platform.data_dir)],
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
 
@@ -183,27 +173,27 @@ def test_users_are_made_and_listed_from_the_command_line(own_platform: RunningPl
     none = vitalgrid_user("reset-factor", "li.na")
     assert (none.returncode, "has no second factor" in none.stderr) == (1, True), none
     form = {"grant_type": "password", "username": "li.na", "password": made.stdout.split()[-1]}
-    begun = httpx.post(f"{own_platform.connection.api_url}/oauth/token", data=form, trust_env=False, timeout=30)
+    begun = httpx.post(f"{platform.connection.api_url}/oauth/token", data=form, trust_env=False, timeout=30)
     assert "127.0.0.1" in vitalgrid_user("sessions").stdout
     for says in ("signed out", "was not signed in"):
         assert says in vitalgrid_user("sign-out", "li.na").stdout
     nobody = vitalgrid_user("sign-out", "nosuch")
     assert (nobody.returncode, "nosuch" in nobody.stderr) == (1, True), nobody
     bearer = {"Authorization": f"Bearer {begun.json()['access_token']}"}
-    told = httpx.get(f"{own_platform.connection.api_url}/api/v1/me", headers=bearer, trust_env=False)
+    told = httpx.get(f"{platform.connection.api_url}/api/v1/me", headers=bearer, trust_env=False)
     assert (told.status_code, told.json()["code"]) == (401, "session-ended")
 
 
-def test_commands_on_what_is_not_there_end_with_one_and_say_so(own_platform: RunningPlatform, tmp_path: Path) -> None:
+def test_commands_on_what_is_not_there_end_with_one_and_say_so(platform: RunningPlatform, tmp_path: Path) -> None:
     def vitalgrid(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "cluster.cli", *words, "--data-dir", str(own_platform.data_dir)],
+            [sys.executable, "-m", "cluster.cli", *words, "--data-dir", str(platform.data_dir)],
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
 
     unknown = vitalgrid("bus", "list", "nosuch")
     assert (unknown.returncode, "nosuch" in unknown.stderr) == (1, True), unknown
-    with own_platform.http() as http:
+    with platform.http() as http:
         hospital = {"id": "sz.enrols", "name": "x", "tier": "primary", "beds": 8}
         assert http.post("/hospitals", json=hospital).status_code == 201
     (tmp_path / "devices.csv").write_text("device_id\nmon-404\n")
@@ -212,18 +202,18 @@ def test_commands_on_what_is_not_there_end_with_one_and_say_so(own_platform: Run
     assert "1 of 1 devices got no claim code" in refused.stderr
 
 
-def test_what_the_doors_count_reaches_prometheus(own_platform: RunningPlatform, monitor_token: str) -> None:
+def test_what_the_doors_count_reaches_prometheus(platform: RunningPlatform, monitor_token: str) -> None:
     def figures() -> dict[str, float]:
-        with own_platform.http() as http:
+        with platform.http() as http:
             lines = [line for line in http.get("/metrics").text.splitlines() if not line.startswith("#")]
         return {name: float(number) for name, _, number in (line.rpartition(" ") for line in lines)}
 
     before = wait_until(
         lambda: {n: v for n, v in figures().items() if n.startswith(("vitalgrid_door", "vitalgrid_intake"))}, 20
     )
-    publish(own_platform, monitor_token, '{"pulse_rate": 81}')
-    publish(own_platform, monitor_token, '{"pulse_rate": "fast"}')
-    url = f"http://127.0.0.1:{own_platform.connection.http_port}/v1/readings"
+    publish(platform, monitor_token, '{"pulse_rate": 81}')
+    publish(platform, monitor_token, '{"pulse_rate": "fast"}')
+    url = f"http://127.0.0.1:{platform.connection.http_port}/v1/readings"
     for token, status in ((monitor_token, 200), ("none", 401)):
         reading, headers = {"metric": "pulse_rate", "value": 82.0}, {"Authorization": f"Bearer {token}"}
         assert httpx.post(url, json=reading, headers=headers, trust_env=False).status_code == status
@@ -248,9 +238,9 @@ def test_what_the_doors_count_reaches_prometheus(own_platform: RunningPlatform, 
 
 
 @pytest.mark.clause("9.4")
-def test_every_port_of_the_platform_is_on_loopback(own_platform: RunningPlatform) -> None:
-    root = psutil.Process(own_platform.process.pid)
-    own = {root.pid, *(child.pid for child in root.children(recursive=True)), *own_platform.connection.process_pids.values()}
+def test_every_port_of_the_platform_is_on_loopback(platform: RunningPlatform) -> None:
+    root = psutil.Process(platform.process.pid)
+    own = {root.pid, *(child.pid for child in root.children(recursive=True)), *platform.connection.process_pids.values()}
     listening = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.pid in own]
     assert len(listening) >= 4
     assert {connection.laddr.ip for connection in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
@@ -260,53 +250,53 @@ def own_keys(platform: RunningPlatform) -> list[Path]:
     return [path for path in (platform.data_dir / "keys").rglob("*.key") if path.is_file()]
 
 
-def test_secrets_are_readable_by_their_owner_only(own_platform: RunningPlatform) -> None:
-    assert own_platform.data_dir.stat().st_mode & 0o077 == 0
-    for secret in (admin_token_file(own_platform.data_dir), own_platform.data_dir / "run.json", *own_keys(own_platform)):
+def test_secrets_are_readable_by_their_owner_only(platform: RunningPlatform) -> None:
+    assert platform.data_dir.stat().st_mode & 0o077 == 0
+    for secret in (admin_token_file(platform.data_dir), platform.data_dir / "run.json", *own_keys(platform)):
         assert secret.stat().st_mode & 0o077 == 0, secret
 
 
 @pytest.mark.clause("9.3d")
-def test_a_killed_host_loses_nothing_and_its_shards_go_on(own_platform: RunningPlatform, monitor_token: str) -> None:
-    before = own_platform.connection.host_pids
+def test_a_killed_host_loses_nothing_and_its_shards_go_on(platform: RunningPlatform, monitor_token: str) -> None:
+    before = platform.connection.host_pids
     for pid in before.values():
         os.kill(pid, signal.SIGKILL)
-    publish(own_platform, monitor_token, '{"resp_rate": 17}')
+    publish(platform, monitor_token, '{"resp_rate": 17}')
     found = wait_until(
-        lambda: items(own_platform, "/readings", device=f"{HOSPITAL}/mon-1", metric="resp_rate"), 90,
-        lambda: own_platform.log("up.log")[-2000:],
+        lambda: items(platform, "/readings", device=f"{HOSPITAL}/mon-1", metric="resp_rate"), 90,
+        lambda: platform.log("up.log")[-2000:],
     )  # fmt: skip
     assert [row["value"] for row in found] == [17.0]
-    assert len(items(own_platform, "/readings", device=f"{HOSPITAL}/mon-1", metric="heart_rate")) == 1
-    assert set(own_platform.connection.host_pids.values()).isdisjoint(before.values())
+    assert len(items(platform, "/readings", device=f"{HOSPITAL}/mon-1", metric="heart_rate")) == 1
+    assert set(platform.connection.host_pids.values()).isdisjoint(before.values())
 
 
 @pytest.mark.clause("9.3e")
-def test_the_access_log_goes_on_when_its_process_is_killed(own_platform: RunningPlatform) -> None:
-    os.kill(own_platform.connection.process_pids["audit"], signal.SIGKILL)
-    with own_platform.http() as http:
+def test_the_access_log_goes_on_when_its_process_is_killed(platform: RunningPlatform) -> None:
+    os.kill(platform.connection.process_pids["audit"], signal.SIGKILL)
+    with platform.http() as http:
         made = http.post("/hospitals", json={"id": "sz.logged", "name": "Logged", "tier": "primary", "beds": 8})
         assert made.status_code == 201, made.text
-    folder = own_platform.data_dir / "audit"
+    folder = platform.data_dir / "audit"
 
     def targets() -> list[str]:
         checkpoint = LogReader(folder).checkpoint()
         events = events_between(folder, 0, checkpoint.size) if checkpoint else []
         return [line.target for event in events if (line := said(event.event or b"")) is not None]
 
-    wait_until(lambda: "sz.logged" in targets(), 60, lambda: own_platform.log("audit.log")[-2000:])
+    wait_until(lambda: "sz.logged" in targets(), 60, lambda: platform.log("audit.log")[-2000:])
     assert targets().count("sz.logged") == 1
-    with own_platform.http() as http:
-        metrics = own_platform.connection.api_url + "/metrics"
+    with platform.http() as http:
+        metrics = platform.connection.api_url + "/metrics"
         wait_until(lambda: "vitalgrid_log_troubled 0.0" in http.get(metrics).text, 20)
         verify_log(Source(str(folder)), http.get("/log/keys").text.split())
 
 
 @pytest.mark.clause("9.3e")
-def test_protected_records_are_not_shown_while_the_access_logs_process_hangs(own_platform: RunningPlatform) -> None:
-    with own_platform.http() as http:
+def test_protected_records_are_not_shown_while_the_access_logs_process_hangs(platform: RunningPlatform) -> None:
+    with platform.http() as http:
         wait_until(lambda: http.get("/patients").status_code == 200, 20)
-        hung = own_platform.connection.process_pids["audit"]
+        hung = platform.connection.process_pids["audit"]
         os.kill(hung, signal.SIGSTOP)
         try:
             refused = wait_until(lambda: (answer := http.get("/patients")).status_code == 503 and answer, 30)
@@ -318,27 +308,10 @@ def test_protected_records_are_not_shown_while_the_access_logs_process_hangs(own
         wait_until(lambda: http.get("/patients").status_code == 200, 20)
 
 
-def test_a_second_platform_in_the_same_directory_is_refused(own_platform: RunningPlatform) -> None:
+def test_a_second_platform_in_the_same_directory_is_refused(platform: RunningPlatform) -> None:
     second = subprocess.run(
-        [sys.executable, "-m", "cluster.cli", "up", "--data-dir", str(own_platform.data_dir)],
+        [sys.executable, "-m", "cluster.cli", "up", "--data-dir", str(platform.data_dir)],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert second.returncode == 1
     assert "another platform runs" in second.stderr
-
-
-def test_ctrl_c_ends_every_process_and_what_was_acknowledged_is_there_again(
-    own_platform: RunningPlatform, monitor_token: str
-) -> None:
-    root = psutil.Process(own_platform.process.pid)
-    family = [root, *root.children(recursive=True), *map(psutil.Process, own_platform.connection.process_pids.values())]
-    assert own_platform.stop() == 0
-    _, alive = psutil.wait_procs(family, timeout=20)
-    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
-    again = start_platform(own_platform.data_dir)
-    try:
-        found = wait_until(lambda: items(again, "/readings", device=f"{HOSPITAL}/mon-1"), 30)
-        assert {row["metric"] for row in found} >= {"heart_rate", "spo2", "nibp_sys", "resp_rate"}
-        assert len(found) == len({(row["metric"], row["time"]) for row in found})
-    finally:
-        again.stop()

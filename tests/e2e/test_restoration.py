@@ -1,4 +1,6 @@
-"""A platform that lost its snapshots after its stream forgot who is registered: it starts, and knows everybody again."""
+"""A platform that is stopped and started again: everything is there. Then it has lost its snapshots, after its stream forgot
+who is registered, and then its streams: it knows everybody again. The tests are its life, one after the other.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from domain import subjects
@@ -58,20 +61,27 @@ def forget(platform: RunningPlatform) -> None:
     asyncio.run(purge())
 
 
+def stop(platform: RunningPlatform) -> None:
+    """Ctrl-C, with which every process ends."""
+    root = psutil.Process(platform.process.pid)
+    family = [root, *root.children(recursive=True), *map(psutil.Process, platform.connection.process_pids.values())]
+    assert platform.stop() == 0
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
 @pytest.fixture(scope="module")
 def worn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder of a platform that was stopped, with one reading and all its snapshots gone, and the monitor's token."""
+    """The folder of a platform that was stopped with one reading, and the token of the monitor that sent it."""
     folder = tmp_path_factory.mktemp("worn")
     platform = start_platform(folder)
     try:
         token = register(platform)
         send(platform, token, 120)
-        wait_until(lambda: items(platform, "/readings", device=MONITOR), 20)
-        forget(platform)
+        stop(platform)
     finally:
-        assert platform.stop() == 0
-    for snapshot in (folder / "snapshots").rglob("*.snapshot"):
-        snapshot.unlink()
+        if platform.process.poll() is None:
+            platform.kill()
     return folder, token
 
 
@@ -91,8 +101,20 @@ def after(worn: tuple[Path, str], value: float, rule: str) -> tuple[dict[str, An
         platform.stop()
 
 
+def test_what_was_acknowledged_is_there_again_after_a_stop_and_nothing_twice(worn: tuple[Path, str]) -> None:
+    platform = start_platform(worn[0])
+    try:
+        found = wait_until(lambda: items(platform, "/readings", device=MONITOR), 30)
+        assert [row["value"] for row in found] == [120.0]
+        forget(platform)
+    finally:
+        platform.stop()
+
+
 @pytest.mark.clause("9.3", "9.3d")
 def test_devices_patients_and_limits_are_known_again_after_the_loss_of_all_snapshots(worn: tuple[Path, str]) -> None:
+    for snapshot in (worn[0] / "snapshots").rglob("*.snapshot"):
+        snapshot.unlink()
     alarm, values, refused = after(worn, 105, "limit.low")  # low for this patient alone
     assert (alarm["value"], alarm["limit"]) == (105.0, 110.0)
     assert (values, refused) == ([105.0, 120.0], [])

@@ -92,13 +92,24 @@ def assert_whole(stand: Stand, *histories: History) -> None:
 
 
 @pytest.mark.clause("9.3")
-async def test_a_damaged_snapshot_is_named_and_the_one_before_it_is_taken(stand: Stand, kept: Kept) -> None:
+async def test_damaged_files_are_named_a_snapshot_gives_way_to_the_one_before_and_readings_are_refused_until_whole(
+    stand: Stand, kept: Kept
+) -> None:
     newest = [max(folder.glob("*.snapshot")) for folder in (stand.data_dir / "snapshots").iterdir()]
     names = {flip(path).name for path in newest}
+    of_hospital = prune(Lake(stand.lake_dir).state().files, ReadingQuery(hospitals=[HOSPITALS[0]]))  # each host has its own
+    file = flip(stand.lake_dir / of_hospital.sort("size_bytes")["path"][-1])
     try:
         await stand.start()
         said = stand.running.log("hosts.log")
         assert {name for name in names if f"file={name}" in said} == names
+        for process, params in (("api", {"device": f"{HOSPITALS[0]}/mon-0"}), ("queries", {"hospital": HOSPITALS[0]})):
+            with stand.running.http() as http:
+                answer = http.get("/readings", params={**params, "limit": 10})
+            assert answer.status_code == 500, answer.text
+            assert (answer.json()["code"], file.name in answer.text) == ("integrity-violation", True), answer.text
+            assert file.name in stand.running.log(f"{process}.log")
+        flip(file)  # as a restored backup would
         assert_whole(stand, kept.history, await send_more(stand, kept))
     finally:
         await stand.close()
@@ -116,25 +127,6 @@ async def test_a_damaged_block_of_the_stream_is_named_and_what_comes_next_is_kep
         await stand.start()
         assert "the end of a stream is lost" in stand.running.log("up.log")
         assert "the end of stream READINGS is lost" in (stand.data_dir / "up.out").read_text()
-        assert_whole(stand, kept.history, await send_more(stand, kept))
-    finally:
-        await stand.close()
-
-
-@pytest.mark.clause("9.3")
-async def test_a_damaged_file_of_the_lake_is_refused_by_its_name_and_new_readings_are_kept(stand: Stand, kept: Kept) -> None:
-    of_hospital = prune(Lake(stand.lake_dir).state().files, ReadingQuery(hospitals=[HOSPITALS[0]]))  # each host has its own
-    file = stand.lake_dir / of_hospital.sort("size_bytes")["path"][-1]
-    flip(file)
-    try:
-        await stand.start()
-        for process, params in (("api", {"device": f"{HOSPITALS[0]}/mon-0"}), ("queries", {"hospital": HOSPITALS[0]})):
-            with stand.running.http() as http:
-                answer = http.get("/readings", params={**params, "limit": 10})
-            assert answer.status_code == 500, answer.text
-            assert (answer.json()["code"], file.name in answer.text) == ("integrity-violation", True), answer.text
-            assert file.name in stand.running.log(f"{process}.log")
-        flip(file)  # as a restored backup would
         assert_whole(stand, kept.history, await send_more(stand, kept))
     finally:
         await stand.close()
