@@ -19,6 +19,7 @@ from rich.markup import escape
 
 from cluster.lazy_commands import LazyCommands
 from domain.errors import VitalgridError
+from runtime.garbage import look_seldom_while_loading
 from runtime.log import configure_logging, pass_over_what_is_no_fault
 from runtime.private_folder import OWNER_ONLY, make_private
 from runtime.settings import Settings
@@ -139,6 +140,7 @@ def main() -> None:
     os.umask(OWNER_ONLY)  # of all that is started from here too
     signal.signal(signal.SIGTERM, _end)
     pass_over_what_is_no_fault()
+    look_seldom_while_loading()
     try:
         app()
     except ValidationError as error:

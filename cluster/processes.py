@@ -76,7 +76,7 @@ class ChildProcess:
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
         with self._log_file.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603, ASYNC220 (our own module; it only forks here)
-                [sys.executable, "-m", self.module],
+                [sys.executable, "-m", "cluster.child", self.module],
                 env={**os.environ, **self._environment, READY_FD: str(writer)},
                 pass_fds=(writer,), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 cwd=Path.cwd(), start_new_session=True,
