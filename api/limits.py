@@ -85,7 +85,7 @@ class AddressLimit:
             return
         credential = self._credential(scope)
         if credential in self._good:
-            await self._app(scope, receive, send)
+            await self._believe(scope, receive, send, credential)
             return
         address = peer_of(scope["client"][0]) if scope.get("client") else ""
         if wait_us := self._failures.wait_us(address):
@@ -94,6 +94,16 @@ class AddressLimit:
             await self._refuse(US_PER_S, scope, receive, send)
         else:
             await self._prove(scope, receive, send, address, credential)
+
+    async def _believe(self, scope: Scope, receive: Receive, send: Send, credential: bytes) -> None:
+        """Let it through, and from the time on that it is nobody's any more not again."""
+
+        async def judged(message: Message) -> None:
+            if message["type"] == "http.response.start" and CALLER_KEY not in scope and message["status"] < 500:
+                self._good.pop(credential, None)
+            await send(message)
+
+        await self._app(scope, receive, judged)
 
     async def _prove(self, scope: Scope, receive: Receive, send: Send, address: str, credential: bytes) -> None:
         """Once the answer begins it is known whether the token was somebody's. Of guesses that came together those that

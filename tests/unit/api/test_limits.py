@@ -84,6 +84,26 @@ async def test_good_tokens_that_come_together_for_the_first_time_are_all_answere
     assert await asyncio.gather(*(status(number) for number in range(2_000))) == [200] * 2_000
 
 
+async def test_a_token_that_was_good_and_was_revoked_is_measured_like_any_other() -> None:
+    is_good = True
+
+    async def working(scope: Scope, receive: Receive, send: Send) -> None:
+        if is_good:
+            scope[CALLER_KEY] = NOBODY
+        await PlainTextResponse("done", 200 if is_good else 401)(scope, receive, send)
+
+    async def status() -> int:
+        send = AsyncMock()
+        headers = [(b"authorization", b"Bearer token")]
+        await limited({"type": "http", "path": "/api/v1/me", "client": ("10.0.0.1", 1), "headers": headers}, None, send)
+        return int(send.call_args_list[0].args[0]["status"])
+
+    limited = AddressLimit(working, FEW)
+    assert [await status() for _ in range(5)] == [200] * 5
+    is_good = False
+    assert [await status() for _ in range(6)] == [401] * 4 + [429] * 2, "what passed at first is not charged"
+
+
 async def test_who_has_a_network_of_addresses_guesses_no_more_than_one_address() -> None:
     async def unknown(scope: Scope, receive: Receive, send: Send) -> None:
         await PlainTextResponse("who?", 401)(scope, receive, send)
