@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from math import ceil
 from typing import Final
 
@@ -96,10 +97,14 @@ class AddressLimit:
             await self._prove(scope, receive, send, address, credential)
 
     async def _believe(self, scope: Scope, receive: Receive, send: Send, credential: bytes) -> None:
-        """Let it through, and from the time on that it is nobody's any more not again."""
+        """Let it through, and once it turned out to be nobody's any more not again.
+
+        That of a browser is refused (403) too when another site's page makes use of it, which must not cost its user anything.
+        """
 
         async def judged(message: Message) -> None:
-            if message["type"] == "http.response.start" and CALLER_KEY not in scope and message["status"] < 500:
+            is_begun = message["type"] == "http.response.start"
+            if is_begun and CALLER_KEY not in scope and message["status"] == HTTPStatus.UNAUTHORIZED:
                 self._good.pop(credential, None)
             await send(message)
 

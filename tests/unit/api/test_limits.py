@@ -84,13 +84,17 @@ async def test_good_tokens_that_come_together_for_the_first_time_are_all_answere
     assert await asyncio.gather(*(status(number) for number in range(2_000))) == [200] * 2_000
 
 
-async def test_a_token_that_was_good_and_was_revoked_is_measured_like_any_other() -> None:
-    is_good = True
+@pytest.mark.parametrize(
+    ("refusal", "expected"), [(401, [401] * 4 + [429] * 2), (403, [403] * 6)], ids=["revoked", "used by another site's page"]
+)
+async def test_a_token_that_was_good_is_measured_like_any_other_once_it_is_nobodys(refusal: int, expected: list[int]) -> None:
+    """What passed at first is not charged; and whose browser another site makes use of pays nothing for that."""
+    answered = 200
 
     async def working(scope: Scope, receive: Receive, send: Send) -> None:
-        if is_good:
+        if answered == 200:
             scope[CALLER_KEY] = NOBODY
-        await PlainTextResponse("done", 200 if is_good else 401)(scope, receive, send)
+        await PlainTextResponse("done", answered)(scope, receive, send)
 
     async def status() -> int:
         send = AsyncMock()
@@ -100,8 +104,8 @@ async def test_a_token_that_was_good_and_was_revoked_is_measured_like_any_other(
 
     limited = AddressLimit(working, FEW)
     assert [await status() for _ in range(5)] == [200] * 5
-    is_good = False
-    assert [await status() for _ in range(6)] == [401] * 4 + [429] * 2, "what passed at first is not charged"
+    answered = refusal
+    assert [await status() for _ in range(6)] == expected
 
 
 async def test_who_has_a_network_of_addresses_guesses_no_more_than_one_address() -> None:
