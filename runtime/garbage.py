@@ -13,7 +13,7 @@ from typing import Final
 _NEW_OBJECTS: Final = 500_000  # more than are on their way at once, which come and go together
 _YOUNG_LOOKS: Final = 10
 _OLD_LOOKS: Final = 10
-_LOADED_OBJECTS: Final = 20_000  # ten or twenty looks, where there would be hundreds
+_LOADED_OBJECTS: Final = 20_000  # some thirty looks, where there would be hundreds
 _LOADED_LOOKS: Final = 20
 
 

@@ -29,7 +29,7 @@ gc.set_threshold(100_000, 20, 20)  # by default a sixth of the tests' processor 
 
 
 def pytest_collection_finish() -> None:
-    """Never look for cycles again in what thousands of tests were collected as: no less is garbage of a test's own."""
+    """Never look for cycles again among modules and collected tests, which stay; what a test leaves is found as before."""
     gc.collect()
     gc.freeze()
 
